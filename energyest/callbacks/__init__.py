@@ -1,0 +1,1 @@
+"""Training loops to recorder. The only place where measuring and estimating meet."""

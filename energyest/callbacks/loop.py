@@ -1,0 +1,345 @@
+"""`track()`: energy of any training loop. The core that the callbacks translate hooks into."""
+
+from __future__ import annotations
+
+import logging
+import math
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from energyest.callbacks.shield import shielded
+from energyest.errors import ConfigurationError, EstimateError, NotStableError
+from energyest.estimators.estimate import Estimate
+from energyest.estimators.step import estimate_step
+from energyest.measure.recorder import Recorder
+from energyest.measure.sensors import Detection, Kind, Sensor, detect
+from energyest.trace import EPOCH_COLUMNS, EnergyTrace
+
+log = logging.getLogger("energyest")
+
+# A projection is made anew if that takes less than this share of the time since the last one.
+_PROJECTION_SHARE = 0.005
+# Columns that a training may set itself; the others are measured.
+_SETTABLE = ("steps", "samples", "flops")
+
+
+def track(
+    folder: str | Path | None = None,
+    *,
+    epochs: int | None = None,
+    gpus: Sequence[int | str] | None = None,
+    components: Sequence[Kind] = ("gpu", "cpu", "ram"),
+    sensors: Sequence[Sensor] | None = None,
+    interval_s: float = 0.1,
+    confidence: float = 0.9,
+) -> Run:
+    """Measure any training loop.
+
+        with track("runs/energy") as run:
+            for epoch in run.epochs(100):
+                train_one_epoch()
+                with run.validation():
+                    accuracy = validate()
+                run.log(val_acc=accuracy)
+                print(run.projection)
+
+    or, where the loop is not yours to write, `run.start_epoch()` and `run.end_epoch(val_acc=0.9)`.
+
+    Args:
+        folder: where to write the trace while it grows; None to keep it in memory. If the folder
+            holds a trace already, a free name next to it is taken.
+        epochs: number of epochs planned, for `run.projection`; `run.epochs(n)` sets it as well.
+        gpus: indices or UUIDs of the GPUs to measure; by default those which
+            `CUDA_VISIBLE_DEVICES` leaves to this process.
+        components: what to measure: GPUs, the machine's processors, its memory.
+        sensors: sensors to use instead of what `detect()` finds.
+        interval_s: seconds between readings; GPUs renew theirs every 0.1 s.
+        confidence: probability for the interval of `run.projection`.
+
+    Raises:
+        ConfigurationError: an argument is out of its range. Nothing is raised once the run goes.
+    """
+    found = Detection(tuple(sensors)) if sensors is not None else None
+    if epochs is not None and epochs < 1:
+        raise ConfigurationError(f"epochs={epochs} must be 1 or more")
+    if not 0 < confidence < 1:
+        raise ConfigurationError(f"confidence={confidence!r} must lie between 0 and 1")
+    if not (math.isfinite(interval_s) and interval_s > 0):
+        raise ConfigurationError(f"interval_s={interval_s!r} must be positive")
+    if found is None:
+        found = detect(gpus, components=components)
+    return Run(
+        found,
+        folder=None if folder is None else Path(folder),
+        epochs=epochs,
+        interval_s=interval_s,
+        confidence=confidence,
+    )
+
+
+class Run:
+    """A training run under measurement; made by `track()`, a context manager.
+
+    Attributes:
+        planned_epochs: number of epochs of the whole run; None if unknown.
+        projection: newest estimate of the whole run; None before there is one.
+    """
+
+    def __init__(
+        self,
+        sensors: Detection,
+        *,
+        folder: Path | None,
+        epochs: int | None,
+        interval_s: float,
+        confidence: float,
+    ) -> None:
+        self.planned_epochs = epochs
+        self.projection: Estimate | None = None
+        self._confidence = confidence
+        self._projected_at_s = -math.inf
+        self._projection_cost_s = 0.0
+        self._flops_per_sample: float | None = None
+        self._training_to_forward = math.nan
+        self._values: dict[str, float] = {}
+        self._in_epoch = False
+        self._warned: set[str] = set()
+        self._recorder = Recorder(
+            sensors,
+            folder=folder,
+            interval_s=interval_s,
+            meta={"notes": list(sensors.notes), "versions": _versions()},
+        )
+
+    def __enter__(self) -> Run:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop("finished" if kind is None else f"interrupted by {kind.__name__}")
+
+    # ------------------------------------------------------------------ the loop
+
+    @shielded
+    def start(self) -> None:
+        """Begin to measure."""
+        self._recorder.start()
+
+    @shielded
+    def stop(self, status: str = "finished") -> None:
+        """End the run. An epoch that has begun is recorded as interrupted, not as an epoch."""
+        _wait_for_gpu()
+        self._recorder.stop(status)
+        self._in_epoch = False
+
+    def epochs(self, epochs: int) -> Iterator[int]:
+        """Iterate over 0 to `epochs` - 1, each turn of the loop being an epoch.
+
+        What happens between two turns counts as the later epoch's. `break` ends the epoch; an
+        exception interrupts it.
+        """
+        if epochs < 1:
+            raise ConfigurationError(f"epochs={epochs} must be 1 or more")
+        self.planned_epochs = epochs
+        for epoch in range(epochs):
+            self.start_epoch(epoch, continues=epoch > 0)
+            try:
+                yield epoch
+            except GeneratorExit:
+                # Left by `break` or by an exception: which of them, the end of the run will show.
+                self._end_epoch({}, tentative=True)
+                raise
+            self.end_epoch()
+
+    @shielded
+    def start_epoch(self, epoch: int | None = None, *, continues: bool = False) -> None:
+        """An epoch begins: now, or with `continues` where the one before ended."""
+        _wait_for_gpu()
+        self._values = {}
+        self._in_epoch = True
+        self._recorder.start_epoch(epoch, continues=continues)
+
+    def end_epoch(self, **values: Any) -> dict[str, float]:
+        """An epoch ends.
+
+        Args:
+            **values: metrics, and if you like `steps`, `samples` and `flops` of the epoch.
+
+        Returns:
+            The epoch's row; empty if there was no epoch to end.
+        """
+        return self._end_epoch(values) or {}
+
+    @shielded
+    def _end_epoch(self, values: dict[str, Any], *, tentative: bool = False) -> dict[str, float]:
+        if not self._in_epoch:
+            self._warn_once("end_epoch", "end_epoch() without start_epoch() is ignored")
+            return {}
+        _wait_for_gpu()
+        self.log(**values)
+        if self._flops_per_sample is not None and "flops" not in self._values:
+            samples = self._values.get("samples", math.nan)
+            self._values["flops"] = self._flops_per_sample * self._training_to_forward * samples
+        self._in_epoch = False
+        row = self._recorder.end_epoch(self._values, tentative=tentative)
+        self._project()
+        return row
+
+    @contextmanager
+    def validation(self) -> Iterator[None]:
+        """What runs inside is validation; it is part of the epoch, and shown apart."""
+        self.start_validation()
+        try:
+            yield
+        finally:
+            self.end_validation()
+
+    @shielded
+    def start_validation(self) -> None:
+        """Validation begins inside an epoch."""
+        _wait_for_gpu()
+        self._recorder.start_validation()
+
+    @shielded
+    def end_validation(self) -> None:
+        """Validation ends."""
+        _wait_for_gpu()
+        self._recorder.end_validation()
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """What runs inside is no training: it counts neither in the epoch nor in the total."""
+        _wait_for_gpu()
+        self._recorder.pause()
+        try:
+            yield
+        finally:
+            self._recorder.resume()
+
+    # ------------------------------------------------------------------ facts
+
+    @shielded
+    def log(self, **values: Any) -> None:
+        """Set columns of the epoch that is running, or add to the one that has just ended."""
+        numbers = {}
+        for name, value in values.items():
+            if name in EPOCH_COLUMNS and name not in _SETTABLE:
+                self._warn_once(name, f"the column {name!r} is measured and cannot be logged")
+                continue
+            try:
+                numbers[name] = float(value)
+            except (TypeError, ValueError):
+                self._warn_once(name, f"the value of {name!r} is no number and is left out")
+        if self._in_epoch:
+            self._values |= numbers
+        else:
+            self._recorder.add_metrics(numbers)
+
+    @shielded
+    def describe(self, **meta: Any) -> None:
+        """Add facts on the run to the trace's meta; plain JSON values."""
+        self._recorder.annotate(**meta)
+
+    @shielded
+    def count_flops(self, model: Any, batch: Any) -> None:
+        """Count the FLOPs of a model, a `torch.nn.Module`, once; fills the column `flops`.
+
+        Args:
+            model: the model; it is left alone.
+            batch: a training batch, or the input of the model's forward.
+        """
+        from energyest.measure.flops import (  # noqa: PLC0415  (torch and fvcore are slow)
+            TRAINING_TO_FORWARD,
+            count_forward_flops,
+        )
+
+        with self.pause():
+            count = count_forward_flops(model, batch)
+        self._flops_per_sample = count.per_sample
+        self._training_to_forward = TRAINING_TO_FORWARD
+        self.describe(
+            forward_flops_per_sample=count.per_sample,
+            flops_note=count.note or "2 per multiply-add; training is 3 times the forward pass",
+            flops_uncounted=dict(count.uncounted),
+        )
+        if count.per_sample is None:
+            log.warning("energyest: FLOPs are not recorded: %s", count.note)
+
+    # ------------------------------------------------------------------ results
+
+    @property
+    def trace(self) -> EnergyTrace:
+        """What was measured so far."""
+        return self._recorder.trace()
+
+    @property
+    def total_J(self) -> float:
+        """Energy in joules since the run started, pauses left out."""
+        return self._recorder.total_J
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the trace is written; None if it is in memory only."""
+        return self._recorder.folder
+
+    def _project(self) -> None:
+        began_s = time.monotonic()
+        since_s = began_s - self._projected_at_s
+        if self.planned_epochs is None or self._projection_cost_s > _PROJECTION_SHARE * since_s:
+            return
+        trace = self._recorder.trace(readings=False)
+        try:
+            self.projection = estimate_step(
+                trace, max(self.planned_epochs, len(trace)), confidence=self._confidence
+            )
+        except NotStableError:
+            self.projection = None
+        except EstimateError as error:
+            self._warn_once("projection", f"no projection: {error}")
+        self._projected_at_s = time.monotonic()
+        self._projection_cost_s = self._projected_at_s - began_s
+
+    def _warn_once(self, key: str, message: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            log.warning("energyest: %s", message)
+
+
+def _wait_for_gpu() -> None:
+    """Let the GPU finish what was queued, so that an epoch's energy is its own.
+
+    Nothing happens where torch or its CUDA part is not in use.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        # An error of the training's own kernels: the training will meet it itself.
+        log.debug("energyest: synchronize: %s", error)
+
+
+def _versions() -> dict[str, str]:
+    from energyest import __version__  # noqa: PLC0415  (the package is initialised by now)
+
+    versions = {"energyest": __version__, "python": platform.python_version()}
+    for name in ("torch", "pytorch_lightning", "lightning", "transformers"):
+        module = sys.modules.get(name)
+        if module is not None and hasattr(module, "__version__"):
+            versions[name] = str(module.__version__)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.version.cuda:
+        versions["cuda"] = str(torch.version.cuda)
+    return versions

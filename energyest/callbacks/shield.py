@@ -1,0 +1,40 @@
+"""Keeps errors of the monitor away from the training it watches."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+log = logging.getLogger("energyest")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def shielded(method: Callable[P, R]) -> Callable[P, R | None]:
+    """A method that logs an error instead of raising it, once for each object and method.
+
+    Only `Exception` is held back: Ctrl-C and exits pass.
+    """
+
+    @functools.wraps(method)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R | None:
+        try:
+            return method(*args, **kwargs)
+        except Exception:
+            _report(args[0], method.__qualname__)
+            return None
+
+    return guarded
+
+
+def _report(owner: Any, name: str) -> None:
+    reported = vars(owner).setdefault("_reported_errors", set())
+    if name not in reported:
+        reported.add(name)
+        log.warning(
+            "energyest: %s failed; the training goes on, its energy record may be incomplete",
+            name,
+            exc_info=True,
+        )

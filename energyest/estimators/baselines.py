@@ -1,0 +1,256 @@
+"""The estimators that STEP is held against, as del Rey et al. (arXiv 2307.05520) evaluate them.
+
+None of them gives an interval: they rest on assumptions whose error their inputs do not show.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from energyest.errors import EstimateError, NotStableError
+from energyest.estimators.estimate import Estimate
+from energyest.estimators.step import check_duration, check_epochs, is_integer
+from energyest.gpus import find_gpu
+from energyest.trace import EnergyTrace
+
+# Power of memory in W per GB available: Lannelongue, Grealey, Inouye, "Green Algorithms:
+# Quantifying the carbon footprint of computation", Advanced Science 8, 2100707 (2021).
+RAM_W_PER_GB = 0.3725
+# Share of the peak that trainings are assumed to reach on a GPU: Amodei, Hernandez, "AI and
+# Compute" (OpenAI, 2018), appendix.
+FLOPS_EFFICIENCY = 0.33
+
+
+def estimate_first_epoch(trace: EnergyTrace, epochs: int, *, observed: int = 1) -> Estimate:
+    """Mean of the first epochs times the number of epochs; what carbontracker predicts.
+
+    Args:
+        trace: the epochs measured so far.
+        epochs: number of epochs of the whole training.
+        observed: how many epochs to take the mean of; carbontracker's default is 1.
+
+    Raises:
+        NotStableError: fewer than `observed` epochs were measured.
+        EstimateError: fewer `epochs` than were measured, or `observed` is not 1 or more.
+    """
+    check_epochs(trace, epochs)
+    if not (is_integer(observed) and observed >= 1):
+        raise EstimateError(f"observed={observed!r} must be a whole number of 1 or more")
+    seen_J = trace.column("energy_J")[:observed]
+    if len(seen_J) < observed or not np.isfinite(seen_J).all():
+        measured = int(np.isfinite(seen_J).sum())
+        raise NotStableError(
+            f"the first {observed} epoch(s) are needed and {measured} of them were measured",
+            missing_epochs=max(1, observed - len(seen_J)),
+        )
+    duration_s = float(np.mean(trace.column("duration_s")[:observed])) * epochs
+    return Estimate(
+        energy_J=float(seen_J.mean()) * epochs,
+        duration_s=duration_s if math.isfinite(duration_s) else None,
+        measured_J=float(seen_J.sum()),
+        epochs=epochs,
+        method="first epoch" if observed == 1 else f"mean of the first {observed} epochs",
+        assumptions=("every epoch costs what the first cost",),
+    )
+
+
+def estimate_mlco2(
+    trace: EnergyTrace,
+    epochs: int,
+    *,
+    tdp_W: float | None = None,
+    duration_s: float | None = None,
+) -> Estimate:
+    """TDP times duration, after the Machine Learning Emissions Calculator (arXiv 1910.09700).
+
+    Args:
+        trace: its epochs give the duration, its devices the TDP.
+        epochs: number of epochs of the whole training.
+        tdp_W: thermal design power of all GPUs together in watts; by default that of the trace's
+            GPUs, or of its CPU where the trace holds no GPU.
+        duration_s: duration of the whole training in seconds; by default the mean of the
+            measured epochs times `epochs`.
+
+    Raises:
+        EstimateError: the TDP or the duration is neither given nor in the trace.
+    """
+    total_s, assumption = _duration(trace, epochs, duration_s)
+    watts = _tdp_W(trace, tdp_W)
+    return Estimate(
+        energy_J=watts * total_s,
+        duration_s=total_s,
+        epochs=epochs,
+        method=f"MLCO2: {watts:g} W TDP × duration",
+        assumptions=("the device draws its TDP throughout", *assumption),
+    )
+
+
+def estimate_green_algorithms(
+    trace: EnergyTrace,
+    epochs: int,
+    *,
+    tdp_W: float | None = None,
+    utilization: float | None = None,
+    ram_GB: float | None = None,
+    duration_s: float | None = None,
+) -> Estimate:
+    """(TDP × utilisation + 0.3725 W/GB × RAM) × duration, after Lannelongue et al. (2021).
+
+    Args:
+        trace: supplies what is not given: duration, TDP, mean utilisation, RAM of the machine.
+        epochs: number of epochs of the whole training.
+        tdp_W: as in `estimate_mlco2`.
+        utilization: mean share of time, 0 to 1, in which the GPU was busy; by default the mean of
+            the trace's readings or, as in the method itself, 1 where there are none.
+        ram_GB: memory available to the training, in GB.
+        duration_s: as in `estimate_mlco2`.
+
+    Raises:
+        EstimateError: a quantity is neither given nor in the trace, or out of its range.
+    """
+    total_s, assumption = _duration(trace, epochs, duration_s)
+    watts = _tdp_W(trace, tdp_W)
+    memory_GB = _ram_GB(trace) if ram_GB is None else ram_GB
+    if not (math.isfinite(memory_GB) and memory_GB >= 0):
+        raise EstimateError(f"ram_GB={memory_GB!r} must be 0 or more")
+    busy = _utilization(trace) if utilization is None else utilization
+    assumptions = list(assumption)
+    if busy is None:
+        busy = 1.0
+        assumptions.append("the device is busy all the time (no utilisation was read)")
+    if not 0 <= busy <= 1:
+        raise EstimateError(f"utilization={busy!r} must lie between 0 and 1")
+    return Estimate(
+        energy_J=(watts * busy + RAM_W_PER_GB * memory_GB) * total_s,
+        duration_s=total_s,
+        epochs=epochs,
+        method=f"Green Algorithms: {watts:g} W TDP × {busy:.0%} busy, {memory_GB:.3g} GB RAM",
+        assumptions=("power grows from 0 to the TDP with utilisation", *assumptions),
+    )
+
+
+def estimate_flops(
+    trace: EnergyTrace,
+    epochs: int,
+    *,
+    flops: float | None = None,
+    peak_flops_per_s: float | None = None,
+    tdp_W: float | None = None,
+    efficiency: float = FLOPS_EFFICIENCY,
+) -> Estimate:
+    """Training FLOPs ÷ (peak FLOP/s per watt × an assumed efficiency).
+
+    Args:
+        trace: supplies what is not given.
+        epochs: number of epochs of the whole training.
+        flops: floating-point operations of the whole training (a multiply and an add are two);
+            by default the mean of the trace's epochs times `epochs`.
+        peak_flops_per_s: peak arithmetic rate of all GPUs together at the training's precision;
+            by default from the table of GPUs.
+        tdp_W: as in `estimate_mlco2`.
+        efficiency: share of the peak that the training is assumed to reach; 0.33 after Amodei and
+            Hernandez (2018).
+
+    Raises:
+        EstimateError: a quantity is neither given nor in the trace, or out of its range.
+    """
+    check_epochs(trace, epochs)
+    if flops is None:
+        counted = trace.column("flops")
+        counted = counted[np.isfinite(counted)]
+        if not len(counted):
+            note = trace.meta.get("flops_note")
+            reason = f" ({note})" if note else ""
+            raise EstimateError(f"the trace holds no FLOPs{reason}: give flops=")
+        flops = float(counted.mean()) * epochs
+    peak = _peak_flops(trace) if peak_flops_per_s is None else peak_flops_per_s
+    watts = _tdp_W(trace, tdp_W)
+    for name, value in (("flops", flops), ("peak_flops_per_s", peak), ("efficiency", efficiency)):
+        if not (math.isfinite(value) and value > 0):
+            raise EstimateError(f"{name}={value!r} must be positive and finite")
+    return Estimate(
+        energy_J=flops / (peak / watts * efficiency),
+        epochs=epochs,
+        method=f"FLOPs: {flops:.3g} at {peak / watts * efficiency:.3g} FLOP/J",
+        assumptions=(f"the training reaches {efficiency:.0%} of the peak at full board power",),
+    )
+
+
+# ------------------------------------------------------------------ what a trace supplies
+
+
+def _duration(
+    trace: EnergyTrace, epochs: int, duration_s: float | None
+) -> tuple[float, tuple[str, ...]]:
+    check_epochs(trace, epochs)
+    check_duration(duration_s)
+    if duration_s is not None:
+        return duration_s, ()
+    measured_s = trace.column("duration_s")
+    measured_s = measured_s[np.isfinite(measured_s)]
+    if not len(measured_s):
+        raise EstimateError("the trace holds no duration of an epoch: give duration_s=")
+    return float(measured_s.mean()) * epochs, ("every epoch takes the mean of those measured",)
+
+
+def _accelerators(trace: EnergyTrace) -> list[dict[str, Any]]:
+    """The GPUs of the trace, or else its CPU."""
+    for kind in ("gpu", "cpu"):
+        found = [device for device in trace.devices if device.get("kind") == kind]
+        if found:
+            return found
+    return []
+
+
+def _tdp_W(trace: EnergyTrace, tdp_W: float | None) -> float:
+    if tdp_W is None:
+        known = [_device_tdp_W(device) for device in _accelerators(trace)]
+        tdp_W = sum(known) if known else math.nan
+        if not math.isfinite(tdp_W):
+            raise EstimateError("the trace names no device with a known TDP: give tdp_W=")
+    if not (math.isfinite(tdp_W) and tdp_W > 0):
+        raise EstimateError(f"tdp_W={tdp_W!r} must be positive and finite")
+    return tdp_W
+
+
+def _device_tdp_W(device: dict[str, Any]) -> float:
+    gpu = find_gpu(str(device.get("name", "")))
+    if gpu is not None and math.isfinite(gpu.tdp_W):
+        return gpu.tdp_W
+    limit_W = device.get("power_limit_W")
+    return float(limit_W) if isinstance(limit_W, int | float) else math.nan
+
+
+def _peak_flops(trace: EnergyTrace) -> float:
+    precision = str(trace.meta.get("precision", "fp32"))
+    total = 0.0
+    for device in _accelerators(trace):
+        name = str(device.get("name", device.get("device")))
+        gpu = find_gpu(name)
+        if gpu is None or precision not in gpu.peak_flops:
+            raise EstimateError(
+                f"the {precision} peak of {name!r} is not known: give peak_flops_per_s="
+            )
+        total += gpu.peak_flops[precision]
+    if not total:
+        raise EstimateError("the trace names no device: give peak_flops_per_s=")
+    return total
+
+
+def _utilization(trace: EnergyTrace) -> float | None:
+    names = {device.get("device") for device in _accelerators(trace)}
+    rows = np.isin(trace.power_columns["device"].astype(str), [str(n) for n in names])
+    read = trace.power_columns["utilization"][rows]
+    read = read[np.isfinite(read)]
+    return float(read.mean()) if len(read) else None
+
+
+def _ram_GB(trace: EnergyTrace) -> float:
+    for device in trace.devices:
+        size = device.get("memory_bytes")
+        if device.get("kind") == "ram" and isinstance(size, int | float):
+            return float(size) / 1e9
+    raise EstimateError("the trace does not hold the machine's memory: give ram_GB=")

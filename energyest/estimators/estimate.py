@@ -1,0 +1,118 @@
+"""`Estimate`: the answer of every estimator."""
+
+from __future__ import annotations
+
+import html
+import math
+from dataclasses import dataclass
+
+from energyest.errors import EstimateError
+
+JOULES_PER_KWH = 3.6e6
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The estimated energy of a whole training.
+
+    Attributes:
+        energy_J: total energy in joules.
+        lower_J: lower end of the prediction interval; None where the method gives none.
+        upper_J: upper end of the prediction interval; None where the method gives none.
+        confidence: probability that the interval is meant to hold the total; None without one.
+        duration_s: projected duration of the whole training in seconds; None if unknown.
+        measured_J: the part of `energy_J` that was measured, not estimated; None if not known.
+        epochs: the number of epochs that the estimate covers; None if it is not about epochs.
+        method: what was done, in a few words.
+        assumptions: what has to hold for the estimate to hold, one sentence each.
+    """
+
+    energy_J: float
+    lower_J: float | None = None
+    upper_J: float | None = None
+    confidence: float | None = None
+    duration_s: float | None = None
+    measured_J: float | None = None
+    epochs: int | None = None
+    method: str = ""
+    assumptions: tuple[str, ...] = ()
+
+    @property
+    def energy_kWh(self) -> float:
+        """Total energy in kilowatt-hours."""
+        return self.energy_J / JOULES_PER_KWH
+
+    def co2e_kg(self, g_per_kWh: float) -> float:
+        """Emissions in kg CO2-equivalent.
+
+        Args:
+            g_per_kWh: carbon intensity of the electricity, in g CO2e per kWh, for the place and
+                time of the training. Neither it nor a data centre's PUE is ever part of
+                `energy_J`.
+
+        Raises:
+            EstimateError: the intensity is negative or not finite.
+        """
+        if not (math.isfinite(g_per_kWh) and g_per_kWh >= 0):
+            raise EstimateError(f"g_per_kWh is {g_per_kWh}: an intensity must be 0 or more")
+        return self.energy_kWh * g_per_kWh / 1000
+
+    def __str__(self) -> str:
+        text = f"{format_energy(self.energy_J)} ({self.energy_kWh:.4g} kWh)"
+        if self.epochs is not None:
+            text += f" for {self.epochs} epochs"
+        if self.duration_s is not None:
+            text += f" in {format_duration(self.duration_s)}"
+        if self.lower_J is not None and self.upper_J is not None:
+            text += f", {_interval(self)}"
+        if self.method:
+            text += f" [{self.method}]"
+        return text
+
+    def _repr_html_(self) -> str:
+        rows = [("energy", f"{format_energy(self.energy_J)} ({self.energy_kWh:.4g} kWh)")]
+        if self.lower_J is not None and self.upper_J is not None:
+            rows.append(("interval", _interval(self)))
+        if self.epochs is not None:
+            rows.append(("epochs", str(self.epochs)))
+        if self.duration_s is not None:
+            rows.append(("duration", format_duration(self.duration_s)))
+        if self.measured_J is not None:
+            rows.append(("of it measured", format_energy(self.measured_J)))
+        rows.append(("method", self.method))
+        rows += [("assumes", assumption) for assumption in self.assumptions]
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
+            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
+            for name, value in rows
+        )
+        return f"<table>{cells}</table>"
+
+
+def format_energy(energy_J: float) -> str:
+    """Joules as text with a fitting prefix, such as `492 kJ`."""
+    for size, unit in ((1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ")):
+        if abs(energy_J) >= size:
+            return f"{energy_J / size:.4g} {unit}"
+    return f"{energy_J:.4g} J"
+
+
+def format_duration(duration_s: float) -> str:
+    """Seconds as text, such as `1 h 02 min`, `3 min 20 s` or `4.2 s`."""
+    if not math.isfinite(duration_s):
+        return "an unknown time"
+    if duration_s < 60:
+        return f"{duration_s:.3g} s"
+    minutes, seconds = divmod(round(duration_s), 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _interval(estimate: Estimate) -> str:
+    assert estimate.lower_J is not None
+    assert estimate.upper_J is not None
+    return (
+        f"{100 * (estimate.confidence or 0):.0f} % interval "
+        f"{format_energy(estimate.lower_J)} to {format_energy(estimate.upper_J)}"
+    )

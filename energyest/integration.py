@@ -1,0 +1,128 @@
+"""From readings to joules: pure functions on arrays, without clocks, threads or files."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+class Cumulative(NamedTuple):
+    """Energy and unmeasured time from the first usable reading up to some instants.
+
+    Attributes:
+        energy_J: shape (m,), joules. Only differences between instants have a meaning.
+        missing_s: shape (m,), seconds up to each instant for which nothing was measured.
+    """
+
+    energy_J: FloatArray
+    missing_s: FloatArray
+
+
+def cumulative_energy(
+    time_s: ArrayLike,
+    power_W: ArrayLike,
+    at_s: ArrayLike,
+    *,
+    counter_J: ArrayLike | None = None,
+    max_gap_s: float = math.inf,
+) -> Cumulative:
+    """Energy drawn up to each instant, from an energy counter or else from power.
+
+    Between two readings of the counter the energy is their difference, spread evenly over the
+    time between them. Where the counter falls (it wrapped or restarted), before its first and
+    after its last reading, and where there is none, power counts: the integral of the straight
+    lines between readings (trapezoid rule, with the power at an edge interpolated).
+
+    Args:
+        time_s: shape (n,), seconds on any clock, not decreasing.
+        power_W: shape (n,), watts; NaN where a reading failed.
+        at_s: shape (m,), the instants.
+        counter_J: shape (n,), a cumulative energy counter; NaN where a reading failed.
+        max_gap_s: readings of power further apart than this leave a gap: its time is counted as
+            missing and adds no energy. The same bound holds beyond the last reading, up to which
+            the last power is taken to continue. A gap that the counter covers is not missing.
+
+    Returns:
+        Energy in joules and missing time in seconds at each instant.
+    """
+    time = np.asarray(time_s, dtype=np.float64)
+    power = np.asarray(power_W, dtype=np.float64)
+    at = np.asarray(at_s, dtype=np.float64)
+    by_power = _from_power(time, power, at, max_gap_s)
+    if counter_J is None:
+        return by_power
+    counter = np.asarray(counter_J, dtype=np.float64)
+    read = np.isfinite(counter)
+    if np.count_nonzero(read) < 2:
+        return by_power
+
+    tick_s, tick_J = time[read], counter[read]
+    at_ticks = _from_power(time, power, tick_s, max_gap_s)
+    rise_J = np.diff(tick_J)
+    usable = rise_J >= 0
+    segment_J = np.where(usable, rise_J, np.diff(at_ticks.energy_J))
+    segment_missing_s = np.where(usable, 0.0, np.diff(at_ticks.missing_s))
+    ticks_J = np.concatenate([[0.0], np.cumsum(segment_J)])
+    ticks_missing_s = np.concatenate([[0.0], np.cumsum(segment_missing_s)])
+
+    # The tick before each instant; the power curve leads from there to the instant unless the
+    # instant lies inside a usable segment of the counter.
+    before = np.clip(np.searchsorted(tick_s, at, side="right") - 1, 0, len(tick_s) - 1)
+    energy = ticks_J[before] + by_power.energy_J - at_ticks.energy_J[before]
+    missing = ticks_missing_s[before] + by_power.missing_s - at_ticks.missing_s[before]
+    segment = np.minimum(before, len(rise_J) - 1)
+    inside = (at >= tick_s[0]) & (at <= tick_s[-1]) & usable[segment] & (before == segment)
+    span_s = np.diff(tick_s)[segment]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(span_s > 0, (at - tick_s[segment]) / span_s, 1.0)
+    energy = np.where(inside, ticks_J[segment] + share * rise_J[segment], energy)
+    missing = np.where(inside, ticks_missing_s[segment], missing)
+    return Cumulative(energy, missing)
+
+
+def energy_between(
+    time_s: ArrayLike,
+    power_W: ArrayLike,
+    start_s: float,
+    end_s: float,
+    *,
+    counter_J: ArrayLike | None = None,
+    max_gap_s: float = math.inf,
+) -> float:
+    """Joules between two instants; NaN where a part of the time was not measured.
+
+    The arguments are those of `cumulative_energy`.
+    """
+    energy_J, missing_s = cumulative_energy(
+        time_s, power_W, [start_s, end_s], counter_J=counter_J, max_gap_s=max_gap_s
+    )
+    return float(energy_J[1] - energy_J[0]) if missing_s[1] <= missing_s[0] else math.nan
+
+
+def _from_power(
+    time: FloatArray, power: FloatArray, at: FloatArray, max_gap_s: float
+) -> Cumulative:
+    read = np.isfinite(power)
+    if not read.any():
+        return Cumulative(np.zeros_like(at), at - (time[0] if len(time) else 0.0))
+    t, p = time[read], power[read]
+    dt = np.diff(t)
+    measured = dt <= max_gap_s
+    knots_J = np.concatenate([[0.0], np.cumsum(np.where(measured, dt * (p[1:] + p[:-1]) / 2, 0))])
+    knots_missing_s = np.concatenate([[0.0], np.cumsum(np.where(measured, 0.0, dt))])
+
+    i = np.clip(np.searchsorted(t, at, side="right") - 1, 0, len(t) - 1)
+    since_s = at - t[i]
+    slope = np.append(np.divide(np.diff(p), dt, out=np.zeros_like(dt), where=dt > 0), 0.0)[i]
+    bridged = np.append(measured, True)[i]
+    held_s = np.where(i == len(t) - 1, np.clip(since_s, 0.0, max_gap_s), since_s)
+    held_s = np.where(bridged & (since_s >= 0), held_s, 0.0)
+    energy = knots_J[i] + p[i] * held_s + slope * held_s**2 / 2
+    # What was not integrated is missing; before the first reading the difference is negative,
+    # so that the time from an early instant to the first reading comes out as missing too.
+    return Cumulative(energy, knots_missing_s[i] + since_s - held_s)

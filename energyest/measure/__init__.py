@@ -1,0 +1,1 @@
+"""Watts to trace: sensors, sampler, meter, ledger, recorder."""

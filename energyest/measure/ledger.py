@@ -1,0 +1,213 @@
+"""From marks (an epoch begins, validation ends, ...) and meter values to rows of epochs.
+
+No clock, thread or file: the recorder feeds it, and can feed a copy to see an unfinished epoch.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+import numpy as np
+
+from energyest.integration import FloatArray
+from energyest.measure.sensors.base import Kind
+
+KINDS: tuple[Kind, ...] = ("gpu", "cpu", "ram")
+# Rounding of times; a gap is longer.
+_TOLERANCE_S = 1e-6
+
+
+class Event(Enum):
+    """What a mark says."""
+
+    RUN_START = auto()
+    EPOCH_START = auto()
+    EPOCH_END = auto()
+    VALIDATION_START = auto()
+    VALIDATION_END = auto()
+    PAUSE_START = auto()
+    PAUSE_END = auto()
+    METRICS = auto()
+    RUN_END = auto()
+
+
+@dataclass(frozen=True)
+class Mark:
+    """An event of the training at an instant of the sampler's clock.
+
+    Attributes:
+        time_s: when.
+        event: what.
+        values: columns for the row that this mark ends or amends.
+        continues: an epoch that begins where the one before ended, whatever was done in between.
+        tentative: an end of an epoch that does not hold if an interruption comes next.
+        interrupted: an end of the run that is an interruption.
+    """
+
+    time_s: float
+    event: Event
+    values: Mapping[str, float] = field(default_factory=dict)
+    continues: bool = False
+    tentative: bool = False
+    interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the devices drew: up to an instant or, as a difference of two, between them.
+
+    Attributes:
+        time_s: instant, or seconds between two.
+        energy_J: shape (devices,), joules.
+        covered_s: shape (devices,), seconds in which the device was measured.
+    """
+
+    time_s: float
+    energy_J: FloatArray
+    covered_s: FloatArray
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(
+            self.time_s - other.time_s,
+            self.energy_J - other.energy_J,
+            self.covered_s - other.covered_s,
+        )
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.time_s + other.time_s,
+            self.energy_J + other.energy_J,
+            self.covered_s + other.covered_s,
+        )
+
+    def by_device(self) -> FloatArray:
+        """Joules of each device; NaN for one that was not measured all the time."""
+        return np.where(self.covered_s >= self.time_s - _TOLERANCE_S, self.energy_J, math.nan)
+
+
+class Ledger:
+    """Keeps the accounts of a run.
+
+    Args:
+        kinds: kind of each device, in the order of the usages.
+        origin_s: the instant that counts as 0 in the rows.
+    """
+
+    def __init__(self, kinds: Sequence[Kind], origin_s: float) -> None:
+        self._kinds = np.array(kinds)
+        self._origin_s = origin_s
+        self._nothing = Usage(0.0, np.zeros(len(kinds)), np.zeros(len(kinds)))
+        self._run_start: Usage | None = None
+        self._now = self._nothing
+        self._epoch_start: Usage | None = None
+        self._epoch_end: Usage | None = None
+        self._validation_start: Usage | None = None
+        self._validation = self._nothing
+        self._pause_start: Usage | None = None
+        self._pause = self._nothing
+        self._pause_of_run = self._nothing
+        self._epoch = 0.0
+        #: The row of an epoch that the end of the run cut off.
+        self.interrupted: dict[str, float] | None = None
+
+    def copy(self) -> Ledger:
+        """An independent ledger in the same state."""
+        return copy.copy(self)  # every attribute is replaced, never changed in place
+
+    def post(self, mark: Mark, usage: Usage) -> dict[str, float] | None:
+        """Book a mark, with the usage up to it; returns the row of an epoch that it ends."""
+        self._now = usage
+        row = None
+        match mark.event:
+            case Event.RUN_START:
+                self._run_start = usage
+            case Event.EPOCH_START:
+                self._start_epoch(mark, usage)
+            case Event.EPOCH_END if self._epoch_start is not None:
+                self._close_parts(usage)
+                row = self._row(mark.values)
+                self._epoch_start, self._epoch_end = None, usage
+                self._reset_parts()
+            case Event.VALIDATION_START:
+                self._validation_start = usage
+            case Event.VALIDATION_END if self._validation_start is not None:
+                self._validation = self._validation + (usage - self._validation_start)
+                self._validation_start = None
+            case Event.PAUSE_START:
+                self._pause_start = usage
+            case Event.PAUSE_END if self._pause_start is not None:
+                self._book_pause(usage)
+            case Event.RUN_END:
+                self._close_parts(usage)
+                if self._epoch_start is not None:
+                    self.interrupted = self._row(mark.values)
+                    self._epoch_start = None
+        return row
+
+    def run_usage(self) -> Usage:
+        """Usage from the start of the run to the last mark, without pauses."""
+        if self._run_start is None:
+            return self._nothing
+        return self._now - self._run_start - self._pause_of_run
+
+    def components(self, usage: Usage) -> dict[str, float]:
+        """Joules by kind of device, NaN for a kind that was not measured, and their sum."""
+        by_device = usage.by_device()
+        row = {}
+        for kind in KINDS:
+            of_kind = by_device[self._kinds == kind]
+            row[f"{kind}_energy_J"] = float(of_kind.sum()) if len(of_kind) else math.nan
+        return {"energy_J": float(by_device.sum()) if len(by_device) else math.nan, **row}
+
+    def _start_epoch(self, mark: Mark, usage: Usage) -> None:
+        if mark.continues and self._epoch_end is not None:
+            self._epoch_start = self._epoch_end
+        else:
+            self._epoch_start = usage
+            self._reset_parts()
+        self._epoch = mark.values.get("epoch", self._epoch)
+
+    def _row(self, values: Mapping[str, float]) -> dict[str, float]:
+        assert self._epoch_start is not None
+        spent = self._now - self._epoch_start - self._pause
+        energy = self.components(spent)
+        validation_J = float(self._validation.by_device().sum())
+        known = bool(len(self._kinds))
+        row = {
+            "epoch": self._epoch,
+            "start_s": self._epoch_start.time_s - self._origin_s,
+            "end_s": self._now.time_s - self._origin_s,
+            "duration_s": spent.time_s,
+            **energy,
+            "validation_energy_J": validation_J if known else math.nan,
+            "validation_s": self._validation.time_s,
+            "mean_power_W": energy["energy_J"] / spent.time_s if spent.time_s > 0 else math.nan,
+        }
+        self._epoch += 1
+        return {**row, **values}
+
+    def _close_parts(self, usage: Usage) -> None:
+        """End what is still open when an epoch or the run ends."""
+        if self._validation_start is not None:
+            self._validation = self._validation + (usage - self._validation_start)
+            self._validation_start = None
+        if self._pause_start is not None:
+            self._book_pause(usage)
+
+    def _book_pause(self, usage: Usage) -> None:
+        assert self._pause_start is not None
+        pause = usage - self._pause_start
+        self._pause = self._pause + pause
+        self._pause_of_run = self._pause_of_run + pause
+        if self._validation_start is not None:
+            # The pause falls into a validation: take it out there as well.
+            self._validation_start = self._validation_start + pause
+        self._pause_start = None
+
+    def _reset_parts(self) -> None:
+        self._validation = self._nothing
+        self._pause = self._nothing

@@ -1,0 +1,94 @@
+"""Joules of one device up to any recent instant, from readings as they come."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from energyest.integration import cumulative_energy
+from energyest.measure.sensors.base import Reading
+
+# So many readings are kept at most while an instant further back may still be asked for.
+_MOST_READINGS = 4096
+
+
+class MeterValue(NamedTuple):
+    """State of a meter at an instant: only differences of two have a meaning.
+
+    Attributes:
+        energy_J: joules since the first reading.
+        covered_s: seconds since the first reading in which something was measured.
+    """
+
+    energy_J: float
+    covered_s: float
+
+
+class Meter:
+    """An energy meter over a stream of readings, in bounded memory.
+
+    Readings that no instant to come can touch are folded into one base value; the rest are
+    integrated by `energyest.integration`.
+
+    Args:
+        max_gap_s: longest time between two readings of power that is bridged.
+        use_counter: False to integrate power even where there is an energy counter.
+    """
+
+    def __init__(self, max_gap_s: float, *, use_counter: bool = True) -> None:
+        self._max_gap_s = max_gap_s
+        self._use_counter = use_counter
+        self._base = MeterValue(0.0, 0.0)
+        self._time: list[float] = []
+        self._power: list[float] = []
+        self._counter: list[float] = []
+        #: Readings from which nothing was learned.
+        self.failed_readings = 0
+
+    def add(self, reading: Reading) -> None:
+        """Take in a reading; they must come in the order of time."""
+        counter_J = reading.energy_J if self._use_counter else math.nan
+        if not (math.isfinite(reading.power_W) or math.isfinite(counter_J)):
+            self.failed_readings += 1
+            return
+        self._time.append(reading.time_s)
+        self._power.append(reading.power_W)
+        self._counter.append(counter_J)
+        if len(self._time) > _MOST_READINGS:
+            self._fold(len(self._time) - 2)
+
+    def value_at(self, at_s: float) -> MeterValue:
+        """Energy and covered time up to an instant that `forget` has not passed."""
+        if not self._time:
+            return self._base
+        first_s = self._time[0]
+        energy_J, missing_s = cumulative_energy(
+            self._time,
+            self._power,
+            [first_s, at_s],
+            counter_J=self._counter,
+            max_gap_s=self._max_gap_s,
+        )
+        covered_s = (at_s - first_s) - float(missing_s[1] - missing_s[0])
+        return MeterValue(
+            self._base.energy_J + float(energy_J[1] - energy_J[0]),
+            self._base.covered_s + covered_s,
+        )
+
+    def forget(self, before_s: float) -> None:
+        """Drop what no instant from `before_s` on needs."""
+        # The reading to start from must hold all that the device reads: from one without the
+        # counter, the energy up to the next reading of the counter would be lost.
+        columns = [c for c in (self._power, self._counter) if not all(map(math.isnan, c))]
+        last = int(np.searchsorted(self._time, before_s, side="right")) - 1
+        for i in range(last, 0, -1):
+            if not any(math.isnan(column[i]) for column in columns):
+                self._fold(i)
+                return
+
+    def _fold(self, first: int) -> None:
+        self._base = self.value_at(self._time[first])
+        for column in (self._time, self._power, self._counter):
+            del column[:first]

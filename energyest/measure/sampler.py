@@ -1,0 +1,121 @@
+"""The background thread that asks the sensors."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from energyest.measure.sensors.base import Reading, Sensor
+
+log = logging.getLogger("energyest")
+
+Clock = Callable[[], float]
+# Called by the sampler's thread after each round: when it began, and a reading of each sensor.
+OnRound = Callable[[float, list[Reading]], None]
+
+
+class Sampler:
+    """Reads all sensors at a steady rate in a daemon thread, off the training's path.
+
+    Args:
+        sensors: the sensors; from `start` to `stop` they belong to the thread.
+        on_round: receives the readings of each round, in the thread.
+        interval_s: seconds between the beginnings of two rounds.
+        clock: monotonic clock in seconds.
+    """
+
+    def __init__(
+        self,
+        sensors: Sequence[Sensor],
+        on_round: OnRound,
+        *,
+        interval_s: float = 0.1,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._sensors = list(sensors)
+        self._on_round = on_round
+        self._interval_s = interval_s
+        self._clock = clock
+        self._wake = threading.Event()
+        self._stopping = False
+        self._started = 0
+        self._completed = 0
+        self._rounds = threading.Condition()
+        self._reported: set[str] = set()
+        self._thread = threading.Thread(target=self._run, name="energyest-sampler", daemon=True)
+        #: Seconds that a round takes when nothing holds it up.
+        self.round_cost_s = math.inf
+
+    def start(self, timeout_s: float = 2.0) -> None:
+        """Begin, and wait for the first round, but no longer than `timeout_s`."""
+        self._thread.start()
+        with self._rounds:
+            self._rounds.wait_for(lambda: self._completed >= 1, timeout_s)
+
+    def sample_now(self, timeout_s: float) -> bool:
+        """Ask for a round at once; returns whether one that began after this call is done."""
+        with self._rounds:
+            # The round under way may have read a sensor before this call; the next has not.
+            target = self._started + 1
+            self._wake.set()
+            return self._rounds.wait_for(lambda: self._completed >= target, timeout_s)
+
+    def stop(self, timeout_s: float = 2.0) -> bool:
+        """Make a last round and end the thread; returns whether it ended in time.
+
+        A thread that hangs in a driver call is left behind: it is a daemon and holds up nothing.
+        """
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        next_s = self._clock()
+        while True:
+            last = self._stopping
+            self._wake.clear()
+            with self._rounds:
+                self._started += 1
+            began_s = self._clock()
+            readings = [self._read(sensor) for sensor in self._sensors]
+            try:
+                self._on_round(began_s, readings)
+            except Exception:
+                self._report_once("round", "a round of readings could not be recorded")
+            self._track_cost(self._clock() - began_s)
+            with self._rounds:
+                self._completed = self._started
+                self._rounds.notify_all()
+            if last:
+                return
+            now_s = self._clock()
+            if began_s >= next_s:
+                # Keep to the beat, but do not catch up on rounds that a hanging call has cost.
+                next_s = max(next_s + self._interval_s, now_s)
+            if not self._stopping:
+                self._wake.wait(next_s - now_s)
+
+    def _read(self, sensor: Sensor) -> Reading:
+        before_s = self._clock()
+        try:
+            reading = sensor.read(before_s)
+        except Exception:
+            name = sensor.device.device
+            self._report_once(name, f"{name} could not be read; its readings are missing")
+            return Reading(before_s, name)
+        # A counter takes milliseconds to read: the middle is the best guess of its time.
+        return reading._replace(time_s=(before_s + self._clock()) / 2)
+
+    def _track_cost(self, cost_s: float) -> None:
+        # The least of the recent ones: a busy training thread makes this one wait for the
+        # interpreter, but not while the training itself waits for a round.
+        self.round_cost_s = min(cost_s, 1.05 * self.round_cost_s)
+
+    def _report_once(self, key: str, message: str) -> None:
+        if key not in self._reported:
+            self._reported.add(key)
+            log.warning("energyest: %s", message, exc_info=True)

@@ -1,0 +1,92 @@
+"""What a sensor is: one source of watts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+Kind = Literal["gpu", "cpu", "ram"]
+Source = Literal["measured", "modelled"]
+
+
+class Reading(NamedTuple):
+    """One look at a device. NaN stands for a quantity that could not be read, never 0.
+
+    Attributes:
+        time_s: when, in seconds of the sampler's clock.
+        device: name of the device, such as `gpu:0`.
+        power_W: watts.
+        energy_J: cumulative energy counter in joules.
+        utilization: share of time in which the device was busy, 0 to 1.
+        memory_bytes: memory in use.
+        temperature_C: degrees Celsius.
+    """
+
+    time_s: float
+    device: str
+    power_W: float = math.nan
+    energy_J: float = math.nan
+    utilization: float = math.nan
+    memory_bytes: float = math.nan
+    temperature_C: float = math.nan
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a sensor measures, as it goes into a trace's meta.
+
+    Attributes:
+        device: name in the readings, such as `gpu:0`; what stands before the colon is the kind.
+        kind: gpu, cpu or ram.
+        name: product name.
+        source: whether power is measured or modelled.
+        method: how, in a few words; with the source of the constants of a model.
+        power_limit_W: the most that the device may draw, in watts; NaN if unknown.
+        memory_bytes: size of its memory; NaN if it has none or it is unknown.
+        details: further facts, such as uuid and index of a GPU.
+    """
+
+    device: str
+    kind: Kind
+    name: str
+    source: Source
+    method: str
+    power_limit_W: float = math.nan
+    memory_bytes: float = math.nan
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def as_meta(self) -> dict[str, Any]:
+        """Plain JSON values; what is unknown is left out."""
+        values: dict[str, Any] = {
+            "device": self.device,
+            "kind": self.kind,
+            "name": self.name,
+            "source": self.source,
+            "method": self.method,
+            "power_limit_W": self.power_limit_W,
+            "memory_bytes": self.memory_bytes,
+            **self.details,
+        }
+        return {
+            name: value
+            for name, value in values.items()
+            if not (isinstance(value, float) and math.isnan(value))
+        }
+
+
+class Sensor(Protocol):
+    """One source of watts. Only the sampler's thread calls `read` once it runs."""
+
+    @property
+    def device(self) -> Device:
+        """What this sensor measures."""
+        ...
+
+    def read(self, time_s: float) -> Reading:
+        """Look at the device now, `time_s` on the sampler's clock; failed parts are NaN."""
+        ...
+
+    def close(self) -> None:
+        """Release what the sensor holds; further reads are not allowed."""
+        ...

@@ -1,0 +1,180 @@
+"""NVIDIA GPUs through NVML, with nvidia-ml-py (module `pynvml`)."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pynvml
+
+from energyest.measure.sensors.base import Device, Reading
+
+# Errors that mean "this board, driver or user will never answer this question". Any other error
+# may be gone at the next reading.
+_FINAL = {
+    pynvml.NVML_ERROR_NOT_SUPPORTED,
+    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+    pynvml.NVML_ERROR_NO_PERMISSION,
+    pynvml.NVML_ERROR_INVALID_ARGUMENT,
+}
+
+
+@dataclass(frozen=True)
+class GpuAddress:
+    """What identifies a GPU on this machine."""
+
+    index: int
+    uuid: str
+
+
+class NvmlSensor:
+    """One NVIDIA GPU.
+
+    Power is the instant reading where the board has one, else NVML's own average (of one second
+    on recent generations). Each quantity is asked for once at the start; what the board does not
+    support is not asked for again.
+
+    Args:
+        index: NVML's number of the GPU.
+
+    Raises:
+        pynvml.NVMLError: no driver, no such GPU, or no permission.
+    """
+
+    def __init__(self, index: int) -> None:
+        pynvml.nvmlInit()
+        try:
+            self._handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            self._questions = self._probe()
+            self.device = self._describe(index)
+        except BaseException:
+            pynvml.nvmlShutdown()
+            raise
+
+    def read(self, time_s: float) -> Reading:
+        """Ask for every supported quantity; one that fails is NaN."""
+        values = {}
+        for quantity, ask in self._questions.items():
+            try:
+                values[quantity] = ask()
+            except pynvml.NVMLError:
+                values[quantity] = math.nan
+        return Reading(time_s, self.device.device, **values)
+
+    def close(self) -> None:
+        """Let go of NVML."""
+        # If the library is gone or was shut down by others, nothing is left to release.
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+
+    def _probe(self) -> dict[str, Callable[[], float]]:
+        candidates: list[tuple[str, Callable[[], float]]] = [
+            ("power_W", self._instant_W),
+            ("power_W", self._average_W),
+            ("energy_J", self._counter_J),
+            ("utilization", self._utilization),
+            ("memory_bytes", self._memory_bytes),
+            ("temperature_C", self._temperature_C),
+        ]
+        questions: dict[str, Callable[[], float]] = {}
+        for quantity, ask in candidates:
+            if quantity not in questions and _is_supported(ask):
+                questions[quantity] = ask
+        return questions
+
+    def _describe(self, index: int) -> Device:
+        handle = self._handle
+        if self._questions.get("power_W") == self._instant_W:
+            power = "instant power"
+        else:
+            power = "average power" if "power_W" in self._questions else "no power"
+        counter = "energy counter and " if "energy_J" in self._questions else ""
+        details = {
+            "uuid": _or_none(lambda: _text(pynvml.nvmlDeviceGetUUID(handle))),
+            "index": index,
+            "pci_bus_id": _or_none(lambda: _text(pynvml.nvmlDeviceGetPciInfo(handle).busId)),
+            "driver_version": _or_none(lambda: _text(pynvml.nvmlSystemGetDriverVersion())),
+        }
+        return Device(
+            device=f"gpu:{index}",
+            kind="gpu",
+            name=_or_none(lambda: _text(pynvml.nvmlDeviceGetName(handle))) or f"GPU {index}",
+            source="measured",
+            method=f"NVML, {counter}{power}",
+            power_limit_W=_or_nan(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3),
+            memory_bytes=_or_nan(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+            details={name: value for name, value in details.items() if value is not None},
+        )
+
+    # Each of these asks the driver one question and raises NVMLError if it fails.
+
+    def _instant_W(self) -> float:
+        field = pynvml.nvmlDeviceGetFieldValues(self._handle, [pynvml.NVML_FI_DEV_POWER_INSTANT])[0]
+        if field.nvmlReturn != pynvml.NVML_SUCCESS:
+            raise pynvml.NVMLError(field.nvmlReturn)
+        return float(field.value.uiVal) / 1e3
+
+    def _average_W(self) -> float:
+        return float(pynvml.nvmlDeviceGetPowerUsage(self._handle)) / 1e3
+
+    def _counter_J(self) -> float:
+        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
+
+    def _utilization(self) -> float:
+        return float(pynvml.nvmlDeviceGetUtilizationRates(self._handle).gpu) / 100
+
+    def _memory_bytes(self) -> float:
+        return float(pynvml.nvmlDeviceGetMemoryInfo(self._handle).used)
+
+    def _temperature_C(self) -> float:
+        return float(pynvml.nvmlDeviceGetTemperature(self._handle, pynvml.NVML_TEMPERATURE_GPU))
+
+
+def list_gpus() -> list[GpuAddress]:
+    """The GPUs of this machine, in NVML's order (that of the PCI bus).
+
+    Raises:
+        pynvml.NVMLError: no driver or no permission.
+    """
+    pynvml.nvmlInit()
+    try:
+        gpus = []
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            try:
+                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+                uuid = _text(pynvml.nvmlDeviceGetUUID(handle))
+            except pynvml.NVMLError:
+                continue  # a lost GPU, or one of another user's: the others are still there
+            gpus.append(GpuAddress(index, uuid))
+        return gpus
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _is_supported(ask: Callable[[], float]) -> bool:
+    try:
+        ask()
+    except pynvml.NVMLError as error:
+        return error.value not in _FINAL
+    return True
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _or_none(ask: Callable[[], str]) -> str | None:
+    try:
+        return ask()
+    except pynvml.NVMLError:
+        return None
+
+
+def _or_nan(ask: Callable[[], float]) -> float:
+    try:
+        return float(ask())
+    except pynvml.NVMLError:
+        return math.nan

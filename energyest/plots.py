@@ -1,0 +1,121 @@
+"""Pictures of traces, with matplotlib (extra `plot`); the only module that imports it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from energyest.errors import EstimateError, MissingDependencyError, NotStableError, TraceError
+from energyest.estimators.step import estimate_step
+from energyest.trace import EnergyTrace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, distinguishable by the colour-blind and in grey.
+_BLUE, _ORANGE, _GREEN, _BLACK = "#0072B2", "#E69F00", "#009E73", "#000000"
+_COLOURS = {"gpu": _BLUE, "cpu": _ORANGE, "ram": _GREEN}
+
+
+def plot_trace(
+    trace: EnergyTrace, *, epochs: int | None = None, observed: int | None = None
+) -> Figure:
+    """Power over time, energy per epoch, and the cumulative energy with its projection.
+
+    Args:
+        trace: a finished or running training.
+        epochs: number of epochs of the whole training; by default those of the trace.
+        observed: project from the first `observed` epochs; by default from all.
+
+    Returns:
+        A matplotlib figure, which belongs to no window: save it with `.savefig`, or let a
+        notebook show it.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+        TraceError: the trace holds no epoch.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415  (optional dependency)
+    except ImportError as error:
+        raise MissingDependencyError(
+            "plots need matplotlib: pip install 'energyest[plot]'"
+        ) from error
+    if not len(trace):
+        raise TraceError("the trace holds no epoch to plot")
+    has_power = len(trace.power_columns["time_s"]) > 0
+    figure = Figure(figsize=(8, 8 if has_power else 5.5), layout="constrained")
+    axes = figure.subplots(3 if has_power else 2, 1)
+    if has_power:
+        _plot_power(axes[0], trace)
+    _plot_epochs(axes[-2], trace)
+    _plot_projection(axes[-1], trace, epochs or len(trace), observed or len(trace))
+    return figure
+
+
+def _plot_power(axes: Axes, trace: EnergyTrace) -> None:
+    columns = trace.power_columns
+    for device in dict.fromkeys(columns["device"]):
+        rows = columns["device"] == device
+        colour = _COLOURS.get(str(device).split(":")[0], _BLACK)
+        axes.plot(
+            columns["time_s"][rows], columns["power_W"][rows], lw=1, color=colour, label=str(device)
+        )
+    axes.set(xlabel="time (s)", ylabel="power (W)", title="Power")
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="best", frameon=False)
+
+
+def _plot_epochs(axes: Axes, trace: EnergyTrace) -> None:
+    position = np.arange(len(trace))
+    validation_J = np.nan_to_num(trace.column("validation_energy_J"))
+    energy_J = trace.column("energy_J")
+    axes.bar(position, energy_J - validation_J, color=_BLUE, label="training")
+    if validation_J.any():
+        axes.bar(
+            position,
+            validation_J,
+            bottom=energy_J - validation_J,
+            color=_ORANGE,
+            hatch="//",
+            label="validation",
+        )
+        axes.legend(loc="lower right", framealpha=1)
+    axes.set(xlabel="epoch", ylabel="energy (J)", title="Energy of each epoch")
+
+
+def _plot_projection(axes: Axes, trace: EnergyTrace, epochs: int, observed: int) -> None:
+    total_J = np.nancumsum(trace.column("energy_J"))
+    axes.plot(np.arange(1, len(trace) + 1), total_J, "o-", ms=3, color=_BLACK, label="measured")
+    try:
+        estimate = estimate_step(trace.head(observed), epochs)
+    except NotStableError as error:
+        title = f"Cumulative energy (not stable yet: {error.missing_epochs} more epochs needed)"
+        axes.set(xlabel="epochs", ylabel="cumulative energy (J)", title=title)
+        return
+    except EstimateError as error:
+        axes.set(xlabel="epochs", ylabel="cumulative energy (J)", title=f"No projection: {error}")
+        return
+    begin = [observed, epochs]
+    known_J = float(total_J[observed - 1])
+    axes.plot(begin, [known_J, estimate.energy_J], "--", color=_BLUE, label="projected (STEP)")
+    if estimate.lower_J is not None and estimate.upper_J is not None:
+        label = f"{100 * (estimate.confidence or 0):.0f} % interval"
+        axes.fill_between(
+            begin,
+            [known_J, estimate.lower_J],
+            [known_J, estimate.upper_J],
+            color=_BLUE,
+            alpha=0.25,
+            lw=0,
+            label=label,
+        )
+    axes.set(
+        xlabel="epochs",
+        ylabel="cumulative energy (J)",
+        title=f"Projection after {observed} of {epochs} epochs",
+    )
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="best", frameon=False)

@@ -1,0 +1,367 @@
+"""`EnergyTrace`: what each epoch of a training cost. The one record that every part shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from energyest import storage
+from energyest.errors import TraceError
+from energyest.integration import FloatArray, cumulative_energy
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EPOCH_COLUMNS = (
+    "epoch",
+    "start_s",
+    "end_s",
+    "duration_s",
+    "energy_J",
+    "gpu_energy_J",
+    "cpu_energy_J",
+    "ram_energy_J",
+    "validation_energy_J",
+    "validation_s",
+    "mean_power_W",
+    "steps",
+    "samples",
+    "flops",
+)
+POWER_COLUMNS = storage.POWER_COLUMNS
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class EnergyTrace:
+    """What a training run cost, epoch by epoch; finished, running or killed.
+
+    Build one with `EnergyMonitor`, `track`, `load_trace`, `from_epochs` or `from_power`.
+
+    Attributes:
+        epoch_columns: name -> array of shape (epochs,); `EPOCH_COLUMNS` and the logged metrics.
+        power_columns: name -> array of shape (readings,); `POWER_COLUMNS`.
+        meta: the run, its devices, model and versions; plain JSON values.
+    """
+
+    epoch_columns: Mapping[str, FloatArray]
+    power_columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        epochs = _checked_columns(self.epoch_columns, EPOCH_COLUMNS, "epochs")
+        power = _checked_columns(self.power_columns, POWER_COLUMNS, "power")
+        object.__setattr__(self, "epoch_columns", epochs)
+        object.__setattr__(self, "power_columns", power)
+        object.__setattr__(self, "meta", dict(self.meta))
+
+    # ------------------------------------------------------------------ building
+
+    @classmethod
+    def from_epochs(
+        cls,
+        energy_J: ArrayLike,
+        duration_s: ArrayLike | None = None,
+        *,
+        meta: Mapping[str, Any] | None = None,
+        **columns: ArrayLike,
+    ) -> EnergyTrace:
+        """A trace from the energy of consecutive epochs, as any log may hold it.
+
+        Args:
+            energy_J: shape (epochs,), joules of each epoch.
+            duration_s: shape (epochs,), seconds of each epoch.
+            meta: facts on the run, such as `{"devices": [{"device": "gpu:0", "kind": "gpu",
+                "name": "NVIDIA A40", "power_limit_W": 300}]}`.
+            **columns: further columns of shape (epochs,), such as `val_acc` or `flops`; NaN
+                stands for what was not measured.
+
+        Raises:
+            TraceError: arrays of different lengths, or an energy or duration that is NaN,
+                negative or infinite.
+        """
+        energy = _positive(energy_J, "energy_J")
+        known: dict[str, FloatArray] = {"epoch": np.arange(len(energy), dtype=np.float64)}
+        if duration_s is not None:
+            duration = _positive(duration_s, "duration_s")
+            _same_length(energy_J=energy, duration_s=duration)
+            end = np.cumsum(duration)
+            known |= {"start_s": end - duration, "end_s": end, "duration_s": duration}
+            known["mean_power_W"] = _ratio(energy, duration)
+        known["energy_J"] = energy
+        for name, values in columns.items():
+            known[name] = _vector(values, name)
+            _same_length(energy_J=energy, **{name: known[name]})
+        return cls(known, {}, meta or {})
+
+    @classmethod
+    def from_power(
+        cls,
+        time_s: ArrayLike,
+        power_W: ArrayLike,
+        epoch_end_s: ArrayLike,
+        *,
+        utilization: ArrayLike | None = None,
+        device: str = "gpu:0",
+        meta: Mapping[str, Any] | None = None,
+    ) -> EnergyTrace:
+        """A trace from readings of power, integrated over each epoch by the trapezoid rule.
+
+        Args:
+            time_s: shape (readings,), seconds on any clock, not decreasing.
+            power_W: shape (readings,), watts.
+            epoch_end_s: shape (epochs,), the ends of consecutive epochs on the same clock; the
+                first epoch starts at `time_s[0]`.
+            utilization: shape (readings,), share of time in 0 to 1 in which the device was busy.
+            device: name of the device; what stands before the colon is its kind (gpu, cpu, ram).
+            meta: facts on the run, as in `from_epochs`.
+
+        Raises:
+            TraceError: arrays of different lengths, fewer than two readings, times that go
+                backwards, power that is NaN, negative or infinite, epochs that end before they
+                start or after the last reading.
+        """
+        time = _finite(time_s, "time_s")
+        power = _positive(power_W, "power_W")
+        _same_length(time_s=time, power_W=power)
+        if len(time) < 2:
+            raise TraceError(f"time_s holds {len(time)} reading(s): an integral needs at least 2")
+        _increasing(time, "time_s", strictly=False)
+        ends = _finite(epoch_end_s, "epoch_end_s")
+        edges = np.concatenate([time[:1], ends])
+        _increasing(edges, "epoch_end_s (with time_s[0] before it)", strictly=True)
+        # An end that was computed, as in linspace, may overshoot by rounding alone.
+        tolerance_s = 1e-9 * max(abs(time[-1]), time[-1] - time[0])
+        if edges[-1] > time[-1] + tolerance_s:
+            raise TraceError(
+                f"epoch_end_s ends at {edges[-1]:g} s, after the last reading at {time[-1]:g} s: "
+                "every epoch must lie within the readings"
+            )
+        kind = device.partition(":")[0]
+        if kind not in ("gpu", "cpu", "ram"):
+            raise TraceError(f"device {device!r} must start with gpu, cpu or ram, as in 'gpu:0'")
+        energy = np.diff(cumulative_energy(time, power, np.minimum(edges, time[-1])).energy_J)
+        duration = np.diff(edges)
+        readings: dict[str, NDArray[Any]] = {
+            "time_s": time,
+            "device": np.full(len(time), device, dtype=object),
+            "power_W": power,
+        }
+        if utilization is not None:
+            readings["utilization"] = _finite(utilization, "utilization")
+            _same_length(time_s=time, utilization=readings["utilization"])
+        epochs = {
+            "epoch": np.arange(len(ends), dtype=np.float64),
+            "start_s": edges[:-1],
+            "end_s": edges[1:],
+            "duration_s": duration,
+            "energy_J": energy,
+            f"{kind}_energy_J": energy,
+            "mean_power_W": _ratio(energy, duration),
+        }
+        return cls(
+            epochs, readings, {"devices": [{"device": device, "kind": kind}], **(meta or {})}
+        )
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def epochs(self) -> pd.DataFrame:
+        """One row an epoch, as a new DataFrame; the columns are `EPOCH_COLUMNS` and metrics.
+
+        `energy_J` is the sum of the components present, and includes `validation_energy_J`.
+        NaN stands for what was not measured.
+        """
+        return _frame(self.epoch_columns, integers=("epoch",))
+
+    @property
+    def power(self) -> pd.DataFrame:
+        """One row a reading and device, as a new DataFrame with `POWER_COLUMNS`.
+
+        `energy_J` is the device's cumulative counter, `utilization` a share from 0 to 1.
+        """
+        return _frame(self.power_columns)
+
+    def column(self, name: str) -> FloatArray:
+        """A column of `epochs` as a read-only array of shape (epochs,).
+
+        Raises:
+            TraceError: there is no such column.
+        """
+        try:
+            return self.epoch_columns[name]
+        except KeyError:
+            raise TraceError(
+                f"the trace has no column {name!r}; it has {', '.join(self.epoch_columns)}"
+            ) from None
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of the metrics that were logged into the epochs."""
+        return [name for name in self.epoch_columns if name not in EPOCH_COLUMNS]
+
+    @property
+    def devices(self) -> list[dict[str, Any]]:
+        """What `meta` says of the devices; entries that are no objects are left out."""
+        devices = self.meta.get("devices")
+        return [d for d in devices if isinstance(d, dict)] if isinstance(devices, list) else []
+
+    @property
+    def total_J(self) -> float:
+        """Energy of the whole run in joules, what lies outside of epochs included.
+
+        Recorded when the run ends. Of a run that was killed, and of arrays, it is what the epochs
+        and, beyond them, the readings show. NaN where a part was not measured.
+        """
+        recorded = self.meta.get("total_J")
+        if isinstance(recorded, int | float) and not isinstance(recorded, bool):
+            return float(recorded)
+        by_readings = [energy_J for _, energy_J in self._device_totals()]
+        return float(sum(by_readings)) if by_readings else float(np.sum(self.column("energy_J")))
+
+    def _device_totals(self) -> Iterator[tuple[str, float]]:
+        columns = self.power_columns
+        for device in dict.fromkeys(columns["device"]):
+            rows = columns["device"] == device
+            time = columns["time_s"][rows]
+            total = cumulative_energy(
+                time, columns["power_W"][rows], time[[0, -1]], counter_J=columns["energy_J"][rows]
+            )
+            whole = total.missing_s[1] <= total.missing_s[0]
+            yield str(device), float(np.diff(total.energy_J)[0]) if whole else math.nan
+
+    def head(self, epochs: int) -> EnergyTrace:
+        """The trace as it stood after the first `epochs` epochs.
+
+        Raises:
+            TraceError: `epochs` is negative.
+        """
+        if epochs < 0:
+            raise TraceError(f"head({epochs}): the number of epochs must be 0 or more")
+        if epochs >= len(self):
+            return self
+        last_s = float(self.column("end_s")[epochs - 1]) if epochs else -math.inf
+        until = self.power_columns["time_s"] <= last_s
+        ended = ("total_J", "duration_s", "status", "components", "interrupted_epoch")
+        return EnergyTrace(
+            {name: values[:epochs] for name, values in self.epoch_columns.items()},
+            {name: values[until] for name, values in self.power_columns.items()},
+            {name: value for name, value in self.meta.items() if name not in ended},
+        )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the trace as a folder of plain files, which `load_trace` reads.
+
+        Raises:
+            TraceError: the folder holds a trace already or cannot be written.
+        """
+        path = Path(folder)
+        names = list(self.epoch_columns)
+        rows = zip(*self.epoch_columns.values(), strict=True)
+        storage.write_folder(
+            path,
+            self.meta,
+            (dict(zip(names, row, strict=True)) for row in rows),
+            zip(*(self.power_columns[name] for name in POWER_COLUMNS), strict=True),
+        )
+        return path
+
+    def __len__(self) -> int:
+        return len(self.epoch_columns["epoch"])
+
+    def __repr__(self) -> str:
+        energy_kJ = float(np.nansum(self.column("energy_J"))) / 1e3
+        devices = ", ".join(str(d.get("name") or d.get("device")) for d in self.devices)
+        return (
+            f"EnergyTrace({len(self)} epochs, {energy_kJ:.4g} kJ{f', {devices}' * bool(devices)})"
+        )
+
+
+def load_trace(folder: str | Path) -> EnergyTrace:
+    """Read a trace from its folder: of a finished run, or of one that is running or was killed.
+
+    Raises:
+        TraceError: the folder is missing, is no trace, was damaged other than by a cut last line,
+            or was written by a newer version.
+    """
+    meta, epochs, power = storage.read_folder(Path(folder))
+    return EnergyTrace(epochs, power, meta)
+
+
+# ---------------------------------------------------------------------- checks
+
+
+def _checked_columns(
+    columns: Mapping[str, NDArray[Any]], names: tuple[str, ...], what: str
+) -> dict[str, NDArray[Any]]:
+    """All of `names`, then the others, each read-only and of one length; what lacks is NaN."""
+    lengths = {len(values) for values in columns.values()}
+    if len(lengths) > 1:
+        sizes = ", ".join(f"{name}: {len(values)}" for name, values in columns.items())
+        raise TraceError(f"the columns of {what} must have one length, not {sizes}")
+    size = lengths.pop() if lengths else 0
+    checked: dict[str, NDArray[Any]] = {}
+    for name in dict.fromkeys((*names, *columns)):
+        values = np.array(columns[name]) if name in columns else np.full(size, math.nan)
+        values.flags.writeable = False
+        checked[name] = values
+    return checked
+
+
+def _vector(values: ArrayLike, name: str) -> FloatArray:
+    try:
+        vector = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TraceError(f"{name} must hold numbers: {error}") from error
+    if vector.ndim != 1:
+        raise TraceError(f"{name} must have one dimension, not shape {vector.shape}")
+    return vector
+
+
+def _finite(values: ArrayLike, name: str) -> FloatArray:
+    vector = _vector(values, name)
+    _refuse(~np.isfinite(vector), vector, name, "must be finite")
+    return vector
+
+
+def _positive(values: ArrayLike, name: str) -> FloatArray:
+    vector = _finite(values, name)
+    _refuse(vector < 0, vector, name, "must not be negative")
+    return vector
+
+
+def _increasing(vector: FloatArray, name: str, *, strictly: bool) -> None:
+    step = np.append(1.0, np.diff(vector))
+    rule = "must increase" if strictly else "must not go backwards"
+    _refuse(step <= 0 if strictly else step < 0, vector, name, rule)
+
+
+def _refuse(wrong: NDArray[np.bool_], vector: FloatArray, name: str, rule: str) -> None:
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise TraceError(f"{name}[{first}] is {vector[first]:g}: {name} {rule}")
+
+
+def _same_length(**vectors: FloatArray) -> None:
+    if len({len(v) for v in vectors.values()}) > 1:
+        sizes = " and ".join(f"{name} has {len(v)}" for name, v in vectors.items())
+        raise TraceError(f"{sizes} values: they must have the same length")
+
+
+def _ratio(energy: FloatArray, duration: FloatArray) -> FloatArray:
+    return np.divide(energy, duration, out=np.full_like(energy, math.nan), where=duration > 0)
+
+
+def _frame(columns: Mapping[str, NDArray[Any]], integers: tuple[str, ...] = ()) -> pd.DataFrame:
+    import pandas as pd  # noqa: PLC0415  (keeps `import energyest` fast)
+
+    frame: pd.DataFrame = pd.DataFrame({name: values.copy() for name, values in columns.items()})
+    for name in integers:
+        if not frame[name].isna().any():
+            frame[name] = frame[name].astype(np.int64)
+    return frame
