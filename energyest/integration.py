@@ -10,6 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
 
+# A counter may show, at once, what was drawn since it was last renewed: 0.1 s ago on an H100.
+COUNTER_SLACK_S = 0.5
+# A counter that does not move for so long while power is drawn is stuck.
+COUNTER_STALL_S = 2.0
+
 
 class Cumulative(NamedTuple):
     """Energy and unmeasured time from the first usable reading up to some instants.
@@ -30,13 +35,15 @@ def cumulative_energy(
     *,
     counter_J: ArrayLike | None = None,
     max_gap_s: float = math.inf,
+    max_power_W: float = math.inf,
 ) -> Cumulative:
     """Energy drawn up to each instant, from an energy counter or else from power.
 
     Between two readings of the counter the energy is their difference, spread evenly over the
-    time between them. Where the counter falls (it wrapped or restarted), before its first and
-    after its last reading, and where there is none, power counts: the integral of the straight
-    lines between readings (trapezoid rule, with the power at an edge interpolated).
+    time between them. Power counts instead, as the integral of the straight lines between
+    readings (trapezoid rule, with the power at an edge interpolated), before the counter's first
+    and after its last reading, and where it cannot be believed: where it falls (it wrapped or
+    restarted), rises faster than `max_power_W`, or stands still for seconds under power.
 
     Args:
         time_s: shape (n,), seconds on any clock, not decreasing.
@@ -46,6 +53,7 @@ def cumulative_energy(
         max_gap_s: readings of power further apart than this leave a gap: its time is counted as
             missing and adds no energy. The same bound holds beyond the last reading, up to which
             the last power is taken to continue. A gap that the counter covers is not missing.
+        max_power_W: the most that the device can draw.
 
     Returns:
         Energy in joules and missing time in seconds at each instant.
@@ -64,7 +72,7 @@ def cumulative_energy(
     tick_s, tick_J = time[read], counter[read]
     at_ticks = _from_power(time, power, tick_s, max_gap_s)
     rise_J = np.diff(tick_J)
-    usable = rise_J >= 0
+    usable = _believable(tick_s, tick_J, at_ticks.energy_J, max_power_W)
     segment_J = np.where(usable, rise_J, np.diff(at_ticks.energy_J))
     segment_missing_s = np.where(usable, 0.0, np.diff(at_ticks.missing_s))
     ticks_J = np.concatenate([[0.0], np.cumsum(segment_J)])
@@ -83,6 +91,24 @@ def cumulative_energy(
     energy = np.where(inside, ticks_J[segment] + share * rise_J[segment], energy)
     missing = np.where(inside, ticks_missing_s[segment], missing)
     return Cumulative(energy, missing)
+
+
+def _believable(
+    tick_s: FloatArray, tick_J: FloatArray, integral_J: FloatArray, max_power_W: float
+) -> NDArray[np.bool_]:
+    """For each pair of neighbouring readings of a counter, whether their difference holds."""
+    rise_J = np.diff(tick_J)
+    usable = (rise_J >= 0) & (rise_J <= max_power_W * (np.diff(tick_s) + COUNTER_SLACK_S))
+    # Neighbours may well agree, as counters are renewed about as often as they are read; a long
+    # standstill under power is a fault, and so is the step that ends it: it may make up for all.
+    first = np.flatnonzero(np.append(True, rise_J != 0))
+    last = np.append(first[1:], len(tick_s)) - 1
+    stuck = (tick_s[last] - tick_s[first] > COUNTER_STALL_S) & (
+        integral_J[last] - integral_J[first] > 0
+    )
+    for i in np.flatnonzero(stuck):
+        usable[first[i] : last[i] + 1] = False
+    return usable
 
 
 def energy_between(

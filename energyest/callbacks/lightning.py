@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning import Callback
+from torch.nn.parameter import is_lazy
 
 from energyest.callbacks.loop import Run, track
 from energyest.callbacks.shield import shielded
@@ -17,10 +19,13 @@ from energyest.errors import ConfigurationError
 from energyest.estimators.estimate import Estimate
 from energyest.measure.flops import batch_size
 from energyest.measure.sensors import Kind, Sensor
-from energyest.trace import EnergyTrace
+from energyest.trace import EPOCH_COLUMNS, EnergyTrace
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
+
+# A projection is logged if making it took less than this share of the time since the last one.
+_PROJECTION_SHARE = 0.005
 
 log = logging.getLogger("energyest")
 
@@ -41,7 +46,8 @@ class EnergyMonitor(Callback):
     `energy/projected_J` with `energy/projected_lower_J` and `energy/projected_upper_J`.
 
     An epoch lasts from the end of the one before to its own end, validation included: what lies
-    between two epochs, such as saving a checkpoint, belongs to the later one.
+    between two epochs, such as saving a checkpoint, belongs to the later one. The metrics that you
+    log become columns of the trace, but for those that bear the name of a column it has anyway.
 
     Args:
         folder: where to write the trace; by default `energy` in the Trainer's `log_dir`. A folder
@@ -82,12 +88,15 @@ class EnergyMonitor(Callback):
         self._confidence = confidence
         self._run: Run | None = None
         self._running = False
+        self._in_epoch = False
         self._steps = 0
         self._samples = 0
         self._validation_samples = 0
         self._first_epoch: int | None = None
         self._flops_counted = False
         self._seen_metrics: dict[str, Any] = {}
+        self._projected_at_s = -math.inf
+        self._projection_cost_s = 0.0
 
     # ------------------------------------------------------------------ results
 
@@ -141,22 +150,22 @@ class EnergyMonitor(Callback):
         )
         self._run.start()
         self._running = True
+        self._in_epoch = False
 
     @shielded
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An epoch begins."""
-        if self._run is not None and self._running:
-            self._run.log(**self._fresh_metrics(trainer))
-            self._steps = self._samples = 0
-            if self._first_epoch is None:
-                self._first_epoch = trainer.current_epoch
-            self._run.start_epoch(trainer.current_epoch, continues=True)
+        self._log_late_metrics(trainer)
+        self._start_epoch(trainer)
 
     @shielded
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """The first batch shows what the model's input looks like."""
+        if not self._in_epoch:
+            # Resumed from a checkpoint within an epoch: Lightning does not announce its rest.
+            self._start_epoch(trainer)
         if self._run is None or self._flops_counted:
             return
         self._flops_counted = True
@@ -206,44 +215,64 @@ class EnergyMonitor(Callback):
     @shielded
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An epoch ends: record it, project, and log both."""
-        if self._run is None or not self._running:
+        if self._run is None or not self._in_epoch:
             return
-        # Known only now: the loaders are set up after on_fit_start.
+        self._in_epoch = False
+        # Known only now: how many steps an epoch makes shows at its end.
         self._run.planned_epochs = _planned_epochs(trainer, self._first_epoch)
-        row = self._run.end_epoch(
-            steps=self._steps, samples=self._samples or math.nan, **self._fresh_metrics(trainer)
-        )
+        metrics = self._fresh_metrics(trainer) or {}
+        row = self._run.end_epoch(steps=self._steps, samples=self._samples or math.nan, **metrics)
         self._run.describe(train_samples=self._samples, planned_epochs=self._run.planned_epochs)
         self._log(trainer, pl_module, row)
 
     @shielded
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last epoch is over."""
+        # Not later: the Trainer then moves all metrics to the CPU, which makes them look fresh.
+        self._log_late_metrics(trainer)
+
+    @shielded
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The training is over."""
-        self._finish(trainer, "finished")
+        self._finish("finished")
 
     @shielded
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """The training was broken off: by an error, by Ctrl-C or by a signal."""
-        self._finish(trainer, f"interrupted by {type(exception).__name__}")
+        self._log_late_metrics(trainer)
+        self._finish(f"interrupted by {type(exception).__name__}")
 
     @shielded
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Whatever happened before: the thread ends here."""
-        self._finish(trainer, "finished")
+        self._finish("finished")
 
     # ------------------------------------------------------------------ inside
 
-    def _finish(self, trainer: Trainer, status: str) -> None:
+    def _start_epoch(self, trainer: Trainer) -> None:
         if self._run is None or not self._running:
             return
-        self._running = False
-        self._run.log(**self._fresh_metrics(trainer))
-        self._run.stop(status)
+        self._in_epoch = True
+        self._steps = self._samples = 0
+        if self._first_epoch is None:
+            self._first_epoch = trainer.current_epoch
+        self._run.start_epoch(trainer.current_epoch, continues=True)
 
+    def _finish(self, status: str) -> None:
+        if self._run is not None and self._running:
+            self._running = self._in_epoch = False
+            self._run.stop(status)
+
+    def _log_late_metrics(self, trainer: Trainer) -> None:
+        """Give the epoch that has ended the metrics that were logged after this callback's turn."""
+        if self._run is not None and self._running:
+            self._run.log(**(self._fresh_metrics(trainer) or {}))
+
+    @shielded  # by itself: a metric that cannot be computed must not cost the epoch its row
     def _fresh_metrics(self, trainer: Trainer) -> dict[str, float]:
-        """Metrics that were logged since the last call, the monitor's own left out.
+        """Metrics that were logged since the last call, those named like a column left out.
 
         Lightning keeps the value of a metric that was not logged again, such as one of a
         validation five epochs ago; the tensor is then the same object.
@@ -252,7 +281,9 @@ class EnergyMonitor(Callback):
         fresh = {
             name: value
             for name, value in current.items()
-            if value is not self._seen_metrics.get(name) and not name.startswith("energy/")
+            if value is not self._seen_metrics.get(name)
+            and name not in EPOCH_COLUMNS
+            and not name.startswith("energy/")
         }
         self._seen_metrics = current
         return {name: float(value) for name, value in fresh.items() if _is_scalar(value)}
@@ -264,7 +295,7 @@ class EnergyMonitor(Callback):
             "energy/total_J": self._run.total_J,
             "energy/mean_power_W": row.get("mean_power_W"),
         }
-        projection = self._run.projection
+        projection = self._projection_if_cheap()
         if projection is not None:
             values["energy/projected_J"] = projection.energy_J
             values["energy/projected_lower_J"] = projection.lower_J
@@ -282,9 +313,20 @@ class EnergyMonitor(Callback):
                     rank_zero_only=True,
                 )
 
+    def _projection_if_cheap(self) -> Estimate | None:
+        """The projection; not for every epoch where epochs are so short that it would show."""
+        assert self._run is not None
+        began_s = time.monotonic()
+        if self._projection_cost_s > _PROJECTION_SHARE * (began_s - self._projected_at_s):
+            return None
+        projection = self._run.projection
+        self._projected_at_s = time.monotonic()
+        self._projection_cost_s = self._projected_at_s - began_s
+        return projection
+
     def __getstate__(self) -> dict[str, Any]:
         # A run holds a thread and open files, which cannot go to another process.
-        return {**self.__dict__, "_run": None, "_running": False}
+        return {**self.__dict__, "_run": None, "_running": False, "_in_epoch": False}
 
 
 def _uuid(device: torch.device) -> str:
@@ -296,7 +338,7 @@ def _uuid(device: torch.device) -> str:
 
 
 def _describe_model(model: torch.nn.Module) -> dict[str, Any]:
-    parameters = list(model.parameters())
+    parameters = [p for p in model.parameters() if not is_lazy(p)]
     return {
         "name": type(model).__name__,
         "parameters": sum(p.numel() for p in parameters),
@@ -312,16 +354,16 @@ def _precision(lightning_precision: str) -> str:
 
 
 def _planned_epochs(trainer: Trainer, first_epoch: int | None) -> int | None:
-    """How many epochs this `fit` will have in all; None if nothing bounds it."""
+    """How many epochs this `fit` will have, seen from an epoch's end; None if nothing bounds it."""
     before = first_epoch or 0  # epochs of an earlier run that this one resumes
     bounds = []
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
-        bounds.append(trainer.max_epochs - before)
-    batches = trainer.num_training_batches
-    if trainer.max_steps > 0 and math.isfinite(batches) and batches > 0:
-        steps_per_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
-        bounds.append(math.ceil(trainer.max_steps / steps_per_epoch) - before)
-    return max(1, min(bounds)) if bounds else None
+        bounds.append(trainer.max_epochs)
+    if trainer.max_steps > 0 and trainer.global_step > 0:
+        # A batch may make any number of optimizer steps: the epochs so far show how many.
+        epochs_so_far = trainer.current_epoch + 1
+        bounds.append(-(-trainer.max_steps * epochs_so_far // trainer.global_step))
+    return max(1, min(bounds) - before) if bounds else None
 
 
 def _is_scalar(value: Any) -> bool:

@@ -6,7 +6,6 @@ import logging
 import math
 import platform
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +22,6 @@ from energyest.trace import EPOCH_COLUMNS, EnergyTrace
 
 log = logging.getLogger("energyest")
 
-# A projection is made anew if that takes less than this share of the time since the last one.
-_PROJECTION_SHARE = 0.005
 # Columns that a training may set itself; the others are measured.
 _SETTABLE = ("steps", "samples", "flops")
 
@@ -88,7 +85,6 @@ class Run:
 
     Attributes:
         planned_epochs: number of epochs of the whole run; None if unknown.
-        projection: newest estimate of the whole run; None before there is one.
     """
 
     def __init__(
@@ -101,10 +97,9 @@ class Run:
         confidence: float,
     ) -> None:
         self.planned_epochs = epochs
-        self.projection: Estimate | None = None
         self._confidence = confidence
-        self._projected_at_s = -math.inf
-        self._projection_cost_s = 0.0
+        self._projection: Estimate | None = None
+        self._projected_from: object = None
         self._flops_per_sample: float | None = None
         self._training_to_forward = math.nan
         self._values: dict[str, float] = {}
@@ -192,9 +187,7 @@ class Run:
             samples = self._values.get("samples", math.nan)
             self._values["flops"] = self._flops_per_sample * self._training_to_forward * samples
         self._in_epoch = False
-        row = self._recorder.end_epoch(self._values, tentative=tentative)
-        self._project()
-        return row
+        return self._recorder.end_epoch(self._values, tentative=tentative)
 
     @contextmanager
     def validation(self) -> Iterator[None]:
@@ -284,6 +277,15 @@ class Run:
         return self._recorder.trace()
 
     @property
+    def projection(self) -> Estimate | None:
+        """Estimate of the whole run from all epochs so far, by `estimate_step`.
+
+        None while the number of epochs is unknown or the training is not stable.
+        """
+        self._project()
+        return self._projection
+
+    @property
     def total_J(self) -> float:
         """Energy in joules since the run started, pauses left out."""
         return self._recorder.total_J
@@ -293,22 +295,22 @@ class Run:
         """Where the trace is written; None if it is in memory only."""
         return self._recorder.folder
 
+    @shielded
     def _project(self) -> None:
-        began_s = time.monotonic()
-        since_s = began_s - self._projected_at_s
-        if self.planned_epochs is None or self._projection_cost_s > _PROJECTION_SHARE * since_s:
+        known = (self._recorder.state, self.planned_epochs)
+        if self.planned_epochs is None or known == self._projected_from:
             return
+        self._projected_from = known
         trace = self._recorder.trace(readings=False)
         try:
-            self.projection = estimate_step(
+            self._projection = estimate_step(
                 trace, max(self.planned_epochs, len(trace)), confidence=self._confidence
             )
         except NotStableError:
-            self.projection = None
+            self._projection = None
         except EstimateError as error:
+            self._projection = None
             self._warn_once("projection", f"no projection: {error}")
-        self._projected_at_s = time.monotonic()
-        self._projection_cost_s = self._projected_at_s - began_s
 
     def _warn_once(self, key: str, message: str) -> None:
         if key not in self._warned:

@@ -17,6 +17,7 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import get_shape
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 # Forward and backward cost three times the forward pass: the backward pass computes gradients of
 # inputs and of weights, each about as much as the forward pass. Kaplan et al., "Scaling laws for
@@ -75,18 +76,20 @@ def count_forward_flops(model: nn.Module, batch: Any) -> FlopCount:
     Returns:
         The count, or the reason why there is none. Nothing is raised.
     """
-    parameters = sum(p.numel() for p in model.parameters())
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    parameters = sum(p.numel() for p in model.parameters() if not is_lazy(p))
     if parameters > MOST_PARAMETERS:
         return FlopCount(
             None, f"the model has {parameters:.3g} parameters, too many to trace on the CPU"
         )
-    reason = "no input for the model's forward was found in the batch"
+    reasons = []
     for inputs in _input_candidates(model, batch):
         try:
-            with _generators_restored():
+            with _generators_restored(), _in_eval_mode(model), torch.enable_grad():
                 return _count(model, inputs)
         except Exception as error:  # tracing runs the user's code: anything can happen
-            reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            reasons.append(f"{type(error).__name__}: {error}".splitlines()[0][:300])
+    reason = "; ".join(dict.fromkeys(reasons)) or "no input for its forward is in the batch"
     return FlopCount(None, f"fvcore could not trace the model ({reason})")
 
 
@@ -164,6 +167,10 @@ def _copy_of(model: nn.Module) -> nn.Module:
             if isinstance(original, nn.Module):
                 setattr(module, name, original)
     for module in duplicate.modules():
+        # A compiled call, of torch.compile(forward) or module.compile(), is still the original's.
+        if hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable"):
+            del module.forward
+        module._compiled_call_impl = None
         # Hooks that are functions are the user's: they would take the copy for the model. Those
         # that are objects are torch's own, such as weight normalisation.
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
@@ -255,6 +262,19 @@ def _generators_restored() -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Keep the model from learning: a function that its copy shares with it may call it."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @contextmanager

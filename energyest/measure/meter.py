@@ -10,6 +10,8 @@ import numpy as np
 from energyest.integration import cumulative_energy
 from energyest.measure.sensors.base import Reading
 
+# Folding costs more than keeping: it is done once so many readings can be dropped.
+_FOLD_AT = 256
 # So many readings are kept at most while an instant further back may still be asked for.
 _MOST_READINGS = 4096
 
@@ -34,11 +36,15 @@ class Meter:
 
     Args:
         max_gap_s: longest time between two readings of power that is bridged.
+        max_power_W: the most that the device can draw; a counter that rises faster is not believed.
         use_counter: False to integrate power even where there is an energy counter.
     """
 
-    def __init__(self, max_gap_s: float, *, use_counter: bool = True) -> None:
+    def __init__(
+        self, max_gap_s: float, *, max_power_W: float = math.inf, use_counter: bool = True
+    ) -> None:
         self._max_gap_s = max_gap_s
+        self._max_power_W = max_power_W
         self._use_counter = use_counter
         self._base = MeterValue(0.0, 0.0)
         self._time: list[float] = []
@@ -70,6 +76,7 @@ class Meter:
             [first_s, at_s],
             counter_J=self._counter,
             max_gap_s=self._max_gap_s,
+            max_power_W=self._max_power_W,
         )
         covered_s = (at_s - first_s) - float(missing_s[1] - missing_s[0])
         return MeterValue(
@@ -79,6 +86,8 @@ class Meter:
 
     def forget(self, before_s: float) -> None:
         """Drop what no instant from `before_s` on needs."""
+        if len(self._time) < _FOLD_AT:
+            return
         # The reading to start from must hold all that the device reads: from one without the
         # counter, the energy up to the next reading of the counter would be lost.
         columns = [c for c in (self._power, self._counter) if not all(map(math.isnan, c))]

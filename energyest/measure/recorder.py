@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import threading
@@ -29,7 +28,7 @@ log = logging.getLogger("energyest")
 # Readings of power further apart than this leave a gap in the trace.
 MAX_GAP_S = 5.0
 # An epoch's end waits for a fresh reading if that costs less than this share of the epoch.
-_WAIT_SHARE = 0.005
+_WAIT_SHARE = 0.002
 _FLUSH_S = 1.0
 # Beyond this share, counter and integrated power of a device contradict each other.
 _DISAGREEMENT = 0.05
@@ -44,7 +43,7 @@ class Recorder:
     holds it with the last power taken to continue.
 
     Args:
-        sensors: what to read; closed at the end.
+        sensors: what to read; the sampler closes them at the end.
         folder: where to write the trace while it grows; None to keep it in memory.
         interval_s: seconds between readings.
         meta: facts for the trace's meta.
@@ -68,10 +67,12 @@ class Recorder:
         self._sensors = list(sensors)
         self._clock = clock
         self._lock = threading.Lock()
-        names = [sensor.device.device for sensor in self._sensors]
         max_gap_s = max(MAX_GAP_S, 3 * interval_s)
-        self._meters = {name: Meter(max_gap_s) for name in names}
-        self._integrals = {name: Meter(max_gap_s, use_counter=False) for name in names}
+        devices = [sensor.device for sensor in self._sensors]
+        self._meters = {
+            d.device: Meter(max_gap_s, max_power_W=_most_power_W(d.power_limit_W)) for d in devices
+        }
+        self._integrals = {d.device: Meter(max_gap_s, use_counter=False) for d in devices}
         self._origin_s = clock()
         self._ledger = Ledger([s.device.kind for s in self._sensors], self._origin_s)
         self._pending: list[Mark] = []
@@ -116,10 +117,6 @@ class Recorder:
         if self._writer is not None:
             self._write(flush=True)
             self._writer.close()
-        if in_time:
-            for sensor in self._sensors:
-                with contextlib.suppress(Exception):
-                    sensor.close()
 
     def start_epoch(self, epoch: int | None = None, *, continues: bool = False) -> None:
         """An epoch begins: now, or with `continues` where the one before it ended."""
@@ -177,6 +174,13 @@ class Recorder:
     def folder(self) -> Path | None:
         """Where the trace is written; None if it is in memory only."""
         return None if self._writer is None else self._writer.folder
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """Changes whenever a row of an epoch is added or becomes final."""
+        with self._lock:
+            ends = sum(mark.event is Event.EPOCH_END for mark in self._pending)
+            return len(self._epochs), ends + (self._tentative is not None)
 
     @property
     def total_J(self) -> float:
@@ -342,6 +346,11 @@ class Recorder:
                 name,
                 100 * difference,
             )
+
+
+def _most_power_W(power_limit_W: float) -> float:
+    """Far above any transient: a limit is held on average over some milliseconds to seconds."""
+    return math.inf if math.isnan(power_limit_W) else 3 * power_limit_W
 
 
 def _known(value: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
@@ -12,6 +13,9 @@ from energyest.measure.sensors.base import Reading, Sensor
 
 log = logging.getLogger("energyest")
 
+# A reading that took longer is dropped: its values may be as old as its beginning.
+_LONGEST_READ_S = 0.25
+
 Clock = Callable[[], float]
 # Called by the sampler's thread after each round: when it began, and a reading of each sensor.
 OnRound = Callable[[float, list[Reading]], None]
@@ -21,7 +25,7 @@ class Sampler:
     """Reads all sensors at a steady rate in a daemon thread, off the training's path.
 
     Args:
-        sensors: the sensors; from `start` to `stop` they belong to the thread.
+        sensors: the sensors; they belong to the thread, which closes them at its end.
         on_round: receives the readings of each round, in the thread.
         interval_s: seconds between the beginnings of two rounds.
         clock: monotonic clock in seconds.
@@ -70,10 +74,20 @@ class Sampler:
         """
         self._stopping = True
         self._wake.set()
+        if self._thread.ident is None:
+            return True  # never started
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        try:
+            self._sample_until_stopped()
+        finally:
+            for sensor in self._sensors:
+                with contextlib.suppress(Exception):
+                    sensor.close()
+
+    def _sample_until_stopped(self) -> None:
         next_s = self._clock()
         while True:
             last = self._stopping
@@ -107,8 +121,11 @@ class Sampler:
             name = sensor.device.device
             self._report_once(name, f"{name} could not be read; its readings are missing")
             return Reading(before_s, name)
+        after_s = self._clock()
+        if after_s - before_s > max(_LONGEST_READ_S, self._interval_s):
+            return Reading(before_s, sensor.device.device)  # nobody knows when its values held
         # A counter takes milliseconds to read: the middle is the best guess of its time.
-        return reading._replace(time_s=(before_s + self._clock()) / 2)
+        return reading._replace(time_s=(before_s + after_s) / 2)
 
     def _track_cost(self, cost_s: float) -> None:
         # The least of the recent ones: a busy training thread makes this one wait for the

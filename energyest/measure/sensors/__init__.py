@@ -105,7 +105,9 @@ def _gpu_sensors(gpus: Sequence[int | str] | None, notes: list[str]) -> list[Sen
         return []
     if gpus is None:
         wanted = visible_gpus(present, os.environ.get("CUDA_VISIBLE_DEVICES"))
-        if present and not wanted:
+        if not present:
+            notes.append("no GPU is measured: NVML knows none on this machine")
+        elif not wanted:
             notes.append("no GPU is measured: CUDA_VISIBLE_DEVICES leaves none to this process")
     else:
         wanted = []
@@ -123,7 +125,8 @@ def _gpu_sensors(gpus: Sequence[int | str] | None, notes: list[str]) -> list[Sen
         try:
             sensors.append(NvmlSensor(gpu.index))
         except pynvml.NVMLError as error:
-            notes.append(f"GPU {gpu.index} ({gpu.uuid}) is not measured: {error}")
+            uuid = f" ({gpu.uuid})" if gpu.uuid else ""
+            notes.append(f"GPU {gpu.index}{uuid} is not measured: {error}")
     return sensors
 
 

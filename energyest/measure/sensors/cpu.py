@@ -30,9 +30,8 @@ class RaplSensor:
     """
 
     def __init__(self, root: Path = RAPL_ROOT) -> None:
-        # intel-rapl:0 is a package (of AMD's as well), intel-rapl:0:1 a part of one.
         domains = sorted(root.glob("intel-rapl:[0-9]*"))
-        self._packages = [_Package(path) for path in domains if path.name.count(":") == 1]
+        self._packages = [_Package(path) for path in domains if _is_package(path)]
         if not self._packages:
             raise FileNotFoundError(f"no processor package in {root}")
         self._last: tuple[float, float] | None = None
@@ -101,6 +100,13 @@ class CpuModelSensor:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _is_package(domain: Path) -> bool:
+    # intel-rapl:0 is a package (of AMD's as well), intel-rapl:0:1 a part of one. Beside the
+    # packages may stand "psys": the whole platform, with the packages in it.
+    top_level = domain.name.count(":") == 1
+    return top_level and (domain / "name").read_text(encoding="ascii").startswith("package")
 
 
 class _Package:

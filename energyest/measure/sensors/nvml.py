@@ -24,7 +24,7 @@ _FINAL = {
 
 @dataclass(frozen=True)
 class GpuAddress:
-    """What identifies a GPU on this machine."""
+    """What identifies a GPU on this machine; the UUID is empty if it cannot be read."""
 
     index: int
     uuid: str
@@ -46,6 +46,7 @@ class NvmlSensor:
 
     def __init__(self, index: int) -> None:
         pynvml.nvmlInit()
+        self._open = True
         try:
             self._handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             self._questions = self._probe()
@@ -65,24 +66,25 @@ class NvmlSensor:
         return Reading(time_s, self.device.device, **values)
 
     def close(self) -> None:
-        """Let go of NVML."""
+        """Let go of NVML; a second call does nothing."""
+        if not self._open:
+            return  # NVML counts its users: another shutdown would be somebody else's
+        self._open = False
         # If the library is gone or was shut down by others, nothing is left to release.
         with contextlib.suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
 
     def _probe(self) -> dict[str, Callable[[], float]]:
-        candidates: list[tuple[str, Callable[[], float]]] = [
-            ("power_W", self._instant_W),
-            ("power_W", self._average_W),
-            ("energy_J", self._counter_J),
-            ("utilization", self._utilization),
-            ("memory_bytes", self._memory_bytes),
-            ("temperature_C", self._temperature_C),
-        ]
-        questions: dict[str, Callable[[], float]] = {}
-        for quantity, ask in candidates:
-            if quantity not in questions and _is_supported(ask):
-                questions[quantity] = ask
+        candidates = {
+            "power_W": self._instant_W,
+            "energy_J": self._counter_J,
+            "utilization": self._utilization,
+            "memory_bytes": self._memory_bytes,
+            "temperature_C": self._temperature_C,
+        }
+        questions = {q: ask for q, ask in candidates.items() if _is_supported(ask)}
+        if "power_W" not in questions and _is_supported(self._average_W):
+            questions["power_W"] = self._average_W
         return questions
 
     def _describe(self, index: int) -> Device:
@@ -147,7 +149,7 @@ def list_gpus() -> list[GpuAddress]:
                 handle = pynvml.nvmlDeviceGetHandleByIndex(index)
                 uuid = _text(pynvml.nvmlDeviceGetUUID(handle))
             except pynvml.NVMLError:
-                continue  # a lost GPU, or one of another user's: the others are still there
+                uuid = ""  # a lost GPU, or one of another user's: its sensor will say why
             gpus.append(GpuAddress(index, uuid))
         return gpus
     finally:

@@ -11,8 +11,10 @@ def visible_gpus(gpus: Sequence[GpuAddress], visible: str | None) -> list[GpuAdd
     """The GPUs that `CUDA_VISIBLE_DEVICES` leaves, in its order.
 
     As CUDA does, the list is read up to its first entry that names no GPU; an entry is an index,
-    a UUID or the beginning of one that fits a single GPU. An index counts in the order of the PCI
-    bus, which is CUDA's own where all GPUs are alike or `CUDA_DEVICE_ORDER=PCI_BUS_ID`.
+    a UUID or the beginning of one that fits a single GPU. A GPU that comes twice makes the whole
+    list void (torch.cuda._parse_visible_devices describes these rules). An index counts in the
+    order of the PCI bus, which is CUDA's own where all GPUs are alike or
+    `CUDA_DEVICE_ORDER=PCI_BUS_ID`.
 
     Args:
         gpus: all GPUs of the machine.
@@ -25,8 +27,9 @@ def visible_gpus(gpus: Sequence[GpuAddress], visible: str | None) -> list[GpuAdd
         gpu = match_gpu(gpus, entry.strip())
         if gpu is None:
             break
-        if gpu not in chosen:
-            chosen.append(gpu)
+        if gpu in chosen:
+            return []
+        chosen.append(gpu)
     return chosen
 
 

@@ -1,0 +1,35 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fake_nvml import FakeNvml, build, compiler_available
+
+
+@pytest.fixture(scope="session")
+def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The simulated NVML, compiled once."""
+    if not compiler_available():
+        pytest.skip("the simulated NVML needs Linux and a C compiler (cc, gcc or clang)")
+    return build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_real_gpu(request: pytest.FixtureRequest) -> None:
+    """The simulated NVML takes the place of a real one, which could not be replaced later."""
+    if compiler_available():
+        FakeNvml(request.getfixturevalue("nvml_library")).remove()
+
+
+@pytest.fixture
+def nvml(nvml_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml]:
+    """A simulated driver with two idle GPUs, both visible; gone again after the test."""
+    # What the machine that runs the tests leaves visible is not for these GPUs.
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    fake = FakeNvml(nvml_library)
+    yield fake
+    fake.remove()

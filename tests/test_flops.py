@@ -1,0 +1,407 @@
+"""FLOPs of a forward pass: against hand counts and torch's own counter, and leaving no trace."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+import random
+import threading
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from energyest.measure import flops
+from energyest.measure.flops import FlopCount, batch_size, count_forward_flops
+
+
+def by_torch(model: nn.Module, *inputs: Tensor) -> int:
+    """What torch counts for one sample; it leaves out normalisation and elementwise operations."""
+    # Through plain matrix products: it does not count the fused attention of a CPU.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        copy.deepcopy(model).eval()(*inputs)
+    return counter.get_total_flops()
+
+
+class Attention(nn.Module):
+    """Self-attention through torch's fused function, which fvcore has no rule for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(16, 48)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(x).unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4)
+        return nn.functional.scaled_dot_product_attention(query, key, value)
+
+
+class Net(nn.Module):
+    """One layer of 2 * 8 * 4 FLOPs, and a place for whatever a test wants to happen."""
+
+    LAYER_FLOPS = 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+# ---------------------------------------------------------------------- the count is right
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "expected"),
+    [
+        (nn.Linear(8, 4), (8,), 2 * 8 * 4),
+        (nn.Linear(8, 4, bias=False), (5, 8), 5 * 2 * 8 * 4),
+        (nn.Conv2d(3, 8, 3, padding=1), (3, 10, 10), 2 * (3 * 3 * 3) * 8 * 100),
+        (nn.Conv2d(4, 8, 3, groups=4, bias=False), (4, 10, 10), 2 * (3 * 3) * 8 * 64),
+        (nn.ConvTranspose2d(4, 8, 2, stride=2), (4, 5, 5), 2 * (2 * 2) * 4 * 8 * 25),
+        # In eval mode: a multiply and an add for each element.
+        (nn.BatchNorm2d(3), (3, 4, 4), 2 * 48),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
+)
+def test_hand_count(model: nn.Module, shape: tuple[int, ...], expected: int) -> None:
+    assert count_forward_flops(model, torch.randn(6, *shape)).per_sample == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        pytest.param(
+            nn.Sequential(
+                nn.Conv2d(3, 8, 3, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(8, 16, 3, dilation=2),
+                nn.AdaptiveMaxPool2d(2),
+                nn.Flatten(),
+                nn.Linear(64, 10),
+            ),
+            (3, 24, 24),
+            id="conv net",
+        ),
+        pytest.param(
+            nn.Sequential(nn.Linear(20, 30), nn.GELU(), nn.Dropout(0.1), nn.Linear(30, 5)),
+            (20,),
+            id="MLP",
+        ),
+        pytest.param(Attention(), (7, 16), id="attention"),
+    ],
+)
+def test_agrees_with_torch(model: nn.Module, shape: tuple[int, ...]) -> None:
+    batch = torch.randn(4, *shape)
+    assert count_forward_flops(model, batch).per_sample == by_torch(model, batch[:1])
+
+
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
+def test_transformer_agrees_with_torch_but_for_the_norms(grad: bool) -> None:
+    # Without gradients torch would take a fused path whose attention nobody can count.
+    length, width, layers = 7, 16, 2
+    model = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(width, 2, 32, batch_first=True), layers
+    )
+    batch = torch.randn(4, length, width)
+    expected = by_torch(model, batch[:1]) + layers * 2 * 5 * length * width  # fvcore: 5 an element
+    with torch.set_grad_enabled(grad):
+        assert count_forward_flops(model, batch).per_sample == expected
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_recurrent_layers(kind: type[nn.RNNBase], gates: int) -> None:
+    steps, features, hidden = 11, 8, 16
+    model = kind(features, hidden, num_layers=2, bidirectional=True, batch_first=True)
+    # Both directions of a layer read the same input; the second layer reads both directions.
+    weights = 2 * gates * hidden * ((features + hidden) + (2 * hidden + hidden))
+    batch = torch.randn(3, steps, features)
+    assert count_forward_flops(model, batch).per_sample == 2 * steps * weights
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_precision_does_not_matter(dtype: torch.dtype) -> None:
+    # Half precision would fail on a CPU that lacks it; the copy is in single precision.
+    model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4)).to(dtype)
+    batch = torch.randn(4, 8, dtype=dtype)
+    assert count_forward_flops(model, batch).per_sample == 64 + 2 * 4
+    assert {p.dtype for p in model.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize("samples", [1, 2, 7])
+def test_count_is_for_one_sample(samples: int) -> None:
+    assert count_forward_flops(Net(), torch.randn(samples, 8)).per_sample == Net.LAYER_FLOPS
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+        return {"logits": self.layer(ids) * mask, "name": "an output object"}
+
+
+X, MASK, Y = torch.randn(5, 8), torch.ones(5, 1), torch.zeros(5, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("model", "batch"),
+    [
+        pytest.param(Net(), X, id="tensor"),
+        pytest.param(Net(), (X, Y), id="tuple with a target"),
+        pytest.param(Net(), [X, Y], id="list with a target"),
+        pytest.param(TwoInputs(), {"ids": X, "mask": MASK}, id="dict"),
+        pytest.param(TwoInputs(), {"labels": Y, "mask": MASK, "ids": X}, id="dict with labels"),
+        pytest.param(TwoInputs(), ({"ids": X, "mask": MASK}, Y), id="dict and a target"),
+    ],
+)
+def test_shapes_of_batches(model: nn.Module, batch: Any) -> None:
+    assert count_forward_flops(model, batch).per_sample == Net.LAYER_FLOPS
+
+
+class WithTarget(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(self.layer(x), target)
+
+
+def test_a_forward_that_takes_the_whole_batch() -> None:
+    assert count_forward_flops(WithTarget(), (X, Y)).per_sample == Net.LAYER_FLOPS
+
+
+def test_example_input_array_is_preferred_to_the_batch() -> None:
+    model = Net()
+    model.example_input_array = torch.randn(2, 3, 8)  # three positions a sample
+    assert count_forward_flops(model, "no tensor").per_sample == 3 * Net.LAYER_FLOPS
+
+
+@pytest.mark.parametrize("how", ["outside", "submodule", "forward", "in place"])
+def test_compiled_models(how: str) -> None:
+    model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    compiled: nn.Module = model
+    if how == "outside":
+        compiled = torch.compile(model, backend="eager")
+    elif how == "submodule":
+        model[0] = torch.compile(model[0], backend="eager")
+    elif how == "forward":  # as Lightning does with a compiled LightningModule
+        model.forward = torch.compile(model.forward, backend="eager")
+    else:
+        model.compile(backend="eager")
+    assert count_forward_flops(compiled, X).per_sample == 64 + 2 * 4 + 16
+    # The copy was traced, not the model that a compiled call is bound to.
+    assert model[1].num_batches_tracked == 0
+
+
+def test_shared_and_normalised_weights() -> None:
+    model = nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), nn.Linear(8, 8), nn.Linear(8, 8)
+    )
+    model[2].weight = model[1].weight  # counted each time it is used
+    assert count_forward_flops(model, X).per_sample == 3 * 2 * 8 * 8
+
+
+def test_data_dependent_control_flow_counts_the_path_taken() -> None:
+    class Branch(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) if x.sum() == 0 else self.layer(self.layer(x) @ self.layer.weight)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the tracer warns of every such `if`
+        count = count_forward_flops(Branch(), torch.zeros(4, 8))
+    assert count.per_sample == Net.LAYER_FLOPS
+
+
+def test_what_is_left_out_is_named() -> None:
+    class Softplus(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.softplus(self.layer(x))
+
+    assert count_forward_flops(Softplus(), X).uncounted == {"aten::softplus": 1}
+
+
+def test_training_is_three_forward_passes() -> None:
+    assert FlopCount(10.0).training_flops(32) == 3 * 10 * 32
+    assert math.isnan(FlopCount(None, "why").training_flops(32))
+
+
+@pytest.mark.parametrize(
+    ("batch", "expected"),
+    [
+        (X, 5),
+        ((X[:3], Y), 3),
+        ({"name": "a", "x": X}, 5),
+        ([[X[:2]], Y], 2),
+        (torch.tensor(1.0), 1),
+        ("text", None),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_batch_size(batch: Any, expected: int | None) -> None:
+    assert batch_size(batch) == expected
+
+
+# ---------------------------------------------------------------------- it fails in words
+
+
+class Raises(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("no forward today")
+
+
+class Locked(Net):
+    """A lock cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+class Lazy(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LazyLinear(4)
+
+
+class NothingToCount(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Sneaky(Net):
+    """Its forward calls, past the copy, layers of the very model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8, affine=False)
+        self.normalise = lambda x: self.norm(x) + 0
+        self.project = lambda x: self.layer(x) + 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(self.normalise(x))
+
+
+FAILURES = {
+    "forward raises": (Raises, X, "no forward today"),
+    "no copy": (Locked, X, "pickle"),
+    "uninitialised": (Lazy, X, "uninitialized parameter"),
+    "nothing to count": (NothingToCount, X, "no operation"),
+    "calls the original": (Sneaky, X, "constant"),
+    "wrong shape": (Net, torch.randn(5, 9), "shape"),
+    "text": (Net, "text", "no input"),
+    "nothing": (Net, None, "no input"),
+    "empty list": (Net, [], "no input"),
+    "list of text": (Net, ["text"], "fvcore"),
+    "empty dict": (Net, {}, "forward"),
+}
+
+
+@pytest.mark.parametrize(("kind", "batch", "why"), FAILURES.values(), ids=FAILURES)
+def test_failures_are_notes(kind: type[Net], batch: Any, why: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        count = count_forward_flops(kind(), batch)
+    assert count.per_sample is None
+    assert why in count.note
+    assert "\n" not in count.note
+
+
+def test_a_reason_is_not_hidden_by_a_later_attempt() -> None:
+    # The second attempt passes the target as well, which forward does not take.
+    assert "no forward today" in count_forward_flops(Raises(), (X, Y)).note
+
+
+def test_huge_models_are_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flops, "MOST_PARAMETERS", 10)
+    count = count_forward_flops(Net(), X)
+    assert count.per_sample is None
+    assert "36 parameters" in count.note
+
+
+# ---------------------------------------------------------------------- it leaves no trace
+
+
+class Noisy(nn.Module):
+    """Everything that a forward pass can change: statistics, generators, attributes, hooks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
+        self.frozen = nn.Linear(8, 4).requires_grad_(False).eval()
+        self.calls = 0
+        self.net[0].register_forward_hook(lambda *_: setattr(self, "calls", self.calls + 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        x = x + random.random() + np.random.rand() + torch.rand(1)  # noqa: NPY002
+        return self.frozen(self.net(x))
+
+
+def state_of(model: nn.Module) -> dict[str, Any]:
+    return {
+        "values": {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        "training": [module.training for module in model.modules()],
+        "requires_grad": [p.requires_grad for p in model.parameters()],
+        "grads": [p.grad for p in model.parameters()],
+        "identities": [id(p) for p in [*model.parameters(), *model.buffers()]],
+        "hooks": [
+            len(hooks)
+            for module in model.modules()
+            for name, hooks in vars(module).items()
+            if name.endswith("_hooks")
+        ],
+        "attributes": [sorted(vars(module)) for module in model.modules()],
+        "calls": getattr(model, "calls", 0),
+        "generators": (
+            torch.get_rng_state(),
+            random.getstate(),
+            np.random.get_state(legacy=False),  # noqa: NPY002
+        ),
+    }
+
+
+def assert_same(before: Any, after: Any) -> None:
+    """Equality that also looks into tensors."""
+    assert type(before) is type(after)
+    if isinstance(before, Tensor):
+        assert torch.equal(before, after)
+    elif isinstance(before, np.ndarray):
+        assert np.array_equal(before, after)
+    elif isinstance(before, dict):
+        assert before.keys() == after.keys()
+        for name in before:
+            assert_same(before[name], after[name])
+    elif isinstance(before, list | tuple):
+        assert len(before) == len(after)
+        for one, other in zip(before, after, strict=True):
+            assert_same(one, other)
+    else:
+        assert before == after
+
+
+@pytest.mark.parametrize("kind", [Net, Noisy, Raises, Locked, NothingToCount, Sneaky])
+@pytest.mark.parametrize("batch", [X, (X, Y), {"x": X}, "text"], ids=["x", "xy", "dict", "text"])
+def test_model_and_generators_are_left_alone(kind: type[nn.Module], batch: Any) -> None:
+    model = kind()
+    before = state_of(model)
+    count_forward_flops(model, batch)
+    assert_same(before, state_of(model))
+
+
+def test_noisy_model_is_counted_and_stays_picklable() -> None:
+    # Guards the test above: its model must really be traced. fvcore leaves hooks on what it fails
+    # to trace, and a hook is a local object, which cannot be pickled.
+    assert count_forward_flops(Noisy(), X).per_sample == 2 * 8 * 8 + 2 * 8 + 2 * 8 * 4
+    model = Raises()
+    count_forward_flops(model, X)
+    assert pickle.loads(pickle.dumps(model)).layer.weight.equal(model.layer.weight)
