@@ -119,13 +119,19 @@ def energy_between(
     *,
     counter_J: ArrayLike | None = None,
     max_gap_s: float = math.inf,
+    max_power_W: float = math.inf,
 ) -> float:
     """Joules between two instants; NaN where a part of the time was not measured.
 
     The arguments are those of `cumulative_energy`.
     """
     energy_J, missing_s = cumulative_energy(
-        time_s, power_W, [start_s, end_s], counter_J=counter_J, max_gap_s=max_gap_s
+        time_s,
+        power_W,
+        [start_s, end_s],
+        counter_J=counter_J,
+        max_gap_s=max_gap_s,
+        max_power_W=max_power_W,
     )
     return float(energy_J[1] - energy_J[0]) if missing_s[1] <= missing_s[0] else math.nan
 

@@ -169,6 +169,11 @@ def _read_power(path: Path) -> Columns:
     header = lines[0].split(",")
     if not {"time_s", "device"} <= set(header):
         raise TraceError(f"{path}, line 1, is damaged: it names no columns time_s and device")
+    for number, line in enumerate(lines, start=1):
+        if line.count(",") != len(header) - 1:  # names of devices hold no comma
+            raise TraceError(
+                f"{path}, line {number}, is damaged: it must have {len(header)} fields"
+            )
     import pandas as pd  # noqa: PLC0415  (slow to import, and only needed to read files)
 
     try:

@@ -55,7 +55,7 @@ class EnergyMonitor(Callback):
         components: what to measure: the GPUs that the Trainer uses, the machine's processors, its
             memory.
         count_flops: count the FLOPs of the model once, on a copy, with fvcore.
-        sensors: sensors to use instead of those of this machine.
+        sensors: sensors to use instead of those of this machine; they are closed when `fit` ends.
         interval_s: seconds between readings; GPUs renew theirs every 0.1 s.
         confidence: probability for the interval of the projection.
 
@@ -242,6 +242,8 @@ class EnergyMonitor(Callback):
     ) -> None:
         """The training was broken off: by an error, by Ctrl-C or by a signal."""
         self._log_late_metrics(trainer)
+        if self._run is not None and self._in_epoch:
+            self._run.log(steps=self._steps, samples=self._samples)
         self._finish(f"interrupted by {type(exception).__name__}")
 
     @shielded
@@ -290,6 +292,8 @@ class EnergyMonitor(Callback):
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, row: dict[str, float]) -> None:
         assert self._run is not None
+        if trainer.barebones:
+            return  # a Trainer without any logging, which would warn about ours
         values = {
             "energy/epoch_J": row.get("energy_J"),
             "energy/total_J": self._run.total_J,

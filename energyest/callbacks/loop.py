@@ -135,7 +135,7 @@ class Run:
     def stop(self, status: str = "finished") -> None:
         """End the run. An epoch that has begun is recorded as interrupted, not as an epoch."""
         _wait_for_gpu()
-        self._recorder.stop(status)
+        self._recorder.stop(status, self._values if self._in_epoch else {})
         self._in_epoch = False
 
     def epochs(self, epochs: int) -> Iterator[int]:
@@ -165,7 +165,7 @@ class Run:
         self._in_epoch = True
         self._recorder.start_epoch(epoch, continues=continues)
 
-    def end_epoch(self, **values: Any) -> dict[str, float]:
+    def end_epoch(self, /, **values: Any) -> dict[str, float]:
         """An epoch ends.
 
         Args:
@@ -223,7 +223,7 @@ class Run:
     # ------------------------------------------------------------------ facts
 
     @shielded
-    def log(self, **values: Any) -> None:
+    def log(self, /, **values: Any) -> None:
         """Set columns of the epoch that is running, or add to the one that has just ended."""
         numbers = {}
         for name, value in values.items():

@@ -69,8 +69,9 @@ def estimate_mlco2(
     Args:
         trace: its epochs give the duration, its devices the TDP.
         epochs: number of epochs of the whole training.
-        tdp_W: thermal design power of all GPUs together in watts; by default that of the trace's
-            GPUs, or of its CPU where the trace holds no GPU.
+        tdp_W: thermal design power of all GPUs together in watts; by default the power limits of
+            the trace's GPUs or, where it does not hold them, their data sheets' board power; of
+            its CPU where the trace holds no GPU.
         duration_s: duration of the whole training in seconds; by default the mean of the
             measured epochs times `epochs`.
 
@@ -217,11 +218,12 @@ def _tdp_W(trace: EnergyTrace, tdp_W: float | None) -> float:
 
 
 def _device_tdp_W(device: dict[str, Any]) -> float:
-    gpu = find_gpu(str(device.get("name", "")))
-    if gpu is not None and math.isfinite(gpu.tdp_W):
-        return gpu.tdp_W
+    # The board's own limit is its TDP: partners' boards differ from the data sheet.
     limit_W = device.get("power_limit_W")
-    return float(limit_W) if isinstance(limit_W, int | float) else math.nan
+    if isinstance(limit_W, int | float):
+        return float(limit_W)
+    gpu = find_gpu(str(device.get("name", "")))
+    return math.nan if gpu is None else gpu.tdp_W
 
 
 def _peak_flops(trace: EnergyTrace) -> float:

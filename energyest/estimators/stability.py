@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from energyest.errors import EstimateError, NotStableError
+from energyest.estimators.fluss import fluss_epoch
 from energyest.integration import FloatArray
 from energyest.trace import EnergyTrace
 
@@ -72,17 +73,21 @@ def find_stable_epoch(trace: EnergyTrace, method: str = "changepoint") -> int:
 
     Args:
         trace: the epochs measured so far.
-        method: `"changepoint"`, the change of level in the energy per epoch that came last.
+        method: `"changepoint"`, the change of level in the energy per epoch that came last; or
+            `"fluss"`, the paper's segmentation of the whole power series (extra `fluss`).
 
     Returns:
         The position of that epoch in the trace, counted from 0.
 
     Raises:
         NotStableError: that regime holds fewer than `MIN_EPOCHS` epochs as yet.
-        EstimateError: there is no such method.
+        EstimateError: there is no such method, or too few readings for it.
+        MissingDependencyError: the method needs a package that is not installed.
     """
+    if method == "fluss":
+        return fluss_epoch(trace)
     if method != "changepoint":
-        raise EstimateError(f"method={method!r} is not known: the method is 'changepoint'")
+        raise EstimateError(f"method={method!r} is not known: it is 'changepoint' or 'fluss'")
     positions, energy_J = measured_epochs(trace)
     regime = current_regime(energy_J)
     if not regime.is_stable:

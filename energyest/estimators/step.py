@@ -101,14 +101,16 @@ def _find_level(trace: EnergyTrace, start: int | Literal["auto"], window: int | 
     if start == "auto":
         positions, energy_J = measured_epochs(trace)
         regime = current_regime(energy_J)
-        first = int(positions[regime.start]) if len(positions) else 0
+        if not len(positions):
+            return _Level(0, 0, False, regime.missing_epochs, unstable_message(regime, 0))
+        first = int(positions[regime.start])
         missing = regime.missing_epochs
         message = unstable_message(regime, len(positions))
     else:
         first = start
     stop = measured if window is None else first + window
     needed = max(stop, first + 1)
-    if needed > measured and not (start == "auto" and window is None):
+    if needed > measured:
         missing = max(missing, needed - measured)
         message = (
             f"not enough epochs yet: the level to project from is epochs {first} to {needed - 1}, "
@@ -116,7 +118,7 @@ def _find_level(trace: EnergyTrace, start: int | Literal["auto"], window: int | 
             "The error's .estimate holds the best guess so far"
         )
         return _Level(first, first, window is not None, missing, message)
-    if stop > first and not np.isfinite(trace.column("energy_J")[first:stop]).any():
+    if not np.isfinite(trace.column("energy_J")[first:stop]).any():
         raise EstimateError(f"none of the epochs {first} to {stop - 1} has a measured energy")
     return _Level(first, stop, window is not None, missing, message)
 

@@ -102,12 +102,17 @@ class Recorder:
         self._sampler.start()
         self._mark(Event.RUN_START)
 
-    def stop(self, status: str = "finished") -> None:
-        """End the run: last reading, totals, files closed. Further calls do nothing."""
+    def stop(self, status: str = "finished", values: Mapping[str, float] | None = None) -> None:
+        """End the run: last reading, totals, files closed. Further calls do nothing.
+
+        Args:
+            status: `finished`, or what interrupted the run.
+            values: columns of the epoch that this cuts off, if there is one.
+        """
         if self._stopped:
             return
         self._stopped = True
-        self._mark(Event.RUN_END, interrupted=status != "finished")
+        self._mark(Event.RUN_END, values, interrupted=status != "finished")
         in_time = self._sampler.stop()
         with self._lock:
             self._resolve(math.inf)
@@ -159,8 +164,13 @@ class Recorder:
 
     def add_metrics(self, values: Mapping[str, float]) -> None:
         """Add to the row of the epoch that ended last."""
-        if values:
-            self._mark(Event.METRICS, values)
+        if not values:
+            return
+        with self._lock:
+            if not any(mark.event is Event.EPOCH_END for mark in self._pending):
+                self._amend(values)
+                return
+        self._mark(Event.METRICS, values)  # its row is not final: the mark waits for it
 
     def annotate(self, **meta: Any) -> None:
         """Add facts to the trace's meta."""

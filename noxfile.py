@@ -1,0 +1,60 @@
+"""Sessions: `python -m nox -s demo`, `tests`, `lint`; more with `python -m nox --list`."""
+
+from __future__ import annotations
+
+import nox
+
+nox.options.sessions = ["lint", "tests"]
+nox.options.reuse_existing_virtualenvs = True
+
+# Asked for by itself and first, so that no other requirement picks a larger or newer build.
+TORCH = "torch==2.13.0"
+
+
+def install(session: nox.Session, extras: str) -> None:
+    session.install(TORCH)
+    session.install("-e", f".[{extras}]")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Train a small network on real data, project its energy half way, and compare."""
+    install(session, "plot")
+    session.run("python", "examples/digits.py", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The test-suite: on a CPU, without the data beside the checkout, in under six minutes."""
+    install(session, "dev")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def tests_extras(session: nox.Session) -> None:
+    """Tests of what needs the optional packages stumpy and transformers; they are slow to load."""
+    install(session, "dev,fluss,transformers")
+    session.run("python", "-m", "pytest", "tests/extras", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style (ruff) and types (mypy --strict on the package)."""
+    install(session, "dev")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Pages of the public functions, from their docstrings, into docs/api."""
+    install(session, "docs")
+    session.run("pdoc", "-d", "google", "-o", "docs/api", "energyest", "energyest.estimators")
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Accuracy on real trainings; needs the data described in benchmarks/README.md."""
+    install(session, "dev")
+    session.run("python", "benchmarks/step_accuracy.py")

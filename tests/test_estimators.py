@@ -1,0 +1,428 @@
+"""STEP, the baselines and their table."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from energyest import (
+    EnergyTrace,
+    Estimate,
+    EstimateError,
+    NotStableError,
+    compare_estimators,
+    estimate_step,
+    find_stable_epoch,
+)
+from energyest.estimators import (
+    estimate_first_epoch,
+    estimate_flops,
+    estimate_green_algorithms,
+    estimate_mlco2,
+)
+from energyest.gpus import find_gpu
+
+RNG = np.random.default_rng(7)
+# A frozen base for ten epochs, then fine-tuning: the protocol of the paper.
+THAW = np.concatenate([np.full(10, 80.0), 100 + RNG.normal(0, 1, 30)])
+
+
+def trace_of(energy_J, duration_s=None, **meta) -> EnergyTrace:
+    duration = np.full(len(energy_J), 2.0) if duration_s is None else duration_s
+    return EnergyTrace.from_epochs(energy_J=energy_J, duration_s=duration, meta=meta)
+
+
+A40 = {"device": "gpu:0", "kind": "gpu", "name": "NVIDIA A40", "power_limit_W": 300.0}
+
+
+# ---------------------------------------------------------------------- STEP as in the paper
+
+
+def test_energy_form_of_the_paper_by_hand() -> None:
+    energy = np.arange(1.0, 21.0)
+    estimate = estimate_step(trace_of(energy[:15]), 50, start=10, window=5)
+    assert estimate.energy_J == pytest.approx(energy[:10].sum() + energy[10:15].mean() * 40)
+    assert estimate.epochs == 50
+    assert estimate.measured_J == energy[:15].sum()
+    assert "epochs 10 to 14" in estimate.method
+
+
+def test_power_form_of_the_paper_by_hand() -> None:
+    energy, duration = np.arange(1.0, 16.0), np.linspace(1, 2, 15)
+    power = energy[10:15].sum() / duration[10:15].sum()
+    trace = trace_of(energy, duration)
+    known = estimate_step(trace, 50, form="power", start=10, window=5, duration_s=99.0)
+    assert known.energy_J == pytest.approx(power * 99)
+    projected = estimate_step(trace, 50, form="power", start=10, window=5)
+    total_s = duration[:15].sum() + 35 * duration[10:15].mean()
+    assert projected.duration_s == pytest.approx(total_s)
+    assert projected.energy_J == pytest.approx(power * total_s)
+
+
+def test_the_papers_formula_looks_at_its_window_alone() -> None:
+    more = np.concatenate([THAW[:15], np.full(10, 1e6)])
+    assert (
+        estimate_step(trace_of(more), 60, start=10, window=5).energy_J
+        == estimate_step(trace_of(THAW[:15]), 60, start=10, window=5).energy_J
+    )
+
+
+# ---------------------------------------------------------------------- STEP by default
+
+
+def test_automatic_start_finds_the_thaw() -> None:
+    trace = trace_of(THAW[:25])
+    assert find_stable_epoch(trace) == 10
+    estimate = estimate_step(trace, 40)
+    assert estimate.energy_J == pytest.approx(THAW[:25].sum() + 15 * THAW[10:25].mean())
+    assert estimate.lower_J < estimate.energy_J < estimate.upper_J
+    assert estimate.confidence == 0.9
+    assert estimate.duration_s == pytest.approx(80)
+
+
+def test_cold_first_epoch_is_measured_but_not_projected() -> None:
+    energy = [3400, 100, 101, 99, 100]
+    estimate = estimate_step(trace_of(energy), 100)
+    assert estimate.energy_J == pytest.approx(3800 + 95 * 100)
+
+
+def test_single_outliers_are_no_change() -> None:
+    energy = np.full(20, 100.0) + RNG.normal(0, 0.5, 20)
+    energy[[4, 9, 14]] += 60  # a checkpoint every five epochs
+    assert find_stable_epoch(trace_of(energy)) == 0
+
+
+def test_two_changes() -> None:
+    energy = np.repeat([500.0, 80.0, 100.0], [1, 9, 12]) + RNG.normal(0, 0.5, 22)
+    assert find_stable_epoch(trace_of(energy)) == 10
+
+
+@pytest.mark.parametrize("form", ["energy", "power"])
+def test_all_epochs_measured_gives_their_sum(form: str) -> None:
+    estimate = estimate_step(trace_of(THAW), 40, form=form)
+    assert estimate.energy_J == pytest.approx(THAW.sum())
+    assert estimate.lower_J == pytest.approx(THAW.sum())
+    assert estimate.upper_J == pytest.approx(THAW.sum())
+    assert not estimate.assumptions
+
+
+def test_all_measured_needs_no_stability() -> None:
+    assert estimate_step(trace_of([5.0]), 1).energy_J == 5
+    assert estimate_step(trace_of([5.0, 50.0]), 2).energy_J == 55
+
+
+def test_power_form_by_default() -> None:
+    energy, duration = np.array([50.0, 10, 10, 10, 10]), np.array([5.0, 2, 2, 2, 2])
+    trace = trace_of(energy, duration)
+    known = estimate_step(trace, 10, form="power", duration_s=33.0)
+    assert known.energy_J == pytest.approx(90 + (33 - 13) * 5)
+    assert estimate_step(trace, 10, form="power").energy_J == pytest.approx(90 + 5 * 2 * 5)
+
+
+def test_start_alone_uses_all_epochs_from_it() -> None:
+    estimate = estimate_step(trace_of([9, 9, 1, 2, 3]), 10, start=2)
+    assert estimate.energy_J == pytest.approx(24 + 5 * 2)
+
+
+def test_epochs_without_a_measurement_are_projected() -> None:
+    columns = dict(trace_of([10.0, 10, 10, 10, 10]).epoch_columns)
+    columns["energy_J"] = np.array([10, 10, math.nan, 10, 10])
+    estimate = estimate_step(EnergyTrace(columns), 10)
+    assert estimate.energy_J == pytest.approx(100)
+    assert estimate.measured_J == pytest.approx(40)
+    assert any("without a measurement" in a for a in estimate.assumptions)
+
+
+def test_nothing_measured_at_all() -> None:
+    columns = dict(trace_of([1.0] * 5).epoch_columns)
+    columns["energy_J"] = np.full(5, math.nan)
+    with pytest.raises(NotStableError, match="no epoch was measured") as caught:
+        estimate_step(EnergyTrace(columns), 10)
+    assert caught.value.estimate is None
+
+
+def test_no_durations_no_duration() -> None:
+    trace = EnergyTrace.from_epochs(energy_J=[1, 1, 1, 1])
+    assert estimate_step(trace, 10).duration_s is None
+    with pytest.raises(EstimateError, match="durations"):
+        estimate_step(trace, 10, form="power")
+
+
+# ---------------------------------------------------------------------- not stable
+
+
+def test_too_few_epochs() -> None:
+    with pytest.raises(NotStableError, match="at least 2 more") as caught:
+        estimate_step(trace_of([10.0]), 100)
+    assert caught.value.missing_epochs == 2
+    assert caught.value.estimate.energy_J == pytest.approx(1000)
+    assert caught.value.estimate.lower_J is None  # nothing can be said from one epoch
+
+
+def test_no_epochs() -> None:
+    with pytest.raises(NotStableError, match="no epoch was measured") as caught:
+        estimate_step(EnergyTrace.from_epochs(energy_J=[]), 100)
+    assert caught.value.estimate is None
+    assert caught.value.missing_epochs == 3
+    with pytest.raises(NotStableError):
+        find_stable_epoch(EnergyTrace.from_epochs(energy_J=[]))
+
+
+def test_just_after_a_change() -> None:
+    with pytest.raises(NotStableError, match="changed at epoch 10") as caught:
+        estimate_step(trace_of(THAW[:11]), 40)
+    assert caught.value.missing_epochs == 2
+    assert caught.value.estimate.energy_J == pytest.approx(THAW[:11].sum() + 29 * THAW[10])
+
+
+def test_papers_window_not_measured_yet() -> None:
+    with pytest.raises(NotStableError, match="3 more are needed") as caught:
+        estimate_step(trace_of([10.0] * 12), 100, start=10, window=5)
+    assert caught.value.missing_epochs == 3
+    assert caught.value.estimate.energy_J == pytest.approx(1000)
+
+
+def test_error_survives_pickling_and_copying() -> None:
+    with pytest.raises(NotStableError) as caught:
+        estimate_step(trace_of([10.0]), 100)
+    for other in (pickle.loads(pickle.dumps(caught.value)), copy.copy(caught.value)):
+        assert other.estimate == caught.value.estimate
+        assert other.missing_epochs == caught.value.missing_epochs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": 4}, "epochs=4 is fewer than the 5 epochs measured"),
+        ({"epochs": 0}, "whole number of 1 or more"),
+        ({"epochs": 7.5}, "whole number"),
+        ({"epochs": True}, "whole number"),
+        ({"form": "watts"}, "form='watts' is not known"),
+        ({"start": -1}, "from 0 to 9"),
+        ({"start": 10}, "from 0 to 9"),
+        ({"start": "now"}, "'auto' or an epoch"),
+        ({"window": 0}, "window=0 must be"),
+        ({"start": 7, "window": 4}, "reach past the last of 10 epochs"),
+        ({"confidence": 1.0}, "between 0 and 1"),
+        ({"duration_s": -3}, "positive and finite"),
+        ({"form": "power", "duration_s": 1.0}, "shorter than the 10 s measured"),
+    ],
+)
+def test_bad_arguments(arguments: dict, message: str) -> None:
+    with pytest.raises(EstimateError, match=message):
+        estimate_step(trace_of([1.0] * 5), **{"epochs": 10, **arguments})
+
+
+def test_unknown_method_of_stability() -> None:
+    with pytest.raises(EstimateError, match="'magic'"):
+        find_stable_epoch(trace_of([1.0] * 5), method="magic")
+
+
+# ---------------------------------------------------------------------- properties
+
+_levels = st.lists(st.floats(1, 1000), min_size=4, max_size=40)
+
+
+def _estimate(energy, epochs: int) -> Estimate:
+    try:
+        return estimate_step(trace_of(energy), epochs)
+    except NotStableError as error:
+        return error.estimate
+
+
+@given(energy=_levels, factor=st.sampled_from([2.0**-20, 0.5, 4.0, 2.0**30]))
+def test_scaling_energy_scales_the_estimate(energy: list[float], factor: float) -> None:
+    # Powers of two scale without rounding, so that no comparison inside can tip over.
+    plain, scaled = _estimate(energy, 100), _estimate(np.array(energy) * factor, 100)
+    assert scaled.energy_J == pytest.approx(plain.energy_J * factor, rel=1e-9)
+    if plain.upper_J is None:
+        assert scaled.upper_J is None
+    else:
+        assert scaled.upper_J == pytest.approx(plain.upper_J * factor, rel=1e-9)
+
+
+@given(energy=_levels, more=st.integers(0, 60))
+def test_interval_holds_the_estimate_and_what_was_measured(energy: list[float], more: int) -> None:
+    estimate = _estimate(energy, len(energy) + more)
+    assert sum(energy) * (1 - 1e-12) <= estimate.energy_J
+    if estimate.lower_J is not None:
+        slack = 1e-9 * estimate.energy_J
+        assert sum(energy) - slack <= estimate.lower_J <= estimate.energy_J + slack
+        assert estimate.energy_J - slack <= estimate.upper_J
+
+
+@given(level=st.floats(1, 1e6), epochs=st.integers(3, 30))
+def test_constant_run_is_projected_exactly(level: float, epochs: int) -> None:
+    estimate = estimate_step(trace_of([level] * epochs), 100)
+    assert estimate.energy_J == pytest.approx(100 * level)
+    assert estimate.upper_J - estimate.lower_J <= 1e-6 * estimate.energy_J
+
+
+def test_interval_covers_as_often_as_it_says() -> None:
+    # Independent, normal epochs: the model the interval states. 90 % of 2,000 runs, ± 3 sigma.
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(2000):
+        energy = 100 * (1 + 0.005 * rng.standard_normal(60))
+        estimate = estimate_step(trace_of(energy[:12]), 60)
+        hits += estimate.lower_J <= energy.sum() <= estimate.upper_J
+    assert 0.88 <= hits / 2000 <= 0.92
+
+
+def test_wider_confidence_wider_interval() -> None:
+    narrow = estimate_step(trace_of(THAW[:20]), 40, confidence=0.5)
+    wide = estimate_step(trace_of(THAW[:20]), 40, confidence=0.99)
+    assert wide.lower_J < narrow.lower_J < narrow.upper_J < wide.upper_J
+
+
+# ---------------------------------------------------------------------- baselines
+
+
+def test_first_epoch() -> None:
+    trace = trace_of([30.0, 10, 10, 10])
+    assert estimate_first_epoch(trace, 100).energy_J == 3000
+    assert estimate_first_epoch(trace, 100, observed=3).energy_J == pytest.approx(5000 / 3)
+    assert estimate_first_epoch(trace, 100).duration_s == pytest.approx(200)
+    with pytest.raises(NotStableError) as caught:
+        estimate_first_epoch(trace, 100, observed=6)
+    assert caught.value.missing_epochs == 2
+    with pytest.raises(EstimateError, match="observed=0"):
+        estimate_first_epoch(trace, 100, observed=0)
+
+
+def test_mlco2() -> None:
+    trace = trace_of([1.0] * 4, devices=[A40])
+    assert estimate_mlco2(trace, 100).energy_J == pytest.approx(300 * 200)
+    assert estimate_mlco2(trace, 100, duration_s=7, tdp_W=10).energy_J == pytest.approx(70)
+    two = trace_of([1.0] * 4, devices=[A40, {**A40, "device": "gpu:1"}])
+    assert estimate_mlco2(two, 100).energy_J == pytest.approx(2 * 300 * 200)
+
+
+def test_tdp_from_the_table_and_of_the_cpu() -> None:
+    unknown_limit = {k: v for k, v in A40.items() if k != "power_limit_W"}
+    assert estimate_mlco2(trace_of([1.0], devices=[unknown_limit]), 1).energy_J == 600
+    cpu = {"device": "cpu:0", "kind": "cpu", "name": "some", "power_limit_W": 50.0}
+    assert estimate_mlco2(trace_of([1.0], devices=[cpu]), 1).energy_J == 100
+    # With a GPU, the CPU does not count.
+    assert estimate_mlco2(trace_of([1.0], devices=[cpu, A40]), 1).energy_J == 600
+
+
+def test_green_algorithms() -> None:
+    trace = trace_of([1.0] * 4, devices=[A40])
+    estimate = estimate_green_algorithms(trace, 100, utilization=0.5, ram_GB=16)
+    assert estimate.energy_J == pytest.approx((300 * 0.5 + 0.3725 * 16) * 200)
+    # Without a reading of it, utilisation is 1, as in the method itself.
+    assert estimate_green_algorithms(trace, 100, ram_GB=0).energy_J == pytest.approx(60000)
+    with pytest.raises(EstimateError, match="give ram_GB"):
+        estimate_green_algorithms(trace, 100)
+    with pytest.raises(EstimateError, match=r"utilization=1\.5"):
+        estimate_green_algorithms(trace, 100, utilization=1.5, ram_GB=1)
+
+
+def test_green_algorithms_from_the_trace() -> None:
+    time = np.arange(0, 11.0)
+    ram = {"device": "ram:0", "kind": "ram", "name": "memory", "memory_bytes": 64e9}
+    trace = EnergyTrace.from_power(
+        time,
+        np.full(11, 100.0),
+        [5, 10],
+        utilization=np.linspace(0.2, 0.6, 11),
+        meta={"devices": [A40, ram]},
+    )
+    expected = (300 * 0.4 + 0.3725 * 64) * 50
+    assert estimate_green_algorithms(trace, 10).energy_J == pytest.approx(expected)
+
+
+def test_flops() -> None:
+    trace = EnergyTrace.from_epochs(
+        energy_J=[1, 1], duration_s=[1, 1], flops=[1e15, 1e15], meta={"devices": [A40]}
+    )
+    # A40: 37.4 TFLOP/s in fp32 at 300 W, of which a third is assumed.
+    expected = 100 * 1e15 / (37.4e12 / 300 * 0.33)
+    assert estimate_flops(trace, 100).energy_J == pytest.approx(expected, rel=1e-3)
+    given = estimate_flops(trace, 100, flops=1e18, peak_flops_per_s=1e13, tdp_W=100, efficiency=0.5)
+    assert given.energy_J == pytest.approx(1e18 / (1e11 * 0.5))
+    with pytest.raises(EstimateError, match="no FLOPs"):
+        estimate_flops(trace_of([1.0], devices=[A40]), 1)
+    with pytest.raises(EstimateError, match="efficiency=0"):
+        estimate_flops(trace, 100, efficiency=0)
+
+
+def test_what_a_trace_lacks_is_named() -> None:
+    with pytest.raises(EstimateError, match="give tdp_W"):
+        estimate_mlco2(trace_of([1.0]), 1)
+    with pytest.raises(EstimateError, match="give duration_s"):
+        estimate_mlco2(EnergyTrace.from_epochs(energy_J=[1]), 1, tdp_W=5)
+    with pytest.raises(EstimateError, match="fewer than the 2"):
+        estimate_mlco2(trace_of([1.0, 1.0], devices=[A40]), 1)
+
+
+def test_comparison() -> None:
+    trace = trace_of(THAW, devices=[A40])
+    table = compare_estimators(trace, 40, observed=20, ram_GB=16)
+    assert table.loc["STEP", "energy_J"] == estimate_step(trace.head(20), 40).energy_J
+    expected = 100 * (80 * 40 / THAW.sum() - 1)
+    assert table.loc["first epoch", "error_pct"] == pytest.approx(expected)
+    assert math.isnan(table.loc["FLOPs", "energy_J"])
+    assert "no FLOPs" in table.loc["FLOPs", "note"]
+
+
+def test_comparison_of_a_running_training() -> None:
+    table = compare_estimators(trace_of(THAW[:12]), 40)
+    assert "error_pct" not in table
+    assert "more are needed" in table.loc["STEP, paper (start 10, window 5)", "note"]
+    assert compare_estimators(EnergyTrace.from_epochs(energy_J=[]), 40)["energy_J"].isna().all()
+    with pytest.raises(EstimateError, match="fewer than the 40"):
+        compare_estimators(trace_of(THAW), 39)
+
+
+# ---------------------------------------------------------------------- Estimate
+
+
+def test_text_and_units() -> None:
+    estimate = Estimate(
+        7.2e6, 7e6, 7.4e6, 0.9, duration_s=3725, measured_J=1e6, epochs=100, method="STEP <x>"
+    )
+    assert estimate.energy_kWh == 2
+    assert estimate.co2e_kg(400) == pytest.approx(0.8)
+    assert str(estimate) == (
+        "7.2 MJ (2 kWh) for 100 epochs in 1 h 02 min, 90 % interval 7 MJ to 7.4 MJ [STEP <x>]"
+    )
+    assert "STEP &lt;x&gt;" in estimate._repr_html_()
+    assert str(Estimate(5.0)) == "5 J (1.389e-06 kWh)"
+    with pytest.raises(EstimateError, match="intensity"):
+        estimate.co2e_kg(-1)
+    with pytest.raises(AttributeError):
+        estimate.energy_J = 1  # frozen
+
+
+@pytest.mark.parametrize(
+    ("name", "tdp_W"),
+    [
+        ("NVIDIA H100 80GB HBM3", 700),
+        ("NVIDIA GeForce RTX 3090", 350),
+        ("NVIDIA GeForce RTX 3070", 220),
+        ("NVIDIA GeForce GTX 750 Ti", 60),
+        ("Tesla V100-SXM2-16GB", 300),
+        ("Tesla T4", 70),
+    ],
+)
+def test_gpu_table(name: str, tdp_W: float) -> None:
+    gpu = find_gpu(name)
+    assert gpu is not None
+    assert gpu.tdp_W == tdp_W
+    assert gpu.source
+
+
+def test_gpu_table_is_sane() -> None:
+    assert find_gpu("GeForce RTX 9999") is None
+    assert find_gpu("") is None
+    h100 = find_gpu("NVIDIA H100 80GB HBM3")
+    assert h100 is not None
+    assert h100.peak_flops["bf16"] > h100.peak_flops["tf32"] > h100.peak_flops["fp32"] > 6e13

@@ -1,0 +1,178 @@
+"""`track()`: any training loop."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from energyest import ConfigurationError, estimate_step, load_trace, track
+from tests.test_recorder import Broken, Constant
+
+EPOCH_S = 0.06
+
+
+def test_loop(tmp_path: Path) -> None:
+    with track(tmp_path / "energy", sensors=[Constant(200)]) as run:
+        for epoch in run.epochs(6):
+            time.sleep(EPOCH_S)
+            with run.validation():
+                time.sleep(EPOCH_S / 2)
+            run.log(val_acc=epoch / 10, samples=100)
+    trace = run.trace
+    assert list(trace.column("epoch")) == list(range(6))
+    assert np.allclose(trace.column("val_acc"), np.arange(6) / 10)
+    assert (trace.column("samples") == 100).all()
+    assert (trace.column("validation_s") >= EPOCH_S / 2).all()
+    assert (trace.column("validation_s") < trace.column("duration_s")).all()
+    assert np.allclose(trace.column("energy_J"), 200 * trace.column("duration_s"))
+    assert trace.column("energy_J").sum() == pytest.approx(trace.total_J, rel=0.05)
+    assert len(load_trace(tmp_path / "energy")) == 6
+    assert run.projection is not None
+    assert run.projection.energy_J == pytest.approx(trace.column("energy_J").sum())
+
+
+def test_projection_while_running() -> None:
+    with track(sensors=[Constant(200)]) as run:
+        for epoch in run.epochs(50):
+            time.sleep(EPOCH_S)
+            if epoch == 0:
+                assert run.projection is None
+            if epoch == 8:
+                break
+        assert run.projection == estimate_step(run.trace, 50)
+    # Up to what the ends of nine epochs of 60 ms may jitter.
+    assert run.projection.energy_J == pytest.approx(50 * 200 * EPOCH_S, rel=0.1)
+
+
+def test_own_loop() -> None:
+    with track(epochs=10, sensors=[Constant(100)]) as run:
+        run.start_epoch()
+        time.sleep(EPOCH_S)
+        row = run.end_epoch(val_acc=torch.tensor(0.5), steps=3)
+        time.sleep(0.3)
+        run.start_epoch()
+        time.sleep(EPOCH_S)
+        run.end_epoch()
+    assert row["val_acc"] == 0.5
+    assert row["steps"] == 3
+    assert row["energy_J"] == pytest.approx(100 * row["duration_s"])
+    # What lies between is in no epoch, but in the total.
+    assert run.trace.column("duration_s").max() < 0.2
+    assert run.total_J > 100 * 0.4
+
+
+def test_break_keeps_the_epoch() -> None:
+    with track(sensors=[Constant(100)]) as run:
+        for epoch in run.epochs(10):
+            time.sleep(EPOCH_S)
+            run.log(val_acc=epoch)
+            if epoch == 2:
+                break
+        run.log(test_acc=0.9)
+    assert list(run.trace.column("val_acc")) == [0, 1, 2]
+    assert run.trace.column("test_acc")[2] == 0.9
+    assert run.trace.meta["status"] == "finished"
+
+
+def test_exception_interrupts_the_epoch(tmp_path: Path) -> None:
+    run = track(tmp_path / "energy", sensors=[Constant(100)])
+
+    def loop() -> None:
+        with run:
+            for epoch in run.epochs(10):
+                time.sleep(EPOCH_S)
+                if epoch == 2:
+                    raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        loop()
+    for trace in (run.trace, load_trace(tmp_path / "energy")):
+        assert len(trace) == 2
+        assert trace.meta["status"] == "interrupted by ZeroDivisionError"
+        assert trace.meta["interrupted_epoch"]["epoch"] == 2
+        assert trace.total_J == pytest.approx(100 * trace.meta["duration_s"])
+
+
+def test_two_loops_in_one_run() -> None:
+    with track(sensors=[Constant(100)]) as run:
+        for _ in run.epochs(2):
+            time.sleep(EPOCH_S)
+        for _ in run.epochs(2):
+            time.sleep(EPOCH_S)
+    assert list(run.trace.column("epoch")) == [0, 1, 0, 1]
+
+
+def test_two_runs_at_once() -> None:
+    with track(sensors=[Constant(100)]) as outer, track(sensors=[Constant(7)]) as inner:
+        for run in (outer, inner):
+            run.start_epoch()
+        time.sleep(EPOCH_S)
+        for run in (outer, inner):
+            run.end_epoch()
+    assert outer.trace.column("mean_power_W")[0] == pytest.approx(100)
+    assert inner.trace.column("mean_power_W")[0] == pytest.approx(7)
+
+
+def test_mistakes_do_not_end_a_training(caplog: pytest.LogCaptureFixture) -> None:
+    with track(sensors=[Broken(1)]) as run:
+        assert run.end_epoch(val_acc=1) == {}
+        run.start_epoch()
+        run.log(energy_J=5, text="not a number", val_acc=0.5)
+        row = run.end_epoch(val_acc=object())
+        run.end_validation()
+    assert row["val_acc"] == 0.5
+    assert math.isnan(row["energy_J"])
+    assert "without start_epoch" in caplog.text
+    assert "'energy_J' is measured" in caplog.text
+    assert "'text' is no number" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": 0}, "epochs=0"),
+        ({"confidence": 2}, "confidence=2"),
+        ({"interval_s": -1}, "interval_s=-1"),
+        ({"components": ["tpu"]}, "tpu"),
+    ],
+)
+def test_bad_set_up_fails_at_once(arguments: dict, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        track(**arguments)
+
+
+def test_flops_of_a_torch_model() -> None:
+    model = torch.nn.Linear(10, 5)
+    with track(sensors=[Constant(1)]) as run:
+        run.start_epoch()
+        run.count_flops(model, torch.zeros(4, 10))
+        row = run.end_epoch(samples=40)
+    assert row["flops"] == 3 * 2 * 10 * 5 * 40
+
+
+def test_flops_that_cannot_be_counted(caplog: pytest.LogCaptureFixture) -> None:
+    with track(sensors=[Constant(1)]) as run, caplog.at_level(logging.WARNING):
+        run.start_epoch()
+        run.count_flops(torch.nn.Linear(10, 5), "no tensor")
+        row = run.end_epoch(samples=40)
+    assert math.isnan(run.trace.column("flops")[0])
+    assert "flops" not in row
+    assert "FLOPs are not recorded" in caplog.text
+    assert run.trace.meta["flops_note"]
+
+
+def test_on_this_machine() -> None:
+    """Whatever sensors there are: every epoch costs something, and nothing is left behind."""
+    with track() as run:
+        for _ in run.epochs(3):
+            time.sleep(0.15)
+    assert (run.trace.column("energy_J") > 0).all()
+    assert {d["source"] for d in run.trace.devices} <= {"measured", "modelled"}
+    assert not [t for t in threading.enumerate() if t.name.startswith("energyest")]

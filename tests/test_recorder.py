@@ -1,0 +1,422 @@
+"""The recorder and its parts, with sensors whose watts are known."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from energyest import ConfigurationError, load_trace
+from energyest.measure.ledger import Event, Ledger, Mark, Usage
+from energyest.measure.meter import Meter
+from energyest.measure.recorder import Recorder
+from energyest.measure.sampler import Sampler
+from energyest.measure.sensors import Device, Reading
+from energyest.measure.tables import ROWS_PER_RATE, EpochTable, ReadingTable
+
+
+class Constant:
+    """Always the same watts, on any device."""
+
+    def __init__(self, watts: float, name: str = "gpu:0") -> None:
+        kind = name.split(":", maxsplit=1)[0]
+        self.device = Device(name, kind, name, "measured", "constant")  # type: ignore[arg-type]
+        self.watts = watts
+        self.closed = False
+
+    def read(self, time_s: float) -> Reading:
+        assert not self.closed
+        return Reading(time_s, self.device.device, power_W=self.watts)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Broken(Constant):
+    def read(self, time_s: float) -> Reading:
+        raise RuntimeError("no such sensor any more")
+
+
+def record(tmp_path: Path | None, *sensors: Constant, epochs: int = 3) -> Recorder:
+    recorder = Recorder(sensors, folder=None if tmp_path is None else tmp_path / "energy")
+    recorder.start()
+    for _ in range(epochs):
+        recorder.start_epoch(continues=True)
+        time.sleep(0.15)
+        recorder.end_epoch({"loss": 0.5})
+    recorder.stop()
+    return recorder
+
+
+# ---------------------------------------------------------------------- recorder
+
+
+def test_components_and_totals() -> None:
+    sensors = Constant(300), Constant(100, "gpu:1"), Constant(20, "cpu:0")
+    recorder = record(None, *sensors)
+    epochs = recorder.trace().epochs
+    assert np.allclose(epochs["gpu_energy_J"], 400 * epochs["duration_s"])
+    assert np.allclose(epochs["cpu_energy_J"], 20 * epochs["duration_s"])
+    assert np.isnan(epochs["ram_energy_J"]).all()
+    assert np.allclose(epochs["energy_J"], 420 * epochs["duration_s"])
+    assert np.allclose(epochs["mean_power_W"], 420)
+    meta = recorder.trace().meta
+    assert meta["total_J"] == pytest.approx(420 * meta["duration_s"])
+    assert [d["missing_s"] for d in meta["devices"]] == [0, 0, 0]
+    assert all(sensor.closed for sensor in sensors)
+
+
+def test_epochs_lie_end_to_end() -> None:
+    epochs = record(None, Constant(10)).trace().epochs
+    assert list(epochs["start_s"][1:]) == list(epochs["end_s"][:-1])
+
+
+def test_disk_and_memory_agree(tmp_path: Path) -> None:
+    recorder = record(tmp_path, Constant(300), Constant(20, "cpu:0"))
+    assert recorder.folder is not None
+    loaded, trace = load_trace(recorder.folder), recorder.trace()
+    assert loaded.epochs.equals(trace.epochs)
+    assert np.allclose(loaded.power["time_s"], trace.power["time_s"], atol=1e-6)
+    assert loaded.meta == trace.meta
+    assert loaded.meta["status"] == "finished"
+
+
+def test_rows_are_on_disk_while_the_run_goes_on(tmp_path: Path) -> None:
+    recorder = Recorder([Constant(300)], folder=tmp_path / "energy")
+    recorder.start()
+    for _ in range(2):
+        recorder.start_epoch()
+        time.sleep(0.05)
+        recorder.end_epoch()
+    time.sleep(0.3)
+    trace = load_trace(tmp_path / "energy")
+    assert len(trace) == 2
+    assert trace.meta["status"] == "running"
+    time.sleep(1.2)  # readings follow within a second
+    assert load_trace(tmp_path / "energy").power["time_s"].max() > 0.3
+    recorder.stop()
+
+
+def test_a_taken_folder_is_left_alone(tmp_path: Path) -> None:
+    first, second = record(tmp_path, Constant(1)), record(tmp_path, Constant(2))
+    assert first.folder == tmp_path / "energy"
+    assert second.folder == tmp_path / "energy-2"
+    assert load_trace(first.folder).epochs["mean_power_W"][0] == pytest.approx(1)
+
+
+def test_folder_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("in the way")
+    recorder = record(tmp_path / "file", Constant(300))
+    assert recorder.folder is None
+    assert [r.message for r in caplog.records if "cannot be written" in r.message] != []
+    assert len(caplog.records) == 1
+    trace = recorder.trace()
+    assert len(trace) == 3
+    assert len(load_trace(trace.save(tmp_path / "elsewhere"))) == 3
+
+
+def test_disk_that_fails_in_mid_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder([Constant(300)], folder=tmp_path / "energy")
+    recorder.start()
+    recorder.start_epoch()
+    recorder.end_epoch()
+    time.sleep(0.25)
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    assert recorder._writer is not None
+    monkeypatch.setattr(recorder._writer, "_epochs", type("Full", (), {"write": full})())
+    for _ in range(3):
+        recorder.start_epoch()
+        time.sleep(0.15)
+        recorder.end_epoch()
+    recorder.stop()
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert "No space left" in caplog.text
+    assert len(recorder.trace()) == 4
+    assert len(load_trace(tmp_path / "energy")) == 1  # what was written stays readable
+
+
+def test_broken_sensor_is_missing_not_zero(caplog: pytest.LogCaptureFixture) -> None:
+    recorder = record(None, Broken(0), Constant(20, "cpu:0"))
+    epochs = recorder.trace().epochs
+    assert np.isnan(epochs["gpu_energy_J"]).all()
+    assert np.isnan(epochs["energy_J"]).all()
+    assert np.allclose(epochs["cpu_energy_J"], 20 * epochs["duration_s"])
+    device = recorder.trace().meta["devices"][0]
+    assert device["energy_J"] is None
+    assert device["missing_s"] == pytest.approx(recorder.trace().meta["duration_s"], rel=1e-3)
+    assert device["failed_readings"] > 3
+    assert len([r for r in caplog.records if "could not be read" in r.message]) == 1
+
+
+def test_no_sensors_at_all() -> None:
+    recorder = record(None)
+    assert len(recorder.trace()) == 3
+    assert np.isnan(recorder.trace().epochs["energy_J"]).all()
+    assert math.isnan(recorder.trace().total_J)
+
+
+def test_row_is_there_at_once_and_close_to_the_final_one() -> None:
+    recorder = Recorder([Constant(300)], interval_s=10.0)  # no reading comes by itself
+    recorder.start()
+    recorder.start_epoch()
+    time.sleep(0.2)
+    row = recorder.end_epoch({"loss": 1.0})
+    assert row["energy_J"] == pytest.approx(300 * row["duration_s"])
+    assert list(recorder.trace().column("loss")) == [1.0]
+    recorder.add_metrics({"val_acc": 0.5})
+    assert list(recorder.trace().column("val_acc")) == [0.5]
+    recorder.stop()
+    assert list(recorder.trace().column("val_acc")) == [0.5]
+    assert recorder.trace().column("energy_J")[0] == pytest.approx(row["energy_J"])
+
+
+def test_late_metrics_reach_the_disk(tmp_path: Path) -> None:
+    recorder = Recorder([Constant(1)], folder=tmp_path / "energy")
+    recorder.start()
+    recorder.start_epoch(7)
+    recorder.end_epoch()
+    recorder.add_metrics({"val_acc": 0.5})
+    recorder.stop()
+    lines = (tmp_path / "energy" / "epochs.jsonl").read_text().splitlines()
+    assert json.loads(lines[1]) == {"epoch": 7, "val_acc": 0.5}
+    assert list(load_trace(tmp_path / "energy").column("val_acc")) == [0.5]
+
+
+def test_pause_counts_nowhere() -> None:
+    recorder = Recorder([Constant(100)])
+    recorder.start()
+    recorder.start_epoch()
+    time.sleep(0.1)
+    recorder.pause()
+    time.sleep(0.5)
+    recorder.resume()
+    row = recorder.end_epoch()
+    recorder.stop()
+    assert 0.1 <= row["duration_s"] < 0.3
+    assert row["energy_J"] == pytest.approx(100 * row["duration_s"])
+    assert recorder.total_J < 100 * 0.4
+
+
+def test_interrupted_epoch_is_no_epoch() -> None:
+    recorder = Recorder([Constant(100)])
+    recorder.start()
+    recorder.start_epoch()
+    recorder.end_epoch()
+    recorder.start_epoch()
+    recorder.start_validation()
+    time.sleep(0.1)
+    recorder.stop("interrupted by ValueError", {"steps": 3.0})
+    meta = recorder.trace().meta
+    assert len(recorder.trace()) == 1
+    assert meta["interrupted_epoch"]["epoch"] == 1
+    assert meta["interrupted_epoch"]["steps"] == 3
+    assert meta["interrupted_epoch"]["energy_J"] == pytest.approx(10, rel=0.5)
+    assert meta["interrupted_epoch"]["validation_s"] == pytest.approx(0.1, rel=0.5)
+    recorder.stop()  # a second time does nothing
+    assert recorder.trace().meta["status"] == "interrupted by ValueError"
+
+
+def test_bad_interval() -> None:
+    with pytest.raises(ConfigurationError, match="interval_s=0"):
+        Recorder([Constant(1)], interval_s=0)
+
+
+# ---------------------------------------------------------------------- sampler
+
+
+def test_sampler_keeps_its_beat() -> None:
+    rounds: list[float] = []
+    sampler = Sampler([Constant(1)], lambda began, _: rounds.append(began), interval_s=0.02)
+    sampler.start()
+    time.sleep(0.5)
+    sampler.stop()
+    assert 20 <= len(rounds) <= 28
+
+
+def test_requested_rounds_do_not_delay_the_beat() -> None:
+    rounds: list[float] = []
+    sampler = Sampler([Constant(1)], lambda began, _: rounds.append(began), interval_s=0.05)
+    sampler.start()
+    for _ in range(200):
+        asked = time.monotonic()
+        assert sampler.sample_now(1.0)
+        assert rounds[-1] >= asked  # it began after the request
+    count = len(rounds)
+    time.sleep(0.5)
+    sampler.stop()
+    assert len(rounds) - count >= 8
+
+
+def test_a_reading_that_took_too_long_is_dropped() -> None:
+    class Slow(Constant):
+        def read(self, time_s: float) -> Reading:
+            time.sleep(0.4)
+            return super().read(time_s)
+
+    seen: list[Reading] = []
+    sampler = Sampler([Slow(5)], lambda _, readings: seen.extend(readings))
+    sampler.start()
+    sampler.stop()
+    assert all(math.isnan(reading.power_W) for reading in seen)
+
+
+def test_an_error_in_recording_does_not_end_the_thread(caplog: pytest.LogCaptureFixture) -> None:
+    calls = []
+
+    def fail(began: float, readings: list[Reading]) -> None:
+        calls.append(began)
+        raise ValueError("bug")
+
+    sampler = Sampler([Constant(1)], fail, interval_s=0.01)
+    sampler.start()
+    time.sleep(0.1)
+    assert sampler.stop()
+    assert len(calls) > 3
+    assert len(caplog.records) == 1
+
+
+# ---------------------------------------------------------------------- meter
+
+
+@pytest.mark.parametrize("fold_every", [1, 7, 10_000])
+def test_meter_equals_the_integral_whatever_it_forgets(
+    fold_every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("energyest.measure.meter._FOLD_AT", 2)
+    rng = np.random.default_rng(0)
+    time_s = np.cumsum(rng.uniform(0.05, 0.15, 2000))
+    power = rng.uniform(50, 400, 2000)
+    power[rng.random(2000) < 0.1] = math.nan
+    power[0] = 100.0
+    truth = np.interp(time_s, time_s[~np.isnan(power)], power[~np.isnan(power)])
+    meter = Meter(max_gap_s=5)
+    start = None
+    for i, (t, p) in enumerate(zip(time_s, power, strict=True)):
+        meter.add(Reading(t, "gpu:0", power_W=p))
+        if i == 100:
+            start = meter.value_at(t)
+        if i % fold_every == 0:
+            meter.forget(t)
+    end = meter.value_at(time_s[-1])
+    assert start is not None
+    expected = np.trapezoid(truth[100:], time_s[100:])
+    # Readings that failed just at the two instants were bridged with less than is known now.
+    assert end.energy_J - start.energy_J == pytest.approx(expected, rel=1e-3)
+    assert end.covered_s - start.covered_s == pytest.approx(time_s[-1] - time_s[100], abs=1e-6)
+
+
+def test_meter_keeps_the_counter_across_failed_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("energyest.measure.meter._FOLD_AT", 2)
+    meter = Meter(max_gap_s=5)
+    for i in range(101):
+        # Power lies; the counter, which fails nine times out of ten, says 300 W.
+        counter = 30.0 * i if i % 10 == 0 else math.nan
+        meter.add(Reading(i / 10, "gpu:0", power_W=1.0, energy_J=counter))
+        meter.forget(i / 10)
+    assert meter.value_at(10.0).energy_J == pytest.approx(3000)
+
+
+def test_meter_memory_is_bounded_even_if_an_instant_is_held() -> None:
+    meter = Meter(max_gap_s=5)
+    for i in range(20_000):
+        meter.add(Reading(i / 10, "gpu:0", power_W=100.0))
+    assert len(meter._time) <= 4097
+    assert meter.value_at(1999.9).energy_J == pytest.approx(199_990)
+
+
+def test_meter_without_readings_covers_nothing() -> None:
+    meter = Meter(max_gap_s=5)
+    before = meter.value_at(0)
+    meter.add(Reading(3.0, "gpu:0", power_W=100))
+    meter.add(Reading(4.0, "gpu:0", power_W=100))
+    after = meter.value_at(4.0)
+    assert after.covered_s - before.covered_s == pytest.approx(1)
+    assert after.energy_J - before.energy_J == pytest.approx(100)
+
+
+# ---------------------------------------------------------------------- ledger and tables
+
+
+def usage(time_s: float, watts: float = 100.0) -> Usage:
+    return Usage(time_s, np.array([watts * time_s]), np.array([time_s]))
+
+
+def play(*events: tuple[float, Event]) -> tuple[Ledger, list[dict[str, float]]]:
+    ledger = Ledger(["gpu"], origin_s=0.0)
+    rows = [ledger.post(Mark(t, event), usage(t)) for t, event in events]
+    return ledger, [row for row in rows if row is not None]
+
+
+def test_ledger_separates_validation_and_pause() -> None:
+    ledger, (row,) = play(
+        (0, Event.RUN_START),
+        (1, Event.EPOCH_START),
+        (5, Event.VALIDATION_START),
+        (6, Event.PAUSE_START),
+        (8, Event.PAUSE_END),
+        (9, Event.VALIDATION_END),
+        (11, Event.EPOCH_END),
+        (12, Event.RUN_END),
+    )
+    assert row["duration_s"] == 8
+    assert row["energy_J"] == 800
+    assert row["validation_s"] == 2
+    assert row["validation_energy_J"] == 200
+    assert (row["start_s"], row["end_s"]) == (1, 11)
+    assert ledger.run_usage().time_s == 10
+    assert ledger.interrupted is None
+
+
+def test_ledger_takes_marks_that_do_not_pair() -> None:
+    ledger, rows = play(
+        (0, Event.RUN_START),
+        (1, Event.EPOCH_END),
+        (2, Event.VALIDATION_END),
+        (3, Event.PAUSE_END),
+        (4, Event.EPOCH_START),
+        (5, Event.VALIDATION_START),
+        (7, Event.EPOCH_END),
+        (8, Event.VALIDATION_END),
+        (9, Event.RUN_END),
+    )
+    (row,) = rows
+    assert row["validation_s"] == 2  # up to the end of its epoch
+    assert ledger.run_usage().time_s == 9
+
+
+def test_epoch_table_grows_columns() -> None:
+    table = EpochTable()
+    table.amend({"lost": 1.0})
+    table.append({"a": 1.0})
+    table.append({"a": 2.0, "b": 3.0})
+    table.amend({"c": 4.0})
+    columns = table.columns()
+    assert set(columns) == {"a", "b", "c"}
+    assert np.array_equal(columns["b"], [math.nan, 3.0], equal_nan=True)
+    assert np.array_equal(columns["c"], [math.nan, 4.0], equal_nan=True)
+
+
+def test_readings_are_thinned_and_keep_their_mean() -> None:
+    table = ReadingTable()
+    total = 10 * ROWS_PER_RATE
+    rng = np.random.default_rng(0)
+    power = rng.uniform(0, 100, total)
+    for i in range(total):
+        table.add(Reading(i / 10, "gpu:0", power_W=power[i], energy_J=float(i)))
+    columns = table.columns()
+    # 1, then 2, then 4 readings a row, for as many rows each; the rest at 8.
+    assert len(columns["time_s"]) == 3 * ROWS_PER_RATE + 3 * ROWS_PER_RATE // 8
+    assert list(columns["time_s"][:3]) == [0, 0.1, 0.2]
+    tail = columns["power_W"][ROWS_PER_RATE : 2 * ROWS_PER_RATE]
+    assert tail.mean() == pytest.approx(power[ROWS_PER_RATE : 3 * ROWS_PER_RATE].mean())
+    # The counter is that of the row's own time.
+    assert np.allclose(columns["energy_J"], columns["time_s"] * 10)

@@ -1,0 +1,115 @@
+"""The house rules: who imports whom, and what `import energyest` costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import energyest
+
+PACKAGE = Path(energyest.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports_of(path: Path) -> set[str]:
+    """Full names of all modules that a file imports, also inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+# What each room may import from the package itself; a room is a folder or a module at the top.
+ALLOWED = {
+    "errors": {"estimators"},  # for a type annotation alone
+    "integration": set(),
+    "storage": {"errors"},
+    "trace": {"errors", "integration", "storage"},
+    "gpus": set(),
+    "estimators": {"errors", "integration", "trace", "gpus"},
+    "measure": {"errors", "integration", "storage", "trace"},
+    "callbacks": {"errors", "estimators", "measure", "trace"},
+    "plots": {"errors", "estimators", "trace"},
+    "data": set(),
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_dependencies_point_one_way(path: Path) -> None:
+    if room(path) in ("__init__", "__main__"):
+        return
+    rooms = {
+        name.split(".")[1]
+        for name in imports_of(path)
+        if name.startswith("energyest.") and name != "energyest.__version__"
+    }
+    assert rooms <= ALLOWED[room(path)] | {room(path)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_estimators_know_no_torch_no_nvml_no_files(path: Path) -> None:
+    if room(path) == "estimators":
+        foreign = {name.split(".")[0] for name in imports_of(path)}
+        assert not foreign & {"torch", "pynvml", "pytorch_lightning", "psutil", "pathlib", "os"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_only_plots_imports_matplotlib(path: Path) -> None:
+    names = {name.split(".")[0] for name in imports_of(path)}
+    assert "matplotlib" not in names or room(path) == "plots"
+
+
+def test_files_stay_small() -> None:
+    longest = {p.name: len(p.read_text().splitlines()) for p in MODULES}
+    assert max(longest.values()) <= 450, longest
+
+
+IMPORT = """
+import sys, time
+before = time.perf_counter()
+import energyest
+print(time.perf_counter() - before, sorted({n.split(".")[0] for n in sys.modules}))
+"""
+
+
+def test_import_is_fast_and_brings_neither_torch_nor_pandas() -> None:
+    # The least of several: a busy machine makes single imports slow.
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True
+        ).stdout.split(maxsplit=1)
+        for _ in range(5)
+    ]
+    assert min(float(seconds) for seconds, _ in outputs) < 0.15
+    loaded = set(ast.literal_eval(outputs[0][1]))
+    assert not loaded & {"torch", "pandas", "numpy", "pytorch_lightning", "scipy"}
+
+
+def test_estimating_from_a_list_needs_no_torch() -> None:
+    script = (
+        "import sys; from energyest import EnergyTrace, estimate_step\n"
+        "estimate_step(EnergyTrace.from_epochs(energy_J=[1,1,1,1]), 10)\n"
+        "assert 'torch' not in sys.modules and 'pandas' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_every_public_name_is_there() -> None:
+    for name in energyest.__all__:
+        assert getattr(energyest, name) is not None
+    assert set(energyest.__all__) <= set(dir(energyest))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        energyest.nothing  # noqa: B018
