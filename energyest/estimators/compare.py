@@ -92,14 +92,11 @@ def compare_estimators(
 
 
 def _row(method: Callable[[], Estimate]) -> dict[str, float | str]:
-    note = ""
-    estimate: Estimate | None
+    estimate, note = None, ""
     try:
         estimate = method()
-    except NotStableError as error:
-        estimate, note = error.estimate, str(error).split(". The error")[0]
-    except EstimateError as error:
-        estimate, note = None, str(error)
+    except (NotStableError, EstimateError) as error:
+        note = str(error).partition(". The error's")[0]
     values = {
         name: math.nan if estimate is None else getattr(estimate, name)
         for name in ("energy_J", "lower_J", "upper_J", "duration_s")
