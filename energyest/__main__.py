@@ -1,0 +1,68 @@
+"""The command line: `energyest devices`, `show TRACE` and `project TRACE -n 100`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from energyest import __version__
+from energyest.errors import EnergyestError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 1 for an error of the package's own."""
+    parser = argparse.ArgumentParser(
+        prog="energyest", description="Energy of deep-learning training: measure and project it."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("devices", help="what can be measured on this machine, and how")
+    show = commands.add_parser("show", help="what a recorded training cost, epoch by epoch")
+    project = commands.add_parser("project", help="what the whole of a training will cost")
+    for command in (show, project):
+        command.add_argument("trace", help="folder of a trace")
+    project.add_argument("-n", "--epochs", type=int, required=True, help="epochs of the whole run")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "devices":
+            _devices()
+        elif options.command == "show":
+            _show(options.trace)
+        else:
+            _project(options.trace, options.epochs)
+    except EnergyestError as error:
+        print(f"energyest: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _devices() -> None:
+    from energyest.measure.sensors import detect  # noqa: PLC0415  (--help stays fast)
+
+    found = detect()
+    print(found)
+    found.close()
+
+
+def _show(folder: str) -> None:
+    from energyest.trace import load_trace  # noqa: PLC0415
+
+    trace = load_trace(folder)
+    measured = trace.epochs.dropna(axis="columns", how="all")
+    print(f"{trace}, {trace.meta.get('status', 'status unknown')}")
+    print(measured.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="-"))
+
+
+def _project(folder: str, epochs: int) -> None:
+    from energyest.estimators.compare import compare_estimators  # noqa: PLC0415
+    from energyest.estimators.step import estimate_step  # noqa: PLC0415
+    from energyest.trace import load_trace  # noqa: PLC0415
+
+    trace = load_trace(folder)
+    print(compare_estimators(trace, epochs).to_string(float_format="%.1f", na_rep="-"))
+    print(f"\n{estimate_step(trace, epochs)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
