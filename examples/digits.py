@@ -8,6 +8,7 @@ Half way it prints the projection beside the other estimators, at the end how fa
 from __future__ import annotations
 
 import argparse
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
-from energyest import EnergyMonitor, compare_estimators
+from energyest import EnergyMonitor, compare_estimators, detect
 from energyest.estimators.estimate import format_energy
 from energyest.plots import plot_trace
 
@@ -30,16 +31,16 @@ class DigitClassifier(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(1, 32, 3, padding=1),
-            nn.BatchNorm2d(32),
+            nn.Conv2d(1, 48, 3, padding=1),
+            nn.BatchNorm2d(48),
             nn.ReLU(),
-            nn.Conv2d(32, 64, 3, padding=1),
-            nn.BatchNorm2d(64),
+            nn.Conv2d(48, 96, 3, padding=1),
+            nn.BatchNorm2d(96),
             nn.ReLU(),
             nn.MaxPool2d(2),
             nn.Flatten(),
             nn.Dropout(0.25),
-            nn.Linear(64 * 16, 10),
+            nn.Linear(96 * 16, 10),
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -94,9 +95,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--folder", type=Path, default=Path("energyest-demo"))
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Lightning's advice on loaders, and notes of its own on newer versions of torch.
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 
-    pl.seed_everything(0)
+    pl.seed_everything(0, verbose=False)
+    print(f"Training {arguments.epochs} epochs; this machine can measure:\n{detect()}")
     monitor = EnergyMonitor(arguments.folder / "energy")
     trainer = pl.Trainer(
         max_epochs=arguments.epochs,
@@ -132,7 +136,7 @@ def _table(comparison: Any) -> str:
         c for c in ("energy_J", "lower_J", "upper_J", "error_pct", "note") if c in comparison
     ]
     table = comparison[columns].copy()
-    table["note"] = table["note"].str.slice(0, 60)
+    table["note"] = table["note"].str.slice(0, 76)
     return str(table.to_string(float_format=lambda value: f"{value:,.1f}", na_rep="-"))
 
 

@@ -233,9 +233,7 @@ def _peak_flops(trace: EnergyTrace) -> float:
         name = str(device.get("name", device.get("device")))
         gpu = find_gpu(name)
         if gpu is None or precision not in gpu.peak_flops:
-            raise EstimateError(
-                f"the {precision} peak of {name!r} is not known: give peak_flops_per_s="
-            )
+            raise EstimateError(f"no {precision} peak known for {name}: give peak_flops_per_s=")
         total += gpu.peak_flops[precision]
     if not total:
         raise EstimateError("the trace names no device: give peak_flops_per_s=")

@@ -31,10 +31,10 @@ class TraceWriter:
         self.folder: Path | None = None
         try:
             self.folder = _claim(folder)
+            self.write_meta(meta)  # first: from here on the folder is a trace
             self._epochs = self._open(storage.EPOCHS_FILE)
             self._power = self._open(storage.POWER_FILE)
             self._power.write(storage.POWER_HEADER)
-            self.write_meta(meta)
             self.flush()
         except OSError as error:
             self._give_up(folder, error)
