@@ -74,6 +74,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name in ("estimators", "plots"):
+        return import_module(f"energyest.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'energyest' has no attribute {name!r}")
     value = getattr(import_module(f"energyest.{_MODULES[name]}"), name)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from energyest import __version__
-from energyest.errors import EnergyestError
+from energyest.errors import EnergyestError, NotStableError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _show(options.trace)
         else:
             _project(options.trace, options.epochs)
+    except NotStableError as error:
+        print(f"energyest: {error}", file=sys.stderr)
+        if error.estimate is not None:
+            print(f"Best guess so far, without a guarantee: {error.estimate}")
+        return 1
     except EnergyestError as error:
         print(f"energyest: {error}", file=sys.stderr)
         return 1
@@ -46,11 +51,15 @@ def _devices() -> None:
 
 
 def _show(folder: str) -> None:
+    from energyest.estimators.estimate import format_energy  # noqa: PLC0415
     from energyest.trace import load_trace  # noqa: PLC0415
 
     trace = load_trace(folder)
     measured = trace.epochs.dropna(axis="columns", how="all")
-    print(f"{trace}, {trace.meta.get('status', 'status unknown')}")
+    status = trace.meta.get("status", "status unknown")
+    print(f"{trace}, {status}; {format_energy(trace.total_J)} in all")
+    if not len(trace):
+        return
     print(measured.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="-"))
 
 

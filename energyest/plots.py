@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from energyest.errors import EstimateError, MissingDependencyError, NotStableError, TraceError
+from energyest.estimators.checks import check_count, check_epochs
+from energyest.estimators.estimate import Estimate
 from energyest.estimators.step import estimate_step
 from energyest.trace import EnergyTrace
 
@@ -15,7 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, distinguishable by the colour-blind and in grey.
-_BLUE, _ORANGE, _GREEN, _BLACK = "#0072B2", "#E69F00", "#009E73", "#000000"
+_BLUE, _ORANGE, _GREEN = "#0072B2", "#E69F00", "#009E73"
+_BLACK, _GREY = "#000000", "#999999"
 _COLOURS = {"gpu": _BLUE, "cpu": _ORANGE, "ram": _GREEN}
 
 
@@ -36,6 +40,7 @@ def plot_trace(
     Raises:
         MissingDependencyError: matplotlib is not installed.
         TraceError: the trace holds no epoch.
+        EstimateError: `epochs` is fewer than were measured, or `observed` is not 1 or more.
     """
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415  (optional dependency)
@@ -45,13 +50,16 @@ def plot_trace(
         ) from error
     if not len(trace):
         raise TraceError("the trace holds no epoch to plot")
+    epochs = check_epochs(trace, len(trace) if epochs is None else epochs)
+    observed = check_count(len(trace) if observed is None else observed, "observed")
+    observed = min(observed, len(trace))
     has_power = len(trace.power_columns["time_s"]) > 0
     figure = Figure(figsize=(8, 8 if has_power else 5.5), layout="constrained")
     axes = figure.subplots(3 if has_power else 2, 1)
     if has_power:
         _plot_power(axes[0], trace)
     _plot_epochs(axes[-2], trace)
-    _plot_projection(axes[-1], trace, epochs or len(trace), observed or len(trace))
+    _plot_projection(axes[-1], trace, epochs, observed)
     return figure
 
 
@@ -87,35 +95,39 @@ def _plot_epochs(axes: Axes, trace: EnergyTrace) -> None:
 
 
 def _plot_projection(axes: Axes, trace: EnergyTrace, epochs: int, observed: int) -> None:
-    total_J = np.nancumsum(trace.column("energy_J"))
-    axes.plot(np.arange(1, len(trace) + 1), total_J, "o-", ms=3, color=_BLACK, label="measured")
-    try:
-        estimate = estimate_step(trace.head(observed), epochs)
-    except NotStableError as error:
-        title = f"Cumulative energy (not stable yet: {error.missing_epochs} more epochs needed)"
-        axes.set(xlabel="epochs", ylabel="cumulative energy (J)", title=title)
-        return
-    except EstimateError as error:
-        axes.set(xlabel="epochs", ylabel="cumulative energy (J)", title=f"No projection: {error}")
-        return
-    begin = [observed, epochs]
-    known_J = float(total_J[observed - 1])
-    axes.plot(begin, [known_J, estimate.energy_J], "--", color=_BLUE, label="projected (STEP)")
-    if estimate.lower_J is not None and estimate.upper_J is not None:
-        label = f"{100 * (estimate.confidence or 0):.0f} % interval"
-        axes.fill_between(
-            begin,
-            [known_J, estimate.lower_J],
-            [known_J, estimate.upper_J],
-            color=_BLUE,
-            alpha=0.25,
-            lw=0,
-            label=label,
-        )
+    position = np.arange(1, len(trace) + 1)
+    total_J = np.cumsum(trace.column("energy_J"))
+    axes.plot(position, total_J, color=_GREY, lw=1)
+    seen = position <= observed
+    axes.plot(position[seen], total_J[seen], "o", ms=3, color=_BLACK, label="measured")
+    if not seen.all():
+        axes.plot(position[~seen], total_J[~seen], "o", ms=3, color=_GREY, label="measured later")
     axes.set(
         xlabel="epochs",
         ylabel="cumulative energy (J)",
         title=f"Projection after {observed} of {epochs} epochs",
     )
     axes.set_ylim(bottom=0)
-    axes.legend(loc="best", frameon=False)
+    try:
+        estimate = estimate_step(trace.head(observed), epochs)
+    except (NotStableError, EstimateError) as error:
+        reason = str(error).partition(". The error's")[0]
+        axes.text(0.98, 0.05, fill(reason, 60), ha="right", va="bottom", transform=axes.transAxes)
+    else:
+        _draw_estimate(axes, estimate, observed, float(total_J[observed - 1]))
+    axes.legend(loc="upper left", frameon=False)
+
+
+def _draw_estimate(axes: Axes, estimate: Estimate, observed: int, known_J: float) -> None:
+    assert estimate.epochs is not None
+    begin = [observed, estimate.epochs]
+    line = [known_J, estimate.energy_J]
+    axes.plot(begin, line, "--", color=_BLUE, zorder=3, label="projected (STEP)")
+    if estimate.lower_J is None or estimate.upper_J is None:
+        return
+    low, high = [known_J, estimate.lower_J], [known_J, estimate.upper_J]
+    label = f"{100 * (estimate.confidence or 0):.0f} % interval"
+    axes.fill_between(begin, low, high, color=_BLUE, alpha=0.25, lw=0, zorder=2, label=label)
+    # A band may be too narrow to see; its end is not.
+    spread = [[estimate.energy_J - estimate.lower_J], [estimate.upper_J - estimate.energy_J]]
+    axes.errorbar(begin[1:], line[1:], yerr=spread, color=_BLUE, capsize=4, zorder=3)

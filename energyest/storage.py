@@ -1,8 +1,8 @@
 """A trace as a folder of plain files: `meta.json`, `epochs.jsonl` and `power.csv`.
 
 - `meta.json`: one JSON object; replaced as a whole, so it is never half written.
-- `epochs.jsonl`: one JSON object a line. A later line with the same `epoch` adds to the earlier
-  one (a metric that was logged after the epoch had been written).
+- `epochs.jsonl`: one JSON object a line, one line an epoch; but a line with `amends_row` adds to
+  the epoch of that number in the file, counted from 0 (a metric that was logged later).
 - `power.csv`: one line a reading; an empty field is a quantity that was not read.
 
 The two growing files are only ever appended to. A process that is killed can leave its last line
@@ -39,6 +39,8 @@ POWER_COLUMNS = (
     "memory_bytes",
     "temperature_C",
 )
+# Key of a line that adds to an earlier row, whose number is its value.
+AMENDS = "amends_row"
 Columns = dict[str, NDArray[Any]]
 
 
@@ -46,6 +48,11 @@ def encode_epoch(row: Mapping[str, float]) -> str:
     """One line of `epochs.jsonl`; NaN becomes null, because JSON has no NaN."""
     plain = {name: _plain(value) for name, value in row.items()}
     return json.dumps(plain, allow_nan=False) + "\n"
+
+
+def encode_amendment(row: int, values: Mapping[str, float]) -> str:
+    """A line of `epochs.jsonl` that adds to an earlier one."""
+    return encode_epoch({AMENDS: row, **values})
 
 
 def encode_reading(row: Sequence[float | str]) -> str:
@@ -61,9 +68,22 @@ def encode_reading(row: Sequence[float | str]) -> str:
 POWER_HEADER = ",".join(POWER_COLUMNS) + "\n"
 
 
+def encode_meta(meta: Mapping[str, Any]) -> str:
+    """The text of `meta.json`.
+
+    Raises:
+        TraceError: the names in it are not text.
+    """
+    facts = {name: value for name, value in meta.items() if name != "format"}
+    try:
+        return json.dumps({"format": FORMAT, **facts}, indent=1, default=_plain_json)
+    except (TypeError, ValueError) as error:
+        raise TraceError(f"meta must be plain JSON: {error}") from error
+
+
 def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
     """Replace `meta.json` in one step."""
-    text = json.dumps({"format": FORMAT, **meta}, indent=1, default=str)
+    text = encode_meta(meta)
     temporary = folder / (META_FILE + ".new")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, folder / META_FILE)
@@ -76,6 +96,7 @@ def write_folder(
     readings: Iterable[Sequence[float | str]],
 ) -> None:
     """Write a whole trace; the folder must not hold one yet."""
+    encode_meta(meta)  # what cannot be written is refused before anything is
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / META_FILE).exists():
@@ -98,7 +119,8 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], Columns, Columns]:
             version reads, or a line other than the last is damaged.
     """
     if not folder.is_dir():
-        raise TraceError(f"no trace at {folder}: there is no such folder")
+        what = "it is a file, not a folder" if folder.exists() else "there is no such folder"
+        raise TraceError(f"no trace at {folder}: {what}")
     try:
         meta = _read_meta(folder / META_FILE)
         epochs = _read_epochs(folder / EPOCHS_FILE)
@@ -144,22 +166,46 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 
 def _read_epochs(path: Path) -> Columns:
-    rows: dict[float, dict[str, float]] = {}
+    rows: list[dict[str, float]] = []
     for number, line in enumerate(_whole_lines(path), start=1):
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=_refuse_constant)
+            amends = row.pop(AMENDS, None)
             values = {str(n): math.nan if v is None else _number(v) for n, v in row.items()}
-            epoch = values["epoch"]
-        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+            if amends is None:
+                rows.append({"epoch": values["epoch"], **values})
+            else:
+                rows[_checked_row(amends, len(rows))].update(values)
+        except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
             raise TraceError(f"{path}, line {number}, is damaged: {error!r}") from error
-        rows.setdefault(epoch, {}).update(values)
-    return columns_from_rows(rows.values())
+    return columns_from_rows(rows)
 
 
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{value!r} is not a number")
-    return float(value)
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is not finite")
+    return number
+
+
+def _checked_row(amends: object, rows: int) -> int:
+    """The number of a row that is amended."""
+    if isinstance(amends, bool) or not isinstance(amends, int) or not 0 <= amends < rows:
+        raise LookupError(f"there is no row {amends!r} to add to")
+    return amends
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _plain_json(value: object) -> object:
+    """Values of numpy as those of Python, anything else that JSON lacks as text."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return str(value)
 
 
 def _read_power(path: Path) -> Columns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +56,10 @@ class EnergyTrace:
     def __post_init__(self) -> None:
         epochs = _checked_columns(self.epoch_columns, EPOCH_COLUMNS, "epochs")
         power = _checked_columns(self.power_columns, POWER_COLUMNS, "power")
+        if len(power["device"]) and not {"time_s", "device"} <= set(self.power_columns):
+            raise TraceError("readings need the columns time_s and device")
+        if not isinstance(self.meta, Mapping):
+            raise TraceError(f"meta must be a mapping, not {type(self.meta).__name__}")
         object.__setattr__(self, "epoch_columns", epochs)
         object.__setattr__(self, "power_columns", power)
         object.__setattr__(self, "meta", dict(self.meta))
@@ -116,7 +120,8 @@ class EnergyTrace:
             time_s: shape (readings,), seconds on any clock, not decreasing.
             power_W: shape (readings,), watts.
             epoch_end_s: shape (epochs,), the ends of consecutive epochs on the same clock; the
-                first epoch starts at `time_s[0]`.
+                first epoch starts at `time_s[0]`. The last end may lie beyond the last reading by
+                less than the usual time between readings; power is taken to continue.
             utilization: shape (readings,), share of time in 0 to 1 in which the device was busy.
             device: name of the device; what stands before the colon is its kind (gpu, cpu, ram).
             meta: facts on the run, as in `from_epochs`.
@@ -135,17 +140,16 @@ class EnergyTrace:
         ends = _finite(epoch_end_s, "epoch_end_s")
         edges = np.concatenate([time[:1], ends])
         _increasing(edges, "epoch_end_s (with time_s[0] before it)", strictly=True)
-        # An end that was computed, as in linspace, may overshoot by rounding alone.
-        tolerance_s = 1e-9 * max(abs(time[-1]), time[-1] - time[0])
-        if edges[-1] > time[-1] + tolerance_s:
+        # The next reading would have come after the last epoch's end: it is not missed.
+        if edges[-1] - time[-1] >= max(float(np.median(np.diff(time))), 1e-9 * abs(time[-1])):
             raise TraceError(
                 f"epoch_end_s ends at {edges[-1]:g} s, after the last reading at {time[-1]:g} s: "
                 "every epoch must lie within the readings"
             )
         kind = device.partition(":")[0]
-        if kind not in ("gpu", "cpu", "ram"):
+        if kind not in ("gpu", "cpu", "ram") or not device.replace(":", "").isalnum():
             raise TraceError(f"device {device!r} must start with gpu, cpu or ram, as in 'gpu:0'")
-        energy = np.diff(cumulative_energy(time, power, np.minimum(edges, time[-1])).energy_J)
+        energy = np.diff(cumulative_energy(time, power, edges).energy_J)
         duration = np.diff(edges)
         readings: dict[str, NDArray[Any]] = {
             "time_s": time,
@@ -153,8 +157,10 @@ class EnergyTrace:
             "power_W": power,
         }
         if utilization is not None:
-            readings["utilization"] = _finite(utilization, "utilization")
-            _same_length(time_s=time, utilization=readings["utilization"])
+            busy = _positive(utilization, "utilization")
+            _same_length(time_s=time, utilization=busy)
+            _refuse(busy > 1, busy, "utilization", "must be a share from 0 to 1")
+            readings["utilization"] = busy
         epochs = {
             "epoch": np.arange(len(ends), dtype=np.float64),
             "start_s": edges[:-1],
@@ -215,25 +221,38 @@ class EnergyTrace:
     def total_J(self) -> float:
         """Energy of the whole run in joules, what lies outside of epochs included.
 
-        Recorded when the run ends. Of a run that was killed, and of arrays, it is what the epochs
-        and, beyond them, the readings show. NaN where a part was not measured.
+        Recorded when the run ends. Of a run that was killed, and of arrays, it is the sum of the
+        epochs and of what the readings show outside of them. NaN where a part was not measured.
         """
         recorded = self.meta.get("total_J")
         if isinstance(recorded, int | float) and not isinstance(recorded, bool):
             return float(recorded)
-        by_readings = [energy_J for _, energy_J in self._device_totals()]
-        return float(sum(by_readings)) if by_readings else float(np.sum(self.column("energy_J")))
+        return float(np.sum(self.column("energy_J"))) + self._outside_J()
 
-    def _device_totals(self) -> Iterator[tuple[str, float]]:
+    def _outside_J(self) -> float:
+        """What the readings show outside of the epochs, before, between and after them."""
         columns = self.power_columns
+        starts_s, ends_s = self.column("start_s"), self.column("end_s")
+        if not np.isfinite([starts_s, ends_s]).all():
+            return 0.0
+        outside_J = 0.0
         for device in dict.fromkeys(columns["device"]):
             rows = columns["device"] == device
-            time = columns["time_s"][rows]
-            total = cumulative_energy(
-                time, columns["power_W"][rows], time[[0, -1]], counter_J=columns["energy_J"][rows]
+            time_s = columns["time_s"][rows]
+            first_s = min([time_s[0], *starts_s[:1]])
+            last_s = max([time_s[-1], *ends_s[-1:]])
+            energy_J, missing_s = cumulative_energy(
+                time_s,
+                columns["power_W"][rows],
+                np.concatenate([[first_s, last_s], starts_s, ends_s]),
+                counter_J=columns["energy_J"][rows],
             )
-            whole = total.missing_s[1] <= total.missing_s[0]
-            yield str(device), float(np.diff(total.energy_J)[0]) if whole else math.nan
+            n = len(starts_s)
+            inside_J = energy_J[2 + n :].sum() - energy_J[2 : 2 + n].sum()
+            outside_J += float(energy_J[1] - energy_J[0] - inside_J)
+            if np.isnan(columns["power_W"][rows]).all() and missing_s[1] > missing_s[0]:
+                return math.nan  # a device that was never read
+        return outside_J
 
     def head(self, epochs: int) -> EnergyTrace:
         """The trace as it stood after the first `epochs` epochs.
@@ -241,8 +260,8 @@ class EnergyTrace:
         Raises:
             TraceError: `epochs` is negative.
         """
-        if epochs < 0:
-            raise TraceError(f"head({epochs}): the number of epochs must be 0 or more")
+        if not isinstance(epochs, int | np.integer) or epochs < 0:
+            raise TraceError(f"head({epochs!r}): the number of epochs must be 0 or more")
         if epochs >= len(self):
             return self
         last_s = float(self.column("end_s")[epochs - 1]) if epochs else -math.inf
@@ -287,10 +306,18 @@ def load_trace(folder: str | Path) -> EnergyTrace:
 
     Raises:
         TraceError: the folder is missing, is no trace, was damaged other than by a cut last line,
-            or was written by a newer version.
+            was written by a newer version, or holds values that no training can have.
     """
     meta, epochs, power = storage.read_folder(Path(folder))
-    return EnergyTrace(epochs, power, meta)
+    trace = EnergyTrace(epochs, power, meta)
+    for name in ("energy_J", "duration_s"):
+        _check_stored(trace.column(name), f"{folder}: {name} of the epochs")
+    for name in ("power_W", "energy_J"):
+        _check_stored(trace.power_columns[name], f"{folder}: {name} of the readings")
+    time_s, device = trace.power_columns["time_s"], trace.power_columns["device"]
+    for one in dict.fromkeys(device):
+        _increasing(time_s[device == one], f"{folder}: time_s of {one}", strictly=False)
+    return trace
 
 
 # ---------------------------------------------------------------------- checks
@@ -315,7 +342,13 @@ def _checked_columns(
 
 def _vector(values: ArrayLike, name: str) -> FloatArray:
     try:
-        vector = np.array(values, dtype=np.float64)
+        raw = np.asarray(values)
+        # Dates would become counts of nanoseconds, and text that looks like numbers, numbers.
+        if raw.dtype.kind in "mMcSU" or (raw.dtype == object and any(map(_is_text, raw.flat))):
+            raise TypeError(f"it holds {raw.dtype}; times are seconds since some start")
+        if np.ma.is_masked(values):
+            raise TypeError("it is masked")
+        vector = np.array(raw, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise TraceError(f"{name} must hold numbers: {error}") from error
     if vector.ndim != 1:
@@ -335,7 +368,18 @@ def _positive(values: ArrayLike, name: str) -> FloatArray:
     return vector
 
 
+def _check_stored(vector: FloatArray, name: str) -> None:
+    """What was read back may lack values, but not hold any that cannot be."""
+    _refuse(np.isinf(vector) | (vector < 0), vector, name, "must be finite and not negative")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str | bytes)
+
+
 def _increasing(vector: FloatArray, name: str, *, strictly: bool) -> None:
+    if not len(vector):
+        return
     step = np.append(1.0, np.diff(vector))
     rule = "must increase" if strictly else "must not go backwards"
     _refuse(step <= 0 if strictly else step < 0, vector, name, rule)

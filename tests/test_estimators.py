@@ -98,6 +98,43 @@ def test_single_outliers_are_no_change() -> None:
     assert find_stable_epoch(trace_of(energy)) == 0
 
 
+def test_an_outlier_at_the_end_that_was_seen_before_is_no_change() -> None:
+    energy = np.array([100.0, 101, 99, 100, 160] * 8)
+    for observed in range(10, 41):
+        assert find_stable_epoch(trace_of(energy[:observed])) == 0
+    with pytest.raises(NotStableError):
+        find_stable_epoch(trace_of(energy[:5]))  # the first of its kind may be a new level
+
+
+def test_cold_epoch_after_a_change_is_no_part_of_the_new_level() -> None:
+    energy = np.concatenate([np.full(10, 100.0), [500], np.full(8, 200.0)])
+    assert find_stable_epoch(trace_of(energy)) == 11
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int64])
+def test_numbers_of_numpy_count_as_any(kind: type) -> None:
+    trace = trace_of(THAW[:20])
+    assert estimate_step(trace, kind(120)) == estimate_step(trace, 120)
+    assert isinstance(estimate_step(trace, kind(120)).epochs, int)
+    assert estimate_step(trace, 120, start=kind(10), window=kind(5)) == estimate_step(
+        trace, 120, start=10, window=5
+    )
+
+
+def test_huge_values_do_not_overflow() -> None:
+    assert estimate_step(trace_of([1e200] * 5), 10).energy_J == pytest.approx(1e201)
+
+
+def test_power_form_of_the_paper_measures_nothing() -> None:
+    energy = np.concatenate([np.full(10, 300.0), 100 + RNG.normal(0, 1, 5)])
+    estimate = estimate_step(trace_of(energy), 20, form="power", start=10, window=5)
+    assert estimate.measured_J is None
+    assert estimate.energy_J - estimate.lower_J == pytest.approx(
+        estimate.upper_J - estimate.energy_J
+    )
+    assert estimate.lower_J < estimate.energy_J - 1
+
+
 def test_two_changes() -> None:
     energy = np.repeat([500.0, 80.0, 100.0], [1, 9, 12]) + RNG.normal(0, 0.5, 22)
     assert find_stable_epoch(trace_of(energy)) == 10
@@ -207,6 +244,10 @@ def test_error_survives_pickling_and_copying() -> None:
         ({"start": -1}, "from 0 to 9"),
         ({"start": 10}, "from 0 to 9"),
         ({"start": "now"}, "'auto' or an epoch"),
+        ({"confidence": "0.9"}, "between 0 and 1"),
+        ({"duration_s": "10"}, "positive and finite"),
+        ({"duration_s": 3.0}, "shorter than the 10 s measured"),
+        ({"trace": [1.0]}, "trace is a list: it must be an EnergyTrace"),
         ({"window": 0}, "window=0 must be"),
         ({"start": 7, "window": 4}, "reach past the last of 10 epochs"),
         ({"confidence": 1.0}, "between 0 and 1"),
@@ -216,7 +257,7 @@ def test_error_survives_pickling_and_copying() -> None:
 )
 def test_bad_arguments(arguments: dict, message: str) -> None:
     with pytest.raises(EstimateError, match=message):
-        estimate_step(trace_of([1.0] * 5), **{"epochs": 10, **arguments})
+        estimate_step(**{"trace": trace_of([1.0] * 5), "epochs": 10, **arguments})
 
 
 def test_unknown_method_of_stability() -> None:
@@ -354,6 +395,30 @@ def test_flops() -> None:
         estimate_flops(trace, 100, efficiency=0)
 
 
+def test_peak_follows_precision_and_number_of_gpus() -> None:
+    columns = {"energy_J": [1.0], "duration_s": [1.0], "flops": [1e15]}
+    single = EnergyTrace.from_epochs(**columns, meta={"devices": [A40], "precision": "bf16"})
+    double = EnergyTrace.from_epochs(**columns, meta={"devices": [A40, A40], "precision": "bf16"})
+    expected = 1e15 / (149.7e12 / 300 * 0.33)
+    assert estimate_flops(single, 1).energy_J == pytest.approx(expected, rel=1e-2)
+    # Twice the peak at twice the power: the same arithmetic costs the same.
+    assert estimate_flops(double, 1).energy_J == pytest.approx(expected, rel=1e-2)
+    v100 = {"device": "gpu:0", "kind": "gpu", "name": "Tesla V100-SXM2-16GB"}
+    for precision in ("fp32", "tf32"):  # no tf32 before Ampere: fp32 is what runs
+        meta = {"devices": [v100], "precision": precision}
+        trace = EnergyTrace.from_epochs(**columns, meta=meta)
+        assert estimate_flops(trace, 1).energy_J == pytest.approx(
+            1e15 / (15.7e12 / 300 * 0.33), rel=1e-2
+        )
+
+
+def test_devices_as_one_writes_them_by_hand() -> None:
+    trace = trace_of([1.0], devices=[{"name": "NVIDIA A40"}])
+    assert estimate_mlco2(trace, 1).energy_J == 600
+    capped = trace_of([1.0], devices=[{"name": "A40", "power_limit_W": np.int64(150)}])
+    assert estimate_mlco2(capped, 1).energy_J == 300
+
+
 def test_what_a_trace_lacks_is_named() -> None:
     with pytest.raises(EstimateError, match="give tdp_W"):
         estimate_mlco2(trace_of([1.0]), 1)
@@ -371,6 +436,27 @@ def test_comparison() -> None:
     assert table.loc["first epoch", "error_pct"] == pytest.approx(expected)
     assert math.isnan(table.loc["FLOPs", "energy_J"])
     assert "no FLOPs" in table.loc["FLOPs", "note"]
+
+
+def test_comparison_passes_on_what_it_is_given() -> None:
+    trace = trace_of(THAW[:20], np.linspace(1, 2, 20))
+    given = {"duration_s": 99.0, "tdp_W": 10.0, "ram_GB": 2.0, "utilization": 0.5}
+    table = compare_estimators(trace, 40, confidence=0.5, **given)
+    step = estimate_step(trace, 40, form="power", confidence=0.5, duration_s=99.0)
+    assert table.loc["STEP, power form", "energy_J"] == step.energy_J
+    assert table.loc["STEP, power form", "upper_J"] == step.upper_J
+    assert table.loc["STEP", "upper_J"] == estimate_step(trace, 40, confidence=0.5).upper_J
+    assert table.loc["MLCO2", "energy_J"] == 990
+    assert table.loc["Green Algorithms", "energy_J"] == pytest.approx((10 * 0.5 + 0.3725 * 2) * 99)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"epochs": None}, {"epochs": "40"}, {"confidence": 5}, {"tdp_W": "300"}, {"observed": 2.5}],
+)
+def test_comparison_refuses_bad_arguments(arguments: dict) -> None:
+    with pytest.raises(EstimateError):
+        compare_estimators(**{"trace": trace_of(THAW), "epochs": 40, **arguments})
 
 
 def test_comparison_of_a_running_training() -> None:

@@ -187,7 +187,7 @@ def test_late_metrics_reach_the_disk(tmp_path: Path) -> None:
     recorder.add_metrics({"val_acc": 0.5})
     recorder.stop()
     lines = (tmp_path / "energy" / "epochs.jsonl").read_text().splitlines()
-    assert json.loads(lines[1]) == {"epoch": 7, "val_acc": 0.5}
+    assert json.loads(lines[1]) == {"amends_row": 0, "val_acc": 0.5}
     assert list(load_trace(tmp_path / "energy").column("val_acc")) == [0.5]
 
 

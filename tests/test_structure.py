@@ -43,7 +43,6 @@ ALLOWED = {
     "measure": {"errors", "integration", "storage", "trace"},
     "callbacks": {"errors", "estimators", "measure", "trace"},
     "plots": {"errors", "estimators", "trace"},
-    "data": set(),
 }
 
 

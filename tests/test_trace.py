@@ -53,10 +53,30 @@ def test_from_power_takes_lists_frames_and_single_precision() -> None:
     ) == pytest.approx([7.5, 7.5])
 
 
-def test_last_end_may_overshoot_by_rounding() -> None:
+def test_last_end_may_lie_before_the_reading_that_would_have_come_next() -> None:
     time = np.arange(0, 4) * 0.1
-    ends = np.linspace(0, 0.1 + 0.2, 4)[1:]  # 0.30000000000000004 > 0.3
-    assert len(EnergyTrace.from_power(time, np.ones(4), ends)) == 3
+    trace = EnergyTrace.from_power(time, np.full(4, 300.0), [0.1, 0.39])
+    assert trace.column("energy_J") == pytest.approx([30, 87])
+
+
+def test_total_of_a_run_that_was_killed() -> None:
+    # Ten epochs of 1 s with 0.5 s between them, and readings 2 s before and after.
+    time = np.arange(0, 19.01, 0.1)
+    starts = 2 + 1.5 * np.arange(10)
+    columns = {
+        "epoch": np.arange(10.0),
+        "start_s": starts,
+        "end_s": starts + 1,
+        "energy_J": np.full(10, 300.0),
+    }
+    readings = {"time_s": time, "device": np.full(191, "gpu:0"), "power_W": np.full(191, 300.0)}
+    trace = EnergyTrace(columns, readings)
+    assert trace.total_J == pytest.approx(300 * 19)
+    # Cut within the last epoch's last interval between readings: never less than the epochs.
+    assert trace.head(5).total_J >= trace.head(5).column("energy_J").sum() * (1 - 1e-12)
+    assert EnergyTrace(columns).total_J == pytest.approx(3000)
+    with pytest.raises(TraceError, match="need the columns"):
+        EnergyTrace(columns, {"time_s": time, "power_W": time})
 
 
 def test_frames_are_copies_and_columns_are_read_only() -> None:
@@ -101,6 +121,10 @@ def test_empty_trace() -> None:
         ({"energy_J": [1, 2], "val_acc": [1, 2, 3]}, "energy_J has 2 and val_acc has 3"),
         ({"energy_J": [[1, 2]]}, "one dimension"),
         ({"energy_J": ["a"]}, "must hold numbers"),
+        ({"energy_J": ["1", "2"]}, "must hold numbers"),
+        ({"energy_J": [1 + 2j]}, "must hold numbers"),
+        ({"energy_J": pd.Series(pd.to_timedelta([1, 2], unit="s"))}, "must hold numbers"),
+        ({"energy_J": np.ma.masked_array([1.0, 2.0], [False, True])}, "masked"),
     ],
 )
 def test_bad_epochs(arguments: dict, message: str) -> None:
@@ -119,6 +143,9 @@ def test_bad_epochs(arguments: dict, message: str) -> None:
         ({"time_s": [0], "power_W": [1], "epoch_end_s": []}, "needs at least 2"),
         ({"time_s": [], "power_W": [], "epoch_end_s": []}, "needs at least 2"),
         ({"epoch_end_s": [1, 3]}, "after the last reading at 2 s"),
+        ({"time_s": pd.date_range("2024", periods=3, freq="1s")}, "seconds since some start"),
+        ({"utilization": [50, 60, 70]}, "a share from 0 to 1"),
+        ({"device": "gpu:0,a"}, "must start with"),
         ({"epoch_end_s": [1, 1]}, "must increase"),
         ({"epoch_end_s": [0, 1]}, "must increase"),
         ({"utilization": [1]}, "utilization has 1"),
@@ -209,6 +236,10 @@ def test_every_cut_of_the_last_line_loads_without_it(tmp_path: Path, name: str) 
         ("epochs.jsonl", "[1]"),
         ("epochs.jsonl", '{"energy_J": 1}'),
         ("epochs.jsonl", '{"epoch": 0, "energy_J": "much"}'),
+        ("epochs.jsonl", '{"epoch": 0, "energy_J": Infinity}'),
+        ("epochs.jsonl", '{"epoch": 0, "energy_J": 1e999}'),
+        ("epochs.jsonl", '{"amends_row": 9, "val_acc": 1}'),
+        ("epochs.jsonl", '{"amends_row": -1, "val_acc": 1}'),
         ("power.csv", "0,gpu:0,much,,,,"),
         ("power.csv", "0,gpu:0,1,,,,,,,,,"),
     ],
@@ -222,6 +253,42 @@ def test_damage_before_the_last_line_is_named(tmp_path: Path, name: str, line: s
         load_trace(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        (
+            "epochs.jsonl",
+            '{"epoch": 3, "energy_J": -5}',
+            "energy_J of the epochs must be finite and not negative",
+        ),
+        ("power.csv", "31,gpu:0,-5,,,,", "power_W of the readings"),
+        ("power.csv", "0,gpu:0,5,,,,", "time_s of gpu:0 must not go backwards"),
+    ],
+)
+def test_values_that_cannot_be(tmp_path: Path, name: str, line: str, message: str) -> None:
+    folder = saved(tmp_path)
+    with open(folder / name, "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(TraceError, match=message):
+        load_trace(folder)
+
+
+def test_epochs_of_one_number_stay_apart(tmp_path: Path) -> None:
+    trace = EnergyTrace.from_epochs(energy_J=[1, 2, 3], epoch=[0, 0, 1])
+    assert list(load_trace(trace.save(tmp_path / "t")).column("energy_J")) == [1, 2, 3]
+
+
+def test_meta_of_numpy_values(tmp_path: Path) -> None:
+    meta = {"a": np.int64(5), "b": np.float32(0.5), "c": np.arange(2), "format": 7}
+    trace = EnergyTrace.from_epochs(energy_J=[1], meta=meta)
+    assert load_trace(trace.save(tmp_path / "t")).meta == {"a": 5, "b": 0.5, "c": [0, 1]}
+    with pytest.raises(TraceError, match="plain JSON"):
+        EnergyTrace.from_epochs(energy_J=[1], meta={(1, 2): 3}).save(tmp_path / "u")
+    assert not (tmp_path / "u").exists()
+    with pytest.raises(TraceError, match="meta must be a mapping"):
+        EnergyTrace.from_epochs(energy_J=[1], meta="text")
+
+
 def test_binary_rubbish(tmp_path: Path) -> None:
     folder = saved(tmp_path)
     (folder / "power.csv").write_bytes(b"\xff\xfe\x00\n" * 3)
@@ -232,7 +299,7 @@ def test_binary_rubbish(tmp_path: Path) -> None:
 def test_a_later_line_adds_to_an_epoch(tmp_path: Path) -> None:
     folder = saved(tmp_path)
     with open(folder / "epochs.jsonl", "a") as file:
-        file.write('{"epoch": 2, "val_acc": 0.9}\n')
+        file.write('{"amends_row": 2, "val_acc": 0.9}\n')
     trace = load_trace(folder)
     assert len(trace) == 3
     assert trace.column("val_acc")[2] == 0.9

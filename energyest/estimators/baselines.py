@@ -11,8 +11,13 @@ from typing import Any
 import numpy as np
 
 from energyest.errors import EstimateError, NotStableError
+from energyest.estimators.checks import (
+    check_count,
+    check_epochs,
+    check_positive,
+    is_number,
+)
 from energyest.estimators.estimate import Estimate
-from energyest.estimators.step import check_duration, check_epochs, is_integer
 from energyest.gpus import find_gpu
 from energyest.trace import EnergyTrace
 
@@ -36,9 +41,8 @@ def estimate_first_epoch(trace: EnergyTrace, epochs: int, *, observed: int = 1) 
         NotStableError: fewer than `observed` epochs were measured.
         EstimateError: fewer `epochs` than were measured, or `observed` is not 1 or more.
     """
-    check_epochs(trace, epochs)
-    if not (is_integer(observed) and observed >= 1):
-        raise EstimateError(f"observed={observed!r} must be a whole number of 1 or more")
+    epochs = check_epochs(trace, epochs)
+    observed = check_count(observed, "observed")
     seen_J = trace.column("energy_J")[:observed]
     if len(seen_J) < observed or not np.isfinite(seen_J).all():
         measured = int(np.isfinite(seen_J).sum())
@@ -115,14 +119,14 @@ def estimate_green_algorithms(
     total_s, assumption = _duration(trace, epochs, duration_s)
     watts = _tdp_W(trace, tdp_W)
     memory_GB = _ram_GB(trace) if ram_GB is None else ram_GB
-    if not (math.isfinite(memory_GB) and memory_GB >= 0):
+    if not (is_number(memory_GB) and math.isfinite(memory_GB) and memory_GB >= 0):
         raise EstimateError(f"ram_GB={memory_GB!r} must be 0 or more")
     busy = _utilization(trace) if utilization is None else utilization
     assumptions = list(assumption)
     if busy is None:
         busy = 1.0
         assumptions.append("the device is busy all the time (no utilisation was read)")
-    if not 0 <= busy <= 1:
+    if not (is_number(busy) and 0 <= busy <= 1):
         raise EstimateError(f"utilization={busy!r} must lie between 0 and 1")
     return Estimate(
         energy_J=(watts * busy + RAM_W_PER_GB * memory_GB) * total_s,
@@ -158,7 +162,7 @@ def estimate_flops(
     Raises:
         EstimateError: a quantity is neither given nor in the trace, or out of its range.
     """
-    check_epochs(trace, epochs)
+    epochs = check_epochs(trace, epochs)
     if flops is None:
         counted = trace.column("flops")
         counted = counted[np.isfinite(counted)]
@@ -169,9 +173,9 @@ def estimate_flops(
         flops = float(counted.mean()) * epochs
     peak = _peak_flops(trace) if peak_flops_per_s is None else peak_flops_per_s
     watts = _tdp_W(trace, tdp_W)
-    for name, value in (("flops", flops), ("peak_flops_per_s", peak), ("efficiency", efficiency)):
-        if not (math.isfinite(value) and value > 0):
-            raise EstimateError(f"{name}={value!r} must be positive and finite")
+    check_positive(flops, "flops")
+    check_positive(peak, "peak_flops_per_s")
+    check_positive(efficiency, "efficiency")
     return Estimate(
         energy_J=flops / (peak / watts * efficiency),
         epochs=epochs,
@@ -186,10 +190,9 @@ def estimate_flops(
 def _duration(
     trace: EnergyTrace, epochs: int, duration_s: float | None
 ) -> tuple[float, tuple[str, ...]]:
-    check_epochs(trace, epochs)
-    check_duration(duration_s)
+    epochs = check_epochs(trace, epochs)
     if duration_s is not None:
-        return duration_s, ()
+        return check_positive(duration_s, "duration_s"), ()
     measured_s = trace.column("duration_s")
     measured_s = measured_s[np.isfinite(measured_s)]
     if not len(measured_s):
@@ -200,10 +203,15 @@ def _duration(
 def _accelerators(trace: EnergyTrace) -> list[dict[str, Any]]:
     """The GPUs of the trace, or else its CPU."""
     for kind in ("gpu", "cpu"):
-        found = [device for device in trace.devices if device.get("kind") == kind]
+        found = [device for device in trace.devices if _kind(device) == kind]
         if found:
             return found
     return []
+
+
+def _kind(device: dict[str, Any]) -> str:
+    """What a device is; an entry that does not say so is a GPU, as in a hand-written meta."""
+    return str(device.get("kind") or str(device.get("device", "gpu")).partition(":")[0])
 
 
 def _tdp_W(trace: EnergyTrace, tdp_W: float | None) -> float:
@@ -212,15 +220,13 @@ def _tdp_W(trace: EnergyTrace, tdp_W: float | None) -> float:
         tdp_W = sum(known) if known else math.nan
         if not math.isfinite(tdp_W):
             raise EstimateError("the trace names no device with a known TDP: give tdp_W=")
-    if not (math.isfinite(tdp_W) and tdp_W > 0):
-        raise EstimateError(f"tdp_W={tdp_W!r} must be positive and finite")
-    return tdp_W
+    return check_positive(tdp_W, "tdp_W")
 
 
 def _device_tdp_W(device: dict[str, Any]) -> float:
     # The board's own limit is its TDP: partners' boards differ from the data sheet.
     limit_W = device.get("power_limit_W")
-    if isinstance(limit_W, int | float):
+    if limit_W is not None and is_number(limit_W):
         return float(limit_W)
     gpu = find_gpu(str(device.get("name", "")))
     return math.nan if gpu is None else gpu.tdp_W
@@ -232,6 +238,8 @@ def _peak_flops(trace: EnergyTrace) -> float:
     for device in _accelerators(trace):
         name = str(device.get("name", device.get("device")))
         gpu = find_gpu(name)
+        if gpu is not None and precision == "tf32" and "tf32" not in gpu.peak_flops:
+            precision = "fp32"  # what older generations do when asked for tf32
         if gpu is None or precision not in gpu.peak_flops:
             raise EstimateError(f"no {precision} peak known for {name}: give peak_flops_per_s=")
         total += gpu.peak_flops[precision]
@@ -241,8 +249,11 @@ def _peak_flops(trace: EnergyTrace) -> float:
 
 
 def _utilization(trace: EnergyTrace) -> float | None:
-    names = {device.get("device") for device in _accelerators(trace)}
-    rows = np.isin(trace.power_columns["device"].astype(str), [str(n) for n in names])
+    devices = _accelerators(trace)
+    names = trace.power_columns["device"].astype(str)
+    rows = np.isin(names, [str(device.get("device")) for device in devices])
+    if not rows.any() and devices:  # a hand-written meta that names no device
+        rows = np.char.startswith(names, _kind(devices[0]))
     read = trace.power_columns["utilization"][rows]
     read = read[np.isfinite(read)]
     return float(read.mean()) if len(read) else None
@@ -251,6 +262,6 @@ def _utilization(trace: EnergyTrace) -> float | None:
 def _ram_GB(trace: EnergyTrace) -> float:
     for device in trace.devices:
         size = device.get("memory_bytes")
-        if device.get("kind") == "ram" and isinstance(size, int | float):
+        if _kind(device) == "ram" and size is not None and is_number(size):
             return float(size) / 1e9
     raise EstimateError("the trace does not hold the machine's memory: give ram_GB=")

@@ -15,6 +15,13 @@ from energyest.estimators.baselines import (
     estimate_green_algorithms,
     estimate_mlco2,
 )
+from energyest.estimators.checks import (
+    check_confidence,
+    check_count,
+    check_epochs,
+    check_positive,
+    check_trace,
+)
 from energyest.estimators.estimate import Estimate
 from energyest.estimators.step import estimate_step
 from energyest.trace import EnergyTrace
@@ -53,13 +60,19 @@ def compare_estimators(
         A method that cannot be applied has NaN, and `note` says why.
 
     Raises:
-        EstimateError: more epochs were measured than `epochs` and `observed` does not cut them.
+        EstimateError: more epochs were measured than `epochs` and `observed` does not cut them,
+            or an argument is out of its range.
     """
     import pandas as pd  # noqa: PLC0415  (keeps `import energyest` fast)
 
-    seen = trace if observed is None else trace.head(observed)
-    if len(seen) > epochs:
-        raise EstimateError(f"epochs={epochs} is fewer than the {len(seen)} epochs measured")
+    check_trace(trace)
+    seen = trace if observed is None else trace.head(check_count(observed, "observed", least=0))
+    # What is wrong with the arguments is an error, not a note in each row.
+    epochs = check_epochs(seen, epochs)
+    check_confidence(confidence)
+    for name, value in (("duration_s", duration_s), ("tdp_W", tdp_W)):
+        if value is not None:
+            check_positive(value, name)
     methods: dict[str, Callable[[], Estimate]] = {
         "STEP": lambda: estimate_step(seen, epochs, confidence=confidence, duration_s=duration_s),
         "STEP, power form": lambda: estimate_step(

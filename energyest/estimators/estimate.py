@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from energyest.errors import EstimateError
 
@@ -53,14 +54,14 @@ class Estimate:
         Raises:
             EstimateError: the intensity is negative or not finite.
         """
-        if not (math.isfinite(g_per_kWh) and g_per_kWh >= 0):
-            raise EstimateError(f"g_per_kWh is {g_per_kWh}: an intensity must be 0 or more")
+        if not (isinstance(g_per_kWh, Real) and math.isfinite(g_per_kWh) and g_per_kWh >= 0):
+            raise EstimateError(f"g_per_kWh={g_per_kWh!r}: an intensity must be 0 or more")
         return self.energy_kWh * g_per_kWh / 1000
 
     def __str__(self) -> str:
         text = f"{format_energy(self.energy_J)} ({self.energy_kWh:.4g} kWh)"
         if self.epochs is not None:
-            text += f" for {self.epochs} epochs"
+            text += f" for {self.epochs} epoch{'s' * (self.epochs != 1)}"
         if self.duration_s is not None:
             text += f" in {format_duration(self.duration_s)}"
         if self.lower_J is not None and self.upper_J is not None:

@@ -9,15 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from energyest.errors import EstimateError, NotStableError
+from energyest.estimators.checks import check_trace
 from energyest.estimators.fluss import fluss_epoch
 from energyest.integration import FloatArray
 from energyest.trace import EnergyTrace
 
 # A regime is believed from this many epochs on: two agree too easily by chance.
 MIN_EPOCHS = 3
-# Levels closer than this (relative) count as one: noise estimated from a handful of nearly equal
-# epochs can be arbitrarily small, and a shift this small hardly moves a projection.
-MIN_SHIFT = 0.02
+# Noise is taken to be at least this share of the level: the estimate from a handful of nearly
+# equal epochs can be arbitrarily small.
+LEAST_NOISE = 0.02
 # The improvement in squared error, in units of the noise variance, that a change point must bring,
 # per log of the number of epochs: the penalty of the strengthened Schwarz criterion as used for
 # change points (Fryzlewicz, "Wild binary segmentation", Annals of Statistics 42, 2014).
@@ -53,19 +54,40 @@ def current_regime(values: FloatArray) -> Regime:
     Binary segmentation from the right: the sequence is split where the fit of two levels is best,
     as long as that improves the squared error by more than a penalty; of two stretches the later
     is examined further. The first regime may be a single (cold) epoch. A single epoch that stands
-    out between two others (a checkpoint, a validation every so often) is no change of level.
+    out between two others (a checkpoint, a validation every so often) is no change of level; nor
+    is the last epoch, if the level has seen the like of it before.
 
     Args:
         values: shape (epochs,), for example joules per epoch; finite.
     """
+    regime = _last_stretch(values)
+    if regime.epochs == 1 and regime.start > 0:
+        before = _last_stretch(values[:-1])
+        if before.is_stable and _has_happened_before(values[before.start :]):
+            return Regime(before.start, before.epochs + 1)
+    return regime
+
+
+def _last_stretch(values: FloatArray) -> Regime:
+    # In units of the largest, so that no square overflows.
+    scale = float(np.abs(values).max(initial=0.0))
+    scaled = values / scale if scale > 0 else values
+    variance = _noise_variance(scaled)
     start = 0
-    variance = _noise_variance(values)
-    smooth = _without_blips(values)
     while True:
-        split = _best_split(smooth[start:], variance, len(values))
+        # Blips are looked for within the stretch: at its beginning, a cold epoch is none.
+        split = _best_split(_without_blips(scaled[start:]), variance, len(values))
         if split is None:
             return Regime(start, len(values) - start)
         start += split
+
+
+def _has_happened_before(values: FloatArray) -> bool:
+    """Whether the last value stands out about as one inside did."""
+    earlier = values[:-1]
+    blips = earlier - _without_blips(earlier)
+    last = values[-1] - float(np.median(earlier))
+    return bool((blips * np.sign(last) >= abs(last) / 2).any())
 
 
 def find_stable_epoch(trace: EnergyTrace, method: str = "changepoint") -> int:
@@ -84,6 +106,7 @@ def find_stable_epoch(trace: EnergyTrace, method: str = "changepoint") -> int:
         EstimateError: there is no such method, or too few readings for it.
         MissingDependencyError: the method needs a package that is not installed.
     """
+    check_trace(trace)
     if method == "fluss":
         return fluss_epoch(trace)
     if method != "changepoint":
@@ -129,7 +152,7 @@ def _noise_variance(values: FloatArray) -> float:
     # 1.4826 turns a median absolute deviation into a standard deviation, sqrt(2) one of
     # differences into one of values.
     spread = 1.4826 * float(steps[(len(steps) - 1) // 2]) / math.sqrt(2)
-    return float(max(spread, MIN_SHIFT * level, np.finfo(np.float64).tiny)) ** 2
+    return float(max(spread, LEAST_NOISE * level, np.finfo(np.float64).tiny)) ** 2
 
 
 def _without_blips(values: FloatArray) -> FloatArray:

@@ -10,6 +10,12 @@ import numpy as np
 from scipy.special import stdtrit
 
 from energyest.errors import EstimateError, NotStableError
+from energyest.estimators.checks import (
+    check_confidence,
+    check_count,
+    check_epochs,
+    check_positive,
+)
 from energyest.estimators.estimate import Estimate
 from energyest.estimators.stability import (
     current_regime,
@@ -62,7 +68,12 @@ def estimate_step(
             and the number of epochs that are missing.
         EstimateError: fewer `epochs` than were measured, or arguments out of their range.
     """
-    _check(trace, epochs, form, start, window, confidence, duration_s)
+    epochs = check_epochs(trace, epochs)
+    confidence = check_confidence(confidence)
+    if form not in ("energy", "power"):
+        raise EstimateError(f"form={form!r} is not known: it is 'energy' or 'power'")
+    start, window = _check_level(start, window, epochs)
+    _check_duration(trace, duration_s)
     level = _find_level(trace, start, window)
     projection = _Projection(trace, epochs, form, level, confidence, duration_s)
     complete = len(trace) == epochs and bool(np.isfinite(trace.column("energy_J")).all())
@@ -140,28 +151,32 @@ class _Projection:
         known_J = energy_J[:stop]
         read = np.isfinite(known_J)
         remaining = self.epochs - int(read.sum())
-        measured_J = float(known_J[read].sum())
+        floor_J = float(known_J[read].sum())
+        measured_J: float | None = floor_J
         level_J = energy_J[level.start : level.stop]
         level_J = level_J[np.isfinite(level_J)]
         level_s = float(np.mean(duration_s[level.start : level.stop]))
         total_s = self._total_duration(duration_s[:stop], level_s)
 
+        assumptions = self._assumptions(remaining, int((~read).sum()))
         if self.form == "power":
-            total_J = self._by_power(level, measured_J, total_s)
+            total_J = self._by_power(level, floor_J, total_s)
+            if level.windowed:
+                # The paper's power form takes no epoch as measured, its window included.
+                remaining, measured_J, floor_J = self.epochs, None, 0.0
         else:
-            total_J = float(measured_J + remaining * level_J.mean())
+            total_J = float(floor_J + remaining * level_J.mean())
         half_J = self._half_width(level_J, remaining)
         return Estimate(
             energy_J=total_J,
-            # What was measured already is a floor, unless the paper's power form ignores it.
-            lower_J=None if half_J is None else min(total_J, max(total_J - half_J, measured_J)),
+            lower_J=None if half_J is None else max(total_J - half_J, floor_J),
             upper_J=None if half_J is None else total_J + half_J,
             confidence=None if half_J is None else self.confidence,
             duration_s=total_s if math.isfinite(total_s) else None,
             measured_J=measured_J,
             epochs=self.epochs,
             method=f"STEP, {self.form} form, epochs {level.start} to {level.stop - 1}",
-            assumptions=self._assumptions(remaining, int((~read).sum())),
+            assumptions=assumptions,
         )
 
     def _total_duration(self, known_s: FloatArray, level_s: float) -> float:
@@ -183,10 +198,6 @@ class _Projection:
         if level.windowed:
             return power_W * total_s
         known_s = float(duration_s[np.isfinite(energy_J)].sum())
-        if total_s < known_s * (1 - 1e-9):
-            raise EstimateError(
-                f"duration_s={total_s:g} is shorter than the {known_s:g} s measured already"
-            )
         return known_J + power_W * max(0.0, total_s - known_s)
 
     def _half_width(self, level_J: FloatArray, remaining: int) -> float | None:
@@ -212,50 +223,30 @@ class _Projection:
         return tuple(assumptions)
 
 
-def _check(
-    trace: EnergyTrace,
-    epochs: int,
-    form: str,
-    start: int | Literal["auto"],
-    window: int | None,
-    confidence: float,
-    duration_s: float | None,
-) -> None:
-    check_epochs(trace, epochs)
-    if form not in ("energy", "power"):
-        raise EstimateError(f"form={form!r} is not known: it is 'energy' or 'power'")
-    if start != "auto" and not (is_integer(start) and 0 <= start < epochs):
+def _check_level(
+    start: int | Literal["auto"], window: int | None, epochs: int
+) -> tuple[int | Literal["auto"], int | None]:
+    if start != "auto":
+        if not (isinstance(start, int | np.integer) and 0 <= start < epochs):
+            raise EstimateError(
+                f"start={start!r} must be 'auto' or an epoch from 0 to {epochs - 1}"
+            )
+        start = int(start)
+    if window is not None:
+        window = check_count(window, "window")
+        first = 0 if start == "auto" else start
+        if first + window > epochs:
+            raise EstimateError(
+                f"start={start} and window={window} reach past the last of {epochs} epochs"
+            )
+    return start, window
+
+
+def _check_duration(trace: EnergyTrace, duration_s: float | None) -> None:
+    if duration_s is None:
+        return
+    measured_s = float(np.nansum(trace.column("duration_s")))
+    if check_positive(duration_s, "duration_s") < measured_s * (1 - 1e-9):
         raise EstimateError(
-            f"start={start!r} must be 'auto' or an epoch from 0 to {epochs - 1} (epochs={epochs})"
+            f"duration_s={duration_s:g} is shorter than the {measured_s:g} s measured already"
         )
-    if window is not None and not (is_integer(window) and window >= 1):
-        raise EstimateError(f"window={window!r} must be None or a whole number of 1 or more")
-    if window is not None and start != "auto" and start + window > epochs:
-        raise EstimateError(
-            f"start={start} and window={window} reach past the last of {epochs} epochs"
-        )
-    if not 0 < confidence < 1:
-        raise EstimateError(f"confidence={confidence!r} must lie between 0 and 1")
-    check_duration(duration_s)
-
-
-def check_epochs(trace: EnergyTrace, epochs: int) -> None:
-    """Refuse a number of epochs that is none, or that is smaller than what was measured."""
-    if not (is_integer(epochs) and epochs >= 1):
-        raise EstimateError(f"epochs={epochs!r} must be a whole number of 1 or more")
-    if epochs < len(trace):
-        raise EstimateError(
-            f"epochs={epochs} is fewer than the {len(trace)} epochs measured: ask for at least as "
-            f"many, or estimate from trace.head({epochs})"
-        )
-
-
-def check_duration(duration_s: float | None) -> None:
-    """Refuse a duration that is not positive and finite."""
-    if duration_s is not None and not (math.isfinite(duration_s) and duration_s > 0):
-        raise EstimateError(f"duration_s={duration_s!r} must be positive and finite")
-
-
-def is_integer(value: object) -> bool:
-    """Whether a value is a whole number of Python or numpy (and no truth value)."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)

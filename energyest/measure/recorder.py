@@ -21,6 +21,7 @@ from energyest.measure.sampler import Clock, Sampler
 from energyest.measure.sensors.base import Reading, Sensor
 from energyest.measure.tables import EpochTable, ReadingTable
 from energyest.measure.writer import TraceWriter
+from energyest.storage import encode_amendment, encode_epoch
 from energyest.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
@@ -79,7 +80,7 @@ class Recorder:
         self._epochs = EpochTable()
         self._readings = ReadingTable()
         self._tentative: dict[str, float] | None = None
-        self._to_write: list[dict[str, float]] = []
+        self._to_write: list[str] = []
         self._meta: dict[str, Any] = {
             "run_id": uuid.uuid4().hex,
             "status": "running",
@@ -254,11 +255,11 @@ class Recorder:
     def _write(self, *, flush: bool) -> None:
         assert self._writer is not None
         with self._lock:
-            rows, self._to_write = self._to_write, []
+            lines, self._to_write = self._to_write, []
             meta = dict(self._meta) if self._meta_changed else None
             self._meta_changed = False
-        for row in rows:
-            self._writer.write_epoch(row)
+        for line in lines:
+            self._writer.write_epoch_line(line)
         if meta is not None:
             self._writer.write_meta(meta)
         if flush:
@@ -286,7 +287,8 @@ class Recorder:
 
     def _keep(self, row: dict[str, float]) -> None:
         self._epochs.append(row)
-        self._to_write.append(row)
+        if self._writer is not None:
+            self._to_write.append(encode_epoch(row))
 
     def _amend(self, values: Mapping[str, float]) -> None:
         """Add to the row that ended last."""
@@ -294,7 +296,8 @@ class Recorder:
             self._tentative |= values
         elif len(self._epochs):
             self._epochs.amend(values)
-            self._to_write.append({"epoch": self._epochs.last()["epoch"], **values})
+            if self._writer is not None:
+                self._to_write.append(encode_amendment(len(self._epochs) - 1, values))
 
     def _unresolved_rows(self) -> list[dict[str, float]]:
         """Rows that are not final, with the last power taken to continue up to their end."""

@@ -124,6 +124,10 @@ class Sampler:
         after_s = self._clock()
         if after_s - before_s > max(_LONGEST_READ_S, self._interval_s):
             return Reading(before_s, sensor.device.device)  # nobody knows when its values held
+        if not 0 <= reading.power_W < math.inf:
+            reading = reading._replace(power_W=math.nan)
+        if not 0 <= reading.energy_J < math.inf:
+            reading = reading._replace(energy_J=math.nan)
         # A counter takes milliseconds to read: the middle is the best guess of its time.
         return reading._replace(time_s=(before_s + after_s) / 2)
 

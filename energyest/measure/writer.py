@@ -39,11 +39,11 @@ class TraceWriter:
         except OSError as error:
             self._give_up(folder, error)
 
-    def write_epoch(self, row: Mapping[str, float]) -> None:
+    def write_epoch_line(self, line: str) -> None:
         """Append a row of an epoch, or an amendment of one, and flush it."""
         if self.folder is not None:
             try:
-                self._epochs.write(storage.encode_epoch(row))
+                self._epochs.write(line)
                 self._epochs.flush()
             except OSError as error:
                 self._give_up(self.folder, error)

@@ -1,0 +1,59 @@
+"""Checks of arguments that several estimators take; each returns the value to go on with."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+import numpy as np
+
+from energyest.errors import EstimateError
+from energyest.trace import EnergyTrace
+
+
+def check_trace(trace: object) -> None:
+    """Refuse what is no trace, such as its table of epochs."""
+    if not isinstance(trace, EnergyTrace):
+        raise EstimateError(
+            f"trace is a {type(trace).__name__}: it must be an EnergyTrace, for example from "
+            "EnergyTrace.from_epochs or load_trace"
+        )
+
+
+def check_epochs(trace: EnergyTrace, epochs: int) -> int:
+    """Refuse a number of epochs that is none, or that is smaller than what was measured."""
+    check_trace(trace)
+    number = check_count(epochs, "epochs")
+    if number < len(trace):
+        raise EstimateError(
+            f"epochs={number} is fewer than the {len(trace)} epochs measured: ask for at least as "
+            f"many, or estimate from trace.head({number})"
+        )
+    return number
+
+
+def check_count(value: int, name: str, least: int = 1) -> int:
+    """Refuse what is not a whole number of `least` or more."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not (whole and value >= least):
+        raise EstimateError(f"{name}={value!r} must be a whole number of {least} or more")
+    return int(value)
+
+
+def check_positive(value: float, name: str) -> float:
+    """Refuse what is not a positive, finite number."""
+    if not (is_number(value) and math.isfinite(value) and value > 0):
+        raise EstimateError(f"{name}={value!r} must be positive and finite")
+    return float(value)
+
+
+def check_confidence(confidence: float) -> float:
+    """Refuse what is no probability between 0 and 1."""
+    if not (is_number(confidence) and 0 < confidence < 1):
+        raise EstimateError(f"confidence={confidence!r} must lie between 0 and 1")
+    return float(confidence)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a real number of Python or numpy, and no truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool)
