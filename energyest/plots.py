@@ -96,7 +96,7 @@ def _plot_epochs(axes: Axes, trace: EnergyTrace) -> None:
 
 def _plot_projection(axes: Axes, trace: EnergyTrace, epochs: int, observed: int) -> None:
     position = np.arange(1, len(trace) + 1)
-    total_J = np.cumsum(trace.column("energy_J"))
+    total_J = np.nancumsum(trace.column("energy_J"))
     axes.plot(position, total_J, color=_GREY, lw=1)
     seen = position <= observed
     axes.plot(position[seen], total_J[seen], "o", ms=3, color=_BLACK, label="measured")

@@ -72,11 +72,12 @@ def encode_meta(meta: Mapping[str, Any]) -> str:
     """The text of `meta.json`.
 
     Raises:
-        TraceError: the names in it are not text.
+        TraceError: it holds names that are not text, or numbers that are not finite.
     """
     facts = {name: value for name, value in meta.items() if name != "format"}
     try:
-        return json.dumps({"format": FORMAT, **facts}, indent=1, default=_plain_json)
+        text = {"format": FORMAT, **facts}
+        return json.dumps(text, indent=1, default=_plain_json, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise TraceError(f"meta must be plain JSON: {error}") from error
 
@@ -149,6 +150,8 @@ def _plain(value: float) -> float | int | None:
 
 def _read_meta(path: Path) -> dict[str, Any]:
     if not path.exists():
+        if (path.parent / EPOCHS_FILE).exists():
+            return {}  # killed just after it began
         raise TraceError(f"{path.parent} is not a trace folder: it has no {path.name}")
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))

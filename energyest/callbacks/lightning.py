@@ -13,9 +13,8 @@ import torch
 from pytorch_lightning import Callback
 from torch.nn.parameter import is_lazy
 
-from energyest.callbacks.loop import Run, track
+from energyest.callbacks.loop import Run, check_settings, track
 from energyest.callbacks.shield import shielded
-from energyest.errors import ConfigurationError
 from energyest.estimators.estimate import Estimate
 from energyest.measure.flops import batch_size
 from energyest.measure.sensors import Kind, Sensor
@@ -24,8 +23,10 @@ from energyest.trace import EPOCH_COLUMNS, EnergyTrace
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
-# A projection is logged if making it took less than this share of the time since the last one.
-_PROJECTION_SHARE = 0.005
+# A projection is logged for each of the first epochs; later, if making it took less than this share
+# of the time since the last one.
+_PROJECTION_SHARE = 0.01
+_ALWAYS_PROJECTED = 100
 
 log = logging.getLogger("energyest")
 
@@ -73,13 +74,7 @@ class EnergyMonitor(Callback):
         interval_s: float = 0.1,
         confidence: float = 0.9,
     ) -> None:
-        unknown = [kind for kind in components if kind not in ("gpu", "cpu", "ram")]
-        if unknown:
-            raise ConfigurationError(f"components={unknown}: known are 'gpu', 'cpu' and 'ram'")
-        if not (math.isfinite(interval_s) and interval_s > 0):
-            raise ConfigurationError(f"interval_s={interval_s!r} must be positive")
-        if not 0 < confidence < 1:
-            raise ConfigurationError(f"confidence={confidence!r} must lie between 0 and 1")
+        check_settings(confidence, interval_s, components)
         self._folder = folder
         self._components = tuple(components)
         self._count_flops = count_flops
@@ -97,6 +92,7 @@ class EnergyMonitor(Callback):
         self._seen_metrics: dict[str, Any] = {}
         self._projected_at_s = -math.inf
         self._projection_cost_s = 0.0
+        self._projections = 0
 
     # ------------------------------------------------------------------ results
 
@@ -125,15 +121,26 @@ class EnergyMonitor(Callback):
     @shielded
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to measure."""
+        self._finish("interrupted")  # a fit before this one that never came to its end
         # log_dir is a collective call: it has to be made on every rank.
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "energy"
         if self._folder is not None:
             folder = Path(self._folder)
+        if trainer.global_rank > 0:
+            folder = folder.with_name(f"{folder.name}-rank{trainer.global_rank}")
+        elif trainer.world_size > 1:
+            log.warning(
+                "energyest: each of the %d processes records its own GPU, in a folder of its own; "
+                "this trace and its projection are those of rank 0",
+                trainer.world_size,
+            )
         on_gpu = trainer.strategy.root_device.type == "cuda"
+        # Processors and memory are the machine's: one process on it counts them.
+        kinds = [k for k in self._components if k == "gpu" or trainer.local_rank == 0]
         self._run = track(
             None if trainer.fast_dev_run else folder,  # type: ignore[attr-defined]
             gpus=[_uuid(trainer.strategy.root_device)] if on_gpu else [],
-            components=self._components,
+            components=kinds,
             sensors=self._sensors,
             interval_s=self._interval_s,
             confidence=self._confidence,
@@ -147,10 +154,12 @@ class EnergyMonitor(Callback):
             precision=_precision(str(trainer.precision)),
             lightning_precision=str(trainer.precision),
             accumulate_grad_batches=trainer.accumulate_grad_batches,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
         )
-        self._run.start()
-        self._running = True
         self._in_epoch = False
+        self._running = True  # before the start: if Ctrl-C comes during it, the end must come too
+        self._run.start()
 
     @shielded
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -241,7 +250,9 @@ class EnergyMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """The training was broken off: by an error, by Ctrl-C or by a signal."""
-        self._log_late_metrics(trainer)
+        # Metrics of several processes are computed together, and the others may not come.
+        if trainer.world_size == 1:
+            self._log_late_metrics(trainer)
         if self._run is not None and self._in_epoch:
             self._run.log(steps=self._steps, samples=self._samples)
         self._finish(f"interrupted by {type(exception).__name__}")
@@ -321,7 +332,11 @@ class EnergyMonitor(Callback):
         """The projection; not for every epoch where epochs are so short that it would show."""
         assert self._run is not None
         began_s = time.monotonic()
-        if self._projection_cost_s > _PROJECTION_SHARE * (began_s - self._projected_at_s):
+        since_s = began_s - self._projected_at_s
+        self._projections += 1
+        if self._projections > _ALWAYS_PROJECTED and (
+            self._projection_cost_s > _PROJECTION_SHARE * since_s
+        ):
             return None
         projection = self._run.projection
         self._projected_at_s = time.monotonic()

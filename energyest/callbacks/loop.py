@@ -8,6 +8,7 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -63,14 +64,15 @@ def track(
         ConfigurationError: an argument is out of its range. Nothing is raised once the run goes.
     """
     found = Detection(tuple(sensors)) if sensors is not None else None
-    if epochs is not None and epochs < 1:
-        raise ConfigurationError(f"epochs={epochs} must be 1 or more")
-    if not 0 < confidence < 1:
-        raise ConfigurationError(f"confidence={confidence!r} must lie between 0 and 1")
-    if not (math.isfinite(interval_s) and interval_s > 0):
-        raise ConfigurationError(f"interval_s={interval_s!r} must be positive")
+    if epochs is not None:
+        _check_epochs(epochs)
+    check_settings(confidence, interval_s, components)
     if found is None:
         found = detect(gpus, components=components)
+        if gpus and not any(sensor.device.kind == "gpu" for sensor in found):
+            # Asked for and not there: the CPU's share alone would pass for the whole.
+            for note in found.notes:
+                log.warning("energyest: %s", note)
     return Run(
         found,
         folder=None if folder is None else Path(folder),
@@ -104,6 +106,8 @@ class Run:
         self._training_to_forward = math.nan
         self._values: dict[str, float] = {}
         self._in_epoch = False
+        self._any_epoch = False
+        self._ended = False
         self._warned: set[str] = set()
         self._recorder = Recorder(
             sensors,
@@ -113,7 +117,11 @@ class Run:
         )
 
     def __enter__(self) -> Run:
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # Ctrl-C: without an end of the with, nobody else would stop it
+            self.stop("interrupted at the start")
+            raise
         return self
 
     def __exit__(
@@ -134,9 +142,13 @@ class Run:
     @shielded
     def stop(self, status: str = "finished") -> None:
         """End the run. An epoch that has begun is recorded as interrupted, not as an epoch."""
-        _wait_for_gpu()
-        self._recorder.stop(status, self._values if self._in_epoch else {})
-        self._in_epoch = False
+        try:
+            if status == "finished":  # else the GPU may be what hangs
+                _wait_for_gpu()
+        finally:
+            self._recorder.stop(status, self._values if self._in_epoch else {})
+            self._in_epoch = False
+            self._ended = True
 
     def epochs(self, epochs: int) -> Iterator[int]:
         """Iterate over 0 to `epochs` - 1, each turn of the loop being an epoch.
@@ -144,8 +156,7 @@ class Run:
         What happens between two turns counts as the later epoch's. `break` ends the epoch; an
         exception interrupts it.
         """
-        if epochs < 1:
-            raise ConfigurationError(f"epochs={epochs} must be 1 or more")
+        _check_epochs(epochs)
         self.planned_epochs = epochs
         for epoch in range(epochs):
             self.start_epoch(epoch, continues=epoch > 0)
@@ -160,9 +171,11 @@ class Run:
     @shielded
     def start_epoch(self, epoch: int | None = None, *, continues: bool = False) -> None:
         """An epoch begins: now, or with `continues` where the one before ended."""
+        if self._has_ended():
+            return
         _wait_for_gpu()
         self._values = {}
-        self._in_epoch = True
+        self._in_epoch = self._any_epoch = True
         self._recorder.start_epoch(epoch, continues=continues)
 
     def end_epoch(self, /, **values: Any) -> dict[str, float]:
@@ -236,8 +249,13 @@ class Run:
                 self._warn_once(name, f"the value of {name!r} is no number and is left out")
         if self._in_epoch:
             self._values |= numbers
-        else:
-            self._recorder.add_metrics(numbers)
+        elif numbers and not self._has_ended():
+            if self._any_epoch:
+                self._recorder.add_metrics(numbers)
+            else:
+                self._warn_once(
+                    "early", f"{', '.join(numbers)} logged before the first epoch is lost"
+                )
 
     @shielded
     def describe(self, **meta: Any) -> None:
@@ -312,10 +330,31 @@ class Run:
             self._projection = None
             self._warn_once("projection", f"no projection: {error}")
 
+    def _has_ended(self) -> bool:
+        if self._ended:
+            self._warn_once("ended", "the run has ended; what follows is not recorded")
+        return self._ended
+
     def _warn_once(self, key: str, message: str) -> None:
         if key not in self._warned:
             self._warned.add(key)
             log.warning("energyest: %s", message)
+
+
+def check_settings(confidence: float, interval_s: float, components: Sequence[str]) -> None:
+    """Refuse settings that cannot work, before a training begins."""
+    unknown = [kind for kind in components if kind not in ("gpu", "cpu", "ram")]
+    if unknown:
+        raise ConfigurationError(f"components={unknown}: known are 'gpu', 'cpu' and 'ram'")
+    if not (isinstance(interval_s, Real) and math.isfinite(interval_s) and interval_s > 0):
+        raise ConfigurationError(f"interval_s={interval_s!r} must be positive")
+    if not (isinstance(confidence, Real) and 0 < confidence < 1):
+        raise ConfigurationError(f"confidence={confidence!r} must lie between 0 and 1")
+
+
+def _check_epochs(epochs: int) -> None:
+    if isinstance(epochs, bool) or not isinstance(epochs, Integral) or epochs < 1:
+        raise ConfigurationError(f"epochs={epochs!r} must be a whole number of 1 or more")
 
 
 def _wait_for_gpu() -> None:

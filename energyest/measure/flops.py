@@ -25,6 +25,8 @@ from torch.nn.parameter import is_lazy
 TRAINING_TO_FORWARD = 3.0
 # fvcore traces on the CPU, one sample long; beyond this size that takes too long to wait for.
 MOST_PARAMETERS = 1_000_000_000
+# A batch is looked through no further: this happens at every step.
+_MOST_ITEMS = 1024
 # Operations that fvcore counts in floating-point operations; all others it counts in
 # multiply-adds, which are two.
 _NOT_MULTIPLY_ADDS = {
@@ -94,10 +96,33 @@ def count_forward_flops(model: nn.Module, batch: Any) -> FlopCount:
 
 
 def batch_size(batch: Any) -> int | None:
-    """Length of the first dimension of the first tensor in a batch; None without a tensor."""
-    for tensor in _tensors(batch):
-        return int(tensor.shape[0]) if tensor.ndim else 1
+    """Number of samples in a batch; None where no tensor shows it.
+
+    It is the first dimension of the first tensor in a batch or in its items. Where the items are
+    themselves lists of tensors, as for images of different sizes, it is the length of the first.
+    """
+    if isinstance(batch, Tensor):
+        return int(batch.shape[0]) if batch.ndim else 1
+    items = _items(batch)
+    for item in items:
+        if isinstance(item, Tensor):
+            return batch_size(item)
+    for item in items:
+        inner = _items(item)
+        if inner and all(isinstance(value, Tensor) for value in inner):
+            return batch_size(inner[0]) if isinstance(item, Mapping) else len(item)
+        if inner:
+            return batch_size(item)
     return None
+
+
+def _items(value: Any) -> list[Any]:
+    """What a container of a batch holds; nothing for text and bytes, and little of a long list."""
+    if isinstance(value, Mapping):
+        return list(value.values())
+    if isinstance(value, list | tuple):
+        return list(value[:_MOST_ITEMS])
+    return []
 
 
 def _count(model: nn.Module, inputs: Any) -> FlopCount:
@@ -157,7 +182,7 @@ def _copy_of(model: nn.Module) -> nn.Module:
         for value in [*module.buffers(recurse=False), *vars(module).values()]:
             if isinstance(value, Tensor):
                 memo[id(value)] = value.detach().to("cpu", _cpu_dtype(value), copy=True)
-            elif isinstance(value, torch.utils.data.Dataset | torch.utils.data.DataLoader):
+            elif isinstance(value, _SHARED):
                 memo[id(value)] = value
     duplicate = copy.deepcopy(model, memo)
     for module in list(duplicate.modules()):
@@ -167,16 +192,28 @@ def _copy_of(model: nn.Module) -> nn.Module:
             if isinstance(original, nn.Module):
                 setattr(module, name, original)
     for module in duplicate.modules():
-        # A compiled call, of torch.compile(forward) or module.compile(), is still the original's.
-        if hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable"):
-            del module.forward
-        module._compiled_call_impl = None
-        # Hooks that are functions are the user's: they would take the copy for the model. Those
-        # that are objects are torch's own, such as weight normalisation.
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for key in [k for k, hook in hooks.items() if isinstance(hook, types.FunctionType)]:
-                del hooks[key]
+        _detach_from_original(module)
     return duplicate.eval()
+
+
+def _detach_from_original(module: nn.Module) -> None:
+    """Remove from a copied module what still leads to the one it was copied from."""
+    attributes = vars(module)
+    if isinstance(attributes.get("_device"), torch.device):
+        attributes["_device"] = torch.device("cpu")  # where a LightningModule takes itself to be
+    # A compiled call, of torch.compile(forward) or module.compile(), is still the original's.
+    if hasattr(attributes.get("forward"), "_torchdynamo_orig_callable"):
+        del attributes["forward"]
+    module._compiled_call_impl = None
+    # Hooks that are functions are the user's: they would take the copy for the model. Those that
+    # are objects are torch's own, such as weight normalisation.
+    for hooks in (module._forward_hooks, module._forward_pre_hooks):
+        for key in [k for k, hook in hooks.items() if isinstance(hook, types.FunctionType)]:
+            del hooks[key]
+
+
+# What a model may hold that is large and takes no part in forward, or is only read there.
+_SHARED = (torch.utils.data.Dataset, torch.utils.data.DataLoader, np.ndarray)
 
 
 def _cpu_dtype(tensor: Tensor) -> torch.dtype:
@@ -223,12 +260,8 @@ def _on_cpu(value: Any, samples: int) -> Any:
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        for item in value:
-            yield from _tensors(item)
+    for item in _items(value):
+        yield from _tensors(item)
 
 
 # ------------------------------------------------------------------ rules fvcore lacks
@@ -257,11 +290,17 @@ def _generators_restored() -> Iterator[None]:
     """Restore the random states of Python, numpy and torch's CPU generator afterwards."""
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=_cuda_in_use()):
             yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def _cuda_in_use() -> list[int]:
+    """Forward may draw from a GPU's generator; one that was not started is left alone."""
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return [torch.cuda.current_device()] if started else []
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from energyest.measure.sensors.base import Kind
 KINDS: tuple[Kind, ...] = ("gpu", "cpu", "ram")
 # Rounding of times; a gap is longer.
 _TOLERANCE_S = 1e-6
+# Rounding of energies of long runs.
+_TOLERANCE_J = 1e-3
 
 
 class Event(Enum):
@@ -86,7 +88,9 @@ class Usage:
 
     def by_device(self) -> FloatArray:
         """Joules of each device; NaN for one that was not measured all the time."""
-        return np.where(self.covered_s >= self.time_s - _TOLERANCE_S, self.energy_J, math.nan)
+        whole = self.covered_s >= self.time_s - _TOLERANCE_S
+        # A counter that corrects itself can take back what was booked before.
+        return np.where(whole & (self.energy_J >= -_TOLERANCE_J), self.energy_J, math.nan)
 
 
 class Ledger:
@@ -108,6 +112,7 @@ class Ledger:
         self._validation_start: Usage | None = None
         self._validation = self._nothing
         self._pause_start: Usage | None = None
+        self._pauses = 0
         self._pause = self._nothing
         self._pause_of_run = self._nothing
         self._epoch = 0.0
@@ -132,15 +137,20 @@ class Ledger:
                 row = self._row(mark.values)
                 self._epoch_start, self._epoch_end = None, usage
                 self._reset_parts()
-            case Event.VALIDATION_START:
+            case Event.VALIDATION_START if self._validation_start is None:
                 self._validation_start = usage
             case Event.VALIDATION_END if self._validation_start is not None:
                 self._validation = self._validation + (usage - self._validation_start)
                 self._validation_start = None
             case Event.PAUSE_START:
-                self._pause_start = usage
-            case Event.PAUSE_END if self._pause_start is not None:
-                self._book_pause(usage)
+                # A pause within a pause is one pause.
+                self._pauses += 1
+                if self._pauses == 1:
+                    self._pause_start = usage
+            case Event.PAUSE_END if self._pauses:
+                self._pauses -= 1
+                if not self._pauses:
+                    self._book_pause(usage)
             case Event.RUN_END:
                 self._close_parts(usage)
                 if self._epoch_start is not None:
@@ -152,7 +162,8 @@ class Ledger:
         """Usage from the start of the run to the last mark, without pauses."""
         if self._run_start is None:
             return self._nothing
-        return self._now - self._run_start - self._pause_of_run
+        until = self._now if self._pause_start is None else self._pause_start
+        return until - self._run_start - self._pause_of_run
 
     def components(self, usage: Usage) -> dict[str, float]:
         """Joules by kind of device, NaN for a kind that was not measured, and their sum."""
@@ -169,6 +180,8 @@ class Ledger:
         else:
             self._epoch_start = usage
             self._reset_parts()
+            if self._validation_start is not None:
+                self._validation_start = usage  # what of it came before belongs to no epoch
         self._epoch = mark.values.get("epoch", self._epoch)
 
     def _row(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -197,6 +210,7 @@ class Ledger:
             self._validation_start = None
         if self._pause_start is not None:
             self._book_pause(usage)
+            self._pauses = 0
 
     def _book_pause(self, usage: Usage) -> None:
         assert self._pause_start is not None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from energyest.integration import cumulative_energy
+from energyest.integration import FloatArray, cumulative_energy
 from energyest.measure.sensors.base import Reading
 
 # Folding costs more than keeping: it is done once so many readings can be dropped.
@@ -52,6 +53,9 @@ class Meter:
         self._counter: list[float] = []
         #: Readings from which nothing was learned.
         self.failed_readings = 0
+        #: When the device was last read by the means that count: its counter, if it has one.
+        self.read_until_s = -math.inf
+        self._has_counter = False
 
     def add(self, reading: Reading) -> None:
         """Take in a reading; they must come in the order of time."""
@@ -59,6 +63,9 @@ class Meter:
         if not (math.isfinite(reading.power_W) or math.isfinite(counter_J)):
             self.failed_readings += 1
             return
+        self._has_counter |= math.isfinite(counter_J)
+        if math.isfinite(counter_J) or not self._has_counter:
+            self.read_until_s = reading.time_s
         self._time.append(reading.time_s)
         self._power.append(reading.power_W)
         self._counter.append(counter_J)
@@ -67,20 +74,26 @@ class Meter:
 
     def value_at(self, at_s: float) -> MeterValue:
         """Energy and covered time up to an instant that `forget` has not passed."""
+        energy_J, covered_s = self.values_at([at_s])
+        return MeterValue(float(energy_J[0]), float(covered_s[0]))
+
+    def values_at(self, at_s: Sequence[float]) -> tuple[FloatArray, FloatArray]:
+        """Energy and covered time up to each of several instants: cheaper than one by one."""
+        at = np.asarray(at_s, dtype=np.float64)
         if not self._time:
-            return self._base
+            return np.full_like(at, self._base.energy_J), np.full_like(at, self._base.covered_s)
         first_s = self._time[0]
         energy_J, missing_s = cumulative_energy(
             self._time,
             self._power,
-            [first_s, at_s],
-            counter_J=self._counter,
+            np.append(at, first_s),
+            counter_J=self._counter if self._has_counter else None,
             max_gap_s=self._max_gap_s,
             max_power_W=self._max_power_W,
         )
-        covered_s = (at_s - first_s) - float(missing_s[1] - missing_s[0])
-        return MeterValue(
-            self._base.energy_J + float(energy_J[1] - energy_J[0]),
+        covered_s = (at - first_s) - (missing_s[:-1] - missing_s[-1])
+        return (
+            self._base.energy_J + energy_J[:-1] - energy_J[-1],
             self._base.covered_s + covered_s,
         )
 

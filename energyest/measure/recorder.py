@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import logging
 import math
+import os
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from energyest.errors import ConfigurationError
+from energyest.errors import ConfigurationError, TraceError
 from energyest.measure.ledger import Event, Ledger, Mark, Usage
 from energyest.measure.meter import Meter
 from energyest.measure.sampler import Clock, Sampler
-from energyest.measure.sensors.base import Reading, Sensor
+from energyest.measure.sensors.base import Device, Reading, Sensor
 from energyest.measure.tables import EpochTable, ReadingTable
 from energyest.measure.writer import TraceWriter
-from energyest.storage import encode_amendment, encode_epoch
+from energyest.storage import encode_amendment, encode_epoch, encode_meta
 from energyest.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
@@ -31,9 +34,26 @@ MAX_GAP_S = 5.0
 # An epoch's end waits for a fresh reading if that costs less than this share of the epoch.
 _WAIT_SHARE = 0.002
 _FLUSH_S = 1.0
+# How long the start waits for a sensor that fails at first.
+_FIRST_READING_S = 0.5
 # Beyond this share, counter and integrated power of a device contradict each other.
 _DISAGREEMENT = 0.05
 _DISAGREEMENT_AFTER_S = 30.0
+
+
+# What nobody but the recorder writes into the meta of a trace.
+_MEASURED_META = {
+    "format",
+    "run_id",
+    "status",
+    "start_time",
+    "interval_s",
+    "devices",
+    "duration_s",
+    "total_J",
+    "components",
+    "interrupted_epoch",
+}
 
 
 class Recorder:
@@ -67,13 +87,16 @@ class Recorder:
             raise ConfigurationError(f"interval_s={interval_s!r} must be positive")
         self._sensors = list(sensors)
         self._clock = clock
+        self._pid = os.getpid()
         self._lock = threading.Lock()
-        max_gap_s = max(MAX_GAP_S, 3 * interval_s)
+        self._writing = threading.Lock()
+        self._max_gap_s = max(MAX_GAP_S, 3 * interval_s)
         devices = [sensor.device for sensor in self._sensors]
-        self._meters = {
-            d.device: Meter(max_gap_s, max_power_W=_most_power_W(d.power_limit_W)) for d in devices
-        }
-        self._integrals = {d.device: Meter(max_gap_s, use_counter=False) for d in devices}
+        names = [device.device for device in devices]
+        if len(set(names)) < len(names):
+            raise ConfigurationError(f"sensors of one name cannot be told apart: {names}")
+        self._meters = {d.device: _meter(d, self._max_gap_s) for d in devices}
+        self._integrals = {d.device: Meter(self._max_gap_s, use_counter=False) for d in devices}
         self._origin_s = clock()
         self._ledger = Ledger([s.device.kind for s in self._sensors], self._origin_s)
         self._pending: list[Mark] = []
@@ -92,6 +115,7 @@ class Recorder:
         self._meta_changed = False
         self._epoch_start_s = self._origin_s
         self._written_s = self._origin_s
+        self._round_s = self._origin_s
         self._writer = None if folder is None else TraceWriter(folder, self._meta)
         self._sampler = Sampler(self._sensors, self._on_round, interval_s=interval_s, clock=clock)
         self._stopped = False
@@ -99,8 +123,11 @@ class Recorder:
     # ------------------------------------------------------------------ the training's side
 
     def start(self) -> None:
-        """Begin to measure; returns once every sensor was read."""
+        """Begin to measure; returns once every sensor was read, or soon if one cannot be."""
         self._sampler.start()
+        give_up_s = self._clock() + _FIRST_READING_S
+        while not self._all_read_since(self._origin_s) and self._clock() < give_up_s:
+            self._sampler.sample_now(_FIRST_READING_S)
         self._mark(Event.RUN_START)
 
     def stop(self, status: str = "finished", values: Mapping[str, float] | None = None) -> None:
@@ -110,17 +137,26 @@ class Recorder:
             status: `finished`, or what interrupted the run.
             values: columns of the epoch that this cuts off, if there is one.
         """
-        if self._stopped:
-            return
+        if self._stopped or os.getpid() != self._pid:
+            return  # a forked process has a copy of this object, but it is not its run
         self._stopped = True
-        self._mark(Event.RUN_END, values, interrupted=status != "finished")
-        in_time = self._sampler.stop()
+        in_time = False
+        try:
+            self._mark(Event.RUN_END, values, interrupted=status != "finished")
+            in_time = self._sampler.stop()
+        finally:  # also if Ctrl-C comes just now
+            self._close(status)
+        if not in_time:
+            log.warning("energyest: a sensor hangs; the run ends without its last readings")
+
+    def _close(self, status: str) -> None:
         with self._lock:
             self._resolve(math.inf)
             self._settle(status)
-        if not in_time:
-            log.warning("energyest: a sensor hangs; the run ends without its last readings")
+            last_rows = self._readings.flush()
         if self._writer is not None:
+            for row in last_rows:
+                self._writer.write_reading(row)
             self._write(flush=True)
             self._writer.close()
 
@@ -175,9 +211,19 @@ class Recorder:
 
     def annotate(self, **meta: Any) -> None:
         """Add facts to the trace's meta."""
+        try:
+            plain = json.loads(encode_meta(meta))
+        except TraceError as error:
+            log.warning("energyest: %s is left out: %s", ", ".join(map(str, meta)), error)
+            return
         with self._lock:
-            self._meta.update(meta)
-            self._meta_changed = True
+            taken = [name for name in meta if name in _MEASURED_META]
+            if taken:
+                log.warning("energyest: %s is set by the recorder", ", ".join(taken))
+            for name, value in plain.items():
+                if name not in _MEASURED_META and self._meta.get(name, ...) != value:
+                    self._meta[name] = value
+                    self._meta_changed = True
 
     # ------------------------------------------------------------------ what was measured
 
@@ -198,11 +244,9 @@ class Recorder:
         """Energy from the start of the run to now, without pauses; NaN if a part is missing."""
         with self._lock:
             ledger = self._ledger.copy()
-            for mark in self._pending:
-                ledger.post(mark, self._usage(mark.time_s))
-            if not self._stopped:
-                now = Mark(self._clock(), Event.METRICS)
-                ledger.post(now, self._usage(now.time_s))
+            now = [] if self._stopped else [Mark(self._clock(), Event.METRICS)]
+            for mark, usage in self._usages([*self._pending, *now]):
+                ledger.post(mark, usage)
             return ledger.components(ledger.run_usage())["energy_J"]
 
     def trace(self, *, readings: bool = True) -> EnergyTrace:
@@ -211,7 +255,7 @@ class Recorder:
             unresolved = self._unresolved_rows()
             columns = self._epochs.columns()
             power = self._readings.columns() if readings else {}
-            meta = dict(self._meta)
+            meta = copy.deepcopy(self._meta)
         if unresolved:
             columns = _with_rows(columns, unresolved)
         return EnergyTrace(columns, power, meta)
@@ -227,6 +271,12 @@ class Recorder:
         with self._lock:
             now_s = self._clock()
             self._pending.append(Mark(now_s, event, dict(values or {}), **flags))
+            # If the sampler hangs, rows are made and written from here, without readings.
+            hangs = now_s - self._round_s > self._max_gap_s
+            if hangs:
+                self._resolve(now_s)
+        if hangs and self._writer is not None and os.getpid() == self._pid:
+            self._write(flush=True)
         return now_s
 
     def _on_round(self, began_s: float, readings: list[Reading]) -> None:
@@ -242,6 +292,7 @@ class Recorder:
                 row = self._readings.add(since_start)
                 if row is not None:
                     completed.append(row)
+            self._round_s = began_s
             self._resolve(began_s)
             oldest_s = self._pending[0].time_s if self._pending else began_s
             for name, meter in self._meters.items():
@@ -254,22 +305,32 @@ class Recorder:
 
     def _write(self, *, flush: bool) -> None:
         assert self._writer is not None
+        with self._writing:
+            self._write_alone(self._writer, flush=flush)
+
+    def _write_alone(self, writer: TraceWriter, *, flush: bool) -> None:
         with self._lock:
             lines, self._to_write = self._to_write, []
-            meta = dict(self._meta) if self._meta_changed else None
+            meta = copy.deepcopy(self._meta) if self._meta_changed else None
             self._meta_changed = False
         for line in lines:
-            self._writer.write_epoch_line(line)
+            writer.write_epoch_line(line)
         if meta is not None:
-            self._writer.write_meta(meta)
+            writer.write_meta(meta)
         if flush:
-            self._writer.flush()
+            writer.flush()
             self._written_s = self._clock()
 
     def _resolve(self, until_s: float) -> None:
-        """Book the marks up to an instant since which every device was asked."""
-        while self._pending and self._pending[0].time_s <= until_s:
-            mark = self._pending.pop(0)
+        """Book the marks up to an instant, as far as every device was read since."""
+        ready = 0
+        for mark in self._pending:
+            late = until_s - mark.time_s > self._max_gap_s
+            if mark.time_s > until_s or not (late or self._all_read_since(mark.time_s)):
+                break
+            ready += 1
+        booked, self._pending = self._pending[:ready], self._pending[ready:]
+        for mark, usage in self._usages(booked):
             if mark.event is Event.METRICS:
                 self._amend(mark.values)
                 continue
@@ -279,7 +340,7 @@ class Recorder:
                 else:
                     self._keep(self._tentative)
                 self._tentative = None
-            row = self._ledger.post(mark, self._usage(mark.time_s))
+            row = self._ledger.post(mark, usage)
             if row is not None and mark.tentative:
                 self._tentative = row
             elif row is not None:
@@ -303,21 +364,32 @@ class Recorder:
         """Rows that are not final, with the last power taken to continue up to their end."""
         ledger = self._ledger.copy()
         rows = [] if self._tentative is None else [dict(self._tentative)]
-        for mark in self._pending:
-            row = ledger.post(mark, self._usage(mark.time_s))
+        for mark, usage in self._usages(self._pending):
+            row = ledger.post(mark, usage)
             if row is not None:
                 rows.append(row)
             if mark.event is Event.METRICS and rows:
                 rows[-1] |= mark.values
         return rows
 
-    def _usage(self, at_s: float) -> Usage:
-        values = [meter.value_at(at_s) for meter in self._meters.values()]
-        return Usage(
-            at_s,
-            np.array([v.energy_J for v in values]),
-            np.array([v.covered_s for v in values]),
-        )
+    def _all_read_since(self, time_s: float) -> bool:
+        """Whether every device was read since; one that fails for long is not waited for."""
+        for meter in self._meters.values():
+            failing_s = self._round_s - max(meter.read_until_s, self._origin_s)
+            if meter.read_until_s < time_s and failing_s <= self._max_gap_s:
+                return False
+        return True
+
+    def _usages(self, marks: Sequence[Mark]) -> Iterator[tuple[Mark, Usage]]:
+        """The usage up to each mark."""
+        if not marks:
+            return
+        at_s = [mark.time_s for mark in marks]
+        values = [meter.values_at(at_s) for meter in self._meters.values()]
+        for i, mark in enumerate(marks):
+            energy_J = np.array([energy[i] for energy, _ in values])
+            covered_s = np.array([covered[i] for _, covered in values])
+            yield mark, Usage(mark.time_s, energy_J, covered_s)
 
     def _settle(self, status: str) -> None:
         """Write the totals of the run into its meta."""
@@ -361,9 +433,12 @@ class Recorder:
             )
 
 
-def _most_power_W(power_limit_W: float) -> float:
-    """Far above any transient: a limit is held on average over some milliseconds to seconds."""
-    return math.inf if math.isnan(power_limit_W) else 3 * power_limit_W
+def _meter(device: Device, max_gap_s: float) -> Meter:
+    # A model's power is a mean since its last reading: there is nothing to miss between two.
+    gap_s = max(max_gap_s, 60.0) if device.source == "modelled" else max_gap_s
+    # Far above any transient: a limit is held on average over some milliseconds to seconds.
+    most_W = 3 * device.power_limit_W if device.power_limit_W > 0 else math.inf
+    return Meter(gap_s, max_power_W=most_W)
 
 
 def _known(value: float) -> float | None:

@@ -66,7 +66,14 @@ class ReadingTable:
     def add(self, reading: Reading) -> Reading | None:
         """Take in a reading; returns the row that it completed, if any."""
         thinner = self._thinners.setdefault(reading.device, _Thinner())
-        row = thinner.add(reading)
+        return self._keep(thinner.add(reading))
+
+    def flush(self) -> list[Reading]:
+        """Complete the rows that wait for more readings, at the end of a run."""
+        rows = [self._keep(thinner.flush()) for thinner in self._thinners.values()]
+        return [row for row in rows if row is not None]
+
+    def _keep(self, row: Reading | None) -> Reading | None:
         if row is not None:
             self._devices.append(row.device)
             self._values.extend([row.time_s, *row[2:]])
@@ -91,7 +98,10 @@ class _Thinner:
 
     def add(self, reading: Reading) -> Reading | None:
         self._pending.append(reading)
-        if len(self._pending) < self._merge:
+        return self.flush() if len(self._pending) >= self._merge else None
+
+    def flush(self) -> Reading | None:
+        if not self._pending:
             return None
         row = _merged(self._pending)
         self._pending = []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from energyest import storage
+from energyest.errors import TraceError
 from energyest.measure.sensors.base import Reading
 
 log = logging.getLogger("energyest")
@@ -27,16 +28,21 @@ class TraceWriter:
 
     def __init__(self, folder: Path, meta: Mapping[str, Any]) -> None:
         self._files: list[TextIO] = []
+        # Lines wait here and not in the files' buffers, which a forked process would write again.
+        self._lines: list[str] = []
         #: The folder that is written to; None once writing has failed.
         self.folder: Path | None = None
         try:
-            self.folder = _claim(folder)
-            self.write_meta(meta)  # first: from here on the folder is a trace
-            self._epochs = self._open(storage.EPOCHS_FILE)
-            self._power = self._open(storage.POWER_FILE)
-            self._power.write(storage.POWER_HEADER)
-            self.flush()
-        except OSError as error:
+            self._epochs = _claim(folder)
+            self.folder = Path(self._epochs.name).parent
+            self._files.append(self._epochs)
+            storage.write_meta(self.folder, meta)
+            self._power = open(  # noqa: SIM115  (closed in close)
+                self.folder / storage.POWER_FILE, "w", encoding="utf-8"
+            )
+            self._files.append(self._power)
+            self._lines.append(storage.POWER_HEADER)
+        except (OSError, TraceError) as error:
             self._give_up(folder, error)
 
     def write_epoch_line(self, line: str) -> None:
@@ -51,25 +57,23 @@ class TraceWriter:
     def write_reading(self, reading: Reading) -> None:
         """Append a reading; `flush` brings it to the operating system."""
         if self.folder is not None:
-            try:
-                self._power.write(storage.encode_reading(reading))
-            except OSError as error:
-                self._give_up(self.folder, error)
+            self._lines.append(storage.encode_reading(reading))
 
     def write_meta(self, meta: Mapping[str, Any]) -> None:
         """Replace the meta file."""
         if self.folder is not None:
             try:
                 storage.write_meta(self.folder, meta)
-            except OSError as error:
+            except (OSError, TraceError) as error:
                 self._give_up(self.folder, error)
 
     def flush(self) -> None:
         """Hand what was written to the operating system, from where it survives a kill."""
         if self.folder is not None:
             try:
-                for file in self._files:
-                    file.flush()
+                lines, self._lines = self._lines, []
+                self._power.writelines(lines)
+                self._power.flush()
             except OSError as error:
                 self._give_up(self.folder, error)
 
@@ -83,14 +87,9 @@ class TraceWriter:
                 log.debug("energyest: closing %s: %s", file.name, error)
         self._files = []
 
-    def _open(self, name: str) -> TextIO:
-        assert self.folder is not None
-        file = open(self.folder / name, "w", encoding="utf-8")  # noqa: SIM115  (closed in close)
-        self._files.append(file)
-        return file
-
-    def _give_up(self, folder: Path, error: OSError) -> None:
+    def _give_up(self, folder: Path, error: Exception) -> None:
         self.folder = None
+        self._lines = []
         log.warning(
             "energyest: the trace cannot be written to %s (%s). Training and measuring go on; "
             "save it at the end with trace.save(folder)",
@@ -99,18 +98,17 @@ class TraceWriter:
         )
 
 
-def _claim(folder: Path) -> Path:
-    """Make the folder, or a free one next to it, for this run alone."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+def _claim(folder: Path) -> TextIO:
+    """Open the file of epochs in the folder, or in a free one next to it, for this run alone."""
     number = 1
     while True:
         candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        number += 1
+        if candidate.exists() and not candidate.is_dir():
+            continue
+        candidate.mkdir(parents=True, exist_ok=True)
         try:
-            candidate.mkdir()
+            # Of two processes that come at the same time, one creates the file.
+            return open(candidate / storage.EPOCHS_FILE, "x", encoding="utf-8")
         except FileExistsError:
-            # An empty folder, made for us by somebody, is as good as none.
-            if candidate.is_dir() and not any(candidate.iterdir()):
-                return candidate
-            number += 1
-        else:
-            return candidate
+            continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,8 +26,6 @@ __all__ = [
     "Source",
     "detect",
 ]
-
-log = logging.getLogger("energyest")
 
 
 @dataclass(frozen=True)

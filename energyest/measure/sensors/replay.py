@@ -55,8 +55,8 @@ class ReplaySensor:
             name=str(recorded.get("name", name)),
             source="modelled" if recorded.get("source") == "modelled" else "measured",
             method="replay of a recorded trace",
-            power_limit_W=float(recorded.get("power_limit_W", math.nan)),
-            memory_bytes=float(recorded.get("memory_bytes", math.nan)),
+            power_limit_W=_number(recorded.get("power_limit_W")) * speed,
+            memory_bytes=_number(recorded.get("memory_bytes")),
         )
 
     def read(self, time_s: float) -> Reading:
@@ -72,3 +72,7 @@ class ReplaySensor:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
