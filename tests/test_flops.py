@@ -240,7 +240,11 @@ def test_training_is_three_forward_passes() -> None:
         (X, 5),
         ((X[:3], Y), 3),
         ({"name": "a", "x": X}, 5),
-        ([[X[:2]], Y], 2),
+        ([[X[:2]], Y[:2]], 2),
+        # Images of different sizes, as for detection: a list of them is the batch.
+        (([torch.zeros(3, 8, 9), torch.zeros(3, 5, 6)], [{"boxes": Y}, {"boxes": Y}]), 2),
+        ({"img": [b"0" * 9, b"1" * 9], "y": Y}, 5),
+        ({"img": [b"0" * 9, b"1" * 9]}, None),
         (torch.tensor(1.0), 1),
         ("text", None),
         ([], None),

@@ -281,7 +281,9 @@ class EnergyMonitor(Callback):
     def _log_late_metrics(self, trainer: Trainer) -> None:
         """Give the epoch that has ended the metrics that were logged after this callback's turn."""
         if self._run is not None and self._running:
-            self._run.log(**(self._fresh_metrics(trainer) or {}))
+            metrics = self._fresh_metrics(trainer) or {}
+            if self._first_epoch is not None:
+                self._run.log(**metrics)
 
     @shielded  # by itself: a metric that cannot be computed must not cost the epoch its row
     def _fresh_metrics(self, trainer: Trainer) -> dict[str, float]:

@@ -1,0 +1,263 @@
+"""What breaks around a run: processes, folders, sensors, and users."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from energyest import ConfigurationError, load_trace, track
+from energyest.measure.recorder import Recorder
+from energyest.measure.sensors import Reading
+from energyest.measure.writer import TraceWriter
+from tests.test_recorder import Constant
+
+
+class Hiccup(Constant):
+    """A device with an exact counter, whose readings fail or hang on command."""
+
+    def __init__(self) -> None:
+        super().__init__(100.0)
+        self.origin_s = time.monotonic()
+        self.fails = 0
+        self.goes_on = threading.Event()
+        self.goes_on.set()
+
+    def read(self, time_s: float) -> Reading:
+        self.goes_on.wait(60)
+        if self.fails:
+            return Reading(time_s, "gpu:0")
+        now_s = time.monotonic()
+        return Reading(now_s, "gpu:0", self.watts, 100.0 * (now_s - self.origin_s))
+
+
+def test_readings_that_fail_at_an_edge_move_no_energy() -> None:
+    sensor = Hiccup()
+    recorder = Recorder([sensor])
+    recorder.start()
+    for fails in (0, 1, 0, 1, 0):
+        recorder.start_epoch(continues=True)
+        time.sleep(0.3)
+        sensor.fails = fails
+        sensor.watts = 900.0 if fails else 100.0  # what holding the last power would book
+        recorder.end_epoch()
+        time.sleep(0.25)
+    sensor.fails = 0
+    time.sleep(0.15)
+    recorder.stop()
+    trace = recorder.trace()
+    assert trace.column("mean_power_W") == pytest.approx([100] * 5, rel=0.01)
+
+
+def test_a_sensor_that_fails_at_first_is_waited_for() -> None:
+    class Late(Constant):
+        reads = 0
+
+        def read(self, time_s: float) -> Reading:
+            self.reads += 1
+            power_W = 50.0 if self.reads > 2 else math.nan
+            return Reading(time_s, "gpu:0", power_W)
+
+    with track(sensors=[Late(50)]) as run:
+        run.start_epoch()
+        time.sleep(0.1)
+        run.end_epoch()
+    assert run.trace.column("mean_power_W")[0] == pytest.approx(50)
+    assert run.trace.total_J == pytest.approx(50 * run.trace.meta["duration_s"])
+
+
+def test_rows_go_on_while_a_sensor_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("energyest.measure.accounts.MAX_GAP_S", 0.4)
+    sensor = Hiccup()
+    recorder = Recorder([sensor], folder=tmp_path / "energy", interval_s=0.1)
+    recorder.start()
+    sensor.goes_on.clear()
+    slowest_s = 0.0
+    for _ in range(60):
+        began_s = time.monotonic()
+        recorder.start_epoch(continues=True)
+        recorder.end_epoch({"loss": 1.0})
+        slowest_s = max(slowest_s, time.monotonic() - began_s)
+        time.sleep(0.02)
+    on_disk = load_trace(tmp_path / "energy")
+    assert len(on_disk) > 20
+    assert math.isnan(on_disk.column("energy_J")[-1])  # a gap is a gap
+    assert (on_disk.column("loss") == 1).all()
+    assert slowest_s < 0.2
+    recorder.stop()
+    sensor.goes_on.set()
+    assert len(load_trace(tmp_path / "energy")) == 60
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_leaves_the_run_alone(tmp_path: Path) -> None:
+    script = textwrap.dedent(f"""
+        import os, sys, time
+        from energyest import track
+        from tests.test_recorder import Constant
+        with track({str(tmp_path / "energy")!r}, sensors=[Constant(100)]) as run:
+            for epoch in run.epochs(3):
+                time.sleep(0.3)
+                if epoch == 1:
+                    child = os.fork()
+                    if child == 0:
+                        sys.exit(0)  # unwinds through the with
+                    os.waitpid(child, 0)
+    """)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    trace = load_trace(tmp_path / "energy")
+    assert len(trace) == 3
+    assert trace.meta["status"] == "finished"
+    times = trace.power_columns["time_s"]
+    assert len(set(times)) == len(times)  # nothing was written twice
+
+
+def test_two_processes_never_share_a_folder(tmp_path: Path) -> None:
+    barrier = threading.Barrier(8)
+    folders: list[Path | None] = []
+
+    def claim() -> None:
+        barrier.wait()
+        writer = TraceWriter(tmp_path / "energy", {"devices": []})
+        folders.append(writer.folder)
+        writer.close()
+
+    threads = [threading.Thread(target=claim) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(folders)) == 8
+    assert None not in folders
+
+
+def test_an_empty_folder_of_ones_own_is_used(tmp_path: Path) -> None:
+    (tmp_path / "energy").mkdir()
+    with track(tmp_path / "energy", sensors=[Constant(1)]) as run:
+        pass
+    assert run.folder == tmp_path / "energy"
+
+
+def test_meta_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("energyest.storage.write_meta", full)
+    with track(tmp_path / "energy", sensors=[Constant(1)]) as run:
+        run.start_epoch()
+        run.end_epoch()
+    assert len(run.trace) == 1
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+
+
+def test_killed_just_after_it_began(tmp_path: Path) -> None:
+    (tmp_path / "epochs.jsonl").touch()
+    assert len(load_trace(tmp_path)) == 0
+
+
+def test_what_is_described_cannot_spoil_the_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with track(tmp_path / "energy", sensors=[Constant(1)]) as run:
+        run.describe(devices=2, note="kept")
+        run.describe(hp={(1, 2): 3})
+        run.describe(rate=math.nan)
+        run.start_epoch()
+        run.end_epoch()
+    meta = json.loads((tmp_path / "energy" / "meta.json").read_text())
+    assert meta["note"] == "kept"
+    assert meta["status"] == "finished"
+    assert meta["devices"][0]["device"] == "gpu:0"
+    assert not {"hp", "rate"} & set(meta)
+    assert len(caplog.records) == 3
+
+
+def test_pauses_within_a_pause() -> None:
+    with track(sensors=[Constant(100)]) as run:
+        run.start_epoch()
+        with run.pause():
+            with run.pause():
+                time.sleep(0.2)
+            time.sleep(0.2)
+            paused_J = run.total_J
+            assert run.total_J == paused_J  # it stands still
+        row = run.end_epoch()
+    assert row["duration_s"] < 0.1
+
+
+def test_after_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    with track(sensors=[Constant(100)]) as run:
+        run.log(too_early=1)
+        run.start_epoch()
+        run.end_epoch()
+    total_J = run.total_J
+    run.start_epoch()
+    run.end_epoch()
+    run.log(too_late=1)
+    assert len(run.trace) == 1
+    assert run.total_J == total_J
+    assert "too_early logged before the first epoch" in caplog.text
+    assert "the run has ended" in caplog.text
+
+
+def test_ctrl_c_while_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: object) -> None:
+        start(self)
+        raise KeyboardInterrupt
+
+    start = Recorder.start
+    monkeypatch.setattr(Recorder, "start", interrupted)
+    sensor = Constant(1)
+    with pytest.raises(KeyboardInterrupt), track(sensors=[sensor]):
+        pass
+    assert sensor.closed
+    assert not [t for t in threading.enumerate() if t.name.startswith("energyest")]
+
+
+def test_ctrl_c_while_it_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = track(tmp_path / "energy", sensors=[Constant(1)])
+    run.start()
+    run.start_epoch()
+    sampler = run._recorder._sampler
+    stop = sampler.stop
+
+    def interrupted(timeout_s: float = 2.0) -> bool:
+        stop(timeout_s)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sampler, "stop", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.stop("interrupted by KeyboardInterrupt")
+    meta = load_trace(tmp_path / "energy").meta
+    assert meta["status"] == "interrupted by KeyboardInterrupt"
+    assert "total_J" in meta
+    assert meta["interrupted_epoch"]["epoch"] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"epochs": "3"}, {"epochs": 2.5}, {"interval_s": "x"}, {"confidence": None}]
+)
+def test_set_up_with_values_of_a_wrong_kind(arguments: dict) -> None:
+    with pytest.raises(ConfigurationError):
+        track(**arguments)
+
+
+def test_sensors_of_one_name() -> None:
+    with pytest.raises(ConfigurationError, match="one name"):
+        track(sensors=[Constant(1), Constant(2)])
+
+
+def test_a_gpu_that_was_asked_for_and_is_not_there(caplog: pytest.LogCaptureFixture) -> None:
+    with track(gpus=[7]):
+        pass
+    assert "no GPU is measured" in caplog.text or "GPU 7" in caplog.text
