@@ -55,6 +55,6 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Accuracy on real trainings; needs the data described in benchmarks/README.md."""
+    """Accuracy on real trainings; needs the data described in docs/benchmarks.md."""
     install(session, "dev")
     session.run("python", "benchmarks/step_accuracy.py")
