@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -409,3 +410,39 @@ def test_noisy_model_is_counted_and_stays_picklable() -> None:
     model = Raises()
     count_forward_flops(model, X)
     assert pickle.loads(pickle.dumps(model)).layer.weight.equal(model.layer.weight)
+
+
+class StepOnly(pytorch_lightning.LightningModule):
+    """Has no forward: the training step calls its layers itself, and logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(8, 3), nn.Linear(3, 8)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> dict[str, Tensor]:
+        inputs, _ = batch
+        loss = (self.decoder(self.encoder(inputs)) - inputs).square().mean()
+        self.log("loss", loss)
+        return {"loss": loss}
+
+
+def test_module_without_forward_is_counted_through_its_training_step(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    count = count_forward_flops(StepOnly(), [torch.zeros(5, 8), torch.zeros(5)])
+    assert count.per_sample == 2 * (8 * 3 + 3 * 8), count.note
+    assert not [w for w in recwarn if "self.log" in str(w.message)]
+
+
+def test_samples_that_cannot_be_cut_are_divided_out() -> None:
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, images: list[Tensor]) -> list[Tensor]:
+            return [self.conv(image) for image in images]
+
+    images = [torch.zeros(3, 8, 9), torch.zeros(3, 5, 6)]
+    count = count_forward_flops(Detector(), (images, [{}, {}]))
+    assert count.per_sample == 2 * 3 * 4 * (8 * 9 + 5 * 6) / 2, count.note

@@ -1063,6 +1063,7 @@ def test_forward_that_cannot_be_traced_is_said_once(
             raise NotImplementedError("only steps")
 
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            assert self.trainer.training  # which a copy without a Trainer cannot say
             return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
 
     monitor = monitor_of()

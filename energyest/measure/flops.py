@@ -7,7 +7,7 @@ import logging
 import math
 import random
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,6 +67,8 @@ class FlopCount:
 def count_forward_flops(model: nn.Module, batch: Any) -> FlopCount:
     """Count the FLOPs of `model`'s forward pass for one sample of a training batch.
 
+    Where a LightningModule has no forward of its own, the forward pass is its `training_step`.
+
     The model itself is left alone: fvcore traces a copy on the CPU, with parameters of 0, in eval
     mode, and the states of the random generators are restored.
 
@@ -85,10 +87,10 @@ def count_forward_flops(model: nn.Module, batch: Any) -> FlopCount:
             None, f"the model has {parameters:.3g} parameters, too many to trace on the CPU"
         )
     reasons = []
-    for inputs in _input_candidates(model, batch):
+    for inputs, samples, wrap in _attempts(model, batch):
         try:
             with _generators_restored(), _in_eval_mode(model), torch.enable_grad():
-                return _count(model, inputs)
+                return _count(model, inputs, samples or 1, wrap)
         except Exception as error:  # tracing runs the user's code: anything can happen
             reasons.append(f"{type(error).__name__}: {error}".splitlines()[0][:300])
     reason = "; ".join(dict.fromkeys(reasons)) or "no input for its forward is in the batch"
@@ -125,10 +127,23 @@ def _items(value: Any) -> list[Any]:
     return []
 
 
-def _count(model: nn.Module, inputs: Any) -> FlopCount:
-    samples = batch_size(inputs) or 1
+_Wrap = Callable[[nn.Module], nn.Module]
+
+
+def _attempts(model: nn.Module, batch: Any) -> Iterator[tuple[Any, int | None, _Wrap]]:
+    """Inputs to try, the samples in them, and what to make of the copy that is called with them."""
+    for inputs in _input_candidates(model, batch):
+        yield inputs, batch_size(inputs), lambda duplicate: duplicate
+    if callable(getattr(model, "training_step", None)):
+        yield (batch,), batch_size(batch), _TrainingStep
+
+
+def _count(model: nn.Module, inputs: Any, samples: int, wrap: _Wrap) -> FlopCount:
     single = _on_cpu(inputs, samples)
-    duplicate = _copy_of(model)
+    pairs = zip(_tensors(inputs), _tensors(single), strict=True)
+    if any(whole.shape != cut.shape for whole, cut in pairs):
+        samples = 1
+    duplicate = wrap(_copy_of(model))
     if isinstance(single, Mapping):
         duplicate, single = _ByName(duplicate, list(single)), tuple(single.values())
     analysis = FlopCountAnalysis(duplicate, single)
@@ -145,7 +160,7 @@ def _count(model: nn.Module, inputs: Any) -> FlopCount:
     uncounted = {op: int(n) for op, n in analysis.unsupported_ops().items()}
     if not flops:
         return FlopCount(None, "fvcore found no operation to count", uncounted)
-    return FlopCount(float(flops), "", uncounted)
+    return FlopCount(flops / samples, "", uncounted)
 
 
 class _ByName(nn.Module):
@@ -159,6 +174,19 @@ class _ByName(nn.Module):
     def forward(self, *values: Any) -> Any:
         """Call the module; tracing wants tensors, so an output object gives its tensors."""
         output = self.module(**dict(zip(self.names, values, strict=True)))
+        return tuple(_tensors(output)) or output
+
+
+class _TrainingStep(nn.Module):
+    """Calls a LightningModule's `training_step`; without a Trainer, its logging does nothing."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch: Any) -> Any:
+        """The loss, or whatever tensors the step returns."""
+        output = self.module.training_step(batch, 0)  # type: ignore[operator]
         return tuple(_tensors(output)) or output
 
 
