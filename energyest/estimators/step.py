@@ -75,7 +75,7 @@ def estimate_step(
     start, window = _check_level(start, window, epochs)
     _check_duration(trace, duration_s)
     level = _find_level(trace, start, window)
-    projection = _Projection(trace, epochs, form, level, confidence, duration_s)
+    projection = _Projection(trace, epochs, form, confidence, duration_s)
     complete = len(trace) == epochs and bool(np.isfinite(trace.column("energy_J")).all())
     if level.missing_epochs and not (complete and window is None):
         guess = level if level.has_epochs else _find_level(trace, "auto", None)
@@ -139,7 +139,6 @@ class _Projection:
     trace: EnergyTrace
     epochs: int
     form: Form
-    asked: _Level
     confidence: float
     duration_s: float | None
 
