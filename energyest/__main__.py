@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             _project(options.trace, options.epochs)
     except NotStableError as error:
-        print(f"energyest: {error}", file=sys.stderr)
+        print(f"energyest: {error.reason}", file=sys.stderr)
         if error.estimate is not None:
             print(f"Best guess so far, without a guarantee: {error.estimate}")
         return 1

@@ -111,7 +111,7 @@ def _plot_projection(axes: Axes, trace: EnergyTrace, epochs: int, observed: int)
     try:
         estimate = estimate_step(trace.head(observed), epochs)
     except (NotStableError, EstimateError) as error:
-        reason = str(error).partition(". The error's")[0]
+        reason = error.reason if isinstance(error, NotStableError) else str(error)
         axes.text(0.98, 0.05, fill(reason, 60), ha="right", va="bottom", transform=axes.transAxes)
     else:
         _draw_estimate(axes, estimate, observed, float(total_J[observed - 1]))

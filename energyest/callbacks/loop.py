@@ -11,15 +11,18 @@ from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from energyest.callbacks.shield import shielded
 from energyest.errors import ConfigurationError, EstimateError, NotStableError
 from energyest.estimators.estimate import Estimate
 from energyest.estimators.step import estimate_step
 from energyest.measure.recorder import Recorder
-from energyest.measure.sensors import Detection, Kind, Sensor, detect
+from energyest.measure.sensors import Detection, Kind, Sensor, check_components, detect
 from energyest.trace import EPOCH_COLUMNS, EnergyTrace
+
+if TYPE_CHECKING:
+    from energyest.measure.flops import FlopCount
 
 log = logging.getLogger("energyest")
 
@@ -63,11 +66,12 @@ def track(
     Raises:
         ConfigurationError: an argument is out of its range. Nothing is raised once the run goes.
     """
-    found = Detection(tuple(sensors)) if sensors is not None else None
     if epochs is not None:
         _check_epochs(epochs)
     check_settings(confidence, interval_s, components)
-    if found is None:
+    if sensors is not None:
+        found = Detection(tuple(sensors))
+    else:
         found = detect(gpus, components=components)
         if gpus and not any(sensor.device.kind == "gpu" for sensor in found):
             # Asked for and not there: the CPU's share alone would pass for the whole.
@@ -102,8 +106,7 @@ class Run:
         self._confidence = confidence
         self._projection: Estimate | None = None
         self._projected_from: object = None
-        self._flops_per_sample: float | None = None
-        self._training_to_forward = math.nan
+        self._flops: FlopCount | None = None
         self._values: dict[str, float] = {}
         self._in_epoch = False
         self._any_epoch = False
@@ -196,9 +199,9 @@ class Run:
             return {}
         _wait_for_gpu()
         self.log(**values)
-        if self._flops_per_sample is not None and "flops" not in self._values:
+        if self._flops is not None and "flops" not in self._values:
             samples = self._values.get("samples", math.nan)
-            self._values["flops"] = self._flops_per_sample * self._training_to_forward * samples
+            self._values["flops"] = self._flops.training_flops(samples)
         self._in_epoch = False
         return self._recorder.end_epoch(self._values, tentative=tentative)
 
@@ -270,15 +273,11 @@ class Run:
             model: the model; it is left alone.
             batch: a training batch, or the input of the model's forward.
         """
-        from energyest.measure.flops import (  # noqa: PLC0415  (torch and fvcore are slow)
-            TRAINING_TO_FORWARD,
-            count_forward_flops,
-        )
+        # Here, because torch and fvcore are slow to import, and other loops do without.
+        from energyest.measure.flops import count_forward_flops  # noqa: PLC0415
 
         with self.pause():
             count = count_forward_flops(model, batch)
-        self._flops_per_sample = count.per_sample
-        self._training_to_forward = TRAINING_TO_FORWARD
         self.describe(
             forward_flops_per_sample=count.per_sample,
             flops_note=count.note or "2 per multiply-add; training is 3 times the forward pass",
@@ -286,6 +285,8 @@ class Run:
         )
         if count.per_sample is None:
             log.warning("energyest: FLOPs are not recorded: %s", count.note)
+        else:
+            self._flops = count
 
     # ------------------------------------------------------------------ results
 
@@ -343,9 +344,7 @@ class Run:
 
 def check_settings(confidence: float, interval_s: float, components: Sequence[str]) -> None:
     """Refuse settings that cannot work, before a training begins."""
-    unknown = [kind for kind in components if kind not in ("gpu", "cpu", "ram")]
-    if unknown:
-        raise ConfigurationError(f"components={unknown}: known are 'gpu', 'cpu' and 'ram'")
+    check_components(components)
     if not (isinstance(interval_s, Real) and math.isfinite(interval_s) and interval_s > 0):
         raise ConfigurationError(f"interval_s={interval_s!r} must be positive")
     if not (isinstance(confidence, Real) and 0 < confidence < 1):

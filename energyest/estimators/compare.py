@@ -108,8 +108,10 @@ def _row(method: Callable[[], Estimate]) -> dict[str, float | str]:
     estimate, note = None, ""
     try:
         estimate = method()
-    except (NotStableError, EstimateError) as error:
-        note = str(error).partition(". The error's")[0]
+    except NotStableError as error:
+        note = error.reason
+    except EstimateError as error:
+        note = str(error)
     values = {
         name: math.nan if estimate is None else getattr(estimate, name)
         for name in ("energy_J", "lower_J", "upper_J", "duration_s")

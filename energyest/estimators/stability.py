@@ -137,7 +137,7 @@ def unstable_message(regime: Regime, measured: int) -> str:
         why = f"only {measured} epoch(s) were measured"
     return (
         f"not stable yet: {why}; a projection needs {MIN_EPOCHS} epochs of one level, so at "
-        f"least {regime.missing_epochs} more. The error's .estimate holds the best guess so far"
+        f"least {regime.missing_epochs} more"
     )
 
 

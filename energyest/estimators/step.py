@@ -125,8 +125,7 @@ def _find_level(trace: EnergyTrace, start: int | Literal["auto"], window: int | 
         missing = max(missing, needed - measured)
         message = (
             f"not enough epochs yet: the level to project from is epochs {first} to {needed - 1}, "
-            f"and {measured} were measured; {needed - measured} more are needed. "
-            "The error's .estimate holds the best guess so far"
+            f"and {measured} were measured; {needed - measured} more are needed"
         )
         return _Level(first, first, window is not None, missing, message)
     if not np.isfinite(trace.column("energy_J")[first:stop]).any():

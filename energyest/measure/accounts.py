@@ -16,7 +16,7 @@ from energyest.measure.ledger import Event, Ledger, Mark, Usage
 from energyest.measure.meter import Meter
 from energyest.measure.sensors.base import Device, Reading
 from energyest.measure.tables import EpochTable
-from energyest.storage import encode_amendment, encode_epoch
+from energyest.storage import columns_from_rows, encode_amendment, encode_epoch
 
 log = logging.getLogger("energyest")
 
@@ -240,7 +240,9 @@ def _with_rows(
     columns: Mapping[str, np.ndarray[Any, Any]], rows: list[dict[str, float]]
 ) -> dict[str, np.ndarray[Any, Any]]:
     size = len(columns["epoch"]) if columns else 0
-    names = dict.fromkeys([*columns, *(name for row in rows for name in row)])
-    added = {name: [row.get(name, math.nan) for row in rows] for name in names}
-    missing = np.full(size, math.nan)
-    return {name: np.concatenate([columns.get(name, missing), added[name]]) for name in names}
+    added = columns_from_rows(rows)
+    before, after = np.full(size, math.nan), np.full(len(rows), math.nan)
+    return {
+        name: np.concatenate([columns.get(name, before), added.get(name, after)])
+        for name in dict.fromkeys([*columns, *added])
+    }

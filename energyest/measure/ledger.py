@@ -14,9 +14,8 @@ from enum import Enum, auto
 import numpy as np
 
 from energyest.integration import FloatArray
-from energyest.measure.sensors.base import Kind
+from energyest.measure.sensors.base import KINDS, Kind
 
-KINDS: tuple[Kind, ...] = ("gpu", "cpu", "ram")
 # Rounding of times; a gap is longer.
 _TOLERANCE_S = 1e-6
 # Rounding of energies of long runs.

@@ -140,10 +140,8 @@ class Recorder:
             self._meta |= {"status": status, **closing}
             self._meta_changed = True
             last_rows = self._readings.flush()
+        self._write(last_rows, flush=True)
         if self._writer is not None:
-            for row in last_rows:
-                self._writer.write_reading(row)
-            self._write(flush=True)
             self._writer.close()
 
     def start_epoch(self, epoch: int | None = None, *, continues: bool = False) -> None:
@@ -252,7 +250,7 @@ class Recorder:
             hangs = now_s - self._accounts.round_s > self._accounts.max_gap_s
             if hangs:
                 self._accounts.book(now_s)
-        if hangs and self._writer is not None and os.getpid() == self._pid:
+        if hangs and os.getpid() == self._pid:
             self._write(flush=True)
         return now_s
 
@@ -268,27 +266,25 @@ class Recorder:
                 row = self._readings.add(since_start)
                 if row is not None:
                     completed.append(row)
+            if self._writer is None:
+                self._accounts.lines.clear()  # nobody will write them
+        self._write(completed, flush=began_s - self._written_s >= _FLUSH_S)
+
+    def _write(self, readings: Iterable[Reading] = (), *, flush: bool) -> None:
+        """Bring to the writer what is new; usually, but not always, in the sampler's thread."""
         if self._writer is None:
-            self._accounts.lines.clear()  # nobody will write them
             return
-        for row in completed:
-            self._writer.write_reading(row)
-        self._write(flush=began_s - self._written_s >= _FLUSH_S)
-
-    def _write(self, *, flush: bool) -> None:
-        assert self._writer is not None
         with self._writing:
-            self._write_alone(self._writer, flush=flush)
-
-    def _write_alone(self, writer: TraceWriter, *, flush: bool) -> None:
-        with self._lock:
-            lines, self._accounts.lines = self._accounts.lines, []
-            meta = copy.deepcopy(self._meta) if self._meta_changed else None
-            self._meta_changed = False
-        for line in lines:
-            writer.write_epoch_line(line)
-        if meta is not None:
-            writer.write_meta(meta)
-        if flush:
-            writer.flush()
-            self._written_s = self._clock()
+            with self._lock:
+                lines, self._accounts.lines = self._accounts.lines, []
+                meta = copy.deepcopy(self._meta) if self._meta_changed else None
+                self._meta_changed = False
+            for reading in readings:
+                self._writer.write_reading(reading)
+            for line in lines:
+                self._writer.write_epoch_line(line)
+            if meta is not None:
+                self._writer.write_meta(meta)
+            if flush:
+                self._writer.flush()
+                self._written_s = self._clock()

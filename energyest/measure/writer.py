@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -47,12 +47,7 @@ class TraceWriter:
 
     def write_epoch_line(self, line: str) -> None:
         """Append a row of an epoch, or an amendment of one, and flush it."""
-        if self.folder is not None:
-            try:
-                self._epochs.write(line)
-                self._epochs.flush()
-            except OSError as error:
-                self._give_up(self.folder, error)
+        self._attempt(lambda folder: _append(self._epochs, line))
 
     def write_reading(self, reading: Reading) -> None:
         """Append a reading; `flush` brings it to the operating system."""
@@ -61,21 +56,12 @@ class TraceWriter:
 
     def write_meta(self, meta: Mapping[str, Any]) -> None:
         """Replace the meta file."""
-        if self.folder is not None:
-            try:
-                storage.write_meta(self.folder, meta)
-            except (OSError, TraceError) as error:
-                self._give_up(self.folder, error)
+        self._attempt(lambda folder: storage.write_meta(folder, meta))
 
     def flush(self) -> None:
         """Hand what was written to the operating system, from where it survives a kill."""
-        if self.folder is not None:
-            try:
-                lines, self._lines = self._lines, []
-                self._power.writelines(lines)
-                self._power.flush()
-            except OSError as error:
-                self._give_up(self.folder, error)
+        lines, self._lines = self._lines, []
+        self._attempt(lambda folder: _append(self._power, "".join(lines)))
 
     def close(self) -> None:
         """Flush and close the files."""
@@ -87,6 +73,14 @@ class TraceWriter:
                 log.debug("energyest: closing %s: %s", file.name, error)
         self._files = []
 
+    def _attempt(self, write: Callable[[Path], None]) -> None:
+        """Write, unless that has failed before."""
+        if self.folder is not None:
+            try:
+                write(self.folder)
+            except (OSError, TraceError) as error:
+                self._give_up(self.folder, error)
+
     def _give_up(self, folder: Path, error: Exception) -> None:
         self.folder = None
         self._lines = []
@@ -96,6 +90,11 @@ class TraceWriter:
             folder,
             error,
         )
+
+
+def _append(file: TextIO, text: str) -> None:
+    file.write(text)
+    file.flush()
 
 
 def _claim(folder: Path) -> TextIO:

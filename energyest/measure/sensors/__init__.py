@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pynvml
 
 from energyest.errors import ConfigurationError
-from energyest.measure.sensors.base import Device, Kind, Reading, Sensor, Source
+from energyest.measure.sensors.base import KINDS, Device, Kind, Reading, Sensor, Source
 from energyest.measure.sensors.cpu import CpuModelSensor, RaplSensor
 from energyest.measure.sensors.nvml import NvmlSensor, list_gpus
 from energyest.measure.sensors.ram import RamSensor
@@ -24,6 +24,7 @@ __all__ = [
     "ReplaySensor",
     "Sensor",
     "Source",
+    "check_components",
     "detect",
 ]
 
@@ -80,9 +81,7 @@ def detect(
     Raises:
         ConfigurationError: `components` names an unknown kind.
     """
-    unknown = [kind for kind in components if kind not in ("gpu", "cpu", "ram")]
-    if unknown:
-        raise ConfigurationError(f"components={unknown}: known are 'gpu', 'cpu' and 'ram'")
+    check_components(components)
     sensors: list[Sensor] = []
     notes: list[str] = []
     if "gpu" in components:
@@ -92,6 +91,13 @@ def detect(
     if "ram" in components:
         sensors.append(RamSensor())
     return Detection(tuple(sensors), tuple(notes))
+
+
+def check_components(components: Sequence[str]) -> None:
+    """Refuse kinds of sources that do not exist."""
+    unknown = [kind for kind in components if kind not in KINDS]
+    if unknown:
+        raise ConfigurationError(f"components={unknown}: known are 'gpu', 'cpu' and 'ram'")
 
 
 def _gpu_sensors(gpus: Sequence[int | str] | None, notes: list[str]) -> list[Sensor]:

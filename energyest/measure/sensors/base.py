@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 Kind = Literal["gpu", "cpu", "ram"]
+KINDS: tuple[Kind, ...] = ("gpu", "cpu", "ram")
 Source = Literal["measured", "modelled"]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from energyest.errors import ConfigurationError
 from energyest.integration import FloatArray
-from energyest.measure.sensors.base import Device, Reading
+from energyest.measure.sensors.base import KINDS, Device, Reading
 from energyest.trace import EnergyTrace
 
 _QUANTITIES = ("power_W", "energy_J", "utilization", "memory_bytes", "temperature_C")
@@ -51,7 +51,7 @@ class ReplaySensor:
         kind = name.split(":")[0]
         self.device = Device(
             device=name,
-            kind=kind if kind in ("gpu", "cpu", "ram") else "gpu",  # type: ignore[arg-type]
+            kind=kind if kind in KINDS else "gpu",
             name=str(recorded.get("name", name)),
             source="modelled" if recorded.get("source") == "modelled" else "measured",
             method="replay of a recorded trace",
