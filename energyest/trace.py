@@ -35,6 +35,9 @@ EPOCH_COLUMNS = (
     "flops",
 )
 POWER_COLUMNS = storage.POWER_COLUMNS
+# Facts in the meta, and in its devices, that are known at the end of a run and speak of all of it.
+_OF_WHOLE_RUN = {"total_J", "duration_s", "status", "components", "interrupted_epoch"}
+_OF_WHOLE_DEVICE = {"energy_J", "missing_s", "failed_readings", "power_integral_J"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -266,11 +269,16 @@ class EnergyTrace:
             return self
         last_s = float(self.column("end_s")[epochs - 1]) if epochs else -math.inf
         until = self.power_columns["time_s"] <= last_s
-        ended = ("total_J", "duration_s", "status", "components", "interrupted_epoch")
+        meta = {name: value for name, value in self.meta.items() if name not in _OF_WHOLE_RUN}
+        if self.devices:
+            meta["devices"] = [
+                {name: value for name, value in device.items() if name not in _OF_WHOLE_DEVICE}
+                for device in self.devices
+            ]
         return EnergyTrace(
             {name: values[:epochs] for name, values in self.epoch_columns.items()},
             {name: values[until] for name, values in self.power_columns.items()},
-            {name: value for name, value in self.meta.items() if name not in ended},
+            meta,
         )
 
     def save(self, folder: str | Path) -> Path:
@@ -316,7 +324,8 @@ def load_trace(folder: str | Path) -> EnergyTrace:
         _check_stored(trace.power_columns[name], f"{folder}: {name} of the readings")
     time_s, device = trace.power_columns["time_s"], trace.power_columns["device"]
     for one in dict.fromkeys(device):
-        _increasing(time_s[device == one], f"{folder}: time_s of {one}", strictly=False)
+        name = f"{folder}: time_s of {one}"
+        _increasing(_finite(time_s[device == one], name), name, strictly=False)
     return trace
 
 

@@ -412,6 +412,25 @@ def test_peak_follows_precision_and_number_of_gpus() -> None:
         )
 
 
+def test_a_gpu_without_tf32_does_not_change_the_peak_of_the_next() -> None:
+    devices = [{"name": "Tesla V100-SXM2-16GB"}, {"name": "NVIDIA A40"}]
+    trace = EnergyTrace.from_epochs(
+        energy_J=[1.0], flops=[1e15], meta={"devices": devices, "precision": "tf32"}
+    )
+    # 15.7 TFLOP/s in fp32 and 74.8 in tf32, at 300 W each.
+    expected = 1e15 / ((15.7e12 + 74.8e12) / 600 * 0.33)
+    assert estimate_flops(trace, 1).energy_J == pytest.approx(expected, rel=1e-2)
+
+
+def test_finding_no_stable_epoch_promises_no_estimate() -> None:
+    with pytest.raises(NotStableError) as caught:
+        find_stable_epoch(trace_of([1.0]))
+    assert caught.value.estimate is None
+    assert "estimate" not in str(caught.value)
+    with pytest.raises(NotStableError, match=r"\.estimate holds the best guess"):
+        estimate_step(trace_of([1.0]), 10)
+
+
 def test_devices_as_one_writes_them_by_hand() -> None:
     trace = trace_of([1.0], devices=[{"name": "NVIDIA A40"}])
     assert estimate_mlco2(trace, 1).energy_J == 600

@@ -98,6 +98,14 @@ def test_head() -> None:
         power_trace().head(-1)
 
 
+def test_head_knows_nothing_of_the_end() -> None:
+    device = {"device": "gpu:0", "name": "A40", "energy_J": 9.0, "missing_s": 1.0}
+    meta = {"total_J": 9.0, "status": "finished", "batch_size": 4, "devices": [device]}
+    head = EnergyTrace.from_epochs(energy_J=[3, 3, 3], meta=meta).head(2)
+    assert head.meta == {"batch_size": 4, "devices": [{"device": "gpu:0", "name": "A40"}]}
+    assert head.total_J == 6
+
+
 def test_unknown_column() -> None:
     with pytest.raises(TraceError, match="no column 'val_loss'"):
         power_trace().column("val_loss")
@@ -263,6 +271,7 @@ def test_damage_before_the_last_line_is_named(tmp_path: Path, name: str, line: s
         ),
         ("power.csv", "31,gpu:0,-5,,,,", "power_W of the readings"),
         ("power.csv", "0,gpu:0,5,,,,", "time_s of gpu:0 must not go backwards"),
+        ("power.csv", ",gpu:0,5,,,,", "time_s of gpu:0 must be finite"),
     ],
 )
 def test_values_that_cannot_be(tmp_path: Path, name: str, line: str, message: str) -> None:

@@ -233,13 +233,14 @@ def _device_tdp_W(device: dict[str, Any]) -> float:
 
 
 def _peak_flops(trace: EnergyTrace) -> float:
-    precision = str(trace.meta.get("precision", "fp32"))
+    asked = str(trace.meta.get("precision", "fp32"))
     total = 0.0
     for device in _accelerators(trace):
         name = str(device.get("name", device.get("device")))
         gpu = find_gpu(name)
-        if gpu is not None and precision == "tf32" and "tf32" not in gpu.peak_flops:
-            precision = "fp32"  # what older generations do when asked for tf32
+        # Generations before tf32 compute in fp32 when asked for it.
+        older = gpu is not None and asked == "tf32" and "tf32" not in gpu.peak_flops
+        precision = "fp32" if older else asked
         if gpu is None or precision not in gpu.peak_flops:
             raise EstimateError(f"no {precision} peak known for {name}: give peak_flops_per_s=")
         total += gpu.peak_flops[precision]
