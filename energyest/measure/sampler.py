@@ -15,6 +15,8 @@ log = logging.getLogger("energyest")
 
 # A reading that took longer is dropped: its values may be as old as its beginning.
 _LONGEST_READ_S = 0.25
+# The end of a run waits for the next round only if that is less than this away.
+_SLOW_BEAT_S = 0.2
 
 Clock = Callable[[], float]
 # Called by the sampler's thread after each round: when it began, and a reading of each sensor.
@@ -70,10 +72,15 @@ class Sampler:
     def stop(self, timeout_s: float = 2.0) -> bool:
         """Make a last round and end the thread; returns whether it ended in time.
 
+        The last round keeps to the beat, unless that is slow: GPUs renew their counters at the
+        same rate, so that a reading off the beat would see another part of their last 0.1 s, and
+        the last epoch would be longer or shorter than the others by so much.
+
         A thread that hangs in a driver call is left behind: it is a daemon and holds up nothing.
         """
         self._stopping = True
-        self._wake.set()
+        if self._interval_s > _SLOW_BEAT_S:
+            self._wake.set()
         if self._thread.ident is None:
             return True  # never started
         self._thread.join(timeout_s)
@@ -110,7 +117,7 @@ class Sampler:
             if began_s >= next_s:
                 # Keep to the beat, but do not catch up on rounds that a hanging call has cost.
                 next_s = max(next_s + self._interval_s, now_s)
-            if not self._stopping:
+            if not self._stopping or self._interval_s <= _SLOW_BEAT_S:
                 self._wake.wait(next_s - now_s)
 
     def _read(self, sensor: Sensor) -> Reading:
