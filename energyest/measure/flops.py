@@ -1,30 +1,32 @@
-"""FLOPs of a model's forward pass, counted by fvcore on a copy of the model."""
+"""FLOPs of a model's forward pass, counted by fvcore, and what training adds, on copies of it."""
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
-import random
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import get_shape
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-# Forward and backward cost three times the forward pass: the backward pass computes gradients of
-# inputs and of weights, each about as much as the forward pass. Kaplan et al., "Scaling laws for
-# neural language models" (arXiv 2001.08361), section 2.1.
+from energyest.measure.bare_copy import bare_copy, generators_restored, in_eval_mode, plain_dtype
+from energyest.measure.training_flops import training_to_forward
+
+# Where the backward pass cannot be counted: it computes gradients of inputs and of weights, each
+# about as much as the forward pass. Kaplan et al., "Scaling laws for neural language models"
+# (arXiv 2001.08361), section 2.1.
 TRAINING_TO_FORWARD = 3.0
 # fvcore traces on the CPU, one sample long; beyond this size that takes too long to wait for.
 MOST_PARAMETERS = 1_000_000_000
+# A backward pass that needs values writes gradients to the CPU's memory: 0.8 GB of them.
+_MOST_WRITTEN = 200_000_000
+_CPU = torch.device("cpu")
 # A batch is looked through no further: this happens at every step.
 _MOST_ITEMS = 1024
 # Operations that fvcore counts in floating-point operations; all others it counts in
@@ -51,26 +53,29 @@ class FlopCount:
         note: why not, or what was left out.
         uncounted: operations without a rule, and how often they occur; elementwise operations are
             among them.
+        training_to_forward: FLOPs of forward and backward ÷ FLOPs of forward.
     """
 
     per_sample: float | None
     note: str = ""
     uncounted: Mapping[str, int] = field(default_factory=dict)
+    training_to_forward: float = TRAINING_TO_FORWARD
 
     def training_flops(self, samples: float) -> float:
         """FLOPs of forward and backward for that many samples; NaN if not counted."""
         if self.per_sample is None:
             return math.nan
-        return TRAINING_TO_FORWARD * self.per_sample * samples
+        return self.training_to_forward * self.per_sample * samples
 
 
 def count_forward_flops(model: nn.Module, batch: Any) -> FlopCount:
     """Count the FLOPs of `model`'s forward pass for one sample of a training batch.
 
     Where a LightningModule has no forward of its own, the forward pass is its `training_step`.
+    What the backward pass adds depends on which parameters are trainable now.
 
-    The model itself is left alone: fvcore traces a copy on the CPU, with parameters of 0, in eval
-    mode, and the states of the random generators are restored.
+    The model itself is left alone: copies of it run, with parameters of 0, in eval mode, and the
+    states of the random generators are restored.
 
     Args:
         model: any module; a LightningModule's `example_input_array` is preferred to the batch.
@@ -80,21 +85,74 @@ def count_forward_flops(model: nn.Module, batch: Any) -> FlopCount:
     Returns:
         The count, or the reason why there is none. Nothing is raised.
     """
-    model = getattr(model, "_orig_mod", model)  # of torch.compile
-    parameters = sum(p.numel() for p in model.parameters() if not is_lazy(p))
-    if parameters > MOST_PARAMETERS:
-        return FlopCount(
-            None, f"the model has {parameters:.3g} parameters, too many to trace on the CPU"
-        )
+    model = _uncompiled(model)
+    if too_large := _too_large(model):
+        return FlopCount(None, too_large)
     reasons = []
-    for inputs, samples, wrap in _attempts(model, batch):
+    for attempt in _attempts(model, batch):
         try:
-            with _generators_restored(), _in_eval_mode(model), torch.enable_grad():
-                return _count(model, inputs, samples or 1, wrap)
+            with _left_alone(model):
+                count = _count(model, attempt)
         except Exception as error:  # tracing runs the user's code: anything can happen
-            reasons.append(f"{type(error).__name__}: {error}".splitlines()[0][:300])
+            reasons.append(_in_a_line(error))
+        else:
+            return count if count.per_sample is None else _with_training(model, attempt, count)
     reason = "; ".join(dict.fromkeys(reasons)) or "no input for its forward is in the batch"
     return FlopCount(None, f"fvcore could not trace the model ({reason})")
+
+
+def count_training_ratios(
+    model: nn.Module, batch: Any, trainable: Sequence[Mapping[str, bool]] = ({},)
+) -> list[float] | None:
+    """FLOPs of forward and backward ÷ FLOPs of forward, if other parameters were trainable.
+
+    So it is known before an unfreezing what it will cost. The model itself is left alone, as by
+    `count_forward_flops`; the forward pass, which is the same for all choices, runs once.
+
+    Args:
+        model: as of `count_forward_flops`.
+        batch: likewise.
+        trainable: choices: `requires_grad` of parameters, by their names in `named_parameters`.
+            Those that are not named keep theirs.
+
+    Returns:
+        The ratio for each choice, 1 where nothing is trainable; None if they could not be counted.
+        Nothing is raised.
+    """
+    named = dict(model.named_parameters(remove_duplicate=False))
+    choices = []
+    for wanted in trainable:
+        flags = {id(p): p.requires_grad for p in named.values()}
+        flags.update({id(named[name]): flag for name, flag in wanted.items() if name in named})
+        choices.append({identity for identity, flag in flags.items() if flag})
+    model = _uncompiled(model)
+    if _too_large(model):
+        return None
+    for attempt in _attempts(model, batch):
+        with suppress(Exception):
+            return _training_ratios(model, attempt, choices)
+    return None
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    original: nn.Module = getattr(model, "_orig_mod", model)  # of torch.compile
+    return original
+
+
+def _too_large(model: nn.Module) -> str:
+    """Why the model is not traced; empty if it is."""
+    parameters = _size(model)
+    if parameters <= MOST_PARAMETERS:
+        return ""
+    return f"the model has {parameters:.3g} parameters, too many to trace on the CPU"
+
+
+def _size(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if not is_lazy(p))
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 def batch_size(batch: Any) -> int | None:
@@ -127,25 +185,40 @@ def _items(value: Any) -> list[Any]:
     return []
 
 
-_Wrap = Callable[[nn.Module], nn.Module]
+# ------------------------------------------------------------------ runs of a copy
 
 
-def _attempts(model: nn.Module, batch: Any) -> Iterator[tuple[Any, int | None, _Wrap]]:
+@dataclass(frozen=True)
+class _Attempt:
     """Inputs to try, the samples in them, and what to make of the copy that is called with them."""
+
+    inputs: Any
+    samples: int
+    wrap: Callable[[nn.Module], nn.Module] = lambda duplicate: duplicate
+
+    def prepare(self, duplicate: nn.Module) -> tuple[nn.Module, tuple[Any, ...], int]:
+        """The copy as it is called, its inputs, one sample long if they can be cut, and samples."""
+        for parameter in duplicate.parameters():
+            # With gradients, torch does not take fused paths that a counter cannot see into.
+            parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
+        single = _first_sample(self.inputs, self.samples)
+        pairs = zip(_tensors(self.inputs), _tensors(single), strict=True)
+        uncut = any(whole.shape != cut.shape for whole, cut in pairs)
+        duplicate = self.wrap(duplicate.eval())
+        if isinstance(single, Mapping):
+            duplicate, single = _ByName(duplicate, list(single)), tuple(single.values())
+        return duplicate, single, 1 if uncut else self.samples
+
+
+def _attempts(model: nn.Module, batch: Any) -> Iterator[_Attempt]:
     for inputs in _input_candidates(model, batch):
-        yield inputs, batch_size(inputs), lambda duplicate: duplicate
+        yield _Attempt(inputs, batch_size(inputs) or 1)
     if callable(getattr(model, "training_step", None)):
-        yield (batch,), batch_size(batch), _TrainingStep
+        yield _Attempt((batch,), batch_size(batch) or 1, _TrainingStep)
 
 
-def _count(model: nn.Module, inputs: Any, samples: int, wrap: _Wrap) -> FlopCount:
-    single = _on_cpu(inputs, samples)
-    pairs = zip(_tensors(inputs), _tensors(single), strict=True)
-    if any(whole.shape != cut.shape for whole, cut in pairs):
-        samples = 1
-    duplicate = wrap(_copy_of(model))
-    if isinstance(single, Mapping):
-        duplicate, single = _ByName(duplicate, list(single)), tuple(single.values())
+def _count(model: nn.Module, attempt: _Attempt) -> FlopCount:
+    duplicate, single, samples = attempt.prepare(bare_copy(model, _CPU))
     analysis = FlopCountAnalysis(duplicate, single)
     analysis.set_op_handle(
         "aten::scaled_dot_product_attention",
@@ -161,6 +234,55 @@ def _count(model: nn.Module, inputs: Any, samples: int, wrap: _Wrap) -> FlopCoun
     if not flops:
         return FlopCount(None, "fvcore found no operation to count", uncounted)
     return FlopCount(flops / samples, "", uncounted)
+
+
+def _with_training(model: nn.Module, attempt: _Attempt, count: FlopCount) -> FlopCount:
+    """The count with the ratio for the parameters that are trainable now."""
+    now = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    try:
+        return replace(count, training_to_forward=_training_ratios(model, attempt, [now])[0])
+    except Exception as error:  # as above
+        note = f"training is taken as {TRAINING_TO_FORWARD:.0f} times the forward pass"
+        return replace(
+            count, note=f"{note}: the backward pass was not counted ({_in_a_line(error)})"
+        )
+
+
+def _training_ratios(
+    model: nn.Module, attempt: _Attempt, choices: Sequence[set[int]]
+) -> list[float]:
+    """What training costs, where the parameters with these `id`s are trainable.
+
+    Without values first, which takes little time and memory. A forward that looks at values, as in
+    `if x.sum() > 0`, then gets some.
+    """
+    if not any(choices):
+        return [1.0] * len(choices)
+    try:
+        return _training_ratios_of_a_copy(model, attempt, choices, values=False)
+    except Exception:  # as above
+        if _size(model) > _MOST_WRITTEN:
+            raise
+    return _training_ratios_of_a_copy(model, attempt, choices, values=True)
+
+
+def _training_ratios_of_a_copy(
+    model: nn.Module, attempt: _Attempt, choices: Sequence[set[int]], *, values: bool
+) -> list[float]:
+    copies: dict[int, Any] = {}
+    with _left_alone(model):
+        duplicate, single, _ = attempt.prepare(bare_copy(model, _CPU, copies))
+        trainable = [[copies[identity] for identity in choice] for choice in choices]
+        present = {id(parameter) for parameter in duplicate.parameters()}
+        if not all(id(parameter) in present for choice in trainable for parameter in choice):
+            raise ValueError("a scripted part was not copied parameter by parameter")
+        return training_to_forward(lambda: _tensors(duplicate(*single)), trainable, values=values)
+
+
+@contextmanager
+def _left_alone(model: nn.Module) -> Iterator[None]:
+    with generators_restored(), in_eval_mode(model), torch.enable_grad():
+        yield
 
 
 class _ByName(nn.Module):
@@ -190,64 +312,6 @@ class _TrainingStep(nn.Module):
         return tuple(_tensors(output)) or output
 
 
-# ------------------------------------------------------------------ a copy to trace
-
-
-def _copy_of(model: nn.Module) -> nn.Module:
-    """A copy on the CPU in single precision and eval mode, with parameters of 0.
-
-    The values of parameters do not matter for a count, so none is moved from a GPU; `zeros` takes
-    no memory until it is written to. Data sets and loaders that the model holds are shared.
-    """
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            memo[id(parameter)] = nn.Parameter(
-                torch.zeros(parameter.shape, dtype=_cpu_dtype(parameter)),
-                # With gradients, torch does not take fused paths that fvcore cannot see into.
-                requires_grad=parameter.is_floating_point() or parameter.is_complex(),
-            )
-        for value in [*module.buffers(recurse=False), *vars(module).values()]:
-            if isinstance(value, Tensor):
-                memo[id(value)] = value.detach().to("cpu", _cpu_dtype(value), copy=True)
-            elif isinstance(value, _SHARED):
-                memo[id(value)] = value
-    duplicate = copy.deepcopy(model, memo)
-    for module in list(duplicate.modules()):
-        # A compiled part cannot be traced; the module inside it can.
-        for name, child in list(module.named_children()):
-            original = getattr(child, "_orig_mod", None)
-            if isinstance(original, nn.Module):
-                setattr(module, name, original)
-    for module in duplicate.modules():
-        _detach_from_original(module)
-    return duplicate.eval()
-
-
-def _detach_from_original(module: nn.Module) -> None:
-    """Remove from a copied module what still leads to the one it was copied from."""
-    attributes = vars(module)
-    if isinstance(attributes.get("_device"), torch.device):
-        attributes["_device"] = torch.device("cpu")  # where a LightningModule takes itself to be
-    # A compiled call, of torch.compile(forward) or module.compile(), is still the original's.
-    if hasattr(attributes.get("forward"), "_torchdynamo_orig_callable"):
-        del attributes["forward"]
-    module._compiled_call_impl = None
-    # Hooks that are functions are the user's: they would take the copy for the model. Those that
-    # are objects are torch's own, such as weight normalisation.
-    for hooks in (module._forward_hooks, module._forward_pre_hooks):
-        for key in [k for k, hook in hooks.items() if isinstance(hook, types.FunctionType)]:
-            del hooks[key]
-
-
-# What a model may hold that is large and takes no part in forward, or is only read there.
-_SHARED = (torch.utils.data.Dataset, torch.utils.data.DataLoader, np.ndarray)
-
-
-def _cpu_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.float32 if tensor.is_floating_point() else tensor.dtype
-
-
 # ------------------------------------------------------------------ its inputs
 
 
@@ -269,19 +333,19 @@ def _input_candidates(model: nn.Module, batch: Any) -> Iterator[Any]:
         yield tuple(batch)
 
 
-def _on_cpu(value: Any, samples: int) -> Any:
+def _first_sample(value: Any, samples: int) -> Any:
     """The first sample of everything that is one batch long, on the CPU."""
     if isinstance(value, Tensor):
         tensor = value.detach()
         if tensor.ndim and tensor.shape[0] == samples:
             tensor = tensor[:1]
-        return tensor.to("cpu", _cpu_dtype(tensor), copy=True)
+        return tensor.to(_CPU, plain_dtype(tensor), copy=True)
     if isinstance(value, Mapping):
-        return {name: _on_cpu(item, samples) for name, item in value.items()}
+        return {name: _first_sample(item, samples) for name, item in value.items()}
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return tuple(_on_cpu(item, samples) for item in value)
+        return tuple(_first_sample(item, samples) for item in value)
     if isinstance(value, list):
-        return [_on_cpu(item, samples) for item in value]
+        return [_first_sample(item, samples) for item in value]
     return value
 
 
@@ -311,37 +375,6 @@ def _count_recurrent(inputs: list[Any], outputs: list[Any]) -> int:
             shapes = [get_shape(item) for item in value.node().inputs()]
             weights += sum(math.prod(s) for s in shapes if s is not None and len(s) == 2)
     return steps * weights
-
-
-@contextmanager
-def _generators_restored() -> Iterator[None]:
-    """Restore the random states of Python, numpy and torch's CPU generator afterwards."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng(devices=_cuda_in_use()):
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
-
-
-def _cuda_in_use() -> list[int]:
-    """Forward may draw from a GPU's generator; one that was not started is left alone."""
-    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return [torch.cuda.current_device()] if started else []
-
-
-@contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Keep the model from learning: a function that its copy shares with it may call it."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextmanager
