@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from energyest.estimators.compare import compare_estimators
     from energyest.estimators.estimate import Estimate
+    from energyest.estimators.planned import PlannedChange
     from energyest.estimators.stability import find_stable_epoch
     from energyest.estimators.step import estimate_step
     from energyest.measure.sensors import detect
@@ -45,6 +46,7 @@ _MODULES = {
     "EstimateError": "errors",
     "MissingDependencyError": "errors",
     "NotStableError": "errors",
+    "PlannedChange": "estimators.planned",
     "TraceError": "errors",
     "compare_estimators": "estimators.compare",
     "detect": "measure.sensors",
@@ -63,6 +65,7 @@ __all__ = [
     "EstimateError",
     "MissingDependencyError",
     "NotStableError",
+    "PlannedChange",
     "TraceError",
     "compare_estimators",
     "detect",

@@ -24,7 +24,7 @@ _COLOURS = {"gpu": _BLUE, "cpu": _ORANGE, "ram": _GREEN}
 
 
 def plot_trace(
-    trace: EnergyTrace, *, epochs: int | None = None, observed: int | None = None
+    trace: EnergyTrace, *, epochs: float | None = None, observed: int | None = None
 ) -> Figure:
     """Power over time, energy per epoch, and the cumulative energy with its projection.
 
@@ -94,7 +94,7 @@ def _plot_epochs(axes: Axes, trace: EnergyTrace) -> None:
     axes.set(xlabel="epoch", ylabel="energy (J)", title="Energy of each epoch")
 
 
-def _plot_projection(axes: Axes, trace: EnergyTrace, epochs: int, observed: int) -> None:
+def _plot_projection(axes: Axes, trace: EnergyTrace, epochs: float, observed: int) -> None:
     position = np.arange(1, len(trace) + 1)
     total_J = np.nancumsum(trace.column("energy_J"))
     axes.plot(position, total_J, color=_GREY, lw=1)

@@ -210,6 +210,11 @@ class EnergyTrace:
             ) from None
 
     @property
+    def unit(self) -> str:
+        """What a row of `epochs` is: an `epoch`, or an `interval` of so many training steps."""
+        return "epoch" if self.meta.get("interval_steps") is None else "interval"
+
+    @property
     def metrics(self) -> list[str]:
         """The names of the metrics that were logged into the epochs."""
         return [name for name in self.epoch_columns if name not in EPOCH_COLUMNS]

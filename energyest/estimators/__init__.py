@@ -8,11 +8,13 @@ from energyest.estimators.baselines import (
 )
 from energyest.estimators.compare import compare_estimators
 from energyest.estimators.estimate import Estimate
+from energyest.estimators.planned import PlannedChange
 from energyest.estimators.stability import find_stable_epoch
 from energyest.estimators.step import estimate_step
 
 __all__ = [
     "Estimate",
+    "PlannedChange",
     "compare_estimators",
     "estimate_first_epoch",
     "estimate_flops",

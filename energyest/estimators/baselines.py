@@ -29,7 +29,7 @@ RAM_W_PER_GB = 0.3725
 FLOPS_EFFICIENCY = 0.33
 
 
-def estimate_first_epoch(trace: EnergyTrace, epochs: int, *, observed: int = 1) -> Estimate:
+def estimate_first_epoch(trace: EnergyTrace, epochs: float, *, observed: int = 1) -> Estimate:
     """Mean of the first epochs times the number of epochs; what carbontracker predicts.
 
     Args:
@@ -63,7 +63,7 @@ def estimate_first_epoch(trace: EnergyTrace, epochs: int, *, observed: int = 1) 
 
 def estimate_mlco2(
     trace: EnergyTrace,
-    epochs: int,
+    epochs: float,
     *,
     tdp_W: float | None = None,
     duration_s: float | None = None,
@@ -95,7 +95,7 @@ def estimate_mlco2(
 
 def estimate_green_algorithms(
     trace: EnergyTrace,
-    epochs: int,
+    epochs: float,
     *,
     tdp_W: float | None = None,
     utilization: float | None = None,
@@ -139,7 +139,7 @@ def estimate_green_algorithms(
 
 def estimate_flops(
     trace: EnergyTrace,
-    epochs: int,
+    epochs: float,
     *,
     flops: float | None = None,
     peak_flops_per_s: float | None = None,
@@ -188,7 +188,7 @@ def estimate_flops(
 
 
 def _duration(
-    trace: EnergyTrace, epochs: int, duration_s: float | None
+    trace: EnergyTrace, epochs: float, duration_s: float | None
 ) -> tuple[float, tuple[str, ...]]:
     epochs = check_epochs(trace, epochs)
     if duration_s is not None:

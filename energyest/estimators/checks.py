@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Real
+from typing import TypeGuard
 
 import numpy as np
 
@@ -20,14 +21,17 @@ def check_trace(trace: object) -> None:
         )
 
 
-def check_epochs(trace: EnergyTrace, epochs: int) -> int:
+def check_epochs(trace: EnergyTrace, epochs: float) -> float:
     """Refuse a number of epochs that is none, or that is smaller than what was measured."""
     check_trace(trace)
-    number = check_count(epochs, "epochs")
-    if number < len(trace):
+    if not (is_number(epochs) and math.isfinite(epochs) and epochs > 0):
+        raise EstimateError(f"epochs={epochs!r} must be a number above 0")
+    number = int(epochs) if float(epochs).is_integer() else float(epochs)
+    # Of an epoch that the end of the training breaks off, the part was measured.
+    if math.ceil(number) < len(trace):
         raise EstimateError(
             f"epochs={number} is fewer than the {len(trace)} epochs measured: ask for at least as "
-            f"many, or estimate from trace.head({number})"
+            f"many, or estimate from trace.head({math.ceil(number)})"
         )
     return number
 
@@ -54,6 +58,6 @@ def check_confidence(confidence: float) -> float:
     return float(confidence)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a real number of Python or numpy, and no truth value."""
     return isinstance(value, Real) and not isinstance(value, bool)

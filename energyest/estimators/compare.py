@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def compare_estimators(
     trace: EnergyTrace,
-    epochs: int,
+    epochs: float,
     *,
     observed: int | None = None,
     confidence: float = 0.9,
@@ -96,7 +96,7 @@ def compare_estimators(
     rows = {name: _row(method) for name, method in methods.items()}
     table: pd.DataFrame = pd.DataFrame.from_dict(rows, orient="index")
     table.index.name = "method"
-    measured_J = float(np.sum(trace.column("energy_J")[:epochs]))
+    measured_J = float(np.sum(trace.column("energy_J")[: math.ceil(epochs)]))
     if len(trace) >= epochs and math.isfinite(measured_J):
         error_J = table["energy_J"] - measured_J
         table.insert(4, "error_J", error_J)

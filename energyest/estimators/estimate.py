@@ -23,9 +23,13 @@ class Estimate:
         confidence: probability that the interval is meant to hold the total; None without one.
         duration_s: projected duration of the whole training in seconds; None if unknown.
         measured_J: the part of `energy_J` that was measured, not estimated; None if not known.
-        epochs: the number of epochs that the estimate covers; None if it is not about epochs.
+        epochs: the number of epochs that the estimate covers (of intervals, in a trace of
+            intervals); None if it is not about epochs.
         method: what was done, in a few words.
         assumptions: what has to hold for the estimate to hold, one sentence each.
+        stable_epoch: first epoch of the level that the estimate projects from; None if there is
+            none.
+        unit: what `epochs` counts.
     """
 
     energy_J: float
@@ -34,9 +38,11 @@ class Estimate:
     confidence: float | None = None
     duration_s: float | None = None
     measured_J: float | None = None
-    epochs: int | None = None
+    epochs: float | None = None
     method: str = ""
     assumptions: tuple[str, ...] = ()
+    stable_epoch: int | None = None
+    unit: str = "epoch"
 
     @property
     def energy_kWh(self) -> float:
@@ -61,7 +67,7 @@ class Estimate:
     def __str__(self) -> str:
         text = f"{format_energy(self.energy_J)} ({self.energy_kWh:.4g} kWh)"
         if self.epochs is not None:
-            text += f" for {self.epochs} epoch{'s' * (self.epochs != 1)}"
+            text += f" for {self.epochs:.6g} {self.unit}{'s' * (self.epochs != 1)}"
         if self.duration_s is not None:
             text += f" in {format_duration(self.duration_s)}"
         if self.lower_J is not None and self.upper_J is not None:
@@ -75,7 +81,7 @@ class Estimate:
         if self.lower_J is not None and self.upper_J is not None:
             rows.append(("interval", _interval(self)))
         if self.epochs is not None:
-            rows.append(("epochs", str(self.epochs)))
+            rows.append((f"{self.unit}s", f"{self.epochs:.6g}"))
         if self.duration_s is not None:
             rows.append(("duration", format_duration(self.duration_s)))
         if self.measured_J is not None:

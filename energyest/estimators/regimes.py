@@ -1,0 +1,187 @@
+"""Since when has a sequence been on its present level? The probability of every answer.
+
+Bayesian, because the answer is uncertain just when it matters: a few epochs after a change, one
+more or one less decides over the level. A mean over all answers, weighted by their probability,
+is less often far off than the mean since the most probable one (`benchmarks/step_accuracy.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaln
+
+from energyest.integration import FloatArray
+
+# What is expected before a run is seen, in terms of the logarithm of energy: relative noise and
+# relative changes. `benchmarks/step_calibration.py` shows that the accuracy hardly depends on them.
+#: The spread of epochs around their level ...
+NOISE = 0.015
+#: ... which counts as much as this many epochs that were seen.
+NOISE_EPOCHS = 2.0
+#: The chance that the level changes after an epoch.
+CHANGE_RATE = 0.003
+#: The share of levels that last one epoch: a cold start, a compilation, a change within an epoch.
+SINGLE = 0.5
+#: The share of changes that may go anywhere, as opposed to near the usual level of the run.
+FAR = 0.2
+#: How near: the noise divided by the square root of this.
+NEARNESS = 0.05
+
+# Every epoch may be the first of the level among so many last ones; before them, those at the
+# largest jumps, and so many in each doubling of the distance: the start of a long level in noise
+# need not be known to the epoch.
+_DENSE = 24
+_JUMPS = 8
+_PER_OCTAVE = 6
+
+
+@dataclass(frozen=True)
+class LastChange:
+    """What is known about the beginning of the present level.
+
+    Attributes:
+        size: number of values.
+        starts: shape (candidates,), ascending positions at which the level may begin.
+        weights: shape (candidates,), their probabilities; sum 1.
+        previous: shape (candidates,), where the level before that position begins, if the level
+            begins there; 0 for the first.
+    """
+
+    size: int
+    starts: NDArray[np.intp]
+    weights: FloatArray
+    previous: NDArray[np.intp]
+
+    @property
+    def ages(self) -> NDArray[np.intp]:
+        """Number of values since the level before ended, shape (candidates,).
+
+        A single value that leads over to the level, such as a cold epoch, counts.
+        """
+        single = (self.starts > 0) & (self.starts - self.previous == 1)
+        ages: NDArray[np.intp] = self.size - self.starts + single
+        return ages
+
+    def best(self, least_age: int) -> int:
+        """Index of the most probable candidate.
+
+        Where the level is rather older than `least_age` than not, it is the most probable one of
+        those: many old answers that differ little outweigh a young one.
+        """
+        old = self.ages >= least_age
+        if self.weights[old].sum() >= 0.5:
+            return int(np.argmax(np.where(old, self.weights, 0.0)))
+        return int(np.argmax(self.weights))
+
+    def shares(self) -> FloatArray:
+        """Shape (size,), the weight of each value in the mean of the level to come; sum 1."""
+        size = self.size
+        each = np.zeros(size)
+        each[self.starts] = self.weights / (size - self.starts)
+        shares = np.cumsum(each)
+        before = int(self.previous[-1])
+        if size > 1 and self.starts[-1] == size - 1 and size - 1 - before > 1:
+            # A last value that stands alone may stay alone: what was before it then comes back.
+            returns = SINGLE * float(self.weights[-1])
+            shares[-1] -= returns
+            shares[before:-1] += returns / (size - 1 - before)
+        return shares
+
+
+def last_change(values: FloatArray) -> LastChange:
+    """When the present level of a sequence may have begun.
+
+    A sequence is taken to consist of levels, each with its own noise (normal, of unknown variance),
+    whose lengths are geometric or, often, one. The probability of a start is that of the levels
+    before it, divided in the most probable way, times that of what follows being one level; both
+    have a closed form (a normal-inverse-gamma prior; Barry and Hartigan, "A Bayesian analysis for
+    change point problems", JASA 88, 1993; Adams and MacKay, arXiv 0710.3742).
+
+    Args:
+        values: shape (values,), at least one; finite and not negative, for example joules.
+    """
+    size = len(values)
+    largest = float(values.max())
+    # Logarithms: changes are ratios, and the scale does not matter. A zero counts as tiny.
+    logs = np.log(np.maximum(values / largest, 1e-6)) if largest > 0 else np.zeros(size)
+    logs = logs - np.median(logs)
+    starts = _candidates(logs)
+    edges = np.append(starts, size)
+    length = np.maximum(edges[1:] - edges[:-1, None], 1)
+    one_level = _evidence(logs, edges, length)
+    whole, ongoing = _length_priors(size)
+    level = one_level + whole[length]
+    # The best division of what comes before each candidate, and where its last level begins.
+    before = np.zeros(len(starts))
+    previous = np.zeros(len(starts), dtype=np.intp)
+    columns = np.ascontiguousarray(level.T)
+    for j in range(1, len(starts)):
+        ways = before[:j] + columns[j - 1, :j]
+        previous[j] = best = int(ways.argmax())
+        before[j] = ways[best]
+    total = before + one_level[:, -1] + ongoing[length[:, -1]]
+    weights = np.exp(total - total.max())
+    before_it = np.where(starts > 0, starts[previous], 0)
+    return LastChange(size, starts, weights / weights.sum(), before_it)
+
+
+def _candidates(logs: FloatArray) -> NDArray[np.intp]:
+    """Positions at which the level may begin: all of the last ones, fewer before them."""
+    size = len(logs)
+    if size <= _DENSE + _JUMPS:
+        return np.arange(size)
+    octaves = math.ceil(math.log2(size / _DENSE))
+    distances = _DENSE * 2 ** (np.arange(1, octaves * _PER_OCTAVE) / _PER_OCTAVE)
+    jumps = np.argpartition(np.abs(np.diff(logs[: size - _DENSE])), -_JUMPS)[-_JUMPS:] + 1
+    early = np.concatenate([[0], size - distances.astype(np.intp), jumps])
+    early = np.unique(early[(early >= 0) & (early < size - _DENSE)])
+    return np.concatenate([early, np.arange(size - _DENSE, size)]).astype(np.intp)
+
+
+def _evidence(logs: FloatArray, edges: NDArray[np.intp], length: NDArray[np.intp]) -> FloatArray:
+    """Log probability of the values between any two edges if they are one level."""
+    sums = np.concatenate([[0.0], np.cumsum(logs)])[edges]
+    squares = np.concatenate([[0.0], np.cumsum(logs**2)])[edges]
+    total = sums[1:] - sums[:-1, None]
+    square = squares[1:] - squares[:-1, None]
+    shape = NOISE_EPOCHS / 2
+    scale = shape * NOISE**2
+    n = np.arange(len(logs) + 1, dtype=np.float64)
+    n[0] = 1  # of no segment; keeps the logarithms finite
+    common = shape * math.log(scale) - gammaln(shape)
+    near = (
+        math.log(1 - FAR)
+        + common
+        + gammaln(shape + n / 2)
+        - n / 2 * math.log(2 * math.pi)
+        + 0.5 * np.log(NEARNESS / (NEARNESS + n))
+    )
+    far = (
+        math.log(FAR)
+        + common
+        + gammaln(shape + (n - 1) / 2)
+        - (n - 1) / 2 * math.log(2 * math.pi)
+        - 0.5 * np.log(n)
+    )
+    # Rounding of the cumulative sums must not make a sum of squares negative.
+    spread = scale + np.maximum(square - total**2 / length, 0.0) / 2
+    shrunk = scale + np.maximum(square - total**2 / (length + NEARNESS), 0.0) / 2
+    near_by = near[length] - (shape + length / 2) * np.log(shrunk)
+    far_off = far[length] - (shape + (length - 1) / 2) * np.log(spread)
+    evidence: FloatArray = np.logaddexp(near_by, far_off)
+    return evidence
+
+
+def _length_priors(size: int) -> tuple[FloatArray, FloatArray]:
+    """Log probability of each length of a level that has ended, and of one that goes on."""
+    more = np.arange(size + 1, dtype=np.float64) - 1
+    lasting = math.log1p(-SINGLE) + math.log1p(-CHANGE_RATE) * more
+    ended = lasting + math.log(CHANGE_RATE)
+    ended[1] = np.logaddexp(ended[1], math.log(SINGLE))
+    ongoing = lasting.copy()
+    ongoing[1] = 0.0
+    return ended, ongoing
