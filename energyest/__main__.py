@@ -1,4 +1,4 @@
-"""The command line: `energyest devices`, `show TRACE` and `project TRACE -n 100`."""
+"""The command line: `energyest devices`, `show TRACE` and `project TRACE`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from energyest import __version__
-from energyest.errors import EnergyestError, NotStableError
+from energyest.errors import EnergyestError, EstimateError, NotStableError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     project = commands.add_parser("project", help="what the whole of a training will cost")
     for command in (show, project):
         command.add_argument("trace", help="folder of a trace")
-    project.add_argument("-n", "--epochs", type=int, required=True, help="epochs of the whole run")
+    length = project.add_mutually_exclusive_group()
+    length.add_argument(
+        "-n",
+        "--epochs",
+        type=float,
+        help="epochs (or intervals) of the whole run; by default as the monitor found them planned",
+    )
+    length.add_argument("--steps", type=int, help="instead, training batches of the whole run")
     options = parser.parse_args(arguments)
     try:
         if options.command == "devices":
@@ -30,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.command == "show":
             _show(options.trace)
         else:
-            _project(options.trace, options.epochs)
+            _project(options.trace, options.epochs, options.steps)
     except NotStableError as error:
         print(f"energyest: {error.reason}", file=sys.stderr)
         if error.estimate is not None:
@@ -63,14 +70,30 @@ def _show(folder: str) -> None:
     print(measured.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="-"))
 
 
-def _project(folder: str, epochs: int) -> None:
+def _project(folder: str, epochs: float | None, steps: int | None) -> None:
     from energyest.estimators.compare import compare_estimators  # noqa: PLC0415
     from energyest.estimators.step import estimate_step  # noqa: PLC0415
     from energyest.trace import load_trace  # noqa: PLC0415
 
     trace = load_trace(folder)
-    print(compare_estimators(trace, epochs).to_string(float_format="%.1f", na_rep="-"))
-    print(f"\n{estimate_step(trace, epochs)}")
+    planned = any(trace.meta.get(name) for name in ("planned_epochs", "planned_duration_s"))
+    if epochs is None and steps is None and not planned:
+        raise EstimateError(
+            "the trace does not say how long the whole training is: give --epochs or --steps"
+        )
+    unstable = None
+    try:
+        estimate = estimate_step(trace, epochs, steps=steps)
+    except NotStableError as error:
+        if error.estimate is None:
+            raise
+        estimate, unstable = error.estimate, error
+    if estimate.epochs is not None:
+        table = compare_estimators(trace, estimate.epochs)
+        print(table.to_string(float_format="%.1f", na_rep="-"), end="\n\n")
+    if unstable is not None:
+        raise unstable
+    print(estimate)
 
 
 if __name__ == "__main__":

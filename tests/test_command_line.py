@@ -43,3 +43,50 @@ def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_fewer_epochs_than_measured(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["project", folder, "-n", "3"]) == 1
     assert "fewer than the 5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("meta", "arguments", "answer"),
+    [
+        ({"planned_epochs": 10}, [], "for 10 epochs"),
+        ({"planned_epochs": 7.5}, [], "for 7.5 epochs"),
+        ({"planned_epochs": 10}, ["-n", "8"], "for 8 epochs"),
+        ({"planned_epochs": 10}, ["--steps", "100"], "for 20 epochs"),
+        ({"planned_duration_s": 12.0}, [], "in 12 s"),
+        ({"planned_epochs": 60, "interval_steps": 5}, [], "for 60 intervals"),
+    ],
+)
+def test_length_of_the_training(
+    meta: dict[str, float],
+    arguments: list[str],
+    answer: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trace = EnergyTrace.from_epochs([100.0] * 5, [1.0] * 5, steps=[5] * 5, meta=meta)
+    assert main(["project", str(trace.save(tmp_path / "planned")), *arguments]) == 0
+    out = capsys.readouterr().out
+    assert answer in out
+    assert "Green Algorithms" in out
+
+
+def test_nobody_knows_the_length(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["project", folder]) == 1
+    assert "give --epochs or --steps" in capsys.readouterr().err
+
+
+def test_epochs_and_steps(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["project", folder, "-n", "10", "--steps", "100"])
+    assert "not allowed with" in capsys.readouterr().err
+
+
+def test_not_stable_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = EnergyTrace.from_epochs([100.0] * 2)
+    assert main(["project", str(trace.save(tmp_path / "short")), "-n", "10"]) == 1
+    captured = capsys.readouterr()
+    assert "not stable yet" in captured.err
+    assert "Best guess so far" in captured.out
+    assert "STEP" in captured.out
+    empty = EnergyTrace.from_epochs([])
+    assert main(["project", str(empty.save(tmp_path / "empty")), "-n", "10"]) == 1

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +12,19 @@ import torch
 from pytorch_lightning import Callback
 from torch.nn.parameter import is_lazy
 
-from energyest.callbacks.loop import Run, check_settings, track
+from energyest.callbacks import plan
+from energyest.callbacks.changes import ChangeWatch
+from energyest.callbacks.counts import Counts
+from energyest.callbacks.loop import Run, check_count, check_settings, track
+from energyest.callbacks.metrics import FreshMetrics, log_epoch, log_interval
 from energyest.callbacks.shield import shielded
 from energyest.estimators.estimate import Estimate
 from energyest.measure.flops import batch_size
 from energyest.measure.sensors import Kind, Sensor
-from energyest.trace import EPOCH_COLUMNS, EnergyTrace
+from energyest.trace import EnergyTrace
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
-
-# A projection is logged for each of the first epochs; later, if making it took less than this share
-# of the time since the last one.
-_PROJECTION_SHARE = 0.01
-_ALWAYS_PROJECTED = 100
 
 log = logging.getLogger("energyest")
 
@@ -50,11 +48,18 @@ class EnergyMonitor(Callback):
     between two epochs, such as saving a checkpoint, belongs to the later one. The metrics that you
     log become columns of the trace, but for those that bear the name of a column it has anyway.
 
+    A training of one epoch, or of `max_steps`, is projected by intervals instead:
+    `EnergyMonitor(every_n_steps=200)`. An interval lasts from the first of so many batches to the
+    first batch of the next, whatever lies between: validation, a checkpoint, the end of an epoch.
+    `energy/interval_J` then takes the place of `energy/epoch_J`.
+
     Args:
         folder: where to write the trace; by default `energy` in the Trainer's `log_dir`. A folder
             that holds a trace already is not overwritten: a free name next to it is taken.
         components: what to measure: the GPUs that the Trainer uses, the machine's processors, its
             memory.
+        every_n_steps: batches in an interval, however many of them make an optimizer step; None
+            for whole epochs.
         count_flops: count the FLOPs of the model once, on a copy, with fvcore.
         sensors: sensors to use instead of those of this machine; they are closed when `fit` ends.
         interval_s: seconds between readings; GPUs renew theirs every 0.1 s.
@@ -69,30 +74,29 @@ class EnergyMonitor(Callback):
         folder: str | Path | None = None,
         *,
         components: Sequence[Kind] = ("gpu", "cpu", "ram"),
+        every_n_steps: int | None = None,
         count_flops: bool = True,
         sensors: Sequence[Sensor] | None = None,
         interval_s: float = 0.1,
         confidence: float = 0.9,
     ) -> None:
         check_settings(confidence, interval_s, components)
+        if every_n_steps is not None:
+            check_count(every_n_steps, "every_n_steps")
         self._folder = folder
         self._components = tuple(components)
+        self._every = every_n_steps
         self._count_flops = count_flops
         self._sensors = sensors
         self._interval_s = interval_s
         self._confidence = confidence
         self._run: Run | None = None
         self._running = False
-        self._in_epoch = False
-        self._steps = 0
-        self._samples = 0
-        self._validation_samples = 0
-        self._first_epoch: int | None = None
-        self._flops_counted = False
-        self._seen_metrics: dict[str, Any] = {}
-        self._projected_at_s = -math.inf
-        self._projection_cost_s = 0.0
-        self._projections = 0
+        self._in_row = False
+        self._counts = Counts()
+        self._batch_seen = False
+        self._metrics = FreshMetrics()
+        self._changes: ChangeWatch | None = None
 
     # ------------------------------------------------------------------ results
 
@@ -145,10 +149,11 @@ class EnergyMonitor(Callback):
             interval_s=self._interval_s,
             confidence=self._confidence,
         )
-        self._flops_counted = not self._count_flops
-        self._validation_samples = 0
-        self._first_epoch = None
-        self._seen_metrics = dict(trainer.callback_metrics)
+        self._batch_seen = False
+        self._counts = Counts()
+        self._metrics.forget(trainer)
+        if self._every is not None:
+            self._run.describe(interval_steps=self._every)
         self._run.describe(
             model=_describe_model(pl_module),
             precision=_precision(str(trainer.precision)),
@@ -157,29 +162,45 @@ class EnergyMonitor(Callback):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
-        self._in_epoch = False
+        self._changes = ChangeWatch(self._run, count_flops=self._count_flops)
+        self._in_row = False
         self._running = True  # before the start: if Ctrl-C comes during it, the end must come too
         self._run.start()
 
     @shielded
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The callbacks are set up: what will they thaw, and when?"""
+        if self._changes is not None and self._running:
+            self._changes.foresee(trainer, pl_module)
+
+    @shielded
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """An epoch begins."""
-        self._log_late_metrics(trainer)
-        self._start_epoch(trainer)
+        """An epoch begins, and with it a row, unless an interval goes on."""
+        self._counts.start_epoch()
+        if not self._in_row:
+            self._log_late_metrics(trainer)
+            self._start_row(trainer)
 
     @shielded
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """The first batch shows what the model's input looks like."""
-        if not self._in_epoch:
-            # Resumed from a checkpoint within an epoch: Lightning does not announce its rest.
-            self._start_epoch(trainer)
-        if self._run is None or self._flops_counted:
+        """The interval before may be full; the first batch shows what the model's input is."""
+        if self._interval_is_full():
+            self._end_row(trainer, pl_module)
+        if not self._in_row:
+            # An interval; or what is left of a resumed epoch, which Lightning does not announce.
+            self._start_row(trainer)
+        if self._run is None or self._changes is None:
             return
-        self._flops_counted = True
-        self._run.describe(batch_size=batch_size(batch))
-        self._run.count_flops(pl_module, batch)
+        if not self._batch_seen:
+            self._batch_seen = True
+            self._run.describe(batch_size=batch_size(batch))
+            if self._count_flops:
+                self._run.count_flops(pl_module, batch)
+            self._changes.begin(trainer, pl_module, batch, self._every)
+        elif batch_idx == 0:
+            self._changes.look(pl_module, batch, self._counts.row_position(self._every))
 
     @shielded
     def on_train_batch_end(
@@ -191,8 +212,8 @@ class EnergyMonitor(Callback):
         batch_idx: int,
     ) -> None:
         """Count steps and samples."""
-        self._steps += 1
-        self._samples += batch_size(batch) or 0
+        self._counts.steps += 1
+        self._counts.samples += batch_size(batch) or 0
 
     @shielded
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -211,34 +232,30 @@ class EnergyMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count samples."""
-        self._validation_samples += batch_size(batch) or 0
+        self._counts.validation_samples += batch_size(batch) or 0
 
     @shielded
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation ends."""
         if self._run is not None and self._running and not trainer.sanity_checking:
             self._run.end_validation()
-            self._run.describe(validation_samples=self._validation_samples)
-        self._validation_samples = 0
+            self._run.describe(validation_samples=self._counts.validation_samples)
+        self._counts.validation_samples = 0
 
     @shielded
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """An epoch ends: record it, project, and log both."""
-        if self._run is None or not self._in_epoch:
-            return
-        self._in_epoch = False
-        # Known only now: how many steps an epoch makes shows at its end.
-        self._run.planned_epochs = _planned_epochs(trainer, self._first_epoch)
-        metrics = self._fresh_metrics(trainer) or {}
-        row = self._run.end_epoch(steps=self._steps, samples=self._samples or math.nan, **metrics)
-        self._run.describe(train_samples=self._samples, planned_epochs=self._run.planned_epochs)
-        self._log(trainer, pl_module, row)
+        """An epoch ends, and with it a row, unless it is an interval that is not full yet."""
+        if self._run is not None and self._running:
+            self._run.describe(train_samples=self._counts.end_epoch())
+        if self._every is None or self._interval_is_full():
+            self._end_row(trainer, pl_module)
 
     @shielded
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last epoch is over."""
+        """The last epoch is over, and with it the last interval, however short."""
         # Not later: the Trainer then moves all metrics to the CPU, which makes them look fresh.
         self._log_late_metrics(trainer)
+        self._end_row(trainer, pl_module)
 
     @shielded
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -253,8 +270,8 @@ class EnergyMonitor(Callback):
         # Metrics of several processes are computed together, and the others may not come.
         if trainer.world_size == 1:
             self._log_late_metrics(trainer)
-        if self._run is not None and self._in_epoch:
-            self._run.log(steps=self._steps, samples=self._samples)
+        if self._run is not None and self._in_row:
+            self._run.log(steps=self._counts.row_steps, samples=self._counts.row_samples)
         self._finish(f"interrupted by {type(exception).__name__}")
 
     @shielded
@@ -264,90 +281,83 @@ class EnergyMonitor(Callback):
 
     # ------------------------------------------------------------------ inside
 
-    def _start_epoch(self, trainer: Trainer) -> None:
+    def _interval_is_full(self) -> bool:
+        return self._in_row and self._every is not None and self._counts.row_steps >= self._every
+
+    def _start_row(self, trainer: Trainer) -> None:
         if self._run is None or not self._running:
             return
-        self._in_epoch = True
-        self._steps = self._samples = 0
-        if self._first_epoch is None:
-            self._first_epoch = trainer.current_epoch
+        self._in_row = True
+        self._counts.start_row()
+        if not self._counts.rows:
+            self._run.describe(first_epoch=trainer.current_epoch)
         self._run.start_epoch(trainer.current_epoch, continues=True)
+
+    def _end_row(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """An epoch or interval ends: record it, project, and log both."""
+        if self._run is None or not self._in_row:
+            return
+        self._in_row = False
+        metrics = self._metrics.take(trainer)
+        counts = self._counts
+        row = self._run.end_epoch(
+            steps=counts.row_steps, samples=counts.row_samples or math.nan, **metrics
+        )
+        counts.rows += 1
+        counts.elapsed_s += row.get("duration_s", math.nan)
+        # Known only now: how many steps an epoch makes shows at its end.
+        self._record_plan(trainer, row)
+        if not trainer.barebones:  # without any logging, and it would warn about ours
+            self._log(trainer, pl_module, row)
+
+    @shielded  # by itself: a Trainer that cannot be asked must not cost the logging
+    def _record_plan(self, trainer: Trainer, row: Mapping[str, float]) -> None:
+        assert self._run is not None
+        counts, every = self._counts, self._every
+        self._run.planned_epochs = plan.planned_rows(trainer, counts.rows, counts.row_steps, every)
+        self._run.planned_duration_s = plan.planned_duration_s(
+            trainer, counts.elapsed_s, row.get("duration_s", math.nan), every
+        )
+        self._run.describe(
+            validation_every_n_rows=plan.validation_every_n_rows(trainer, every),
+            validation_to_training_batches=plan.validation_to_training_batches(trainer, every),
+        )
 
     def _finish(self, status: str) -> None:
         if self._run is not None and self._running:
-            self._running = self._in_epoch = False
+            self._running = self._in_row = False
             self._run.stop(status)
 
     def _log_late_metrics(self, trainer: Trainer) -> None:
-        """Give the epoch that has ended the metrics that were logged after this callback's turn."""
+        """Give the row that runs or has ended what was logged after this callback's turn."""
         if self._run is not None and self._running:
-            metrics = self._fresh_metrics(trainer) or {}
-            if self._first_epoch is not None:
+            metrics = self._metrics.take(trainer)
+            if self._counts.rows or self._in_row:
                 self._run.log(**metrics)
 
-    @shielded  # by itself: a metric that cannot be computed must not cost the epoch its row
-    def _fresh_metrics(self, trainer: Trainer) -> dict[str, float]:
-        """Metrics that were logged since the last call, those named like a column left out.
-
-        Lightning keeps the value of a metric that was not logged again, such as one of a
-        validation five epochs ago; the tensor is then the same object.
-        """
-        current = dict(trainer.callback_metrics)
-        fresh = {
-            name: value
-            for name, value in current.items()
-            if value is not self._seen_metrics.get(name)
-            and name not in EPOCH_COLUMNS
-            and not name.startswith("energy/")
-        }
-        self._seen_metrics = current
-        return {name: float(value) for name, value in fresh.items() if _is_scalar(value)}
-
-    def _log(self, trainer: Trainer, pl_module: LightningModule, row: dict[str, float]) -> None:
+    @shielded  # by itself: a logger that fails must not cost the next interval its beginning
+    def _log(self, trainer: Trainer, pl_module: LightningModule, row: Mapping[str, float]) -> None:
         assert self._run is not None
-        if trainer.barebones:
-            return  # a Trainer without any logging, which would warn about ours
         values = {
-            "energy/epoch_J": row.get("energy_J"),
+            "energy/epoch_J" if self._every is None else "energy/interval_J": row.get("energy_J"),
             "energy/total_J": self._run.total_J,
             "energy/mean_power_W": row.get("mean_power_W"),
         }
-        projection = self._projection_if_cheap()
+        projection = self._run.projection_if_cheap()
         if projection is not None:
             values["energy/projected_J"] = projection.energy_J
             values["energy/projected_lower_J"] = projection.lower_J
             values["energy/projected_upper_J"] = projection.upper_J
-        for name, value in values.items():
-            if value is not None and math.isfinite(value):
-                pl_module.log(
-                    name,
-                    value,
-                    prog_bar=name == "energy/projected_J",
-                    logger=bool(trainer.loggers),
-                    on_step=False,
-                    on_epoch=True,
-                    batch_size=1,
-                    rank_zero_only=True,
-                )
-
-    def _projection_if_cheap(self) -> Estimate | None:
-        """The projection; not for every epoch where epochs are so short that it would show."""
-        assert self._run is not None
-        began_s = time.monotonic()
-        since_s = began_s - self._projected_at_s
-        self._projections += 1
-        if self._projections > _ALWAYS_PROJECTED and (
-            self._projection_cost_s > _PROJECTION_SHARE * since_s
-        ):
-            return None
-        projection = self._run.projection
-        self._projected_at_s = time.monotonic()
-        self._projection_cost_s = self._projected_at_s - began_s
-        return projection
+        known = {n: v for n, v in values.items() if v is not None and math.isfinite(v)}
+        if self._every is None:
+            log_epoch(trainer, pl_module, known)
+        else:
+            log_interval(trainer, known)
 
     def __getstate__(self) -> dict[str, Any]:
         # A run holds a thread and open files, which cannot go to another process.
-        return {**self.__dict__, "_run": None, "_running": False, "_in_epoch": False}
+        gone = {"_run": None, "_changes": None}
+        return {**self.__dict__, **gone, "_running": False, "_in_row": False}
 
 
 def _uuid(device: torch.device) -> str:
@@ -372,20 +382,3 @@ def _precision(lightning_precision: str) -> str:
         if lightning_precision.startswith(prefix):
             return name
     return "fp32" if torch.get_float32_matmul_precision() == "highest" else "tf32"
-
-
-def _planned_epochs(trainer: Trainer, first_epoch: int | None) -> int | None:
-    """How many epochs this `fit` will have, seen from an epoch's end; None if nothing bounds it."""
-    before = first_epoch or 0  # epochs of an earlier run that this one resumes
-    bounds = []
-    if trainer.max_epochs is not None and trainer.max_epochs > 0:
-        bounds.append(trainer.max_epochs)
-    if trainer.max_steps > 0 and trainer.global_step > 0:
-        # A batch may make any number of optimizer steps: the epochs so far show how many.
-        epochs_so_far = trainer.current_epoch + 1
-        bounds.append(-(-trainer.max_steps * epochs_so_far // trainer.global_step))
-    return max(1, min(bounds) - before) if bounds else None
-
-
-def _is_scalar(value: Any) -> bool:
-    return not isinstance(value, torch.Tensor) or value.numel() == 1

@@ -8,15 +8,16 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from energyest.callbacks.projection import Plan, Projector
 from energyest.callbacks.shield import shielded
-from energyest.errors import ConfigurationError, EstimateError, NotStableError
+from energyest.errors import ConfigurationError
 from energyest.estimators.estimate import Estimate
-from energyest.estimators.step import estimate_step
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import Detection, Kind, Sensor, check_components, detect
 from energyest.trace import EPOCH_COLUMNS, EnergyTrace
@@ -51,6 +52,7 @@ def track(
                 print(run.projection)
 
     or, where the loop is not yours to write, `run.start_epoch()` and `run.end_epoch(val_acc=0.9)`.
+    A training without epochs: `for step in run.steps(10_000, every_n_steps=200)`.
 
     Args:
         folder: where to write the trace while it grows; None to keep it in memory. If the folder
@@ -67,7 +69,7 @@ def track(
         ConfigurationError: an argument is out of its range. Nothing is raised once the run goes.
     """
     if epochs is not None:
-        _check_epochs(epochs)
+        check_count(epochs, "epochs")
     check_settings(confidence, interval_s, components)
     if sensors is not None:
         found = Detection(tuple(sensors))
@@ -87,11 +89,7 @@ def track(
 
 
 class Run:
-    """A training run under measurement; made by `track()`, a context manager.
-
-    Attributes:
-        planned_epochs: number of epochs of the whole run; None if unknown.
-    """
+    """A training run under measurement; made by `track()`, a context manager."""
 
     def __init__(
         self,
@@ -102,10 +100,6 @@ class Run:
         interval_s: float,
         confidence: float,
     ) -> None:
-        self.planned_epochs = epochs
-        self._confidence = confidence
-        self._projection: Estimate | None = None
-        self._projected_from: object = None
         self._flops: FlopCount | None = None
         self._values: dict[str, float] = {}
         self._in_epoch = False
@@ -118,6 +112,10 @@ class Run:
             interval_s=interval_s,
             meta={"notes": list(sensors.notes), "versions": _versions()},
         )
+        self._projector = Projector(self._recorder, confidence)
+        self._plan = Plan()
+        if epochs is not None:
+            self.planned_epochs = epochs
 
     def __enter__(self) -> Run:
         try:
@@ -159,17 +157,40 @@ class Run:
         What happens between two turns counts as the later epoch's. `break` ends the epoch; an
         exception interrupts it.
         """
-        _check_epochs(epochs)
+        check_count(epochs, "epochs")
         self.planned_epochs = epochs
         for epoch in range(epochs):
             self.start_epoch(epoch, continues=epoch > 0)
             try:
                 yield epoch
             except GeneratorExit:
-                # Left by `break` or by an exception: which of them, the end of the run will show.
-                self._end_epoch({}, tentative=True)
+                self._leave()
                 raise
             self.end_epoch()
+
+    def steps(self, steps: int, *, every_n_steps: int) -> Iterator[int]:
+        """Iterate over 0 to `steps` - 1, each turn of the loop being a training step.
+
+        Every so many steps are an interval, which takes the place of an epoch: in `trace.epochs`,
+        for `log` and `validation`, and at `break` or an exception. The last may be shorter; a step
+        in which the loop is left counts.
+        """
+        check_count(steps, "steps")
+        check_count(every_n_steps, "every_n_steps")
+        self.planned_epochs = steps / every_n_steps
+        self.describe(interval_steps=every_n_steps)
+        for step in range(steps):
+            done = step % every_n_steps
+            if done == 0:
+                self.start_epoch(step // every_n_steps, continues=step > 0)
+            try:
+                yield step
+            except GeneratorExit:
+                self._leave(steps=done + 1)
+                raise
+            self._values["steps"] = done + 1
+            if done + 1 == every_n_steps or step + 1 == steps:
+                self.end_epoch()
 
     @shielded
     def start_epoch(self, epoch: int | None = None, *, continues: bool = False) -> None:
@@ -204,6 +225,11 @@ class Run:
             self._values["flops"] = self._flops.training_flops(samples)
         self._in_epoch = False
         return self._recorder.end_epoch(self._values, tentative=tentative)
+
+    def _leave(self, **values: Any) -> None:
+        """Left by `break` or by an exception: which of them, the end of the run will show."""
+        if self._in_epoch:
+            self._end_epoch(values, tentative=True)
 
     @contextmanager
     def validation(self) -> Iterator[None]:
@@ -280,13 +306,24 @@ class Run:
             count = count_forward_flops(model, batch)
         self.describe(
             forward_flops_per_sample=count.per_sample,
-            flops_note=count.note or "2 per multiply-add; training is 3 times the forward pass",
+            flops_note=count.note or "2 per multiply-add",
+            training_to_forward_flops=count.training_to_forward,
             flops_uncounted=dict(count.uncounted),
         )
         if count.per_sample is None:
             log.warning("energyest: FLOPs are not recorded: %s", count.note)
         else:
             self._flops = count
+
+    @property
+    def training_to_forward(self) -> float | None:
+        """FLOPs of forward and backward ÷ FLOPs of forward; None if not counted. Can be set."""
+        return None if self._flops is None else self._flops.training_to_forward
+
+    @training_to_forward.setter
+    def training_to_forward(self, ratio: float) -> None:
+        if self._flops is not None:
+            self._flops = replace(self._flops, training_to_forward=ratio)
 
     # ------------------------------------------------------------------ results
 
@@ -299,10 +336,37 @@ class Run:
     def projection(self) -> Estimate | None:
         """Estimate of the whole run from all epochs so far, by `estimate_step`.
 
-        None while the number of epochs is unknown or the training is not stable.
+        None while the length of the run is unknown or the training is not stable.
         """
-        self._project()
-        return self._projection
+        return self._project()
+
+    @shielded
+    def projection_if_cheap(self) -> Estimate | None:
+        """As `projection`, but None where epochs are so short that making it would show."""
+        return self._projector.project_if_cheap(self._plan)
+
+    @property
+    def planned_epochs(self) -> float | None:
+        """Number of epochs (or intervals) of the whole run; None if unknown. Can be set.
+
+        With a fraction where the run ends within one.
+        """
+        return self._plan.epochs
+
+    @planned_epochs.setter
+    def planned_epochs(self, epochs: float | None) -> None:
+        self._plan = self._plan._replace(epochs=epochs)
+        self.describe(planned_epochs=epochs)
+
+    @property
+    def planned_duration_s(self) -> float | None:
+        """Seconds after the first epoch's start at which a time limit ends the run. Can be set."""
+        return self._plan.duration_s
+
+    @planned_duration_s.setter
+    def planned_duration_s(self, duration_s: float | None) -> None:
+        self._plan = self._plan._replace(duration_s=duration_s)
+        self.describe(planned_duration_s=duration_s)
 
     @property
     def total_J(self) -> float:
@@ -315,21 +379,8 @@ class Run:
         return self._recorder.folder
 
     @shielded
-    def _project(self) -> None:
-        known = (self._recorder.state, self.planned_epochs)
-        if self.planned_epochs is None or known == self._projected_from:
-            return
-        self._projected_from = known
-        trace = self._recorder.trace(readings=False)
-        try:
-            self._projection = estimate_step(
-                trace, max(self.planned_epochs, len(trace)), confidence=self._confidence
-            )
-        except NotStableError:
-            self._projection = None
-        except EstimateError as error:
-            self._projection = None
-            self._warn_once("projection", f"no projection: {error}")
+    def _project(self) -> Estimate | None:
+        return self._projector.project(self._plan)
 
     def _has_ended(self) -> bool:
         if self._ended:
@@ -351,9 +402,10 @@ def check_settings(confidence: float, interval_s: float, components: Sequence[st
         raise ConfigurationError(f"confidence={confidence!r} must lie between 0 and 1")
 
 
-def _check_epochs(epochs: int) -> None:
-    if isinstance(epochs, bool) or not isinstance(epochs, Integral) or epochs < 1:
-        raise ConfigurationError(f"epochs={epochs!r} must be a whole number of 1 or more")
+def check_count(value: int, name: str) -> None:
+    """Refuse what is not a whole number of 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ConfigurationError(f"{name}={value!r} must be a whole number of 1 or more")
 
 
 def _wait_for_gpu() -> None:

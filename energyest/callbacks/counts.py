@@ -1,0 +1,61 @@
+"""What a Lightning training has done so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Counts:
+    """What was counted since `fit` began.
+
+    Attributes:
+        rows: epochs or intervals that have ended.
+        steps: training batches.
+        samples: training samples.
+        validation_samples: samples of the validation that runs.
+        elapsed_s: seconds of the rows that have ended.
+        steps_before_row, samples_before_row, samples_before_epoch: at the last beginning of one.
+        most_samples: those of the longest epoch.
+    """
+
+    rows: int = 0
+    steps: int = 0
+    samples: int = 0
+    validation_samples: int = 0
+    elapsed_s: float = 0.0
+    steps_before_row: int = 0
+    samples_before_row: int = 0
+    samples_before_epoch: int = 0
+    most_samples: int = 0
+
+    def start_epoch(self) -> None:
+        """An epoch of the Trainer begins."""
+        self.samples_before_epoch = self.samples
+
+    def end_epoch(self) -> int:
+        """Samples in an epoch that was not cut short."""
+        self.most_samples = max(self.most_samples, self.samples - self.samples_before_epoch)
+        return self.most_samples
+
+    def start_row(self) -> None:
+        """An epoch or interval begins."""
+        self.steps_before_row, self.samples_before_row = self.steps, self.samples
+
+    @property
+    def row_steps(self) -> int:
+        """Batches of the row that runs."""
+        return self.steps - self.steps_before_row
+
+    @property
+    def row_samples(self) -> int:
+        """Samples of the row that runs."""
+        return self.samples - self.samples_before_row
+
+    def row_position(self, every: int | None) -> float:
+        """Rows that have ended, and the share of the one that runs.
+
+        Args:
+            every: batches in an interval; None where rows are epochs, which begin.
+        """
+        return self.rows + (0.0 if every is None else self.row_steps / every)
