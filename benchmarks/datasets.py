@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from energyest import EnergyTrace
+from energyest import EnergyTrace, PlannedChange
+from energyest.integration import cumulative_energy
 
 # Beside the checkout, unless ENERGYEST_DATA names another folder.
 DATA = Path(os.environ.get("ENERGYEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -67,6 +68,150 @@ def delrey2023() -> Iterator[Delrey2023Run]:
             meta={"devices": [device], "run_id": str(run_id)},
         )
         yield Delrey2023Run(str(run_id), trace, row)
+
+
+@dataclass(frozen=True)
+class LongRun:
+    """A finished training that others are compared with, whatever its source.
+
+    Attributes:
+        run_id: its name.
+        group: data set and scenario; figures are given for each.
+        setting: model and GPU: what makes runs alike.
+        trace: all of its epochs.
+        changes_at: the epoch at which a change that was planned takes place; None without one.
+        flops_ratio: training FLOPs of an epoch after that change divided by those before it.
+    """
+
+    run_id: str
+    group: str
+    setting: str
+    trace: EnergyTrace
+    changes_at: int | None = None
+    flops_ratio: float | None = None
+
+    @property
+    def epochs(self) -> int:
+        return len(self.trace)
+
+    @property
+    def energy_J(self) -> np.ndarray:
+        return self.trace.column("energy_J")
+
+    @property
+    def total_J(self) -> float:
+        return float(self.energy_J.sum())
+
+    @property
+    def planned(self) -> list[PlannedChange]:
+        """The planned change as a user would declare it."""
+        if self.changes_at is None:
+            return []
+        return [PlannedChange(self.changes_at, flops_ratio=self.flops_ratio)]
+
+
+def long_runs() -> list[LongRun]:
+    """All trainings of 40 epochs and more: third-party and own."""
+    return [*_of_delrey2023(), *of_hopper(), *_own()]
+
+
+def _of_delrey2023() -> Iterator[LongRun]:
+    for run in delrey2023():
+        setting = f"{run.row['environment']}-{run.row['architecture']}"
+        # The protocol thaws the base at epoch 10. As every run is cut into equal parts and frozen
+        # epochs are shorter, the change comes a little earlier in the trace.
+        yield LongRun(run.run_id, "delrey2023", setting, run.trace, changes_at=10)
+
+
+def of_hopper(reading: str = "counter") -> Iterator[LongRun]:
+    """Five trainings on an H100, 40 epochs of about a second.
+
+    Args:
+        reading: where the energy comes from: the GPU's `counter`, as in a trace of the monitor, or
+            the integral of its instant `power`, read 50 times a second.
+    """
+    import pandas as pd
+
+    folder = DATA / "hopper"
+    files = [folder / f"long_runs_{name}" for name in ("runs.csv", "epochs.csv", "samples.parquet")]
+    for file in files:
+        if not file.exists():
+            missing(file)
+    runs, epochs = (pd.read_csv(file) for file in files[:2])
+    readings = pd.read_parquet(files[2])
+    for _, row in runs.iterrows():
+        of_run = epochs[epochs["run_id"] == row["run_id"]]
+        read = readings[readings["run_id"] == row["run_id"]]
+        time_s, total_J = read["t_s"].to_numpy(), read["energy_mJ"].to_numpy() / 1e3
+        if reading == "power":
+            total_J, _ = cumulative_energy(time_s, read["power_instant_W"].to_numpy(), time_s)
+        # Epochs lie end to end, as in a trace of the monitor.
+        edges_s = np.append(of_run["start_s"].to_numpy()[:1], of_run["end_s"].to_numpy())
+        at_edges_J = np.interp(edges_s, time_s, total_J)
+        at_train_end_J = np.interp(of_run["train_end_s"], time_s, total_J)
+        validates = row["scenario"] == "validation"
+        trace = EnergyTrace.from_epochs(
+            np.diff(at_edges_J),
+            np.diff(edges_s),
+            validation_energy_J=(at_edges_J[1:] - at_train_end_J) * validates,
+            validation_s=(edges_s[1:] - of_run["train_end_s"].to_numpy()) * validates,
+            gpu_energy_J=np.diff(at_edges_J),
+            meta=_of_gpu(row),
+        )
+        changes_at, ratio = _HOPPER_CHANGES.get(row["scenario"], (None, None))
+        yield LongRun(
+            row["run_id"],
+            f"hopper {row['scenario']}",
+            f"{row['model']}-{row['gpu']}",
+            trace,
+            changes_at,
+            ratio,
+        )
+
+
+def _of_gpu(row: Any) -> dict[str, Any]:
+    gpu = {"device": "gpu:0", "kind": "gpu", "name": row["gpu"]}
+    return {"devices": [{**gpu, "power_limit_W": float(row["power_limit_W"])}]}
+
+
+# Epoch of the change and ratio of the training FLOPs: a backbone that is frozen costs its forward
+# pass, a third of its training; twice the resolution is four times the pixels.
+_HOPPER_CHANGES = {"unfreeze": (13, 3.0), "resize": (20, 4.0)}
+
+
+def _own() -> Iterator[LongRun]:
+    """Trainings measured for this project with `collect_runs.py`, which are part of it."""
+    import pandas as pd
+
+    folder = Path(__file__).parent / "data"
+    epochs = pd.read_csv(folder / "long_runs_epochs.csv")
+    runs = pd.read_csv(folder / "long_runs.csv")
+    for _, row in runs.iterrows():
+        # The last epoch is left out: its end was read at another phase of the counter's 0.1 s tick
+        # than the ends of the others, which shows on epochs as short as these.
+        of_run = epochs[epochs["run_id"] == row["run_id"]].iloc[:-1]
+        trace = EnergyTrace.from_epochs(
+            of_run["gpu_energy_J"],
+            of_run["duration_s"],
+            validation_energy_J=of_run["validation_energy_J"],
+            validation_s=of_run["validation_s"],
+            steps=of_run["steps"],
+            gpu_energy_J=of_run["gpu_energy_J"],
+            meta=_of_gpu(row),
+        )
+        changes = pd.notna(row["changes_at"])
+        samples = of_run["samples"].to_numpy()
+        ratio = row["training_flops_per_sample_after"] / row["training_flops_per_sample_before"]
+        if changes:
+            ratio *= samples[-1] / samples[int(row["changes_at"]) - 1]
+        yield LongRun(
+            row["run_id"],
+            f"own {row['scenario']}",
+            f"{row['model']}-{row['gpu']}",
+            trace,
+            int(row["changes_at"]) if changes else None,
+            float(ratio) if changes and np.isfinite(ratio) else None,
+        )
 
 
 def missing(file: Path) -> NoReturn:

@@ -1,0 +1,168 @@
+"""Where the constants of STEP's interval come from, and how well they hold on runs left out.
+
+Every training of `datasets.long_runs` is projected after each of its epochs, once its last change
+of level is behind it. The errors of these projections are taken to be t-distributed, with a
+variance that is a weighted sum of what the level shows (see `energyest.estimators.interval`); the
+weights and the degrees of freedom are those of the greatest likelihood. To see how they hold on
+runs that were not seen, groups of runs are left out in turn: a model on a GPU, and a data set. The
+interval is stretched until, on data sets that were left out, it holds as often as it says.
+
+Exits with 1 if the constants in the package are not those found here, with 2 if data are missing.
+
+    python benchmarks/step_calibration.py
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from datetime import datetime, timezone
+
+import numpy as np
+import pandas as pd
+from datasets import LongRun, long_runs
+from scipy.optimize import minimize
+from scipy.stats import t as student_t
+
+import energyest
+from energyest.estimators import interval
+from energyest.estimators.outlook import History
+
+CONFIDENCE = 0.9
+FIRST = 2  # epochs after the last change from which projections are fitted,
+SETTLED = 5  # and from which they are judged
+NAMES = ("uncertainty", "spread", "drift", "unseen")
+
+
+def projections(run: LongRun) -> list[dict[str, float | str]]:
+    """What each projection of a training rests on, and its relative error."""
+    rows: list[dict[str, float | str]] = []
+    first = 3 if run.changes_at is None else run.changes_at + FIRST
+    for observed in range(first, run.epochs):
+        history = History(run.trace.head(observed))
+        if not history.level.is_stable:
+            continue
+        level, _ = history.level_for(run.epochs)
+        remaining = run.epochs - observed
+        off_J = run.energy_J[observed:].sum() - history.outlook(run.epochs).energy_J
+        rows.append(
+            {
+                "run": run.run_id,
+                "group": run.group,
+                "setting": run.setting,
+                "data set": run.group.split()[0],
+                "observed": observed,
+                "on level": observed - (run.changes_at or 0),
+                "share": remaining * level.mean / run.total_J,
+                "error": off_J / (remaining * level.mean),
+                "uncertainty": level.uncertainty,
+                "spread": level.spread / remaining,
+                "drift": level.drift**2,
+                "unseen": 1 / level.epochs,
+            }
+        )
+    return rows
+
+
+def weights_of(table: pd.DataFrame) -> np.ndarray:
+    """Each data set counts alike, in it each run, in it each projection."""
+    per_run = 1 / table.groupby("run")["error"].transform("size")
+    return (per_run / per_run.groupby(table["data set"]).transform("sum")).to_numpy()
+
+
+def fit(table: pd.DataFrame) -> np.ndarray:
+    """Weights of `NAMES` and degrees of freedom, by maximum likelihood."""
+    parts, error = table[list(NAMES)].to_numpy(), table["error"].to_numpy()
+    weights = weights_of(table)
+
+    def loss(parameters: np.ndarray) -> float:
+        scale = np.sqrt(parts @ np.exp(parameters[:-1]))
+        density = student_t.logpdf(error / scale, 1 + np.exp(parameters[-1])) - np.log(scale)
+        return -float(weights @ density) / weights.sum()
+
+    start = np.array([-0.5, -0.5, -1.0, -9.0, 0.5])
+    found = minimize(loss, start, method="Nelder-Mead", options={"maxiter": 5000, "fatol": 1e-8})
+    return np.append(np.exp(found.x[:-1]), 1 + np.exp(found.x[-1]))
+
+
+def judged(table: pd.DataFrame, found: np.ndarray) -> pd.DataFrame:
+    """Which errors the interval holds, and how wide it is relative to the total."""
+    scale = np.sqrt(table[list(NAMES)].to_numpy() @ found[:-1])
+    half = student_t.ppf((1 + CONFIDENCE) / 2, found[-1]) * scale
+    return table.assign(held=table["error"].abs() <= half, half=half * table["share"])
+
+
+def left_out(table: pd.DataFrame, by: str, stretch: float = 1.0) -> pd.DataFrame:
+    """Every row judged by constants fitted without its group."""
+    parts = [
+        judged(table[table[by] == group], stretched(fit(table[table[by] != group]), stretch))
+        for group in table[by].unique()
+    ]
+    return pd.concat(parts)
+
+
+def stretched(found: np.ndarray, stretch: float) -> np.ndarray:
+    return np.append(found[:-1] * stretch**2, found[-1])
+
+
+def needed_stretch(table: pd.DataFrame) -> float:
+    """By how much wider the interval must be to hold as often as it says where it was not fitted.
+
+    Data sets that are left out in turn count alike.
+    """
+    unseen = left_out(table, "data set")
+    needed = unseen["error"].abs() * unseen["share"] / unseen["half"]
+    settled = unseen["on level"] >= SETTLED
+    order = np.argsort(needed[settled])
+    weights = weights_of(unseen[settled])[order]
+    share = np.cumsum(weights) / weights.sum()
+    return float(needed[settled].to_numpy()[order][np.searchsorted(share, CONFIDENCE)])
+
+
+def coverage(table: pd.DataFrame) -> pd.DataFrame:
+    """Share held in %, each run counting alike, and the median half-width in %."""
+    old = table[table["on level"] >= SETTLED]
+    runs = old.groupby(["group", "run"]).agg(held=("held", "mean"), half=("half", "median"))
+    result = 100 * runs.groupby("group").agg(held=("held", "mean"), half=("half", "median"))
+    late = old[old["observed"] >= 15]
+    result["half after 15"] = 100 * late.groupby("group")["half"].median()
+    of_sets = 100 * runs.groupby(lambda name: name[0].split()[0]).agg(
+        held=("held", "mean"), half=("half", "median")
+    )
+    of_sets.index = [f"ALL {name}" for name in of_sets.index]
+    return pd.concat([result, of_sets])
+
+
+def main() -> None:
+    table = pd.DataFrame([row for run in long_runs() for row in projections(run)])
+    print(f"# step_calibration, {datetime.now(timezone.utc):%Y-%m-%d}\n")
+    print(
+        f"{len(table)} projections of {table['run'].nunique()} trainings; "
+        f"energyest {energyest.__version__}, numpy {np.__version__}, "
+        f"Python {platform.python_version()}\n"
+    )
+    stretch = needed_stretch(table)
+    found = stretched(fit(table), stretch)
+    packaged = np.array([*interval.WEIGHTS, interval.UNSEEN**2, interval.TAILS])
+    constants = pd.DataFrame({"found": found, "packaged": packaged}, index=[*NAMES, "tails"])
+    print(constants.to_string(float_format="%.4g"))
+    print(f"\nstretched by {stretch:.3f}")
+    columns = {
+        "all": judged(table, found),
+        "packaged": judged(table, packaged),
+        "a model on a GPU": left_out(table, "setting", stretch),
+        "a data set": left_out(table, "data set", stretch),
+    }
+    print(
+        f"\nCoverage of the 90 % interval {SETTLED} epochs or more into a level, and half-widths, "
+        "in %:\n"
+    )
+    shown = pd.concat({name: coverage(part) for name, part in columns.items()}, axis=1)
+    print(shown.to_string(float_format="%.2f", na_rep="-"))
+    agree = bool(np.allclose(found, packaged, rtol=0.02))
+    print(f"\nThe constants in the package {'are' if agree else 'ARE NOT'} those found here.")
+    sys.exit(0 if agree else 1)
+
+
+if __name__ == "__main__":
+    main()
