@@ -310,7 +310,8 @@ class EnergyTrace:
         energy_kJ = float(np.nansum(self.column("energy_J"))) / 1e3
         devices = ", ".join(str(d.get("name") or d.get("device")) for d in self.devices)
         return (
-            f"EnergyTrace({len(self)} epochs, {energy_kJ:.4g} kJ{f', {devices}' * bool(devices)})"
+            f"EnergyTrace({len(self)} {self.unit}s, {energy_kJ:.4g} kJ"
+            f"{f', {devices}' * bool(devices)})"
         )
 
 

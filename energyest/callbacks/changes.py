@@ -83,10 +83,10 @@ class ChangeWatch:
             every: batches in an interval; None where rows are epochs.
         """
         self._trainable = trainable_names(module)
+        self._ratio = self._run.training_to_forward
         if not self._flips:
             return
         ratios = self._ratios(module, batch, [{}, *(dict(flip.trainable) for flip in self._flips)])
-        self._ratio = ratios[0]
         rows_an_epoch = 1.0 if every is None else trainer.num_training_batches / every
         if not math.isfinite(rows_an_epoch):
             return  # nobody knows with which interval an epoch begins
