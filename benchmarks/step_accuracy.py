@@ -33,6 +33,7 @@ from energyest.estimators import (
     estimate_green_algorithms,
     estimate_mlco2,
 )
+from energyest.estimators.outlook import History
 from energyest.gpus import find_gpu
 
 PAPER = {"start": 10, "window": 5}
@@ -170,6 +171,23 @@ def methods_table(runs: list[LongRun]) -> pd.DataFrame:
 
 
 # ---------------------------------------------------------------------- changes of level
+
+
+def ratio_errors(runs: list[LongRun]) -> str:
+    """How far off the energy of an epoch after a change is that was guessed from its FLOPs."""
+    off: dict[str, list[float]] = {"without": [], "with": []}
+    for run in runs:
+        if run.flops_ratio is not None and run.changes_at is not None:
+            before = run.trace.head(run.changes_at)
+            true = run.energy_J[run.changes_at :].mean() / np.median(
+                run.energy_J[2 : run.changes_at]
+            )
+            for name, load in (("without", None), ("with", History(before).load)):
+                off[name].append(abs(np.log(run.planned[0].effect(load).energy / true)))
+    text = (
+        f"{name} the power limit {np.quantile(errors, 0.9):.2f}" for name, errors in off.items()
+    )
+    return f"The log of nine of ten guesses of the new level is off by less than: {', '.join(text)}"
 
 
 def change_table(runs: list[LongRun]) -> pd.DataFrame:
@@ -311,6 +329,7 @@ def main() -> None:
         "without and with the GPU's power limit; does the interval hold) and k epochs after it:",
         changes,
     )
+    print(ratio_errors(runs), end="\n\n")
     held = interval_table(runs)
     show(f"The 90 % interval, {SETTLED} or more epochs into a level, in %:", held)
     reached = aims(methods, changes, held)

@@ -102,6 +102,19 @@ class History:
         energy_J = self.level.average(self._trace.column("energy_J")[part])
         return energy_J / duration_s if duration_s > 0 else math.nan
 
+    @property
+    def load(self) -> float | None:
+        """Power of the GPUs on the level as a share of their limits; None if unknown."""
+        gpus = [device for device in self._trace.devices if device.get("kind") == "gpu"]
+        limits = [limit for gpu in gpus if is_number(limit := gpu.get("power_limit_W"))]
+        part = self._positions[self._part]
+        energy_J = self.level.average(self._trace.column("gpu_energy_J")[part])
+        duration_s = self.level.average(self._trace.column("duration_s")[part])
+        if not gpus or len(limits) < len(gpus) or min(limits) <= 0:
+            return None
+        load = energy_J / duration_s / sum(limits) if duration_s > 0 else math.nan
+        return load if math.isfinite(load) and load > 0 else None
+
     def epochs_within(self, horizon: Horizon) -> float:
         """How many epochs the training has."""
         if horizon.is_reached(self._trace):
@@ -120,7 +133,7 @@ class History:
         """What is to come if the training has `total` epochs."""
         measured = len(self._trace)
         end = max(total, measured)
-        weights = weights_of(self._to_come, measured, end, self._load)
+        weights = weights_of(self._to_come, measured, end, self.load)
         weight = weights.energy + self.unread_epochs
         level, spikes_J = self.level_for(total)
         training_J = weight * level.mean + spikes_J
@@ -160,19 +173,6 @@ class History:
         return current_level(smooth, self.level.change), to_come * height_J
 
     # ------------------------------------------------------------------ inside
-
-    @property
-    def _load(self) -> float | None:
-        """Power of the GPUs on the level as a share of their limits; None if unknown."""
-        gpus = [device for device in self._trace.devices if device.get("kind") == "gpu"]
-        limits = [limit for gpu in gpus if is_number(limit := gpu.get("power_limit_W"))]
-        part = self._positions[self._part]
-        energy_J = self.level.average(self._trace.column("gpu_energy_J")[part])
-        duration_s = self.level.average(self._trace.column("duration_s")[part])
-        if not gpus or len(limits) < len(gpus) or min(limits) <= 0:
-            return None
-        load = energy_J / duration_s / sum(limits) if duration_s > 0 else math.nan
-        return load if math.isfinite(load) and load > 0 else None
 
     def _epochs_until(self, end_s: float) -> float:
         """How many epochs the training has if it ends that many seconds after it began."""
