@@ -55,6 +55,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Accuracy on real trainings; needs the data described in docs/benchmarks.md."""
-    install(session, "dev")
-    session.run("python", "benchmarks/step_accuracy.py")
+    """Speed, and accuracy on real trainings; needs the data described in docs/benchmarks.md."""
+    install(session, "benchmarks")
+    for name in ("step_speed", "step_calibration", "step_accuracy"):
+        session.run("python", f"benchmarks/{name}.py")
