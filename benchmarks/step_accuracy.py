@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -140,6 +141,18 @@ def scaled(run: LongRun, observed: int, level_J: float) -> float:
     return float(run.energy_J[:observed].sum() + (run.epochs - observed) * level_J)
 
 
+def by_ruptures(run: LongRun, observed: int) -> float:
+    """Mean since the last change that PELT finds in the logarithms, as in ruptures' examples."""
+    import ruptures
+
+    seen_J = run.energy_J[:observed]
+    logs = np.log(seen_J / seen_J.max())
+    noise = max(1.4826 * np.median(np.abs(np.diff(logs))) / np.sqrt(2), 0.015)
+    search = ruptures.KernelCPD(kernel="linear", min_size=1).fit(logs)
+    ends = [0, *search.predict(pen=3 * np.log(observed) * noise**2)]
+    return scaled(run, observed, seen_J[ends[-2] :].mean())
+
+
 SIMPLE: dict[str, Callable[[LongRun, int], float]] = {
     "automatic": lambda run, n: step(run, n)[0].energy_J,
     "paper": lambda run, n: step(run, n, **PAPER)[0].energy_J if n >= 15 else np.nan,
@@ -147,6 +160,8 @@ SIMPLE: dict[str, Callable[[LongRun, int], float]] = {
     "mean of all": lambda run, n: scaled(run, n, run.energy_J[:n].mean()),
     "mean of the last five": lambda run, n: scaled(run, n, run.energy_J[:n][-5:].mean()),
 }
+if find_spec("ruptures"):
+    SIMPLE["mean since ruptures' last change"] = by_ruptures
 
 
 def error(run: LongRun, energy_J: float) -> float:
