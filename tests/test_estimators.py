@@ -81,7 +81,7 @@ def test_automatic_start_finds_the_thaw() -> None:
     assert find_stable_epoch(trace) == 10
     estimate = estimate_step(trace, 40)
     # Nearly: other starts of the level are not quite impossible.
-    assert estimate.energy_J == pytest.approx(THAW[:25].sum() + 15 * THAW[10:25].mean(), rel=1e-4)
+    assert estimate.energy_J == pytest.approx(THAW[:25].sum() + 15 * THAW[10:25].mean(), rel=1e-3)
     assert estimate.stable_epoch == 10
     assert estimate.lower_J < estimate.energy_J < estimate.upper_J
     assert estimate.confidence == 0.9

@@ -19,8 +19,6 @@ from energyest import (
 )
 from energyest.estimators.events import remaining_events, without_spikes
 
-RNG = np.random.default_rng(5)
-
 
 def trace_of(energy_J, duration_s=2.0, *, meta=None, **columns) -> EnergyTrace:
     energy = np.asarray(energy_J, dtype=float)
@@ -30,7 +28,7 @@ def trace_of(energy_J, duration_s=2.0, *, meta=None, **columns) -> EnergyTrace:
 
 
 def noisy(level: float, size: int, noise: float = 0.003) -> np.ndarray:
-    return level * (1 + noise * RNG.standard_normal(size))
+    return level * (1 + noise * np.random.default_rng(5).standard_normal(size))
 
 
 # ---------------------------------------------------------------------- events
@@ -129,7 +127,7 @@ def test_a_validation_that_is_to_come_is_guessed() -> None:
 
 def test_validation_in_each_epoch_is_part_of_it() -> None:
     energy = noisy(100, 40)
-    split = trace_of(energy[:20], validation_energy_J=RNG.uniform(5, 15, 20))
+    split = trace_of(energy[:20], validation_energy_J=np.random.default_rng(5).uniform(5, 15, 20))
     assert estimate_step(split, 40).energy_J == estimate_step(trace_of(energy[:20]), 40).energy_J
 
 

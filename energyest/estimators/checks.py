@@ -53,9 +53,15 @@ def check_positive(value: float, name: str) -> float:
 
 def check_confidence(confidence: float) -> float:
     """Refuse what is no probability between 0 and 1."""
-    if not (is_number(confidence) and 0 < confidence < 1):
+    # Closer to 1 than this, the quantile of any distribution is a matter of rounding.
+    if not (is_number(confidence) and 0 < confidence <= 1 - 1e-9):
         raise EstimateError(f"confidence={confidence!r} must lie between 0 and 1")
     return float(confidence)
+
+
+def positive_or_none(value: object) -> float | None:
+    """What a trace's meta says, if it is a positive, finite number."""
+    return float(value) if is_number(value) and math.isfinite(value) and value > 0 else None
 
 
 def is_number(value: object) -> TypeGuard[float]:

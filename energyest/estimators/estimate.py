@@ -120,6 +120,6 @@ def _interval(estimate: Estimate) -> str:
     assert estimate.lower_J is not None
     assert estimate.upper_J is not None
     return (
-        f"{100 * (estimate.confidence or 0):.0f} % interval "
+        f"{100 * (estimate.confidence or 0):.6g} % interval "
         f"{format_energy(estimate.lower_J)} to {format_energy(estimate.upper_J)}"
     )

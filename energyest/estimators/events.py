@@ -36,6 +36,11 @@ def without_spikes(values: FloatArray) -> FloatArray:
     height = inner - between
     alike = np.abs(left - right) <= _ALIKE * np.abs(between)
     spikes = alike & (np.abs(height) > _STANDS_OUT * likely)
+    # Where every other value stands out, nobody can say which of them do.
+    crowded = np.zeros_like(spikes)
+    crowded[1:] |= spikes[:-1]
+    crowded[:-1] |= spikes[1:]
+    spikes &= ~crowded
     cleaned[1:-1][spikes] = between[spikes]
     usual = statistics.median(cleaned[-6:-1].tolist())
     last = float(values[-1]) - usual
@@ -71,4 +76,4 @@ def remaining_events(positions: NDArray[np.intp], measured: int, total: float) -
         # Intervals of steps meet a period of whole epochs one earlier or later.
         if gaps.max() - gaps.min() > 1 or measured - 1 - positions[-1] > math.ceil(period):
             return None
-    return max(0.0, float(math.floor((math.floor(total) - 1 - positions[-1]) / period + 1e-9)))
+    return max(0.0, float(np.floor((np.floor(total) - 1 - positions[-1]) / period + 1e-9)))

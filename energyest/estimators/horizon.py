@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeGuard
 
 import numpy as np
 
 from energyest.errors import EstimateError
-from energyest.estimators.checks import check_count, check_epochs, check_positive, is_number
+from energyest.estimators.checks import check_count, check_epochs, check_positive, positive_or_none
 from energyest.trace import EnergyTrace
 
 
@@ -43,18 +42,19 @@ def find_horizon(
     if epochs is not None and steps is not None:
         raise EstimateError("epochs and steps both say how long the training is: give one of them")
     if duration_s is not None:
-        check_duration(trace, duration_s)
+        duration_s = check_duration(trace, duration_s)
     if epochs is not None:
         return Horizon(check_epochs(trace, epochs), duration_s=duration_s)
     if steps is not None:
         return Horizon(_epochs_of(trace, steps), duration_s=duration_s)
     if duration_s is not None:
         return Horizon(end_s=duration_s)
-    planned, end_s = trace.meta.get("planned_epochs"), trace.meta.get("planned_duration_s")
+    planned = positive_or_none(trace.meta.get("planned_epochs"))
+    end_s = positive_or_none(trace.meta.get("planned_duration_s"))
     horizon = Horizon(
         # A training may go on for longer than it was planned.
-        epochs=max(planned, len(trace)) if _is_length(planned) else math.inf,
-        end_s=max(float(end_s), measured_s(trace)) if _is_length(end_s) else math.inf,
+        epochs=math.inf if planned is None else _whole(max(planned, _done(trace, planned))),
+        end_s=math.inf if end_s is None else max(end_s, measured_s(trace)),
     )
     if horizon == Horizon():
         raise EstimateError(
@@ -63,13 +63,15 @@ def find_horizon(
     return horizon
 
 
-def check_duration(trace: EnergyTrace, duration_s: float) -> None:
+def check_duration(trace: EnergyTrace, duration_s: float) -> float:
     """Refuse a duration shorter than what was measured."""
-    if check_positive(duration_s, "duration_s") < measured_s(trace) * (1 - 1e-9):
+    seconds = check_positive(duration_s, "duration_s")
+    if seconds < measured_s(trace) * (1 - 1e-9):
         raise EstimateError(
             f"duration_s={duration_s:g} is shorter than the {measured_s(trace):g} s measured "
             "already"
         )
+    return seconds
 
 
 def measured_s(trace: EnergyTrace) -> float:
@@ -77,14 +79,19 @@ def measured_s(trace: EnergyTrace) -> float:
     return float(np.nansum(trace.column("duration_s")))
 
 
-def _is_length(value: object) -> TypeGuard[float]:
-    return is_number(value) and math.isfinite(value) and value > 0
+def _done(trace: EnergyTrace, planned: float) -> float:
+    """Epochs so far; of one that the end of the training broke off, the part."""
+    return planned if len(trace) == math.ceil(planned) else len(trace)
+
+
+def _whole(number: float) -> float:
+    return int(number) if float(number).is_integer() else number
 
 
 def _epochs_of(trace: EnergyTrace, steps: int) -> float:
     number = check_count(steps, "steps")
     of_epochs = trace.column("steps")
-    if not len(of_epochs) or not np.isfinite(of_epochs).all() or not of_epochs.sum():
+    if not len(of_epochs) or not (of_epochs > 0).all() or not np.isfinite(of_epochs).all():
         raise EstimateError(
             f"steps={number}: the trace does not say how many steps its epochs have; give epochs"
         )
@@ -92,4 +99,4 @@ def _epochs_of(trace: EnergyTrace, steps: int) -> float:
     if number < done:
         raise EstimateError(f"steps={number} is fewer than the {done:g} steps measured")
     # The last epoch of a training may be shorter than the others.
-    return len(of_epochs) + (number - done) / float(np.median(of_epochs))
+    return _whole(len(of_epochs) + (number - done) / float(np.median(of_epochs)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,9 +59,10 @@ class Level:
         return max(0, MIN_EPOCHS - self.age)
 
     def average(self, values: FloatArray) -> float:
-        """The mean of other values of the same epochs over the level."""
-        on_level = self.shares > 0
-        return float(self.shares[on_level] @ values[on_level])
+        """The mean of other values of the same epochs over the level; NaN if none is known."""
+        known = np.isfinite(values) & (self.shares > 0)
+        weight = float(self.shares[known].sum())
+        return float(self.shares[known] @ values[known]) / weight if weight > 0 else math.nan
 
 
 def current_level(values: FloatArray, change: LastChange | None = None) -> Level:

@@ -10,21 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from energyest.errors import EstimateError
-from energyest.estimators.checks import is_number
+from energyest.estimators.checks import positive_or_none
 from energyest.estimators.events import remaining_events, without_spikes
 from energyest.estimators.horizon import Horizon, measured_s
 from energyest.estimators.interval import error_of
-from energyest.estimators.level import Level, current_level
+from energyest.estimators.level import MIN_EPOCHS, Level, current_level
 from energyest.estimators.planned import PlannedChange, weights_of
+from energyest.estimators.validation import Validations
 from energyest.integration import FloatArray
 from energyest.trace import EnergyTrace
 
-# A validation step is a forward pass: a third of a training step.
-_VALIDATION_STEP = 1 / 3
-# The relative error of that guess.
-_GUESS_ERROR = 0.5
-# Enough to know the number of epochs to its last digits.
-_HALVINGS = 50
+# How well the number of epochs is found that a time limit leaves.
+_PRECISION = 1e-9
 
 
 @dataclass(frozen=True)
@@ -32,15 +29,17 @@ class Outlook:
     """What is to come.
 
     Attributes:
-        energy_J: joules.
+        energy_J: joules, those of epochs so far that were not read included.
         error_J: scale of its error in joules.
-        duration_s: seconds; NaN if unknown.
+        duration_s: seconds from now to the end; NaN if unknown.
+        power_W: mean power of the whole epochs to come; NaN if unknown.
         assumptions: what it rests on, beside the level going on.
     """
 
     energy_J: float
     error_J: float
     duration_s: float
+    power_W: float
     assumptions: tuple[str, ...] = ()
 
 
@@ -52,71 +51,88 @@ class History:
         changes: what is known to change the level, in the order of their epochs.
 
     Attributes:
-        level: the level of training without validation; its positions count measured epochs.
+        level: the level of training, without validation that is projected apart; its positions
+            count the epochs of which that part is known.
         start: position of the level's first epoch in the trace.
     """
 
     def __init__(self, trace: EnergyTrace, changes: Sequence[PlannedChange] = ()) -> None:
         self._trace = trace
-        energy_J, duration_s = trace.column("energy_J"), trace.column("duration_s")
-        self._positions = np.flatnonzero(np.isfinite(energy_J))
-        validation_J = np.nan_to_num(trace.column("validation_energy_J"))
-        validation_s = np.nan_to_num(trace.column("validation_s"))
-        validated = (validation_J > 0) | (validation_s > 0)
-        self._validated = np.flatnonzero(validated)
-        self._validation_J, self._validation_s = validation_J, validation_s
-        self._validates_always = bool(validated.all())
-        if self._validates_always:
-            # Then it is part of the epoch: the edge between the two is known less well than the
-            # edges of epochs, and would add noise to both.
-            validation_J = validation_s = np.zeros(len(trace))
+        self._energy_J = energy_J = trace.column("energy_J")
+        self._duration_s = trace.column("duration_s")
+        self._validations = Validations(trace)
+        apart_J, apart_s = self._validations.energy_J, self._validations.duration_s
+        if self._validations.in_each or not np.isfinite(energy_J - apart_J).any():
+            apart_J = apart_s = np.zeros(len(trace))
         # An epoch cannot spend more on validation than in all; rounding can.
-        training_J = np.maximum(energy_J - validation_J, 0.0)[self._positions]
-        self._training_s = (duration_s - validation_s)[self._positions]
-        self._training_J = training_J
-        self.level, self._part, self._to_come = _level_between(
-            training_J, self._positions, changes, len(trace)
-        )
-        self.start = int(self._positions[self._part.start + self.level.start])
+        training_J = np.maximum(energy_J - apart_J, 0.0)
+        self._positions = np.flatnonzero(np.isfinite(training_J))
+        self._training_J = training_J[self._positions]
+        part = _part_to_project(self._training_J, self._positions, changes, len(trace))
+        self.level, self._part, self._to_come = part.level, part.where, part.to_come
+        self._rows_since_change = part.rows_since_change
+        self._rows = self._positions[part.where]
+        self.start = int(self._rows[self.level.start])
+        self._level_s = self.level.average((self._duration_s - apart_s)[self._rows])
+        self._regular, self._spikes, self._spike_J = self._regular_spikes()
+        self._unread_J = self._energy_of_unread()
+
+    # ------------------------------------------------------------------ what was measured
 
     @property
     def measured_epochs(self) -> int:
         """Number of epochs whose energy was measured."""
-        return len(self._positions)
+        return len(self._trace) - self.unread_epochs
 
     @property
     def unread_epochs(self) -> int:
         """Number of epochs so far whose energy was not measured."""
-        return len(self._trace) - len(self._positions)
+        return int((~np.isfinite(self._energy_J)).sum())
 
     @property
     def read_s(self) -> float:
         """Seconds of the epochs whose energy was measured."""
-        return float(self._trace.column("duration_s")[self._positions].sum())
+        return float(np.nansum(self._duration_s[np.isfinite(self._energy_J)]))
+
+    @property
+    def has_pending_change(self) -> bool:
+        """Whether a known change has come whose level does not show yet."""
+        return self._rows_since_change is not None
+
+    @property
+    def missing_epochs(self) -> int:
+        """How many more epochs it takes, at the least, until the present level shows."""
+        if self._rows_since_change is not None:
+            return max(1, MIN_EPOCHS - self._rows_since_change)
+        return self.level.missing_epochs
 
     @property
     def power_W(self) -> float:
         """Mean power of the whole epochs on the level; NaN without durations."""
-        part = self._positions[self._part]
-        duration_s = self.level.average(self._trace.column("duration_s")[part])
-        energy_J = self.level.average(self._trace.column("energy_J")[part])
+        duration_s = self.level.average(self._duration_s[self._rows])
+        energy_J = self.level.average(self._energy_J[self._rows])
         return energy_J / duration_s if duration_s > 0 else math.nan
 
     @property
     def load(self) -> float | None:
         """Power of the GPUs on the level as a share of their limits; None if unknown."""
         gpus = [device for device in self._trace.devices if device.get("kind") == "gpu"]
-        limits = [limit for gpu in gpus if is_number(limit := gpu.get("power_limit_W"))]
-        part = self._positions[self._part]
-        energy_J = self.level.average(self._trace.column("gpu_energy_J")[part])
-        duration_s = self.level.average(self._trace.column("duration_s")[part])
-        if not gpus or len(limits) < len(gpus) or min(limits) <= 0:
+        limits = [positive_or_none(gpu.get("power_limit_W")) for gpu in gpus]
+        limit_W = math.fsum(limit for limit in limits if limit is not None)
+        energy_J = self.level.average(self._trace.column("gpu_energy_J")[self._rows])
+        duration_s = self.level.average(self._duration_s[self._rows])
+        if not limits or None in limits or not duration_s > 0:
             return None
-        load = energy_J / duration_s / sum(limits) if duration_s > 0 else math.nan
-        return load if math.isfinite(load) and load > 0 else None
+        return positive_or_none(energy_J / duration_s / limit_W)
+
+    # ------------------------------------------------------------------ what is to come
 
     def epochs_within(self, horizon: Horizon) -> float:
-        """How many epochs the training has."""
+        """How many epochs the training has.
+
+        Raises:
+            EstimateError: the clock ends it, and the durations of its epochs are not known.
+        """
         if horizon.is_reached(self._trace):
             return min(horizon.epochs, len(self._trace))
         if not math.isfinite(horizon.end_s):
@@ -133,25 +149,31 @@ class History:
         """What is to come if the training has `total` epochs."""
         measured = len(self._trace)
         end = max(total, measured)
-        weights = weights_of(self._to_come, measured, end, self.load)
-        weight = weights.energy + self.unread_epochs
+        # Epochs that were not read at the end of the trace are projected like those to come.
+        begin = int(np.flatnonzero(np.isfinite(self._energy_J))[-1]) + 1
+        load = self.load if self._to_come else None
+        weights = weights_of(self._to_come, begin, end, load)
+        weight, weight_s = weights.energy, weights.time
+        if begin < measured:
+            weight_s = weights_of(self._to_come, measured, end, load).time
         level, spikes_J = self.level_for(total)
-        training_J = weight * level.mean + spikes_J
-        if self._validates_always and weights.changes:
-            # What is planned changes the training.
-            number = end - measured + self.unread_epochs
-            share_J = level.average(self._validation_J[self._positions[self._part]])
-            training_J += (number - weight) * share_J
+        training_J, training_s = weight * level.mean + spikes_J, _times(weight_s, self._level_s)
+        if self._validations.in_each and weights.changes:
+            # What is planned changes the training; the validation in it stays as it is.
+            share_J = level.average(self._validations.energy_J[self._rows])
+            share_s = level.average(self._validations.duration_s[self._rows])
+            training_J += _times(end - begin - weight, min(share_J, level.mean))
+            training_s += _times(end - measured - weight_s, min(share_s, self._level_s))
         # Both kinds of error concern all epochs to come alike.
         error_J = training_J * error_of(level, weight) if weight > 0 else 0.0
         error_J = math.hypot(error_J, level.mean * weights.error)
-        number = weights.time + self.unread_epochs
-        training_s = number * level.average(self._training_s[self._part]) if number > 0 else 0.0
-        validation_J, validation_error_J, validation_s = self._validation(total, level.mean)
+        validation = self._validations.to_come(total, level.mean, self._level_s)
+        unknown_s = _times(int(np.isnan(self._duration_s).sum()), self._level_s)
         return Outlook(
-            energy_J=training_J + validation_J,
-            error_J=math.hypot(error_J, validation_error_J),
-            duration_s=training_s + validation_s,
+            energy_J=training_J + validation.energy_J + self._unread_J,
+            error_J=math.hypot(error_J, validation.error_J),
+            duration_s=training_s + validation.duration_s + unknown_s,
+            power_W=self.power_W * (weight / weight_s if weight_s > 0 else 1.0),
             assumptions=tuple(map(str, weights.changes)),
         )
 
@@ -160,19 +182,33 @@ class History:
 
         Spikes that come irregularly are part of the level.
         """
+        if self._regular is None:
+            return self.level, 0.0
+        to_come = remaining_events(self._spikes, len(self._trace), total)
+        if to_come is None:
+            return self.level, 0.0
+        return self._regular, to_come * self._spike_J
+
+    # ------------------------------------------------------------------ inside
+
+    def _regular_spikes(self) -> tuple[Level | None, NDArray[np.intp], float]:
+        """The level without its spikes, their positions, and their height; None if too few."""
         series = self._training_J[self._part]
         smooth = without_spikes(series)
         spikes = np.flatnonzero(smooth != series)
         spikes = spikes[spikes >= self.level.start]
         if len(spikes) < 2:
-            return self.level, 0.0
-        to_come = remaining_events(self._positions[self._part][spikes], len(self._trace), total)
-        if to_come is None:
-            return self.level, 0.0
+            return None, spikes, 0.0
         height_J = float((series - smooth)[spikes].mean())
-        return current_level(smooth, self.level.change), to_come * height_J
+        return current_level(smooth, self.level.change), self._rows[spikes], height_J
 
-    # ------------------------------------------------------------------ inside
+    def _energy_of_unread(self) -> float:
+        """What the epochs between others cost whose energy was not read: as those around them."""
+        unread = np.flatnonzero(~np.isfinite(self._energy_J))
+        unread = unread[unread < np.flatnonzero(np.isfinite(self._energy_J))[-1]]
+        around_J = np.interp(unread, self._positions, without_spikes(self._training_J))
+        validation_J = sum(self._validations.unread(int(epoch)).energy_J for epoch in unread)
+        return float(around_J.sum()) + validation_J
 
     def _epochs_until(self, end_s: float) -> float:
         """How many epochs the training has if it ends that many seconds after it began."""
@@ -181,106 +217,66 @@ class History:
         def length_s(total: float) -> float:
             return done_s + self.outlook(total).duration_s
 
-        if not length_s(measured + 1) > done_s:
+        an_epoch_s = length_s(measured + 1) - length_s(measured)
+        if not an_epoch_s > 0:
             return math.nan
-        low, high = measured, measured + 1
+        low, high = measured, measured + 2 * max(1.0, (end_s - done_s) / an_epoch_s)
         while length_s(high) < end_s:
             low, high = high, measured + 2 * (high - measured)
-        for _ in range(_HALVINGS):
+        while high - low > _PRECISION * high:
             middle = (low + high) / 2
             low, high = (middle, high) if length_s(middle) < end_s else (low, middle)
         return high
 
-    def _validation(self, total: float, training_J: float) -> tuple[float, float, float]:
-        """Energy, scale of its error, and seconds of the validations to come."""
-        measured = len(self._trace)
-        if self._validates_always:
-            return 0.0, 0.0, 0.0
-        schedule = _Schedule.of(self._trace)
-        if not len(self._validated):
-            if schedule is None or schedule.training_share is None:
-                return 0.0, 0.0, 0.0
-            # None so far: the guess is that of a forward pass.
-            guess = schedule.between(measured, total) * schedule.training_share * _VALIDATION_STEP
-            level_s = self.level.average(self._training_s[self._part])
-            return guess * training_J, _GUESS_ERROR * guess * training_J, guess * level_s
-        done = np.ones(len(self._validated))
-        to_come: float | None
-        if schedule is None:
-            to_come = remaining_events(self._validated, measured, total)
-        else:
-            done = np.array(
-                [max(1.0, schedule.between(i, i + 1)) for i in self._validated.tolist()]
-            )
-            to_come = schedule.between(measured, total)
-        if to_come is None:
-            to_come = len(self._validated) / measured * max(0.0, total - measured)
-        level = current_level(self._validation_J[self._validated] / done)
-        error_J = to_come * level.mean * error_of(level, to_come) if to_come > 0 else 0.0
-        level_s = level.average(self._validation_s[self._validated] / done)
-        return to_come * level.mean, error_J, to_come * level_s
-
 
 @dataclass(frozen=True)
-class _Schedule:
-    """When validation comes, as the monitor recorded it.
+class _Part:
+    """The epochs to project from.
 
     Attributes:
-        every: epochs (or intervals) from one validation to the next.
-        offset: epochs of this training before the trace began.
-        training_share: batches of a validation per batches of an epoch; None if unknown.
+        level: the level that they end on.
+        where: their part of the values.
+        to_come: changes that are not in them.
+        rows_since_change: epochs since a change that is not in them, but has come; None if none.
     """
 
-    every: float
-    offset: float
-    training_share: float | None
-
-    @classmethod
-    def of(cls, trace: EnergyTrace) -> _Schedule | None:
-        every = trace.meta.get("validation_every_n_rows")
-        if not (is_number(every) and math.isfinite(every) and every > 0):
-            return None
-        intervals = trace.meta.get("interval_steps") is not None
-        first = trace.meta.get("first_epoch")
-        share = trace.meta.get("validation_to_training_batches")
-        return cls(
-            float(every),
-            float(first) if is_number(first) and not intervals else 0.0,
-            float(share) if is_number(share) else None,
-        )
-
-    def between(self, begin: float, end: float) -> float:
-        """Number of validations in the epochs from `begin` until `end`."""
-        # The last, broken epoch of a training that ends within it is not validated.
-        return max(0.0, self._until(end) - self._until(begin))
-
-    def _until(self, epoch: float) -> float:
-        return math.floor((self.offset + epoch) / self.every + 1e-9)
+    level: Level
+    where: slice
+    to_come: list[PlannedChange]
+    rows_since_change: int | None = None
 
 
-def _level_between(
+def _part_to_project(
     values: FloatArray,
     positions: NDArray[np.intp],
     changes: Sequence[PlannedChange],
     measured: int,
-) -> tuple[Level, slice, list[PlannedChange]]:
-    """The level since the last known change, its part of `values`, and the changes to come.
+) -> _Part:
+    """The epochs since the last known change, or just after it, those before it.
 
-    If that change was so recently that the new level does not show yet, the level before it is
-    taken, and the change counts as one to come at once.
+    An epoch in which a change comes belongs to neither side of it. Until the new level has had
+    time to show, the one before it is taken, and the change counts as one to come at once.
     """
     past = [change for change in changes if change.epoch < measured]
     to_come = [change for change in changes if change.epoch >= measured]
-    edges = [0, *(int(np.searchsorted(positions, change.epoch)) for change in past), len(values)]
-    for number in range(len(past), -1, -1):
-        part = slice(edges[number], edges[number + 1])
-        pending = past[number:]
-        if not all(change.is_known for change in pending):
-            break
-        if part.stop > part.start:
-            level = current_level(values[part])
-            if level.is_stable:
-                return level, part, [*pending, *to_come]
-    # Nothing is stable, or by how much it changed is unknown: the newest epochs say the most.
-    part = slice(min(edges[-2], len(values) - 1), len(values))
-    return current_level(values[part]), part, to_come
+    begins = [0, *(int(np.searchsorted(positions, math.ceil(c.epoch))) for c in past)]
+    ends = [*(int(np.searchsorted(positions, math.floor(c.epoch))) for c in past), len(values)]
+    edges = [0, *(math.floor(change.epoch) for change in past), measured]
+    number = len(past)
+    while number and past[number - 1].is_known:
+        if edges[number + 1] - edges[number] >= MIN_EPOCHS and begins[number] < ends[number]:
+            break  # long enough to be judged by itself
+        number -= 1
+    where = slice(begins[number], ends[number])
+    if where.start >= where.stop:
+        # Nothing there was measured, or by how much it changed is unknown: the newest tell most.
+        number, where = len(past), slice(min(begins[-1], len(values) - 1), len(values))
+    level = current_level(values[where])
+    pending = past[number:]
+    since = measured - edges[number + 1] if pending else None
+    return _Part(level, where, [*pending, *to_come], since)
+
+
+def _times(number: float, seconds: float) -> float:
+    """A product that is 0 where there is nothing to multiply, even if `seconds` is unknown."""
+    return number * seconds if number else 0.0

@@ -16,8 +16,8 @@ from energyest.trace import EnergyTrace
 # How far off a guess from FLOPs is, without and with knowledge of the load: the error that nine of
 # ten changes of real trainings stay below, divided by the 90 % quantile of `interval`.
 # `benchmarks/step_accuracy.py` prints both errors.
-_FLOPS_ERROR = 0.16
-_LOAD_ERROR = 0.08
+_FLOPS_ERROR = 0.14
+_LOAD_ERROR = 0.07
 # A ratio of energies that the user states is taken to be this good.
 _ENERGY_ERROR = 0.02
 # What a GPU draws while it waits for the next launch, as a share of its power limit. Trainings on
@@ -68,6 +68,8 @@ class PlannedChange:
     def __post_init__(self) -> None:
         if not (is_number(self.epoch) and math.isfinite(self.epoch) and self.epoch >= 0):
             raise EstimateError(f"PlannedChange: epoch={self.epoch!r} must be 0 or more")
+        if not isinstance(self.reason, str):
+            raise EstimateError(f"PlannedChange: reason={self.reason!r} must be text")
         for name in ("flops_ratio", "energy_ratio"):
             value = getattr(self, name)
             if value is None:
@@ -156,7 +158,9 @@ def _recorded(trace: EnergyTrace) -> Iterable[PlannedChange]:
         known_since = entry.get("known_since", 0)
         if is_number(known_since) and known_since > len(trace):
             continue  # the head of a longer trace: nobody knew by then
-        fields = {name: entry.get(name) for name in ("epoch", "flops_ratio", "reason")}
+        fields = {
+            name: entry.get(name) for name in ("epoch", "flops_ratio", "energy_ratio", "reason")
+        }
         try:
             yield PlannedChange(**{n: v for n, v in fields.items() if v is not None})
         except (EstimateError, TypeError):

@@ -39,9 +39,9 @@ def find_stable_epoch(trace: EnergyTrace, method: str = "changepoint") -> int:
     if not np.isfinite(trace.column("energy_J")).any():
         raise NotStableError(unstable_message(trace), missing_epochs=MIN_EPOCHS)
     history = History(trace, planned_changes(trace, None))
-    if not history.level.is_stable:
+    if history.missing_epochs:
         raise NotStableError(
-            unstable_message(trace, history), missing_epochs=history.level.missing_epochs
+            unstable_message(trace, history), missing_epochs=history.missing_epochs
         )
     return history.start
 
@@ -57,8 +57,10 @@ def unstable_message(trace: EnergyTrace, history: History | None = None) -> str:
     if history is None:
         why = f"no {unit} was measured"
     else:
-        missing = history.level.missing_epochs
-        if history.start:
+        missing = history.missing_epochs
+        if history.has_pending_change:
+            why = f"a known change came less than {MIN_EPOCHS} {unit}s ago"
+        elif history.start:
             why = (
                 f"the energy per {unit} changed at {unit} {history.start}, "
                 f"{history.level.epochs} {unit}(s) ago"

@@ -11,7 +11,7 @@ import numpy as np
 from energyest.errors import EstimateError, NotStableError
 from energyest.estimators.checks import check_confidence, check_trace
 from energyest.estimators.estimate import Estimate
-from energyest.estimators.horizon import Horizon, find_horizon
+from energyest.estimators.horizon import Horizon, find_horizon, measured_s
 from energyest.estimators.interval import quantile
 from energyest.estimators.level import MIN_EPOCHS
 from energyest.estimators.outlook import History, Outlook
@@ -91,7 +91,7 @@ def estimate_step(
     start, window = check_window(start, window, horizon.epochs)
     changes = planned_changes(trace, planned)
     automatic = start == "auto" and window is None
-    if planned and not automatic:
+    if not automatic and planned is not None and changes:
         raise EstimateError("planned changes need start='auto' and window=None")
     if not np.isfinite(trace.column("energy_J")).any():
         raise NotStableError(unstable_message(trace), missing_epochs=MIN_EPOCHS)
@@ -120,9 +120,9 @@ def _lacking(
         return (
             f"not enough epochs yet: the level to project from is epochs {chosen.start} to "
             f"{stop - 1}, and {measured} were measured; {missing} more are needed",
-            max(missing, history.level.missing_epochs if found else 0),
+            max(missing, history.missing_epochs if found else 0),
         )
-    return unstable_message(trace, history), history.level.missing_epochs if found else 0
+    return unstable_message(trace, history), history.missing_epochs if found else 0
 
 
 def _estimate(
@@ -130,13 +130,13 @@ def _estimate(
 ) -> Estimate:
     """The projection from the current level; without an interval where `confidence` is None."""
     done_J = float(np.nansum(trace.column("energy_J")))
-    done_s = float(trace.column("duration_s").sum())
+    done_s = measured_s(trace)
     total = history.epochs_within(horizon)
     outlook = history.outlook(total)
     total_s = done_s + outlook.duration_s if horizon.duration_s is None else horizon.duration_s
     total_J = done_J + outlook.energy_J
     if form == "power":
-        total_J = done_J + history.power_W * max(0.0, total_s - history.read_s)
+        total_J = done_J + outlook.power_W * max(0.0, total_s - history.read_s)
         if not math.isfinite(total_J):
             raise EstimateError(
                 "form='power' needs the durations of the epochs, and the trace does not hold them"

@@ -40,8 +40,6 @@ class Window:
                 durations.
         """
         epochs = horizon.epochs
-        if not math.isfinite(epochs):
-            raise EstimateError("start and window need epochs or steps, not a duration alone")
         stop = len(trace) if self.length is None else self.start + self.length
         energy_J = trace.column("energy_J")[:stop]
         durations_s = trace.column("duration_s")[:stop]
@@ -51,16 +49,20 @@ class Window:
             )
         level = fixed_level(energy_J, self.start, stop)
         known_J = float(np.nansum(energy_J))
-        remaining = max(0.0, epochs - int(np.isfinite(energy_J).sum()))
+        level_s, known_s = level.average(durations_s), float(np.nansum(durations_s))
+        if math.isfinite(horizon.end_s):
+            if not level_s > 0:
+                raise EstimateError("a training that ends by the clock needs durations of epochs")
+            epochs = min(epochs, stop + max(0.0, horizon.end_s - known_s) / level_s)
         total_s = horizon.duration_s
         if total_s is None:
-            level_s = float(durations_s[self.start :].mean())
-            total_s = float(durations_s.sum()) + max(0.0, epochs - stop) * level_s
+            total_s = known_s + max(0.0, epochs - stop) * level_s
+        remaining = max(0.0, epochs - int(np.isfinite(energy_J).sum()))
         measured_J: float | None = known_J
         if form == "energy":
             total_J = known_J + remaining * level.mean
         else:
-            power_W = level.mean / level.average(durations_s)
+            power_W = level.mean / level_s if level_s > 0 else math.nan
             if not (math.isfinite(power_W) and math.isfinite(total_s)):
                 raise EstimateError(
                     "form='power' needs the durations of the epochs, and the trace does not hold "
@@ -73,11 +75,12 @@ class Window:
                 # The paper's power form takes no epoch as measured, its window included.
                 total_J, remaining, measured_J = power_W * total_s, epochs, None
         half_J = remaining * level.mean * error_of(level, remaining) * quantile(confidence)
+        known = level.epochs > 1 or not remaining  # one epoch says nothing of the spread
         return Estimate(
             energy_J=total_J,
-            lower_J=max(total_J - half_J, measured_J or 0.0),
-            upper_J=total_J + half_J,
-            confidence=confidence,
+            lower_J=max(total_J - half_J, measured_J or 0.0) if known else None,
+            upper_J=total_J + half_J if known else None,
+            confidence=confidence if known else None,
             duration_s=total_s if math.isfinite(total_s) else None,
             measured_J=measured_J,
             epochs=epochs,
@@ -100,7 +103,8 @@ def check_window(
     """
     last = math.ceil(epochs) - 1 if math.isfinite(epochs) else epochs
     if start != "auto":
-        if not (isinstance(start, int | np.integer) and 0 <= start <= last):
+        whole = isinstance(start, int | np.integer) and not isinstance(start, bool)
+        if not (whole and 0 <= start <= last):
             raise EstimateError(f"start={start!r} must be 'auto' or an epoch from 0 to {last}")
         start = int(start)
     if window is not None:
