@@ -7,6 +7,9 @@ weights and the degrees of freedom are those of the greatest likelihood. To see 
 runs that were not seen, groups of runs are left out in turn: a model on a GPU, and a data set. The
 interval is stretched until, on data sets that were left out, it holds as often as it says.
 
+Then, how the accuracy of the projection depends on what `energyest.estimators.regimes` expects before a
+run is seen: each constant halved and doubled.
+
 Exits with 1 if the constants in the package are not those found here, with 2 if data are missing.
 
     python benchmarks/step_calibration.py
@@ -25,7 +28,7 @@ from scipy.optimize import minimize
 from scipy.stats import t as student_t
 
 import energyest
-from energyest.estimators import interval
+from energyest.estimators import interval, regimes
 from energyest.estimators.outlook import History
 
 CONFIDENCE = 0.9
@@ -55,10 +58,7 @@ def projections(run: LongRun) -> list[dict[str, float | str]]:
                 "on level": observed - (run.changes_at or 0),
                 "share": remaining * level.mean / run.total_J,
                 "error": off_J / (remaining * level.mean),
-                "uncertainty": level.uncertainty,
-                "spread": level.spread / remaining,
-                "drift": level.drift**2,
-                "unseen": 1 / level.epochs,
+                **dict(zip(NAMES, interval.parts_of(level, remaining), strict=True)),
             }
         )
     return rows
@@ -133,8 +133,37 @@ def coverage(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([result, of_sets])
 
 
+def sensitivity(runs: list[LongRun]) -> pd.DataFrame:
+    """Mean absolute error in % with each prior constant halved and doubled."""
+    rows = {"as packaged": mape(runs)}
+    for name in ("NOISE", "NOISE_EPOCHS", "CHANGE_RATE", "SINGLE", "FAR", "NEARNESS"):
+        packaged = getattr(regimes, name)
+        for factor in (0.5, 2.0):
+            setattr(
+                regimes, name, min(packaged * factor, 0.9) if packaged < 1 else packaged * factor
+            )
+            rows[f"{name} x {factor:g}"] = mape(runs)
+        setattr(regimes, name, packaged)
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def mape(runs: list[LongRun]) -> dict[str, float]:
+    """By data set; of delrey2023 after so many epochs, else from 3 epochs into the last level on."""
+    off: dict[str, list[float]] = {}
+    for run in runs:
+        delrey = run.group == "delrey2023"
+        first = (run.changes_at or 0) + 3
+        for observed in (12, 15, 20, 25) if delrey else range(first, run.epochs, 3):
+            seen = run.trace.head(observed)
+            energy_J = seen.column("energy_J").sum() + History(seen).outlook(run.epochs).energy_J
+            name = f"delrey2023, {observed}" if delrey else run.group.split()[0]
+            off.setdefault(name, []).append(abs(100 * (energy_J / run.total_J - 1)))
+    return {name: float(np.mean(errors)) for name, errors in off.items()}
+
+
 def main() -> None:
-    table = pd.DataFrame([row for run in long_runs() for row in projections(run)])
+    runs = long_runs()
+    table = pd.DataFrame([row for run in runs for row in projections(run)])
     print(f"# step_calibration, {datetime.now(timezone.utc):%Y-%m-%d}\n")
     print(
         f"{len(table)} projections of {table['run'].nunique()} trainings; "
@@ -159,6 +188,8 @@ def main() -> None:
     )
     shown = pd.concat({name: coverage(part) for name, part in columns.items()}, axis=1)
     print(shown.to_string(float_format="%.2f", na_rep="-"))
+    print("\nMean absolute error in % with other constants of the prior:\n")
+    print(sensitivity(runs).to_string(float_format="%.2f"))
     agree = bool(np.allclose(found, packaged, rtol=0.02))
     print(f"\nThe constants in the package {'are' if agree else 'ARE NOT'} those found here.")
     sys.exit(0 if agree else 1)

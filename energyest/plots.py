@@ -91,7 +91,7 @@ def _plot_epochs(axes: Axes, trace: EnergyTrace) -> None:
             label="validation",
         )
         axes.legend(loc="lower right", framealpha=1)
-    axes.set(xlabel="epoch", ylabel="energy (J)", title="Energy of each epoch")
+    axes.set(xlabel=trace.unit, ylabel="energy (J)", title=f"Energy of each {trace.unit}")
 
 
 def _plot_projection(axes: Axes, trace: EnergyTrace, epochs: float, observed: int) -> None:
@@ -103,9 +103,9 @@ def _plot_projection(axes: Axes, trace: EnergyTrace, epochs: float, observed: in
     if not seen.all():
         axes.plot(position[~seen], total_J[~seen], "o", ms=3, color=_GREY, label="measured later")
     axes.set(
-        xlabel="epochs",
+        xlabel=f"{trace.unit}s",
         ylabel="cumulative energy (J)",
-        title=f"Projection after {observed} of {epochs} epochs",
+        title=f"Projection after {observed} of {epochs:g} {trace.unit}s",
     )
     axes.set_ylim(bottom=0)
     try:

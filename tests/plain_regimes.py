@@ -6,6 +6,7 @@ came before is found by trying all of them, last level first.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from functools import cache
@@ -20,10 +21,11 @@ def weights(values: list[float]) -> list[float]:
     middle = statistics.median(logs)
     logs = [value - middle for value in logs]
     size = len(logs)
+    noise = expected_noise(logs)
 
     @cache
     def one_level(begin: int, end: int) -> float:
-        return log_evidence(logs[begin:end])
+        return log_evidence(logs[begin:end], noise)
 
     @cache
     def best_before(end: int) -> float:
@@ -42,16 +44,24 @@ def weights(values: list[float]) -> list[float]:
     return [chance / sum(chances) for chance in chances]
 
 
-def log_evidence(values: list[float]) -> float:
+def expected_noise(logs: list[float]) -> float:
+    """NOISE, or the standard deviation by the median difference of neighbours, if that is more."""
+    jumps = sorted(abs(b - a) for a, b in itertools.pairwise(logs))
+    if len(jumps) < 3:
+        return NOISE
+    return max(NOISE, 1.4826 * statistics.median_low(jumps) / math.sqrt(2))
+
+
+def log_evidence(values: list[float], noise: float = NOISE) -> float:
     """Log of the probability density of the values if they are one level.
 
-    The noise variance is inverse-gamma with shape a = NOISE_EPOCHS / 2 and scale b = a NOISE^2.
+    The noise variance is inverse-gamma with shape a = NOISE_EPOCHS / 2 and scale b = a noise^2.
     Near: the level is normal around 0 with the variance of the noise over NEARNESS. Far: the level
     is anywhere, with density 1.
     """
     n = len(values)
     a = NOISE_EPOCHS / 2
-    b = a * NOISE**2
+    b = a * noise**2
     mean = sum(values) / n
     around_mean = sum((value - mean) ** 2 for value in values)
     around_zero = sum(value**2 for value in values)

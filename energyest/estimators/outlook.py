@@ -80,6 +80,11 @@ class History:
     # ------------------------------------------------------------------ what was measured
 
     @property
+    def unit(self) -> str:
+        """What an epoch of the trace is: an `epoch` or an `interval`."""
+        return self._trace.unit
+
+    @property
     def measured_epochs(self) -> int:
         """Number of epochs whose energy was measured."""
         return len(self._trace) - self.unread_epochs
@@ -174,7 +179,7 @@ class History:
             error_J=math.hypot(error_J, validation.error_J),
             duration_s=training_s + validation.duration_s + unknown_s,
             power_W=self.power_W * (weight / weight_s if weight_s > 0 else 1.0),
-            assumptions=tuple(map(str, weights.changes)),
+            assumptions=tuple(c.describe(self.unit) for c in weights.changes),
         )
 
     def level_for(self, total: float) -> tuple[Level, float]:

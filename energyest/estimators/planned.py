@@ -106,14 +106,14 @@ class PlannedChange:
         waiting = min(load, _WAITING)
         return Effect((waiting * time + (load - waiting) * work) / load, time, _LOAD_ERROR)
 
-    def __str__(self) -> str:
-        what = self.reason or "a planned change"
-        at = f"{what} at epoch {self.epoch:g}"
+    def describe(self, unit: str) -> str:
+        """What it does, as an assumption of an estimate; `unit` is what `epoch` counts."""
+        what = f"{self.reason or 'a planned change'} at {unit} {self.epoch:g}"
         if self.energy_ratio is not None:
-            return f"{at} multiplies the energy of an epoch by {self.energy_ratio:.3g}"
+            return f"{what} multiplies the energy by {self.energy_ratio:.3g}"
         if self.flops_ratio is not None:
-            return f"{at} multiplies the FLOPs of an epoch by {self.flops_ratio:.3g}"
-        return f"{at} changes the energy of an epoch by an unknown factor, taken as 1"
+            return f"{what} multiplies the FLOPs by {self.flops_ratio:.3g}"
+        return f"{what} changes the energy by an unknown factor, taken as 1"
 
 
 def planned_changes(

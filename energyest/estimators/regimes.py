@@ -17,8 +17,9 @@ from scipy.special import gammaln
 from energyest.integration import FloatArray
 
 # What is expected before a run is seen, in terms of the logarithm of energy: relative noise and
-# relative changes. `benchmarks/step_calibration.py` shows that the accuracy hardly depends on them.
-#: The spread of epochs around their level ...
+# relative changes. Round numbers from the middle of where the accuracy is flat:
+# `benchmarks/step_calibration.py` prints it for half and for twice each of them.
+#: The spread of epochs around their level, unless a run jumps more from epoch to epoch, ...
 NOISE = 0.015
 #: ... which counts as much as this many epochs that were seen.
 NOISE_EPOCHS = 2.0
@@ -37,6 +38,8 @@ NEARNESS = 0.05
 _DENSE = 24
 _JUMPS = 8
 _PER_OCTAVE = 6
+# So many differences of neighbours say something of the noise.
+_JUMPS_TO_JUDGE = 3
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def last_change(values: FloatArray) -> LastChange:
     starts = _candidates(logs)
     edges = np.append(starts, size)
     length = np.maximum(edges[1:] - edges[:-1, None], 1)
-    one_level = _evidence(logs, edges, length)
+    one_level = _evidence(logs, edges, length, _noise(logs))
     whole, ongoing = _length_priors(size)
     level = one_level + whole[length]
     # The best division of what comes before each candidate, and where its last level begins.
@@ -142,14 +145,27 @@ def _candidates(logs: FloatArray) -> NDArray[np.intp]:
     return np.concatenate([early, np.arange(size - _DENSE, size)]).astype(np.intp)
 
 
-def _evidence(logs: FloatArray, edges: NDArray[np.intp], length: NDArray[np.intp]) -> FloatArray:
+def _noise(logs: FloatArray) -> float:
+    """The spread to expect: that of the run, by its jumps, of which few are changes of level."""
+    jumps = np.sort(np.abs(np.diff(logs)))
+    if len(jumps) < _JUMPS_TO_JUDGE:
+        return NOISE
+    # 1.4826 turns a median into a standard deviation, sqrt(2) one of differences into one of
+    # values; the lower of two middle ones, so that a cold epoch among four does not count.
+    spread = 1.4826 * float(jumps[(len(jumps) - 1) // 2]) / math.sqrt(2)
+    return max(NOISE, spread)
+
+
+def _evidence(
+    logs: FloatArray, edges: NDArray[np.intp], length: NDArray[np.intp], noise: float
+) -> FloatArray:
     """Log probability of the values between any two edges if they are one level."""
     sums = np.concatenate([[0.0], np.cumsum(logs)])[edges]
     squares = np.concatenate([[0.0], np.cumsum(logs**2)])[edges]
     total = sums[1:] - sums[:-1, None]
     square = squares[1:] - squares[:-1, None]
     shape = NOISE_EPOCHS / 2
-    scale = shape * NOISE**2
+    scale = shape * noise**2
     n = np.arange(len(logs) + 1, dtype=np.float64)
     n[0] = 1  # of no segment; keeps the logarithms finite
     common = shape * math.log(scale) - gammaln(shape)

@@ -165,12 +165,12 @@ def _assumptions(
     assumptions = []
     if remaining:
         but = ", but for the changes named here" if outlook.assumptions else ""
-        assumptions.append(f"the cost of an epoch does not change again{but}")
+        assumptions.append(f"the energy per {history.unit} does not change again{but}")
     assumptions += outlook.assumptions
     if form == "power" and horizon.duration_s is not None:
         assumptions.append(f"the training takes {horizon.duration_s:g} s")
     if history.unread_epochs:
         assumptions.append(
-            f"{history.unread_epochs} epoch(s) without a measurement cost as much as others"
+            f"{history.unread_epochs} {history.unit}(s) without a measurement cost as much as others"
         )
     return tuple(assumptions)
