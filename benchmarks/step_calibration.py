@@ -7,8 +7,8 @@ weights and the degrees of freedom are those of the greatest likelihood. To see 
 runs that were not seen, groups of runs are left out in turn: a model on a GPU, and a data set. The
 interval is stretched until, on data sets that were left out, it holds as often as it says.
 
-Then, how the accuracy of the projection depends on what `energyest.estimators.regimes` expects before a
-run is seen: each constant halved and doubled.
+Then, how the accuracy of the projection depends on what `energyest.estimators.regimes` expects
+before a run is seen: each constant halved and doubled.
 
 Exits with 1 if the constants in the package are not those found here, with 2 if data are missing.
 
@@ -148,7 +148,7 @@ def sensitivity(runs: list[LongRun]) -> pd.DataFrame:
 
 
 def mape(runs: list[LongRun]) -> dict[str, float]:
-    """By data set; of delrey2023 after so many epochs, else from 3 epochs into the last level on."""
+    """By data set; delrey2023 after so many epochs, others from 3 epochs into the last level on."""
     off: dict[str, list[float]] = {}
     for run in runs:
         delrey = run.group == "delrey2023"

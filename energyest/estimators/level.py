@@ -35,7 +35,8 @@ class Level:
         uncertainty: variance of `mean`, relative to its square.
         spread: variance of the epochs around the level, relative likewise.
         drift: how much its second half lies above its first, relative to `mean`.
-        change: when it may have begun; None if that was given.
+        smooth: shape (values,), the values without spikes.
+        change: when the level may have begun; None if that was given.
     """
 
     start: int
@@ -46,6 +47,7 @@ class Level:
     uncertainty: float
     spread: float
     drift: float
+    smooth: FloatArray
     change: LastChange | None = None
 
     @property
@@ -99,6 +101,7 @@ def current_level(values: FloatArray, change: LastChange | None = None) -> Level
         uncertainty=float(change.weights @ uncertainty) if mean > 0 else 0.0,
         spread=float(change.weights @ spreads),
         drift=_drift(smooth[start:] / mean) if mean > 0 else 0.0,
+        smooth=smooth,
         change=change,
     )
 
@@ -120,6 +123,7 @@ def fixed_level(values: FloatArray, start: int, stop: int) -> Level:
         uncertainty=spread / len(known),
         spread=spread,
         drift=_drift(scaled),
+        smooth=values,
     )
 
 

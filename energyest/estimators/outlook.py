@@ -75,6 +75,8 @@ class History:
         self.start = int(self._rows[self.level.start])
         self._level_s = self.level.average((self._duration_s - apart_s)[self._rows])
         self._regular, self._spikes, self._spike_J = self._regular_spikes()
+        # Epochs that were not read at the end of the trace are projected like those to come.
+        self._begin = int(np.flatnonzero(np.isfinite(energy_J))[-1]) + 1
         self._unread_J = self._energy_of_unread()
 
     # ------------------------------------------------------------------ what was measured
@@ -154,8 +156,7 @@ class History:
         """What is to come if the training has `total` epochs."""
         measured = len(self._trace)
         end = max(total, measured)
-        # Epochs that were not read at the end of the trace are projected like those to come.
-        begin = int(np.flatnonzero(np.isfinite(self._energy_J))[-1]) + 1
+        begin = self._begin
         load = self.load if self._to_come else None
         weights = weights_of(self._to_come, begin, end, load)
         weight, weight_s = weights.energy, weights.time
@@ -198,8 +199,7 @@ class History:
 
     def _regular_spikes(self) -> tuple[Level | None, NDArray[np.intp], float]:
         """The level without its spikes, their positions, and their height; None if too few."""
-        series = self._training_J[self._part]
-        smooth = without_spikes(series)
+        series, smooth = self._training_J[self._part], self.level.smooth
         spikes = np.flatnonzero(smooth != series)
         spikes = spikes[spikes >= self.level.start]
         if len(spikes) < 2:
@@ -210,7 +210,9 @@ class History:
     def _energy_of_unread(self) -> float:
         """What the epochs between others cost whose energy was not read: as those around them."""
         unread = np.flatnonzero(~np.isfinite(self._energy_J))
-        unread = unread[unread < np.flatnonzero(np.isfinite(self._energy_J))[-1]]
+        unread = unread[unread < self._begin]
+        if not len(unread):
+            return 0.0
         around_J = np.interp(unread, self._positions, without_spikes(self._training_J))
         validation_J = sum(self._validations.unread(int(epoch)).energy_J for epoch in unread)
         return float(around_J.sum()) + validation_J

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,20 +114,23 @@ def last_change(values: FloatArray) -> LastChange:
     logs = np.log(np.maximum(values / largest, 1e-6)) if largest > 0 else np.zeros(size)
     logs = logs - np.median(logs)
     starts = _candidates(logs)
+    number = len(starts)
     edges = np.append(starts, size)
-    length = np.maximum(edges[1:] - edges[:-1, None], 1)
-    one_level = _evidence(logs, edges, length, _noise(logs))
+    end, begin = _pairs(number)
+    length = edges[end + 1] - edges[begin]
+    one_level = _evidence(logs, edges[begin], length, _noise(logs))
     whole, ongoing = _length_priors(size)
-    level = one_level + whole[length]
+    # Row: the candidate with which the stretch ends; column: that with which it begins.
+    stretches = np.empty((number, number))
+    stretches[end, begin] = one_level + whole[length]
     # The best division of what comes before each candidate, and where its last level begins.
-    before = np.zeros(len(starts))
-    previous = np.zeros(len(starts), dtype=np.intp)
-    columns = np.ascontiguousarray(level.T)
-    for j in range(1, len(starts)):
-        ways = before[:j] + columns[j - 1, :j]
+    before = np.zeros(number)
+    previous = np.zeros(number, dtype=np.intp)
+    for j in range(1, number):
+        ways = before[:j] + stretches[j - 1, :j]
         previous[j] = best = int(ways.argmax())
         before[j] = ways[best]
-    total = before + one_level[:, -1] + ongoing[length[:, -1]]
+    total = before + one_level[-number:] + ongoing[length[-number:]]
     weights = np.exp(total - total.max())
     before_it = np.where(starts > 0, starts[previous], 0)
     return LastChange(size, starts, weights / weights.sum(), before_it)
@@ -156,18 +160,32 @@ def _noise(logs: FloatArray) -> float:
     return max(NOISE, spread)
 
 
+@lru_cache(maxsize=64)
+def _pairs(number: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """All pairs of candidates, (end, begin) with begin <= end, the last ends last."""
+    end, begin = np.tril_indices(number)
+    return end, begin
+
+
 def _evidence(
-    logs: FloatArray, edges: NDArray[np.intp], length: NDArray[np.intp], noise: float
+    logs: FloatArray, begin: NDArray[np.intp], length: NDArray[np.intp], noise: float
 ) -> FloatArray:
-    """Log probability of the values between any two edges if they are one level."""
-    sums = np.concatenate([[0.0], np.cumsum(logs)])[edges]
-    squares = np.concatenate([[0.0], np.cumsum(logs**2)])[edges]
-    total = sums[1:] - sums[:-1, None]
-    square = squares[1:] - squares[:-1, None]
+    """Log probability of each stretch of values if it is one level.
+
+    Args:
+        logs: the values.
+        begin: shape (stretches,), where each begins.
+        length: shape (stretches,), how many values it has; at least 1.
+        noise: the spread to expect.
+    """
+    sums = np.concatenate([[0.0], np.cumsum(logs)])
+    squares = np.concatenate([[0.0], np.cumsum(logs**2)])
+    total = sums[begin + length] - sums[begin]
+    square = squares[begin + length] - squares[begin]
     shape = NOISE_EPOCHS / 2
     scale = shape * noise**2
     n = np.arange(len(logs) + 1, dtype=np.float64)
-    n[0] = 1  # of no segment; keeps the logarithms finite
+    n[0] = 1  # of no stretch; keeps the logarithms finite
     common = shape * math.log(scale) - gammaln(shape)
     near = (
         math.log(1 - FAR)

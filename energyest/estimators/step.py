@@ -171,6 +171,6 @@ def _assumptions(
         assumptions.append(f"the training takes {horizon.duration_s:g} s")
     if history.unread_epochs:
         assumptions.append(
-            f"{history.unread_epochs} {history.unit}(s) without a measurement cost as much as others"
+            f"{history.unread_epochs} {history.unit}(s) that were not read cost what others cost"
         )
     return tuple(assumptions)

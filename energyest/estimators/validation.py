@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,8 +60,10 @@ class Validations:
         self._level_s = math.nan
         known = self._positions[np.isfinite(energy_J[self._positions])]
         if len(known) and not self.in_each:
-            # A row of a trace of intervals may hold several.
-            number = np.array([self._number(int(i)) for i in known])
+            number = np.ones(len(known))
+            if self._schedule is not None:
+                # A row of a trace of intervals may hold several.
+                number = np.maximum(number, self._schedule.between(known, known + 1))
             self._level = current_level(energy_J[known] / number)
             self._level_s = self._level.average(duration_s[known] / number)
 
@@ -69,7 +72,7 @@ class Validations:
         if self._level is None:
             return ToCome()
         if self._schedule is not None:
-            number = self._schedule.between(epoch, epoch + 1)
+            number = float(self._schedule.between(epoch, epoch + 1))
         else:
             number = float(epoch in self._positions)
         return ToCome(number * self._level.mean)
@@ -85,7 +88,9 @@ class Validations:
         measured = len(self._trace)
         if self.in_each or total <= measured:
             return ToCome()
-        scheduled = None if self._schedule is None else self._schedule.between(measured, total)
+        scheduled = None
+        if self._schedule is not None:
+            scheduled = float(self._schedule.between(measured, total))
         if self._level is None:
             share = None if self._schedule is None else self._schedule.training_share
             if scheduled is None or share is None:
@@ -100,11 +105,6 @@ class Validations:
         energy_J = number * self._level.mean
         error_J = energy_J * error_of(self._level, number) if number > 0 else 0.0
         return ToCome(energy_J, error_J, number * self._level_s if number > 0 else 0.0)
-
-    def _number(self, epoch: int) -> float:
-        if self._schedule is None:
-            return 1.0
-        return max(1.0, self._schedule.between(epoch, epoch + 1))
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,10 @@ class _Schedule:
         # Of intervals, the beginning of a resumed training is not known.
         return cls(every, first or 0.0 if trace.unit == "epoch" else 0.0, share)
 
-    def between(self, begin: float, end: float) -> float:
-        """Number of validations in the epochs from `begin` until `end`."""
+    def between(self, begin: Any, end: Any) -> Any:
+        """Number of validations in the epochs from `begin` until `end`; numbers or arrays."""
         # The last, broken epoch of a training that ends within it is not validated.
-        return max(0.0, self._until(end) - self._until(begin))
+        return np.maximum(0.0, self._until(end) - self._until(begin))
 
-    def _until(self, epoch: float) -> float:
-        return float(np.floor((self.offset + epoch) / self.every + 1e-9))
+    def _until(self, epoch: Any) -> Any:
+        return np.floor((self.offset + epoch) / self.every + 1e-9)
