@@ -56,10 +56,11 @@ def estimate_step(
     The interval: the error of the mean of the epochs to come, relative to the level, is taken to be
     t-distributed with a variance that adds up the uncertainty of the level (its epochs' spread, and
     how sure it is when the level began), the noise of the epochs to come, the drift of the level
-    (its second half against its first, which autocorrelated epochs show as well) and a constant
-    for what no run shows ahead. The weights of the four and the heaviness of the tails are fitted
-    to the errors of real projections, not derived from normal noise; `docs/estimating.md` has the
-    figures. A change of level that nobody announced is beyond it, unless it is of that size.
+    (its second half against its first, which autocorrelated epochs show as well), the more the
+    farther ahead, and what no run shows ahead, the less the longer the level has lasted. The four
+    weights and the heaviness of the tails are fitted to the errors of real projections, not derived
+    from normal noise; `docs/estimating.md` has the figures. A change of level that nobody announced
+    and a steady trend are beyond it.
 
     Args:
         trace: the epochs (or intervals of steps) measured so far.
