@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from energyest import EnergyMonitor, EnergyTrace, estimate_step, load_trace
-from energyest.measure.flops import count_training_ratios
+from energyest.measure.flops import count_forward_flops, count_training_ratios
 from tests.test_lightning import BATCH, NETS, loader, make_trainer, monitor_of
 from tests.test_live_projection import warnings_of
 
@@ -144,7 +144,7 @@ def test_what_does_not_come_is_taken_back(tmp_path: Path) -> None:
             if epoch == 2 and pl_module.trainer.current_epoch != pl_module.fallen:
                 self.unfreeze_and_add_param_group(pl_module.backbone, optimizer)
 
-    monitor = monitor_of(tmp_path / "energy")
+    monitor = monitor_of(tmp_path / "energy", rehearse_finetuning=True)
     model = net(pytorch_lightning)
     model.fallen = -1
 
@@ -167,3 +167,104 @@ def test_no_entry_where_nothing_changes(tmp_path: Path) -> None:
     monitor = monitor_of(tmp_path / "energy")
     fit(pytorch_lightning, tmp_path, monitor, epochs=3)
     assert "planned_changes" not in monitor.trace.meta
+
+
+def test_networks_that_are_trained_in_turn_are_no_changes(tmp_path: Path) -> None:
+    class InTurn(pytorch_lightning.Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            pl_module.backbone.requires_grad_(trainer.current_epoch % 2 == 0)
+
+    monitor = monitor_of(tmp_path / "energy")
+    fit(pytorch_lightning, tmp_path, monitor, InTurn(), epochs=8)
+    assert monitor.trace.meta["planned_changes"] == []
+
+
+def test_callbacks_of_users_are_asked_only_if_allowed(tmp_path: Path) -> None:
+    called: list[int] = []
+
+    class Own(pytorch_lightning.callbacks.BaseFinetuning):
+        def freeze_before_training(self, pl_module: Any) -> None:
+            self.freeze(pl_module.backbone)
+
+        def finetune_function(self, pl_module: Any, epoch: int, optimizer: Any) -> None:
+            called.append(epoch)
+            if epoch == 2:
+                self.unfreeze_and_add_param_group(pl_module.backbone, optimizer)
+
+    monitor = monitor_of(tmp_path / "energy")
+    fit(pytorch_lightning, tmp_path, monitor, Own(), epochs=4)
+    assert called == [0, 1, 2, 3]
+    (entry,) = monitor.trace.meta["planned_changes"]
+    assert (entry["epoch"], entry["known_since"]) == (2, 2)
+    called.clear()
+    asked = monitor_of(tmp_path / "asked", rehearse_finetuning=True)
+    fit(pytorch_lightning, tmp_path, asked, Own(), epochs=4)
+    assert len(called) > 4
+    assert asked.trace.meta["planned_changes"][0]["known_since"] == 0
+
+
+def test_a_run_of_one_epoch_sees_a_flip(tmp_path: Path) -> None:
+    class Late(pytorch_lightning.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, i: int) -> None:
+            if i == 10:
+                pl_module.backbone[0].requires_grad_(False)
+
+    monitor = monitor_of(tmp_path / "energy", every_n_steps=4)
+    model = net(pytorch_lightning)
+    trainer = make_trainer(pytorch_lightning, tmp_path, Late(), monitor, max_epochs=1)
+    trainer.fit(model, loader(20 * BATCH))
+    (entry,) = monitor.trace.meta["planned_changes"]
+    assert entry["epoch"] == 3  # the first interval that begins with it
+    assert entry["flops_ratio"] < 1
+
+
+def test_a_batch_that_may_be_shared_is_left_alone() -> None:
+    class Pair(NamedTuple):
+        x: torch.Tensor
+
+    class Item:
+        def __init__(self, x: torch.Tensor) -> None:
+            self.x = x
+
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 2)
+
+        def forward(self, batch: Any) -> torch.Tensor:
+            x = batch.x if hasattr(batch, "x") else batch
+            return self.layer(x.mul_(2))
+
+        def training_step(self, batch: Any, _: int) -> torch.Tensor:
+            return self(batch).sum()
+
+    for batch in (Pair(torch.ones(4, 8)), Item(torch.ones(4, 8)), [Item(torch.ones(4, 8))]):
+        count_forward_flops(InPlace(), batch)
+        x = batch[0].x if isinstance(batch, list) else batch.x
+        assert torch.equal(x, torch.ones(4, 8))
+
+
+def test_a_compiled_function_stays_compiled() -> None:
+    runs: list[int] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        def run(*values: Any) -> Any:
+            runs.append(1)
+            return graph.forward(*values)
+
+        return run
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return double(self.layer(x))
+
+    double = torch.compile(lambda x: x * 2, backend=backend)
+    model = Net()
+    count_training_ratios(model, torch.ones(4, 8))
+    runs.clear()
+    model(torch.ones(4, 8))
+    assert len(runs) == 1

@@ -410,16 +410,19 @@ def test_length_of_the_training_is_known_from_the_first_epoch(
     assert monitor.trace.meta["status"] == "finished"
 
 
-def test_unlimited_training_is_recorded_without_a_projection(tmp_path: Path) -> None:
+def test_unlimited_training_is_projected_at_its_end_only(tmp_path: Path) -> None:
     monitor = monitor_of()
+    projections = []
 
     def stop(trainer: Any) -> None:
+        projections.append(monitor.projection)
         trainer.should_stop = trainer.current_epoch == 5
 
     trainer = make_trainer(pytorch_lightning, tmp_path, monitor, Spy(stop), max_epochs=-1)
     trainer.fit(PlNet(step_s=0.01), loader())
     assert len(monitor.trace) == 6
-    assert monitor.projection is None
+    assert projections == [None] * 6
+    assert monitor.projection.energy_J == pytest.approx(monitor.trace.column("energy_J").sum())
 
 
 def test_early_stopping(pl: ModuleType, tmp_path: Path) -> None:

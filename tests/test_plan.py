@@ -87,8 +87,8 @@ def test_training_without_an_end(tmp_path: Path) -> None:
         trainer = make_trainer(pytorch_lightning, tmp_path, monitor, Stop(), max_epochs=-1)
         trainer.fit(PlNet(), batches(3))
         assert len(monitor.trace) == 3
-        assert monitor.trace.meta["planned_epochs"] is None
-        assert monitor.projection is None
+        assert monitor.trace.meta["planned_epochs"] == 3  # known at its end
+        assert monitor.projection.epochs == 3
 
 
 @both_namespaces
@@ -167,12 +167,22 @@ def test_planned_intervals(facts: dict[str, Any], rows: float | None) -> None:
 def test_time_limit(pl: ModuleType, every: int | None, tmp_path: Path) -> None:
     monitor = monitor_of(every_n_steps=every, count_flops=False)
     limit = {"milliseconds": 600}
-    trainer = make_trainer(pl, tmp_path, monitor, max_epochs=1000, max_time=limit)
+    seen: list[float | None] = []
+
+    class Look(pytorch_lightning.Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            if monitor._run.planned_duration_s is not None:
+                seen.append(monitor._run.planned_duration_s)
+
+    trainer = make_trainer(pl, tmp_path, monitor, Look(), max_epochs=1000, max_time=limit)
     trainer.fit(NETS[pl](step_s=0.01), batches(4))
     trace = monitor.trace
-    assert trace.meta["planned_duration_s"] == pytest.approx(0.6, abs=0.1)
-    assert 0.5 < trace.column("duration_s").sum() < 2
-    assert trace.meta["planned_epochs"] > 500
+    assert seen[0] is not None  # a busy machine makes the clock no sharper than this
+    assert 0.4 < seen[0] < 2
+    assert 0.4 < trace.column("duration_s").sum() < 4
+    # The training has come to its end.
+    assert trace.meta["planned_duration_s"] is None
+    assert trace.meta["planned_epochs"] == len(trace)
     assert trace.meta["status"] == "finished"
 
 
@@ -184,7 +194,6 @@ def test_time_limit_at_the_end_of_an_epoch(tmp_path: Path) -> None:
     # Not before an epoch's end.
     duration_s = monitor.trace.column("duration_s").sum()
     assert duration_s > 0.35
-    assert monitor.trace.meta["planned_duration_s"] == pytest.approx(duration_s, abs=0.01)
     assert set(monitor.trace.epochs.steps) == {4}
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 from energyest.callbacks.finetuning import Flip, planned_flips, trainable_names
 from energyest.measure.flops import count_training_ratios
@@ -16,6 +19,12 @@ if TYPE_CHECKING:
 
 # Where nothing says how many epochs there will be, callbacks are asked about so many.
 _EPOCHS_AHEAD = 1000
+# So many changes are recorded, and counted for as long as this.
+_MOST_CHANGES = 50
+_MOST_SECONDS = 2.0
+# A change that is undone within so many rows is none, but an alternation.
+_ALTERNATION = 3
+_UNFORESEEN = "requires_grad changed"
 
 
 @dataclass
@@ -54,25 +63,33 @@ class ChangeWatch:
     Args:
         run: where to record.
         count_flops: whether copies of the model may be made to count FLOPs on.
+        rehearse: whether finetuning callbacks that users wrote may be asked ahead.
     """
 
-    def __init__(self, run: Run, *, count_flops: bool) -> None:
+    def __init__(self, run: Run, *, count_flops: bool, rehearse: bool) -> None:
         self._run = run
         self._count_flops = count_flops
+        self._rehearse = rehearse
         self._flips: list[Flip] = []
         self._changes: list[_Change] = []
-        self._trainable: frozenset[str] | None = None
-        # FLOPs of forward and backward ÷ those of forward, of the present parameters.
-        self._ratio: float | None = None
+        self._parameters: list[nn.Parameter] = []
+        self._flags: list[bool] = []
+        self._trainable: frozenset[str] = frozenset()
+        # FLOPs of forward and backward ÷ those of forward, by what is trainable.
+        self._ratios: dict[frozenset[str], float | None] = {}
+        self._counted_s = 0.0
+        # What was trainable before the last change that was not foreseen, and when it came.
+        self._before: tuple[frozenset[str], float] | None = None
+        self._alternates = False
 
     def foresee(self, trainer: Trainer, module: LightningModule) -> None:
         """Ask the callbacks, before the first epoch."""
         last = trainer.max_epochs
         end = last if last is not None and last > 0 else trainer.current_epoch + _EPOCHS_AHEAD
-        self._flips = planned_flips(trainer, module, end)
+        self._flips = planned_flips(trainer, module, end, users=self._rehearse)[:_MOST_CHANGES]
 
     def begin(
-        self, trainer: Trainer, module: LightningModule, batch: Any, every: int | None
+        self, trainer: Trainer, module: LightningModule, batch: Any, every: int | None, index: int
     ) -> None:
         """The first batch is there: count the FLOPs before and after each planned change.
 
@@ -81,69 +98,102 @@ class ChangeWatch:
             module: what is trained.
             batch: the batch.
             every: batches in an interval; None where rows are epochs.
+            index: number of the batch in its epoch, which may be a resumed one.
         """
+        self._parameters = list(module.parameters())
+        self._flags = [p.requires_grad for p in self._parameters]
         self._trainable = trainable_names(module)
-        self._ratio = self._run.training_to_forward
-        if not self._flips:
-            return
-        ratios = self._ratios(module, batch, [{}, *(dict(flip.trainable) for flip in self._flips)])
         rows_an_epoch = 1.0 if every is None else trainer.num_training_batches / every
-        if not math.isfinite(rows_an_epoch):
-            return  # nobody knows with which interval an epoch begins
-        for i, flip in enumerate(self._flips):
+        flips = self._flips if math.isfinite(rows_an_epoch) else []
+        names = [frozenset(n for n, on in flip.trainable.items() if on) for flip in flips]
+        self._count(module, batch, [self._trainable, *names] if names else [])
+        before = self._trainable
+        for flip, after in zip(flips, names, strict=True):
             row = (flip.epoch - trainer.current_epoch) * rows_an_epoch
+            row -= 0.0 if every is None else index / every
             if row > 0:
-                names = frozenset(name for name, on in flip.trainable.items() if on)
-                ratio = _quotient(ratios[i + 1], ratios[i])
-                self._changes.append(_Change(row, names, flip.callback, ratio))
-        self._record()
+                ratio = self._quotient(after, before)
+                self._changes.append(_Change(row, after, flip.callback, ratio))
+            before = after
+        if self._changes:
+            self._record()
 
     def look(self, module: LightningModule, batch: Any, row: float) -> None:
-        """An epoch begins: see what is trainable now.
+        """An epoch or interval begins: see what is trainable now.
 
         Args:
             module: what is trained.
             batch: its first batch.
             row: how many rows of the trace have ended, and the share of the one that runs.
         """
-        before, self._trainable = self._trainable, trainable_names(module)
-        if before is not None and before != self._trainable:
-            self._take_in(module, batch, row)
+        flags = [p.requires_grad for p in self._parameters]
+        if flags != self._flags:
+            self._flags = flags
+            before, self._trainable = self._trainable, trainable_names(module)
+            self._take_in(module, batch, before, row)
         # What was to change by now and did not is no change.
         kept = [c for c in self._changes if c.has_come or c.row > row]
         if len(kept) < len(self._changes):
             self._changes = kept
             self._record()
 
-    def _take_in(self, module: LightningModule, batch: Any, row: float) -> None:
+    # ------------------------------------------------------------------ inside
+
+    def _take_in(
+        self, module: LightningModule, batch: Any, before: frozenset[str], row: float
+    ) -> None:
         """Other parameters are trainable than before."""
-        assert self._trainable is not None
-        (ratio,) = self._ratios(module, batch, [{}])
+        after = self._trainable
         for change in self._changes:
-            if change.trainable == self._trainable and abs(change.row - row) < 1:
+            if change.trainable == after and abs(change.row - row) < 1:
                 change.has_come = True
                 break
         else:
-            why, times = "requires_grad changed", _quotient(ratio, self._ratio)
-            self._changes.append(_Change(row, self._trainable, why, times, row, has_come=True))
+            if self._alternates:
+                return
+            if self._before is not None and self._goes_back(after, row):
+                # As in training two networks in turn: no change of what an epoch costs.
+                self._alternates = True
+                self._changes = [c for c in self._changes if c.reason != _UNFORESEEN]
+                self._record()
+                return
+            self._before = (before, row)
+            self._count(module, batch, [before, after])
+            ratio = self._quotient(after, before)
+            self._changes.append(_Change(row, after, _UNFORESEEN, ratio, row, has_come=True))
+            self._changes = self._changes[:_MOST_CHANGES]
             self._record()
-        self._ratio = ratio
+        ratio = self._ratios.get(after)
         if ratio is not None:
             self._run.training_to_forward = ratio
 
-    def _ratios(
-        self, module: LightningModule, batch: Any, choices: list[dict[str, bool]]
-    ) -> list[float | None]:
-        if not self._count_flops:
-            return [None] * len(choices)
+    def _goes_back(self, after: frozenset[str], row: float) -> bool:
+        assert self._before is not None
+        earlier, at = self._before
+        return after == earlier and row - at <= _ALTERNATION
+
+    def _count(self, module: LightningModule, batch: Any, choices: list[frozenset[str]]) -> None:
+        """Count what is not counted yet, as long as that has not taken too long altogether."""
+        new = [names for names in dict.fromkeys(choices) if names not in self._ratios]
+        if not new or not self._count_flops:
+            return
+        named = [name for name, _ in module.named_parameters()]
         with self._run.pause():
-            ratios = count_training_ratios(module, batch, choices)
-        return [None] * len(choices) if ratios is None else [*ratios]
+            for part in (new[:2], *([names] for names in new[2:])):
+                if self._counted_s > _MOST_SECONDS:
+                    break
+                began_s = time.monotonic()
+                ratios = count_training_ratios(
+                    module, batch, [{name: name in names for name in named} for names in part]
+                )
+                self._counted_s += time.monotonic() - began_s
+                unknown: list[float | None] = [None] * len(part)
+                self._ratios |= dict(zip(part, ratios or unknown, strict=True))
+
+    def _quotient(self, after: frozenset[str], before: frozenset[str]) -> float | None:
+        ratios = self._ratios.get(after), self._ratios.get(before)
+        return None if ratios[0] is None or ratios[1] is None else ratios[0] / ratios[1]
 
     def _record(self) -> None:
         changes = sorted(self._changes, key=lambda change: change.row)
         self._run.describe(planned_changes=[change.as_meta() for change in changes])
-
-
-def _quotient(after: float | None, before: float | None) -> float | None:
-    return None if after is None or before is None else after / before

@@ -52,7 +52,9 @@ def trainable_names(module: nn.Module) -> frozenset[str]:
     return frozenset(name for name, p in module.named_parameters() if p.requires_grad)
 
 
-def planned_flips(trainer: Trainer, pl_module: LightningModule, epochs: int) -> list[Flip]:
+def planned_flips(
+    trainer: Trainer, pl_module: LightningModule, epochs: int, *, users: bool = True
+) -> list[Flip]:
     """When the Trainer's `BaseFinetuning` callbacks will freeze or unfreeze parameters.
 
     Copies of the callbacks are called for one epoch after the other on a copy of the module that
@@ -66,6 +68,7 @@ def planned_flips(trainer: Trainer, pl_module: LightningModule, epochs: int) -> 
         trainer: its callbacks, optimizers and current epoch are looked at.
         pl_module: what it trains, with `requires_grad` as it is now.
         epochs: the Trainer's number of the epoch before which to stop.
+        users: also call what users wrote, which may do more than thaw, such as write a file.
 
     Returns:
         The changes in the order in which they come; none if they cannot be foreseen, which is
@@ -75,6 +78,8 @@ def planned_flips(trainer: Trainer, pl_module: LightningModule, epochs: int) -> 
         homes = [sys.modules[name] for name in _HOMES if name in sys.modules]
         kinds = tuple(home.BaseFinetuning for home in homes)
         callbacks = [c for c in trainer.callbacks if isinstance(c, kinds)]  # type: ignore[attr-defined]
+        if not users:
+            callbacks = [c for c in callbacks if type(c).finetune_function.__module__ in _HOMES]
         if not callbacks:
             return []
         with generators_restored(), _untouched(pl_module), _silence():

@@ -60,7 +60,10 @@ class EnergyMonitor(Callback):
             memory.
         every_n_steps: batches in an interval, however many of them make an optimizer step; None
             for whole epochs.
-        count_flops: count the FLOPs of the model once, on a copy, with fvcore.
+        count_flops: count the FLOPs of the model on a copy, with fvcore: at the first batch, and
+            where other parameters become trainable.
+        rehearse_finetuning: ask finetuning callbacks of your own ahead, too, by calling their
+            `finetune_function` for each epoch on copies; Lightning's own are asked anyway.
         sensors: sensors to use instead of those of this machine; they are closed when `fit` ends.
         interval_s: seconds between readings; GPUs renew theirs every 0.1 s.
         confidence: probability for the interval of the projection.
@@ -76,6 +79,7 @@ class EnergyMonitor(Callback):
         components: Sequence[Kind] = ("gpu", "cpu", "ram"),
         every_n_steps: int | None = None,
         count_flops: bool = True,
+        rehearse_finetuning: bool = False,
         sensors: Sequence[Sensor] | None = None,
         interval_s: float = 0.1,
         confidence: float = 0.9,
@@ -87,6 +91,7 @@ class EnergyMonitor(Callback):
         self._components = tuple(components)
         self._every = every_n_steps
         self._count_flops = count_flops
+        self._rehearse = rehearse_finetuning
         self._sensors = sensors
         self._interval_s = interval_s
         self._confidence = confidence
@@ -162,7 +167,9 @@ class EnergyMonitor(Callback):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
-        self._changes = ChangeWatch(self._run, count_flops=self._count_flops)
+        self._changes = ChangeWatch(
+            self._run, count_flops=self._count_flops, rehearse=self._rehearse
+        )
         self._in_row = False
         self._running = True  # before the start: if Ctrl-C comes during it, the end must come too
         self._run.start()
@@ -198,8 +205,8 @@ class EnergyMonitor(Callback):
             self._run.describe(batch_size=batch_size(batch))
             if self._count_flops:
                 self._run.count_flops(pl_module, batch)
-            self._changes.begin(trainer, pl_module, batch, self._every)
-        elif batch_idx == 0:
+            self._changes.begin(trainer, pl_module, batch, self._every, batch_idx)
+        elif batch_idx == 0 or not self._counts.row_steps:
             self._changes.look(pl_module, batch, self._counts.row_position(self._every))
 
     @shielded
@@ -259,7 +266,12 @@ class EnergyMonitor(Callback):
 
     @shielded
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The training is over."""
+        """The training is over, perhaps earlier than it was planned to be."""
+        if self._run is not None and self._running and self._counts.rows:
+            planned = self._run.planned_epochs
+            if planned is None or planned > self._counts.rows:
+                self._run.planned_epochs = self._counts.rows
+            self._run.planned_duration_s = None
         self._finish("finished")
 
     @shielded
@@ -277,7 +289,8 @@ class EnergyMonitor(Callback):
     @shielded
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Whatever happened before: the thread ends here."""
-        self._finish("finished")
+        if stage == "fit":  # not if another Trainer validates on the way
+            self._finish("finished")
 
     # ------------------------------------------------------------------ inside
 

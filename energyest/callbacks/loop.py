@@ -290,6 +290,8 @@ class Run:
     def describe(self, **meta: Any) -> None:
         """Add facts on the run to the trace's meta; plain JSON values."""
         self._recorder.annotate(**meta)
+        if "planned_changes" in meta:
+            self._projector.forget()
 
     @shielded
     def count_flops(self, model: Any, batch: Any) -> None:
@@ -318,11 +320,12 @@ class Run:
     @property
     def training_to_forward(self) -> float | None:
         """FLOPs of forward and backward ÷ FLOPs of forward; None if not counted. Can be set."""
-        return None if self._flops is None else self._flops.training_to_forward
+        counted = self._flops is not None and self._flops.is_training_counted
+        return self._flops.training_to_forward if self._flops is not None and counted else None
 
     @training_to_forward.setter
     def training_to_forward(self, ratio: float) -> None:
-        if self._flops is not None:
+        if self.training_to_forward is not None and self._flops is not None:
             self._flops = replace(self._flops, training_to_forward=ratio)
 
     # ------------------------------------------------------------------ results

@@ -88,6 +88,10 @@ class Projector:
                 self._regimes.see(self._projection, plan, trace)
         return self._projection
 
+    def forget(self) -> None:
+        """Something else is known than when the last projection was made."""
+        self._known = None
+
     def project_if_cheap(self, plan: Plan) -> Estimate | None:
         """As `project`, but not for every row where rows are so short that it would show."""
         began_s = time.monotonic()

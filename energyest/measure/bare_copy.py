@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# What a model may hold that is large and takes no part in forward, or is only read there.
-SHARED = (torch.utils.data.Dataset, torch.utils.data.DataLoader, np.ndarray)
+# What a model may hold that is large and takes no part in forward.
+SHARED = (torch.utils.data.Dataset, torch.utils.data.DataLoader)
 
 
 def bare_copy(
@@ -24,7 +24,7 @@ def bare_copy(
 
     No parameter is moved from a GPU; on the CPU, `zeros` takes no memory until it is written to,
     and on the device "meta" tensors have no values at all. Data sets and loaders that the model
-    holds are shared; functions that are hooks are left out.
+    holds are shared, arrays too, but cannot be written to; functions that are hooks are left out.
 
     Args:
         model: the model; it is left alone.
@@ -46,6 +46,12 @@ def bare_copy(
                 memo[id(value)] = value.detach().to(device, plain_dtype(value), copy=True)
             elif isinstance(value, SHARED):
                 memo[id(value)] = value
+            elif isinstance(value, np.ndarray):
+                memo[id(value)] = view = value.view()
+                view.flags.writeable = False
+            elif hasattr(type(value), "__del__"):
+                # The end of a copy could take with it what the original still needs.
+                raise TypeError(f"a {type(value).__name__} is not to be copied")
     duplicate = copy.deepcopy(model, memo)
     for module in list(duplicate.modules()):
         # A compiled part cannot be traced; the module inside it can.

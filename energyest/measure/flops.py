@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from numbers import Number
 from typing import Any
 
 import torch
@@ -15,7 +16,13 @@ from fvcore.nn.jit_handles import get_shape
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from energyest.measure.bare_copy import bare_copy, generators_restored, in_eval_mode, plain_dtype
+from energyest.measure.bare_copy import (
+    SHARED,
+    bare_copy,
+    generators_restored,
+    in_eval_mode,
+    plain_dtype,
+)
 from energyest.measure.training_flops import training_to_forward
 
 # Where the backward pass cannot be counted: it computes gradients of inputs and of weights, each
@@ -60,6 +67,7 @@ class FlopCount:
     note: str = ""
     uncounted: Mapping[str, int] = field(default_factory=dict)
     training_to_forward: float = TRAINING_TO_FORWARD
+    is_training_counted: bool = False
 
     def training_flops(self, samples: float) -> float:
         """FLOPs of forward and backward for that many samples; NaN if not counted."""
@@ -213,7 +221,10 @@ class _Attempt:
 def _attempts(model: nn.Module, batch: Any) -> Iterator[_Attempt]:
     for inputs in _input_candidates(model, batch):
         yield _Attempt(inputs, batch_size(inputs) or 1)
-    if callable(getattr(model, "training_step", None)):
+    # A step may write to what it holds, and data sets are shared with the copy.
+    held = (value for module in model.modules() for value in vars(module).values())
+    shares = any(isinstance(value, SHARED) for value in held)
+    if callable(getattr(model, "training_step", None)) and not shares:
         yield _Attempt((batch,), batch_size(batch) or 1, _TrainingStep)
 
 
@@ -240,7 +251,8 @@ def _with_training(model: nn.Module, attempt: _Attempt, count: FlopCount) -> Flo
     """The count with the ratio for the parameters that are trainable now."""
     now = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     try:
-        return replace(count, training_to_forward=_training_ratios(model, attempt, [now])[0])
+        ratio = _training_ratios(model, attempt, [now])[0]
+        return replace(count, training_to_forward=ratio, is_training_counted=True)
     except Exception as error:  # as above
         note = f"training is taken as {TRAINING_TO_FORWARD:.0f} times the forward pass"
         return replace(
@@ -334,7 +346,12 @@ def _input_candidates(model: nn.Module, batch: Any) -> Iterator[Any]:
 
 
 def _first_sample(value: Any, samples: int) -> Any:
-    """The first sample of everything that is one batch long, on the CPU."""
+    """The first sample of everything that is one batch long, on the CPU.
+
+    Raises:
+        TypeError: there is something that may be shared with the batch; a forward that works in
+            place would change what is trained on.
+    """
     if isinstance(value, Tensor):
         tensor = value.detach()
         if tensor.ndim and tensor.shape[0] == samples:
@@ -342,11 +359,14 @@ def _first_sample(value: Any, samples: int) -> Any:
         return tensor.to(_CPU, plain_dtype(tensor), copy=True)
     if isinstance(value, Mapping):
         return {name: _first_sample(item, samples) for name, item in value.items()}
-    if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return tuple(_first_sample(item, samples) for item in value)
+    if isinstance(value, tuple):
+        items = (_first_sample(item, samples) for item in value)
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     if isinstance(value, list):
         return [_first_sample(item, samples) for item in value]
-    return value
+    if value is None or isinstance(value, str | bytes | Number):
+        return value
+    raise TypeError(f"a batch with a {type(value).__name__} in it is not counted")
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -7,10 +7,12 @@ trainable about twice the forward pass.
 
 from __future__ import annotations
 
+import logging
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -85,17 +87,38 @@ def _quiet_and_unfused() -> Iterator[None]:
     enabled = mkldnn.enabled
     with (
         warnings.catch_warnings(),
+        _uncompiled(),
         torch.enable_grad(),
         # Parameters of 0 may well divide to NaN.
         torch.autograd.set_detect_anomaly(False),
         sdpa_kernel(SDPBackend.MATH),  # attention
     ):
         warnings.simplefilter("ignore")
+        # It prints whole tracebacks where a model looks at values.
+        fakes = logging.getLogger("torch._subclasses.fake_tensor")
+        level = fakes.level
+        fakes.setLevel(logging.CRITICAL)
         try:
             mkldnn.enabled = False  # recurrent layers
             yield
         finally:
             mkldnn.enabled = enabled
+            fakes.setLevel(level)
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Let no compiled function see the copy: torch would not compile it again for the training.
+
+    Raises:
+        ValueError: this torch cannot be kept from it, and something is compiled.
+    """
+    set_stance = getattr(torch.compiler, "set_stance", None)  # from torch 2.6 on
+    if set_stance is not None:
+        stance: AbstractContextManager[Any] = set_stance("force_eager")
+        return stance
+    if "torch._dynamo" in sys.modules:
+        raise ValueError("compiled functions cannot be left alone in this version of torch")
+    return nullcontext()
 
 
 def _convolution_backward(
