@@ -153,11 +153,18 @@ def by_ruptures(run: LongRun, observed: int) -> float:
     return scaled(run, observed, seen_J[ends[-2] :].mean())
 
 
+def since_likeliest(run: LongRun, observed: int) -> float:
+    """Mean since the most probable start of the level, in place of that over all starts."""
+    start = History(run.trace.head(observed)).start
+    return scaled(run, observed, run.energy_J[start:observed].mean())
+
+
 SIMPLE: dict[str, Callable[[LongRun, int], float]] = {
     "automatic": lambda run, n: step(run, n)[0].energy_J,
     "paper": lambda run, n: step(run, n, **PAPER)[0].energy_J if n >= 15 else np.nan,
     "first epoch": lambda run, n: float(run.energy_J[0]) * run.epochs,
     "mean of all": lambda run, n: scaled(run, n, run.energy_J[:n].mean()),
+    "mean since the likeliest start": since_likeliest,
     "mean of the last five": lambda run, n: scaled(run, n, run.energy_J[:n][-5:].mean()),
 }
 if find_spec("ruptures"):

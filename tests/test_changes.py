@@ -14,14 +14,12 @@ from torch import nn
 
 from energyest import EnergyMonitor, EnergyTrace, estimate_step, load_trace
 from energyest.measure.flops import count_forward_flops, count_training_ratios
-from tests.test_lightning import BATCH, NETS, loader, make_trainer, monitor_of
+from tests.test_intervals import both_namespaces
+from tests.test_intervals import pytestmark as lightning_warns
+from tests.test_lightning import BATCH, loader, make_trainer, monitor_of
 from tests.test_live_projection import warnings_of
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
-]
-both_namespaces = pytest.mark.parametrize("pl", NETS, ids=lambda module: module.__name__)
+pytestmark = lightning_warns
 
 
 def net(pl: ModuleType) -> Any:

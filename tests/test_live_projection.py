@@ -188,6 +188,20 @@ EMPTY = EnergyTrace.from_epochs([])
 
 
 @pytest.mark.parametrize(
+    ("row", "warnings"), [(9, 0), (9.4, 0), (8, 0), (8.5, 0), (7, 1), (10, 1), (None, 1)]
+)
+def test_only_the_announced_row_is_passed_over(
+    row: float | None, warnings: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = [] if row is None else [{"epoch": row, "flops_ratio": 2.0}]
+    trace = EnergyTrace.from_epochs([100.0] * 12, meta={"planned_changes": changes})
+    watch = RegimeWatch()
+    for start, energy_J in ((0, 100), (9, 200)):  # far out of the interval
+        watch.see(estimate(start, energy_J), Plan(100), trace)
+    assert len(warnings_of(caplog)) == warnings
+
+
+@pytest.mark.parametrize(
     ("seen", "warnings"),
     [
         ([(0, 100), (9, 100.5), (9, 100.9)], 0),  # within the interval

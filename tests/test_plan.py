@@ -18,6 +18,8 @@ from energyest.callbacks.plan import (
     validation_every_n_rows,
     validation_to_training_batches,
 )
+from tests.test_intervals import batches, both_namespaces
+from tests.test_intervals import pytestmark as lightning_warns
 from tests.test_lightning import (
     BATCH,
     NETS,
@@ -25,20 +27,11 @@ from tests.test_lightning import (
     Spy,
     Stream,
     TwoOptimizers,
-    loader,
     make_trainer,
     monitor_of,
 )
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::UserWarning"),  # Lightning's advice on loaders and paths
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
-]
-both_namespaces = pytest.mark.parametrize("pl", NETS, ids=lambda module: module.__name__)
-
-
-def batches(number: int) -> DataLoader[Any]:
-    return loader(number * BATCH)
+pytestmark = lightning_warns
 
 
 def plans(tmp_path: Path, data: Any, model: Any = None, **options: Any) -> list[dict[str, Any]]:

@@ -50,7 +50,8 @@ class EnergyMonitor(Callback):
 
     A training of one epoch, or of `max_steps`, is projected by intervals instead:
     `EnergyMonitor(every_n_steps=200)`. An interval lasts from the first of so many batches to the
-    first batch of the next, whatever lies between: validation, a checkpoint, the end of an epoch.
+    first batch of the next, with what lies between, such as validation; one that is full at the end
+    of an epoch ends there.
     `energy/interval_J` then takes the place of `energy/epoch_J`.
 
     Args:

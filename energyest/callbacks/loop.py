@@ -320,12 +320,13 @@ class Run:
     @property
     def training_to_forward(self) -> float | None:
         """FLOPs of forward and backward ÷ FLOPs of forward; None if not counted. Can be set."""
-        counted = self._flops is not None and self._flops.is_training_counted
-        return self._flops.training_to_forward if self._flops is not None and counted else None
+        if self._flops is None or not self._flops.is_training_counted:
+            return None
+        return self._flops.training_to_forward
 
     @training_to_forward.setter
     def training_to_forward(self, ratio: float) -> None:
-        if self.training_to_forward is not None and self._flops is not None:
+        if self._flops is not None and self._flops.is_training_counted:
             self._flops = replace(self._flops, training_to_forward=ratio)
 
     # ------------------------------------------------------------------ results

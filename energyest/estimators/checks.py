@@ -26,7 +26,7 @@ def check_epochs(trace: EnergyTrace, epochs: float) -> float:
     check_trace(trace)
     if not (is_number(epochs) and math.isfinite(epochs) and epochs > 0):
         raise EstimateError(f"epochs={epochs!r} must be a number above 0")
-    number = int(epochs) if float(epochs).is_integer() else float(epochs)
+    number = whole(float(epochs))
     # Of an epoch that the end of the training breaks off, the part was measured.
     if math.ceil(number) < len(trace):
         raise EstimateError(
@@ -36,10 +36,22 @@ def check_epochs(trace: EnergyTrace, epochs: float) -> float:
     return number
 
 
+def whole(number: float) -> float:
+    """The number as an `int` if it is a whole one."""
+    return int(number) if number.is_integer() else number
+
+
+def lacks_durations(what: str) -> EstimateError:
+    """The error to raise where a trace holds no durations and `what` needs them."""
+    return EstimateError(
+        f"{what} needs the durations of the epochs, and the trace does not hold them"
+    )
+
+
 def check_count(value: int, name: str, least: int = 1) -> int:
     """Refuse what is not a whole number of `least` or more."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not (whole and value >= least):
+    counts = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not (counts and value >= least):
         raise EstimateError(f"{name}={value!r} must be a whole number of {least} or more")
     return int(value)
 

@@ -6,6 +6,7 @@ import html
 import math
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 from energyest.errors import EstimateError
 
@@ -43,6 +44,30 @@ class Estimate:
     assumptions: tuple[str, ...] = ()
     stable_epoch: int | None = None
     unit: str = "epoch"
+
+    @classmethod
+    def around(
+        cls,
+        energy_J: float,
+        half_J: float,
+        *,
+        least_J: float,
+        confidence: float | None,
+        **others: Any,
+    ) -> Estimate:
+        """An estimate with an interval of a given half-width, or without one.
+
+        Args:
+            energy_J: total energy in joules.
+            half_J: half-width in joules; not finite where nothing can be said.
+            least_J: what is known to have been used, below which the interval does not reach.
+            confidence: see the attributes.
+            **others: the other attributes.
+        """
+        if confidence is None or not math.isfinite(half_J):
+            return cls(energy_J, **others)
+        lower_J = max(energy_J - half_J, least_J)
+        return cls(energy_J, lower_J, energy_J + half_J, confidence, **others)
 
     @property
     def energy_kWh(self) -> float:

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from energyest.errors import EstimateError
-from energyest.estimators.checks import check_count, check_epochs, check_positive, positive_or_none
+from energyest.estimators.checks import (
+    check_count,
+    check_epochs,
+    check_positive,
+    positive_or_none,
+    whole,
+)
 from energyest.trace import EnergyTrace
 
 
@@ -53,7 +59,7 @@ def find_horizon(
     end_s = positive_or_none(trace.meta.get("planned_duration_s"))
     horizon = Horizon(
         # A training may go on for longer than it was planned.
-        epochs=math.inf if planned is None else _whole(max(planned, _done(trace, planned))),
+        epochs=math.inf if planned is None else whole(float(max(planned, _done(trace, planned)))),
         end_s=math.inf if end_s is None else max(end_s, measured_s(trace)),
     )
     if horizon == Horizon():
@@ -84,10 +90,6 @@ def _done(trace: EnergyTrace, planned: float) -> float:
     return planned if len(trace) == math.ceil(planned) else len(trace)
 
 
-def _whole(number: float) -> float:
-    return int(number) if float(number).is_integer() else number
-
-
 def _epochs_of(trace: EnergyTrace, steps: int) -> float:
     number = check_count(steps, "steps")
     of_epochs = trace.column("steps")
@@ -99,4 +101,4 @@ def _epochs_of(trace: EnergyTrace, steps: int) -> float:
     if number < done:
         raise EstimateError(f"steps={number} is fewer than the {done:g} steps measured")
     # The last epoch of a training may be shorter than the others.
-    return _whole(len(of_epochs) + (number - done) / float(np.median(of_epochs)))
+    return whole(len(of_epochs) + (number - done) / float(np.median(of_epochs)))

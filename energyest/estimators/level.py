@@ -36,7 +36,7 @@ class Level:
         spread: variance of the epochs around the level, relative likewise.
         drift: how much its second half lies above its first, relative to `mean`.
         smooth: shape (values,), the values without spikes.
-        change: when the level may have begun; None if that was given.
+        change: when the level may have begun; None of given epochs.
     """
 
     start: int

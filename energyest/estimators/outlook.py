@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from energyest.errors import EstimateError
-from energyest.estimators.checks import positive_or_none
+from energyest.estimators.checks import lacks_durations, positive_or_none
 from energyest.estimators.events import remaining_events, without_spikes
 from energyest.estimators.horizon import Horizon, measured_s
 from energyest.estimators.interval import error_of
@@ -146,10 +145,7 @@ class History:
             return horizon.epochs
         until = self._epochs_until(horizon.end_s)
         if not math.isfinite(until):
-            raise EstimateError(
-                "a training that ends by the clock needs the durations of its epochs, and the "
-                "trace does not hold them"
-            )
+            raise lacks_durations("a training that ends by the clock")
         return min(horizon.epochs, until)
 
     def outlook(self, total: float) -> Outlook:

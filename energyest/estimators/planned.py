@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from energyest.errors import EstimateError
-from energyest.estimators.checks import is_number
+from energyest.estimators.checks import check_positive, is_number
 from energyest.trace import EnergyTrace
 
 # How far off a guess from FLOPs is, without and with knowledge of the load: the error that nine of
@@ -72,10 +72,8 @@ class PlannedChange:
             raise EstimateError(f"PlannedChange: reason={self.reason!r} must be text")
         for name in ("flops_ratio", "energy_ratio"):
             value = getattr(self, name)
-            if value is None:
-                continue
-            if not (is_number(value) and math.isfinite(value) and value > 0):
-                raise EstimateError(f"PlannedChange: {name}={value!r} must be positive and finite")
+            if value is not None:
+                check_positive(value, f"PlannedChange: {name}")
 
     @property
     def is_known(self) -> bool:

@@ -1,8 +1,9 @@
 """Since when has a sequence been on its present level? The probability of every answer.
 
 Bayesian, because the answer is uncertain just when it matters: a few epochs after a change, one
-more or one less decides over the level. A mean over all answers, weighted by their probability,
-is less often far off than the mean since the most probable one (`benchmarks/step_accuracy.py`).
+more or one less decides over the level. A mean over all answers, weighted by their probability, is
+about as accurate as the mean since the most probable one (`benchmarks/step_accuracy.py` has both);
+what the others add is how sure it is, which the interval needs.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from energyest.errors import EstimateError, NotStableError
-from energyest.estimators.checks import check_confidence, check_trace
+from energyest.estimators.checks import check_confidence, check_trace, lacks_durations
 from energyest.estimators.estimate import Estimate
 from energyest.estimators.horizon import Horizon, find_horizon, measured_s
 from energyest.estimators.interval import quantile
@@ -98,9 +98,10 @@ def estimate_step(
         raise NotStableError(unstable_message(trace), missing_epochs=MIN_EPOCHS)
     history = History(trace, changes)
     if automatic:
-        why, missing = unstable_message(trace, history), history.level.missing_epochs
+        missing = history.level.missing_epochs
         if not missing or (not history.unread_epochs and horizon.is_reached(trace)):
             return _estimate(trace, history, horizon, form, confidence)
+        why = unstable_message(trace, history)
     else:
         chosen = Window(history.start if start == "auto" else start, window)
         why, missing = _lacking(chosen, trace, history, found=start == "auto")
@@ -139,17 +140,14 @@ def _estimate(
     if form == "power":
         total_J = done_J + outlook.power_W * max(0.0, total_s - history.read_s)
         if not math.isfinite(total_J):
-            raise EstimateError(
-                "form='power' needs the durations of the epochs, and the trace does not hold them"
-            )
+            raise lacks_durations("form='power'")
     half_J = math.inf if confidence is None else outlook.error_J * quantile(confidence)
-    known = math.isfinite(half_J)
     stop = len(trace)
-    return Estimate(
-        energy_J=total_J,
-        lower_J=max(total_J - half_J, done_J) if known else None,
-        upper_J=total_J + half_J if known else None,
-        confidence=confidence if known else None,
+    return Estimate.around(
+        total_J,
+        half_J,
+        least_J=done_J,
+        confidence=confidence,
         duration_s=total_s if math.isfinite(total_s) else None,
         measured_J=done_J,
         epochs=total,

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from energyest.errors import EstimateError
-from energyest.estimators.checks import check_count
+from energyest.estimators.checks import check_count, lacks_durations
 from energyest.estimators.estimate import Estimate
 from energyest.estimators.horizon import Horizon
 from energyest.estimators.interval import error_of, quantile
@@ -52,7 +52,7 @@ class Window:
         level_s, known_s = level.average(durations_s), float(np.nansum(durations_s))
         if math.isfinite(horizon.end_s):
             if not level_s > 0:
-                raise EstimateError("a training that ends by the clock needs durations of epochs")
+                raise lacks_durations("a training that ends by the clock")
             epochs = min(epochs, stop + max(0.0, horizon.end_s - known_s) / level_s)
         total_s = horizon.duration_s
         if total_s is None:
@@ -64,10 +64,7 @@ class Window:
         else:
             power_W = level.mean / level_s if level_s > 0 else math.nan
             if not (math.isfinite(power_W) and math.isfinite(total_s)):
-                raise EstimateError(
-                    "form='power' needs the durations of the epochs, and the trace does not hold "
-                    "them"
-                )
+                raise lacks_durations("form='power'")
             if self.length is None:
                 read_s = float(durations_s[np.isfinite(energy_J)].sum())
                 total_J = known_J + power_W * max(0.0, total_s - read_s)
@@ -75,12 +72,13 @@ class Window:
                 # The paper's power form takes no epoch as measured, its window included.
                 total_J, remaining, measured_J = power_W * total_s, epochs, None
         half_J = remaining * level.mean * error_of(level, remaining) * quantile(confidence)
-        known = level.epochs > 1 or not remaining  # one epoch says nothing of the spread
-        return Estimate(
-            energy_J=total_J,
-            lower_J=max(total_J - half_J, measured_J or 0.0) if known else None,
-            upper_J=total_J + half_J if known else None,
-            confidence=confidence if known else None,
+        if level.epochs == 1 and remaining:
+            half_J = math.inf  # one epoch says nothing of the spread
+        return Estimate.around(
+            total_J,
+            half_J,
+            least_J=measured_J or 0.0,
+            confidence=confidence,
             duration_s=total_s if math.isfinite(total_s) else None,
             measured_J=measured_J,
             epochs=epochs,

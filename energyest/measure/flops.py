@@ -23,7 +23,7 @@ from energyest.measure.bare_copy import (
     in_eval_mode,
     plain_dtype,
 )
-from energyest.measure.training_flops import training_to_forward
+from energyest.measure.training_flops import quiet, training_to_forward
 
 # Where the backward pass cannot be counted: it computes gradients of inputs and of weights, each
 # about as much as the forward pass. Kaplan et al., "Scaling laws for neural language models"
@@ -61,6 +61,7 @@ class FlopCount:
         uncounted: operations without a rule, and how often they occur; elementwise operations are
             among them.
         training_to_forward: FLOPs of forward and backward ÷ FLOPs of forward.
+        is_training_counted: whether that was counted; else it is `TRAINING_TO_FORWARD`.
     """
 
     per_sample: float | None
@@ -238,7 +239,7 @@ def _count(model: nn.Module, attempt: _Attempt) -> FlopCount:
     )
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analysis.tracer_warnings("none")
-    with _quiet("torch.jit"):
+    with quiet("torch.jit", logging.ERROR):
         by_operator = analysis.by_operator()
     flops = sum(n * (1 if op in _NOT_MULTIPLY_ADDS else 2) for op, n in by_operator.items())
     uncounted = {op: int(n) for op, n in analysis.unsupported_ops().items()}
@@ -395,14 +396,3 @@ def _count_recurrent(inputs: list[Any], outputs: list[Any]) -> int:
             shapes = [get_shape(item) for item in value.node().inputs()]
             weights += sum(math.prod(s) for s in shapes if s is not None and len(s) == 2)
     return steps * weights
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

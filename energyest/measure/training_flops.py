@@ -88,22 +88,31 @@ def _quiet_and_unfused() -> Iterator[None]:
     with (
         warnings.catch_warnings(),
         _uncompiled(),
+        # It prints whole tracebacks where a model looks at values.
+        quiet("torch._subclasses.fake_tensor", logging.CRITICAL),
         torch.enable_grad(),
         # Parameters of 0 may well divide to NaN.
         torch.autograd.set_detect_anomaly(False),
         sdpa_kernel(SDPBackend.MATH),  # attention
     ):
         warnings.simplefilter("ignore")
-        # It prints whole tracebacks where a model looks at values.
-        fakes = logging.getLogger("torch._subclasses.fake_tensor")
-        level = fakes.level
-        fakes.setLevel(logging.CRITICAL)
         try:
             mkldnn.enabled = False  # recurrent layers
             yield
         finally:
             mkldnn.enabled = enabled
-            fakes.setLevel(level)
+
+
+@contextmanager
+def quiet(name: str, level: int) -> Iterator[None]:
+    """Let a logger of torch's say nothing below a level."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _uncompiled() -> AbstractContextManager[Any]:
