@@ -119,6 +119,24 @@ class FakeNvml:
     def set_name(self, device: int, name: str) -> None:
         self._call("fake_set_name", device, name)
 
+    def set_chip(
+        self,
+        device: int,
+        *,
+        cores: int,
+        sm_MHz: int,
+        memory_MHz: int,
+        bus_bits: int,
+        capability: tuple[int, int],
+    ) -> None:
+        """Set what the GPU is made of; the clocks are the highest ones."""
+        major, minor = capability
+        self._call("fake_set_cores", device, cores)
+        self._call("fake_set_sm_mhz", device, sm_MHz)
+        self._call("fake_set_memory_mhz", device, memory_MHz)
+        self._call("fake_set_bus_bits", device, bus_bits)
+        self._call("fake_set_capability", device, 10 * major + minor)
+
     def set_power_limit(
         self,
         device: int,

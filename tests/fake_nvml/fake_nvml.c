@@ -30,6 +30,7 @@ enum {
 };
 
 enum { FIELD_TOTAL_ENERGY = 83, FIELD_POWER_AVERAGE = 185, FIELD_POWER_INSTANT = 186 };
+enum { CLOCK_GRAPHICS = 0, CLOCK_SM = 1, CLOCK_MEMORY = 2 };
 enum { TYPE_UNSIGNED_INT = 1, TYPE_UNSIGNED_LONG_LONG = 3 };
 
 #define DRIVER_VERSION "580.95.05"
@@ -98,6 +99,7 @@ typedef struct {
     int64_t mig;
     int64_t celsius;
     uint64_t memory_total, memory_used;
+    int64_t cores, sm_mhz, memory_mhz, bus_bits, capability; /* capability: 90 is 9.0 */
     Utilization utilization;
     Process processes[MAX_PROCESSES];
     unsigned process_count;
@@ -402,6 +404,8 @@ READING(nvmlDeviceGetPowerUsage, unsigned, average_mw(device))
 READING(nvmlDeviceGetPowerManagementLimit, unsigned, (unsigned)device->limit_mw)
 READING(nvmlDeviceGetEnforcedPowerLimit, unsigned, (unsigned)device->enforced_mw)
 READING(nvmlDeviceGetPowerManagementDefaultLimit, unsigned, (unsigned)device->default_mw)
+READING(nvmlDeviceGetNumGpuCores, unsigned, (unsigned)device->cores)
+READING(nvmlDeviceGetMemoryBusWidth, unsigned, (unsigned)device->bus_bits)
 READING(nvmlDeviceGetUtilizationRates, Utilization, device->utilization)
 /* In this first version of the structure what the driver reserves counts as used. */
 READING(nvmlDeviceGetMemoryInfo, Memory,
@@ -454,6 +458,26 @@ int nvmlDeviceGetTemperatureV(Device *device, Temperature *temperature)
         code = INVALID_ARGUMENT;
     if (code == SUCCESS)
         temperature->celsius = (int)device->celsius;
+    return leave(code);
+}
+
+int nvmlDeviceGetMaxClockInfo(Device *device, unsigned clock, unsigned *mhz)
+{
+    int code = enter(__func__, index_of(device));
+    if (code == SUCCESS && clock != CLOCK_GRAPHICS && clock != CLOCK_SM && clock != CLOCK_MEMORY)
+        code = INVALID_ARGUMENT;
+    if (code == SUCCESS)
+        *mhz = (unsigned)(clock == CLOCK_MEMORY ? device->memory_mhz : device->sm_mhz);
+    return leave(code);
+}
+
+int nvmlDeviceGetCudaComputeCapability(Device *device, int *major, int *minor)
+{
+    int code = enter(__func__, index_of(device));
+    if (code == SUCCESS) {
+        *major = (int)device->capability / 10;
+        *minor = (int)device->capability % 10;
+    }
     return leave(code);
 }
 
@@ -510,6 +534,11 @@ int64_t fake_reset(void)
             .default_mw = 700000,
             .celsius = 30 + i,
             .memory_total = 81559 * MIB,
+            .cores = 16896,
+            .sm_mhz = 1980,
+            .memory_mhz = 2619,
+            .bus_bits = 5120,
+            .capability = 90,
         };
     }
     return leave(0);
@@ -557,6 +586,11 @@ CONTROL(fake_set_gpu_utilization, int64_t, device->utilization.gpu = (unsigned)v
 CONTROL(fake_set_memory_utilization, int64_t, device->utilization.memory = (unsigned)value)
 CONTROL(fake_set_memory_total, int64_t, device->memory_total = (uint64_t)value)
 CONTROL(fake_set_memory_used, int64_t, device->memory_used = (uint64_t)value)
+CONTROL(fake_set_cores, int64_t, device->cores = value)
+CONTROL(fake_set_sm_mhz, int64_t, device->sm_mhz = value)
+CONTROL(fake_set_memory_mhz, int64_t, device->memory_mhz = value)
+CONTROL(fake_set_bus_bits, int64_t, device->bus_bits = value)
+CONTROL(fake_set_capability, int64_t, device->capability = value)
 CONTROL(fake_set_temperature, int64_t, device->celsius = value)
 CONTROL(fake_set_power_limit, int64_t, device->limit_mw = value)
 CONTROL(fake_set_enforced_power_limit, int64_t, device->enforced_mw = value)

@@ -64,6 +64,11 @@ def test_identity_of_the_default_machine(fake: FakeNvml) -> None:
     assert pynvml.nvmlDeviceGetCount() == 2
     assert pynvml.nvmlDeviceGetName(gpu(0)) == "NVIDIA H100 80GB HBM3"
     assert pynvml.nvmlDeviceGetMemoryInfo(gpu(0)).total == 81559 * 2**20
+    assert pynvml.nvmlDeviceGetNumGpuCores(gpu(0)) == 16896
+    assert pynvml.nvmlDeviceGetMemoryBusWidth(gpu(0)) == 5120
+    assert pynvml.nvmlDeviceGetCudaComputeCapability(gpu(0)) == (9, 0)
+    assert pynvml.nvmlDeviceGetMaxClockInfo(gpu(0), pynvml.NVML_CLOCK_SM) == 1980
+    assert pynvml.nvmlDeviceGetMaxClockInfo(gpu(0), pynvml.NVML_CLOCK_MEM) == 2619
     assert pynvml.nvmlDeviceGetMigMode(gpu(0)) == [0, 0]
     assert pynvml.nvmlDeviceGetComputeRunningProcesses(gpu(0)) == []
     for limit in (
@@ -111,11 +116,20 @@ def test_what_is_set_is_what_is_read(fake: FakeNvml) -> None:
     fake.set_temperature(1, celsius=66)
     fake.set_memory(1, used=10 * 2**30, total=40 * 2**30)
     fake.set_power_limit(1, watts=350, enforced_watts=300, default_watts=400)
+    fake.set_chip(1, cores=6912, sm_MHz=1410, memory_MHz=1215, bus_bits=5184, capability=(12, 1))
     fake.set_mig(1, enabled=True)
     fake.add_process(1, pid=4711, used_bytes=9 * 2**30)
     fake.add_process(1, pid=4712, used_bytes=2**30)
 
     assert pynvml.nvmlDeviceGetName(gpu(1)) == "NVIDIA A100-SXM4-40GB"
+    assert pynvml.nvmlDeviceGetNumGpuCores(gpu(1)) == 6912
+    assert pynvml.nvmlDeviceGetMemoryBusWidth(gpu(1)) == 5184
+    assert pynvml.nvmlDeviceGetCudaComputeCapability(gpu(1)) == (12, 1)
+    clocks = (pynvml.NVML_CLOCK_GRAPHICS, pynvml.NVML_CLOCK_SM, pynvml.NVML_CLOCK_MEM)
+    mhz = [pynvml.nvmlDeviceGetMaxClockInfo(gpu(1), clock) for clock in clocks]
+    assert mhz == [1410, 1410, 1215]
+    with pytest.raises(pynvml.NVMLError_InvalidArgument):
+        pynvml.nvmlDeviceGetMaxClockInfo(gpu(1), 9)
     utilization = pynvml.nvmlDeviceGetUtilizationRates(gpu(1))
     assert (utilization.gpu, utilization.memory) == (97, 41)
     assert pynvml.nvmlDeviceGetTemperature(gpu(1), pynvml.NVML_TEMPERATURE_GPU) == 66

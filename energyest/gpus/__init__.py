@@ -1,0 +1,24 @@
+"""Facts on GPUs: data sheets by product name, what this machine holds, and precisions.
+
+The numbers come from the packaged table `data/gpus.csv`, which names the source of each row, or,
+for a GPU that the table lacks, from NVML on the machine that has it.
+"""
+
+from energyest.gpus.gpu import Gpu
+from energyest.gpus.lookup import resolve_gpu
+from energyest.gpus.precision import PRECISIONS, check_precision, peak_flops, supports
+from energyest.gpus.present import gpu_of, gpus_present
+from energyest.gpus.table import find_gpu, known_gpus
+
+__all__ = [
+    "PRECISIONS",
+    "Gpu",
+    "check_precision",
+    "find_gpu",
+    "gpu_of",
+    "gpus_present",
+    "known_gpus",
+    "peak_flops",
+    "resolve_gpu",
+    "supports",
+]

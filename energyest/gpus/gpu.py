@@ -1,0 +1,56 @@
+"""What is known of one GPU."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from energyest.errors import EstimateError
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Data-sheet values of one product; a number that is not known is NaN, never 0.
+
+    Attributes:
+        name: product name as NVML gives it, without "NVIDIA".
+        tdp_W: board power in watts.
+        peak_flops: precision ("fp32", "tf32", "fp16", "bf16") -> dense peak in FLOP/s (a multiply
+            and an add count as two). A precision without a known peak is left out.
+        source: where the numbers stand.
+        bandwidth_bytes_per_s: peak rate of the GPU's memory.
+        memory_bytes: size of the GPU's memory.
+        cuda_cores: number of fp32 lanes.
+        l2_bytes: size of the L2 cache.
+        compute_capability: (major, minor), or None.
+        generation: Maxwell, Pascal, Volta, Turing, Ampere, Ada, Hopper or Blackwell; else empty.
+
+    Raises:
+        EstimateError: a number is 0 or less.
+    """
+
+    name: str
+    tdp_W: float
+    peak_flops: dict[str, float]
+    source: str = ""
+    bandwidth_bytes_per_s: float = math.nan
+    memory_bytes: float = math.nan
+    cuda_cores: float = math.nan
+    l2_bytes: float = math.nan
+    compute_capability: tuple[int, int] | None = None
+    generation: str = ""
+
+    def __post_init__(self) -> None:
+        numbers = {
+            "tdp_W": self.tdp_W,
+            "bandwidth_bytes_per_s": self.bandwidth_bytes_per_s,
+            "memory_bytes": self.memory_bytes,
+            "cuda_cores": self.cuda_cores,
+            "l2_bytes": self.l2_bytes,
+            **{f"peak_flops[{name!r}]": value for name, value in self.peak_flops.items()},
+        }
+        for name, value in numbers.items():
+            if value <= 0:
+                raise EstimateError(
+                    f"{self.name}: {name}={value!r} must be positive, or NaN if it is not known"
+                )

@@ -1,0 +1,55 @@
+"""From what a user says to a GPU."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+from energyest.errors import EstimateError
+from energyest.gpus.gpu import Gpu
+from energyest.gpus.present import gpus_present
+from energyest.gpus.table import find_gpu, spelling, spellings
+
+
+def resolve_gpu(gpu: str | Gpu) -> Gpu:
+    """The GPU that is meant: a `Gpu` itself, or one by its name or an alias ("H100", "3090").
+
+    A name that the table lacks is looked for among the GPUs of this machine, whose numbers NVML
+    gives.
+
+    Raises:
+        EstimateError: a GPU of that name is neither in the table nor in this machine. The message
+            names the nearest names.
+    """
+    if isinstance(gpu, Gpu):
+        return gpu
+    if not isinstance(gpu, str):
+        raise EstimateError(f"gpu={gpu!r} must be the name of a GPU or a Gpu(...)")
+    known = find_gpu(gpu)
+    if known is not None:
+        return known
+    wanted = spelling(gpu)
+    for present in gpus_present() if wanted else []:
+        if spelling(present.name) == wanted:
+            return present
+    raise EstimateError(_unknown(gpu))
+
+
+def _unknown(name: str) -> str:
+    names = _nearest(name)
+    message = f"unknown GPU {name!r}: it is neither in the table of GPUs nor in this machine"
+    if re.search(r"\bMIG\b", name, re.IGNORECASE):
+        message += " (a MIG slice has a part of its GPU's cores and memory)"
+    if names:
+        message += f"; the nearest names are {', '.join(names)}"
+    return f"{message}. Its data-sheet values can be passed as an energyest.gpus.Gpu(...)"
+
+
+def _nearest(name: str) -> list[str]:
+    wanted, known = spelling(name), spellings()
+    if not wanted:
+        return []
+    # "TITAN X" is cut short of several names, which likeness alone ranks behind shorter ones.
+    longer = [key for key in known if key.startswith(wanted)]
+    alike = difflib.get_close_matches(wanted, known, n=12, cutoff=0.6)
+    return list(dict.fromkeys(known[key].name for key in (*longer, *alike)))[:4]

@@ -1,0 +1,69 @@
+"""Which precisions a GPU can train in, and how fast it then is at best."""
+
+from __future__ import annotations
+
+import math
+
+from energyest.errors import EstimateError
+from energyest.gpus.gpu import Gpu
+
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+
+# The oldest compute capability with instructions for a precision: CUDA C++ Programming Guide,
+# appendix on compute capabilities (half precision from 5.3 on, bfloat16 and TF32 from 8.0 on).
+_SINCE = {"tf32": (8, 0), "bf16": (8, 0), "fp16": (5, 3)}
+
+
+def supports(gpu: Gpu, precision: str) -> bool:
+    """Whether the GPU has instructions for "fp32", "tf32", "bf16" or "fp16".
+
+    Where the compute capability is not known, it has those that its `peak_flops` name.
+
+    Raises:
+        EstimateError: no such precision.
+    """
+    if precision not in PRECISIONS:
+        raise EstimateError(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}")
+    if precision == "fp32":
+        return True
+    if gpu.compute_capability is None:
+        return precision in gpu.peak_flops
+    return gpu.compute_capability >= _SINCE[precision]
+
+
+def check_precision(gpu: Gpu, precision: str) -> str:
+    """The precision in which the GPU computes when asked for `precision`.
+
+    That is the one asked for, except that a GPU without tf32 computes in fp32: torch ignores the
+    setting there.
+
+    Raises:
+        EstimateError: the GPU lacks bf16 or fp16, or there is no such precision.
+    """
+    if supports(gpu, precision):
+        return precision
+    if precision == "tf32":
+        return "fp32"
+    has = ", ".join(name for name in PRECISIONS if supports(gpu, name))
+    raise EstimateError(f"{gpu.name} lacks {precision}; it has {has}")
+
+
+def peak_flops(gpu: Gpu, precision: str) -> float:
+    """Dense peak in FLOP/s of a training in `precision`, in the one that `check_precision` gives.
+
+    A GPU whose own fp16 arithmetic is slower than fp32 (Pascal but for the P100: 1/64 of it)
+    trains at the fp32 rate: libraries then store in fp16 and compute in fp32 (cuDNN's
+    PSEUDO_HALF_CONFIG, and cuBLAS with a compute type of 32 bits, which torch asks for).
+
+    Raises:
+        EstimateError: as `check_precision`, or the peak is not known.
+    """
+    used = check_precision(gpu, precision)
+    peak = gpu.peak_flops.get(used, math.nan)
+    if math.isnan(peak):
+        raise EstimateError(
+            f"no {used} peak known for {gpu.name}: pass a Gpu(...) whose peak_flops names it"
+        )
+    if used == "fp16":
+        return max(peak, gpu.peak_flops.get("fp32", peak))
+    return peak

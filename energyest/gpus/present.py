@@ -1,0 +1,158 @@
+"""The GPUs of this machine, as NVML describes them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from energyest.errors import EstimateError
+from energyest.gpus.gpu import Gpu
+from energyest.gpus.table import find_gpu
+
+_GENERATIONS = {
+    (5, 0): "Maxwell",
+    (5, 2): "Maxwell",
+    (5, 3): "Maxwell",
+    (6, 0): "Pascal",
+    (6, 1): "Pascal",
+    (6, 2): "Pascal",
+    (7, 0): "Volta",
+    (7, 2): "Volta",
+    (7, 5): "Turing",
+    (8, 0): "Ampere",
+    (8, 6): "Ampere",
+    (8, 7): "Ampere",
+    (8, 9): "Ada",
+    (9, 0): "Hopper",
+    (10, 0): "Blackwell",
+    (10, 3): "Blackwell",
+    (12, 0): "Blackwell",
+    (12, 1): "Blackwell",
+}
+# Rates of the dense peaks of fp16 (with fp32 sums) and tf32 in multiples of fp32's. Both are
+# FLOP per clock and SM, so the number of SMs and the clock cancel out. FLOP per clock and SM:
+#   6.0   fp32 128, fp16 256                P100 whitepaper
+#   6.1   fp32 256, fp16 4                  CUDA C++ Programming Guide, arithmetic throughput
+#   7.0   fp32 128, fp16 1024               V100 whitepaper
+#   7.5   fp32 128, fp16 1024               Turing whitepaper (256 without tensor cores)
+#   8.0   fp32 128, fp16 2048, tf32 1024    A100 whitepaper
+#   8.6   fp32 256, fp16 1024, tf32 512     GA102 whitepaper
+#   8.9   fp32 256, fp16 1024, tf32 512     Ada whitepaper
+#   9.0   fp32 256, fp16 4096, tf32 2048    H100 whitepaper
+#   10.x  fp32 256, fp16 8192, tf32 4096    Blackwell technical brief (2250 TFLOP/s on 148 SMs)
+#   12.0  fp32 256, fp16 1024, tf32 512     RTX Blackwell whitepapers
+# bf16 runs at fp16's rate from 8.0 on.
+_RATES: dict[tuple[int, int], dict[str, float]] = {
+    (6, 0): {"fp16": 2},
+    (6, 1): {"fp16": 1 / 64},
+    (7, 0): {"fp16": 8},
+    (7, 5): {"fp16": 8},
+    (8, 0): {"fp16": 16, "bf16": 16, "tf32": 8},
+    (8, 6): {"fp16": 4, "bf16": 4, "tf32": 2},
+    (8, 9): {"fp16": 4, "bf16": 4, "tf32": 2},
+    (9, 0): {"fp16": 16, "bf16": 16, "tf32": 8},
+    (10, 0): {"fp16": 32, "bf16": 32, "tf32": 16},
+    (10, 3): {"fp16": 32, "bf16": 32, "tf32": 16},
+    (12, 0): {"fp16": 4, "bf16": 4, "tf32": 2},
+}
+# On GeForce boards of these chips, tensor cores add up in fp32 at half the rate (whitepapers).
+_HALVED_ON_GEFORCE = {(7, 5), (8, 6), (8, 9), (12, 0)}
+
+
+def gpus_present() -> list[Gpu]:
+    """The GPUs of this machine, in NVML's order; none where there is no driver.
+
+    One that the table holds comes from there: data sheets state what NVML does not, and sustained
+    clocks instead of highest ones. A GPU in MIG mode counts as a whole. A GPU that does not even
+    tell its name is left out.
+    """
+    import pynvml  # noqa: PLC0415  (only needed on a machine with a driver)
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    found = []
+    try:
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            with contextlib.suppress(pynvml.NVMLError, EstimateError):
+                gpu = gpu_of(pynvml.nvmlDeviceGetHandleByIndex(index))
+                found.append(find_gpu(gpu.name) or gpu)
+    except pynvml.NVMLError:
+        pass  # no permission to count them: as good as none
+    finally:
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+    return found
+
+
+def gpu_of(handle: Any) -> Gpu:
+    """The GPU of an NVML handle, from NVML's answers alone; what it does not answer is NaN.
+
+    The bandwidth is bus width / 8 × 2 × highest memory clock (NVML counts the clock of memories
+    that transfer twice a cycle), and the fp32 peak 2 × cores × highest SM clock. Peaks of other
+    precisions follow from the compute capability; those of one that is not known are left out.
+
+    Args:
+        handle: of pynvml's nvmlDeviceGetHandleBy... functions, while NVML is initialised.
+
+    Raises:
+        EstimateError: the GPU does not tell its name.
+    """
+    import pynvml  # noqa: PLC0415  (only needed on a machine with a driver)
+
+    def ask(question: Callable[[], Any]) -> Any:
+        try:
+            return question()
+        except pynvml.NVMLError:
+            return None
+
+    def number(question: Callable[[], Any]) -> float:
+        return float(ask(question) or math.nan)  # NVML's 0 means that there is none to tell
+
+    name = ask(lambda: pynvml.nvmlDeviceGetName(handle))
+    if not name:
+        raise EstimateError("NVML does not tell the name of this GPU")
+    name = name.decode() if isinstance(name, bytes) else str(name)
+    name = re.sub(r"^NVIDIA\s+", "", name)
+    capability = ask(lambda: pynvml.nvmlDeviceGetCudaComputeCapability(handle))
+    capability = None if capability is None else (int(capability[0]), int(capability[1]))
+    cores = number(lambda: pynvml.nvmlDeviceGetNumGpuCores(handle))
+    clock_Hz = 1e6 * number(lambda: pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM))
+    memory_Hz = 1e6 * number(
+        lambda: pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_MEM)
+    )
+    bus_bits = number(lambda: pynvml.nvmlDeviceGetMemoryBusWidth(handle))
+    return Gpu(
+        name=name,
+        tdp_W=number(lambda: pynvml.nvmlDeviceGetPowerManagementDefaultLimit(handle)) / 1e3,
+        peak_flops=_peaks(name, capability, 2 * cores * clock_Hz),
+        source="NVML on this machine (peaks at the highest clocks)",
+        bandwidth_bytes_per_s=bus_bits / 8 * 2 * memory_Hz,
+        memory_bytes=number(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+        cuda_cores=cores,
+        compute_capability=capability,
+        generation="" if capability is None else _GENERATIONS.get(capability, ""),
+    )
+
+
+def _peaks(name: str, capability: tuple[int, int] | None, fp32: float) -> dict[str, float]:
+    if math.isnan(fp32):
+        return {}
+    rates = {} if capability is None else relative_rates(name, capability)
+    return {"fp32": fp32, **{precision: fp32 * rate for precision, rate in rates.items()}}
+
+
+def relative_rates(name: str, capability: tuple[int, int]) -> dict[str, float]:
+    """Dense peaks of the precisions besides fp32 that a chip has, as multiples of fp32's peak."""
+    # Turing was also made without tensor cores: GeForce GTX, T400 to T2000, MX.
+    if capability == (7, 5) and not re.search(r"\bRTX\b|\bT(4|4G|10|40)\b", name):
+        return {"fp16": 2}
+    halved = capability in _HALVED_ON_GEFORCE and "geforce" in name.lower()
+    return {
+        precision: rate / 2 if halved else rate
+        for precision, rate in _RATES.get(capability, {}).items()
+    }

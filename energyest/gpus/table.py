@@ -1,0 +1,93 @@
+"""The packaged table of GPUs.
+
+`data/gpus.csv` holds one row a board. Its columns follow NVIDIA's data sheets; the compute
+capability stands in NVIDIA's list of CUDA GPUs; the column `source` names what the other numbers
+come from. An empty cell is a number that no source settled.
+
+`aliases` are short names that people type. Where one name fits several boards, it means the one
+that is commonest in trainings, and its row says so: "H100" is the SXM board with 80 GB, "A100" the
+SXM board with 80 GB, "V100" the SXM2 board with 16 GB, "P100" the PCIe board with 16 GB, "RTX
+6000" the Turing board that is called Quadro RTX 6000 ("RTX 6000 Ada" is the newer one). A name
+that fits two about as common boards is nobody's alias: "TITAN X" was sold with a Maxwell and with
+a Pascal chip. Laptop GPUs are left out: their power and clocks are each manufacturer's choice.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from functools import cache
+from importlib import resources
+
+from energyest.gpus.gpu import Gpu
+
+# Memory and caches are sold in powers of two: an H100 of "80 GB" has 80 × 2^30 bytes, of which
+# NVML shows 81559 MiB. Bandwidths are decimal: bus width times clock.
+_GIB = 2**30
+_MIB = 2**20
+
+
+def find_gpu(name: str) -> Gpu | None:
+    """The GPU of that name ("NVIDIA A40", "A40", "3090"), or None if the table lacks it.
+
+    Brand names, case, spaces and dashes do not count, and the memory's size may follow the name
+    ("RTX 3090 24GB"). Everything else does: a MIG slice or a laptop's GPU is another GPU.
+    """
+    return spellings().get(spelling(name))
+
+
+def known_gpus() -> tuple[Gpu, ...]:
+    """All GPUs of the table, oldest generation first."""
+    return tuple(gpu for gpu, _ in _rows())
+
+
+def spelling(name: str) -> str:
+    """Drivers and people differ in brand prefixes, spaces and dashes; the rest is the product."""
+    return re.sub(r"nvidia|geforce|quadro|tesla|[^a-z0-9]", "", name.lower())
+
+
+@cache
+def spellings() -> dict[str, Gpu]:
+    """All GPUs by `spelling` of their names and aliases, with and without the memory's size."""
+    found: dict[str, Gpu] = {}
+    for gpu, aliases in _rows():
+        for name in (gpu.name, *aliases):
+            found[spelling(name)] = gpu
+            found.setdefault(spelling(f"{name} {gpu.memory_bytes / _GIB:g}GB"), gpu)
+    return found
+
+
+@cache
+def _rows() -> tuple[tuple[Gpu, tuple[str, ...]], ...]:
+    text = (resources.files("energyest") / "data" / "gpus.csv").read_text(encoding="utf-8")
+    return tuple(
+        (_parse(row), tuple(filter(None, row["aliases"].split(";"))))
+        for row in csv.DictReader(text.splitlines())
+    )
+
+
+def _parse(row: dict[str, str]) -> Gpu:
+    suffix = "_TFLOPs"
+    peaks = {
+        name.removesuffix(suffix): float(value) * 1e12
+        for name, value in row.items()
+        if name.endswith(suffix) and value
+    }
+    major, _, minor = row["compute_capability"].partition(".")
+    return Gpu(
+        name=row["name"],
+        tdp_W=_number(row["tdp_W"]),
+        peak_flops=peaks,
+        source=row["source"],
+        bandwidth_bytes_per_s=_number(row["bandwidth_GB_per_s"]) * 1e9,
+        memory_bytes=_number(row["memory_GB"]) * _GIB,
+        cuda_cores=_number(row["cuda_cores"]),
+        l2_bytes=_number(row["l2_MB"]) * _MIB,
+        compute_capability=(int(major), int(minor)),
+        generation=row["generation"],
+    )
+
+
+def _number(cell: str) -> float:
+    return float(cell) if cell else math.nan
