@@ -1,0 +1,1 @@
+"""Estimates before training: from what the model, the GPU and the settings are."""
