@@ -20,6 +20,14 @@ class EstimateError(EnergyestError, ValueError):
     """An estimate was asked for that the given trace or arguments cannot answer."""
 
 
+class WorkloadError(EnergyestError, ValueError):
+    """A model could not be described as a workload, or a stored workload breaks a rule."""
+
+
+class ProbeError(EnergyestError, RuntimeError):
+    """Steps could not be measured: no GPU, no power reading, no memory, or a step that fails."""
+
+
 class ConfigurationError(EnergyestError, ValueError):
     """A monitor was set up in a way that cannot work; raised before training begins."""
 

@@ -19,7 +19,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from energyest.measure import flops
-from energyest.measure.flops import FlopCount, batch_size, count_forward_flops
+from energyest.measure.batches import batch_size
+from energyest.measure.flops import FlopCount, count_forward_flops
 
 
 def by_torch(model: nn.Module, *inputs: Tensor) -> int:

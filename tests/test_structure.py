@@ -38,10 +38,13 @@ ALLOWED = {
     "integration": set(),
     "storage": {"errors"},
     "trace": {"errors", "integration", "storage"},
-    "gpus": set(),
-    "estimators": {"errors", "integration", "trace", "gpus"},
-    "measure": {"errors", "integration", "storage", "trace"},
-    "callbacks": {"errors", "estimators", "measure", "trace"},
+    "workload": {"errors"},
+    "gpus": {"errors"},
+    "files": {"errors"},
+    "probed": {"errors", "gpus", "workload"},
+    "estimators": {"errors", "files", "gpus", "integration", "probed", "trace", "workload"},
+    "measure": {"errors", "gpus", "integration", "probed", "storage", "trace", "workload"},
+    "callbacks": {"errors", "estimators", "gpus", "measure", "trace", "workload"},
     "plots": {"errors", "estimators", "trace"},
 }
 

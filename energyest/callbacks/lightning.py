@@ -15,11 +15,13 @@ from torch.nn.parameter import is_lazy
 from energyest.callbacks import plan
 from energyest.callbacks.changes import ChangeWatch
 from energyest.callbacks.counts import Counts
+from energyest.callbacks.first import FirstProjection, precision_of
 from energyest.callbacks.loop import Run, check_count, check_settings, track
 from energyest.callbacks.metrics import FreshMetrics, log_epoch, log_interval
 from energyest.callbacks.shield import shielded
 from energyest.estimators.estimate import Estimate
-from energyest.measure.flops import batch_size
+from energyest.measure.batches import batch_size
+from energyest.measure.cuda import uuid_of
 from energyest.measure.sensors import Kind, Sensor
 from energyest.trace import EnergyTrace
 
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
 log = logging.getLogger("energyest")
-
-_PRECISIONS = {"16": "fp16", "bf16": "bf16", "64": "fp64", "transformer-engine": "fp8"}
 
 
 class EnergyMonitor(Callback):
@@ -41,7 +41,7 @@ class EnergyMonitor(Callback):
 
     Works in the Trainers of `pytorch_lightning` and of `lightning.pytorch`. The trace grows in
     `<log_dir>/energy` while training runs; `energyest.load_trace` reads it. To every logger go
-    `energy/epoch_J`, `energy/total_J`, `energy/mean_power_W` and, once the training is stable,
+    `energy/epoch_J`, `energy/total_J`, `energy/mean_power_W` and, as soon as there is a projection,
     `energy/projected_J` with `energy/projected_lower_J` and `energy/projected_upper_J`.
 
     An epoch lasts from the end of the one before to its own end, validation included: what lies
@@ -62,7 +62,8 @@ class EnergyMonitor(Callback):
         every_n_steps: batches in an interval, however many of them make an optimizer step; None
             for whole epochs.
         count_flops: count the FLOPs of the model on a copy, with fvcore: at the first batch, and
-            where other parameters become trainable.
+            where other parameters become trainable. The copy also shows what a step does, from
+            which PRE makes the first projection.
         rehearse_finetuning: ask finetuning callbacks of your own ahead, too, by calling their
             `finetune_function` for each epoch on copies; Lightning's own are asked anyway.
         sensors: sensors to use instead of those of this machine; they are closed when `fit` ends.
@@ -103,6 +104,7 @@ class EnergyMonitor(Callback):
         self._batch_seen = False
         self._metrics = FreshMetrics()
         self._changes: ChangeWatch | None = None
+        self._first: FirstProjection | None = None
 
     # ------------------------------------------------------------------ results
 
@@ -113,7 +115,11 @@ class EnergyMonitor(Callback):
 
     @property
     def projection(self) -> Estimate | None:
-        """Newest estimate of the whole training; None before the training is stable."""
+        """Newest estimate of the whole training; None if nothing is known yet.
+
+        On one GPU that PRE knows, it is PRE's at the first batch, to which STEP succeeds as epochs
+        come in; else it is STEP's, from the training's third epoch or so on.
+        """
         return None if self._run is None else self._run.projection
 
     @property
@@ -149,20 +155,21 @@ class EnergyMonitor(Callback):
         kinds = [k for k in self._components if k == "gpu" or trainer.local_rank == 0]
         self._run = track(
             None if trainer.fast_dev_run else folder,  # type: ignore[attr-defined]
-            gpus=[_uuid(trainer.strategy.root_device)] if on_gpu else [],
+            gpus=[uuid_of(trainer.strategy.root_device)] if on_gpu else [],
             components=kinds,
             sensors=self._sensors,
             interval_s=self._interval_s,
             confidence=self._confidence,
         )
         self._batch_seen = False
+        self._first = None
         self._counts = Counts()
         self._metrics.forget(trainer)
         if self._every is not None:
             self._run.describe(interval_steps=self._every)
         self._run.describe(
             model=_describe_model(pl_module),
-            precision=_precision(str(trainer.precision)),
+            precision=precision_of(str(trainer.precision)),
             lightning_precision=str(trainer.precision),
             accumulate_grad_batches=trainer.accumulate_grad_batches,
             rank=trainer.global_rank,
@@ -205,8 +212,12 @@ class EnergyMonitor(Callback):
             self._batch_seen = True
             self._run.describe(batch_size=batch_size(batch))
             if self._count_flops:
-                self._run.count_flops(pl_module, batch)
+                self._first = FirstProjection(self._run, self._confidence)
+                count = self._run.count_flops(pl_module, batch)
+                self._first.describe(trainer, pl_module, batch, count)
             self._changes.begin(trainer, pl_module, batch, self._every, batch_idx)
+            if self._first is not None:
+                self._first.estimate(trainer, self._every)
         elif batch_idx == 0 or not self._counts.row_steps:
             self._changes.look(pl_module, batch, self._counts.row_position(self._every))
 
@@ -336,6 +347,8 @@ class EnergyMonitor(Callback):
             validation_every_n_rows=plan.validation_every_n_rows(trainer, every),
             validation_to_training_batches=plan.validation_to_training_batches(trainer, every),
         )
+        if self._first is not None:
+            self._first.estimate(trainer, every)  # where the length of an epoch shows only now
 
     def _finish(self, status: str) -> None:
         if self._run is not None and self._running:
@@ -370,16 +383,8 @@ class EnergyMonitor(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         # A run holds a thread and open files, which cannot go to another process.
-        gone = {"_run": None, "_changes": None}
+        gone = {"_run": None, "_changes": None, "_first": None}
         return {**self.__dict__, **gone, "_running": False, "_in_row": False}
-
-
-def _uuid(device: torch.device) -> str:
-    """UUID of the GPU behind a CUDA device, as NVML writes it; its index on an older torch."""
-    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
-    if uuid is None:
-        return str(device.index or 0)
-    return str(uuid) if str(uuid).startswith("GPU-") else f"GPU-{uuid}"
 
 
 def _describe_model(model: torch.nn.Module) -> dict[str, Any]:
@@ -389,10 +394,3 @@ def _describe_model(model: torch.nn.Module) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in parameters),
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
     }
-
-
-def _precision(lightning_precision: str) -> str:
-    for prefix, name in _PRECISIONS.items():
-        if lightning_precision.startswith(prefix):
-            return name
-    return "fp32" if torch.get_float32_matmul_precision() == "highest" else "tf32"

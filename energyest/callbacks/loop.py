@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import platform
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from energyest.callbacks.projection import Plan, Projector
 from energyest.callbacks.shield import shielded
+from energyest.callbacks.versions import versions
 from energyest.errors import ConfigurationError
 from energyest.estimators.estimate import Estimate
 from energyest.measure.recorder import Recorder
@@ -110,7 +110,7 @@ class Run:
             sensors,
             folder=folder,
             interval_s=interval_s,
-            meta={"notes": list(sensors.notes), "versions": _versions()},
+            meta={"notes": list(sensors.notes), "versions": versions()},
         )
         self._projector = Projector(self._recorder, confidence)
         self._plan = Plan()
@@ -294,7 +294,7 @@ class Run:
             self._projector.forget()
 
     @shielded
-    def count_flops(self, model: Any, batch: Any) -> None:
+    def count_flops(self, model: Any, batch: Any) -> FlopCount:
         """Count the FLOPs of a model, a `torch.nn.Module`, once; fills the column `flops`.
 
         Args:
@@ -316,6 +316,7 @@ class Run:
             log.warning("energyest: FLOPs are not recorded: %s", count.note)
         else:
             self._flops = count
+        return count
 
     @property
     def training_to_forward(self) -> float | None:
@@ -329,6 +330,14 @@ class Run:
         if self._flops is not None and self._flops.is_training_counted:
             self._flops = replace(self._flops, training_to_forward=ratio)
 
+    @shielded
+    def expect(self, estimate: Estimate) -> None:
+        """Begin `projection` with an estimate from before the run, such as `estimate_pre` gives.
+
+        It has to be of all that is measured; as epochs come in, they take its place.
+        """
+        self._projector.expect(estimate)
+
     # ------------------------------------------------------------------ results
 
     @property
@@ -340,7 +349,8 @@ class Run:
     def projection(self) -> Estimate | None:
         """Estimate of the whole run from all epochs so far, by `estimate_step`.
 
-        None while the length of the run is unknown or the training is not stable.
+        None while the length of the run is unknown or, unless an estimate from before the run was
+        given to `expect`, the training is not stable.
         """
         return self._project()
 
@@ -425,17 +435,3 @@ def _wait_for_gpu() -> None:
     except RuntimeError as error:
         # An error of the training's own kernels: the training will meet it itself.
         log.debug("energyest: synchronize: %s", error)
-
-
-def _versions() -> dict[str, str]:
-    from energyest import __version__  # noqa: PLC0415  (the package is initialised by now)
-
-    versions = {"energyest": __version__, "python": platform.python_version()}
-    for name in ("torch", "pytorch_lightning", "lightning", "transformers"):
-        module = sys.modules.get(name)
-        if module is not None and hasattr(module, "__version__"):
-            versions[name] = str(module.__version__)
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.version.cuda:
-        versions["cuda"] = str(torch.version.cuda)
-    return versions

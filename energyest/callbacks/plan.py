@@ -1,13 +1,14 @@
 """What a Trainer knows ahead: how long its training lasts, and when it validates.
 
-Functions of a Trainer as it stands at the end of a row of the trace. A row is an epoch or, where
+Functions of a Trainer as it stands at the end of a row of the trace, or, where they say so, at the
+first batch. A row is an epoch or, where
 `every` is given, an interval of that many training batches.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -34,6 +35,70 @@ def planned_rows(trainer: Trainer, rows: int, batches: int, every: int | None) -
         return rows + to_come / row
     last = min(1.0, batches / row) or 1.0  # one without a batch: what is left of a resumed epoch
     return rows - 1 + last
+
+
+def planned_rows_at_start(trainer: Trainer, every: int | None) -> float | None:
+    """As `planned_rows`, at the first batch; None where the length of an epoch is not known."""
+    row = row_batches(trainer, every)
+    to_come = _batches_to_come(trainer, every, at_start=True)
+    if row is None or not math.isfinite(to_come):
+        return None
+    return to_come / row or None
+
+
+def row_batches(trainer: Trainer, every: int | None) -> float | None:
+    """Training batches in a row; None if unknown."""
+    return every or _epoch_batches(trainer, every)
+
+
+def row_samples(trainer: Trainer, every: int | None, batch_size: int) -> int | None:
+    """Training samples in a row, at the first batch; None if unknown."""
+    batches = row_batches(trainer, every)
+    if batches is None:
+        return None
+    samples = round(batches * batch_size)
+    loader: Any = trainer.train_dataloader
+    is_cut = getattr(loader, "batch_size", None) == batch_size
+    if every is None and is_cut and not getattr(loader, "drop_last", True):
+        try:  # the last batch may be smaller; samplers and data sets are users' own
+            there = len(loader.sampler)
+        except Exception:
+            return samples
+        if samples - batch_size < there < samples:
+            return there
+    return samples
+
+
+def row_validation_samples(trainer: Trainer, every: int | None, batch_size: int) -> int:
+    """Samples that are validated for each row, in the mean, at the first batch; 0 if unknown.
+
+    Args:
+        trainer: its loaders of validation tell their batch size.
+        every: batches in an interval; None where rows are epochs.
+        batch_size: of the loaders that do not tell theirs.
+    """
+    loaders: Any = trainer.val_dataloaders
+    first = loaders
+    while isinstance(first, list | tuple | dict) and first:
+        first = next(iter(first.values() if isinstance(first, dict) else first))
+    size = getattr(first, "batch_size", None) or batch_size
+    return round(_row_validation_batches(trainer, every) * size)
+
+
+def _row_validation_batches(trainer: Trainer, every: int | None) -> float:
+    within_epochs, row = trainer.check_val_every_n_epoch, row_batches(trainer, every)
+    batches = trainer.val_check_batch
+    if batches is None or row is None or not trainer.enable_validation:
+        return 0.0
+    validation = sum(trainer.num_val_batches)
+    length = _epoch_batches(trainer, every)
+    if not math.isfinite(validation) or (within_epochs is not None and length is None):
+        return 0.0
+    if within_epochs is None:
+        return validation * row / batches
+    assert length is not None
+    each_epoch = 1 if math.isinf(batches) else max(1, length // batches)
+    return validation * each_epoch / within_epochs * row / length
 
 
 def planned_duration_s(
@@ -98,14 +163,14 @@ def validation_to_training_batches(trainer: Trainer, every: int | None) -> float
     return batches / row
 
 
-def _batches_to_come(trainer: Trainer, every: int | None) -> float:
+def _batches_to_come(trainer: Trainer, every: int | None, *, at_start: bool = False) -> float:
     """Training batches from now to the end; infinite if nothing bounds them."""
     bounds = [math.inf]
     length = _epoch_batches(trainer, every)
     in_epoch: float = _batches_in_epoch(trainer)
     # Batches whose gradients wait for the next optimizer step; an epoch's end leaves none.
     pending = _batches_in_epoch(trainer) % trainer.accumulate_grad_batches
-    if every is None or in_epoch == length:
+    if not at_start and (every is None or in_epoch == length):
         in_epoch, pending = length or 0, 0
     if trainer.max_epochs is not None and trainer.max_epochs >= 0 and length is not None:
         bounds.append((trainer.max_epochs - trainer.current_epoch) * length - in_epoch)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from energyest.errors import EstimateError, NotStableError
 from energyest.estimators.estimate import Estimate, format_energy
 from energyest.estimators.planned import planned_changes
+from energyest.estimators.pre.handover import hand_over
 from energyest.estimators.step import estimate_step
 from energyest.measure.recorder import Recorder
 from energyest.trace import EnergyTrace
@@ -58,6 +59,7 @@ class Projector:
         self._confidence = confidence
         self._known: object = None
         self._projection: Estimate | None = None
+        self._pre: Estimate | None = None
         self._regimes = RegimeWatch()
         self._failed = False
         self._count = 0
@@ -65,7 +67,9 @@ class Projector:
         self._cost_s = 0.0
 
     def project(self, plan: Plan) -> Estimate | None:
-        """The projection; None while the length of the run is unknown or it is not stable.
+        """The projection; None while the length of the run is unknown.
+
+        And until it is stable, unless there is an estimate from before it began.
 
         Args:
             plan: the length of the run, as the recorder's meta says it.
@@ -76,21 +80,36 @@ class Projector:
             trace = self._recorder.trace(readings=False)
             self._projection = None
             try:
-                # Its meta holds the plan.
-                self._projection = estimate_step(trace, confidence=self._confidence)
-            except NotStableError:
-                pass
+                self._projection = self._project(trace, plan)
             except EstimateError as error:
                 if not self._failed:
                     log.warning("energyest: no projection: %s", error)
                 self._failed = True
-            else:
-                self._regimes.see(self._projection, plan, trace)
         return self._projection
+
+    def expect(self, estimate: Estimate) -> None:
+        """Begin with an estimate of the whole run from before it."""
+        self._pre = estimate
+        self.forget()
 
     def forget(self) -> None:
         """Something else is known than when the last projection was made."""
         self._known = None
+
+    def _project(self, trace: EnergyTrace, plan: Plan) -> Estimate | None:
+        known: Estimate | None
+        try:
+            # Its meta holds the plan.
+            known = step = estimate_step(trace, confidence=self._confidence)
+        except NotStableError as error:
+            if self._pre is None:
+                return None  # a guess alone is no projection
+            known = error.estimate
+        else:
+            self._regimes.see(step, plan, trace)
+        if self._pre is None:
+            return known
+        return hand_over(self._pre, trace, known, confidence=self._confidence)
 
     def project_if_cheap(self, plan: Plan) -> Estimate | None:
         """As `project`, but not for every row where rows are so short that it would show."""

@@ -7,23 +7,18 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from numbers import Number
 from typing import Any
 
 import torch
 from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import get_shape
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
-from energyest.measure.bare_copy import (
-    SHARED,
-    bare_copy,
-    generators_restored,
-    in_eval_mode,
-    plain_dtype,
-)
+from energyest.measure.bare_copy import bare_copy, generators_restored, in_eval_mode
+from energyest.measure.batches import batch_size, first_sample, input_candidates, tensors_in
 from energyest.measure.training_flops import quiet, training_to_forward
+from energyest.measure.training_step import holds_data
 
 # Where the backward pass cannot be counted: it computes gradients of inputs and of weights, each
 # about as much as the forward pass. Kaplan et al., "Scaling laws for neural language models"
@@ -34,8 +29,6 @@ MOST_PARAMETERS = 1_000_000_000
 # A backward pass that needs values writes gradients to the CPU's memory: 0.8 GB of them.
 _MOST_WRITTEN = 200_000_000
 _CPU = torch.device("cpu")
-# A batch is looked through no further: this happens at every step.
-_MOST_ITEMS = 1024
 # Operations that fvcore counts in floating-point operations; all others it counts in
 # multiply-adds, which are two.
 _NOT_MULTIPLY_ADDS = {
@@ -164,36 +157,6 @@ def _in_a_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
-def batch_size(batch: Any) -> int | None:
-    """Number of samples in a batch; None where no tensor shows it.
-
-    It is the first dimension of the first tensor in a batch or in its items. Where the items are
-    themselves lists of tensors, as for images of different sizes, it is the length of the first.
-    """
-    if isinstance(batch, Tensor):
-        return int(batch.shape[0]) if batch.ndim else 1
-    items = _items(batch)
-    for item in items:
-        if isinstance(item, Tensor):
-            return batch_size(item)
-    for item in items:
-        inner = _items(item)
-        if inner and all(isinstance(value, Tensor) for value in inner):
-            return batch_size(inner[0]) if isinstance(item, Mapping) else len(item)
-        if inner:
-            return batch_size(item)
-    return None
-
-
-def _items(value: Any) -> list[Any]:
-    """What a container of a batch holds; nothing for text and bytes, and little of a long list."""
-    if isinstance(value, Mapping):
-        return list(value.values())
-    if isinstance(value, list | tuple):
-        return list(value[:_MOST_ITEMS])
-    return []
-
-
 # ------------------------------------------------------------------ runs of a copy
 
 
@@ -210,8 +173,8 @@ class _Attempt:
         for parameter in duplicate.parameters():
             # With gradients, torch does not take fused paths that a counter cannot see into.
             parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
-        single = _first_sample(self.inputs, self.samples)
-        pairs = zip(_tensors(self.inputs), _tensors(single), strict=True)
+        single = first_sample(self.inputs, self.samples)
+        pairs = zip(tensors_in(self.inputs), tensors_in(single), strict=True)
         uncut = any(whole.shape != cut.shape for whole, cut in pairs)
         duplicate = self.wrap(duplicate.eval())
         if isinstance(single, Mapping):
@@ -220,12 +183,10 @@ class _Attempt:
 
 
 def _attempts(model: nn.Module, batch: Any) -> Iterator[_Attempt]:
-    for inputs in _input_candidates(model, batch):
+    for inputs in input_candidates(model, batch):
         yield _Attempt(inputs, batch_size(inputs) or 1)
     # A step may write to what it holds, and data sets are shared with the copy.
-    held = (value for module in model.modules() for value in vars(module).values())
-    shares = any(isinstance(value, SHARED) for value in held)
-    if callable(getattr(model, "training_step", None)) and not shares:
+    if callable(getattr(model, "training_step", None)) and not holds_data(model):
         yield _Attempt((batch,), batch_size(batch) or 1, _TrainingStep)
 
 
@@ -289,7 +250,7 @@ def _training_ratios_of_a_copy(
         present = {id(parameter) for parameter in duplicate.parameters()}
         if not all(id(parameter) in present for choice in trainable for parameter in choice):
             raise ValueError("a scripted part was not copied parameter by parameter")
-        return training_to_forward(lambda: _tensors(duplicate(*single)), trainable, values=values)
+        return training_to_forward(lambda: tensors_in(duplicate(*single)), trainable, values=values)
 
 
 @contextmanager
@@ -309,7 +270,7 @@ class _ByName(nn.Module):
     def forward(self, *values: Any) -> Any:
         """Call the module; tracing wants tensors, so an output object gives its tensors."""
         output = self.module(**dict(zip(self.names, values, strict=True)))
-        return tuple(_tensors(output)) or output
+        return tuple(tensors_in(output)) or output
 
 
 class _TrainingStep(nn.Module):
@@ -322,59 +283,7 @@ class _TrainingStep(nn.Module):
     def forward(self, batch: Any) -> Any:
         """The loss, or whatever tensors the step returns."""
         output = self.module.training_step(batch, 0)  # type: ignore[operator]
-        return tuple(_tensors(output)) or output
-
-
-# ------------------------------------------------------------------ its inputs
-
-
-def _input_candidates(model: nn.Module, batch: Any) -> Iterator[Any]:
-    """What forward may take, the likeliest first: a tuple of positional inputs or a mapping."""
-    example = getattr(model, "example_input_array", None)
-    if example is not None:
-        yield example if isinstance(example, tuple | Mapping) else (example,)
-    if isinstance(batch, Tensor):
-        yield (batch,)
-    elif isinstance(batch, Mapping):
-        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
-        yield tensors
-        yield {n: v for n, v in tensors.items() if n not in ("labels", "label", "target", "y")}
-        yield (batch,)
-    elif isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch):
-        first = batch[0]
-        yield first if isinstance(first, tuple | Mapping) else (first,)
-        yield tuple(batch)
-
-
-def _first_sample(value: Any, samples: int) -> Any:
-    """The first sample of everything that is one batch long, on the CPU.
-
-    Raises:
-        TypeError: there is something that may be shared with the batch; a forward that works in
-            place would change what is trained on.
-    """
-    if isinstance(value, Tensor):
-        tensor = value.detach()
-        if tensor.ndim and tensor.shape[0] == samples:
-            tensor = tensor[:1]
-        return tensor.to(_CPU, plain_dtype(tensor), copy=True)
-    if isinstance(value, Mapping):
-        return {name: _first_sample(item, samples) for name, item in value.items()}
-    if isinstance(value, tuple):
-        items = (_first_sample(item, samples) for item in value)
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    if isinstance(value, list):
-        return [_first_sample(item, samples) for item in value]
-    if value is None or isinstance(value, str | bytes | Number):
-        return value
-    raise TypeError(f"a batch with a {type(value).__name__} in it is not counted")
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    for item in _items(value):
-        yield from _tensors(item)
+        return tuple(tensors_in(output)) or output
 
 
 # ------------------------------------------------------------------ rules fvcore lacks

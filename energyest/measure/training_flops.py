@@ -45,7 +45,7 @@ def training_to_forward(
         Exception: whatever the model raises; without values, also if it looks at one.
     """
     shapes_alone = nullcontext() if values else FakeTensorMode(allow_non_fake_inputs=True)
-    with _quiet_and_unfused(), shapes_alone, flop_counter() as counter:
+    with plain_operators(), shapes_alone, flop_counter() as counter:
         ends = [tensor for tensor in forward() if tensor.requires_grad]
         forward_flops = counter.get_total_flops()
         if not forward_flops:
@@ -81,7 +81,7 @@ def flop_counter() -> FlopCounterMode:
 
 
 @contextmanager
-def _quiet_and_unfused() -> Iterator[None]:
+def plain_operators() -> Iterator[None]:
     """No warnings, and plain matrix products in place of what the counter does not know."""
     mkldnn: Any = torch.backends.mkldnn
     enabled = mkldnn.enabled

@@ -241,7 +241,7 @@ def fit_published(
         )
     # Late, as they take a second to load and nothing but a fit needs them.
     from scipy.stats import expon  # noqa: PLC0415
-    from sklearn.model_selection import (  # type: ignore[import-untyped]  # noqa: PLC0415
+    from sklearn.model_selection import (  # noqa: PLC0415
         KFold,
         RandomizedSearchCV,
         cross_validate,
@@ -279,7 +279,7 @@ def fit_published(
 
 
 def _pipeline(regressor: str) -> Any:
-    from sklearn import (  # type: ignore[import-untyped]  # noqa: PLC0415
+    from sklearn import (  # noqa: PLC0415
         kernel_ridge,
         linear_model,
         pipeline,

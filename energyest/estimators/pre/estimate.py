@@ -1,0 +1,212 @@
+"""`estimate_pre`: the energy of a training that has not started."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import replace
+
+import numpy as np
+from scipy.special import ndtri
+
+from energyest.errors import EstimateError
+from energyest.estimators.checks import check_confidence, is_number
+from energyest.estimators.estimate import Estimate
+from energyest.estimators.pre.model import PreModel, packaged
+from energyest.estimators.pre.physical import Predictions
+from energyest.gpus import Gpu, check_precision, resolve_gpu
+from energyest.probed import Probe
+from energyest.workload import Workload
+
+DEFAULT_GPU = "H100"
+GPU_ALONE = "the energy of the GPU alone: processors and memory come on top"
+#: Deviation of the logarithm of a training's energy from what a probe of 30 steps says: a GPU that
+#: warms up, batches that differ, data that come late.
+PROBE_DEVIATION = 0.06
+# What a workload and its probe have to have in common, beside the FLOPs of a step, which differ
+# where images are larger or texts longer.
+_SAME = (
+    *("model", "parameters", "trainable_parameters"),
+    *("batch_size", "precision", "optimizer"),
+)
+_SAME_FLOPS = 0.05
+
+# Beyond this factor between the ends of the interval and its middle, it says little more than an
+# order of magnitude.
+_FAR = 2.0
+
+
+def estimate_pre(
+    workload: Workload,
+    gpu: str | Gpu | None = None,
+    *,
+    epochs: float,
+    train_samples: int,
+    validation_samples: int = 0,
+    model: PreModel | None = None,
+    probe: Probe | None = None,
+    confidence: float = 0.9,
+) -> Estimate:
+    """What a training will cost on a GPU that need not be there, before anything runs.
+
+    The time of a step is computed from the workload's operations and the GPU's data sheet, its
+    power from what the step makes of the GPU's peaks, and both are corrected by what was measured
+    on other models and GPUs (see docs/before_training.md). It is the energy of one GPU.
+
+    With a `probe` on the GPU itself, steps take what they took there; those of validation are
+    corrected by the same factors.
+
+    Args:
+        workload: from `describe_workload`, with the batch size, precision and optimizer of the
+            training.
+        gpu: a name ("H100", "RTX 3090", "NVIDIA A100-SXM4-80GB") or a `Gpu` with its numbers; by
+            default the probe's, or else an H100.
+        epochs: number of epochs, above 0.
+        train_samples: samples in an epoch.
+        validation_samples: samples that are validated after each epoch, by the forward pass alone,
+            in batches of the same size.
+        model: a `PreModel` of your own; by default the one that comes with the package.
+        probe: from `energyest.probe`, of the same workload on the same GPU.
+        confidence: probability for the interval.
+
+    Returns:
+        The estimate, with its `duration_s`.
+
+    Raises:
+        EstimateError: the GPU is unknown (the nearest names are given) or lacks the precision; a
+            number is out of its range; the probe is of another workload or GPU.
+
+    Warns:
+        UserWarning: the training is unlikely to fit into the GPU's memory.
+    """
+    if not isinstance(workload, Workload):
+        raise EstimateError(
+            f"workload is a {type(workload).__name__}: it must be a Workload from describe_workload"
+        )
+    if not (is_number(epochs) and math.isfinite(epochs) and epochs > 0):
+        raise EstimateError(f"epochs={epochs!r} must be a number above 0")
+    train_samples = _check_samples(train_samples, "train_samples", least=1)
+    validation_samples = _check_samples(validation_samples, "validation_samples", least=0)
+    confidence = check_confidence(confidence)
+    chosen = _choose_gpu(gpu, workload, probe)
+    used = check_precision(chosen, workload.precision)
+    known = packaged() if model is None else model
+    foretold = known.predict([(workload, chosen), (_forward_alone(workload), chosen)])
+    half = float(known.half_width(foretold, confidence)[0])
+    if probe is not None:
+        foretold = _as_probed(foretold, known, probe)
+        half = PROBE_DEVIATION * float(ndtri((1 + confidence) / 2))
+    batches = _batches(train_samples, workload, float(foretold.cpu_share[0]))
+    checks = _batches(validation_samples, workload, float(foretold.cpu_share[1]))
+    steps = np.array([batches, checks]) * epochs
+    energy_J = float(steps @ foretold.energy_J)
+    by = "PRE" if probe is None else f"PRE with a probe of {probe.steps} steps"
+    return Estimate(
+        energy_J=energy_J,
+        lower_J=energy_J * math.exp(-half),
+        upper_J=energy_J * math.exp(half),
+        confidence=confidence,
+        duration_s=float(steps @ foretold.step_s),
+        measured_J=0.0,
+        epochs=float(epochs),
+        method=f"{by}: {workload.model}, batch {workload.batch_size}, {used}, on one {chosen.name}",
+        assumptions=_assumptions(workload, chosen, known, foretold, half, probe),
+    )
+
+
+def _choose_gpu(gpu: str | Gpu | None, workload: Workload, probe: Probe | None) -> Gpu:
+    """The GPU that is asked for; a probe has to be one of it, and of the same workload."""
+    if probe is None:
+        return resolve_gpu(DEFAULT_GPU if gpu is None else gpu)
+    if not isinstance(probe, Probe):
+        raise EstimateError(f"probe is a {type(probe).__name__}: it must be a Probe from probe()")
+    if gpu is not None and resolve_gpu(gpu).name != probe.gpu.name:
+        raise EstimateError(
+            f"the probe was made on {probe.gpu.name}, not on {resolve_gpu(gpu).name}: make one "
+            "there, or leave it out"
+        )
+    for name in _SAME:
+        asked, probed = getattr(workload, name), getattr(probe.workload, name)
+        if asked != probed:
+            raise EstimateError(
+                f"the probe is of another workload: its {name} is {probed!r}, not {asked!r}"
+            )
+    asked, probed = workload.flops_per_step, probe.workload.flops_per_step
+    if not math.isclose(asked, probed, rel_tol=_SAME_FLOPS):
+        raise EstimateError(
+            f"the probe is of another workload: its step has {probed:.3g} FLOPs, not {asked:.3g}"
+        )
+    return probe.gpu
+
+
+def _as_probed(foretold: Predictions, model: PreModel, probe: Probe) -> Predictions:
+    """Predictions, corrected by what is measured and foretold of the probe's own steps."""
+    expected = model.predict([(probe.workload, probe.gpu)])
+    return replace(
+        foretold,
+        step_s=foretold.step_s * (probe.step_s / expected.step_s),
+        power_W=np.minimum(
+            foretold.power_W * (probe.power_W / expected.power_W),
+            max(probe.power_W, probe.gpu.tdp_W),  # no board draws more for long
+        ),
+    )
+
+
+def _assumptions(
+    workload: Workload,
+    gpu: Gpu,
+    model: PreModel,
+    foretold: Predictions,
+    half: float,
+    probe: Probe | None,
+) -> tuple[str, ...]:
+    said = [
+        GPU_ALONE,
+        "data arrive as fast as the GPU takes them; the cold start is left out",
+        f"a step takes {1e3 * foretold.step_s[0]:.3g} ms at {foretold.power_W[0]:.0f} W",
+    ]
+    if probe is not None:
+        said.append(f"steps go on as the {probe.steps} that were measured")
+    elif gpu.name not in model.gpus_:
+        said.append(
+            f"no training on a {gpu.name} was measured, only on {', '.join(model.gpus_)}: its data "
+            "sheet is believed"
+        )
+    if half > math.log(_FAR):
+        said.append(
+            f"far from what was measured: the truth may well be {math.exp(half):.2g} times as "
+            "much, or as little"
+        )
+    if workload.memory_bytes > gpu.memory_bytes:
+        text = (
+            f"the training needs about {workload.memory_bytes / 1e9:.3g} GB, and {gpu.name} has "
+            f"{gpu.memory_bytes / 1e9:.3g} GB: a batch of {workload.batch_size} is unlikely to fit"
+        )
+        warnings.warn(text, UserWarning, stacklevel=3)
+        said.append(text)
+    return (*said, *workload.notes)
+
+
+def _forward_alone(workload: Workload) -> Workload:
+    """A validation step: no backward pass, nothing to keep, nothing to update."""
+    forward = tuple(o for o in workload.operations if o.phase == "forward")
+    return replace(
+        workload,
+        operations=forward,
+        backward_calls=0,
+        trainable_parameters=0,
+        parameter_tensors=0,
+        saved_bytes=0,
+    )
+
+
+def _batches(samples: int, workload: Workload, cpu_share: float) -> float:
+    """Steps in so many samples; the last, smaller one costs the CPU as much as any other."""
+    full, rest = divmod(samples, workload.batch_size)
+    return full + (max(rest / workload.batch_size, cpu_share) if rest else 0.0)
+
+
+def _check_samples(value: int, name: str, least: int) -> int:
+    if not (is_number(value) and math.isfinite(value) and value == int(value) and value >= least):
+        raise EstimateError(f"{name}={value!r} must be a whole number of {least} or more")
+    return int(value)

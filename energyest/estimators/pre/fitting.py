@@ -1,0 +1,46 @@
+"""Parameters of a model by least squares on logarithms, held near what is likely beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from energyest.estimators.pre.parameters import Guess
+from energyest.estimators.pre.physics import Array, Parameters
+
+# How much a parameter's own deviation counts beside one measurement's.
+_PRIOR = 0.6
+# Relative errors beyond this count less than squared: some runs are off for reasons of their own.
+_ROBUST = 0.15
+_MOST_EVALUATIONS = 25
+
+
+def fit_parameters(
+    predict: Callable[[Parameters], Array], measured: Array, guesses: dict[str, Guess]
+) -> Parameters:
+    """Parameters that bring a prediction close to what was measured, as factors.
+
+    Args:
+        predict: from parameters to predictions, of shape (n,), positive.
+        measured: of shape (n,), positive.
+        guesses: for each parameter a first guess, and the deviation of its logarithm.
+    """
+    from scipy.optimize import least_squares  # noqa: PLC0415 - it takes a moment to load
+
+    names = list(guesses)
+    start = np.log([guesses[name][0] for name in names])
+    deviations = np.array([guesses[name][1] for name in names])
+    logs = np.log(measured)
+
+    def named(x: Array) -> Parameters:
+        return dict(zip(names, np.exp(x).tolist(), strict=True))
+
+    def residuals(x: Array) -> Array:
+        off = np.log(predict(named(x))) - logs
+        return np.concatenate([off, _PRIOR * (x - start) / deviations])
+
+    found = least_squares(
+        residuals, start, loss="soft_l1", f_scale=_ROBUST, max_nfev=_MOST_EVALUATIONS, ftol=1e-3
+    )
+    return named(found.x)

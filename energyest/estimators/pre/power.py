@@ -1,0 +1,34 @@
+"""A GPU's mean power during training steps, from what they make of its peaks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from energyest.estimators.pre.parameters import FORMATS
+from energyest.estimators.pre.physics import Array, Layout, Parameters, StepTimes
+
+
+def power_shares(layout: Layout, times: StepTimes, step_s: Array, p: Parameters) -> Array:
+    """Mean power ÷ board power, by parameters as in `parameters.POWER`.
+
+    A part is drawn at rest, a part while anything runs, and the rest in proportion to the shares of
+    the arithmetic and memory peaks that are reached; the board's limit caps it.
+
+    Args:
+        layout: the workloads on their GPUs.
+        times: their times, as computed.
+        step_s: length of the steps: computed, or measured.
+        p: parameters.
+    """
+    conv, other, moved = layout.shares_of_peak(step_s)
+    per_flop = np.array([p[f"flops_{name}"] for name in FORMATS])[layout.format]
+    asked = (
+        p["rest"]
+        + p["busy"] * np.minimum(times.gpu_s / step_s, 1.0)
+        + p["math"] * times.math_s / step_s
+        + p["memory"] * times.memory_s / step_s
+        + per_flop * (other + p["conv"] * conv)
+        + p["bytes"] * moved
+    )
+    drawn: Array = asked / (1 + (asked / p["cap"]) ** p["sharpness"]) ** (1 / p["sharpness"])
+    return drawn

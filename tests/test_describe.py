@@ -1,0 +1,856 @@
+"""`describe_workload`: a step in numbers, true to hand counts and to real steps on the CPU."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import pytorch_lightning
+import torch
+import torch.utils.checkpoint
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from energyest.errors import WorkloadError
+from energyest.measure.describe import describe_workload
+from energyest.measure.flops import count_forward_flops
+from energyest.workload import Operation, Workload
+from tests.test_flops import (
+    Attention,
+    Lazy,
+    Locked,
+    Net,
+    Noisy,
+    Raises,
+    Sneaky,
+    assert_same,
+    state_of,
+)
+
+X, Y = torch.randn(4, 8), torch.zeros(4, dtype=torch.long)
+T = torch.randn(2, 7, 16)  # batch, positions, width
+F1, F2 = 2 * 8 * 16, 2 * 16 * 3  # of the layers of `mlp`, for one sample
+
+
+def mlp() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+MLP_STEP = 4 * (2 * F1 + 3 * F2)  # the first layer's input needs no gradient
+
+
+def flops(workload: Workload, phase: str) -> float:
+    return sum(o.flops * o.count for o in workload.operations if o.phase == phase)
+
+
+def named(workload: Workload, name: str, phase: str = "forward") -> list[Operation]:
+    return [o for o in workload.operations if o.phase == phase and o.name == name]
+
+
+def only(workload: Workload, name: str, phase: str = "forward") -> Operation:
+    (operation,) = named(workload, name, phase)
+    return operation
+
+
+# ---------------------------------------------------------------------- FLOPs are right
+
+
+CONVOLUTIONS = {
+    # model, shape of a sample, multiply-adds of a sample
+    "stride": (nn.Conv2d(3, 8, 3, stride=2, padding=1), (3, 10, 10), 27 * 8 * 25),
+    "dilation": (nn.Conv2d(3, 8, 3, dilation=2), (3, 10, 10), 27 * 8 * 36),
+    "groups": (nn.Conv2d(4, 6, 3, groups=2, bias=False), (4, 9, 9), 2 * 9 * 6 * 49),
+    "depthwise": (nn.Conv2d(4, 8, 3, groups=4), (4, 9, 9), 9 * 8 * 49),
+    "1d": (nn.Conv1d(4, 6, 5), (4, 20), 4 * 5 * 6 * 16),
+    "3d": (nn.Conv3d(2, 4, 3), (2, 5, 5, 5), 2 * 27 * 4 * 27),
+    "transposed": (nn.ConvTranspose2d(4, 6, 3, stride=2), (4, 5, 5), 4 * 9 * 6 * 25),
+    "transposed, groups": (nn.ConvTranspose2d(4, 6, 3, groups=2), (4, 5, 5), 4 * 9 * 3 * 25),
+}
+
+
+@pytest.mark.parametrize(("model", "shape", "adds"), CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+def test_convolutions(model: nn.Module, shape: tuple[int, ...], adds: int) -> None:
+    batch = torch.randn(3, *shape)
+    workload = describe_workload(model, batch)
+    # The first layer has no gradient of its input to compute.
+    assert flops(workload, "forward") == flops(workload, "backward") == 3 * 2 * adds
+    assert workload.forward_flops_per_sample == 2 * adds
+    behind = (
+        describe_workload(nn.Sequential(nn.Conv2d(shape[0], shape[0], 1), model), batch)
+        if (len(shape) == 3)
+        else None
+    )
+    if behind is not None:
+        assert sum(o.flops for o in named(behind, "convolution_backward", "backward")) == (
+            3 * 2 * (2 * adds + shape[0] ** 2 * shape[1] * shape[2])
+        )
+    forward = only(workload, "convolution")
+    product = forward.rows * forward.columns * forward.depth * forward.groups
+    assert 2 * product == forward.flops
+    assert forward.groups == model.groups
+
+
+def test_linear_layers() -> None:
+    workload = describe_workload(mlp(), (X, Y))
+    assert flops(workload, "forward") == 4 * (F1 + F2)
+    assert flops(workload, "backward") == 4 * (F1 + 2 * F2)
+    assert workload.flops_per_step == MLP_STEP
+    first = named(workload, "addmm")[0]
+    assert (first.rows, first.columns, first.depth, first.groups) == (4, 16, 8, 1)
+    assert first.bytes == 4 * (4 * 8 + 8 * 16 + 16 + 4 * 16)
+
+
+def test_batched_products_and_products_with_a_vector() -> None:
+    class Products(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.matrix, self.vector = nn.Parameter(torch.ones(2, 16, 5)), nn.Parameter(X[0])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.bmm(x, self.matrix).sum() + X @ self.vector
+
+    workload = describe_workload(Products(), T)
+    assert only(workload, "bmm").flops == 2 * (2 * 7 * 16 * 5)
+    assert only(workload, "bmm").groups == 2
+    assert only(workload, "mv").flops == 2 * 4 * 8  # torch's own counter has no rule for it
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_fused_attention(causal: bool) -> None:
+    class Masked(Attention):
+        def forward(self, x: Tensor) -> Tensor:
+            query, key, value = self.qkv(x).unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4)
+            return functional.scaled_dot_product_attention(
+                query, key, value, is_causal=causal, dropout_p=0.1
+            )
+
+    full = 2 * 2 * (2 * 2 * 7 * 7 * 8)  # two products of two heads and two samples
+    workload = describe_workload(Masked(), T)
+    assert only(workload, "attention").flops == (full / 2 if causal else full)
+    # q kᵀ again, and two products for each of the two.
+    backward = only(workload, "attention_backward", "backward")
+    assert backward.flops == (full / 2 if causal else full) * 5 / 2
+
+
+def encoder(**options: Any) -> nn.Module:
+    return nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, **options)
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.inner = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.options = options
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.inner(x, x, x, **self.options)[0]
+        return output
+
+
+MASK = torch.ones(7, 7, dtype=torch.bool).triu(1)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        pytest.param(mlp(), (4, 8), id="mlp"),
+        pytest.param(
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3, 2)),
+            (2, 3, 9, 9),
+            id="convolutions",
+        ),
+        pytest.param(Attention(), (2, 7, 16), id="attention"),
+        pytest.param(encoder(), (2, 7, 16), id="encoder"),
+        pytest.param(encoder(dropout=0.0, norm_first=True), (2, 7, 16), id="norm first"),
+        pytest.param(SelfAttention(need_weights=True), (2, 7, 16), id="weights"),
+        pytest.param(SelfAttention(need_weights=False, attn_mask=MASK), (2, 7, 16), id="mask"),
+        pytest.param(nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 3)), None, id="embedding"),
+    ],
+)
+def test_agrees_with_real_steps(model: nn.Module, shape: tuple[int, ...] | None) -> None:
+    batch = torch.zeros(4, 5, dtype=torch.long) if shape is None else torch.randn(shape)
+    workload = describe_workload(model, batch)
+    real = copy.deepcopy(model).train()
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        output = real(batch)
+        forward = counter.get_total_flops()
+        output.sum().backward()
+    assert flops(workload, "forward") == forward
+    # A fused attention computes q kᵀ once more.
+    again = sum(o.flops / 5 for o in named(workload, "attention_backward", "backward"))
+    assert flops(workload, "backward") - again == counter.get_total_flops() - forward
+    counted = count_forward_flops(model, batch)
+    assert workload.forward_flops_per_sample == counted.per_sample
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer and a head on its output, or on its final state."""
+
+    def __init__(
+        self, kind: type[nn.RNNBase], *, final: bool = False, packed: bool = False, **options: Any
+    ) -> None:
+        super().__init__()
+        self.inner = kind(8, 16, **options)
+        self.final, self.packed = final, packed
+
+    def forward(self, x: Tensor) -> Tensor:
+        inputs: Any = x
+        if self.packed:
+            lengths = torch.tensor([5, 3])
+            inputs = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+        output, state = self.inner(inputs)
+        if self.final:
+            last: Tensor = (state[0] if isinstance(state, tuple) else state)[-1]
+            return last
+        return output.data if self.packed else output
+
+
+SEQUENCE = torch.randn(2, 5, 8)
+KINDS = {"lstm": (nn.LSTM, 4), "gru": (nn.GRU, 3), "rnn_tanh": (nn.RNN, 1)}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("final", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_recurrent_layers(name: str, final: bool, packed: bool) -> None:
+    kind, gates = KINDS[name]
+    model = Recurrent(kind, final=final, packed=packed, batch_first=True)
+    workload = describe_workload(model, SEQUENCE)
+    tokens = 5 + 3 if packed else 2 * 5
+    weights = gates * 16 * (8 + 16)
+    operation = only(workload, name)
+    assert operation.flops == 2 * tokens * weights
+    assert only(workload, f"{name}_backward", "backward").flops == 2 * operation.flops
+    assert (operation.count, operation.steps, operation.columns) == (1, 5, gates * 16)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_stacked_and_bidirectional_layers(batch_first: bool) -> None:
+    inner = nn.LSTM(8, 16, num_layers=2, bidirectional=True, batch_first=batch_first, dropout=0.2)
+
+    class Stack(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            output: Tensor = self.inner(x)[0]
+            return output
+
+    workload = describe_workload(Stack(), SEQUENCE)
+    operation = only(workload, "lstm")
+    weights = 2 * 4 * 16 * ((8 + 16) + (2 * 16 + 16))
+    assert operation.flops == 2 * 10 * weights
+    steps = 5 if batch_first else 2
+    assert operation.steps == (steps + 2 - 1) * 2  # a layer follows a step behind the other
+    assert workload.parameters == sum(p.numel() for p in inner.parameters())
+
+
+def test_an_encoder_learns_through_the_state_that_it_hands_over() -> None:
+    class Translator(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.LSTM(8, 16, batch_first=True)
+            self.decoder = nn.LSTM(8, 16, batch_first=True)
+            self.head = nn.Linear(16, 3)
+
+        def forward(self, source: Tensor, target: Tensor) -> Tensor:
+            _, state = self.encoder(source)
+            output: Tensor = self.head(self.decoder(target, state)[0])
+            return output
+
+    batch = ((torch.randn(2, 5, 8), torch.randn(2, 6, 8)), torch.zeros(2, 6, dtype=torch.long))
+    workload = describe_workload(Translator(), batch)
+    assert len(named(workload, "lstm")) == 2
+    assert len(named(workload, "lstm_backward", "backward")) == 2
+    assert flops(workload, "backward") == 2 * flops(workload, "forward")
+
+
+def test_a_frozen_recurrent_layer_passes_gradients_on() -> None:
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.inner = nn.Linear(8, 8), nn.GRU(8, 16, batch_first=True)
+            self.inner.requires_grad_(False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            output: Tensor = self.inner(self.first(x))[0]
+            return output
+
+    workload = describe_workload(Frozen(), SEQUENCE)
+    gradient = only(workload, "gru_backward", "backward")
+    assert gradient.flops == only(workload, "gru").flops
+
+
+def test_checkpointed_layers_run_twice() -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self, inner: nn.Module, again: bool, reentrant: bool) -> None:
+            super().__init__()
+            self.first, self.inner = nn.Linear(16, 16), inner
+            self.again, self.reentrant = again, reentrant
+
+        def forward(self, x: Tensor) -> Any:
+            x = self.first(x)
+            if self.again:
+                x = torch.utils.checkpoint.checkpoint(self.inner, x, use_reentrant=self.reentrant)
+            else:
+                x = self.inner(x)
+            return x[0] if isinstance(x, tuple) else x
+
+    # Dropout and recurrent layers are recorded in a form of their own, there and here.
+    for inner in (encoder(dropout=0.1), nn.LSTM(16, 16, batch_first=True)):
+        once = describe_workload(Checkpointed(inner, False, False), T)
+        # With "reentrant" checkpoints, all of it; without, as far as something was saved.
+        for reentrant in (True, False):
+            twice = describe_workload(Checkpointed(inner, True, reentrant), T)
+            assert flops(twice, "forward") == flops(once, "forward")
+            rest = only(once, "addmm") if isinstance(inner, nn.LSTM) else None
+            inside = flops(once, "forward") - (rest.flops if rest else 2 * 14 * 16 * 16)
+            added = flops(twice, "backward") - flops(once, "backward")
+            assert 0 < added <= inside
+            assert added == inside or not reentrant
+            assert twice.saved_bytes < once.saved_bytes / 2
+            assert not [o for o in twice.operations if o.name.startswith("bernoulli")]
+
+
+# ---------------------------------------------------------------------- bytes are right
+
+
+def test_elementwise_operations() -> None:
+    class Sums(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            wide = x[:, :1].expand(-1, 1000)  # as large as what lies behind it
+            return self.layer(x).sum() + (x.exp() + x[:1]).sum() + wide.sin().sum()
+
+    workload = describe_workload(Sums(), X)
+    assert only(workload, "exp").bytes == 2 * 4 * 32
+    assert only(workload, "sin").bytes == 4 * (32 + 4000)
+    assert 4 * (32 + 8 + 32) in [o.bytes for o in named(workload, "add")]
+
+
+def test_half_precision_halves_activations_and_adds_casts() -> None:
+    full = describe_workload(mlp(), (X, Y))
+    for precision in ("bf16", "fp16"):
+        half = describe_workload(mlp(), (X, Y), precision=precision)
+        assert half.precision == precision
+        assert only(half, "relu").bytes == only(full, "relu").bytes / 2
+        assert [o.bytes for o in named(half, "addmm")] == [
+            o.bytes / 2 for o in named(full, "addmm")
+        ]
+        assert half.flops_per_step == full.flops_per_step
+        assert named(half, "_to_copy")
+        assert not named(full, "_to_copy")
+        assert half.kernels > full.kernels
+    tf32 = describe_workload(mlp(), (X, Y), precision="tf32")
+    assert tf32.operations == full.operations
+
+
+def test_views_and_marks_are_no_kernels() -> None:
+    class Views(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.profiler.record_function("mark"):
+                x = x.view(2, 16).t().t().reshape(4, 8)[:, :]
+                return self.layer(x.unsqueeze(0).squeeze(0).detach())
+
+    plain, views = describe_workload(Net(), X), describe_workload(Views(), X)
+    assert views.kernels == plain.kernels
+    assert views.operations == plain.operations
+    assert views.forward_calls > plain.forward_calls
+
+
+def kept_by_a_real_step(model: nn.Module, batch: Tensor) -> int:
+    """What autograd keeps in memory between forward and backward, but for weights and batch."""
+    kept = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(batch)
+    held = {t.untyped_storage().data_ptr() for t in [*model.parameters(), batch]}
+    size = sum(size for place, size in kept.items() if place not in held)
+    output.sum().backward()
+    return size
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (mlp(), (4, 8)),
+        (
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GELU(), nn.Flatten()),
+            (2, 3, 9, 9),
+        ),
+        (nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16), nn.Tanh(), nn.Linear(16, 2)), (5, 16)),
+    ],
+)
+def test_kept_memory_is_that_of_a_real_step(model: nn.Module, shape: tuple[int, ...]) -> None:
+    batch = torch.randn(shape)
+    workload = describe_workload(model, batch)
+    assert workload.saved_bytes == kept_by_a_real_step(model, batch)
+    assert workload.input_bytes == batch.numel() * 4
+    # Weights and gradients; the batch is not counted twice, though the first layer keeps it.
+    parameters = 2 * 4 * sum(p.numel() for p in model.parameters())
+    assert workload.memory_bytes == parameters + workload.saved_bytes + workload.input_bytes
+
+
+# ---------------------------------------------------------------------- counts are right
+
+
+def test_parameters_are_counted_once() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(9, 8), nn.Linear(8, 9, bias=False)
+            self.head.weight = self.embedding.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            output: Tensor = self.head(self.embedding(x))
+            return output
+
+    workload = describe_workload(Tied(), torch.zeros(2, 5, dtype=torch.long), optimizer="adamw")
+    assert (workload.parameters, workload.parameter_tensors) == (72, 1)
+    assert workload.optimizer_bytes == 72 * 4 * 7
+    assert workload.module_calls == 3
+
+
+def test_frozen_layers_have_no_backward_pass() -> None:
+    model = mlp()
+    model[0].requires_grad_(False)
+    workload = describe_workload(model, (X, Y))
+    assert flops(workload, "backward") == 4 * F2
+    assert (workload.parameters, workload.trainable_parameters) == (195, 16 * 3 + 3)
+    assert workload.parameter_tensors == 2
+    frozen = describe_workload(model.requires_grad_(False), (X, Y))
+    assert frozen.flops_per_step == 4 * (F1 + F2)
+    assert frozen.trainable_parameters == frozen.backward_calls == frozen.optimizer_bytes == 0
+
+
+def test_modules_called_again_and_again() -> None:
+    layer = nn.Linear(8, 8)
+    workload = describe_workload(nn.Sequential(layer, layer, layer), X)
+    operation = only(workload, "addmm")  # the same size each time: one entry
+    assert operation.count == 3
+    assert workload.module_calls == 4
+    assert workload.parameters == 72
+    assert workload.flops_per_step == 4 * 2 * 64 * (3 + 3 + 2)
+    # The same size in the other phase is another entry.
+    assert {o.phase for o in workload.operations} == {"forward", "backward"}
+
+
+def test_a_long_loop_is_one_entry() -> None:
+    class Loop(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(1000):
+                x = x * 1.01
+            return self.layer(x)
+
+    began = time.monotonic()
+    workload = describe_workload(Loop(), X)
+    assert only(workload, "mul").count == 1000
+    assert time.monotonic() - began < 20
+
+
+@given(st.integers(1, 9), st.integers(2, 5), st.sampled_from(["fp32", "bf16"]))
+@settings(max_examples=12, deadline=None)
+def test_linear_in_the_batch(samples: int, times: int, precision: str) -> None:
+    model = nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(18, 4))
+    small = describe_workload(model, torch.zeros(samples, 2, 8), precision=precision)
+    large = describe_workload(model, torch.zeros(times * samples, 2, 8), precision=precision)
+    assert large.flops_per_step == times * small.flops_per_step
+    assert large.forward_flops_per_sample == small.forward_flops_per_sample
+    assert only(large, "relu").bytes == times * only(small, "relu").bytes
+    assert large.input_bytes == times * small.input_bytes
+    weights = 2 * (3 * 2 * 3 + 18 * 4) if precision == "bf16" else 0  # copies in half precision
+    kept = small.saved_bytes, large.saved_bytes
+    assert times * kept[0] - kept[1] <= (times - 1) * weights
+    assert large.kernels == small.kernels
+    assert (large.forward_calls, large.backward_calls, large.module_calls) == (
+        small.forward_calls,
+        small.backward_calls,
+        small.module_calls,
+    )
+    assert Workload.from_dict(json.loads(json.dumps(large.to_dict()))) == large
+
+
+# ---------------------------------------------------------------------- it leaves no trace
+
+
+def flags() -> dict[str, Any]:
+    return {
+        "mkldnn": torch.backends.mkldnn.enabled,
+        "autocast": (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
+        "attention": (
+            torch.backends.cuda.flash_sdp_enabled(),
+            torch.backends.cuda.math_sdp_enabled(),
+            torch.backends.cuda.mem_efficient_sdp_enabled(),
+        ),
+        "dtype": torch.get_default_dtype(),
+        "device": torch.get_default_device(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "grad": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "anomaly": torch.is_anomaly_enabled(),
+        "modes": (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()),
+        "filters": list(warnings.filters),
+    }
+
+
+class Exits(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        raise KeyboardInterrupt
+
+
+LEFT_ALONE = [Net, Noisy, Raises, Locked, Sneaky, Exits]
+
+
+@pytest.mark.parametrize("kind", LEFT_ALONE)
+@pytest.mark.parametrize("batch", [X, (X, Y), {"x": X}, "text"], ids=["x", "xy", "dict", "text"])
+@pytest.mark.parametrize("grad", [True, False])
+def test_model_generators_and_flags_are_left_alone(
+    kind: Callable[[], nn.Module], batch: Any, grad: bool
+) -> None:
+    model = kind()
+    before, set_before, values = state_of(model), flags(), X.clone()
+    with torch.set_grad_enabled(grad):
+        for precision in ("fp32", "bf16"):
+            with suppress(WorkloadError, KeyboardInterrupt):
+                describe_workload(model, batch, precision=precision)
+    assert_same(before, state_of(model))
+    assert set_before == flags()
+    assert torch.equal(values, X)
+
+
+def test_a_noisy_model_is_walked_through_and_stays_picklable() -> None:
+    model = Noisy()
+    assert describe_workload(model, X).module_calls == 6
+    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
+    model[0].weight.grad = torch.ones(8, 8)
+    describe_workload(model, X)
+    assert model[0].weight.grad.equal(torch.ones(8, 8))
+    assert model[1].num_batches_tracked == 0
+    assert pickle.loads(pickle.dumps(model))[0].weight.equal(model[0].weight)
+
+
+def test_inputs_that_a_model_changes() -> None:
+    class Changes(Net):
+        def forward(self, batch: dict[str, Tensor]) -> Tensor:
+            return self.layer(batch.pop("x").zero_().add_(1))
+
+    batch = {"x": torch.randn(4, 8), "y": Y}
+    before = batch["x"].clone()
+    workload = describe_workload(Changes(), batch)
+    assert workload.flops_per_step == 2 * 4 * Net.LAYER_FLOPS
+    assert list(batch) == ["x", "y"]
+    assert batch["x"].equal(before)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_wherever_the_caller_builds_tensors(precision: str) -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.places = nn.Linear(8, 3), nn.Embedding(9, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            output: Tensor = self.layer(x + self.places(torch.arange(len(x))))
+            return output
+
+    model = Positions()
+    expected = describe_workload(model, X, precision=precision)
+    with torch.device("meta"):
+        assert describe_workload(model, X, precision=precision) == expected
+        on_meta = Positions()
+        assert describe_workload(on_meta, X, precision=precision) == expected
+    with torch.inference_mode():
+        assert describe_workload(model, X.clone(), precision=precision) == expected
+    with torch.autocast("cpu", torch.bfloat16):
+        assert describe_workload(model, X, precision=precision) == expected
+    assert describe_workload(on_meta, X.to("meta"), precision=precision) == expected
+
+
+# ---------------------------------------------------------------------- kinds of models
+
+
+class Lit(pytorch_lightning.LightningModule):
+    """Logs, and returns its loss in one of several ways."""
+
+    def __init__(self, how: str = "tensor") -> None:
+        super().__init__()
+        self.net, self.how = mlp(), how
+        self.automatic_optimization = how != "manual"
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = functional.cross_entropy(self.net(batch[0]), batch[1])
+        self.log("loss", loss, prog_bar=True)
+        self.log_dict({"again": loss})
+        if self.how == "manual":
+            self.manual_backward(loss)
+            self.optimizers().step()
+            return None
+        if self.how == "trainer":
+            return loss * self.trainer.world_size
+        return {"loss": loss, "inputs": batch[0]} if self.how == "dict" else loss
+
+
+class LitForward(Lit):
+    def forward(self, x: Tensor) -> Any:
+        return self.net(x)
+
+
+@pytest.mark.parametrize("how", ["tensor", "dict"])
+def test_lightning_modules(how: str, recwarn: pytest.WarningsRecorder) -> None:
+    workload = describe_workload(Lit(how), [X, Y])
+    assert workload.loop == "lightning"
+    assert workload.flops_per_step == MLP_STEP
+    assert workload.operations == describe_workload(mlp(), (X, Y)).operations
+    assert not list(recwarn)
+
+
+@pytest.mark.parametrize("how", ["manual", "trainer"])
+def test_a_training_step_that_needs_a_trainer(how: str) -> None:
+    with pytest.raises(WorkloadError, match=r"Lit could not be walked .*Trainer"):
+        describe_workload(Lit(how), (X, Y))
+    # Where there is a forward, that is walked through.
+    assert describe_workload(LitForward(how), (X, Y)).flops_per_step == MLP_STEP
+
+
+@dataclass
+class Output:
+    loss: Tensor | None
+    logits: Tensor
+
+
+class WithLoss(nn.Module):
+    """As language models do it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Output:
+        logits = self.net(x)
+        loss = None if labels is None else functional.cross_entropy(logits, labels)
+        return Output(loss, logits)
+
+
+class Inputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, one: Tensor, other: Tensor) -> Any:
+        return self.net(one + other)
+
+
+def scripted() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.script(mlp())
+
+
+def compiled() -> nn.Module:
+    model = mlp()
+    model.compile()
+    return model
+
+
+def on_meta() -> nn.Module:
+    with torch.device("meta"):
+        return mlp()
+
+
+class Branch(nn.Module):
+    """Its forward looks at values."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.net, self.how = mlp(), how
+
+    def forward(self, x: Tensor) -> Any:
+        if self.how == "if":
+            return self.net(x * 2 if x.sum() > 0 else x)
+        if self.how == "item":
+            return self.net(x * x.mean().item())
+        return self.net(x[torch.nonzero(x[:, 0] ** 2 >= 0).squeeze(1)])
+
+
+MODELS: dict[str, tuple[Any, Any]] = {
+    "target of classes": (mlp, (X, Y)),
+    "target of numbers": (mlp, (X, torch.randn(4, 3))),
+    "another target": (mlp, (X, ["a", "b", "c", "d"])),
+    "no target": (mlp, X),
+    "list": (mlp, [X, Y]),
+    "output with a loss": (WithLoss, {"x": X, "labels": Y}),
+    "inputs": (Inputs, (X, X)),
+    "inputs in a tuple": (Inputs, ((X, X), Y)),
+    "inputs as torch collates them": (Inputs, [[X, X], Y]),
+    "inputs by name": (Inputs, {"one": X, "other": X, "labels": Y}),
+    "if": (lambda: Branch("if"), X),
+    "item": (lambda: Branch("item"), X),
+    "nonzero": (lambda: Branch("nonzero"), X),
+    "compiled": (lambda: torch.compile(mlp()), X),
+    "compiled in place": (compiled, X),
+    "scripted": (scripted, X),
+    "a scripted part": (lambda: nn.Sequential(scripted()), X),
+    "data parallel": (lambda: nn.DataParallel(mlp()), X),
+    "on meta": (on_meta, X.to("meta")),
+    "evaluated": (lambda: mlp().eval(), X),
+    "double": (lambda: mlp().double(), X.double()),
+    "half": (lambda: mlp().half(), X.half()),
+    "bfloat16": (lambda: mlp().bfloat16(), X.bfloat16()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*jit.script")
+@pytest.mark.parametrize("name", MODELS)
+def test_kinds_of_models(name: str) -> None:
+    build, batch = MODELS[name]
+    workload = describe_workload(build(), batch)
+    assert workload.flops_per_step == MLP_STEP
+    assert (workload.batch_size, workload.parameters, workload.loop) == (4, 195, "plain")
+    assert workload.forward_flops_per_sample == F1 + F2
+
+
+def test_weights_of_other_types_are_noted_and_need_no_casts() -> None:
+    plain = describe_workload(mlp(), X)
+    assert plain.notes == ()
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        workload = describe_workload(mlp().to(dtype), X.to(dtype))
+        assert workload.operations == plain.operations
+        assert workload.notes == (f"parameters of {dtype} are taken as torch.float32",)
+    # These refuse inputs of another type than their weights.
+    for model in (nn.Conv1d(7, 4, 3), nn.LSTM(16, 8)):
+        assert describe_workload(model.half(), T.half()).flops_per_step > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_normalised_weights() -> None:
+    for norm in (
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+    ):
+        model = nn.Sequential(norm(nn.Linear(8, 8)), nn.Linear(8, 3))
+        workload = describe_workload(model, X)
+        products = [o for o in workload.operations if o.name in ("mm", "addmm")]
+        assert sum(o.flops * o.count for o in products) == 4 * 2 * (2 * 64 + 3 * 24)
+
+
+def test_what_is_not_counted_is_noted() -> None:
+    class Spectrum(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(torch.fft.fft(x).real)
+
+    workload = describe_workload(Spectrum(), X)
+    assert workload.notes == ("the arithmetic of _fft_r2c is not counted",)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_complex_and_sparse_parameters() -> None:
+    sparse = nn.Sequential(nn.Embedding(9, 8, sparse=True), nn.Linear(8, 3))
+    assert describe_workload(sparse, torch.zeros(4, 5, dtype=torch.long)).parameters == 99
+    model = nn.Linear(8, 3).to(torch.complex64)
+    workload = describe_workload(model, X.to(torch.complex64), loss=lambda out: out.abs().sum())
+    assert workload.backward_calls > 0
+
+
+def test_one_sample_and_no_parameters() -> None:
+    assert describe_workload(mlp(), X[:1]).flops_per_step == MLP_STEP / 4
+
+    class Product(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ x.T
+
+    workload = describe_workload(Product(), X)
+    assert (workload.parameters, workload.flops_per_step) == (0, 2 * 4 * 4 * 8)
+
+
+def test_a_loss_of_ones_own() -> None:
+    seen: list[Any] = []
+
+    def loss(output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        seen.append((output.shape, target.shape))
+        return {"loss": functional.cross_entropy(output, target)}
+
+    workload = describe_workload(mlp(), (X, Y), loss=loss)
+    assert seen == [((4, 3), (4,))]
+    assert workload.flops_per_step == MLP_STEP
+    assert describe_workload(mlp(), X, loss=lambda out: out.square()).flops_per_step == MLP_STEP
+    # It takes the place of a LightningModule's own.
+    assert describe_workload(LitForward("trainer"), (X, Y), loss=loss).loop == "lightning"
+
+
+def test_two_billion_parameters_take_seconds_and_no_memory() -> None:
+    width, layers, positions, words = 2560, 26, 1024, 50_000
+    with torch.device("meta"):
+        layer = nn.TransformerEncoderLayer(width, 32, 4 * width, batch_first=True)
+        body = nn.TransformerEncoder(layer, layers)
+        model = nn.Sequential(nn.Embedding(words, width), body, nn.Linear(width, words))
+        batch = torch.zeros(8, positions, dtype=torch.long)
+    began = time.monotonic()
+    workload = describe_workload(model, batch, precision="bf16", optimizer="adamw")
+    assert time.monotonic() - began < 30
+    assert workload.parameters > 2.2e9
+    attention = layers * 2 * 2 * positions**2 * width
+    dense = 2 * positions * (layers * 12 * width**2 + width * words)
+    assert workload.forward_flops_per_sample == dense + attention
+    assert workload.memory_bytes > 16 * workload.parameters
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+
+
+# ---------------------------------------------------------------------- refusals
+
+
+class NoGradient(Net):
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
+    "no module": (lambda: print, X, {}, "model is a builtin_function.*torch.nn.Module"),
+    "a class": (lambda: nn.Linear, X, {}, "model is a type"),
+    "lazy": (Lazy, X, {}, "Lazy has parameters without a shape yet: run it once"),
+    "no sample": (mlp, X[:0], {}, "example_batch holds no sample"),
+    "text": (mlp, "text", {}, "example_batch holds no sample"),
+    "texts": (mlp, ["text"], {}, "example_batch holds no sample"),
+    "nothing": (mlp, None, {}, "example_batch holds no sample"),
+    "precision": (mlp, X, {"precision": "fp8"}, "precision='fp8' must be one of fp32"),
+    "precision none": (mlp, X, {"precision": None}, "precision=None must be one of"),
+    "optimizer": (mlp, X, {"optimizer": "magic"}, "optimizer='magic' must be one of sgd"),
+    "optimizer class": (mlp, X, {"optimizer": torch.optim.SGD}, "must be one of sgd"),
+    "loss": (mlp, (X, Y), {"loss": 3}, "loss is a int: it must be callable"),
+    "loss of text": (mlp, (X, Y), {"loss": lambda *_: "text"}, "a str, not a loss"),
+    "loss of one": (mlp, (X, Y), {"loss": lambda _: None}, "takes 1 positional argument"),
+    "detached": (mlp, X, {"loss": lambda o: o.detach()}, "depends on no trainable parameter"),
+    "no gradient": (NoGradient, X, {}, "depends on no trainable parameter"),
+    "raises": (Raises, X, {}, "Raises could not be walked through: RuntimeError: no forward"),
+    "no copy": (Locked, X, {}, "pickle"),
+    "wrong shape": (mlp, torch.zeros(4, 9), {}, "Sequential could not be walked through"),
+    "no product": (nn.ReLU, X, {}, "no matrix product or convolution"),
+    "a norm of one": (lambda: nn.BatchNorm1d(8), X[:1], {}, "more than 1 value per channel"),
+    "values on meta": (lambda: Branch("if").to("meta"), X, {}, "could not be walked through"),
+    "calls the original": (Sneaky, X, {}, "Sneaky could not be walked through"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals_name_the_thing_and_the_rule(name: str) -> None:
+    build, batch, options, why = REFUSED[name]
+    with pytest.raises(WorkloadError, match=why) as error:
+        describe_workload(build(), batch, **options)
+    assert "\n" not in str(error.value)

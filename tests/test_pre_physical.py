@@ -1,0 +1,258 @@
+"""The physical model of PRE: limits computed by hand, and learning from known truths."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from energyest.errors import EstimateError
+from energyest.estimators.pre.correction import Correction
+from energyest.estimators.pre.fitting import fit_parameters
+from energyest.estimators.pre.parameters import POWER, STEP
+from energyest.estimators.pre.physical import PhysicalModel
+from energyest.estimators.pre.physics import Layout, StepTimes, step_times
+from energyest.estimators.pre.power import power_shares
+from energyest.gpus import Gpu, resolve_gpu
+from energyest.workload import Operation, Workload
+
+GUESS = {name: value for name, (value, _) in STEP.items()}
+POWER_GUESS = {name: value for name, (value, _) in POWER.items()}
+H100 = resolve_gpu("H100")
+LARGE = Operation("forward", "mm", 1, 2 * 8192.0**3, 3 * 4 * 8192.0**2, 8192, 8192, 8192)
+COPY = Operation("forward", "clone", 1, 0.0, 8e9)
+
+
+def workload(*operations: Operation, **others: object) -> Workload:
+    facts: dict[str, object] = {
+        "model": "net",
+        "batch_size": 32,
+        "precision": "fp32",
+        "optimizer": "sgd",
+        "parameters": 0,
+        "trainable_parameters": 0,
+        "parameter_tensors": 0,
+        "forward_flops_per_sample": 1.0,
+        "forward_calls": sum(o.count for o in operations),
+        "backward_calls": 0,
+        "module_calls": 0,
+        "saved_bytes": 0.0,
+        "input_bytes": 0.0,
+    }
+    return Workload(operations=operations, **{**facts, **others})  # type: ignore[arg-type]
+
+
+def times(*workloads: Workload, gpu: Gpu = H100, **parameters: float) -> StepTimes:
+    return step_times(Layout([(w, gpu) for w in workloads]), {**GUESS, **parameters})
+
+
+# ------------------------------------------------------------------ time
+
+
+def test_a_large_product_is_bound_by_arithmetic() -> None:
+    found = times(workload(LARGE))
+    thick = 8192 / (8192 + GUESS["thin_columns"]) * 8192 / (8192 + GUESS["thin_depth"])
+    ideal_s = LARGE.flops / (H100.peak_flops["fp32"] * GUESS["peak_matmul_fp32"] * thick)
+    assert found.math_s[0] == pytest.approx(ideal_s, rel=0.01)
+    assert found.memory_s[0] == 0
+    assert found.step_s[0] == pytest.approx(ideal_s, rel=0.01)
+
+
+def test_a_large_copy_is_bound_by_memory() -> None:
+    found = times(workload(COPY))
+    ideal_s = COPY.bytes / (H100.bandwidth_bytes_per_s * GUESS["bandwidth_other"])
+    assert found.memory_s[0] == pytest.approx(ideal_s, rel=0.01)
+    assert found.math_s[0] == 0
+
+
+def test_many_tiny_operations_are_bound_by_the_cpu() -> None:
+    tiny = replace(COPY, bytes=8.0, count=10_000)
+    found = times(workload(tiny))
+    assert found.cpu_s[0] == pytest.approx(
+        GUESS["call_step_s"] + 10_000 * GUESS["call_other_s"], rel=1e-9
+    )
+    assert found.gpu_s[0] < found.cpu_s[0]
+    assert found.cpu_s[0] <= found.step_s[0] < 1.05 * found.cpu_s[0]
+
+
+def test_a_slower_machine_slows_what_its_cpu_bounds_and_nothing_else() -> None:
+    layout = Layout(
+        [(workload(replace(COPY, bytes=8.0, count=9999)), H100), (workload(LARGE), H100)]
+    )
+    once, twice = step_times(layout, GUESS), step_times(layout, GUESS, 2.0)
+    assert twice.step_s[0] / once.step_s[0] == pytest.approx(2, rel=0.02)
+    assert twice.step_s[1] / once.step_s[1] == pytest.approx(1, rel=0.01)
+
+
+def test_counts_are_repetitions() -> None:
+    many, one = times(workload(replace(LARGE, count=7))), times(workload(LARGE))
+    assert many.gpu_s[0] == pytest.approx(7 * one.gpu_s[0])
+
+
+def test_workloads_do_not_see_each_other() -> None:
+    both = times(workload(LARGE), workload(COPY, input_bytes=1e9))
+    for index, single in enumerate((workload(LARGE), workload(COPY, input_bytes=1e9))):
+        assert both.step_s[index] == pytest.approx(times(single).step_s[0])
+
+
+def test_the_gradients_of_a_convolution_are_two_but_one_call() -> None:
+    product = {"rows": 100_000, "columns": 64, "depth": 576}
+    one = 2.0 * 100_000 * 64 * 576
+    both = Operation("backward", "convolution_backward", 1, 2 * one, 1e6, **product)
+    first = replace(both, flops=one)  # the first layer: no gradient of the images is asked for
+    found = times(workload(both), workload(first))
+    assert found.start_s[0] == pytest.approx(2 * found.start_s[1])
+    assert found.cpu_s[0] == pytest.approx(found.cpu_s[1])
+
+
+@given(
+    scale=st.floats(1.1, 50),
+    name=st.sampled_from(["bandwidth_bytes_per_s", "peak"]),
+    operations=st.lists(st.sampled_from([LARGE, COPY]), min_size=1, max_size=3),
+)
+@settings(max_examples=30, deadline=None)
+def test_a_better_gpu_is_never_slower(scale: float, name: str, operations: list[Operation]) -> None:
+    if name == "peak":
+        better = replace(H100, peak_flops={k: scale * v for k, v in H100.peak_flops.items()})
+    else:
+        better = replace(H100, bandwidth_bytes_per_s=scale * H100.bandwidth_bytes_per_s)
+    load = workload(*operations)
+    assert times(load, gpu=better).step_s[0] <= times(load).step_s[0]
+
+
+def test_a_precision_that_the_gpu_lacks_is_refused_by_name() -> None:
+    with pytest.raises(EstimateError, match=r"V100.*lacks bf16"):
+        Layout([(workload(LARGE, precision="bf16"), resolve_gpu("V100"))])
+
+
+def test_tf32_is_fp32_where_there_is_none() -> None:
+    old = resolve_gpu("V100")
+    tf32, fp32 = (times(workload(LARGE, precision=p), gpu=old) for p in ("tf32", "fp32"))
+    assert tf32.step_s[0] == fp32.step_s[0]
+
+
+def test_a_gpu_without_a_known_bandwidth_is_refused() -> None:
+    unknown = Gpu("Foo", 100, {"fp32": 1e13})
+    with pytest.raises(EstimateError, match="no memory bandwidth known for Foo"):
+        Layout([(workload(LARGE), unknown)])
+
+
+# ------------------------------------------------------------------ power
+
+
+def shares(*workloads: Workload) -> np.ndarray:
+    layout = Layout([(w, H100) for w in workloads])
+    found = step_times(layout, GUESS)
+    return power_shares(layout, found, found.step_s, POWER_GUESS)
+
+
+def test_power_lies_between_rest_and_the_boards() -> None:
+    idle, busy = shares(workload(replace(COPY, bytes=8.0, count=9999)), workload(LARGE))
+    assert POWER_GUESS["rest"] < idle < 0.3
+    assert 0.7 < busy < 1
+
+
+def test_longer_steps_of_the_same_work_draw_less() -> None:
+    layout = Layout([(workload(LARGE), H100)])
+    found = step_times(layout, GUESS)
+    draws = [power_shares(layout, found, k * found.step_s, POWER_GUESS)[0] for k in (1, 2, 100)]
+    assert draws[0] > draws[1] > draws[2]
+    assert draws[2] == pytest.approx(POWER_GUESS["rest"], rel=0.15)
+
+
+# ------------------------------------------------------------------ learning
+
+
+def some_runs(seed: int, count: int) -> list[tuple[Workload, Gpu]]:
+    chance = np.random.default_rng(seed)
+    pairs = []
+    for _ in range(count):
+        size = int(2 ** chance.uniform(6, 13))
+        product = replace(
+            LARGE,
+            flops=2.0 * size**3,
+            bytes=12.0 * size**2,
+            rows=size,
+            columns=size,
+            depth=size,
+            count=int(chance.integers(1, 200)),
+        )
+        copy = replace(
+            COPY, bytes=float(10 ** chance.uniform(3, 9)), count=int(chance.integers(1, 99))
+        )
+        pairs.append((workload(product, copy), [H100, resolve_gpu("A100")][chance.integers(2)]))
+    return pairs
+
+
+def test_parameters_are_found_again() -> None:
+    pairs = some_runs(0, 80)
+    layout = Layout(pairs)
+    truth = {**GUESS, "peak_matmul_fp32": 0.6, "bandwidth_other": 0.9, "call_other_s": 3e-5}
+    measured = step_times(layout, truth).step_s
+    found = fit_parameters(lambda p: step_times(layout, p).step_s, measured, STEP)
+    off = np.log(step_times(layout, found).step_s / measured)
+    assert np.abs(off).mean() < 0.02  # the guesses hold a little
+    assert found["peak_matmul_fp32"] == pytest.approx(0.6, rel=0.1)
+    # Of what the runs say nothing, the guess stays.
+    assert found["peak_recurrent"] == pytest.approx(GUESS["peak_recurrent"], rel=1e-3)
+
+
+def test_machines_are_told_from_models() -> None:
+    pairs = some_runs(1, 120)
+    layout = Layout(pairs)
+    hosts = ["slow" if index % 2 else "fast" for index in range(len(pairs))]
+    factor = np.array([1.4 if name == "slow" else 1 / 1.4 for name in hosts])
+    step_s = step_times(layout, GUESS, factor).step_s
+    model = PhysicalModel.fit(pairs, step_s, np.full(len(pairs), 300.0), hosts=hosts)
+    assert model.hosts["slow"] / model.hosts["fast"] == pytest.approx(1.96, rel=0.15)
+    known, unknown = model.predict(pairs, hosts), model.predict(pairs)
+    off_known, off_unknown = (np.abs(np.log(q.step_s / step_s)).mean() for q in (known, unknown))
+    assert off_known < 0.5 * off_unknown
+    assert known.deviation_step.mean() < 0.5 * unknown.deviation_step.mean()
+
+
+def test_what_was_not_measured_is_less_certain() -> None:
+    pairs = some_runs(2, 60)
+    step_s = step_times(Layout(pairs), GUESS).step_s
+    chance = np.random.default_rng(0)
+    noisy = step_s * np.exp(chance.normal(0, 0.1, len(pairs)))
+    model = PhysicalModel.fit(pairs, noisy, np.full(len(pairs), 300.0), hosts=[""] * len(pairs))
+    load = pairs[0][0]
+    near, far = model.predict([(load, H100)]), model.predict([(load, resolve_gpu("GTX 750 Ti"))])
+    assert far.deviation_energy[0] > near.deviation_energy[0] + 0.2
+
+
+def test_power_never_passes_the_boards() -> None:
+    pairs = some_runs(3, 40)
+    step_s = step_times(Layout(pairs), GUESS).step_s
+    board_W = np.array([gpu.tdp_W for _, gpu in pairs])
+    model = PhysicalModel.fit(pairs, step_s, board_W, hosts=[""] * len(pairs))
+    assert (model.predict(pairs).power_W <= board_W).all()
+
+
+def test_a_correction_learns_a_function_and_forgets_it_far_away() -> None:
+    chance = np.random.default_rng(0)
+    features = chance.uniform(-2, 2, (200, 2))
+    truth = 0.5 * np.sin(features[:, 0])
+    found = Correction.fit(features, truth + chance.normal(0, 0.05, 200))
+    mean, deviation = found.at(features)
+    assert np.abs(mean - truth).mean() < 0.05
+    assert found.noise == pytest.approx(0.05, rel=0.3)
+    far, far_deviation = found.at(np.array([[60.0, 60.0]]))
+    assert abs(far[0]) < 0.05
+    assert far_deviation[0] > 2 * deviation.mean()
+    assert far_deviation[0] == pytest.approx(math.hypot(found.signal, found.noise), rel=0.05)
+
+
+def test_a_stored_correction_says_the_same() -> None:
+    chance = np.random.default_rng(1)
+    features = chance.normal(size=(50, 3))
+    found = Correction.fit(features, features[:, 0] * 0.2 + chance.normal(0, 0.05, 50))
+    again = Correction.from_dict(found.to_dict(), features)
+    asked = chance.normal(size=(20, 3))
+    for one, other in zip(found.at(asked), again.at(asked), strict=True):
+        assert one == pytest.approx(other, abs=1e-4)

@@ -1,0 +1,439 @@
+"""`TableModel`: known truths, files, groups and bad input; and `power_share`'s interval."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+
+from energyest.errors import EstimateError
+from energyest.estimators.pre.power_share import PowerShare
+from energyest.estimators.pre.published import FEATURES, fit_published
+from energyest.estimators.pre.table_model import Regressor, TableModel
+from energyest.estimators.pre.validation import CrossValidation, group_labels
+
+REGRESSORS = get_args(Regressor)
+INTERCEPT, SLOPE = -1.2, 0.12
+BOARDS = {"A": (640, 2, 60), "B": (5888, 8, 220), "C": (10496, 24, 350), "D": (4352, 11, 260)}
+
+
+def runs_table(
+    models: int = 6,
+    repetitions: int = 2,
+    *,
+    deviation: float = 0.0,
+    repetition: float = 0.0,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Trainings of each model on each GPU whose power is a power of the FLOPs of a batch.
+
+    A setting's share deviates as a whole, and each of its runs once more.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for model in range(models):
+        GFLOPs, batch_size = np.exp(rng.uniform(-3, 2)), int(rng.choice([16, 32, 64]))
+        for gpu, (cores, memory_GB, limit_W) in BOARDS.items():
+            level = INTERCEPT + SLOPE * np.log(GFLOPs * batch_size) + rng.normal(0, deviation)
+            for _ in range(repetitions):
+                power_W = limit_W * np.exp(level + rng.normal(0, repetition))
+                numbers = (
+                    *(batch_size, 128, 128, 32, 20000, 5000),
+                    *(GFLOPs, cores, memory_GB, limit_W),
+                )
+                rows.append(
+                    {
+                        "model": f"model {model}",
+                        "gpu": gpu,
+                        **dict(zip(FEATURES, numbers, strict=True)),
+                        "mean_power_W": power_W,
+                        "epoch_energy_J": 60 * power_W,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def fitted(regressor: Regressor, table: pd.DataFrame | None = None) -> TableModel:
+    return TableModel(regressor, draws=4).fit(runs_table() if table is None else table)
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, TableModel]:
+    return {name: fitted(name) for name in REGRESSORS}
+
+
+# ---------------------------------------------------------------------- known truths
+
+
+def test_power_share_recovers_the_truth() -> None:
+    table = runs_table()
+    model = fitted("power_share", table[table["gpu"] != "C"])
+    assert model.fitted_.intercept == pytest.approx(INTERCEPT)
+    assert model.fitted_.slope == pytest.approx(SLOPE)
+    unseen = table[table["gpu"] == "C"]
+    np.testing.assert_allclose(model.predict(unseen), unseen["mean_power_W"])
+
+
+def test_power_share_ends_at_the_limit() -> None:
+    table = runs_table(deviation=0.1)
+    model = fitted("power_share", table)
+    heavy = table.assign(GFLOPs=1e9)
+    limit_W = table["gpu_power_limit_W"].to_numpy(float)
+    np.testing.assert_array_equal(model.predict(heavy), limit_W)
+    lower, upper = model.predict_interval(heavy)
+    np.testing.assert_array_equal(upper, limit_W)
+    assert np.all(lower < limit_W)  # the clipped prediction is no certainty
+
+
+def test_power_share_needs_three_columns_alone() -> None:
+    table = runs_table()
+    few = table[["batch_size", "GFLOPs", "gpu_power_limit_W", "mean_power_W"]]
+    np.testing.assert_allclose(fitted("power_share", few).predict(few), table["mean_power_W"])
+
+
+def test_interval_is_that_of_ordinary_least_squares() -> None:
+    table = runs_table(repetitions=1, deviation=0.2)
+    x = np.log(table["GFLOPs"] * table["batch_size"]).to_numpy()
+    y = np.log(table["mean_power_W"] / table["gpu_power_limit_W"]).to_numpy()
+    foretold = sm.OLS(y, sm.add_constant(x)).fit().get_prediction(sm.add_constant(x))
+    ends = foretold.conf_int(obs=True, alpha=0.2)
+    low, high = fitted("power_share", table).predict_interval(table, 0.8)
+    limit_W = table["gpu_power_limit_W"].to_numpy()
+    np.testing.assert_allclose(low, limit_W * np.exp(ends[:, 0]))
+    np.testing.assert_allclose(high, np.minimum(limit_W * np.exp(ends[:, 1]), limit_W))
+
+
+def width(table: pd.DataFrame, confidence: float = 0.9, asked: pd.DataFrame | None = None) -> float:
+    """Factor from the prediction down to the lower end, the mean of the rows asked."""
+    model = fitted("power_share", table)
+    rows = runs_table(seed=9) if asked is None else asked
+    lower, _ = model.predict_interval(rows, confidence)
+    return float(np.mean(model.predict(rows) / lower))
+
+
+def test_interval_is_wider_for_few_runs() -> None:
+    few = np.mean(
+        [
+            width(
+                runs_table(1, deviation=0.2, seed=s).assign(GFLOPs=[0.1, 0.1, 0.5, 0.5, 2, 2, 9, 9])
+            )
+            for s in range(20)
+        ]
+    )
+    many = np.mean([width(runs_table(20, deviation=0.2, seed=s)) for s in range(20)])
+    assert few > 1.1 * many
+
+
+def test_interval_is_wider_for_more_confidence_and_further_away() -> None:
+    table = runs_table(deviation=0.1)
+    assert width(table, 0.5) < width(table, 0.9) < width(table, 0.99)
+    assert width(table) < width(table, asked=table.assign(GFLOPs=1e-6))
+
+
+def test_repetitions_do_not_feign_certainty() -> None:
+    once = runs_table(repetitions=1, deviation=0.2)
+    often = pd.concat([once] * 15, ignore_index=True)
+    assert width(often) == pytest.approx(width(once))
+    assert width(runs_table(repetitions=15, repetition=0.3)) > 1.4
+
+
+@pytest.mark.parametrize("groups", ["model", "gpu"])
+def test_interval_holds_as_often_as_it_says(groups: Any) -> None:
+    held = [
+        TableModel("power_share")
+        .cross_validate(runs_table(5, 3, deviation=0.12, repetition=0.03, seed=seed), groups)
+        .coverage
+        for seed in range(15)
+    ]
+    assert 0.85 <= np.mean(held) <= 0.95
+
+
+def test_gaussian_process_learns_the_settings_it_saw() -> None:
+    table = runs_table(8, 4, deviation=0.3, repetition=0.01)
+    validated = TableModel("gaussian_process").cross_validate(table, None)
+    assert validated.errors().mean() < 0.03
+    assert validated.coverage is None
+    # Far from all runs: their geometric mean.
+    model = fitted("gaussian_process", table)
+    nowhere = table.head(1).assign(**dict.fromkeys(FEATURES, 1e9))
+    expected = np.exp(np.log(table["mean_power_W"]).mean())
+    assert model.predict(nowhere) == pytest.approx(expected)
+
+
+def test_gaussian_process_predicts_as_scikit_learn_does() -> None:
+    from sklearn.gaussian_process import GaussianProcessRegressor, kernels
+
+    table = runs_table(5, 2, deviation=0.2, repetition=0.05)
+    model = fitted("gaussian_process", table)
+    rows = table[list(FEATURES)].to_numpy(float)
+    rows[:, FEATURES.index("GFLOPs")] = np.log(rows[:, FEATURES.index("GFLOPs")])
+    rows = (rows - model.fitted_.mean) / model.fitted_.scale
+    target = np.log(table["mean_power_W"].to_numpy())
+    process = GaussianProcessRegressor(
+        kernels.ConstantKernel() * kernels.RBF() + kernels.WhiteKernel(1e-2, (1e-6, 1.0)),
+        normalize_y=True,
+        n_restarts_optimizer=1,
+        random_state=0,
+    ).fit(rows, target)
+    np.testing.assert_allclose(model.predict(table), np.exp(process.predict(rows)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("regressor", ["linear", "svr"])
+def test_published_energies_are_fitted_in_kilojoules(regressor: Any) -> None:
+    table = runs_table(deviation=0.2)
+    model = TableModel(regressor, "epoch_energy_J", draws=3, seed=2).fit(table)
+    features = table[list(FEATURES)].to_numpy(float)
+    by_hand = fit_published(
+        features, table["epoch_energy_J"] / 1e3, regressor=regressor, draws=3, seed=2
+    )
+    np.testing.assert_allclose(model.predict(table), 1e3 * by_hand.predict(features))
+    assert np.median(model.predict(table) / table["epoch_energy_J"]) == pytest.approx(1, abs=0.2)
+
+
+# ---------------------------------------------------------------------- cross-validation
+
+
+@pytest.mark.parametrize("groups", ["model", "gpu", None])
+def test_cross_validation_leaves_groups_out(groups: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = runs_table(deviation=0.1).sample(frac=1, random_state=1)
+    learnt: list[pd.DataFrame] = []
+    fit = TableModel.fit
+
+    def spy(self: TableModel, rows: pd.DataFrame) -> TableModel:
+        learnt.append(rows)
+        return fit(self, rows)
+
+    monkeypatch.setattr(TableModel, "fit", spy)
+    model = TableModel("power_share")
+    validated = model.cross_validate(table, groups)
+    assert not hasattr(model, "fitted_")  # the model itself has learnt nothing
+    assert len(learnt) == {"model": 6, "gpu": 4, None: 5}[groups]
+    assert sum(len(table) - len(rows) for rows in learnt) == len(table)
+    if groups:
+        assert all(table[groups].nunique() - rows[groups].nunique() == 1 for rows in learnt)
+    # A row a run, in the order of the table.
+    assert list(validated.table.columns) == [
+        *("model", "gpu", "measured_mean_power_W", "predicted_mean_power_W"),
+        *("lower_mean_power_W", "upper_mean_power_W"),
+    ]
+    pd.testing.assert_index_equal(validated.table.index, table.index)
+    assert (validated.table["model"] == table["model"]).all()
+    assert (validated.table["measured_mean_power_W"] == table["mean_power_W"]).all()
+    text = str(validated)
+    assert "mean_power_W" in text
+    assert ("random fifths" if groups is None else f"unseen {groups}") in text
+    assert "90 % interval holds" in text
+
+
+def test_random_fifths_need_no_names() -> None:
+    table = runs_table().drop(columns=["model", "gpu"])
+    validated = TableModel("power_share").cross_validate(table, None)
+    assert validated.errors().max() < 1e-9
+    with pytest.raises(EstimateError, match="lacks the column gpu to group by"):
+        TableModel("power_share").cross_validate(table, "gpu")
+
+
+def test_a_regression_on_ten_features_falls_apart_for_an_unseen_gpu() -> None:
+    table = runs_table(deviation=0.05)
+    share = TableModel("power_share").cross_validate(table, "gpu").errors().mean()
+    kernel = TableModel("kernel_ridge", draws=5).cross_validate(table, "gpu")
+    assert kernel.errors().mean() > 3 * share
+    assert "interval" not in str(kernel)
+
+
+def test_cross_validation_refuses_what_it_cannot_group() -> None:
+    table, model = runs_table(), TableModel("power_share")
+    with pytest.raises(EstimateError, match="groups='host' must be"):
+        model.cross_validate(table, "host")  # type: ignore[arg-type]
+    with pytest.raises(EstimateError, match="two gpus or more"):
+        model.cross_validate(table[table["gpu"] == "A"], "gpu")
+    table.loc[3, "gpu"] = None
+    with pytest.raises(EstimateError, match="row 3 has no gpu"):
+        model.cross_validate(table, "gpu")
+    with pytest.raises(EstimateError, match="confidence=1"):
+        model.cross_validate(table, "model", confidence=1)
+
+
+def test_validation_of_several_quantities() -> None:
+    table = pd.DataFrame(
+        {
+            **{"model": ["a", "b"], "gpu": ["x", "x"]},
+            **{"measured_energy_J": [1.0, 2.0], "predicted_energy_J": [1.1, 1.0]},
+            **{"lower_energy_J": [0.5, 0.5], "upper_energy_J": [1.5, 1.5]},
+            **{"measured_step_s": [1.0, 1.0], "predicted_step_s": [2.0, 1.0]},
+        }
+    )
+    validated = CrossValidation(table, 0.9, "model")
+    assert validated.quantities == ("energy_J", "step_s")
+    np.testing.assert_allclose(validated.errors(), [0.1, 0.5])
+    np.testing.assert_allclose(validated.errors("step_s"), [1, 0])
+    assert validated.coverage == 0.5
+    with pytest.raises(EstimateError, match="'watts' must be one of energy_J, step_s"):
+        validated.errors("watts")
+
+
+def test_labels_are_those_of_the_groups() -> None:
+    assert group_labels("model", ["a", "b"], ["x", "x"]) == ["a", "b"]
+    fifths = group_labels(None, [""] * 10, [""] * 10)
+    assert sorted(fifths) == sorted("0011223344")
+    assert fifths == group_labels(None, [""] * 10, [""] * 10)
+
+
+# ---------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("regressor", REGRESSORS)
+def test_survives_a_file(models: dict[str, TableModel], regressor: str, tmp_path: Path) -> None:
+    model, table = models[regressor], runs_table(seed=3)
+    model.save(tmp_path / "model.json")
+    back = TableModel.load(tmp_path / "model.json")
+    np.testing.assert_array_equal(back.predict(table), model.predict(table))
+    settings = ("regressor", "target", "draws", "seed")
+    assert [getattr(back, s) for s in settings] == [getattr(model, s) for s in settings]
+    if regressor == "power_share":
+        np.testing.assert_array_equal(back.predict_interval(table), model.predict_interval(table))
+
+
+Damage = Callable[[dict[str, Any]], object]
+DAMAGE: dict[str, tuple[Regressor, Damage, str]] = {
+    "other kind": ("linear", lambda d: d.update(kind="energyest PRE model"), "no table model"),
+    "newer": ("linear", lambda d: d.update(format=2), "has format 2; this version reads 1"),
+    "regressor": ("linear", lambda d: d.update(regressor="forest"), "damaged.*'forest'"),
+    "unhashable": ("linear", lambda d: d.update(regressor=["svr"]), "damaged"),
+    "other published": ("linear", lambda d: d.update(regressor="ridge"), "another regressor"),
+    "other form": ("linear", lambda d: d.update(regressor="power_share"), "damaged"),
+    "target": ("power_share", lambda d: d.update(target="epoch_energy_J"), "damaged"),
+    "seed": ("linear", lambda d: d.update(seed=-1), "damaged.*seed"),
+    "missing": ("linear", lambda d: d.pop("target"), "missing: target"),
+    "not fitted": ("linear", lambda d: d.update(fitted=None), "damaged"),
+    "slope": ("power_share", lambda d: d["fitted"].update(slope="1"), "damaged.*slope"),
+    "spread": ("power_share", lambda d: d["fitted"].update(spread=0.0), "damaged.*spread"),
+    "variance": ("power_share", lambda d: d["fitted"].update(variance=-1.0), "negative"),
+    "share part": ("power_share", lambda d: d["fitted"].pop("centre"), "missing: centre"),
+    "scale": ("gaussian_process", lambda d: d["fitted"]["scale"].__setitem__(0, 0), "positive"),
+    "weights": (
+        "gaussian_process",
+        lambda d: d["fitted"]["function"]["weights"].pop(),
+        "damaged.*weights",
+    ),
+    "features": ("gaussian_process", lambda d: d["fitted"]["features"].reverse(), "damaged"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_refuses_a_damaged_file(models: dict[str, TableModel], name: str, tmp_path: Path) -> None:
+    regressor, damage, message = DAMAGE[name]
+    file = tmp_path / "model.json"
+    models[regressor].save(file)
+    content = json.loads(file.read_text())
+    damage(content)
+    file.write_text(json.dumps(content))
+    with pytest.raises(EstimateError, match=message):
+        TableModel.load(file)
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", '{"kind": "energyest table', "null"])
+def test_refuses_a_file_of_something_else(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "model.json"
+    file.write_text(text)
+    with pytest.raises(EstimateError):
+        TableModel.load(file)
+    with pytest.raises(FileNotFoundError):
+        TableModel.load(tmp_path / "none.json")
+
+
+def test_what_is_not_fitted_neither_predicts_nor_is_saved(tmp_path: Path) -> None:
+    model = TableModel("power_share")
+    for act in (model.predict, model.predict_interval):
+        with pytest.raises(EstimateError, match="knows nothing yet"):
+            act(runs_table())
+    with pytest.raises(EstimateError, match="knows nothing yet"):
+        model.save(tmp_path / "model.json")
+
+
+# ---------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"regressor": "forest"}, "regressor='forest' must be one of linear, ridge"),
+        ({"target": "joules"}, "target='joules' must be one of"),
+        ({"regressor": "power_share", "target": "epoch_energy_J"}, "mean_power_W alone"),
+        ({"draws": 0}, "draws=0"),
+        ({"seed": 0.5}, "seed=0.5"),
+    ],
+)
+def test_refuses_bad_settings(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(EstimateError, match=message):
+        TableModel(**options)
+
+
+@pytest.mark.parametrize("regressor", ["power_share", "gaussian_process"])
+@pytest.mark.parametrize("GFLOPs", [0.0, -1.0, np.nan])
+def test_refuses_flops_that_were_not_counted(
+    models: dict[str, TableModel], regressor: Any, GFLOPs: float
+) -> None:
+    table = runs_table()
+    table.loc[2, "GFLOPs"] = GFLOPs
+    with pytest.raises(EstimateError, match="GFLOPs in row 2"):
+        TableModel(regressor).fit(table)
+    with pytest.raises(EstimateError, match="GFLOPs in row 2"):
+        models[regressor].predict(table)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns=["GFLOPs", "ram_GB"]), "lacks the columns ram_GB, GFLOPs"),
+        (lambda t: t.drop(columns="mean_power_W"), "lacks the column mean_power_W"),
+        (lambda t: t.assign(mean_power_W=0.0), "mean_power_W in row 0 is 0: .* positive"),
+        (lambda t: t.assign(cuda_cores=np.inf), "cuda_cores in row 0 is inf"),
+        (lambda t: t.assign(ram_GB="16"), "column ram_GB must be an array of numbers"),
+        (lambda t: t.head(9), "9 rows are too few"),
+        (lambda t: t.head(0), "too few"),
+        (lambda t: t.to_dict("records"), "is a list: it must be a DataFrame"),
+        (lambda t: pd.concat([t, t[["GFLOPs"]]], axis=1), "more than one column GFLOPs"),
+    ],
+)
+def test_refuses_a_bad_table(change: Callable[[pd.DataFrame], Any], message: str) -> None:
+    with pytest.raises(EstimateError, match=message):
+        TableModel("linear").fit(change(runs_table()))
+
+
+def test_refuses_too_little_for_a_line_or_a_process() -> None:
+    table = runs_table(repetitions=5)
+    with pytest.raises(EstimateError, match=r"3 settings or more .*: there are 2"):
+        fitted("power_share", table.head(10))
+    with pytest.raises(EstimateError, match="differ in GFLOPs"):
+        fitted("power_share", table.assign(GFLOPs=1.0, batch_size=8))
+    with pytest.raises(EstimateError, match="two runs or more"):
+        fitted("gaussian_process", table.head(1))
+    with pytest.raises(EstimateError, match=r"3 settings or more .*: there are 0"):
+        fitted("power_share", table.head(0))
+
+
+def test_only_power_share_gives_an_interval(models: dict[str, TableModel]) -> None:
+    for name in set(REGRESSORS) - {"power_share"}:
+        with pytest.raises(EstimateError, match=f"{name} gives no interval"):
+            models[name].predict_interval(runs_table())
+
+
+def test_power_share_is_a_frozen_record() -> None:
+    with pytest.raises(EstimateError, match="must be at least 3"):
+        PowerShare(0.0, 0.1, 2, 0.0, 1.0, 0.1, 0.0)
+
+
+def test_many_groups_are_left_out_several_at_a_time() -> None:
+    models = [f"net{index % 30:02}" for index in range(90)]
+    labels = group_labels("model", models, ["x"] * 90)
+    assert len(set(labels)) == 10
+    # All runs of a model lie in one part, and every part holds three models.
+    assert len(set(zip(models, labels, strict=True))) == 30
+    assert {labels.count(label) for label in labels} == {9}
