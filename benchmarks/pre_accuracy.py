@@ -1,0 +1,205 @@
+"""How well PRE foretells trainings on models, GPUs and generations that it has not seen.
+
+Reads the packaged sweep (which holds hopper's trainings), the probe's readings in
+`../shared/data/hopper`, older generations in `../shared/data/zeus_nsdi23`, and the authors' table
+in `../shared/data/delrey2023`. Exits with 2 where data are missing, with 1 if a figure is missed.
+
+    python benchmarks/pre_accuracy.py
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import numpy as np
+import pre_delrey
+import pre_older
+import pre_probe
+import sklearn
+from sweep_table import rows, runs
+
+from energyest.estimators.pre.model import PreModel
+from energyest.estimators.pre.physical import PhysicalModel
+from energyest.estimators.pre.published import fit_published
+from energyest.estimators.pre.runs import TrainedRun
+
+CONFIDENCE = 0.9
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that was asked for."""
+
+    name: str
+    asked: str
+    reached: str
+    met: bool
+
+    def __str__(self) -> str:
+        return (
+            f"{'met   ' if self.met else 'MISSED'} {self.name}: {self.reached} (asked {self.asked})"
+        )
+
+
+def fitted(learnt: Sequence[TrainedRun]) -> PhysicalModel:
+    return PhysicalModel.fit(
+        [run.pair for run in learnt],
+        np.array([run.step_s for run in learnt]),
+        np.array([run.power_W for run in learnt]),
+        hosts=[run.host for run in learnt],
+    )
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """Step times and powers, each of shape (n,), of runs that had no part in the fit."""
+
+    step_s: np.ndarray
+    power_W: np.ndarray
+
+
+def left_out(
+    table: Sequence[TrainedRun], asked: Sequence[int], label: Callable[[TrainedRun], str]
+) -> tuple[Foretold, Foretold]:
+    """The runs `asked`, each foretold without its label in the fit: machine unknown, and known."""
+    found = np.empty((4, len(table)))
+    for name in sorted({label(table[i]) for i in asked}):
+        model = fitted([run for run in table if label(run) != name])
+        chosen = [i for i in asked if label(table[i]) == name]
+        pairs = [table[i].pair for i in chosen]
+        unknown, known = model.predict(pairs), model.predict(pairs, [table[i].host for i in chosen])
+        found[:, chosen] = [unknown.step_s, unknown.power_W, known.step_s, known.power_W]
+    unknown_s, unknown_W, known_s, known_W = found[:, list(asked)]
+    return Foretold(unknown_s, unknown_W), Foretold(known_s, known_W)
+
+
+def errors(foretold: np.ndarray, measured: np.ndarray) -> tuple[float, float]:
+    """Mean and median absolute error in per cent."""
+    off = 100 * np.abs(foretold / measured - 1)
+    return float(off.mean()), float(np.median(off))
+
+
+def show(name: str, found: Foretold, truth: Sequence[TrainedRun]) -> None:
+    times, powers = np.array([r.step_s for r in truth]), np.array([r.power_W for r in truth])
+    parts = [
+        f"{quantity} {mean:5.1f} {median:5.1f}"
+        for quantity, foretold, measured in (
+            ("energy", found.step_s * found.power_W, times * powers),
+            ("power", found.power_W, powers),
+            ("step time", found.step_s, times),
+        )
+        for mean, median in [errors(foretold, measured)]
+    ]
+    print(f"  {name:<46}{' | '.join(parts)}", flush=True)
+
+
+def kernel_ridge(table: list[dict], asked: Sequence[int], labels: Sequence[str]) -> None:
+    """The paper's features and regressor, for energy per sample and mean power."""
+    names = np.array(labels)
+    made = runs(table)
+    features = np.array(
+        [
+            (
+                *(row["batch_size"], row["size"], row["size"], 125.9, 0, 0),
+                row["workload"]["forward_flops_per_sample"] / 1e9,
+                *(run.gpu.cuda_cores, run.gpu.memory_bytes / 2**30, run.gpu.tdp_W),
+            )
+            for row, run in zip(table, made, strict=True)
+        ]
+    )
+    energy_J = np.array([run.energy_J / run.workload.batch_size for run in made])
+    for quantity, target in (("energy", energy_J), ("power", np.array([r.power_W for r in made]))):
+        found = np.empty(len(table))
+        for name in sorted({names[i] for i in asked}):
+            chosen = np.array([i for i in asked if names[i] == name])
+            rest = np.flatnonzero(names != name)
+            published = fit_published(features[rest], target[rest], regressor="kernel_ridge")
+            found[chosen] = published.predict(features[chosen])
+        mean, median = errors(found[list(asked)], target[list(asked)])
+        print(
+            f"  kernel ridge, paper's features: {quantity:<14}{quantity} {mean:5.1f} {median:5.1f}"
+        )
+
+
+def hopper() -> list[Figure]:
+    """The 84 trainings of hopper, foretold without their architecture, or their GPU."""
+    table = rows()
+    made = runs(table)
+    asked = [i for i, run in enumerate(made) if run.host.startswith("pre-")]
+    truth = [made[i] for i in asked]
+    alone = list(range(len(asked)))
+    energy_J = np.array([run.energy_J for run in truth])
+    power_W = np.array([run.power_W for run in truth])
+    figures = []
+    print(f"\nhopper, {len(asked)} trainings; mean and median absolute error in %")
+    for left, label in (("architecture", _model), ("GPU", _gpu)):
+        print(f" unseen {left}")
+        kernel_ridge([table[i] for i in asked], alone, [label(run) for run in truth])
+        show("fitted to hopper alone", left_out(truth, alone, label)[0], truth)
+        unknown, known = left_out(made, asked, label)
+        show("packaged model's way, machine known", known, truth)
+        show("packaged model's way, machine unknown", unknown, truth)
+        found = errors(unknown.step_s * unknown.power_W, energy_J)
+        figures.append(_figure(f"energy per sample, unseen {left} (hopper)", found, (20, 12)))
+        if label is _model:
+            found = errors(unknown.power_W, power_W)
+            figures.append(_figure("mean power, unseen architecture (hopper)", found, (10, 7)))
+    print(" random fifths")
+    order = np.random.default_rng(0).permutation(len(made)) % 5
+    fold_of = {id(run): str(fold) for run, fold in zip(made, order, strict=True)}
+    unknown, known = left_out(made, asked, lambda run: fold_of[id(run)])
+    show("packaged model's way, machine known", known, truth)
+    show("packaged model's way, machine unknown", unknown, truth)
+    return figures
+
+
+def intervals() -> list[Figure]:
+    """Coverage on groups that no part of the fit has seen, calibration included."""
+    print(f"\nall {len(rows())} trainings, intervals of {100 * CONFIDENCE:.0f} %")
+    figures = []
+    for groups in ("model", "gpu", None):
+        validated = PreModel(start=None).cross_validate(runs(), groups, confidence=CONFIDENCE)
+        print(f"  {validated}", flush=True)
+        if groups == "model":
+            covered = 100 * (validated.coverage or 0)
+            met = 85 <= covered <= 95
+            name = "coverage of 90 % intervals, unseen architecture"
+            figures.append(Figure(name, "85 to 95 %", f"{covered:.0f} %", met))
+    return figures
+
+
+def _figure(name: str, found: tuple[float, float], asked: tuple[float, float]) -> Figure:
+    met = all(a <= b for a, b in zip(found, asked, strict=True))
+    mean, median = found
+    return Figure(name, f"{asked[0]} %, {asked[1]} %", f"{mean:.1f} %, {median:.1f} %", met)
+
+
+def _model(run: TrainedRun) -> str:
+    return run.model
+
+
+def _gpu(run: TrainedRun) -> str:
+    return run.gpu.name
+
+
+def main() -> int:
+    began_s = time.perf_counter()
+    now = datetime.now(timezone.utc).date().isoformat()
+    print(f"{now}, Python {platform.python_version()}, scikit-learn {sklearn.__version__}")
+    figures = [*hopper(), *intervals()]
+    figures.append(_figure("with a probe (hopper)", pre_probe.report(), (5, 3)))
+    figures.append(_figure("older generations (zeus_nsdi23)", pre_older.report(), (30, 20)))
+    figures += [Figure(*figure) for figure in pre_delrey.report()]
+    print(f"\n{time.perf_counter() - began_s:.0f} s")
+    for figure in figures:
+        print(figure)
+    return 0 if all(figure.met for figure in figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""What a probe of a few steps is worth: the first warm epochs of hopper against the rest of them.
+
+python benchmarks/pre_probe.py
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pandas as pd
+from datasets import DATA, missing
+from sweep_table import counter_power_W
+
+STEPS, SECONDS = 30, 1.2  # as energyest.probe does by default
+
+
+def foretold_and_measured() -> tuple[np.ndarray, np.ndarray]:
+    """Energy of a sample by the probe and in the epochs after it, each of shape (n,)."""
+    folder = DATA / "hopper"
+    for name in ("sweep_epochs.csv", "sweep_samples.parquet"):
+        if not (folder / name).exists():
+            missing(folder / name)
+    epochs = pd.read_csv(folder / "sweep_epochs.csv")
+    samples = pd.read_parquet(folder / "sweep_samples.parquet")
+    found = []
+    for run_id, of_run in epochs[epochs.epoch > 0].groupby("run_id"):
+        read = samples[samples.run_id == run_id]
+        enough = (of_run.steps.cumsum() >= STEPS) & (
+            of_run.end_s - of_run.start_s.iloc[0] >= SECONDS
+        )
+        ends = int(np.argmax(enough)) + 1 if enough.any() else len(of_run)
+        parts = of_run.iloc[:ends], of_run.iloc[ends:]
+        if len(parts[1]) < 2:
+            continue  # nothing to compare with
+        found.append([_energy_per_sample_J(part, read) for part in parts])
+    return tuple(np.array(found).T)  # type: ignore[return-value]
+
+
+def _energy_per_sample_J(epochs: pd.DataFrame, samples: pd.DataFrame) -> float:
+    power_W = counter_power_W(samples, epochs.start_s.min(), epochs.end_s.max())
+    duration_s = (epochs.train_end_s - epochs.start_s).sum()
+    return float(power_W * duration_s / epochs.samples.sum())
+
+
+def report() -> tuple[float, float]:
+    """Mean and median absolute error in per cent."""
+    foretold, measured = foretold_and_measured()
+    off = np.abs(foretold / measured - 1)
+    deviation = float(np.std(np.log(foretold / measured)))
+    inside = np.quantile(np.abs(np.log(foretold / measured)), 0.9)
+    print(
+        f"\na probe of {STEPS} steps and {SECONDS} s (hopper, {len(off)} trainings): "
+        f"energy per sample {100 * off.mean():.1f} % in the mean, "
+        f"{100 * np.median(off):.1f} % in the median; "
+        f"deviation of the logarithm {deviation:.3f}, nine in ten within {inside:.3f}"
+    )
+    return 100 * float(off.mean()), 100 * float(np.median(off))
+
+
+if __name__ == "__main__":
+    report()
+    sys.exit(0)
