@@ -854,3 +854,34 @@ def test_refusals_name_the_thing_and_the_rule(name: str) -> None:
     with pytest.raises(WorkloadError, match=why) as error:
         describe_workload(build(), batch, **options)
     assert "\n" not in str(error.value)
+
+
+def test_an_example_input_does_not_stand_in_for_the_batch() -> None:
+    class WithExample(nn.Linear):
+        example_input_array = torch.zeros(1, 8)
+
+    with_example, without = WithExample(8, 4), nn.Linear(8, 4)
+    batch = torch.zeros(32, 8)
+    flops = [describe_workload(m, batch).flops_per_step for m in (with_example, without)]
+    assert flops[0] == flops[1] > 0
+
+
+def test_a_score_and_a_class_of_two_for_each_sample() -> None:
+    net = nn.Sequential(nn.Linear(8, 1), nn.Flatten(0))
+    found = describe_workload(net, (torch.zeros(16, 8), torch.zeros(16, dtype=torch.long)))
+    assert any("binary_cross_entropy" in o.name for o in found.operations)
+
+
+def test_an_output_that_is_a_dataclass() -> None:
+    @dataclass
+    class Output:
+        logits: Tensor
+        loss: None = None
+
+    class Net(nn.Linear):
+        def forward(self, x: Tensor) -> Output:  # type: ignore[override]
+            return Output(super().forward(x))
+
+    batch = (torch.zeros(16, 8), torch.zeros(16, dtype=torch.long))
+    plain, wrapped = (describe_workload(net(8, 3), batch) for net in (nn.Linear, Net))
+    assert plain.flops_per_step == wrapped.flops_per_step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from numbers import Number
 from typing import Any
 
@@ -43,12 +44,20 @@ def _items(value: Any) -> list[Any]:
         return list(value.values())
     if isinstance(value, list | tuple):
         return list(value[:_MOST_ITEMS])
+    if is_dataclass(value) and not isinstance(value, type):
+        return list(vars(value).values()) if hasattr(value, "__dict__") else []
     return []
 
 
-def input_candidates(model: nn.Module, batch: Any) -> Iterator[Any]:
-    """What forward may take, the likeliest first: a tuple of positional inputs or a mapping."""
-    example = getattr(model, "example_input_array", None)
+def input_candidates(model: nn.Module, batch: Any, *, examples: bool = True) -> Iterator[Any]:
+    """What forward may take, the likeliest first: a tuple of positional inputs or a mapping.
+
+    Args:
+        model: a LightningModule's `example_input_array` comes first.
+        batch: as the data loader yields it.
+        examples: whether such an array will do: it need not be as long as the batch.
+    """
+    example = getattr(model, "example_input_array", None) if examples else None
     if example is not None:
         yield example if isinstance(example, tuple | Mapping) else (example,)
     if isinstance(batch, Tensor):

@@ -40,7 +40,7 @@ def possible_steps(
     own = loss is None and callable(getattr(model, "training_step", None))
     if own and not forward_first:
         yield _training_step
-    for index, _ in enumerate(input_candidates(model, batch)):
+    for index, _ in enumerate(input_candidates(model, batch, examples=False)):
         yield lambda copy, inputs, i=index: _forward(copy, inputs, loss, i)  # type: ignore[misc]
     if own and forward_first and not holds_data(model):
         yield _training_step
@@ -57,7 +57,7 @@ def _training_step(model: nn.Module, batch: Any) -> Tensor:
 
 
 def _forward(model: nn.Module, batch: Any, loss: Loss | None, index: int) -> Tensor:
-    chosen = list(input_candidates(model, batch))[index]
+    chosen = list(input_candidates(model, batch, examples=False))[index]
     output = model(**chosen) if isinstance(chosen, Mapping) else model(*chosen)
     pair = isinstance(batch, list | tuple) and len(batch) > 1
     target = batch[1] if pair else None
@@ -85,9 +85,12 @@ def _default_loss(output: Any, target: Any) -> Tensor:
     first = floating[0]
     if isinstance(target, Tensor):
         functions = torch.nn.functional
-        if not target.is_floating_point() and target.shape == (first.shape[0], *first.shape[2:]):
+        classes = not target.is_floating_point()
+        if classes and target.shape == first.shape:  # of two classes each, as 0 or 1
+            return functions.binary_cross_entropy_with_logits(first, target.to(first.dtype))
+        if classes and first.ndim > 1 and target.shape == (first.shape[0], *first.shape[2:]):
             return functions.cross_entropy(first, target.long())
-        if not target.is_floating_point() and target.shape == first.shape[:-1]:
+        if classes and first.ndim > 1 and target.shape == first.shape[:-1]:
             return functions.cross_entropy(first.flatten(0, -2), target.flatten().long())
         if target.shape == first.shape:
             return functions.mse_loss(first, target.to(first.dtype))

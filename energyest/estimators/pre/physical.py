@@ -220,6 +220,8 @@ class PhysicalModel:
 
 
 def _parameters(content: Mapping[str, Any], expected: Mapping[str, Any]) -> Parameters:
+    if not isinstance(content, Mapping):
+        raise EstimateError("not a stored model: its parameters have no names")
     values = {name: float(content[name]) for name in expected}
     if not all(math.isfinite(value) and value > 0 for value in values.values()):
         raise EstimateError("not a stored model: its parameters have to be positive")
