@@ -21,7 +21,7 @@ import pre_delrey
 import pre_older
 import pre_probe
 import sklearn
-from sweep_table import rows, runs
+from sweep_table import family, rows, runs
 
 from energyest.estimators.pre.model import PreModel
 from energyest.estimators.pre.physical import PhysicalModel
@@ -149,6 +149,10 @@ def hopper() -> list[Figure]:
         if label is _model:
             found = errors(unknown.power_W, power_W)
             figures.append(_figure("mean power, unseen architecture (hopper)", found, (10, 7)))
+    print(" unseen family of architectures")
+    unknown, known = left_out(made, asked, lambda run: family(run.model))
+    show("packaged model's way, machine known", known, truth)
+    show("packaged model's way, machine unknown", unknown, truth)
     print(" random fifths")
     order = np.random.default_rng(0).permutation(len(made)) % 5
     fold_of = {id(run): str(fold) for run, fold in zip(made, order, strict=True)}

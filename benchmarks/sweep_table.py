@@ -14,6 +14,7 @@ import argparse
 import gzip
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,14 @@ from energyest.workload import Workload
 
 TABLE = Path(__file__).parent / "data" / "sweep.jsonl.gz"
 Row = dict[str, Any]
+_FAMILIES = {
+    "transformer": r"encoder|gpt|bert|distilbert|vit|swin",
+    "residual": r"resn|wide_resnet|densenet",
+    "mobile": r"mobilenet|mnasnet|efficientnet|regnet|shufflenet",
+    "recurrent": r"lstm|gru",
+    "inception": r"inception|googlenet",
+    "plain": r"vgg|alexnet|squeezenet",
+}
 
 
 def rows() -> list[Row]:
@@ -53,6 +62,15 @@ def runs(table: list[Row] | None = None) -> list[TrainedRun]:
 def architecture(model: str) -> str:
     """A model's name without its width and number of layers."""
     return model.split("-d", 1)[0]
+
+
+def family(model: str) -> str:
+    """Architectures that are built alike."""
+    name = architecture(model).split("/")[-1]
+    for kind, pattern in _FAMILIES.items():
+        if re.match(pattern, name):
+            return kind
+    return name
 
 
 def write(table: list[Row]) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from importlib import resources
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NoReturn
 
 from energyest.errors import EstimateError
 
@@ -41,7 +42,12 @@ def read_json(path: AnyPath) -> Any:
     if file.stat().st_size > MOST_BYTES:
         raise EstimateError(f"{file} is larger than {MOST_BYTES} bytes: it is not read")
     try:
-        return json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
+        return json.loads(
+            file.read_text(encoding="utf-8"),
+            parse_constant=_refuse,
+            parse_float=_finite,
+            parse_int=_small,
+        )
     except (ValueError, RecursionError) as error:
         raise EstimateError(f"{file} holds no JSON: {error}") from error
 
@@ -51,5 +57,19 @@ def packaged_json(name: str) -> Any:
     return json.loads((resources.files("energyest") / "data" / name).read_text(encoding="utf-8"))
 
 
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no number")
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant[:40]} is no number")
+
+
+def _finite(text: str) -> float:
+    """A float; 1e999 is none."""
+    value = float(text)
+    if not math.isfinite(value):
+        _refuse(text)
+    return value
+
+
+def _small(text: str) -> int:
+    """An integer that fits into a float."""
+    _finite(text)
+    return int(text)

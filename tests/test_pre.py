@@ -103,6 +103,24 @@ def test_a_wider_interval_for_more_confidence(load: Workload) -> None:
     assert widths[0] < widths[1] < widths[2]
 
 
+def test_the_interval_is_that_of_what_costs_most(load: Workload) -> None:
+    forward = replace(
+        load,
+        operations=tuple(o for o in load.operations if o.phase == "forward"),
+        **dict.fromkeys(("backward_calls", "trainable_parameters", "parameter_tensors"), 0),
+    )
+    known = packaged()
+    trained, validated = known.half_width(
+        known.predict([(step, resolve_gpu("A100")) for step in (load, forward)]), 0.9
+    )
+    assert trained != pytest.approx(validated, rel=1e-3)
+    for samples, half in ((0, trained), (32_000_000, validated)):
+        estimate = estimate_pre(
+            load, "A100", epochs=1, train_samples=32, validation_samples=samples
+        )
+        assert math.log(estimate.upper_J / estimate.energy_J) == pytest.approx(half, rel=1e-4)
+
+
 def test_another_generation_is_less_certain_and_it_is_said(load: Workload) -> None:
     plain = replace(load, precision="fp32")
     near = estimate_pre(plain, "H100", epochs=1, train_samples=320)
@@ -150,18 +168,35 @@ def test_far_from_what_was_measured_the_estimate_says_so(load: Workload) -> None
         ({"gpu": "V100"}, "V100.* lacks bf16; it has fp32, fp16"),
         ({"epochs": 0}, "epochs=0 must be a number above 0"),
         ({"epochs": math.nan}, "epochs=nan"),
+        ({"epochs": 10**400}, "epochs=1000"),
         ({"train_samples": 0}, "train_samples=0 must be a whole number of 1 or more"),
         ({"train_samples": -5}, "train_samples=-5"),
         ({"train_samples": 10.5}, r"train_samples=10\.5"),
         ({"validation_samples": -1}, "validation_samples=-1 must be a whole number of 0 or more"),
         ({"confidence": 1.0}, "confidence=1.0 must lie between 0 and 1"),
         ({"workload": NET}, "workload is a Sequential: it must be a Workload"),
+        ({"model": object()}, "model is a object: it must be a fitted PreModel"),
     ],
 )
 def test_refusals(load: Workload, others: dict[str, object], message: str) -> None:
     arguments = {"workload": load, "gpu": "H100", "epochs": 1, "train_samples": 320, **others}
     with pytest.raises(EstimateError, match=message):
         estimate_pre(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_workload_without_operations_cannot_be_timed(load: Workload) -> None:
+    backward = tuple(o for o in load.operations if o.phase == "backward")
+    for operations in ((), backward):
+        empty = replace(load, operations=operations)
+        with pytest.raises(EstimateError, match="no operations of the forward pass"):
+            estimate_pre(empty, "H100", epochs=1, train_samples=320)
+    with pytest.raises(EstimateError, match="no operations to time"):
+        packaged().predict([(replace(load, operations=()), resolve_gpu("H100"))])
+
+
+def test_a_gpu_without_end_is_refused() -> None:
+    with pytest.raises(EstimateError, match="tdp_W=inf must be positive and finite"):
+        replace(resolve_gpu("H100"), tdp_W=math.inf)
 
 
 # ------------------------------------------------------------------ models
@@ -200,6 +235,27 @@ def test_few_runs_of_ones_own_start_from_the_packaged_model(table: pd.DataFrame)
     assert np.mean(moved) < 0.1
 
 
+def test_a_few_runs_that_agree_feign_no_certainty(table: pd.DataFrame) -> None:
+    known = packaged()
+    others = [(row.workload, resolve_gpu(row.gpu)) for row in table.itertuples()]
+    same = table.iloc[:1].assign(host="here")
+    foretold = known.predict([(same.workload[0], resolve_gpu(same.gpu[0]))])
+    same = same.assign(step_s=foretold.step_s[0], power_W=foretold.power_W[0])
+    model = PreModel().fit(pd.concat([same] * 5))
+    learnt, before = model.core_.energy_correction, known.core_.energy_correction
+    assert learnt.signal >= before.signal * (1 - 1e-9)
+    assert learnt.noise >= before.noise * (1 - 1e-9)
+    # Of a machine whose CPU is known, but no surer beyond that.
+    least = known.half_width(known.predict(others), 0.9).min()
+    assert model.half_width(model.predict(others), 0.9).min() > 0.7 * least
+
+
+def test_runs_of_unnamed_machines_are_of_no_known_machine(table: pd.DataFrame) -> None:
+    few = table.iloc[:8]
+    assert set(PreModel().fit(few.assign(host=[""] * 4 + ["b"] * 4)).core_.hosts) == {"b"}
+    assert set(PreModel().fit(few.assign(host="")).core_.hosts) == {""}
+
+
 def test_a_saved_model_says_the_same(table: pd.DataFrame, tmp_path: Path) -> None:
     model = PreModel(start=None).fit(table)
     model.save(tmp_path / "model.json")
@@ -226,8 +282,12 @@ def test_a_model_that_knows_nothing_says_so(tmp_path: Path, load: Workload) -> N
         (lambda c: c.update(kind="something"), "holds no PRE model"),
         (lambda c: c.update(format=2), "has format 2; this version reads 1"),
         (lambda c: c.pop("deviations"), "damaged"),
+        (lambda c: c.update(deviations=[]), "its deviations are not"),
+        (lambda c: c.update(deviations=[-1.0]), "its deviations are not"),
+        (lambda c: c.update(deviations=[10**400]), "is no number"),
+        (lambda c: c["corrections"]["step"].update(signal=1e200), "do not fit together"),
         (lambda c: c["step"].pop("start_s"), "not a stored model"),
-        (lambda c: c["step"].update(start_s=-1.0), "have to be positive"),
+        (lambda c: c["step"].update(start_s=-1.0), "its parameter start_s is -1.0"),
         (lambda c: c["corrections"]["step"].update(noise=0), "do not fit together"),
         (lambda c: c["features"].pop(), "do not fit together"),
         (lambda c: c.update(features="abc"), "not a stored model"),
@@ -296,7 +356,7 @@ def test_runs_of_traces(load: Workload) -> None:
     trace = EnergyTrace.from_epochs(
         energy_J=[900, 300, 300],
         duration_s=[9, 2, 2],
-        gpu_energy_J=[800.0, 260.0, 260.0],
+        gpu_energy_J=[800.0, 240.0, 240.0],
         validation_s=[0.5, 0.5, 0.5],
         validation_energy_J=[20.0, 20.0, 20.0],
         steps=[100, 100, 100],
@@ -308,7 +368,8 @@ def test_runs_of_traces(load: Workload) -> None:
     )
     (run,) = runs_of([trace])
     assert run.step_s == pytest.approx(1.5 / 100)  # without the cold epoch, and validation
-    assert run.power_W == pytest.approx(240 / 1.5)
+    # Of the validation's energy, which is that of all devices, the GPU has 240 of 300 parts.
+    assert run.power_W == pytest.approx((240 - 20 * 240 / 300) / 1.5)
     assert run.gpu.name == "H200"
     assert (run.workload, run.host) == (load, "here")
     assert PreModel().fit([trace]).gpus_ == ("H200",)
@@ -319,8 +380,8 @@ def test_runs_of_traces(load: Workload) -> None:
     [
         ({"power_W": 0.0}, r"row 0: power_W=0\.0 must be positive"),
         ({"step_s": math.nan}, "row 0: step_s=nan"),
-        ({"gpu": "H1000"}, "unknown GPU"),
-        ({"workload": {"model": 3}}, "not a stored workload"),
+        ({"gpu": "H1000"}, "row 0: unknown GPU"),
+        ({"workload": {"model": 3}}, "row 0: not a stored workload"),
     ],
 )
 def test_rows_that_break_a_rule_are_refused(
@@ -336,7 +397,13 @@ def test_tables_and_lists_that_hold_nothing_are_refused(table: pd.DataFrame) -> 
         PreModel().fit(table.drop(columns="gpu"))
     with pytest.raises(EstimateError, match="no run"):
         PreModel().fit([])
+    with pytest.raises(EstimateError, match="no run"):
+        PreModel().fit(table.iloc[:0])
+    with pytest.raises(EstimateError, match="are a EnergyTrace: they must be a table or a list"):
+        PreModel().fit(EnergyTrace.from_epochs(energy_J=[1, 1]))  # type: ignore[arg-type]
     with pytest.raises(EstimateError, match="run 0 holds no workload"):
         PreModel().fit([EnergyTrace.from_epochs(energy_J=[1, 1], duration_s=[1, 1])])
     with pytest.raises(EstimateError, match="two models or more"):
         PreModel().cross_validate(table[table.model == "net1"])
+    with pytest.raises(EstimateError, match="confidence=2"):
+        PreModel().cross_validate(table, confidence=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -134,6 +135,20 @@ def test_interval_is_wider_for_more_confidence_and_further_away() -> None:
     table = runs_table(deviation=0.1)
     assert width(table, 0.5) < width(table, 0.9) < width(table, 0.99)
     assert width(table) < width(table, asked=table.assign(GFLOPs=1e-6))
+
+
+def test_three_settings_and_near_certainty_give_an_interval_all_the_same() -> None:
+    table = (
+        runs_table()
+        .iloc[:3]
+        .assign(batch_size=[1, 2, 4], GFLOPs=[1.0, 2.0, 5.0], mean_power_W=[20.0, 55.0, 40.0])
+    )
+    model = fitted("power_share", table)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lower, upper = model.predict_interval(table, 1 - 1e-9)
+    assert (lower < 1e-9).all()
+    assert upper == pytest.approx(table["gpu_power_limit_W"].to_numpy())
 
 
 def test_repetitions_do_not_feign_certainty() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from numbers import Real
 from typing import TypeGuard
 
@@ -77,5 +78,7 @@ def positive_or_none(value: object) -> float | None:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is a real number of Python or numpy, and no truth value."""
+    """Whether a value is a real number of Python or numpy that a float can hold, no truth value."""
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        return False
     return isinstance(value, Real) and not isinstance(value, bool)

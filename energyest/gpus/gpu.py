@@ -26,7 +26,7 @@ class Gpu:
         generation: Maxwell, Pascal, Volta, Turing, Ampere, Ada, Hopper or Blackwell; else empty.
 
     Raises:
-        EstimateError: a number is 0 or less.
+        EstimateError: a number is 0 or less, or infinite.
     """
 
     name: str
@@ -50,7 +50,8 @@ class Gpu:
             **{f"peak_flops[{name!r}]": value for name, value in self.peak_flops.items()},
         }
         for name, value in numbers.items():
-            if value <= 0:
+            if value <= 0 or math.isinf(value):
                 raise EstimateError(
-                    f"{self.name}: {name}={value!r} must be positive, or NaN if it is not known"
+                    f"{self.name}: {name}={value!r} must be positive and finite, or NaN if it is "
+                    "not known"
                 )

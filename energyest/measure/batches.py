@@ -121,6 +121,22 @@ def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
     return value
 
 
+def unshared(value: Any) -> Any:
+    """A batch of the same build without what a step may write to and the original would share.
+
+    In place of such an object stands one that can do nothing.
+    """
+    if isinstance(value, Mapping):
+        items = {name: unshared(item) for name, item in value.items()}
+        return items if type(value) is dict else _as(type(value), items)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(unshared(item) for item in value))
+    if isinstance(value, list | tuple):
+        return type(value)(unshared(item) for item in value)
+    plain = value is None or isinstance(value, Tensor | str | bytes | Number)
+    return value if plain else object()
+
+
 def _as(kind: type, items: dict[Any, Any]) -> Any:
     try:
         return kind(items)

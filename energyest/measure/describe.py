@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 
 from energyest.errors import WorkloadError
 from energyest.measure.bare_copy import bare_copy, generators_restored, in_eval_mode, plain_dtype
-from energyest.measure.batches import batch_size, map_tensors, tensors_in
+from energyest.measure.batches import batch_size, map_tensors, tensors_in, unshared
 from energyest.measure.flops import FlopCount, count_forward_flops
 from energyest.measure.operations import FusedLayers, OperationLog
+from energyest.measure.shapes import ShapesAlone
 from energyest.measure.training_flops import plain_operators
 from energyest.measure.training_step import Loss, Step, is_lightning, possible_steps
 from energyest.workload import Workload, check_optimizer_name, check_precision_name
@@ -103,7 +103,7 @@ def describe_beside_training(
     if not batch_size(batch):
         raise WorkloadError("the batch does not show how many samples it holds")
     steps = list(possible_steps(model, batch, forward_first=True))
-    walk = _walk(model, batch, precision, steps, values=False)
+    walk = _walk(model, unshared(batch), precision, steps, values=False)
     return _workload(model, batch, walk, count, precision, optimizer)
 
 
@@ -222,7 +222,7 @@ def _walk(
 def _walk_copy(
     model: nn.Module, batch: Any, precision: str, take: Step, with_values: bool
 ) -> _Walk:
-    fake = nullcontext() if with_values else FakeTensorMode(allow_non_fake_inputs=True)
+    shapes = None if with_values else ShapesAlone(keeps_constants=False)
     training = model.training
     flags = [module.training for module in model.modules()]
     fused = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
@@ -230,8 +230,10 @@ def _walk_copy(
     unmixed = torch.autocast("cpu", enabled=False)
     usual = (torch.device("cpu"), unmixed, torch.inference_mode(False), plain_operators())
     with ExitStack() as stack:
-        for context in (*usual, fused, generators_restored(), in_eval_mode(model), fake):
+        for context in (*usual, fused, generators_restored(), in_eval_mode(model)):
             stack.enter_context(context)
+        if shapes is not None:
+            stack.enter_context(shapes)
         duplicate = bare_copy(model, torch.device("cpu") if with_values else _META)
         if not with_values:
             _give_shapes(duplicate)
@@ -239,8 +241,11 @@ def _walk_copy(
             module.training = flag
         if not training:
             duplicate.train()
+        inputs = _like(batch, with_values)
+        if shapes is not None:
+            shapes.keeps_constants = True  # weights and batch are made, and without values
         with _gradients_withheld(model):
-            return _Walk(take, precision, duplicate, _like(batch, with_values))
+            return _Walk(take, precision, duplicate, inputs)
 
 
 @contextmanager

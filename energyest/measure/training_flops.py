@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from energyest.measure.shapes import ShapesAlone
 
 
 def training_to_forward(
@@ -44,7 +45,7 @@ def training_to_forward(
         ValueError: there is nothing to count, or no gradient reaches a trainable parameter.
         Exception: whatever the model raises; without values, also if it looks at one.
     """
-    shapes_alone = nullcontext() if values else FakeTensorMode(allow_non_fake_inputs=True)
+    shapes_alone = nullcontext() if values else ShapesAlone()
     with plain_operators(), shapes_alone, flop_counter() as counter:
         ends = [tensor for tensor in forward() if tensor.requires_grad]
         forward_flops = counter.get_total_flops()

@@ -42,8 +42,15 @@ class Correction:
     noise: float
 
     @classmethod
-    def fit(cls, features: Array, left_over: Array) -> Correction:
-        """Find signal, length and noise by the likelihood of the measurements."""
+    def fit(cls, features: Array, left_over: Array, least: Correction | None = None) -> Correction:
+        """Find signal, length and noise by the likelihood of the measurements.
+
+        Args:
+            features: of the measurements, of shape (n, d).
+            left_over: logarithm of measured ÷ computed, of shape (n,).
+            least: another correction; this one then is no surer: its signal and noise are at least
+                that one's, its length at most.
+        """
         from sklearn.gaussian_process import GaussianProcessRegressor  # noqa: PLC0415
         from sklearn.gaussian_process.kernels import (  # noqa: PLC0415
             RBF,
@@ -52,9 +59,12 @@ class Correction:
         )
 
         spread = max(float(np.sqrt(np.mean(left_over**2))), 1e-3)
-        kernel = ConstantKernel(spread**2, (1e-6, 1.0)) * RBF(3.0, _LENGTHS) + WhiteKernel(
-            spread**2 / 4, (1e-4, 1.0)
-        )
+        least_signal, least_noise, most_length = 1e-3, 1e-2, _LENGTHS[1]
+        if least is not None:
+            least_signal, least_noise, most_length = least.signal, least.noise, least.length
+        kernel = ConstantKernel(spread**2, (least_signal**2, 1.0)) * RBF(
+            min(3.0, most_length), (_LENGTHS[0], most_length)
+        ) + WhiteKernel(spread**2 / 4, (least_noise**2, 1.0))
         process = GaussianProcessRegressor(kernel, random_state=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a value at its bound is an answer, too
@@ -106,7 +116,10 @@ class Correction:
             raise EstimateError(f"not a stored correction: {error!r}") from error
         fits = features.ndim == 2 and left_over.shape == features.shape[:1] and left_over.size
         finite = np.isfinite(features).all() and np.isfinite([*left_over, *numbers]).all()
-        if not (fits and finite and min(numbers) > 0):
+        # Far beyond the bounds of a fit, squares overflow and the process has no solution.
+        signal, length, noise = numbers
+        in_range = 0 < signal <= 10 and 0 < length <= 1e6 and 1e-3 <= noise <= 10
+        if not (fits and finite and in_range):
             raise EstimateError("not a stored correction: its numbers do not fit together")
         return cls(features, left_over, *numbers)
 

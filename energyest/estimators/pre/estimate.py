@@ -74,7 +74,8 @@ def estimate_pre(
 
     Raises:
         EstimateError: the GPU is unknown (the nearest names are given) or lacks the precision; a
-            number is out of its range; the probe is of another workload or GPU.
+            number is out of its range; the workload has no operations, or none of the forward pass;
+            the probe is of another workload or GPU.
 
     Warns:
         UserWarning: the training is unlikely to fit into the GPU's memory.
@@ -91,15 +92,19 @@ def estimate_pre(
     chosen = _choose_gpu(gpu, workload, probe)
     used = check_precision(chosen, workload.precision)
     known = packaged() if model is None else model
+    if not isinstance(known, PreModel):
+        raise EstimateError(f"model is a {type(model).__name__}: it must be a fitted PreModel")
     foretold = known.predict([(workload, chosen), (_forward_alone(workload), chosen)])
-    half = float(known.half_width(foretold, confidence)[0])
+    halves = known.half_width(foretold, confidence)
     if probe is not None:
         foretold = _as_probed(foretold, known, probe)
-        half = PROBE_DEVIATION * float(ndtri((1 + confidence) / 2))
+        halves = np.full(2, PROBE_DEVIATION * float(ndtri((1 + confidence) / 2)))
     batches = _batches(train_samples, workload, float(foretold.cpu_share[0]))
     checks = _batches(validation_samples, workload, float(foretold.cpu_share[1]))
     steps = np.array([batches, checks]) * epochs
-    energy_J = float(steps @ foretold.energy_J)
+    parts_J = steps * foretold.energy_J
+    energy_J = float(parts_J.sum())
+    half = float(parts_J @ halves) / energy_J  # training and validation are off together
     by = "PRE" if probe is None else f"PRE with a probe of {probe.steps} steps"
     return Estimate(
         energy_J=energy_J,
@@ -190,6 +195,10 @@ def _assumptions(
 def _forward_alone(workload: Workload) -> Workload:
     """A validation step: no backward pass, nothing to keep, nothing to update."""
     forward = tuple(o for o in workload.operations if o.phase == "forward")
+    if not forward:
+        raise EstimateError(
+            f"the workload of {workload.model} has no operations of the forward pass to time"
+        )
     return replace(
         workload,
         operations=forward,

@@ -17,7 +17,11 @@ _MOST_EVALUATIONS = 25
 
 
 def fit_parameters(
-    predict: Callable[[Parameters], Array], measured: Array, guesses: dict[str, Guess]
+    predict: Callable[[Parameters], Array],
+    measured: Array,
+    guesses: dict[str, Guess],
+    *,
+    hold: bool = False,
 ) -> Parameters:
     """Parameters that bring a prediction close to what was measured, as factors.
 
@@ -25,6 +29,8 @@ def fit_parameters(
         predict: from parameters to predictions, of shape (n,), positive.
         measured: of shape (n,), positive.
         guesses: for each parameter a first guess, and the deviation of its logarithm.
+        hold: keep to the guesses even where all of a few measurements are far off: they may be off
+            for a reason of their own. Else the measurements, being many, win.
     """
     from scipy.optimize import least_squares  # noqa: PLC0415 - it takes a moment to load
 
@@ -38,9 +44,16 @@ def fit_parameters(
 
     def residuals(x: Array) -> Array:
         off = np.log(predict(named(x))) - logs
+        if hold:  # as the loss below makes them, so that the guesses alone count squared
+            off = np.sign(off) * _ROBUST * np.sqrt(2 * (np.hypot(1, off / _ROBUST) - 1))
         return np.concatenate([off, _PRIOR * (x - start) / deviations])
 
     found = least_squares(
-        residuals, start, loss="soft_l1", f_scale=_ROBUST, max_nfev=_MOST_EVALUATIONS, ftol=1e-3
+        residuals,
+        start,
+        loss="linear" if hold else "soft_l1",
+        f_scale=_ROBUST,
+        max_nfev=_MOST_EVALUATIONS,
+        ftol=1e-3,
     )
     return named(found.x)

@@ -10,6 +10,7 @@ import numpy as np
 
 from energyest import files
 from energyest.errors import EstimateError
+from energyest.estimators.checks import check_confidence
 from energyest.estimators.pre.physical import Pair, PhysicalModel, Predictions
 from energyest.estimators.pre.physics import Array
 from energyest.estimators.pre.runs import TrainedRun, runs_of
@@ -29,6 +30,8 @@ _FORMAT = 1
 _KIND = "energyest PRE model"
 # With fewer runs than this, folds say little about how wide an interval has to be.
 _FEWEST_TO_CALIBRATE = 20
+# Half-width of an interval of a logarithm that says nothing; its exponential is still a number.
+_MOST_HALF = 100.0
 
 
 class PreModel:
@@ -83,6 +86,9 @@ class PreModel:
     ) -> CrossValidation:
         """Foretell each run by a model that was fitted without its group.
 
+        With `start="packaged"` that is honest for runs of your own alone: the packaged model has
+        seen those of `benchmarks/data/sweep.jsonl.gz`.
+
         Args:
             data: as for `fit`.
             groups: "model" or "gpu": all runs of one model or GPU are left out together (of more
@@ -91,10 +97,12 @@ class PreModel:
             confidence: probability for the interval.
 
         Raises:
-            EstimateError: there are fewer than two groups, or as `fit`.
+            EstimateError: there are fewer than two groups, the confidence is no probability, or as
+                `fit`.
         """
         import pandas as pd  # noqa: PLC0415
 
+        check_confidence(confidence)
         runs = runs_of(data)
         labels = group_labels(groups, [run.model for run in runs], [run.gpu.name for run in runs])
         rows = []
@@ -128,14 +136,18 @@ class PreModel:
             np.array([run.power_W for run in runs]),
             hosts=[run.host for run in runs],
             start=None if self.start is None else packaged().core_,
+            calibrated=self._can_calibrate(runs),
         )
+
+    @staticmethod
+    def _can_calibrate(runs: Sequence[TrainedRun]) -> bool:
+        return len(runs) >= _FEWEST_TO_CALIBRATE and len({run.model for run in runs}) >= FOLDS
 
     def _deviations(self, runs: Sequence[TrainedRun]) -> Array:
         """Errors on models that were left out, a fifth of them at a time."""
-        names = sorted({run.model for run in runs})
-        if len(runs) < _FEWEST_TO_CALIBRATE or len(names) < FOLDS:
+        if not self._can_calibrate(runs):
             return _NO_FOLDS if self.start is None else packaged().deviations_
-        fold_of = parts(names, FOLDS)
+        fold_of = parts([run.model for run in runs], FOLDS)
         found = []
         for fold in range(FOLDS):
             kept = [run for run in runs if fold_of[run.model] != fold]
@@ -161,7 +173,8 @@ class PreModel:
         """Half-width of the interval of the energy's logarithm, of shape (n,)."""
         count = len(self.deviations_)
         share = min(confidence * (count + 1) / count, 1.0)
-        return foretold.deviation_energy * float(np.quantile(self.deviations_, share))
+        half = foretold.deviation_energy * float(np.quantile(self.deviations_, share))
+        return np.minimum(half, _MOST_HALF)
 
     # ------------------------------------------------------------------ files
 
@@ -207,8 +220,10 @@ class PreModel:
             model.deviations_ = np.array(content["deviations"], float)
         except (KeyError, TypeError, ValueError) as error:
             raise EstimateError(f"{name} is damaged: {error!r}") from error
-        if model.deviations_.ndim != 1 or not (np.isfinite(model.deviations_).all()):
-            raise EstimateError(f"{name} is damaged: its deviations are no numbers")
+        deviations = model.deviations_
+        in_range = (deviations >= 0) & np.isfinite(deviations)
+        if deviations.ndim != 1 or not deviations.size or not in_range.all():
+            raise EstimateError(f"{name} is damaged: its deviations are not what they should be")
         model.core_ = PhysicalModel.from_dict(content)
         return model
 

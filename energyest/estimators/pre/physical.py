@@ -12,13 +12,15 @@ import numpy as np
 from energyest.errors import EstimateError
 from energyest.estimators.pre.correction import Correction
 from energyest.estimators.pre.fitting import fit_parameters
-from energyest.estimators.pre.parameters import FORMATS, POWER, STEP
+from energyest.estimators.pre.parameters import FORMATS, POWER, STEP, Guess
 from energyest.estimators.pre.physics import Array, Layout, Parameters, StepTimes, step_times
 from energyest.estimators.pre.power import power_shares
 from energyest.gpus import Gpu
 from energyest.workload import Workload
 
 Pair = tuple[Workload, Gpu]
+# A stored parameter's logarithm lies no further than this from its first guess.
+_MOST_OFF = 12.0
 # Number of features.
 _WIDTH = 12
 # Deviation of the logarithm of how long machines' CPUs take.
@@ -86,6 +88,7 @@ class PhysicalModel:
         *,
         hosts: Sequence[str],
         start: PhysicalModel | None = None,
+        calibrated: bool = True,
     ) -> PhysicalModel:
         """Learn from measured steps.
 
@@ -95,6 +98,9 @@ class PhysicalModel:
             power_W: measured mean power of the GPUs, of shape (n,).
             hosts: names of the machines, of length n: each has a CPU of its own.
             start: a model whose parameters are likely to hold; None for general guesses.
+            calibrated: the deviations of the corrections will be compared with errors on models
+                that were left out. If not, they are at least those of `start`: a few runs that
+                agree tell nothing of how far off others are.
         """
         layout, board_W = Layout(pairs), _board_W(pairs)
         step_guesses, power_guesses = STEP, POWER
@@ -109,7 +115,10 @@ class PhysicalModel:
             return np.array([p[name] for name in host_guesses])[host_of]
 
         found = fit_parameters(
-            lambda p: step_times(layout, p, factors(p)).step_s, step_s, step_guesses | host_guesses
+            lambda p: step_times(layout, p, factors(p)).step_s,
+            step_s,
+            step_guesses | host_guesses,
+            hold=not calibrated,
         )
         # The usual machine is the one in the middle of those measured.
         usual = math.exp(np.mean([math.log(found[name]) for name in host_guesses]))
@@ -117,23 +126,31 @@ class PhysicalModel:
             name: found[name] * (usual if name.startswith("call_") else 1.0)
             for name in step_guesses
         }
-        known = {name: found[f"host {name}"] / usual for name in names.tolist()}
+        # Runs without a name need not be of one machine, unless all are.
+        named = [name for name in names.tolist() if name or len(names) == 1]
+        known = {name: found[f"host {name}"] / usual for name in named}
         times = step_times(layout, step, factors(found) / usual)
         measured = power_W / board_W
         # Fitted at the computed lengths, at which it will be asked.
         power = fit_parameters(
-            lambda p: power_shares(layout, times, times.step_s, p), measured, power_guesses
+            lambda p: power_shares(layout, times, times.step_s, p),
+            measured,
+            power_guesses,
+            hold=not calibrated,
         )
         shares = power_shares(layout, times, times.step_s, power)
         features = _features(layout, times)
         step_left = np.log(step_s / times.step_s)
         power_left = np.log(measured / shares)
+        least: tuple[Correction | None, ...] = (None, None, None)
+        if start is not None and not calibrated:
+            least = (start.step_correction, start.power_correction, start.energy_correction)
         return cls(
             step,
             power,
-            Correction.fit(features, step_left),
-            Correction.fit(features, power_left),
-            Correction.fit(features, step_left + power_left),
+            Correction.fit(features, step_left, least[0]),
+            Correction.fit(features, power_left, least[1]),
+            Correction.fit(features, step_left + power_left, least[2]),
             np.unique(_places(pairs), axis=0),
             known,
         )
@@ -200,13 +217,13 @@ class PhysicalModel:
                 for name in ("step", "power", "energy")
             )
             model = cls(
-                _parameters(content["step"], STEP),
-                _parameters(content["power"], POWER),
+                _parameters(content["step"], _guesses(STEP)),
+                _parameters(content["power"], _guesses(POWER)),
                 step,
                 power,
                 energy,
                 np.array(content["measured_gpus"], float),
-                _parameters(content["hosts"], content["hosts"]),
+                _parameters(content["hosts"], dict.fromkeys(content["hosts"], 1.0)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, EstimateError):
@@ -219,12 +236,18 @@ class PhysicalModel:
         return model
 
 
-def _parameters(content: Mapping[str, Any], expected: Mapping[str, Any]) -> Parameters:
+def _guesses(table: Mapping[str, Guess]) -> dict[str, float]:
+    return {name: value for name, (value, _) in table.items()}
+
+
+def _parameters(content: Mapping[str, Any], guesses: Mapping[str, float]) -> Parameters:
+    """Stored parameters, none of them beyond any measure of its first guess."""
     if not isinstance(content, Mapping):
         raise EstimateError("not a stored model: its parameters have no names")
-    values = {name: float(content[name]) for name in expected}
-    if not all(math.isfinite(value) and value > 0 for value in values.values()):
-        raise EstimateError("not a stored model: its parameters have to be positive")
+    values = {name: float(content[name]) for name in guesses}
+    for name, value in values.items():
+        if not (value > 0 and abs(math.log(value / guesses[name])) < _MOST_OFF):
+            raise EstimateError(f"not a stored model: its parameter {name} is {value!r}")
     return values
 
 

@@ -81,24 +81,28 @@ class Layout:
         pairs: workloads, each with a GPU.
 
     Raises:
-        EstimateError: a GPU lacks a workload's precision, or its peak or bandwidth is not known.
+        EstimateError: a workload has no operations; a GPU lacks its precision; the GPU's peak or
+            bandwidth is not known.
     """
 
     def __init__(self, pairs: Sequence[tuple[Workload, Gpu]]) -> None:
         self.size = len(pairs)
+        for workload, _ in pairs:
+            if not workload.operations:
+                raise EstimateError(f"the workload of {workload.model} has no operations to time")
         rows = [
             (index, *row)
             for index, (workload, gpu) in enumerate(pairs)
-            for peak in [_peak(workload, gpu)]
+            for peaks in [_peaks(workload, gpu)]
             for operation in workload.operations
-            for row in _rows(operation, gpu, peak)
+            for row in _rows(operation, gpu, *peaks)
         ]
-        table = np.array(rows, float).reshape(-1, 14).T
+        table = np.array(rows, float).reshape(-1, 15).T
         self._of, self.kind = table[0].astype(int), table[1].astype(int)
         self._count, self.flops, self.bytes = table[2:5]
         self.is_backward, self.is_weight_gradient = table[5] > 0, table[6] > 0
         self.steps, self.tiles, self.slices, self.columns, self.depth = table[7:12]
-        self.peak, self.bandwidth = table[12:14]
+        self.peak, self.peak_fp32, self.bandwidth = table[12:15]
         self.is_conv = (self.kind >= _CONV) & (self.kind <= _DEPTHWISE)
         formats = np.array([_format(workload, gpu) for workload, gpu in pairs], int)
         self.format = formats
@@ -161,8 +165,13 @@ def _math_s(layout: Layout, p: Parameters) -> Array:
     for kind in (_MATMUL, _CONV, _GROUPED, _ATTENTION):
         shares[kind] = [p[f"peak_{_KINDS[kind]}_{name}"] for name in FORMATS]
     shares[_RECURRENT], shares[_DEPTHWISE] = p["peak_recurrent"], p["peak_depthwise"]
-    share = shares[layout.kind, layout.format_of_operation]
-    share = share * np.where(layout.is_weight_gradient, p["weight_gradient"], 1.0)
+    # Nothing is slower in another format than in fp32: libraries choose, and where the peak of
+    # another is hardly higher, as that of tf32 on GeForce GPUs, its share is not what Hopper's is.
+    rate = np.maximum(
+        layout.peak * shares[layout.kind, layout.format_of_operation],
+        layout.peak_fp32 * shares[layout.kind, FORMATS.index("fp32")],
+    )
+    share = np.where(layout.is_weight_gradient, p["weight_gradient"], 1.0)
     # Products of few tiles leave multiprocessors idle, thin ones leave lanes of them idle.
     tiles = layout.tiles * layout.slices ** p["split"]
     filled = tiles ** np.where(layout.kind == _MATMUL, p["fill_matmul"], p["fill_conv"])
@@ -171,7 +180,7 @@ def _math_s(layout: Layout, p: Parameters) -> Array:
     thick = thick * layout.depth / (layout.depth + p["thin_depth"])
     is_product = (layout.kind == _MATMUL) | (layout.kind == _CONV) | (layout.kind == _GROUPED)
     share = share * np.where(is_product, filled * thick, 1.0)
-    seconds: Array = layout.flops / (layout.peak * share)
+    seconds: Array = layout.flops / (rate * share)
     return seconds
 
 
@@ -202,7 +211,9 @@ def _start_s(layout: Layout, p: Parameters) -> Array:
 # ------------------------------------------------------------------ what is laid out
 
 
-def _rows(operation: Operation, gpu: Gpu, peak: float) -> Iterator[tuple[float, ...]]:
+def _rows(
+    operation: Operation, gpu: Gpu, peak: float, peak_fp32: float
+) -> Iterator[tuple[float, ...]]:
     """An operation as the GPU runs it: the gradients of a convolution are two."""
     lanes = _LANES.get(gpu.compute_capability or (0, 0), 128)
     multiprocessors = gpu.cuda_cores / lanes if gpu.cuda_cores > 0 else 1.0
@@ -217,7 +228,7 @@ def _rows(operation: Operation, gpu: Gpu, peak: float) -> Iterator[tuple[float, 
         both = o.flops > 1.5 * one
         products = [(0.5, False, forward), (0.5, True, weight)] if both else [(1.0, True, weight)]
     if kind == _DEPTHWISE:
-        peak = gpu.peak_flops.get("fp32", peak)
+        peak = peak_fp32
     for part, is_weight_gradient, (rows, columns, depth) in products:
         tiles = -(-rows // _TILE[0]) * -(-columns // _TILE[1]) * o.groups / multiprocessors
         yield (
@@ -233,6 +244,7 @@ def _rows(operation: Operation, gpu: Gpu, peak: float) -> Iterator[tuple[float, 
             columns,
             depth,
             peak,
+            peak_fp32,
             gpu.bandwidth_bytes_per_s,
         )
 
@@ -252,20 +264,18 @@ def _kind(operation: Operation) -> int:
     return _NORM if "norm" in name else _OTHER
 
 
-def _peak(workload: Workload, gpu: Gpu) -> float:
+def _peaks(workload: Workload, gpu: Gpu) -> tuple[float, float]:
+    """Arithmetic rates in the workload's precision, and in fp32."""
     peak = peak_flops(gpu, workload.precision)
     if not gpu.bandwidth_bytes_per_s > 0:
         raise EstimateError(
             f"no memory bandwidth known for {gpu.name}: pass a Gpu(...) that names it"
         )
     capability = gpu.compute_capability
-    if (
-        capability
-        and capability < _CROWDED_SINCE
-        and check_precision(gpu, workload.precision) == "fp32"
-    ):
-        return peak * _UNCROWDED
-    return peak
+    sustained = _UNCROWDED if capability and capability < _CROWDED_SINCE else 1.0
+    peak_fp32 = sustained * gpu.peak_flops.get("fp32", peak)
+    is_fp32 = check_precision(gpu, workload.precision) == "fp32"
+    return (peak_fp32 if is_fp32 else peak), peak_fp32
 
 
 def _format(workload: Workload, gpu: Gpu) -> int:

@@ -106,7 +106,8 @@ class PowerShare:
         leverage = 1 / self.settings + (np.log(batch_GFLOPs) - self.centre) ** 2 / self.spread
         variance = self.variance * (1 + leverage) + self.repetition_variance
         quantile = float(stdtrit(self.settings - 2, (1 + confidence) / 2))
-        factor: FloatArray = np.exp(quantile * np.sqrt(variance))
+        # Three settings leave one degree of freedom: the quantile may be of any size.
+        factor: FloatArray = np.exp(np.minimum(quantile * np.sqrt(variance), 700.0))
         return factor
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from energyest.errors import EstimateError
-from energyest.estimators.checks import is_number, positive_or_none
+from energyest.errors import EstimateError, WorkloadError
+from energyest.estimators.checks import check_positive
 from energyest.gpus import Gpu, resolve_gpu
 from energyest.trace import EnergyTrace
 from energyest.workload import Workload
@@ -30,7 +30,10 @@ class TrainedRun:
         step_s: mean length of a training step in seconds.
         power_W: mean power of the GPU.
         model: name of the model: runs of one name are one group.
-        host: name of the machine; its CPU is as fast for all its runs.
+        host: name of the machine; its CPU is as fast for all its runs. Empty if it is not known.
+
+    Raises:
+        EstimateError: a number is not positive and finite.
     """
 
     workload: Workload
@@ -39,6 +42,10 @@ class TrainedRun:
     power_W: float
     model: str
     host: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("step_s", "power_W"):
+            object.__setattr__(self, name, check_positive(getattr(self, name), name))
 
     @property
     def pair(self) -> tuple[Workload, Gpu]:
@@ -67,32 +74,34 @@ def runs_of(data: pd.DataFrame | Sequence[EnergyTrace] | Sequence[TrainedRun]) -
         missing = [name for name in COLUMNS if name not in data.columns]
         if missing:
             raise EstimateError(f"the table lacks the columns {', '.join(missing)}")
-        return [_row(i, row) for i, row in enumerate(data.to_dict("records"))]
-    rows = list(data)
-    if not rows:
+        found = [_row(i, row) for i, row in enumerate(data.to_dict("records"))]
+    elif isinstance(data, Iterable):
+        found = [r if isinstance(r, TrainedRun) else _of_trace(i, r) for i, r in enumerate(data)]
+    else:
+        raise EstimateError(
+            f"the runs are a {type(data).__name__}: they must be a table or a list of traces"
+        )
+    if not found:
         raise EstimateError("there is no run to learn from")
-    return [row if isinstance(row, TrainedRun) else _of_trace(i, row) for i, row in enumerate(rows)]
+    return found
 
 
 def _row(index: int, row: Mapping[Any, Any]) -> TrainedRun:
-    workload = row["workload"]
-    if not isinstance(workload, Workload):
-        workload = Workload.from_dict(workload)
-    numbers = {name: row[name] for name in ("step_s", "power_W")}
-    for name, value in numbers.items():
-        if not (is_number(value) and positive_or_none(value)):
-            raise EstimateError(f"row {index}: {name}={value!r} must be positive and finite")
-    model = row.get("model")
-    name = model if isinstance(model, str) and model else workload.model
-    host = row.get("host")
-    return TrainedRun(
-        workload,
-        resolve_gpu(row["gpu"]),
-        float(numbers["step_s"]),
-        float(numbers["power_W"]),
-        name,
-        host if isinstance(host, str) else "",
-    )
+    model, host = row.get("model"), row.get("host")
+    try:
+        workload = row["workload"]
+        if not isinstance(workload, Workload):
+            workload = Workload.from_dict(workload)
+        return TrainedRun(
+            workload,
+            resolve_gpu(row["gpu"]),
+            row["step_s"],
+            row["power_W"],
+            model if isinstance(model, str) and model else workload.model,
+            host if isinstance(host, str) else "",
+        )
+    except (EstimateError, WorkloadError) as error:
+        raise EstimateError(f"row {index}: {error}") from error
 
 
 def _of_trace(index: int, trace: object) -> TrainedRun:
@@ -108,19 +117,25 @@ def _of_trace(index: int, trace: object) -> TrainedRun:
         raise EstimateError(f"run {index} was measured on {len(names)} GPUs: it must be one")
     steps = trace.column("steps")
     seconds = trace.column("duration_s") - np.nan_to_num(trace.column("validation_s"))
-    joules = trace.column("gpu_energy_J") - np.nan_to_num(trace.column("validation_energy_J"))
+    # Validation is booked for all devices together: the GPU's share of it is that of the epoch.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        validation = np.nan_to_num(trace.column("validation_energy_J") / trace.column("energy_J"))
+    joules = trace.column("gpu_energy_J") * (1 - validation)
     usable = np.isfinite(steps * seconds * joules) & (steps > 0) & (seconds > 0) & (joules > 0)
     if usable.sum() > 1:
         usable[np.flatnonzero(usable)[0]] = False  # the first epoch is cold
     if not usable.any():
         raise EstimateError(f"run {index} holds no epoch with steps, duration and GPU energy")
-    workload = Workload.from_dict(stored)
     total_s = float(seconds[usable].sum())
+    try:
+        workload, gpu = Workload.from_dict(stored), resolve_gpu(str(names[0]))
+    except (EstimateError, WorkloadError) as error:
+        raise EstimateError(f"run {index}: {error}") from error
     return TrainedRun(
         workload,
-        resolve_gpu(str(names[0])),
+        gpu,
         total_s / float(steps[usable].sum()),
         float(joules[usable].sum()) / total_s,
         workload.model,
-        str(trace.meta.get("host", "")),
+        str(trace.meta.get("host") or ""),
     )
