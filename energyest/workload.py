@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from energyest.errors import WorkloadError
-
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+from energyest.gpus.precision import PRECISIONS
 
 # Bytes read and written for each parameter by one step of an optimizer that keeps 32-bit state:
 # the parameter and its gradient are read, the parameter is written, and each state is both.

@@ -38,7 +38,7 @@ ALLOWED = {
     "integration": set(),
     "storage": {"errors"},
     "trace": {"errors", "integration", "storage"},
-    "workload": {"errors"},
+    "workload": {"errors", "gpus"},
     "gpus": {"errors"},
     "files": {"errors"},
     "probed": {"errors", "gpus", "workload"},
