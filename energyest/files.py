@@ -57,6 +57,26 @@ def packaged_json(name: str) -> Any:
     return json.loads((resources.files("energyest") / "data" / name).read_text(encoding="utf-8"))
 
 
+def check_kind(content: Any, kind: str, newest: int, name: str) -> None:
+    """Refuse what is no stored model of this kind, or one of another format.
+
+    Args:
+        content: what a file holds.
+        kind: what its entry "kind" has to be after "energyest ", such as "PRE model".
+        newest: what its entry "format" has to be.
+        name: of the file.
+
+    Raises:
+        EstimateError: it is none.
+    """
+    if not isinstance(content, dict) or content.get("kind") != f"energyest {kind}":
+        raise EstimateError(f"{name} holds no {kind}")
+    if content.get("format") != newest:
+        raise EstimateError(
+            f"{name} has format {content.get('format')!r}; this version reads {newest}"
+        )
+
+
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant[:40]} is no number")
 

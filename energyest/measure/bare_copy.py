@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,6 +62,20 @@ def bare_copy(
     for module in duplicate.modules():
         _detach_from_original(module, device)
     return duplicate
+
+
+def train_as(duplicate: nn.Module, training: Sequence[bool]) -> None:
+    """Put a copy into training, but for the parts that the original keeps out of it.
+
+    Args:
+        duplicate: the copy.
+        training: whether each of the original's `modules()` is in training. If the whole is not, it
+            has not begun, and nothing is kept out on purpose.
+    """
+    for module, flag in zip(duplicate.modules(), training, strict=False):
+        module.training = flag
+    if not training[0]:
+        duplicate.train()
 
 
 def _detach_from_original(module: nn.Module, device: torch.device) -> None:

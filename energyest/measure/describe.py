@@ -13,7 +13,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 
 from energyest.errors import WorkloadError
-from energyest.measure.bare_copy import bare_copy, generators_restored, in_eval_mode, plain_dtype
+from energyest.measure.bare_copy import (
+    bare_copy,
+    generators_restored,
+    in_eval_mode,
+    plain_dtype,
+    train_as,
+)
 from energyest.measure.batches import batch_size, map_tensors, tensors_in, unshared
 from energyest.measure.flops import FlopCount, count_forward_flops
 from energyest.measure.operations import FusedLayers, OperationLog
@@ -223,8 +229,7 @@ def _walk_copy(
     model: nn.Module, batch: Any, precision: str, take: Step, with_values: bool
 ) -> _Walk:
     shapes = None if with_values else ShapesAlone(keeps_constants=False)
-    training = model.training
-    flags = [module.training for module in model.modules()]
+    training = [module.training for module in model.modules()]
     fused = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
     # Wherever the caller builds tensors, in which precision, and whether or not with gradients.
     unmixed = torch.autocast("cpu", enabled=False)
@@ -237,10 +242,7 @@ def _walk_copy(
         duplicate = bare_copy(model, torch.device("cpu") if with_values else _META)
         if not with_values:
             _give_shapes(duplicate)
-        for module, flag in zip(duplicate.modules(), flags, strict=False):
-            module.training = flag
-        if not training:
-            duplicate.train()
+        train_as(duplicate, training)
         inputs = _like(batch, with_values)
         if shapes is not None:
             shapes.keeps_constants = True  # weights and batch are made, and without values

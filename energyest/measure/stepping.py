@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from energyest.errors import ProbeError
-from energyest.measure.bare_copy import bare_copy, generators_restored, in_eval_mode
+from energyest.measure.bare_copy import bare_copy, generators_restored, in_eval_mode, train_as
 from energyest.measure.batches import map_tensors, tensors_in
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors.base import Sensor
@@ -198,10 +198,7 @@ def _copy(model: nn.Module, device: torch.device, training: Sequence[bool]) -> n
         if isinstance(module, nn.RNNBase):
             # Into one piece of memory, as `module.to` does: cuDNN would copy them at each step.
             module.flatten_parameters()
-    for module, flag in zip(duplicate.modules(), training, strict=False):
-        module.training = flag
-    if not training[0]:
-        duplicate.train()
+    train_as(duplicate, training)
     return duplicate
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FORMAT = 1
-_KIND = "energyest PRE model"
+_KIND = "PRE model"
 # With fewer runs than this, folds say little about how wide an interval has to be.
 _FEWEST_TO_CALIBRATE = 20
 # Half-width of an interval of a logarithm that says nothing; its exponential is still a number.
@@ -188,7 +188,7 @@ class PreModel:
         if not hasattr(self, "core_"):
             raise EstimateError("this PreModel knows nothing yet: fit it first")
         content = {
-            "kind": _KIND,
+            "kind": f"energyest {_KIND}",
             "format": _FORMAT,
             "gpus": list(self.gpus_),
             "deviations": self.deviations_.tolist(),
@@ -208,12 +208,7 @@ class PreModel:
 
     @classmethod
     def _from_dict(cls, content: Any, name: str) -> PreModel:
-        if not isinstance(content, dict) or content.get("kind") != _KIND:
-            raise EstimateError(f"{name} holds no PRE model")
-        if content.get("format") != _FORMAT:
-            raise EstimateError(
-                f"{name} has format {content.get('format')!r}; this version reads {_FORMAT}"
-            )
+        files.check_kind(content, _KIND, _FORMAT, name)
         model = cls()
         try:
             model.gpus_ = tuple(str(gpu) for gpu in content["gpus"])

@@ -23,7 +23,7 @@ Regressor = Literal["linear", "ridge", "kernel_ridge", "svr", "gaussian_process"
 Target = Literal["mean_power_W", "epoch_energy_J"]
 
 _FORMAT = 1
-_KIND = "energyest table model"
+_KIND = "table model"
 _SHARED = ("batch_size", "GFLOPs", "gpu_power_limit_W")
 # SVR searches settings that suit numbers of the size of the paper's targets: W, and kJ an epoch.
 _PUBLISHED_UNIT = {"mean_power_W": 1.0, "epoch_energy_J": 1e3}
@@ -232,7 +232,7 @@ class TableModel:
             OSError: the file cannot be written.
         """
         content = {
-            "kind": _KIND,
+            "kind": f"energyest {_KIND}",
             "format": _FORMAT,
             "regressor": self.regressor,
             "target": self.target,
@@ -251,12 +251,7 @@ class TableModel:
             FileNotFoundError: there is no such file.
         """
         content = files.read_json(path)
-        if not isinstance(content, dict) or content.get("kind") != _KIND:
-            raise EstimateError(f"{path} holds no table model")
-        if content.get("format") != _FORMAT:
-            raise EstimateError(
-                f"{path} has format {content.get('format')!r}; this version reads {_FORMAT}"
-            )
+        files.check_kind(content, _KIND, _FORMAT, str(path))
         settings = ("regressor", "target", "draws", "seed")
         try:
             check_keys(content, {"kind", "format", "fitted", *settings}, "a table model")
