@@ -130,11 +130,12 @@ class Accounts:
 
     def total_J(self, at_s: float | None = None) -> float:
         """Joules from the start of the run to an instant, by default to the last mark."""
-        ledger = self._ledger.copy()
-        now = [] if at_s is None else [Mark(at_s, Event.METRICS)]
-        for mark, usage in self._usages([*self._pending, *now]):
-            ledger.post(mark, usage)
+        ledger = self._ledger_at(None if at_s is None else Mark(at_s, Event.METRICS))
         return ledger.components(ledger.run_usage())["energy_J"]
+
+    def open_row(self, at_s: float) -> dict[str, float] | None:
+        """The epoch that is under way, as if the run were cut off now; None between epochs."""
+        return self._ledger_at(Mark(at_s, Event.RUN_END, interrupted=True)).interrupted
 
     def all_read_since(self, time_s: float) -> bool:
         """Whether every device was read since; one that fails for long is not waited for."""
@@ -191,6 +192,13 @@ class Accounts:
             if mark.event is Event.METRICS and rows:
                 rows[-1] |= mark.values
         return rows
+
+    def _ledger_at(self, last: Mark | None) -> Ledger:
+        """A copy of the ledger in which the pending marks and one more are booked."""
+        ledger = self._ledger.copy()
+        for mark, usage in self._usages([*self._pending, *([] if last is None else [last])]):
+            ledger.post(mark, usage)
+        return ledger
 
     def _usages(self, marks: Sequence[Mark]) -> Iterator[tuple[Mark, Usage]]:
         """The usage up to each mark."""
