@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from energyest.measure.ledger import Event, Ledger, Mark, Usage
+from energyest.measure.earlier import Earlier
+from energyest.measure.ledger import Event, Ledger, Mark, Usage, plus
 from energyest.measure.meter import Meter
 from energyest.measure.sensors.base import Device, Reading
 from energyest.measure.tables import EpochTable
@@ -54,8 +55,20 @@ class Accounts:
         self._pending: list[Mark] = []
         self._epochs = EpochTable()
         self._tentative: dict[str, float] | None = None
+        self._earlier: Mapping[str, float] = {}
 
     # ------------------------------------------------------------------ in
+
+    def continue_from(self, earlier: Earlier) -> None:
+        """Put the epochs and the energy of an earlier part before this one, which has none yet."""
+        for row in earlier.rows():
+            self._keep(row)
+        self._ledger.carried = earlier.open_row
+        self._earlier = earlier.total
+
+    def drop_carried(self) -> None:
+        """The epoch that an earlier part had begun begins anew: that part counts in no epoch."""
+        self._ledger.carried = {}
 
     def add_round(self, began_s: float, readings: Sequence[Reading]) -> None:
         """Take in a round of readings, and book what it makes final."""
@@ -130,12 +143,21 @@ class Accounts:
 
     def total_J(self, at_s: float | None = None) -> float:
         """Joules from the start of the run to an instant, by default to the last mark."""
+        return self.totals(at_s)["energy_J"]
+
+    def totals(self, at_s: float | None = None) -> dict[str, float]:
+        """Joules as `energy_J` and by kind of device, and `duration_s`, up to an instant."""
         ledger = self._ledger_at(None if at_s is None else Mark(at_s, Event.METRICS))
-        return ledger.components(ledger.run_usage())["energy_J"]
+        return self._totals(ledger)
 
     def open_row(self, at_s: float) -> dict[str, float] | None:
         """The epoch that is under way, as if the run were cut off now; None between epochs."""
-        return self._ledger_at(Mark(at_s, Event.RUN_END, interrupted=True)).interrupted
+        ledger = self._ledger_at(Mark(at_s, Event.RUN_END, interrupted=True))
+        return ledger.interrupted or dict(ledger.carried) or None
+
+    def rows_from(self, first: int) -> tuple[list[dict[str, float]], int]:
+        """The rows from one of them on, the provisional ones last, and how many are final."""
+        return self._epochs.rows_from(first) + self._unresolved_rows(), len(self._epochs)
 
     def all_read_since(self, time_s: float) -> bool:
         """Whether every device was read since; one that fails for long is not waited for."""
@@ -152,9 +174,9 @@ class Accounts:
             devices: the entries of the devices so far, in their order.
         """
         usage = self._ledger.run_usage()
-        total = self._ledger.components(usage)
+        total = self._totals(self._ledger)
         meta: dict[str, Any] = {
-            "duration_s": usage.time_s,
+            "duration_s": total.pop("duration_s"),
             "total_J": _known(total.pop("energy_J")),
             "components": {name: _known(value) for name, value in total.items()},
             "devices": [
@@ -162,8 +184,8 @@ class Accounts:
                 for i, entry in enumerate(devices)
             ],
         }
-        if self._ledger.interrupted is not None:
-            cut = self._ledger.interrupted
+        cut = self._ledger.interrupted or self._ledger.carried
+        if cut:
             meta["interrupted_epoch"] = {name: _known(value) for name, value in cut.items()}
         return meta
 
@@ -192,6 +214,16 @@ class Accounts:
             if mark.event is Event.METRICS and rows:
                 rows[-1] |= mark.values
         return rows
+
+    def _totals(self, ledger: Ledger) -> dict[str, float]:
+        usage = ledger.run_usage()
+        total = {**ledger.components(usage), "duration_s": usage.time_s}
+        if not self._earlier:
+            return total
+        whole = {n: plus(value, self._earlier.get(n, math.nan)) for n, value in total.items()}
+        # Here, what is not known of a part is not known of the whole.
+        whole["energy_J"] = total["energy_J"] + self._earlier.get("energy_J", math.nan)
+        return whole
 
     def _ledger_at(self, last: Mark | None) -> Ledger:
         """A copy of the ledger in which the pending marks and one more are booked."""

@@ -22,6 +22,36 @@ _TOLERANCE_S = 1e-6
 _TOLERANCE_J = 1e-3
 
 
+# What an epoch spends, as opposed to when it was and how it went.
+_SPENT = ("duration_s", "validation_s", "validation_energy_J", "energy_J") + tuple(
+    f"{kind}_energy_J" for kind in KINDS
+)
+
+
+def with_carried(row: Mapping[str, float], carried: Mapping[str, float]) -> dict[str, float]:
+    """The row of an epoch of which an earlier part of the run, before a pause, did the beginning.
+
+    A kind of device that one of the two parts lacks (NaN in it) counts with the other alone.
+    """
+    if not carried:
+        return dict(row)
+    whole = {**row, "start_s": row["start_s"] - carried["duration_s"]}
+    for name in _SPENT:
+        whole[name] = plus(row[name], carried.get(name, math.nan))
+    # A part that should be there and is not: then the sum is not known either.
+    if math.isnan(row["energy_J"]) or math.isnan(carried["energy_J"]):
+        whole["energy_J"] = math.nan
+    duration_s = whole["duration_s"]
+    whole["mean_power_W"] = whole["energy_J"] / duration_s if duration_s > 0 else math.nan
+    return whole
+
+
+def plus(a: float, b: float) -> float:
+    """The sum of two, where NaN stands for nothing to add; NaN if there is neither."""
+    known = [value for value in (a, b) if not math.isnan(value)]
+    return math.fsum(known) if known else math.nan
+
+
 class Event(Enum):
     """What a mark says."""
 
@@ -117,6 +147,8 @@ class Ledger:
         self._epoch = 0.0
         #: The row of an epoch that the end of the run cut off.
         self.interrupted: dict[str, float] | None = None
+        #: What an earlier part of the run has spent on the epoch that comes first in this one.
+        self.carried: Mapping[str, float] = {}
 
     def copy(self) -> Ledger:
         """An independent ledger in the same state."""
@@ -200,7 +232,8 @@ class Ledger:
             "mean_power_W": energy["energy_J"] / spent.time_s if spent.time_s > 0 else math.nan,
         }
         self._epoch += 1
-        return {**row, **values}
+        carried, self.carried = self.carried, {}
+        return {**with_carried(row, carried), **values}
 
     def _close_parts(self, usage: Usage) -> None:
         """End what is still open when an epoch or the run ends."""

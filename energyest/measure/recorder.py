@@ -17,6 +17,7 @@ from typing import Any
 
 from energyest.errors import ConfigurationError, TraceError
 from energyest.measure.accounts import Accounts
+from energyest.measure.earlier import Earlier
 from energyest.measure.ledger import Event, Mark
 from energyest.measure.sampler import Clock, Sampler
 from energyest.measure.sensors.base import Reading, Sensor
@@ -166,6 +167,19 @@ class Recorder:
         with self._lock:
             return self._accounts.last_row()
 
+    def continue_from(self, earlier: Earlier) -> None:
+        """Go on where an earlier part of the run was; before the first epoch of this one.
+
+        Its epochs come first, at negative times; its energy counts in the total.
+        """
+        with self._lock:
+            self._accounts.continue_from(earlier)
+
+    def drop_carried(self) -> None:
+        """The epoch that the earlier part had begun begins anew."""
+        with self._lock:
+            self._accounts.drop_carried()
+
     def start_validation(self) -> None:
         """Validation begins inside an epoch."""
         self._mark(Event.VALIDATION_START)
@@ -220,8 +234,22 @@ class Recorder:
     @property
     def total_J(self) -> float:
         """Energy from the start of the run to now, without pauses; NaN if a part is missing."""
+        return self.totals()["energy_J"]
+
+    def totals(self) -> dict[str, float]:
+        """Joules as `energy_J` and by kind of device, and `duration_s`; as `total_J`."""
         with self._lock:
-            return self._accounts.total_J(None if self._stopped else self._clock())
+            return self._accounts.totals(None if self._stopped else self._clock())
+
+    def open_row(self) -> dict[str, float] | None:
+        """What the epoch under way, or cut off, has spent so far; None between epochs."""
+        with self._lock:
+            return self._accounts.open_row(self._clock())
+
+    def rows_from(self, first: int) -> tuple[list[dict[str, float]], int]:
+        """The rows from one of them on, and how many of all are final."""
+        with self._lock:
+            return self._accounts.rows_from(first)
 
     def trace(self, *, readings: bool = True) -> EnergyTrace:
         """The trace up to now; without `readings`, its power table is empty."""

@@ -50,9 +50,16 @@ class EpochTable:
         """A copy of the columns, each of shape (rows,)."""
         return {name: np.array(column, dtype=np.float64) for name, column in self._columns.items()}
 
+    def rows_from(self, first: int) -> list[dict[str, float]]:
+        """The rows from one of them on."""
+        return [
+            {name: column[row] for name, column in self._columns.items()}
+            for row in range(first, self._rows)
+        ]
+
     def last(self) -> dict[str, float]:
         """The last row; empty if there is none."""
-        return {name: column[-1] for name, column in self._columns.items()} if self._rows else {}
+        return self.rows_from(self._rows - 1)[0] if self._rows else {}
 
 
 class ReadingTable:

@@ -1,0 +1,90 @@
+"""The part of a run before it was stopped and resumed, perhaps on another machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from energyest.errors import TraceError
+
+# More epochs than any training has: what a checkpoint holds beyond is none of ours.
+_MOST_ROWS = 10_000_000
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What a run had cost when the checkpoint was made that it goes on from.
+
+    Attributes:
+        columns: name -> values of the epochs that had ended, of one length.
+        open_row: what the epoch under way had spent; empty between epochs.
+        total: joules from the run's start, as `energy_J` and by kind of device, and `duration_s`,
+            what lies outside of epochs included and pauses left out. NaN where unknown.
+        meta: facts on the run that go on to hold.
+    """
+
+    columns: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    open_row: Mapping[str, float] = field(default_factory=dict)
+    total: Mapping[str, float] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.columns.get("epoch", ()))
+
+    def rows(self) -> Iterator[dict[str, float]]:
+        """The epochs, at negative times: they end, with the one under way, at 0."""
+        if not len(self):
+            return
+        end_s = self.columns["end_s"][-1] + self.open_row.get("duration_s", 0.0)
+        for values in zip(*self.columns.values(), strict=True):
+            row = dict(zip(self.columns, values, strict=True))
+            yield {**row, "start_s": row["start_s"] - end_s, "end_s": row["end_s"] - end_s}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain lists, dictionaries, numbers and text, for a checkpoint."""
+        return {
+            "columns": {n: [float(v) for v in values] for n, values in self.columns.items()},
+            "open_row": dict(self.open_row),
+            "total": dict(self.total),
+            "meta": dict(self.meta),
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Any) -> Earlier:
+        """What `state_dict` gave.
+
+        Raises:
+            TraceError: it gave something else.
+        """
+        if not isinstance(state, Mapping):
+            raise TraceError(f"the state of a run must be a mapping, not {type(state).__name__}")
+        parts = [state.get(name) for name in ("columns", "open_row", "total", "meta")]
+        if not all(isinstance(part, Mapping) for part in parts):
+            raise TraceError("the state of a run must hold columns, open_row, total and meta")
+        columns, open_row, total, meta = parts
+        values = {str(name): _numbers(column, str(name)) for name, column in columns.items()}
+        lengths = {len(column) for column in values.values()}
+        if len(lengths) > 1 or (values and not {"epoch", "start_s", "end_s"} <= set(values)):
+            raise TraceError("the state of a run must hold columns of one length, times included")
+        row = dict(zip(open_row, _numbers(list(open_row.values()), "open_row"), strict=True))
+        if row and not {"energy_J", "duration_s"} <= set(row):
+            raise TraceError("the state of a run must hold energy and duration of its open_row")
+        whole = dict(zip(total, _numbers(list(total.values()), "total"), strict=True))
+        return cls(values, row, whole, dict(meta))
+
+
+def _numbers(values: Any, name: str) -> list[float]:
+    """Floats; NaN is one, infinity is not."""
+    try:
+        if not isinstance(values, list | tuple) or len(values) > _MOST_ROWS:
+            raise TypeError("it must be a list")
+        vector = np.array([float(value) for value in values], dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TraceError(f"the state of a run: {name} must hold numbers: {error}") from error
+    if np.isinf(vector).any():
+        raise TraceError(f"the state of a run: {name} must be finite")
+    return [math.nan if math.isnan(value) else float(value) for value in vector]
