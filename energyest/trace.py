@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from energyest import storage
 from energyest.errors import TraceError
 from energyest.integration import FloatArray, cumulative_energy
+from energyest.ranks import read_ranks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -315,15 +316,23 @@ class EnergyTrace:
         )
 
 
-def load_trace(folder: str | Path) -> EnergyTrace:
+def load_trace(folder: str | Path, *, ranks: Sequence[int] | None = None) -> EnergyTrace:
     """Read a trace from its folder: of a finished run, or of one that is running or was killed.
+
+    The trace of a training in several processes is the sum of all of them, whose folders lie in
+    that of rank 0; each of these folders is a trace as well. Where one is missing, or has not
+    recorded an epoch, the energy is NaN.
+
+    Args:
+        folder: the trace's folder.
+        ranks: the processes to add up; by default all that the training had.
 
     Raises:
         TraceError: the folder is missing, is no trace, was damaged other than by a cut last line,
             was written by a newer version, or holds values that no training can have.
     """
-    meta, epochs, power = storage.read_folder(Path(folder))
-    trace = EnergyTrace(epochs, power, meta)
+    record = read_ranks(Path(folder), ranks)
+    trace = EnergyTrace(record.epochs, record.power, record.meta)
     for name in ("energy_J", "duration_s"):
         _check_stored(trace.column(name), f"{folder}: {name} of the epochs")
     for name in ("power_W", "energy_J"):
@@ -349,8 +358,11 @@ def _checked_columns(
     size = lengths.pop() if lengths else 0
     checked: dict[str, NDArray[Any]] = {}
     for name in dict.fromkeys((*names, *columns)):
-        values = np.array(columns[name]) if name in columns else np.full(size, math.nan)
-        values.flags.writeable = False
+        values = columns.get(name)
+        # Of a long run they are large: an array that is read-only and no view need not be copied.
+        if not isinstance(values, np.ndarray) or values.flags.writeable or values.base is not None:
+            values = np.full(size, math.nan) if values is None else np.array(values)
+            values.flags.writeable = False
         checked[name] = values
     return checked
 

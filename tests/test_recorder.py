@@ -411,7 +411,7 @@ def test_readings_are_thinned_and_keep_their_mean() -> None:
     rng = np.random.default_rng(0)
     power = rng.uniform(0, 100, total)
     for i in range(total):
-        table.add(Reading(i / 10, "gpu:0", power_W=power[i], energy_J=float(i)))
+        table.add([Reading(i / 10, "gpu:0", power_W=power[i], energy_J=float(i))])
     columns = table.columns()
     # 1, then 2, then 4 readings a row, for as many rows each; the rest at 8.
     assert len(columns["time_s"]) == 3 * ROWS_PER_RATE + 3 * ROWS_PER_RATE // 8

@@ -10,7 +10,8 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from energyest.errors import ConfigurationError, TraceError
 from energyest.measure.accounts import Accounts
 from energyest.measure.earlier import Earlier
+from energyest.measure.folder import Contents
 from energyest.measure.ledger import Event, Mark
 from energyest.measure.sampler import Clock, Sampler
 from energyest.measure.sensors.base import Reading, Sensor
@@ -33,6 +35,10 @@ _WAIT_SHARE = 0.002
 _FLUSH_S = 1.0
 # How long the start waits for a sensor that fails at first.
 _FIRST_READING_S = 0.5
+# How long the end of a run waits for the last readings, and then for the disk; and so the end of
+# a process, of runs that nobody ended.
+_END_S = 2.0
+_EXIT_S = 1.0
 
 # What nobody but the recorder writes into the meta of a trace.
 _MEASURED_META = {
@@ -82,14 +88,13 @@ class Recorder:
         self._clock = clock
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._writing = threading.Lock()
         devices = [sensor.device for sensor in self._sensors]
         names = [device.device for device in devices]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"sensors of one name cannot be told apart: {names}")
         self._origin_s = clock()
         self._accounts = Accounts(devices, self._origin_s, interval_s)
-        self._readings = ReadingTable()
+        self._readings = ReadingTable(self._origin_s)
         self._meta: dict[str, Any] = {
             "run_id": uuid.uuid4().hex,
             "status": "running",
@@ -101,26 +106,38 @@ class Recorder:
         self._meta_changed = False
         self._epoch_start_s = self._origin_s
         self._written_s = self._origin_s
-        self._writer = None if folder is None else TraceWriter(folder, self._meta)
+        self._writer = None if folder is None else TraceWriter(folder, self._meta, self._contents)
         self._sampler = Sampler(self._sensors, self._on_round, interval_s=interval_s, clock=clock)
         self._stopped = False
+        _recorders.add(self)
 
     # ------------------------------------------------------------------ the training's side
 
     def start(self) -> None:
         """Begin to measure; returns once every sensor was read, or soon if one cannot be."""
         give_up_s = self._clock() + _FIRST_READING_S
+        # The threads hold the recorder until then.
+        self._at_exit = weakref.finalize(self, _stop_at_exit, weakref.ref(self))
+        if self._writer is not None:
+            self._writer.start()
         self._sampler.start()
         while not self._all_read() and self._clock() < give_up_s:
             self._sampler.sample_now(_FIRST_READING_S)
         self._mark(Event.RUN_START)
 
-    def stop(self, status: str = "finished", values: Mapping[str, float] | None = None) -> None:
+    def stop(
+        self,
+        status: str = "finished",
+        values: Mapping[str, float] | None = None,
+        *,
+        timeout_s: float = _END_S,
+    ) -> None:
         """End the run: last reading, totals, files closed. Further calls do nothing.
 
         Args:
             status: `finished`, or what interrupted the run.
             values: columns of the epoch that this cuts off, if there is one.
+            timeout_s: how long to wait for a sensor that hangs, and then for a disk.
         """
         if self._stopped or os.getpid() != self._pid:
             return  # a forked process has a copy of this object, but it is not its run
@@ -128,22 +145,23 @@ class Recorder:
         in_time = False
         try:
             self._mark(Event.RUN_END, values, interrupted=status != "finished")
-            in_time = self._sampler.stop()
+            in_time = self._sampler.stop(timeout_s)
         finally:  # also if Ctrl-C comes just now
-            self._close(status)
+            self._close(status, timeout_s)
         if not in_time:
             log.warning("energyest: a sensor hangs; the run ends without its last readings")
 
-    def _close(self, status: str) -> None:
+    def _close(self, status: str, timeout_s: float) -> None:
         with self._lock:
             self._accounts.book(math.inf)
             closing = self._accounts.closing_meta(self._meta["devices"])
             self._meta |= {"status": status, **closing}
             self._meta_changed = True
-            last_rows = self._readings.flush()
-        self._write(last_rows, flush=True)
-        if self._writer is not None:
-            self._writer.close()
+            self._hand_over(self._readings.flush())
+        if self._writer is not None and not self._writer.close(timeout_s):
+            log.warning(
+                "energyest: the disk hangs; the trace at %s may lack its end", self._writer.folder
+            )
 
     def start_epoch(self, epoch: int | None = None, *, continues: bool = False) -> None:
         """An epoch begins: now, or with `continues` where the one before it ended."""
@@ -276,43 +294,71 @@ class Recorder:
             self._accounts.post(Mark(now_s, event, dict(values or {}), **flags))
             # If the sampler hangs, rows are made and written from here, without readings.
             hangs = now_s - self._accounts.round_s > self._accounts.max_gap_s
-            if hangs:
+            if hangs and os.getpid() == self._pid:
                 self._accounts.book(now_s)
-        if hangs and os.getpid() == self._pid:
-            self._write(flush=True)
+                self._hand_over(latest_s=now_s)
         return now_s
 
     def _on_round(self, began_s: float, readings: list[Reading]) -> None:
         """In the sampler's thread: account for a round of readings and write what is final."""
-        completed = []
         with self._lock:
             if self._stopped and not self._accounts.has_pending:
                 return  # a round that hung until after the end
             self._accounts.add_round(began_s, readings)
-            for reading in readings:
-                since_start = reading._replace(time_s=reading.time_s - self._origin_s)
-                row = self._readings.add(since_start)
-                if row is not None:
-                    completed.append(row)
-            if self._writer is None:
-                self._accounts.lines.clear()  # nobody will write them
-        self._write(completed, flush=began_s - self._written_s >= _FLUSH_S)
+            flush = began_s - self._written_s >= _FLUSH_S
+            self._hand_over(self._readings.add(readings), latest_s=began_s if flush else None)
 
-    def _write(self, readings: Iterable[Reading] = (), *, flush: bool) -> None:
-        """Bring to the writer what is new; usually, but not always, in the sampler's thread."""
+    def _hand_over(
+        self, readings: Sequence[Reading] = (), *, latest_s: float | None = None
+    ) -> None:
+        """Leave to the writer what is new, with the lock held.
+
+        Args:
+            readings: rows of readings.
+            latest_s: the instant of which the newest totals are to be written; None not to.
+        """
+        rows, self._accounts.lines = self._accounts.lines, []
         if self._writer is None:
             return
-        with self._writing:
-            with self._lock:
-                lines, self._accounts.lines = self._accounts.lines, []
-                meta = copy.deepcopy(self._meta) if self._meta_changed else None
-                self._meta_changed = False
-            for reading in readings:
-                self._writer.write_reading(reading)
-            for line in lines:
-                self._writer.write_epoch_line(line)
-            if meta is not None:
-                self._writer.write_meta(meta)
-            if flush:
-                self._writer.flush()
-                self._written_s = self._clock()
+        meta = latest = None
+        if self._meta_changed:
+            meta, self._meta_changed = copy.deepcopy(self._meta), False
+        if latest_s is not None:
+            self._written_s = latest_s
+            latest = {
+                "run_id": self._meta["run_id"],
+                **self._accounts.meta_so_far(latest_s, self._meta["devices"]),
+            }
+        self._writer.put(rows, readings, meta, latest)
+
+    def _contents(self) -> Contents:
+        """In the writer's thread: all that is final, with nothing of it left to be written."""
+        assert self._writer is not None
+        with self._lock:
+            self._hand_over()
+            self._writer.forget()
+            final, _ = self._accounts.state
+            epochs = {name: values[:final] for name, values in self._accounts.columns().items()}
+            return Contents(copy.deepcopy(self._meta), epochs, self._readings.columns())
+
+
+# ---------------------------------------------------------------------- ends of processes
+
+_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
+
+
+def _stop_at_exit(recorder: weakref.ref[Recorder]) -> None:
+    """Nobody ended this run: an exit from deep within, or an error in another's end of it."""
+    running = recorder()
+    if running is not None:
+        running.stop("interrupted by the end of the process", timeout_s=_EXIT_S)
+
+
+def _leave_to_the_parent() -> None:
+    """In a forked process: its copies of locks may be held by threads that it has not."""
+    for recorder in list(_recorders):
+        recorder._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_the_parent)

@@ -86,6 +86,22 @@ class Sampler:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def read_round(self) -> float:
+        """Read every sensor once and hand the readings on; returns when that began."""
+        with self._rounds:
+            self._started += 1
+        began_s = self._clock()
+        readings = [self._read(sensor) for sensor in self._sensors]
+        try:
+            self._on_round(began_s, readings)
+        except Exception:
+            self._report_once("round", "a round of readings could not be recorded")
+        self._track_cost(self._clock() - began_s)
+        with self._rounds:
+            self._completed = self._started
+            self._rounds.notify_all()
+        return began_s
+
     def _run(self) -> None:
         try:
             self._sample_until_stopped()
@@ -99,18 +115,7 @@ class Sampler:
         while True:
             last = self._stopping
             self._wake.clear()
-            with self._rounds:
-                self._started += 1
-            began_s = self._clock()
-            readings = [self._read(sensor) for sensor in self._sensors]
-            try:
-                self._on_round(began_s, readings)
-            except Exception:
-                self._report_once("round", "a round of readings could not be recorded")
-            self._track_cost(self._clock() - began_s)
-            with self._rounds:
-                self._completed = self._started
-                self._rounds.notify_all()
+            began_s = self.read_round()
             if last:
                 return
             now_s = self._clock()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from energyest.measure.sensors.base import Reading
 
-# A device's readings are kept at the full rate until there are this many; then two, then four, ...
-# are merged into one, for as many rows again. At 10 Hz: ten minutes at 10 Hz, twenty at 5 Hz, ...,
-# and less than 80,000 rows for a month.
-ROWS_PER_RATE = 6000
+# Readings are kept at the full rate until there are so many rows, of all devices together; then
+# two, four, ... readings of a device are merged into one, for as many rows again. Rows so grow as
+# the logarithm of time: 173,000 in a month of ten devices at 10 Hz, of 50 bytes each.
+ROWS_PER_RATE = 12_000
 
 
 class EpochTable:
@@ -47,8 +47,8 @@ class EpochTable:
                 column[-1] = values[name]
 
     def columns(self) -> dict[str, NDArray[np.float64]]:
-        """A copy of the columns, each of shape (rows,)."""
-        return {name: np.array(column, dtype=np.float64) for name, column in self._columns.items()}
+        """A copy of the columns, read-only and each of shape (rows,)."""
+        return _copied(self._columns)
 
     def rows_from(self, first: int) -> list[dict[str, float]]:
         """The rows from one of them on."""
@@ -63,72 +63,90 @@ class EpochTable:
 
 
 class ReadingTable:
-    """The readings of all devices, thinned."""
+    """The readings of all devices in rows, of which each merges ever more readings of a device.
 
-    def __init__(self) -> None:
-        self._devices: list[str] = []
-        self._values = array("d")
-        self._thinners: dict[str, _Thinner] = {}
+    Args:
+        origin_s: the instant that counts as 0 in the rows.
+    """
 
-    def add(self, reading: Reading) -> Reading | None:
-        """Take in a reading; returns the row that it completed, if any."""
-        thinner = self._thinners.setdefault(reading.device, _Thinner())
-        return self._keep(thinner.add(reading))
+    def __init__(self, origin_s: float = 0.0) -> None:
+        self._origin_s = origin_s
+        self._merge = 1  # readings of a device to a row
+        self._rows_at_rate = 0
+        self._rounds = 0
+        self._waiting: dict[str, _Row] = {}
+        # A number in place of the name: the rows are many, the devices few.
+        self._devices = array("H")
+        self._columns = {name: array("d") for name in Reading._fields if name != "device"}
+
+    def add(self, readings: Iterable[Reading]) -> list[Reading]:
+        """Take in a round of readings, one of each device; returns the rows that it completed."""
+        for reading in readings:
+            row = self._waiting.get(reading.device)
+            if row is None:
+                row = self._waiting[reading.device] = _Row()
+            row.add(reading)
+        self._rounds += 1
+        return self.flush() if self._rounds >= self._merge else []
 
     def flush(self) -> list[Reading]:
-        """Complete the rows that wait for more readings, at the end of a run."""
-        rows = [self._keep(thinner.flush()) for thinner in self._thinners.values()]
-        return [row for row in rows if row is not None]
-
-    def _keep(self, row: Reading | None) -> Reading | None:
-        if row is not None:
-            self._devices.append(row.device)
-            self._values.extend([row.time_s, *row[2:]])
-        return row
+        """Complete the rows that wait for more readings, as at the end of a run."""
+        rows = []
+        for number, (device, waiting) in enumerate(self._waiting.items()):
+            row = waiting.merged()
+            if row is not None:
+                row = row._replace(time_s=row.time_s - self._origin_s)
+                rows.append(row)
+                self._devices.append(number)
+                for name, column in self._columns.items():
+                    column.append(getattr(row, name))
+                self._waiting[device] = _Row()
+        self._rounds = 0
+        self._rows_at_rate += len(rows)
+        if self._rows_at_rate >= ROWS_PER_RATE:
+            self._rows_at_rate, self._merge = 0, 2 * self._merge
+        return rows
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """A copy of the rows as columns, each of shape (rows,)."""
-        numbers = [name for name in Reading._fields if name != "device"]
-        table = np.array(self._values, dtype=np.float64).reshape(-1, len(numbers))
-        columns: dict[str, NDArray[Any]] = dict(zip(numbers, table.T, strict=True))
-        columns["device"] = np.array(self._devices, dtype=object)
-        return {name: columns[name] for name in Reading._fields}
+        """A copy of the rows as read-only columns, each of shape (rows,)."""
+        columns: dict[str, NDArray[Any]] = {**_copied(self._columns)}
+        names = np.array([*self._waiting], dtype=object)[np.array(self._devices)]
+        names.flags.writeable = False
+        return {name: names if name == "device" else columns[name] for name in Reading._fields}
 
 
-class _Thinner:
-    """Merges ever more readings of one device into a row, so that rows grow as the logarithm."""
+class _Row:
+    """A row of one device in the making: what the readings since its last one come to."""
 
     def __init__(self) -> None:
-        self._merge = 1
-        self._rows = 0
-        self._pending: list[Reading] = []
+        self._last: Reading | None = None
+        self._power_W = self._utilization = 0.0
+        self._powers = self._utilizations = 0
 
-    def add(self, reading: Reading) -> Reading | None:
-        self._pending.append(reading)
-        return self.flush() if len(self._pending) >= self._merge else None
+    def add(self, reading: Reading) -> None:
+        self._last = reading
+        if math.isfinite(reading.power_W):
+            self._power_W += reading.power_W
+            self._powers += 1
+        if math.isfinite(reading.utilization):
+            self._utilization += reading.utilization
+            self._utilizations += 1
 
-    def flush(self) -> Reading | None:
-        if not self._pending:
+    def merged(self) -> Reading | None:
+        """The last of the readings, with power and utilisation as means of those that were read."""
+        if self._last is None:
             return None
-        row = _merged(self._pending)
-        self._pending = []
-        self._rows += 1
-        if self._rows == ROWS_PER_RATE:
-            self._rows, self._merge = 0, 2 * self._merge
-        return row
+        return self._last._replace(
+            power_W=self._power_W / self._powers if self._powers else math.nan,
+            utilization=(
+                self._utilization / self._utilizations if self._utilizations else math.nan
+            ),
+        )
 
 
-def _merged(readings: list[Reading]) -> Reading:
-    """The last of the readings, with power and utilisation as means of those that were read."""
-    last = readings[-1]
-    if len(readings) == 1:
-        return last
-    return last._replace(
-        power_W=_mean([r.power_W for r in readings]),
-        utilization=_mean([r.utilization for r in readings]),
-    )
-
-
-def _mean(values: list[float]) -> float:
-    read = [value for value in values if math.isfinite(value)]
-    return sum(read) / len(read) if read else math.nan
+def _copied(columns: Mapping[str, array[float]]) -> dict[str, NDArray[np.float64]]:
+    """Arrays that nobody can write to, so that a trace need not copy them again."""
+    arrays = {name: np.array(column, dtype=np.float64) for name, column in columns.items()}
+    for values in arrays.values():
+        values.flags.writeable = False
+    return arrays
