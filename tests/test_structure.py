@@ -36,15 +36,16 @@ def room(path: Path) -> str:
 ALLOWED = {
     "errors": {"estimators"},  # for a type annotation alone
     "integration": set(),
-    "storage": {"errors"},
-    "trace": {"errors", "integration", "storage"},
+    "storage": {"errors", "files"},
+    "ranks": {"errors", "integration", "storage"},
+    "trace": {"errors", "integration", "ranks", "storage"},
     "workload": {"errors", "gpus"},
     "gpus": {"errors"},
     "files": {"errors"},
     "probed": {"errors", "gpus", "workload"},
     "estimators": {"errors", "files", "gpus", "integration", "probed", "trace", "workload"},
     "measure": {"errors", "gpus", "integration", "probed", "storage", "trace", "workload"},
-    "callbacks": {"errors", "estimators", "gpus", "measure", "trace", "workload"},
+    "callbacks": {"errors", "estimators", "gpus", "measure", "ranks", "trace", "workload"},
     "plots": {"errors", "estimators", "trace"},
 }
 

@@ -62,19 +62,24 @@ class Earlier:
         """
         if not isinstance(state, Mapping):
             raise TraceError(f"the state of a run must be a mapping, not {type(state).__name__}")
-        parts = [state.get(name) for name in ("columns", "open_row", "total", "meta")]
-        if not all(isinstance(part, Mapping) for part in parts):
-            raise TraceError("the state of a run must hold columns, open_row, total and meta")
-        columns, open_row, total, meta = parts
-        values = {str(name): _numbers(column, str(name)) for name, column in columns.items()}
-        lengths = {len(column) for column in values.values()}
-        if len(lengths) > 1 or (values and not {"epoch", "start_s", "end_s"} <= set(values)):
+        columns = {n: _numbers(values, n) for n, values in _mapping(state, "columns").items()}
+        lengths = {len(column) for column in columns.values()}
+        if len(lengths) > 1 or (columns and not {"epoch", "start_s", "end_s"} <= set(columns)):
             raise TraceError("the state of a run must hold columns of one length, times included")
-        row = dict(zip(open_row, _numbers(list(open_row.values()), "open_row"), strict=True))
+        row, total = (
+            {n: _numbers([value], f"{name} {n}")[0] for n, value in _mapping(state, name).items()}
+            for name in ("open_row", "total")
+        )
         if row and not {"energy_J", "duration_s"} <= set(row):
             raise TraceError("the state of a run must hold energy and duration of its open_row")
-        whole = dict(zip(total, _numbers(list(total.values()), "total"), strict=True))
-        return cls(values, row, whole, dict(meta))
+        return cls(columns, row, total, _mapping(state, "meta"))
+
+
+def _mapping(state: Mapping[Any, Any], name: str) -> dict[str, Any]:
+    part = state.get(name)
+    if not isinstance(part, Mapping):
+        raise TraceError(f"the state of a run must hold {name}, by name")
+    return {str(key): value for key, value in part.items()}
 
 
 def _numbers(values: Any, name: str) -> list[float]:

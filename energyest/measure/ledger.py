@@ -23,8 +23,12 @@ _TOLERANCE_J = 1e-3
 
 
 # What an epoch spends, as opposed to when it was and how it went.
-_SPENT = ("duration_s", "validation_s", "validation_energy_J", "energy_J") + tuple(
-    f"{kind}_energy_J" for kind in KINDS
+_SPENT = (
+    "duration_s",
+    "validation_s",
+    "validation_energy_J",
+    "energy_J",
+    *(f"{kind}_energy_J" for kind in KINDS),
 )
 
 
