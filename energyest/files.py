@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from importlib import resources
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
@@ -14,6 +15,8 @@ from energyest.errors import EstimateError
 AnyPath = str | PurePath
 # Larger files are not read: a model takes well under a megabyte.
 MOST_BYTES = 64 * 2**20
+# Lists and objects in each other: files of this package have at most 6.
+DEEPEST = 32
 
 
 def write_json(path: AnyPath, content: Any) -> None:
@@ -31,25 +34,57 @@ def write_json(path: AnyPath, content: Any) -> None:
         draft.unlink(missing_ok=True)
 
 
+def read_bytes(path: Path, most_bytes: int) -> bytes:
+    """What a file holds that may come from anywhere.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it cannot be read.
+        ValueError: it is no regular file, which is not even opened, since a FIFO would block for
+            ever; or it is larger than `most_bytes`.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no regular file")
+    with open(path, "rb") as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise ValueError(f"it is larger than {most_bytes} bytes")
+    return data
+
+
 def read_json(path: AnyPath) -> Any:
     """What a JSON file holds.
 
     Raises:
-        EstimateError: it holds no JSON, numbers that are not finite, or too much.
+        EstimateError: it cannot be read, is no regular file, holds more than `MOST_BYTES`, or what
+            `parse_json` refuses.
         FileNotFoundError: there is no such file.
     """
-    file = Path(path)
-    if file.stat().st_size > MOST_BYTES:
-        raise EstimateError(f"{file} is larger than {MOST_BYTES} bytes: it is not read")
     try:
-        return json.loads(
-            file.read_text(encoding="utf-8"),
-            parse_constant=_refuse,
-            parse_float=_finite,
-            parse_int=_small,
-        )
-    except (ValueError, RecursionError) as error:
-        raise EstimateError(f"{file} holds no JSON: {error}") from error
+        return parse_json(read_bytes(Path(path), MOST_BYTES).decode("utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise EstimateError(f"{path} holds no JSON that can be read: {error}") from error
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text says; its numbers are finite, and its strings can be printed.
+
+    Raises:
+        ValueError: it is no JSON, holds a number that no float can, or lists in lists beyond
+            `DEEPEST`.
+    """
+    try:
+        content = _DECODER.decode(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if text.count("[") + text.count("{") > DEEPEST:  # else there is no need to look
+        _check_depth(content)
+    if "\\ud" in text or "\\uD" in text:  # may be half a character, which cannot be printed
+        whole = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+        content = _DECODER.decode(whole.decode("utf-8"))
+    return content
 
 
 def packaged_json(name: str) -> Any:
@@ -93,3 +128,20 @@ def _small(text: str) -> int:
     """An integer that fits into a float."""
     _finite(text)
     return int(text)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite, parse_int=_small)
+
+
+def _check_depth(content: Any) -> None:
+    """Refuse what would be too deep for code that goes down by calling itself."""
+    level = [content]
+    for _ in range(DEEPEST):
+        level = [
+            below
+            for one in level
+            if isinstance(one, dict | list)
+            for below in (one.values() if isinstance(one, dict) else one)
+        ]
+    if level:
+        raise ValueError(f"it is nested more than {DEEPEST} deep")

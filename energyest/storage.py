@@ -16,6 +16,8 @@ import io
 import json
 import math
 import os
+import reprlib
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from energyest.errors import TraceError
+from energyest.files import parse_json, read_bytes
 
 FORMAT = 1
 META_FILE = "meta.json"
@@ -39,6 +42,16 @@ POWER_COLUMNS = (
     "memory_bytes",
     "temperature_C",
 )
+# Larger files are not read: a trace from elsewhere must not fill the memory. The description of a
+# large model is half a megabyte; 100,000 intervals of 50 columns are 160 MB; a month of 8 GPUs, its
+# readings merged, is 50 MB.
+MOST_META_BYTES = 4 * 2**20
+MOST_EPOCHS_BYTES = 512 * 2**20
+MOST_POWER_BYTES = 256 * 2**20
+# Rows × columns, which a file can name in few bytes: 256 MiB as numbers of 8 bytes.
+MOST_VALUES = 2**25
+# An interval every 3 s of a month; a trace has further columns than those that its file names.
+MOST_EPOCHS = 2**20
 # Key of a line that adds to an earlier row, whose number is its value.
 AMENDS = "amends_row"
 Columns = dict[str, NDArray[Any]]
@@ -117,18 +130,55 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], Columns, Columns]:
 
     Raises:
         TraceError: the folder or its `meta.json` is missing, the format is newer than this
-            version reads, or a line other than the last is damaged.
+            version reads, a line other than the last is damaged, or a file is larger than any of
+            a training, or refused by `read_text`.
     """
-    if not folder.is_dir():
-        what = "it is a file, not a folder" if folder.exists() else "there is no such folder"
-        raise TraceError(f"no trace at {folder}: {what}")
     try:
-        meta = _read_meta(folder / META_FILE)
-        epochs = _read_epochs(folder / EPOCHS_FILE)
-        power = _read_power(folder / POWER_FILE)
-    except (OSError, UnicodeDecodeError) as error:
+        if not folder.is_dir():
+            what = "it is a file, not a folder" if folder.exists() else "there is no such folder"
+            raise TraceError(f"no trace at {folder}: {what}")
+    except OSError as error:
         raise TraceError(f"cannot read the trace at {folder}: {error}") from error
-    return meta, epochs, power
+    return _read_meta(folder), _read_epochs(folder), _read_power(folder)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Where a trace folder holds this file or subfolder, links followed; it need not be there.
+
+    Args:
+        folder: the trace folder; it may itself be reached through a link.
+        name: of the file, below the folder.
+
+    Raises:
+        TraceError: it leads out of the folder, or to nowhere, as links in a circle do.
+    """
+    try:
+        root, path = folder.resolve(), (folder / name).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # circles, and names that cannot be
+        raise TraceError(f"cannot read {name!r} in {folder}: {error}") from error
+    if not path.is_relative_to(root):
+        raise TraceError(f"{folder / name} leads out of the trace's folder: it is not read")
+    return path
+
+
+def read_text(folder: Path, name: str, most_bytes: int, *, whole_lines: bool = False) -> str | None:
+    """The text of a file of a trace folder; None if there is no such file.
+
+    Args:
+        folder: the trace folder.
+        name: of the file, below the folder.
+        most_bytes: a larger file is refused.
+        whole_lines: leave out a last line that lacks its line break, which a kill cut short.
+
+    Raises:
+        TraceError: it is no regular file, leads out of the folder, is too large, is no UTF-8, or
+            cannot be read.
+    """
+    data = _read_bytes(folder, name, most_bytes, whole_lines=whole_lines)
+    try:
+        return None if data is None else data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TraceError(f"{folder / name} is damaged: {error}") from error
 
 
 def columns_from_rows(rows: Iterable[Mapping[str, float]]) -> Columns:
@@ -148,60 +198,101 @@ def _plain(value: float) -> float | int | None:
     return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
-def _read_meta(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        if (path.parent / EPOCHS_FILE).exists():
-            return {}  # killed just after it began
-        raise TraceError(f"{path.parent} is not a trace folder: it has no {path.name}")
+def _read_bytes(
+    folder: Path, name: str, most_bytes: int, *, whole_lines: bool = False
+) -> bytes | None:
+    """What `read_text` decodes."""
+    path = inside(folder, name)
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, RecursionError) as error:
+        data = read_bytes(path, most_bytes)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise TraceError(f"cannot read {path}: {error}") from error
+    return data[: data.rfind(b"\n") + 1] if whole_lines else data
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    path = folder / META_FILE
+    text = read_text(folder, META_FILE, MOST_META_BYTES)
+    if text is None:
+        if inside(folder, EPOCHS_FILE).exists():
+            return {}  # killed just after it began
+        raise TraceError(f"{folder} is not a trace folder: it has no {META_FILE}")
+    try:
+        meta = parse_json(text)
+    except ValueError as error:
         raise TraceError(f"{path} is damaged: {error}") from error
     version = meta.get("format") if isinstance(meta, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise TraceError(f"{path} is damaged: it states no format number")
     if version > FORMAT:
         raise TraceError(
-            f"{path.parent} has trace format {version}; this version of energyest reads up to "
+            f"{folder} has trace format {version}; this version of energyest reads up to "
             f"{FORMAT}: upgrade energyest to read it"
         )
-    return {str(name): value for name, value in meta.items() if name != "format"}
+    return {name: value for name, value in meta.items() if name != "format"}
 
 
-def _read_epochs(path: Path) -> Columns:
-    rows: list[dict[str, float]] = []
-    for number, line in enumerate(_whole_lines(path), start=1):
+def _read_epochs(folder: Path) -> Columns:
+    table = _Table()
+    data = _read_bytes(folder, EPOCHS_FILE, MOST_EPOCHS_BYTES, whole_lines=True) or b""
+    for number, line in enumerate(io.BytesIO(data), start=1):
         try:
-            row = json.loads(line, parse_constant=_refuse_constant)
+            row = parse_json(line.decode("utf-8"))
             amends = row.pop(AMENDS, None)
-            values = {str(n): math.nan if v is None else _number(v) for n, v in row.items()}
-            if amends is None:
-                rows.append({"epoch": values["epoch"], **values})
+            values = {name: _number(value) for name, value in row.items()}
+            if amends is not None:
+                table.amend(amends, values)
+            elif "epoch" in values:
+                table.append(values)
             else:
-                rows[_checked_row(amends, len(rows))].update(values)
-        except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+                raise ValueError("it names no epoch")
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            path = folder / EPOCHS_FILE
             raise TraceError(f"{path}, line {number}, is damaged: {error!r}") from error
-    return columns_from_rows(rows)
+    return {name: np.array(values) for name, values in table.columns.items()}
+
+
+class _Table:
+    """Columns that grow by rows which may each lack some names; what lacks is NaN."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, array[float]] = {}
+        self._rows = 0
+
+    def append(self, values: Mapping[str, float]) -> None:
+        """Add a row."""
+        self._rows += 1
+        self._hold(values)
+        for name, column in self.columns.items():
+            column.append(values.get(name, math.nan))
+
+    def amend(self, row: object, values: Mapping[str, float]) -> None:
+        """Add to the row of that number."""
+        if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < self._rows:
+            raise LookupError(f"there is no row {reprlib.repr(row)} to add to")
+        self._hold(values)
+        for name, value in values.items():
+            self.columns[name][row] = value
+
+    def _hold(self, values: Mapping[str, float]) -> None:
+        """Make columns of new names, as long as the others are; refuse what grows too large."""
+        new = values.keys() - self.columns.keys()
+        names = len(self.columns) + len(new)
+        if self._rows > MOST_EPOCHS or self._rows * names > MOST_VALUES:
+            raise ValueError(f"{self._rows} rows of {names} columns are too much")
+        before = len(next(iter(self.columns.values()), ()))
+        self.columns.update((name, array("d", [math.nan]) * before) for name in new)
 
 
 def _number(value: object) -> float:
+    """A number of a row as a float; null is what was not measured."""
+    if value is None:
+        return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is not a number")
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{value!r} is not finite")
-    return number
-
-
-def _checked_row(amends: object, rows: int) -> int:
-    """The number of a row that is amended."""
-    if isinstance(amends, bool) or not isinstance(amends, int) or not 0 <= amends < rows:
-        raise LookupError(f"there is no row {amends!r} to add to")
-    return amends
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
+        raise TypeError(f"{reprlib.repr(value)} is not a number")
+    return float(value)
 
 
 def _plain_json(value: object) -> object:
@@ -211,37 +302,45 @@ def _plain_json(value: object) -> object:
     return str(value)
 
 
-def _read_power(path: Path) -> Columns:
-    lines = _whole_lines(path)
-    if not lines:
+def _read_power(folder: Path) -> Columns:
+    data = _read_bytes(folder, POWER_FILE, MOST_POWER_BYTES, whole_lines=True)
+    if not data:
         return {}
-    header = lines[0].split(",")
-    if not {"time_s", "device"} <= set(header):
-        raise TraceError(f"{path}, line 1, is damaged: it names no columns time_s and device")
-    for number, line in enumerate(lines, start=1):
-        if line.count(",") != len(header) - 1:  # names of devices hold no comma
-            raise TraceError(
-                f"{path}, line {number}, is damaged: it must have {len(header)} fields"
-            )
+    path = folder / POWER_FILE
+    header = data[: data.index(b"\n")].decode("utf-8", "replace").split(",")
+    if not {"time_s", "device"} <= set(header) or len(set(header)) < len(header):
+        raise TraceError(
+            f"{path}, line 1, is damaged: it must name the columns time_s and device, each once"
+        )
+    _check_fields(path, data, len(header))
     import pandas as pd  # noqa: PLC0415  (slow to import, and only needed to read files)
 
+    numbers = [name for name in header if name != "device"]
     try:
         table = pd.read_csv(
-            io.StringIO("\n".join(lines)),
-            dtype={name: str if name == "device" else np.float64 for name in header},
+            io.BytesIO(data),
+            dtype={"device": str, **dict.fromkeys(numbers, np.float64)},
             keep_default_na=False,
-            na_values={name: [""] for name in header if name != "device"},
+            na_values={name: [""] for name in numbers},
             index_col=False,
             on_bad_lines="error",
+            # A line and a field are here what they are for `_check_fields`.
+            lineterminator="\n",
+            quoting=csv.QUOTE_NONE,
         )
     except (ValueError, pd.errors.ParserError) as error:
         raise TraceError(f"{path} is damaged: {error}") from error
     return {name: table[name].to_numpy() for name in header}
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """The lines that end in a line break; the file of a run that was just begun may be missing."""
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    return data[: data.rfind(b"\n") + 1].decode("utf-8").split("\n")[:-1]
+def _check_fields(path: Path, data: bytes, fields: int) -> None:
+    """Refuse a line that has not as many fields as the header, and more lines than can be held."""
+    text = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(text == ord("\n"))
+    if len(ends) * fields > MOST_VALUES:
+        raise TraceError(f"{path} has {len(ends)} lines of {fields} fields: that is too much")
+    commas = np.searchsorted(np.flatnonzero(text == ord(",")), ends)  # names hold no comma
+    wrong = np.diff(commas, prepend=0) != fields - 1
+    if wrong.any():
+        number = int(np.argmax(wrong)) + 1
+        raise TraceError(f"{path}, line {number}, is damaged: it must have {fields} fields")
