@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from energyest import ConfigurationError, load_trace, track
+from energyest.measure.folder import Contents
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import Reading
 from energyest.measure.writer import TraceWriter
@@ -126,9 +127,9 @@ def test_two_processes_never_share_a_folder(tmp_path: Path) -> None:
 
     def claim() -> None:
         barrier.wait()
-        writer = TraceWriter(tmp_path / "energy", {"devices": []})
+        writer = TraceWriter(tmp_path / "energy", {"devices": []}, lambda: Contents({}, {}, {}))
         folders.append(writer.folder)
-        writer.close()
+        writer.close(1)
 
     threads = [threading.Thread(target=claim) for _ in range(8)]
     for thread in threads:

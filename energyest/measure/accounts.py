@@ -173,21 +173,13 @@ class Accounts:
         Args:
             devices: the entries of the devices so far, in their order.
         """
-        usage = self._ledger.run_usage()
-        total = self._totals(self._ledger)
-        meta: dict[str, Any] = {
-            "duration_s": total.pop("duration_s"),
-            "total_J": _known(total.pop("energy_J")),
-            "components": {name: _known(value) for name, value in total.items()},
-            "devices": [
-                {**entry, **self._closing_entry(str(entry["device"]), usage, i)}
-                for i, entry in enumerate(devices)
-            ],
-        }
-        cut = self._ledger.interrupted or self._ledger.carried
-        if cut:
-            meta["interrupted_epoch"] = {name: _known(value) for name, value in cut.items()}
-        return meta
+        if self._ledger.run_usage().time_s > _DISAGREEMENT_AFTER_S:
+            self._report_disagreements()
+        return self._summary(self._ledger, devices)
+
+    def meta_so_far(self, at_s: float, devices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """As `closing_meta`, as if the run were cut off at an instant."""
+        return self._summary(self._ledger_at(Mark(at_s, Event.RUN_END, interrupted=True)), devices)
 
     # ------------------------------------------------------------------ inside
 
@@ -243,26 +235,53 @@ class Accounts:
             covered_s = np.array([covered[i] for _, covered in values])
             yield mark, Usage(mark.time_s, energy_J, covered_s)
 
-    def _closing_entry(self, name: str, usage: Usage, index: int) -> dict[str, Any]:
-        meter, covered_s = self._meters[name], float(usage.covered_s[index])
+    def _summary(self, ledger: Ledger, devices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        usage = ledger.run_usage()
+        total = self._totals(ledger)
+        meta: dict[str, Any] = {
+            "duration_s": total.pop("duration_s"),
+            "total_J": _known(total.pop("energy_J")),
+            "components": {name: _known(value) for name, value in total.items()},
+            "devices": [
+                {**entry, **self._device_entry(str(entry["device"]), usage, i)}
+                for i, entry in enumerate(devices)
+            ],
+        }
+        cut = ledger.interrupted or ledger.carried
+        if cut:
+            meta["interrupted_epoch"] = {name: _known(value) for name, value in cut.items()}
+        return meta
+
+    def _device_entry(self, name: str, usage: Usage, index: int) -> dict[str, Any]:
+        covered_s = float(usage.covered_s[index])
         entry: dict[str, Any] = {
             "energy_J": _known(float(usage.by_device()[index])),
             "missing_s": max(0.0, round(usage.time_s - covered_s, 6)),
-            "failed_readings": meter.failed_readings,
+            "failed_readings": self._meters[name].failed_readings,
         }
-        counter_J = meter.value_at(self.round_s).energy_J
-        integral_J = self._integrals[name].value_at(self.round_s).energy_J
+        counter_J, integral_J = self._both_ways(name)
         if counter_J > 0 and integral_J > 0:
             entry["power_integral_J"] = integral_J
-            difference = integral_J / counter_J - 1
-            if abs(difference) > _DISAGREEMENT and usage.time_s > _DISAGREEMENT_AFTER_S:
-                log.warning(
-                    "energyest: over the run, %s integrated from its power differs from its "
-                    "energy counter by %+.1f %%; the trace follows the counter",
-                    name,
-                    100 * difference,
-                )
         return entry
+
+    def _both_ways(self, name: str) -> tuple[float, float]:
+        """Joules of a device as they count, and as the integral of its power alone."""
+        meters = self._meters[name], self._integrals[name]
+        counted, integral = (meter.value_at(self.round_s).energy_J for meter in meters)
+        return counted, integral
+
+    def _report_disagreements(self) -> None:
+        for name in self._meters:
+            counter_J, integral_J = self._both_ways(name)
+            if counter_J > 0 and integral_J > 0:
+                difference = integral_J / counter_J - 1
+                if abs(difference) > _DISAGREEMENT:
+                    log.warning(
+                        "energyest: over the run, %s integrated from its power differs from its "
+                        "energy counter by %+.1f %%; the trace follows the counter",
+                        name,
+                        100 * difference,
+                    )
 
 
 def _meter(device: Device, max_gap_s: float) -> Meter:

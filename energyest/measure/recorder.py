@@ -32,7 +32,8 @@ log = logging.getLogger("energyest")
 
 # An epoch's end waits for a fresh reading if that costs less than this share of the epoch.
 _WAIT_SHARE = 0.002
-_FLUSH_S = 1.0
+# The disk is brought up to date at the first round after so long: within a second.
+_FLUSH_S = 0.85
 # How long the start waits for a sensor that fails at first.
 _FIRST_READING_S = 0.5
 # How long the end of a run waits for the last readings, and then for the disk; and so the end of
@@ -109,6 +110,8 @@ class Recorder:
         self._writer = None if folder is None else TraceWriter(folder, self._meta, self._contents)
         self._sampler = Sampler(self._sensors, self._on_round, interval_s=interval_s, clock=clock)
         self._stopped = False
+        # Its threads hold a recorder that runs, but nothing that is called at the exit does.
+        self._at_exit = weakref.finalize(self, _stop_at_exit, weakref.ref(self))
         _recorders.add(self)
 
     # ------------------------------------------------------------------ the training's side
@@ -116,8 +119,6 @@ class Recorder:
     def start(self) -> None:
         """Begin to measure; returns once every sensor was read, or soon if one cannot be."""
         give_up_s = self._clock() + _FIRST_READING_S
-        # The threads hold the recorder until then.
-        self._at_exit = weakref.finalize(self, _stop_at_exit, weakref.ref(self))
         if self._writer is not None:
             self._writer.start()
         self._sampler.start()
@@ -142,6 +143,7 @@ class Recorder:
         if self._stopped or os.getpid() != self._pid:
             return  # a forked process has a copy of this object, but it is not its run
         self._stopped = True
+        self._at_exit.detach()
         in_time = False
         try:
             self._mark(Event.RUN_END, values, interrupted=status != "finished")

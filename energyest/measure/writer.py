@@ -1,113 +1,198 @@
-"""Appends a growing trace to its folder; trouble with the disk never reaches the training."""
+"""Brings a growing trace to its folder; trouble with the disk reaches nobody else."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from energyest import storage
-from energyest.errors import TraceError
+from energyest.measure.folder import Contents, TraceFolder
 from energyest.measure.sensors.base import Reading
 
 log = logging.getLogger("energyest")
 
+# Writing the whole trace from memory is tried again after so long, then after twice as long, ...
+_RETRY_S = 10.0
+_LONGEST_RETRY_S = 600.0
+# Rows and readings that wait for a disk that stalls. If they become more they are dropped, and
+# the trace is written from memory afterwards.
+_MOST_WAITING = 20_000
+# A write that takes longer is reported.
+_STALL_S = 5.0
+
+
+@dataclass
+class _News:
+    """What waits to be written."""
+
+    rows: list[str] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
+    meta: Mapping[str, Any] | None = None
+    latest: Mapping[str, Any] | None = None
+
 
 class TraceWriter:
-    """Writes rows and readings as they come.
+    """Writes rows and readings as they come, in a thread of its own: a disk may stall.
 
-    The first failure is reported once and ends the writing: what was written stays readable, and
-    the recorder goes on in memory.
+    The first failure is reported once. What was written stays readable; the whole trace is then
+    tried again from memory, at long intervals and at the end, and so it is if its folder vanishes.
 
     Args:
         folder: where to write; if it holds a trace already, a free name next to it is taken
             (`energy`, `energy-2`, ...).
         meta: the first content of `meta.json`.
+        contents: returns the whole trace up to now; called in the writer's thread.
     """
 
-    def __init__(self, folder: Path, meta: Mapping[str, Any]) -> None:
-        self._files: list[TextIO] = []
-        # Lines wait here and not in the files' buffers, which a forked process would write again.
-        self._lines: list[str] = []
-        #: The folder that is written to; None once writing has failed.
-        self.folder: Path | None = None
+    def __init__(
+        self, folder: Path, meta: Mapping[str, Any], contents: Callable[[], Contents]
+    ) -> None:
+        self._contents = contents
+        self._folder = TraceFolder(folder)
+        self._changed = threading.Condition()
+        self._news = _News()
+        self._closing = False
+        self._reported: set[str] = set()
+        # Whether the folder holds all that is not waiting; else it is written from memory.
+        self._whole = True
+        self._retry_s = _RETRY_S
+        self._next_try_s = -math.inf
+        self._busy_since_s = math.inf
+        self._thread = threading.Thread(target=self._run, name="energyest-writer", daemon=True)
         try:
-            self._epochs = _claim(folder)
-            self.folder = Path(self._epochs.name).parent
-            self._files.append(self._epochs)
-            storage.write_meta(self.folder, meta)
-            self._power = open(  # noqa: SIM115  (closed in close)
-                self.folder / storage.POWER_FILE, "w", encoding="utf-8"
-            )
-            self._files.append(self._power)
-            self._lines.append(storage.POWER_HEADER)
-        except (OSError, TraceError) as error:
-            self._give_up(folder, error)
+            self._folder.claim(meta)
+        except Exception as error:
+            self._fail(error)
 
-    def write_epoch_line(self, line: str) -> None:
-        """Append a row of an epoch, or an amendment of one, and flush it."""
-        self._attempt(lambda folder: _append(self._epochs, line))
+    @property
+    def folder(self) -> Path | None:
+        """The folder that is written to; None while that fails."""
+        return self._folder.path if self._whole else None
 
-    def write_reading(self, reading: Reading) -> None:
-        """Append a reading; `flush` brings it to the operating system."""
-        if self.folder is not None:
-            self._lines.append(storage.encode_reading(reading))
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
 
-    def write_meta(self, meta: Mapping[str, Any]) -> None:
-        """Replace the meta file."""
-        self._attempt(lambda folder: storage.write_meta(folder, meta))
+    def put(
+        self,
+        rows: Sequence[str] = (),
+        readings: Sequence[Reading] = (),
+        meta: Mapping[str, Any] | None = None,
+        latest: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Leave something to be written; does not wait for the disk.
 
-    def flush(self) -> None:
-        """Hand what was written to the operating system, from where it survives a kill."""
-        lines, self._lines = self._lines, []
-        self._attempt(lambda folder: _append(self._power, "".join(lines)))
+        Args:
+            rows: lines of epochs, to be written at once.
+            readings: readings, to be written when something else is.
+            meta: replaces the meta file.
+            latest: replaces the file of what is known of the run so far.
+        """
+        with self._changed:
+            news = self._news
+            if self._whole:
+                news.rows.extend(rows)
+                news.readings.extend(readings)
+                if len(news.rows) + len(news.readings) > _MOST_WAITING:
+                    self._whole = False
+                    self._news = news = _News()
+            news.meta = news.meta if meta is None else meta
+            news.latest = news.latest if latest is None else latest
+            if rows or meta is not None or latest is not None:
+                self._changed.notify()
+            stalls = time.monotonic() - self._busy_since_s > _STALL_S
+        if stalls:
+            self._report("stall", f"{self._folder.path} has not taken the trace for seconds")
 
-    def close(self) -> None:
-        """Flush and close the files."""
-        self.flush()
-        for file in self._files:
+    def forget(self) -> None:
+        """Drop the rows and readings that wait; whoever calls this writes them otherwise."""
+        with self._changed:
+            self._news.rows, self._news.readings = [], []
+            self._whole = True
+
+    def close(self, timeout_s: float) -> bool:
+        """Write what waits and end the thread; returns whether that was done in time.
+
+        A thread that hangs on its disk is left behind: it is a daemon and holds up nothing.
+        """
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._thread.ident is None:
+            self._run()  # never started
+            return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    # ------------------------------------------------------------------ in the thread
+
+    def _run(self) -> None:
+        closing = False
+        while not closing:
+            with self._changed:
+                self._changed.wait_for(self._is_due)
+                closing = self._closing
+                news, self._news = self._news, _News()
+                self._busy_since_s = time.monotonic()
             try:
-                file.close()
-            except OSError as error:
-                log.debug("energyest: closing %s: %s", file.name, error)
-        self._files = []
+                self._write(news, last=closing)
+            except Exception as error:
+                self._fail(error)
+            with self._changed:
+                self._busy_since_s = math.inf
+        self._folder.close()
 
-    def _attempt(self, write: Callable[[Path], None]) -> None:
-        """Write, unless that has failed before."""
-        if self.folder is not None:
-            try:
-                write(self.folder)
-            except (OSError, TraceError) as error:
-                self._give_up(self.folder, error)
+    def _is_due(self) -> bool:
+        news = self._news
+        return self._closing or bool(news.rows or news.meta is not None or news.latest is not None)
 
-    def _give_up(self, folder: Path, error: Exception) -> None:
-        self.folder = None
-        self._lines = []
-        log.warning(
-            "energyest: the trace cannot be written to %s (%s). Training and measuring go on; "
-            "save it at the end with trace.save(folder)",
-            folder,
-            error,
+    def _write(self, news: _News, *, last: bool) -> None:
+        folder = self._folder
+        if self._whole and folder.is_gone():
+            self._whole = False
+            self._report("gone", f"{folder.path} was taken away, and its trace is written anew")
+        if not self._whole:
+            if not last and time.monotonic() < self._next_try_s:
+                return
+            self._next_try_s = time.monotonic() + self._retry_s
+            # All rows and readings of this news and of later ones are part of the contents.
+            folder.bring_back(self._contents())
+            self._retry_s = _RETRY_S
+            if "failure" in self._reported:
+                self._report("again", f"the whole trace is written again, to {folder.path}")
+        else:
+            if news.rows:
+                folder.append(storage.EPOCHS_FILE, "".join(news.rows))
+            if news.readings:
+                lines = map(storage.encode_reading, news.readings)
+                folder.append(storage.POWER_FILE, "".join(lines))
+            if news.meta is not None:
+                storage.write_meta(folder.path, news.meta)
+        if last:
+            folder.drop_latest()  # the meta has it all by now
+        elif news.latest is not None:
+            folder.write_latest(news.latest)
+
+    def _fail(self, error: Exception) -> None:
+        with self._changed:
+            self._whole = False
+            self._news.rows, self._news.readings = [], []
+            self._next_try_s = time.monotonic() + self._retry_s
+            self._retry_s = min(2 * self._retry_s, _LONGEST_RETRY_S)
+        self._report(
+            "failure",
+            f"the trace cannot be written to {self._folder.path} ({error}). Training and measuring "
+            "go on, and writing is tried again; save it at the end with trace.save(folder)",
         )
 
-
-def _append(file: TextIO, text: str) -> None:
-    file.write(text)
-    file.flush()
-
-
-def _claim(folder: Path) -> TextIO:
-    """Open the file of epochs in the folder, or in a free one next to it, for this run alone."""
-    number = 1
-    while True:
-        candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
-        number += 1
-        if candidate.exists() and not candidate.is_dir():
-            continue
-        candidate.mkdir(parents=True, exist_ok=True)
-        try:
-            # Of two processes that come at the same time, one creates the file.
-            return open(candidate / storage.EPOCHS_FILE, "x", encoding="utf-8")
-        except FileExistsError:
-            continue
+    def _report(self, kind: str, message: str) -> None:
+        """Say something the first time that it happens."""
+        if kind not in self._reported:
+            self._reported.add(kind)
+            log.warning("energyest: %s", message)
