@@ -43,7 +43,8 @@ def cumulative_energy(
     time between them. Power counts instead, as the integral of the straight lines between
     readings (trapezoid rule, with the power at an edge interpolated), before the counter's first
     and after its last reading, and where it cannot be believed: where it falls (it wrapped or
-    restarted), rises faster than `max_power_W`, or stands still for seconds under power.
+    restarted), rises faster than `max_power_W`, or stands still for seconds, unless power was read
+    and was 0.
 
     Args:
         time_s: shape (n,), seconds on any clock, not decreasing.
@@ -72,7 +73,7 @@ def cumulative_energy(
     tick_s, tick_J = time[read], counter[read]
     at_ticks = _from_power(time, power, tick_s, max_gap_s)
     rise_J = np.diff(tick_J)
-    usable = _believable(tick_s, tick_J, at_ticks.energy_J, max_power_W)
+    usable = _believable(tick_s, tick_J, at_ticks, max_power_W)
     segment_J = np.where(usable, rise_J, np.diff(at_ticks.energy_J))
     segment_missing_s = np.where(usable, 0.0, np.diff(at_ticks.missing_s))
     ticks_J = np.concatenate([[0.0], np.cumsum(segment_J)])
@@ -94,18 +95,20 @@ def cumulative_energy(
 
 
 def _believable(
-    tick_s: FloatArray, tick_J: FloatArray, integral_J: FloatArray, max_power_W: float
+    tick_s: FloatArray, tick_J: FloatArray, by_power: Cumulative, max_power_W: float
 ) -> NDArray[np.bool_]:
     """For each pair of neighbouring readings of a counter, whether their difference holds."""
     rise_J = np.diff(tick_J)
     usable = (rise_J >= 0) & (rise_J <= max_power_W * (np.diff(tick_s) + COUNTER_SLACK_S))
     # Neighbours may well agree, as counters are renewed about as often as they are read; a long
-    # standstill under power is a fault, and so is the step that ends it: it may make up for all.
+    # standstill is a fault, unless no power was drawn, and so is the step that ends it: it may make
+    # up for all.
     first = np.flatnonzero(np.append(True, rise_J != 0))
     last = np.append(first[1:], len(tick_s)) - 1
-    stuck = (tick_s[last] - tick_s[first] > COUNTER_STALL_S) & (
-        integral_J[last] - integral_J[first] > 0
+    without_power = (by_power.energy_J[last] <= by_power.energy_J[first]) & (
+        by_power.missing_s[last] <= by_power.missing_s[first]
     )
+    stuck = (tick_s[last] - tick_s[first] > COUNTER_STALL_S) & ~without_power
     for i in np.flatnonzero(stuck):
         usable[first[i] : last[i] + 1] = False
     return usable

@@ -4,6 +4,8 @@
 - `epochs.jsonl`: one JSON object a line, one line an epoch; but a line with `amends_row` adds to
   the epoch of that number in the file, counted from 0 (a metric that was logged later).
 - `power.csv`: one line a reading; an empty field is a quantity that was not read.
+- `latest.json`, only while the run goes on or after a kill: totals, devices and the epoch under way
+  as of a moment ago, as `meta.json` has them once the run has ended. Replaced as a whole.
 
 The two growing files are only ever appended to. A process that is killed can leave its last line
 cut short; such a line (one without a line break) is left out when the folder is read.
@@ -32,6 +34,7 @@ FORMAT = 1
 META_FILE = "meta.json"
 EPOCHS_FILE = "epochs.jsonl"
 POWER_FILE = "power.csv"
+LATEST_FILE = "latest.json"
 
 POWER_COLUMNS = (
     "time_s",
@@ -52,6 +55,9 @@ MOST_POWER_BYTES = 256 * 2**20
 MOST_VALUES = 2**25
 # An interval every 3 s of a month; a trace has further columns than those that its file names.
 MOST_EPOCHS = 2**20
+# What `latest.json` tells of a run that has not ended.
+LATEST = ("duration_s", "total_J", "components", "devices", "interrupted_epoch")
+_ROUNDING_S = 1e-6
 # Key of a line that adds to an earlier row, whose number is its value.
 AMENDS = "amends_row"
 Columns = dict[str, NDArray[Any]]
@@ -95,12 +101,12 @@ def encode_meta(meta: Mapping[str, Any]) -> str:
         raise TraceError(f"meta must be plain JSON: {error}") from error
 
 
-def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
-    """Replace `meta.json` in one step."""
+def write_meta(folder: Path, meta: Mapping[str, Any], name: str = META_FILE) -> None:
+    """Replace `meta.json`, or `latest.json`, in one step."""
     text = encode_meta(meta)
-    temporary = folder / (META_FILE + ".new")
+    temporary = folder / (name + ".new")
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, folder / META_FILE)
+    os.replace(temporary, folder / name)
 
 
 def write_folder(
@@ -139,7 +145,10 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], Columns, Columns]:
             raise TraceError(f"no trace at {folder}: {what}")
     except OSError as error:
         raise TraceError(f"cannot read the trace at {folder}: {error}") from error
-    return _read_meta(folder), _read_epochs(folder), _read_power(folder)
+    meta, epochs = _read_meta(folder), _read_epochs(folder)
+    if meta.get("status") == "running":
+        meta |= _read_latest(folder, meta.get("run_id"), epochs)
+    return meta, epochs, _read_power(folder)
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -234,6 +243,23 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     return {name: value for name, value in meta.items() if name != "format"}
 
 
+def _read_latest(folder: Path, run_id: object, epochs: Columns) -> dict[str, Any]:
+    """What was known last of a run that has not ended; empty if that is not there or no good."""
+    try:
+        latest = parse_json(read_text(folder, LATEST_FILE, MOST_META_BYTES) or "null")
+    except (TraceError, ValueError):
+        return {}
+    if not isinstance(latest, dict) or latest.get("run_id") != run_id:
+        return {}
+    known = {name: latest[name] for name in LATEST if name in latest}
+    cut = known.get("interrupted_epoch")
+    start_s = cut.get("start_s") if isinstance(cut, dict) else None
+    ended_s = epochs["end_s"][-1] if len(epochs.get("end_s", ())) else -math.inf
+    if not isinstance(start_s, int | float) or start_s < ended_s - _ROUNDING_S:
+        known.pop("interrupted_epoch", None)  # it has come to its end since
+    return known
+
+
 def _read_epochs(folder: Path) -> Columns:
     table = _Table()
     data = _read_bytes(folder, EPOCHS_FILE, MOST_EPOCHS_BYTES, whole_lines=True) or b""
@@ -278,7 +304,7 @@ class _Table:
 
     def _hold(self, values: Mapping[str, float]) -> None:
         """Make columns of new names, as long as the others are; refuse what grows too large."""
-        new = values.keys() - self.columns.keys()
+        new = [name for name in values if name not in self.columns]
         names = len(self.columns) + len(new)
         if self._rows > MOST_EPOCHS or self._rows * names > MOST_VALUES:
             raise ValueError(f"{self._rows} rows of {names} columns are too much")

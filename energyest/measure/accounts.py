@@ -143,17 +143,8 @@ class Accounts:
 
     def total_J(self, at_s: float | None = None) -> float:
         """Joules from the start of the run to an instant, by default to the last mark."""
-        return self.totals(at_s)["energy_J"]
-
-    def totals(self, at_s: float | None = None) -> dict[str, float]:
-        """Joules as `energy_J` and by kind of device, and `duration_s`, up to an instant."""
         ledger = self._ledger_at(None if at_s is None else Mark(at_s, Event.METRICS))
-        return self._totals(ledger)
-
-    def open_row(self, at_s: float) -> dict[str, float] | None:
-        """The epoch that is under way, as if the run were cut off now; None between epochs."""
-        ledger = self._ledger_at(Mark(at_s, Event.RUN_END, interrupted=True))
-        return ledger.interrupted or dict(ledger.carried) or None
+        return self._totals(ledger)["energy_J"]
 
     def rows_from(self, first: int) -> tuple[list[dict[str, float]], int]:
         """The rows from one of them on, the provisional ones last, and how many are final."""
@@ -286,9 +277,7 @@ class Accounts:
 
 def _meter(device: Device, max_gap_s: float) -> Meter:
     gap_s = max(max_gap_s, _MAX_MODELLED_GAP_S) if device.source == "modelled" else max_gap_s
-    # Far above any transient: a limit is held on average over some milliseconds to seconds.
-    most_W = 3 * device.power_limit_W if device.power_limit_W > 0 else math.inf
-    return Meter(gap_s, max_power_W=most_W)
+    return Meter(gap_s, max_power_W=device.most_power_W)
 
 
 def _known(value: float) -> float | None:

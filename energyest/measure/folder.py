@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from energyest import storage
 
-LATEST_FILE = "latest.json"
 # Lines that are encoded and written at a time.
 _BATCH = 1000
 
@@ -76,14 +75,11 @@ class TraceFolder:
 
     def write_latest(self, latest: Mapping[str, Any]) -> None:
         """Replace the file of what is known of the run so far."""
-        text = storage.encode_meta(latest)
-        draft = self.path / (LATEST_FILE + ".new")
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, self.path / LATEST_FILE)
+        storage.write_meta(self.path, latest, storage.LATEST_FILE)
 
     def drop_latest(self) -> None:
         """Remove that file, if there is one."""
-        (self.path / LATEST_FILE).unlink(missing_ok=True)
+        (self.path / storage.LATEST_FILE).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the files; nothing is lost if that fails, as nothing waits in a buffer."""

@@ -63,6 +63,8 @@ class Sampler:
 
     def sample_now(self, timeout_s: float) -> bool:
         """Ask for a round at once; returns whether one that began after this call is done."""
+        if not self._thread.is_alive():
+            return False  # as in a forked process, whose copies of locks nobody releases
         with self._rounds:
             # The round under way may have read a sensor before this call; the next has not.
             target = self._started + 1
@@ -127,21 +129,21 @@ class Sampler:
 
     def _read(self, sensor: Sensor) -> Reading:
         before_s = self._clock()
+        name = sensor.device.device
         try:
             reading = sensor.read(before_s)
+            after_s = self._clock()
+            if after_s - before_s > max(_LONGEST_READ_S, self._interval_s):
+                return Reading(before_s, name)  # nobody knows when its values held
+            if not 0 <= reading.power_W < math.inf:
+                reading = reading._replace(power_W=math.nan)
+            if not 0 <= reading.energy_J < math.inf:
+                reading = reading._replace(energy_J=math.nan)
+            # A counter takes milliseconds to read: the middle is the best guess of its time.
+            return reading._replace(time_s=(before_s + after_s) / 2, device=name)
         except Exception:
-            name = sensor.device.device
             self._report_once(name, f"{name} could not be read; its readings are missing")
             return Reading(before_s, name)
-        after_s = self._clock()
-        if after_s - before_s > max(_LONGEST_READ_S, self._interval_s):
-            return Reading(before_s, sensor.device.device)  # nobody knows when its values held
-        if not 0 <= reading.power_W < math.inf:
-            reading = reading._replace(power_W=math.nan)
-        if not 0 <= reading.energy_J < math.inf:
-            reading = reading._replace(energy_J=math.nan)
-        # A counter takes milliseconds to read: the middle is the best guess of its time.
-        return reading._replace(time_s=(before_s + after_s) / 2)
 
     def _track_cost(self, cost_s: float) -> None:
         # The least of the recent ones: a busy training thread makes this one wait for the

@@ -57,6 +57,12 @@ class Device:
     memory_bytes: float = math.nan
     details: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def most_power_W(self) -> float:
+        """What no reading of power, and no counter, can exceed; infinite if that is unknown."""
+        # Far above any transient: a limit is held on average over some milliseconds to seconds.
+        return 3 * self.power_limit_W if self.power_limit_W > 0 else math.inf
+
     def as_meta(self) -> dict[str, Any]:
         """Plain JSON values; what is unknown is left out."""
         values: dict[str, Any] = {
