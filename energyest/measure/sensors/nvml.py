@@ -56,13 +56,18 @@ class NvmlSensor:
             raise
 
     def read(self, time_s: float) -> Reading:
-        """Ask for every supported quantity; one that fails is NaN."""
+        """Ask for every supported quantity; one that fails is NaN.
+
+        So is a power of 0 W or far above the limit: a board that answers draws some.
+        """
         values = {}
         for quantity, ask in self._questions.items():
             try:
                 values[quantity] = ask()
             except pynvml.NVMLError:
                 values[quantity] = math.nan
+        if not 0 < values.get("power_W", math.nan) <= self.device.most_power_W:
+            values["power_W"] = math.nan
         return Reading(time_s, self.device.device, **values)
 
     def close(self) -> None:
