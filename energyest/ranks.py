@@ -30,6 +30,8 @@ _ENERGIES = {
 }
 # What else adds up: each rank has its share of the samples.
 _COUNTS = ("samples", "flops")
+#: The columns that are sums over the ranks; all others are those of the lowest rank.
+SUMMED = (*_ENERGIES, *_COUNTS)
 
 
 class Record(NamedTuple):

@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 
 from energyest.errors import TraceError
+from energyest.trace import EnergyTrace
 
 # More epochs than any training has: what a checkpoint holds beyond is none of ours.
 _MOST_ROWS = 10_000_000
+# What the meta of a trace says of one part of a run, and what goes on to hold in the next.
+_OF_PART = ("run_id", "start_time", "host", "world_size", "devices", "total_J")
+_KEPT = ("first_epoch", "planned_changes", "interval_steps")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,27 @@ class Earlier:
         for values in zip(*self.columns.values(), strict=True):
             row = dict(zip(self.columns, values, strict=True))
             yield {**row, "start_s": row["start_s"] - end_s, "end_s": row["end_s"] - end_s}
+
+    @classmethod
+    def of(cls, trace: EnergyTrace) -> Earlier:
+        """A run as it stands.
+
+        Args:
+            trace: its trace, with the totals so far in its meta.
+        """
+        meta = trace.meta
+        known = {"energy_J": meta.get("total_J"), "duration_s": meta.get("duration_s")}
+        cut = meta.get("interrupted_epoch") or {}
+        part = {name: meta.get(name) for name in _OF_PART}
+        return cls(
+            {name: values.tolist() for name, values in trace.epoch_columns.items()},
+            {name: _or_nan(value) for name, value in cut.items()},
+            {n: _or_nan(value) for n, value in {**known, **meta.get("components", {})}.items()},
+            {
+                **{name: meta[name] for name in _KEPT if name in meta},
+                "earlier_parts": [*meta.get("earlier_parts", []), {**part, "rows": len(trace)}],
+            },
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Plain lists, dictionaries, numbers and text, for a checkpoint."""
@@ -80,6 +105,10 @@ def _mapping(state: Mapping[Any, Any], name: str) -> dict[str, Any]:
     if not isinstance(part, Mapping):
         raise TraceError(f"the state of a run must hold {name}, by name")
     return {str(key): value for key, value in part.items()}
+
+
+def _or_nan(value: Any) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _numbers(values: Any, name: str) -> list[float]:
