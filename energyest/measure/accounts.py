@@ -14,7 +14,7 @@ import numpy as np
 
 from energyest.measure.earlier import Earlier
 from energyest.measure.ledger import Event, Ledger, Mark, Usage, plus
-from energyest.measure.meter import Meter
+from energyest.measure.meter import Meter, PowerIntegral
 from energyest.measure.sensors.base import Device, Reading
 from energyest.measure.tables import EpochTable
 from energyest.storage import columns_from_rows, encode_amendment, encode_epoch
@@ -50,7 +50,7 @@ class Accounts:
         self.lines: list[str] = []
         self._origin_s = origin_s
         self._meters = {d.device: _meter(d, self.max_gap_s) for d in devices}
-        self._integrals = {d.device: Meter(self.max_gap_s, use_counter=False) for d in devices}
+        self._integrals = {d.device: PowerIntegral(self.max_gap_s) for d in devices}
         self._ledger = Ledger([d.kind for d in devices], origin_s)
         self._pending: list[Mark] = []
         self._epochs = EpochTable()
@@ -78,7 +78,7 @@ class Accounts:
         self.round_s = began_s
         self.book(began_s)
         oldest_s = self._pending[0].time_s if self._pending else began_s
-        for meter in (*self._meters.values(), *self._integrals.values()):
+        for meter in self._meters.values():
             meter.forget(oldest_s)
 
     def post(self, mark: Mark) -> None:
@@ -250,20 +250,14 @@ class Accounts:
             "missing_s": max(0.0, round(usage.time_s - covered_s, 6)),
             "failed_readings": self._meters[name].failed_readings,
         }
-        counter_J, integral_J = self._both_ways(name)
-        if counter_J > 0 and integral_J > 0:
-            entry["power_integral_J"] = integral_J
+        if self._integrals[name].energy_J > 0:
+            entry["power_integral_J"] = self._integrals[name].energy_J
         return entry
 
-    def _both_ways(self, name: str) -> tuple[float, float]:
-        """Joules of a device as they count, and as the integral of its power alone."""
-        meters = self._meters[name], self._integrals[name]
-        counted, integral = (meter.value_at(self.round_s).energy_J for meter in meters)
-        return counted, integral
-
     def _report_disagreements(self) -> None:
-        for name in self._meters:
-            counter_J, integral_J = self._both_ways(name)
+        for name, meter in self._meters.items():
+            counter_J = meter.value_at(self.round_s).energy_J
+            integral_J = self._integrals[name].energy_J
             if counter_J > 0 and integral_J > 0:
                 difference = integral_J / counter_J - 1
                 if abs(difference) > _DISAGREEMENT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -38,19 +39,15 @@ class Meter:
     Args:
         max_gap_s: longest time between two readings of power that is bridged.
         max_power_W: the most that the device can draw; a counter that rises faster is not believed.
-        use_counter: False to integrate power even where there is an energy counter.
     """
 
-    def __init__(
-        self, max_gap_s: float, *, max_power_W: float = math.inf, use_counter: bool = True
-    ) -> None:
+    def __init__(self, max_gap_s: float, *, max_power_W: float = math.inf) -> None:
         self._max_gap_s = max_gap_s
         self._max_power_W = max_power_W
-        self._use_counter = use_counter
         self._base = MeterValue(0.0, 0.0)
-        self._time: list[float] = []
-        self._power: list[float] = []
-        self._counter: list[float] = []
+        self._time = array("d")
+        self._power = array("d")
+        self._counter = array("d")
         #: Readings from which nothing was learned.
         self.failed_readings = 0
         #: When the device was last read by the means that count: its counter, if it has one.
@@ -59,15 +56,16 @@ class Meter:
 
     def add(self, reading: Reading) -> None:
         """Take in a reading; they must come in the order of time."""
-        counter_J = reading.energy_J if self._use_counter else math.nan
-        if not (math.isfinite(reading.power_W) or math.isfinite(counter_J)):
+        time_s, power_W, counter_J = reading.time_s, reading.power_W, reading.energy_J
+        if math.isfinite(counter_J):
+            self._has_counter = True
+        elif not math.isfinite(power_W):
             self.failed_readings += 1
             return
-        self._has_counter |= math.isfinite(counter_J)
         if math.isfinite(counter_J) or not self._has_counter:
-            self.read_until_s = reading.time_s
-        self._time.append(reading.time_s)
-        self._power.append(reading.power_W)
+            self.read_until_s = time_s
+        self._time.append(time_s)
+        self._power.append(power_W)
         self._counter.append(counter_J)
         if len(self._time) > _MOST_READINGS:
             self._fold(len(self._time) - 2)
@@ -83,11 +81,12 @@ class Meter:
         if not self._time:
             return np.full_like(at, self._base.energy_J), np.full_like(at, self._base.covered_s)
         first_s = self._time[0]
+        # Copies: an array cannot grow as long as anything looks into it.
         energy_J, missing_s = cumulative_energy(
-            self._time,
-            self._power,
+            np.array(self._time),
+            np.array(self._power),
             np.append(at, first_s),
-            counter_J=self._counter if self._has_counter else None,
+            counter_J=np.array(self._counter) if self._has_counter else None,
             max_gap_s=self._max_gap_s,
             max_power_W=self._max_power_W,
         )
@@ -103,14 +102,36 @@ class Meter:
             return
         # The reading to start from must hold all that the device reads: from one without the
         # counter, the energy up to the next reading of the counter would be lost.
-        columns = [c for c in (self._power, self._counter) if not all(map(math.isnan, c))]
-        last = int(np.searchsorted(self._time, before_s, side="right")) - 1
-        for i in range(last, 0, -1):
-            if not any(math.isnan(column[i]) for column in columns):
-                self._fold(i)
-                return
+        read = [np.isfinite(column) for column in (self._power, self._counter)]
+        whole = np.logical_and.reduce([column for column in read if column.any()])
+        usable = np.flatnonzero(whole & (np.array(self._time) <= before_s))
+        if len(usable) and usable[-1] > 0:
+            self._fold(int(usable[-1]))
 
     def _fold(self, first: int) -> None:
         self._base = self.value_at(self._time[first])
         for column in (self._time, self._power, self._counter):
             del column[:first]
+
+
+class PowerIntegral:
+    """Joules of one device from its power alone, by the trapezoid rule.
+
+    Args:
+        max_gap_s: longest time between two readings that is bridged.
+    """
+
+    def __init__(self, max_gap_s: float) -> None:
+        #: Joules from the first reading to the last.
+        self.energy_J = 0.0
+        self._max_gap_s = max_gap_s
+        self._time_s, self._power_W = -math.inf, math.nan
+
+    def add(self, reading: Reading) -> None:
+        """Take in a reading; they must come in the order of time."""
+        time_s, power_W = reading.time_s, reading.power_W
+        if math.isfinite(power_W):
+            since_s = time_s - self._time_s
+            if since_s <= self._max_gap_s:
+                self.energy_J += since_s * (self._power_W + power_W) / 2
+            self._time_s, self._power_W = time_s, power_W

@@ -138,15 +138,20 @@ class TraceWriter:
             with self._changed:
                 self._changed.wait_for(self._is_due)
                 closing = self._closing
-                news, self._news = self._news, _News()
-                self._busy_since_s = time.monotonic()
-            try:
-                self._write(news, last=closing)
-            except Exception as error:
-                self._fail(error)
-            with self._changed:
-                self._busy_since_s = math.inf
+            self.write_waiting(last=closing)
         self._folder.close()
+
+    def write_waiting(self, *, last: bool = False) -> None:
+        """Write what waits; where there is no thread that does, as on a simulated clock."""
+        with self._changed:
+            news, self._news = self._news, _News()
+            self._busy_since_s = time.monotonic()
+        try:
+            self._write(news, last=last)
+        except Exception as error:
+            self._fail(error)
+        with self._changed:
+            self._busy_since_s = math.inf
 
     def _is_due(self) -> bool:
         news = self._news
