@@ -140,7 +140,7 @@ class Sampler:
             if not 0 <= reading.energy_J < math.inf:
                 reading = reading._replace(energy_J=math.nan)
             # A counter takes milliseconds to read: the middle is the best guess of its time.
-            return reading._replace(time_s=(before_s + after_s) / 2, device=name)
+            return Reading((before_s + after_s) / 2, name, *reading[2:])
         except Exception:
             self._report_once(name, f"{name} could not be read; its readings are missing")
             return Reading(before_s, name)
