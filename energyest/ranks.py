@@ -67,6 +67,11 @@ class Record(NamedTuple):
         return len(self.epochs.get("epoch", ()))
 
 
+def folder_of(folder: Path, rank: int) -> Path:
+    """Where a rank's part of the trace in a folder is."""
+    return folder / f"rank{rank}" if rank else folder
+
+
 def read_ranks(folder: Path, ranks: Sequence[int] | None = None) -> Record:
     """Read a trace folder, with those of other ranks that are in it.
 

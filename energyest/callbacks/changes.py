@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from energyest.measure.flops import count_training_ratios
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
-    from energyest.callbacks.loop import Run
+    from energyest.callbacks.run import Run
 
 # Where nothing says how many epochs there will be, callbacks are asked about so many.
 _EPOCHS_AHEAD = 1000
@@ -72,6 +73,7 @@ class ChangeWatch:
         self._rehearse = rehearse
         self._flips: list[Flip] = []
         self._changes: list[_Change] = []
+        self._earlier: list[Mapping[str, Any]] = []
         self._parameters: list[nn.Parameter] = []
         self._flags: list[bool] = []
         self._trainable: frozenset[str] = frozenset()
@@ -88,8 +90,18 @@ class ChangeWatch:
         end = last if last is not None and last > 0 else trainer.current_epoch + _EPOCHS_AHEAD
         self._flips = planned_flips(trainer, module, end, users=self._rehearse)[:_MOST_CHANGES]
 
+    def recall(self, changes: Iterable[Mapping[str, Any]]) -> None:
+        """Changes that came in an earlier part of the run; they stay in the trace's meta."""
+        self._earlier = list(changes)
+
     def begin(
-        self, trainer: Trainer, module: LightningModule, batch: Any, every: int | None, index: int
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        batch: Any,
+        every: int | None,
+        index: int,
+        position: float,
     ) -> None:
         """The first batch is there: count the FLOPs before and after each planned change.
 
@@ -99,6 +111,7 @@ class ChangeWatch:
             batch: the batch.
             every: batches in an interval; None where rows are epochs.
             index: number of the batch in its epoch, which may be a resumed one.
+            position: rows of the trace before the batch, with the share of the one that it is in.
         """
         self._parameters = list(module.parameters())
         self._flags = [p.requires_grad for p in self._parameters]
@@ -113,7 +126,7 @@ class ChangeWatch:
             row -= 0.0 if every is None else index / every
             if row > 0:
                 ratio = self._quotient(after, before)
-                self._changes.append(_Change(row, after, flip.callback, ratio))
+                self._changes.append(_Change(position + row, after, flip.callback, ratio, position))
             before = after
         if self._changes:
             self._record()
@@ -196,4 +209,6 @@ class ChangeWatch:
 
     def _record(self) -> None:
         changes = sorted(self._changes, key=lambda change: change.row)
-        self._run.describe(planned_changes=[change.as_meta() for change in changes])
+        self._run.describe(
+            planned_changes=[*self._earlier, *(change.as_meta() for change in changes)]
+        )

@@ -17,6 +17,7 @@ class Counts:
         elapsed_s: seconds of the rows that have ended.
         steps_before_row, samples_before_row, samples_before_epoch: at the last beginning of one.
         most_samples: those of the longest epoch.
+        carried_steps, carried_samples: of the row that an earlier part of the run had begun.
     """
 
     rows: int = 0
@@ -28,6 +29,8 @@ class Counts:
     samples_before_row: int = 0
     samples_before_epoch: int = 0
     most_samples: int = 0
+    carried_steps: int = 0
+    carried_samples: int = 0
 
     def start_epoch(self) -> None:
         """An epoch of the Trainer begins."""
@@ -40,7 +43,9 @@ class Counts:
 
     def start_row(self) -> None:
         """An epoch or interval begins."""
-        self.steps_before_row, self.samples_before_row = self.steps, self.samples
+        self.steps_before_row = self.steps - self.carried_steps
+        self.samples_before_row = self.samples - self.carried_samples
+        self.carried_steps = self.carried_samples = 0
 
     @property
     def row_steps(self) -> int:

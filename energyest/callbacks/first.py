@@ -29,7 +29,7 @@ from energyest.workload import OPTIMIZERS, Operation, Workload
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
-    from energyest.callbacks.loop import Run
+    from energyest.callbacks.run import Run
 
 log = logging.getLogger("energyest")
 

@@ -11,7 +11,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -60,18 +60,21 @@ class _Other:
         rows: its epochs.
         meta: facts on it, with totals as of its last message.
         messages: how many have come.
-        has_ended: whether that was the last.
+        progress: how far it had come with the last.
+        has_ended: whether that was the last of all.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
     messages: int = 0
+    progress: list[int] = field(default_factory=list)
     has_ended: bool = False
 
     def take(self, message: Mapping[str, Any]) -> None:
         """Take in a message; its rows take the place of those that were provisional."""
         self.rows[message["first"] :] = message["rows"]
         self.meta = message["meta"]
+        self.progress = message["progress"]
         self.has_ended = message["is_last"]
         self.messages += 1
 
@@ -84,8 +87,6 @@ class _Other:
 
 class Group:
     """A recorder's run as all ranks make it: at rank 0 their sum, elsewhere the rank's own part.
-
-    Every rank calls `share` at the same points of the training.
 
     Args:
         recorder: measures this rank.
@@ -103,7 +104,7 @@ class Group:
         self._rank = rank
         self._prefix = f"energyest/{run_id}"
         self._others = {r: _Other() for r in range(1, world_size)} if rank == 0 else {}
-        self._shared = 0
+        self._sent = 0
         self._first_to_send = 0
         self._lock = threading.Lock()
         self._reported = False
@@ -123,6 +124,11 @@ class Group:
             return self._recorder.total_J
         return self.trace(readings=False, so_far=True).total_J
 
+    def last_row(self) -> dict[str, float]:
+        """The row of the epoch that ended last, be it provisional; empty if there is none."""
+        columns = self.trace(readings=False).epoch_columns
+        return {name: float(values[-1]) for name, values in columns.items() if len(values)}
+
     def trace(self, *, readings: bool = True, so_far: bool = False) -> EnergyTrace:
         """The trace up to now; the arguments are those of `Recorder.trace`."""
         own = self._recorder.trace(readings=readings, so_far=so_far)
@@ -139,45 +145,50 @@ class Group:
 
     # ------------------------------------------------------------------ exchange
 
-    def share(self, timeout_s: float, *, is_last: bool = False) -> None:
-        """Tell rank 0 what is new; at rank 0, wait until the others have told as much.
+    def share(self, progress: Sequence[int], timeout_s: float, *, is_last: bool = False) -> None:
+        """Tell rank 0 what is new; at rank 0, wait until the others have come as far.
 
         Args:
+            progress: rows that have ended, and steps of the one under way.
             timeout_s: how long rank 0 waits at most. Ranks train in step: at its next batch it
                 would wait for the slowest of them anyway.
             is_last: the run has ended.
         """
-        self._shared += 1
         if self._rank:
-            self._tell(is_last)
+            self._tell(progress, is_last)
             return
         give_up_s = time.monotonic() + timeout_s
-        while not self._look(is_last) and time.monotonic() < give_up_s:
+        while not self._have_come(progress, is_last) and time.monotonic() < give_up_s:
             time.sleep(_POLL_S)
 
-    def _tell(self, is_last: bool) -> None:
+    def _have_come(self, progress: Sequence[int], is_last: bool) -> bool:
+        self._look()
+        return all(
+            other.has_ended or (not is_last and other.progress >= list(progress))
+            for other in self._others.values()
+        )
+
+    def _tell(self, progress: Sequence[int], is_last: bool) -> None:
         rows, final = self._recorder.rows_from(self._first_to_send)
         meta = self._recorder.trace(readings=False, so_far=True).meta
         message = {
             "first": self._first_to_send,
             "rows": [{n: row[n] for n in _COLUMNS if n in row} for row in rows],
             "meta": {name: meta[name] for name in _META if name in meta},
+            "progress": list(progress),
             "is_last": is_last,
         }
-        key = self._key(self._rank, self._shared - 1)
+        key = self._key(self._rank, self._sent)
         self._ask(lambda: self._store.set(key, json.dumps(message)))
+        self._sent += 1
         self._first_to_send = final
 
-    def _look(self, is_last: bool = False) -> bool:
-        """Take in what has come; returns whether all have told as much as this rank has."""
+    def _look(self) -> None:
+        """Take in what has come."""
         with self._lock:
             for rank, other in self._others.items():
                 while not other.has_ended and self._take(rank, other):
                     pass
-            return all(
-                other.has_ended or (not is_last and other.messages >= self._shared)
-                for other in self._others.values()
-            )
 
     def _take(self, rank: int, other: _Other) -> bool:
         key = self._key(rank, other.messages)

@@ -12,16 +12,18 @@ import torch
 from pytorch_lightning import Callback
 from torch.nn.parameter import is_lazy
 
-from energyest.callbacks import plan
+from energyest.callbacks import plan, resume, together
 from energyest.callbacks.changes import ChangeWatch
+from energyest.callbacks.checks import check_count, check_settings
 from energyest.callbacks.counts import Counts
 from energyest.callbacks.first import FirstProjection, precision_of
-from energyest.callbacks.loop import Run, check_count, check_settings, track
+from energyest.callbacks.loop import find_sensors
 from energyest.callbacks.metrics import FreshMetrics, log_epoch, log_interval
+from energyest.callbacks.run import Run
 from energyest.callbacks.shield import shielded
 from energyest.estimators.estimate import Estimate
 from energyest.measure.batches import batch_size
-from energyest.measure.cuda import uuid_of
+from energyest.measure.cuda import trained_on
 from energyest.measure.sensors import Kind, Sensor
 from energyest.trace import EnergyTrace
 
@@ -105,6 +107,7 @@ class EnergyMonitor(Callback):
         self._metrics = FreshMetrics()
         self._changes: ChangeWatch | None = None
         self._first: FirstProjection | None = None
+        self._resumption: resume.Resumption | None = None
 
     # ------------------------------------------------------------------ results
 
@@ -142,25 +145,21 @@ class EnergyMonitor(Callback):
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "energy"
         if self._folder is not None:
             folder = Path(self._folder)
-        if trainer.global_rank > 0:
-            folder = folder.with_name(f"{folder.name}-rank{trainer.global_rank}")
-        elif trainer.world_size > 1:
-            log.warning(
-                "energyest: each of the %d processes records its own GPU, in a folder of its own; "
-                "this trace and its projection are those of rank 0",
-                trainer.world_size,
-            )
-        on_gpu = trainer.strategy.root_device.type == "cuda"
+        fast = trainer.fast_dev_run  # type: ignore[attr-defined]
+        gpus = trained_on(pl_module, trainer.strategy.root_device)
         # Processors and memory are the machine's: one process on it counts them.
         kinds = [k for k in self._components if k == "gpu" or trainer.local_rank == 0]
-        self._run = track(
-            None if trainer.fast_dev_run else folder,  # type: ignore[attr-defined]
-            gpus=[uuid_of(trainer.strategy.root_device)] if on_gpu else [],
-            components=kinds,
-            sensors=self._sensors,
-            interval_s=self._interval_s,
-            confidence=self._confidence,
-        )
+
+        def make(folder: Path | None, meta: Mapping[str, Any]) -> Run:
+            return Run(
+                find_sensors(gpus, kinds, self._sensors),
+                folder=folder,
+                interval_s=self._interval_s,
+                confidence=self._confidence,
+                meta=meta,
+            )
+
+        self._run = together.begin(trainer, make, None if fast else folder)
         self._batch_seen = False
         self._first = None
         self._counts = Counts()
@@ -172,13 +171,12 @@ class EnergyMonitor(Callback):
             precision=precision_of(str(trainer.precision)),
             lightning_precision=str(trainer.precision),
             accumulate_grad_batches=trainer.accumulate_grad_batches,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
         )
         self._changes = ChangeWatch(
             self._run, count_flops=self._count_flops, rehearse=self._rehearse
         )
         self._in_row = False
+        self._continue(trainer)
         self._running = True  # before the start: if Ctrl-C comes during it, the end must come too
         self._run.start()
 
@@ -215,8 +213,10 @@ class EnergyMonitor(Callback):
                 self._first = FirstProjection(self._run, self._confidence)
                 count = self._run.count_flops(pl_module, batch)
                 self._first.describe(trainer, pl_module, batch, count)
-            self._changes.begin(trainer, pl_module, batch, self._every, batch_idx)
-            if self._first is not None:
+            position = self._counts.row_position(self._every)
+            self._changes.begin(trainer, pl_module, batch, self._every, batch_idx, position)
+            # An earlier part of the run tells more than PRE.
+            if self._first is not None and not self._counts.rows:
                 self._first.estimate(trainer, self._every)
         elif batch_idx == 0 or not self._counts.row_steps:
             self._changes.look(pl_module, batch, self._counts.row_position(self._every))
@@ -266,6 +266,8 @@ class EnergyMonitor(Callback):
         """An epoch ends, and with it a row, unless it is an interval that is not full yet."""
         if self._run is not None and self._running:
             self._run.describe(train_samples=self._counts.end_epoch())
+        if self._counts.carried_steps and not self._in_row and self._every is None:
+            self._start_row(trainer)  # resumed where only this end was left of the epoch
         if self._every is None or self._interval_is_full():
             self._end_row(trainer, pl_module)
 
@@ -304,7 +306,47 @@ class EnergyMonitor(Callback):
         if stage == "fit":  # not if another Trainer validates on the way
             self._finish("finished")
 
+    @shielded
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """What was measured so far goes into the checkpoint: a resumed training goes on from it."""
+        if self._run is not None:
+            if self._in_row:
+                counts = self._counts
+                samples = counts.row_samples * trainer.world_size
+                self._run.log(steps=counts.row_steps, samples=samples)
+            resume.save(trainer, self, self._run, checkpoint)
+
+    @shielded
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """A training is resumed; some strategies say so only after it has begun."""
+        if trainer.state.fn == "fit":
+            self._resumption = resume.load(trainer, self, checkpoint)
+            if self._running:
+                self._continue(trainer)
+
     # ------------------------------------------------------------------ inside
+
+    @shielded  # by itself: a checkpoint that holds nonsense must not cost the measurement
+    def _continue(self, trainer: Trainer) -> None:
+        """Go on where the checkpoint was made, if there is one."""
+        if self._run is None or self._changes is None or self._resumption is None:
+            return
+        earlier = self._resumption.earlier
+        steps = int(earlier.open_row.get("steps", 0))
+        self._counts.rows = len(earlier)
+        self._counts.elapsed_s = earlier.duration_s
+        self._counts.carried_steps = steps
+        samples = earlier.open_row.get("samples", 0.0)
+        self._counts.carried_samples = round(samples / trainer.world_size)
+        if trainer.global_rank == 0:  # what all ranks have measured is counted once
+            self._run.load_state_dict(self._resumption.run)
+            changes = resume.earlier_changes(earlier, self._run)
+            self._changes.recall(changes)
+            self._run.describe(planned_changes=changes)
 
     def _interval_is_full(self) -> bool:
         return self._in_row and self._every is not None and self._counts.row_steps >= self._every
@@ -312,6 +354,11 @@ class EnergyMonitor(Callback):
     def _start_row(self, trainer: Trainer) -> None:
         if self._run is None or not self._running:
             return
+        if self._resumption is not None:
+            if self._resumption.epoch_begins_anew(trainer):
+                self._run.begin_anew()
+                self._counts.carried_steps = self._counts.carried_samples = 0
+            self._resumption = None
         self._in_row = True
         self._counts.start_row()
         if not self._counts.rows:

@@ -59,7 +59,9 @@ def log_epoch(trainer: Trainer, pl_module: LightningModule, values: Mapping[str,
             on_step=False,
             on_epoch=True,
             batch_size=1,
+            # Nothing is exchanged for a value of rank 0 alone; else Lightning would advise it.
             rank_zero_only=True,
+            sync_dist=True,
         )
 
 

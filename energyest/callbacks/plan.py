@@ -193,6 +193,12 @@ def _epoch_batches(trainer: Trainer, every: int | None) -> float | None:
     return (in_epoch or None) if every is None else None
 
 
+def batches_seen(trainer: Trainer) -> int:
+    """Training batches that the epoch under way, or the last, has been through."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return int(progress.processed)
+
+
 def _batches_in_epoch(trainer: Trainer) -> int:
     """Training batches so far in the epoch that runs; none between two epochs."""
     epochs = trainer.fit_loop.epoch_progress.current

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import time
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from energyest.errors import EstimateError, NotStableError
 from energyest.estimators.estimate import Estimate, format_energy
 from energyest.estimators.planned import planned_changes
 from energyest.estimators.pre.handover import hand_over
 from energyest.estimators.step import estimate_step
-from energyest.measure.recorder import Recorder
 from energyest.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
@@ -46,16 +45,29 @@ class Plan(NamedTuple):
         )
 
 
+class Source(Protocol):
+    """Where the rows of a run come from: a recorder, or those of all processes together."""
+
+    @property
+    def state(self) -> object:
+        """Changes whenever there is something new."""
+        ...
+
+    def trace(self, *, readings: bool) -> EnergyTrace:
+        """The trace up to now."""
+        ...
+
+
 class Projector:
     """Projects a run from the rows so far, anew only when there is something new.
 
     Args:
-        recorder: measures the run.
+        source: has the rows.
         confidence: probability for the interval of the projection.
     """
 
-    def __init__(self, recorder: Recorder, confidence: float) -> None:
-        self._recorder = recorder
+    def __init__(self, source: Source, confidence: float) -> None:
+        self._source = source
         self._confidence = confidence
         self._known: object = None
         self._projection: Estimate | None = None
@@ -72,12 +84,12 @@ class Projector:
         And until it is stable, unless there is an estimate from before it began.
 
         Args:
-            plan: the length of the run, as the recorder's meta says it.
+            plan: the length of the run, as the meta of the trace says it.
         """
-        known = (self._recorder.state, plan)
+        known = (self._source.state, plan)
         if known != self._known and plan != Plan():
             self._known = known
-            trace = self._recorder.trace(readings=False)
+            trace = self._source.trace(readings=False)
             self._projection = None
             try:
                 self._projection = self._project(trace, plan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,11 @@ class Earlier:
     def __len__(self) -> int:
         return len(self.columns.get("epoch", ()))
 
+    @property
+    def duration_s(self) -> float:
+        """Seconds of the epochs that had ended."""
+        return math.fsum(self.columns.get("duration_s", ()))
+
     def rows(self) -> Iterator[dict[str, float]]:
         """The epochs, at negative times: they end, with the one under way, at 0."""
         if not len(self):
@@ -68,6 +73,18 @@ class Earlier:
                 "earlier_parts": [*meta.get("earlier_parts", []), {**part, "rows": len(trace)}],
             },
         )
+
+    def with_values(self, values: Mapping[str, float]) -> Earlier:
+        """With further columns of the epoch under way."""
+        return replace(self, open_row={**self.open_row, **values})
+
+    def with_open_row_ended(self) -> Earlier:
+        """With the epoch under way as one that has ended."""
+        row = self.open_row
+        names = dict.fromkeys((*self.columns, *row))
+        unknown = [math.nan] * len(self)
+        columns = {n: [*self.columns.get(n, unknown), row.get(n, math.nan)] for n in names}
+        return replace(self, columns=columns, open_row={})
 
     def state_dict(self) -> dict[str, Any]:
         """Plain lists, dictionaries, numbers and text, for a checkpoint."""

@@ -194,6 +194,8 @@ class Recorder:
         """
         with self._lock:
             self._accounts.continue_from(earlier)
+            self._meta["earlier_rows"] = len(earlier)
+            self._meta_changed = True
 
     def drop_carried(self) -> None:
         """The epoch that the earlier part had begun begins anew."""
@@ -241,6 +243,11 @@ class Recorder:
     # ------------------------------------------------------------------ what was measured
 
     @property
+    def run_id(self) -> str:
+        """What tells this run from others."""
+        return str(self._meta["run_id"])
+
+    @property
     def folder(self) -> Path | None:
         """Where the trace is written; None if it is in memory only."""
         return None if self._writer is None else self._writer.folder
@@ -254,29 +261,27 @@ class Recorder:
     @property
     def total_J(self) -> float:
         """Energy from the start of the run to now, without pauses; NaN if a part is missing."""
-        return self.totals()["energy_J"]
-
-    def totals(self) -> dict[str, float]:
-        """Joules as `energy_J` and by kind of device, and `duration_s`; as `total_J`."""
         with self._lock:
-            return self._accounts.totals(None if self._stopped else self._clock())
-
-    def open_row(self) -> dict[str, float] | None:
-        """What the epoch under way, or cut off, has spent so far; None between epochs."""
-        with self._lock:
-            return self._accounts.open_row(self._clock())
+            return self._accounts.total_J(None if self._stopped else self._clock())
 
     def rows_from(self, first: int) -> tuple[list[dict[str, float]], int]:
         """The rows from one of them on, and how many of all are final."""
         with self._lock:
             return self._accounts.rows_from(first)
 
-    def trace(self, *, readings: bool = True) -> EnergyTrace:
-        """The trace up to now; without `readings`, its power table is empty."""
+    def trace(self, *, readings: bool = True, so_far: bool = False) -> EnergyTrace:
+        """The trace up to now.
+
+        Args:
+            readings: False to leave its power table empty.
+            so_far: of a run under way, put the totals into its meta, as if it were cut off now.
+        """
         with self._lock:
             columns = self._accounts.columns()
             power = self._readings.columns() if readings else {}
             meta = copy.deepcopy(self._meta)
+            if so_far and not self._stopped:
+                meta |= self._accounts.meta_so_far(self._clock(), self._meta["devices"])
         return EnergyTrace(columns, power, meta)
 
     # ------------------------------------------------------------------ inside
