@@ -1,0 +1,207 @@
+"""What grows while a run goes on, and how fast; the month itself is `benchmarks/long_run.py`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.long_run import Run, WaveSensor, epoch_errors, sensors, without_threads
+from energyest import EnergyTrace, load_trace
+from energyest.measure import tables
+from energyest.measure.meter import Meter, PowerIntegral
+from energyest.measure.sensors import Reading
+from energyest.measure.tables import ROWS_PER_RATE, EpochTable, ReadingTable
+
+EPOCH_S = 61.3
+ROW_BYTES = 6 * 8 + 2  # numbers of 8 bytes and that of the device
+
+
+@pytest.fixture(autouse=True)
+def _without_threads() -> Iterator[None]:
+    with without_threads():
+        yield
+
+
+def most_rows(readings: int, rows_per_rate: int = ROWS_PER_RATE) -> float:
+    """Rows of so many readings, where each rate takes twice the readings of the one before."""
+    return rows_per_rate * (math.log2(readings / rows_per_rate + 1) + 0.1)
+
+
+def table_bytes(table: ReadingTable) -> int:
+    arrays = [table._devices, *table._columns.values()]
+    return sum(array.buffer_info()[1] * array.itemsize for array in arrays)
+
+
+def test_an_hour_of_eight_gpus(tmp_path: Path) -> None:
+    devices = sensors(8)
+    run = Run(devices, tmp_path / "energy", hz=10, epoch_s=EPOCH_S)
+    accounts, table, writer = run.recorder._accounts, run.recorder._readings, run.recorder._writer
+    assert writer is not None
+    rows = {}
+    for minutes in (15, 30, 60):
+        run.go_on(60.0 * minutes)
+        rows[minutes] = len(table._devices)
+        assert rows[minutes] <= most_rows(600 * minutes * len(devices))
+        assert table_bytes(table) == ROW_BYTES * rows[minutes]
+        # What waits for more readings, for the disk or for an epoch to be booked.
+        assert len(table._waiting) == len(devices)
+        assert all(len(meter._time) <= 256 for meter in accounts._meters.values())
+        assert not accounts.lines
+        assert not accounts.has_pending
+        assert len(writer._news.readings) <= len(devices)
+    # As many rows for the second half of the hour as for the quarter before.
+    assert rows[60] - rows[30] == pytest.approx(rows[30] - rows[15], rel=0.1)
+    run.recorder.stop()
+
+    trace = load_trace(tmp_path / "energy")
+    energy_error, duration_error_s = epoch_errors(devices, trace, EPOCH_S)
+    assert len(trace) == 3600 // EPOCH_S
+    assert abs(energy_error).max() < 1e-6
+    assert abs(duration_error_s).max() < 1e-6
+    in_memory = run.recorder.trace()
+    assert len(trace.power_columns["time_s"]) == len(in_memory.power_columns["time_s"])
+
+
+def test_rows_grow_as_the_logarithm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROWS_PER_RATE", 60)
+    table = ReadingTable()
+    for i in range(100_000):
+        table.add([Reading(i / 10, "gpu:0", power_W=1.0), Reading(i / 10, "cpu:0", power_W=2.0)])
+    columns = table.columns()
+    assert len(columns["time_s"]) <= most_rows(200_000, 60)
+    # Whatever the rate, the rows of all devices have the same times.
+    times = [columns["time_s"][columns["device"] == name] for name in ("gpu:0", "cpu:0")]
+    assert np.array_equal(*times)
+    # A device has 30 rows of each rate: none is longer than a fifteenth of the run so far.
+    share = np.diff(times[0]) / times[0][1:]
+    assert share[30:].max() <= 1 / 15
+
+
+def test_all_devices_share_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROWS_PER_RATE", 600)
+    sizes = []
+    for devices in (1, 10):
+        table = ReadingTable()
+        for i in range(60_000 // devices):
+            table.add([Reading(i / 10, f"gpu:{n}", power_W=1.0) for n in range(devices)])
+        sizes.append(len(table.columns()["time_s"]))
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
+
+
+def test_a_row_is_the_mean_of_what_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROWS_PER_RATE", 1)
+    table = ReadingTable(origin_s=100.0)
+    watts = [5.0, 10.0, math.nan, math.nan, math.nan, math.nan, math.nan]
+    for i, power_W in enumerate(watts):
+        table.add([Reading(100.0 + i, "gpu:0", power_W, energy_J=float(i), utilization=0.5)])
+    columns = table.columns()
+    assert list(columns["time_s"]) == [0, 2, 6]  # 1, then 2, then 4 readings to a row
+    assert np.array_equal(columns["power_W"], [5, 10, math.nan], equal_nan=True)
+    assert list(columns["energy_J"]) == [0, 2, 6]
+    assert list(columns["utilization"]) == [0.5, 0.5, 0.5]
+
+
+class Faulty(WaveSensor):
+    """A device of which parts cannot be read."""
+
+    lost: tuple[str, ...] = ()
+
+    def read(self, time_s: float) -> Reading:
+        return super().read(time_s)._replace(**dict.fromkeys(self.lost, math.nan))
+
+
+class Dead(WaveSensor):
+    def read(self, time_s: float) -> Reading:
+        raise RuntimeError("fell off the bus")
+
+
+def test_devices_that_fail_for_long_leave_nothing_behind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole, *others = sensors(3)[:3]
+    power_only = Faulty("gpu:7", "gpu", whole.wave, counter=True)
+    counter_only = Faulty("gpu:8", "gpu", whole.wave, counter=True)
+    dead = Dead("gpu:9", "gpu", whole.wave, counter=True)
+    run = Run([whole, *others, power_only, counter_only, dead], None, hz=10, epoch_s=EPOCH_S)
+    run.go_on(60)
+    power_only.lost, counter_only.lost = ("energy_J",), ("power_W",)
+    run.go_on(1800)
+    accounts = run.recorder._accounts
+    lengths = {name: len(meter._time) for name, meter in accounts._meters.items()}
+    assert max(lengths.values()) <= 4096
+    assert lengths["gpu:9"] == 0
+    assert not accounts.has_pending
+    assert not accounts.lines  # nobody writes them
+    assert len([record for record in caplog.records if "gpu:9" in record.message]) == 1
+    run.recorder.stop()
+    failed = [device["failed_readings"] for device in run.recorder.trace().devices]
+    assert failed[:3] == [0, 0, 0]
+    assert failed[-1] > 18_000
+
+
+def test_a_sampler_that_hangs_leaves_no_lines_behind() -> None:
+    run = Run(sensors(1), None, hz=10, epoch_s=EPOCH_S)
+    run.recorder._sampler.sample_now = lambda timeout_s: False  # type: ignore[method-assign]
+    for _ in range(50):
+        run.clock.now_s += 100
+        run.recorder.end_epoch()
+        run.recorder.start_epoch()
+    assert len(run.recorder.trace()) == 50
+    assert not run.recorder._accounts.lines
+    assert len(run.recorder._accounts._pending) <= 2  # the last end and start of an epoch
+
+
+def test_epochs_take_8_bytes_a_value() -> None:
+    table = EpochTable()
+    row = {f"column {i}": float(i) for i in range(14)}
+    for _ in range(20_000):
+        table.append(row)
+    sizes = [a.buffer_info()[1] * a.itemsize for a in table._columns.values()]
+    assert sum(sizes) == 20_000 * 14 * 8
+
+
+def test_a_trace_holds_the_columns_once() -> None:
+    run = Run(sensors(1), None, hz=10, epoch_s=EPOCH_S)
+    run.go_on(200)
+    columns = run.recorder._readings.columns()
+    trace = EnergyTrace(run.recorder._accounts.columns(), columns)
+    for name, values in columns.items():
+        assert np.shares_memory(trace.power_columns[name], values)
+    # What its maker can still write to is copied.
+    mine = np.array([1.0, 2.0])
+    view = mine[:]
+    view.flags.writeable = False
+    for values in (mine, view):
+        assert not np.shares_memory(EnergyTrace({"energy_J": values}).column("energy_J"), mine)
+
+
+def test_folding_and_forgetting_change_no_energy() -> None:
+    rng = np.random.default_rng(3)
+    time_s = np.cumsum(rng.uniform(0.05, 0.15, 3000))
+    power_W = rng.uniform(50, 400, 3000)
+    counter_J = np.append(0, np.cumsum(np.diff(time_s) * 300))
+    counter_J[rng.random(3000) < 0.2] = math.nan
+    forgetful, whole = Meter(5.0), Meter(5.0)
+    integral = PowerIntegral(5.0)
+    for at_s, watts, joules in zip(time_s, power_W, counter_J, strict=True):
+        reading = Reading(at_s, "gpu:0", watts, joules)
+        for meter in (forgetful, whole, integral):
+            meter.add(reading)
+        forgetful.forget(at_s - 1)
+    assert len(forgetful._time) < 300 < len(whole._time)
+    at_s = [time_s[-1] - 0.5, time_s[-1]]
+    for value, expected in zip(forgetful.values_at(at_s), whole.values_at(at_s), strict=True):
+        assert np.allclose(value, expected, rtol=1e-12)
+    trapezoids_J = np.diff(time_s) * (power_W[1:] + power_W[:-1]) / 2
+    assert integral.energy_J == pytest.approx(trapezoids_J.sum(), rel=1e-12)
+
+
+def test_power_across_a_gap_is_not_bridged() -> None:
+    integral = PowerIntegral(max_gap_s=5.0)
+    for at_s, power_W in ((0, 10), (1, 10), (2, math.nan), (3, 10), (20, 10), (21, 30)):
+        integral.add(Reading(at_s, "gpu:0", power_W))
+    assert integral.energy_J == 10 + 20 + 20
