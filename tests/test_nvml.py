@@ -355,8 +355,7 @@ def test_an_unknown_component_is_refused() -> None:
         ("0,,1", [0]),
         ("GPU-f40b,GPU-00,GPU-8d3f", [2]),
         ("GPU-", []),  # fits them all
-        # A GPU that comes twice makes the whole list void, as torch.cuda documents it in
-        # _parse_visible_devices and _transform_uuid_to_ordinals.
+        # A GPU that comes twice before that makes the whole list void.
         ("1,1", []),
         ("0,1,0", []),
         (f"{UUIDS[1]},GPU-1c97", []),

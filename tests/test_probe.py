@@ -255,7 +255,7 @@ def h100(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml) -> FakeNvml:
     nvml.set_name(0, "NVIDIA H100 80GB HBM3")
     nvml.set_power(0, watts=250)
     monkeypatch.setattr(probing, "_cuda_device", lambda gpu: CPU)
-    monkeypatch.setattr(probing, "uuid_of", lambda device: "0")
+    monkeypatch.setattr(probing, "address_of", lambda device: "0")
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     return nvml
 

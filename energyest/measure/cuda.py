@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
+import os
+from itertools import chain
+
+import pynvml
 import torch
 
+from energyest.measure.sensors.nvml import list_gpus
+from energyest.measure.sensors.visible import gpu_of_torch, visible_gpus
 
-def uuid_of(device: torch.device) -> str:
-    """UUID of the GPU behind a CUDA device, as NVML writes it; its index on an older torch."""
-    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
-    if uuid is None:
-        return str(device.index or 0)
-    return str(uuid) if str(uuid).startswith("GPU-") else f"GPU-{uuid}"
+
+def address_of(device: torch.device) -> str:
+    """What `detect(gpus=[...])` finds the GPU behind a CUDA device by: its UUID.
+
+    Of a MIG device, it is the UUID of the GPU that it is a part of. A GPU that NVML does not know,
+    or of which no driver tells, comes out as what no GPU is found by.
+
+    Raises:
+        RuntimeError, AssertionError: torch cannot use the device.
+    """
+    properties = torch.cuda.get_device_properties(device)
+    try:
+        present = list_gpus()
+    except pynvml.NVMLError:
+        present = []
+    gpu = gpu_of_torch(present, properties)
+    if gpu is None and not hasattr(properties, "uuid"):
+        # Of an older torch, a device is but a number among those that CUDA shows.
+        index = torch.cuda.current_device() if device.index is None else device.index
+        gpu = dict(enumerate(visible_gpus(present, os.environ).gpus)).get(index)
+    return str(device) if gpu is None else gpu.name
+
+
+def trained_on(module: torch.nn.Module, root_device: torch.device) -> list[str]:
+    """What `detect(gpus=[...])` finds the GPUs by on which this process trains a model.
+
+    Args:
+        module: the model; it may be spread over several GPUs.
+        root_device: where the process has its inputs, as a Trainer's `strategy.root_device`.
+
+    Returns:
+        The addresses of the CUDA devices on which the root device, parameters and buffers are,
+        each GPU once and that of the root device first; empty if there are none.
+    """
+    tensors = chain(module.parameters(), module.buffers())
+    devices = dict.fromkeys([root_device, *(tensor.device for tensor in tensors)])
+    return list(dict.fromkeys(address_of(it) for it in devices if it.type == "cuda"))

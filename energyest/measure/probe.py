@@ -14,7 +14,7 @@ from torch import nn
 
 from energyest.errors import ProbeError, WorkloadError
 from energyest.gpus import check_precision, resolve_gpu
-from energyest.measure.cuda import uuid_of
+from energyest.measure.cuda import address_of
 from energyest.measure.describe import describe_workload
 from energyest.measure.sensors import Sensor, detect
 from energyest.measure.stepping import StepCost, has_values, measure_steps
@@ -171,7 +171,7 @@ def _cuda_device(gpu: torch.device | int | str | None) -> torch.device:
 
 
 def _power_sensor(device: torch.device) -> Sensor:
-    found = detect([uuid_of(device)], components=("gpu",))
+    found = detect([address_of(device)], components=("gpu",))
     if not len(found):
         raise ProbeError(f"a probe needs NVML to read the GPU's power: {'; '.join(found.notes)}")
     return found[0]  # type: ignore[no-any-return]

@@ -153,7 +153,12 @@ class FakeNvml:
             self._call("fake_set_default_power_limit", device, _milli(default_watts))
 
     def set_mig(self, device: int, enabled: bool) -> None:
+        """Switch MIG mode, in which there are no MIG devices at first."""
         self._call("fake_set_mig", device, enabled)
+
+    def add_mig_device(self, device: int, uuid: str) -> None:
+        """Make a MIG device, up to 7, on a GPU in MIG mode; its UUID begins with `MIG-`."""
+        self._call("fake_add_mig_device", device, uuid)
 
     # What the GPUs do
 

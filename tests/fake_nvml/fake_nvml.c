@@ -16,8 +16,8 @@
 #include <string.h>
 #include <time.h>
 
-enum { MAX_DEVICES = 8, MAX_FUNCTIONS = 64, MAX_PROCESSES = 8, TEXT = 96 };
-enum { EVERY_DEVICE = -1 };
+enum { MAX_DEVICES = 8, MAX_FUNCTIONS = 64, MAX_PROCESSES = 8, MAX_MIG = 7, TEXT = 96 };
+enum { EVERY_DEVICE = -1, MIG_DEVICE = MAX_DEVICES + 1 };
 
 enum {
     SUCCESS = 0,
@@ -88,6 +88,11 @@ typedef struct {
 
 /* ---- State ---------------------------------------------------------------------------------- */
 
+/* A part of a GPU: its address is a handle too, but few functions take it. */
+typedef struct {
+    char uuid[TEXT];
+} Mig;
+
 typedef struct {
     char name[TEXT];
     int64_t power_mw;
@@ -97,6 +102,8 @@ typedef struct {
     int64_t frozen;
     int64_t limit_mw, enforced_mw, default_mw;
     int64_t mig;
+    Mig mig_devices[MAX_MIG];
+    unsigned mig_count;
     int64_t celsius;
     uint64_t memory_total, memory_used;
     int64_t cores, sm_mhz, memory_mhz, bus_bits, capability; /* capability: 90 is 9.0 */
@@ -216,6 +223,8 @@ static int enter(const char *name, int device)
     int code = consult(name, device);
     if (init_count == 0)
         return UNINITIALIZED;
+    if (device == MIG_DEVICE) /* above all, NVML tells no power of a part of a GPU */
+        return NOT_SUPPORTED;
     return device < device_count ? code : INVALID_ARGUMENT;
 }
 
@@ -225,13 +234,23 @@ static int leave(int code)
     return code;
 }
 
-/* MAX_DEVICES, which enter refuses, if the handle is none of ours. */
+/* The GPU that a handle of a MIG device is a part of; NULL if it is none. */
+static Device *parent_of(const void *handle)
+{
+    for (Device *device = devices; device < devices + MAX_DEVICES; device++)
+        for (unsigned i = 0; i < device->mig_count; i++)
+            if (handle == &device->mig_devices[i])
+                return device;
+    return NULL;
+}
+
+/* MAX_DEVICES or, of a MIG device, MIG_DEVICE, if it is not a GPU's handle: enter refuses both. */
 static int index_of(const Device *device)
 {
     int index = 0;
     while (index < MAX_DEVICES && device != &devices[index])
         index++;
-    return index;
+    return index == MAX_DEVICES && parent_of(device) ? MIG_DEVICE : index;
 }
 
 /* ---- Physics; the mutex is held ------------------------------------------------------------- */
@@ -367,12 +386,27 @@ static int handle_of(const char *function, int index, Device **device)
     return leave(code);
 }
 
+/* The GPU itself or its MIG device of that UUID; NULL if it is neither's. */
+static Device *part_of(Device *device, const char *uuid)
+{
+    if (strcmp(UUIDS[index_of(device)], uuid) == 0)
+        return device;
+    for (unsigned i = 0; i < device->mig_count; i++)
+        if (strcmp(device->mig_devices[i].uuid, uuid) == 0)
+            return (Device *)&device->mig_devices[i];
+    return NULL;
+}
+
 int nvmlDeviceGetHandleByUUID(const char *uuid, Device **device)
 {
+    Device *part = NULL;
     int index = 0;
-    while (index < MAX_DEVICES && strcmp(UUIDS[index], uuid) != 0)
+    while (index < MAX_DEVICES && !(part = part_of(&devices[index], uuid)))
         index++;
-    return handle_of(__func__, index, device);
+    int code = handle_of(__func__, index, device);
+    if (code == SUCCESS)
+        *device = part;
+    return code;
 }
 
 int nvmlDeviceGetHandleByPciBusId_v2(const char *bus_id, Device **device)
@@ -406,12 +440,22 @@ READING(nvmlDeviceGetEnforcedPowerLimit, unsigned, (unsigned)device->enforced_mw
 READING(nvmlDeviceGetPowerManagementDefaultLimit, unsigned, (unsigned)device->default_mw)
 READING(nvmlDeviceGetNumGpuCores, unsigned, (unsigned)device->cores)
 READING(nvmlDeviceGetMemoryBusWidth, unsigned, (unsigned)device->bus_bits)
-READING(nvmlDeviceGetUtilizationRates, Utilization, device->utilization)
 /* In this first version of the structure what the driver reserves counts as used. */
 READING(nvmlDeviceGetMemoryInfo, Memory,
         ((Memory){.total = device->memory_total,
                   .free = memory_free(device),
                   .used = device->memory_used + RESERVED_BYTES}))
+
+/* NVML does not know it of a GPU in MIG mode. */
+int nvmlDeviceGetUtilizationRates(Device *device, Utilization *utilization)
+{
+    int code = enter(__func__, index_of(device));
+    if (code == SUCCESS && device->mig)
+        code = NOT_SUPPORTED;
+    if (code == SUCCESS)
+        *utilization = device->utilization;
+    return leave(code);
+}
 
 int nvmlDeviceGetMemoryInfo_v2(Device *device, MemoryV2 *memory)
 {
@@ -435,8 +479,11 @@ int nvmlDeviceGetName(Device *device, char *text, unsigned length)
 
 int nvmlDeviceGetUUID(Device *device, char *text, unsigned length)
 {
-    int code = enter(__func__, index_of(device));
-    return leave(code == SUCCESS ? copy(text, length, UUIDS[index_of(device)]) : code);
+    Device *parent = parent_of(device);
+    int index = index_of(parent ? parent : device), code = enter(__func__, index);
+    if (code == SUCCESS)
+        code = copy(text, length, parent ? ((Mig *)device)->uuid : UUIDS[index]);
+    return leave(code);
 }
 
 int nvmlDeviceGetTemperature(Device *device, unsigned sensor, unsigned *celsius)
@@ -486,6 +533,28 @@ int nvmlDeviceGetMigMode(Device *device, unsigned *current, unsigned *pending)
     int code = enter(__func__, index_of(device));
     if (code == SUCCESS)
         *current = *pending = (unsigned)device->mig;
+    return leave(code);
+}
+
+/* How many there can be, not how many there are; 0 where MIG is off, as an H100 answers. */
+READING(nvmlDeviceGetMaxMigDeviceCount, unsigned, device->mig ? MAX_MIG : 0)
+
+int nvmlDeviceGetMigDeviceHandleByIndex(Device *device, unsigned index, Device **mig)
+{
+    int code = enter(__func__, index_of(device));
+    if (code == SUCCESS && index >= device->mig_count)
+        code = NOT_FOUND;
+    if (code == SUCCESS)
+        *mig = (Device *)&device->mig_devices[index];
+    return leave(code);
+}
+
+int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(Device *mig, Device **device)
+{
+    Device *parent = parent_of(mig);
+    int code = enter(__func__, parent ? index_of(parent) : MAX_DEVICES);
+    if (code == SUCCESS)
+        *device = parent;
     return leave(code);
 }
 
@@ -595,7 +664,11 @@ CONTROL(fake_set_temperature, int64_t, device->celsius = value)
 CONTROL(fake_set_power_limit, int64_t, device->limit_mw = value)
 CONTROL(fake_set_enforced_power_limit, int64_t, device->enforced_mw = value)
 CONTROL(fake_set_default_power_limit, int64_t, device->default_mw = value)
-CONTROL(fake_set_mig, int64_t, device->mig = value)
+CONTROL(fake_set_mig, int64_t, device->mig = value; device->mig_count = 0)
+CONTROL(fake_add_mig_device, const char *,
+        valid = device->mig && device->mig_count < MAX_MIG &&
+                copy(device->mig_devices[device->mig_count].uuid, TEXT, value) == SUCCESS;
+        device->mig_count += valid ? 1 : 0)
 
 int64_t fake_add_process(int64_t index, int64_t pid, int64_t used_bytes)
 {

@@ -117,7 +117,7 @@ def test_what_is_set_is_what_is_read(fake: FakeNvml) -> None:
     fake.set_memory(1, used=10 * 2**30, total=40 * 2**30)
     fake.set_power_limit(1, watts=350, enforced_watts=300, default_watts=400)
     fake.set_chip(1, cores=6912, sm_MHz=1410, memory_MHz=1215, bus_bits=5184, capability=(12, 1))
-    fake.set_mig(1, enabled=True)
+    fake.set_mig(0, enabled=True)
     fake.add_process(1, pid=4711, used_bytes=9 * 2**30)
     fake.add_process(1, pid=4712, used_bytes=2**30)
 
@@ -138,7 +138,7 @@ def test_what_is_set_is_what_is_read(fake: FakeNvml) -> None:
     assert pynvml.nvmlDeviceGetPowerManagementLimit(gpu(1)) == 350_000
     assert pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu(1)) == 300_000
     assert pynvml.nvmlDeviceGetPowerManagementDefaultLimit(gpu(1)) == 400_000
-    assert pynvml.nvmlDeviceGetMigMode(gpu(1)) == [1, 1]
+    assert pynvml.nvmlDeviceGetMigMode(gpu(0)) == [1, 1]
     processes = pynvml.nvmlDeviceGetComputeRunningProcesses(gpu(1))
     assert [(p.pid, p.usedGpuMemory) for p in processes] == [(4711, 9 * 2**30), (4712, 2**30)]
 
@@ -153,6 +153,43 @@ def test_both_versions_of_memory_info_agree(fake: FakeNvml) -> None:
     assert v1.free == v2.free == v2.total - v2.used - v2.reserved
     with pytest.raises(pynvml.NVMLError_ArgumentVersionMismatch):
         pynvml.nvmlDeviceGetMemoryInfo(gpu(0), version=1)
+
+
+def test_mig_devices(fake: FakeNvml) -> None:
+    uuids = [f"MIG-{i}5c8a1b2-1d3f-5b7e-9a02-c4e6f8b0d241" for i in range(2)]
+    with pytest.raises(ValueError, match="fake_add_mig_device"):
+        fake.add_mig_device(1, uuids[0])
+    assert pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu(1)) == 0
+    fake.set_mig(1, enabled=True)
+    for uuid in uuids:
+        fake.add_mig_device(1, uuid)
+
+    assert pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu(1)) == 7
+    for number, uuid in enumerate(uuids):
+        mig = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu(1), number)
+        assert pynvml.nvmlDeviceGetUUID(mig) == uuid
+        for handle in (mig, pynvml.nvmlDeviceGetHandleByUUID(uuid)):
+            whole = pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+            assert pynvml.nvmlDeviceGetIndex(whole) == 1
+            for ask in (
+                pynvml.nvmlDeviceGetPowerUsage,
+                pynvml.nvmlDeviceGetTotalEnergyConsumption,
+                lambda handle: pynvml.nvmlDeviceGetFieldValues(handle, [POWER_INSTANT]),
+            ):
+                with pytest.raises(pynvml.NVMLError_NotSupported):
+                    ask(handle)
+    with pytest.raises(pynvml.NVMLError_NotFound):
+        pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu(1), 2)
+    with pytest.raises(pynvml.NVMLError_NotFound):
+        pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu(0), 0)
+    with pytest.raises(pynvml.NVMLError_InvalidArgument):
+        pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(gpu(1))
+    with pytest.raises(pynvml.NVMLError_NotSupported):
+        pynvml.nvmlDeviceGetUtilizationRates(gpu(1))
+    assert power(1) == 70_000
+    fake.set_mig(1, enabled=False)
+    with pytest.raises(pynvml.NVMLError_NotFound):
+        pynvml.nvmlDeviceGetHandleByUUID(uuids[0])
 
 
 # Power and energy

@@ -11,10 +11,10 @@ import pynvml
 from energyest.errors import ConfigurationError
 from energyest.measure.sensors.base import KINDS, Device, Kind, Reading, Sensor, Source
 from energyest.measure.sensors.cpu import CpuModelSensor, RaplSensor
-from energyest.measure.sensors.nvml import NvmlSensor, list_gpus
+from energyest.measure.sensors.nvml import GpuAddress, NvmlSensor, list_gpus
 from energyest.measure.sensors.ram import RamSensor
 from energyest.measure.sensors.replay import ReplaySensor
-from energyest.measure.sensors.visible import match_gpu, visible_gpus
+from energyest.measure.sensors.visible import gpus_of_torch, match_gpu, visible_gpus
 
 __all__ = [
     "Detection",
@@ -74,8 +74,10 @@ def detect(
     ordinary machine; `notes` of the result say what is missing.
 
     Args:
-        gpus: indices or UUIDs of the GPUs to measure; by default those which
-            `CUDA_VISIBLE_DEVICES` leaves to this process.
+        gpus: the GPUs to measure: NVML's numbers (nvidia-smi shows them), UUIDs or their
+            beginnings, names of MIG devices, PCI bus ids; by default those which torch sees or,
+            where torch does not use CUDA yet, `CUDA_VISIBLE_DEVICES` leaves to this process.
+            A MIG device's power is not known: its whole GPU is measured.
         components: kinds of sources wanted.
 
     Raises:
@@ -106,23 +108,7 @@ def _gpu_sensors(gpus: Sequence[int | str] | None, notes: list[str]) -> list[Sen
     except pynvml.NVMLError as error:
         notes.append(f"no GPU is measured: {error}")
         return []
-    if gpus is None:
-        wanted = visible_gpus(present, os.environ.get("CUDA_VISIBLE_DEVICES"))
-        if not present:
-            notes.append("no GPU is measured: NVML knows none on this machine")
-        elif not wanted:
-            notes.append("no GPU is measured: CUDA_VISIBLE_DEVICES leaves none to this process")
-    else:
-        wanted = []
-        for entry in gpus:
-            gpu = match_gpu(present, str(entry))
-            if gpu is None:
-                notes.append(
-                    f"GPU {entry!r} is not measured: NVML knows {len(present)} GPU(s), "
-                    "and none of that index or UUID"
-                )
-            elif gpu not in wanted:
-                wanted.append(gpu)
+    wanted = _of_process(present, notes) if gpus is None else _named(present, gpus, notes)
     sensors: list[Sensor] = []
     for gpu in wanted:
         try:
@@ -131,6 +117,35 @@ def _gpu_sensors(gpus: Sequence[int | str] | None, notes: list[str]) -> list[Sen
             uuid = f" ({gpu.uuid})" if gpu.uuid else ""
             notes.append(f"GPU {gpu.index}{uuid} is not measured: {error}")
     return sensors
+
+
+def _of_process(present: list[GpuAddress], notes: list[str]) -> list[GpuAddress]:
+    if not present:
+        notes.append("no GPU is measured: NVML knows none on this machine")
+        return []
+    wanted = gpus_of_torch(present)
+    if wanted is None:
+        wanted, doubts = visible_gpus(present, os.environ)
+        notes += doubts
+    if not wanted:
+        notes.append("no GPU is measured: CUDA_VISIBLE_DEVICES leaves none to this process")
+    return wanted
+
+
+def _named(
+    present: list[GpuAddress], gpus: Sequence[int | str], notes: list[str]
+) -> list[GpuAddress]:
+    wanted: list[GpuAddress] = []
+    for entry in gpus:
+        gpu = match_gpu(present, entry)
+        if gpu is None:
+            notes.append(
+                f"GPU {entry!r} is not measured: NVML knows {len(present)} GPU(s), "
+                "and none of that number, UUID or PCI bus id"
+            )
+        elif gpu not in wanted:
+            wanted.append(gpu)
+    return wanted
 
 
 def _cpu_sensors(notes: list[str]) -> list[Sensor]:

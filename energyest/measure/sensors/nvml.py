@@ -6,12 +6,13 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pynvml
 
 from energyest.measure.sensors.base import Device, Reading
 
+_T = TypeVar("_T")
 # Errors that mean "this board, driver or user will never answer this question". Any other error
 # may be gone at the next reading.
 _FINAL = {
@@ -24,10 +25,28 @@ _FINAL = {
 
 @dataclass(frozen=True)
 class GpuAddress:
-    """What identifies a GPU on this machine; the UUID is empty if it cannot be read."""
+    """What identifies a GPU on this machine; what cannot be read is empty, or 0.
+
+    Attributes:
+        index: NVML's number.
+        uuid: as `GPU-8d3f1b62-...`.
+        pci_bus_id: domain, bus, device and function, as `00000000:19:00.0`.
+        mig: UUIDs of the MIG devices into which it is divided; None where MIG is off.
+        model: product name.
+        speed: cores × highest clock in MHz, to be compared with others of this machine.
+    """
 
     index: int
-    uuid: str
+    uuid: str = ""
+    pci_bus_id: str = ""
+    mig: tuple[str, ...] | None = None
+    model: str = ""
+    speed: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """What `detect(gpus=[...])` finds this GPU by."""
+        return self.uuid or self.pci_bus_id or str(self.index)
 
 
 class NvmlSensor:
@@ -99,18 +118,22 @@ class NvmlSensor:
         else:
             power = "average power" if "power_W" in self._questions else "no power"
         counter = "energy counter and " if "energy_J" in self._questions else ""
+        mig = _mig_devices(handle)
+        whole = "" if mig is None else "; of the whole GPU, whose other MIG devices may share it"
         details = {
-            "uuid": _or_none(lambda: _text(pynvml.nvmlDeviceGetUUID(handle))),
+            "uuid": _or_none(lambda: _uuid(handle)),
             "index": index,
-            "pci_bus_id": _or_none(lambda: _text(pynvml.nvmlDeviceGetPciInfo(handle).busId)),
+            "pci_bus_id": _or_none(lambda: _pci_bus_id(handle)),
             "driver_version": _or_none(lambda: _text(pynvml.nvmlSystemGetDriverVersion())),
+            "mig": None if mig is None else list(mig),
+            "shared": None if mig is None else True,
         }
         return Device(
             device=f"gpu:{index}",
             kind="gpu",
-            name=_or_none(lambda: _text(pynvml.nvmlDeviceGetName(handle))) or f"GPU {index}",
+            name=_or_none(lambda: _name(handle)) or f"GPU {index}",
             source="measured",
-            method=f"NVML, {counter}{power}",
+            method=f"NVML, {counter}{power}{whole}",
             power_limit_W=_or_nan(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3),
             memory_bytes=_or_nan(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).total),
             details={name: value for name, value in details.items() if value is not None},
@@ -148,17 +171,56 @@ def list_gpus() -> list[GpuAddress]:
     """
     pynvml.nvmlInit()
     try:
-        gpus = []
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            try:
-                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-                uuid = _text(pynvml.nvmlDeviceGetUUID(handle))
-            except pynvml.NVMLError:
-                uuid = ""  # a lost GPU, or one of another user's: its sensor will say why
-            gpus.append(GpuAddress(index, uuid))
-        return gpus
+        return [_address(index) for index in range(pynvml.nvmlDeviceGetCount())]
     finally:
         pynvml.nvmlShutdown()
+
+
+def _address(index: int) -> GpuAddress:
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    except pynvml.NVMLError:
+        return GpuAddress(index)  # a lost GPU, or one of another user's: its sensor will say why
+    return GpuAddress(
+        index,
+        uuid=_or_none(lambda: _uuid(handle)) or "",
+        pci_bus_id=_or_none(lambda: _pci_bus_id(handle)) or "",
+        mig=_mig_devices(handle),
+        model=_or_none(lambda: _name(handle)) or "",
+        speed=_or_none(lambda: _speed(handle)) or 0.0,
+    )
+
+
+def _mig_devices(handle: Any) -> tuple[str, ...] | None:
+    """UUIDs of the MIG devices on a GPU; None where MIG is off, as on boards without it."""
+    uuids = []
+    try:
+        if pynvml.nvmlDeviceGetMigMode(handle)[0] != pynvml.NVML_DEVICE_MIG_ENABLE:
+            return None
+    except pynvml.NVMLError:
+        return None
+    with contextlib.suppress(pynvml.NVMLError):  # a GPU is measured without them, too
+        for number in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+            with contextlib.suppress(pynvml.NVMLError):  # none of that number, or not for us
+                uuids.append(_uuid(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)))
+    return tuple(uuids)
+
+
+def _name(handle: Any) -> str:
+    return _text(pynvml.nvmlDeviceGetName(handle))
+
+
+def _uuid(handle: Any) -> str:
+    return _text(pynvml.nvmlDeviceGetUUID(handle))
+
+
+def _pci_bus_id(handle: Any) -> str:
+    return _text(pynvml.nvmlDeviceGetPciInfo(handle).busId)
+
+
+def _speed(handle: Any) -> float:
+    clock_MHz = pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM)
+    return float(pynvml.nvmlDeviceGetNumGpuCores(handle) * clock_MHz)
 
 
 def _is_supported(ask: Callable[[], float]) -> bool:
@@ -173,7 +235,7 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _or_none(ask: Callable[[], str]) -> str | None:
+def _or_none(ask: Callable[[], _T]) -> _T | None:
     try:
         return ask()
     except pynvml.NVMLError:

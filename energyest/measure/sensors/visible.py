@@ -1,44 +1,187 @@
-"""Which of a machine's GPUs this process may use, by CUDA's rules."""
+"""Which of a machine's GPUs this process uses, by CUDA's rules.
+
+The rules of `CUDA_VISIBLE_DEVICES` are those of the CUDA programming guide ("CUDA Environment
+Variables"), of the MIG user guide ("CUDA Device Enumeration") and, where these say nothing, what
+the driver of an H100 did (CUDA 13.0): a number ends where strtol ends it, the hexadecimal digits
+of a UUID may be of either case and its prefix not, and what follows a whole UUID is ignored.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import Any, NamedTuple
 
 from energyest.measure.sensors.nvml import GpuAddress
 
+_NUMBER = re.compile(r"\s*([+-]?\d+)", re.ASCII)
+# Of drivers before 470: the GPU's UUID, the numbers of the GPU instance and the compute instance.
+_OLD_MIG = re.compile(r"mig-(gpu-[^/]+)/\d+/\d+")
+_PCI_BUS_ID = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([0-9a-f]{2})\.[0-7]", re.IGNORECASE)
 
-def visible_gpus(gpus: Sequence[GpuAddress], visible: str | None) -> list[GpuAddress]:
-    """The GPUs that `CUDA_VISIBLE_DEVICES` leaves, in its order.
 
-    As CUDA does, the list is read up to its first entry that names no GPU; an entry is an index,
-    a UUID or the beginning of one that fits a single GPU. A GPU that comes twice makes the whole
-    list void (torch.cuda._parse_visible_devices describes these rules). An index counts in the
-    order of the PCI bus, which is CUDA's own where all GPUs are alike or
-    `CUDA_DEVICE_ORDER=PCI_BUS_ID`.
+class Visible(NamedTuple):
+    """The GPUs that CUDA shows to a process, in its order, and what is in doubt about them."""
+
+    gpus: list[GpuAddress]
+    notes: list[str]
+
+
+def visible_gpus(gpus: Sequence[GpuAddress], environment: Mapping[str, str]) -> Visible:
+    """The GPUs that CUDA will show to a process of this environment.
+
+    `CUDA_VISIBLE_DEVICES` is a list of numbers, of GPUs' UUIDs or of MIG devices' names, as its
+    first entry is; UUIDs may be abbreviated. It is read up to the first entry that names no GPU,
+    and one that comes twice before that makes the whole list void. Numbers count in the order of
+    the PCI bus, which is NVML's, if all GPUs are alike or `CUDA_DEVICE_ORDER=PCI_BUS_ID`, else
+    from the fastest to the slowest, which is estimated here.
+
+    CUDA gives a process a single MIG device, and no other GPU beside it. So of all that is
+    listed, or of all GPUs if the variable is not set, the first with MIG devices is left.
+
+    Args:
+        gpus: all GPUs of the machine, in NVML's order.
+        environment: the process's variables.
+    """
+    listed = environment.get("CUDA_VISIBLE_DEVICES")
+    numbered = list(gpus)
+    is_estimate = environment.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID" and _are_unlike(gpus)
+    if is_estimate:
+        numbered.sort(key=lambda gpu: -gpu.speed)  # as many as are equal stay in NVML's order
+    chosen = numbered if listed is None else _read_list(numbered, listed)
+    sliced = [gpu for gpu in chosen if gpu.mig]
+    notes = []
+    is_by_number = listed is None or not _is_by_name(listed)
+    if is_by_number and is_estimate and (0 < len(chosen) < len(gpus) or len(sliced) > 1):
+        notes.append(
+            "the GPUs are not alike, and the order in which CUDA numbers them is an estimate: "
+            "CUDA_DEVICE_ORDER=PCI_BUS_ID, or UUIDs in CUDA_VISIBLE_DEVICES, leave no doubt"
+        )
+    if sliced and len(set(chosen)) > 1:
+        notes.append(
+            f"only GPU {sliced[0].index} is measured: it is in MIG mode, and CUDA shows a process "
+            "one MIG device and no GPU beside it"
+        )
+    return Visible(sliced[:1] or chosen, notes)
+
+
+def gpus_of_torch(gpus: Sequence[GpuAddress]) -> list[GpuAddress] | None:
+    """The GPUs that torch sees, in its order; None where torch does not use CUDA (yet).
+
+    Also None where one of them is not to be told: of a torch that tells neither UUID nor PCI bus.
+    Environment variables may have changed since CUDA read them; CUDA's answer has not. So these
+    are the functions behind torch's public ones, which go by the variables where nobody has asked
+    for the number of devices before, and then keep to what they found.
+    """
+    torch = sys.modules.get("torch")  # not imported for this: who trains with it has it
+    try:
+        if torch is None or not torch.cuda.is_initialized():
+            return None
+        devices = range(torch._C._cuda_getDeviceCount())
+        found = [gpu_of_torch(gpus, torch.cuda._get_device_properties(i)) for i in devices]
+    except (AttributeError, RuntimeError):  # another torch, half imported, or CUDA has failed
+        return None
+    seen = dict.fromkeys(gpu for gpu in found if gpu is not None)
+    return None if None in found else list(seen)
+
+
+def gpu_of_torch(gpus: Sequence[GpuAddress], properties: Any) -> GpuAddress | None:
+    """The GPU of what `torch.cuda.get_device_properties` returns; None if it cannot be told.
+
+    A MIG device has a UUID of its own, which torch, as of a GPU, gives without its prefix. Where
+    NVML does not know the UUID, the place on the PCI bus tells, which is that of the whole GPU.
+    """
+    uuid = getattr(properties, "uuid", None)
+    for gpu in gpus if uuid is not None else ():
+        if str(uuid).lower() in (name[4:].lower() for name in (gpu.uuid, *(gpu.mig or ()))):
+            return gpu
+    try:
+        place = (properties.pci_domain_id, properties.pci_bus_id, properties.pci_device_id)
+    except AttributeError:  # an older torch
+        return None
+    return _at_pci(gpus, place)
+
+
+def match_gpu(gpus: Sequence[GpuAddress], entry: object) -> GpuAddress | None:
+    """The GPU that somebody means by `entry`; None if there is none, or more than one.
 
     Args:
         gpus: all GPUs of the machine.
-        visible: the variable's value; None if it is not set, which leaves all GPUs.
+        entry: NVML's number, which nvidia-smi shows, a UUID or the beginning of one, the name of
+            a MIG device, which stands for its GPU, or a PCI bus id, such as `0000:19:00.0`.
     """
-    if visible is None:
-        return list(gpus)
-    chosen: list[GpuAddress] = []
-    for entry in visible.split(","):
-        gpu = match_gpu(gpus, entry.strip())
-        if gpu is None:
+    if isinstance(entry, bool) or not isinstance(entry, (Integral, str)):
+        return None
+    text = str(entry).strip()
+    if text.isdecimal():
+        return next((gpu for gpu in gpus if gpu.index == int(text)), None)
+    pci = _PCI_BUS_ID.fullmatch(text)
+    if pci:
+        return _at_pci(gpus, _place(pci))
+    found = _find_name(gpus, text)
+    return None if found is None else found.gpu
+
+
+class _Found(NamedTuple):
+    uuid: str  # of the GPU or of a MIG device on it
+    gpu: GpuAddress
+
+
+def _read_list(numbered: Sequence[GpuAddress], listed: str) -> list[GpuAddress]:
+    """The GPUs of `CUDA_VISIBLE_DEVICES`; one comes twice where two of its MIG devices do."""
+    chosen: list[_Found] = []
+    for entry in listed.split(","):
+        if not _is_by_name(listed):
+            found = _find_number(numbered, entry)
+        else:
+            found = _find_name(numbered, entry) if entry.startswith(listed[:4]) else None
+        if found is None:
             break
-        if gpu in chosen:
+        if found in chosen:
             return []
-        chosen.append(gpu)
-    return chosen
+        chosen.append(found)
+    return [found.gpu for found in chosen]
 
 
-def match_gpu(gpus: Sequence[GpuAddress], entry: str) -> GpuAddress | None:
-    """The one GPU of that index, UUID or beginning of a UUID; None if there is none."""
-    if entry.isdecimal():
-        found = [gpu for gpu in gpus if gpu.index == int(entry)]
-    elif entry.upper().startswith("GPU-"):
-        found = [gpu for gpu in gpus if gpu.uuid.lower().startswith(entry.lower())]
-    else:
-        found = []
-    return found[0] if len(found) == 1 else None
+def _is_by_name(listed: str) -> bool:
+    return listed.startswith(("GPU-", "MIG-"))
+
+
+def _find_number(numbered: Sequence[GpuAddress], entry: str) -> _Found | None:
+    number = _NUMBER.match(entry)
+    if number is None or not 0 <= int(number[1]) < len(numbered):
+        return None
+    gpu = numbered[int(number[1])]
+    return _Found(gpu.uuid, gpu)
+
+
+def _find_name(gpus: Sequence[GpuAddress], name: str) -> _Found | None:
+    name = name.lower()
+    old_mig = _OLD_MIG.fullmatch(name)
+    if old_mig:
+        parent = _find_name(gpus, old_mig[1])
+        return _Found(name, parent.gpu) if parent is not None and parent.gpu.mig else None
+    if len(name) <= len("GPU-"):
+        return None  # of the only GPU too, the prefix alone is no abbreviation
+    known = [_Found(uuid, gpu) for gpu in gpus for uuid in (gpu.uuid, *(gpu.mig or ())) if uuid]
+    fitting = [it for it in known if it.uuid.lower().startswith(name[: len(it.uuid)])]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _are_unlike(gpus: Sequence[GpuAddress]) -> bool:
+    return len({gpu.model for gpu in gpus if gpu.model}) > 1
+
+
+def _place(pci_bus_id: re.Match[str]) -> tuple[int, ...]:
+    """Domain, bus and device; NVML writes the domain with eight digits, others with four."""
+    return tuple(int(part or "0", 16) for part in pci_bus_id.groups())
+
+
+def _at_pci(gpus: Sequence[GpuAddress], place: tuple[int, ...]) -> GpuAddress | None:
+    for gpu in gpus:
+        pci = _PCI_BUS_ID.fullmatch(gpu.pci_bus_id)
+        if pci and _place(pci) == place:
+            return gpu
+    return None
