@@ -14,8 +14,8 @@ from energyest.measure.sensors.base import Reading
 
 # Readings are kept at the full rate until there are so many rows, of all devices together; then
 # two, four, ... readings of a device are merged into one, for as many rows again. Rows so grow as
-# the logarithm of time: 173,000 in a month of ten devices at 10 Hz, of 50 bytes each.
-ROWS_PER_RATE = 12_000
+# the logarithm of time: 146,000 in a month of ten devices at 10 Hz, of 50 bytes each.
+ROWS_PER_RATE = 10_000
 
 
 class EpochTable:
