@@ -36,6 +36,7 @@ def cumulative_energy(
     counter_J: ArrayLike | None = None,
     max_gap_s: float = math.inf,
     max_power_W: float = math.inf,
+    now_s: float = -math.inf,
 ) -> Cumulative:
     """Energy drawn up to each instant, from an energy counter or else from power.
 
@@ -55,6 +56,8 @@ def cumulative_energy(
             missing and adds no energy. The same bound holds beyond the last reading, up to which
             the last power is taken to continue. A gap that the counter covers is not missing.
         max_power_W: the most that the device can draw.
+        now_s: up to when readings might have come; if none of power has for longer than
+            `max_gap_s`, the last power is not taken to continue at all: it is a gap.
 
     Returns:
         Energy in joules and missing time in seconds at each instant.
@@ -62,7 +65,7 @@ def cumulative_energy(
     time = np.asarray(time_s, dtype=np.float64)
     power = np.asarray(power_W, dtype=np.float64)
     at = np.asarray(at_s, dtype=np.float64)
-    by_power = _from_power(time, power, at, max_gap_s)
+    by_power = _from_power(time, power, at, max_gap_s, now_s)
     if counter_J is None:
         return by_power
     counter = np.asarray(counter_J, dtype=np.float64)
@@ -71,7 +74,7 @@ def cumulative_energy(
         return by_power
 
     tick_s, tick_J = time[read], counter[read]
-    at_ticks = _from_power(time, power, tick_s, max_gap_s)
+    at_ticks = _from_power(time, power, tick_s, max_gap_s, now_s)
     rise_J = np.diff(tick_J)
     usable = _believable(tick_s, tick_J, at_ticks, max_power_W)
     segment_J = np.where(usable, rise_J, np.diff(at_ticks.energy_J))
@@ -101,8 +104,8 @@ def _believable(
     rise_J = np.diff(tick_J)
     usable = (rise_J >= 0) & (rise_J <= max_power_W * (np.diff(tick_s) + COUNTER_SLACK_S))
     # Neighbours may well agree, as counters are renewed about as often as they are read; a long
-    # standstill is a fault, unless no power was drawn, and so is the step that ends it: it may make
-    # up for all.
+    # standstill is a fault, unless no power was drawn. So are the step that ends it, which may make
+    # up for all, and the one before it, within which it may have begun.
     first = np.flatnonzero(np.append(True, rise_J != 0))
     last = np.append(first[1:], len(tick_s)) - 1
     without_power = (by_power.energy_J[last] <= by_power.energy_J[first]) & (
@@ -110,7 +113,7 @@ def _believable(
     )
     stuck = (tick_s[last] - tick_s[first] > COUNTER_STALL_S) & ~without_power
     for i in np.flatnonzero(stuck):
-        usable[first[i] : last[i] + 1] = False
+        usable[max(first[i] - 1, 0) : last[i] + 1] = False
     return usable
 
 
@@ -140,7 +143,7 @@ def energy_between(
 
 
 def _from_power(
-    time: FloatArray, power: FloatArray, at: FloatArray, max_gap_s: float
+    time: FloatArray, power: FloatArray, at: FloatArray, max_gap_s: float, now_s: float
 ) -> Cumulative:
     read = np.isfinite(power)
     if not read.any():
@@ -155,7 +158,8 @@ def _from_power(
     since_s = at - t[i]
     slope = np.append(np.divide(np.diff(p), dt, out=np.zeros_like(dt), where=dt > 0), 0.0)[i]
     bridged = np.append(measured, True)[i]
-    held_s = np.where(i == len(t) - 1, np.clip(since_s, 0.0, max_gap_s), since_s)
+    longest_s = max_gap_s if now_s - t[-1] <= max_gap_s else 0.0
+    held_s = np.where(i == len(t) - 1, np.clip(since_s, 0.0, longest_s), since_s)
     held_s = np.where(bridged & (since_s >= 0), held_s, 0.0)
     energy = knots_J[i] + p[i] * held_s + slope * held_s**2 / 2
     # What was not integrated is missing; before the first reading the difference is negative,

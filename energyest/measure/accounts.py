@@ -48,7 +48,7 @@ class Accounts:
         self.round_s = origin_s
         #: Lines for the file of epochs that are not written yet.
         self.lines: list[str] = []
-        self._origin_s = origin_s
+        self._origin_s = self._now_s = origin_s
         self._meters = {d.device: _meter(d, self.max_gap_s) for d in devices}
         self._integrals = {d.device: PowerIntegral(self.max_gap_s) for d in devices}
         self._ledger = Ledger([d.kind for d in devices], origin_s)
@@ -94,6 +94,8 @@ class Accounts:
 
     def book(self, until_s: float) -> None:
         """Book the marks up to an instant, as far as every device was read since."""
+        if until_s < math.inf:
+            self._now_s = until_s
         ready = 0
         for mark in self._pending:
             late = until_s - mark.time_s > self.max_gap_s
@@ -220,7 +222,8 @@ class Accounts:
         if not marks:
             return
         at_s = [mark.time_s for mark in marks]
-        values = [meter.values_at(at_s) for meter in self._meters.values()]
+        now_s = max(self.round_s, self._now_s, at_s[-1])
+        values = [meter.values_at(at_s, now_s) for meter in self._meters.values()]
         for i, mark in enumerate(marks):
             energy_J = np.array([energy[i] for energy, _ in values])
             covered_s = np.array([covered[i] for _, covered in values])

@@ -120,8 +120,12 @@ class Usage:
         )
 
     def by_device(self) -> FloatArray:
-        """Joules of each device; NaN for one that was not measured all the time."""
-        whole = self.covered_s >= self.time_s - _TOLERANCE_S
+        """Joules of each device; NaN for one that was not measured all the time.
+
+        Nor are they known where more time was covered than went by: a counter that could not be
+        read for long tells afterwards what it cost, but not to which epochs it belongs.
+        """
+        whole = np.abs(self.covered_s - self.time_s) <= _TOLERANCE_S
         # A counter that corrects itself can take back what was booked before.
         return np.where(whole & (self.energy_J >= -_TOLERANCE_J), self.energy_J, math.nan)
 

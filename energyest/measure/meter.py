@@ -9,13 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from energyest.integration import FloatArray, cumulative_energy
+from energyest.integration import COUNTER_STALL_S, FloatArray, cumulative_energy
 from energyest.measure.sensors.base import Reading
 
 # Folding costs more than keeping: it is done once so many readings can be dropped.
 _FOLD_AT = 256
 # So many readings are kept at most while an instant further back may still be asked for.
 _MOST_READINGS = 4096
+# What shows that a counter stands still is kept.
+_KEPT_S = 2 * COUNTER_STALL_S
 
 
 class MeterValue(NamedTuple):
@@ -50,9 +52,11 @@ class Meter:
         self._counter = array("d")
         #: Readings from which nothing was learned.
         self.failed_readings = 0
-        #: When the device was last read by the means that count: its counter, if it has one.
+        #: Up to when the energy is known by the means that count: the counter, if there is one. One
+        #: that stands still says nothing yet: it may be stuck, and power may have to count.
         self.read_until_s = -math.inf
         self._has_counter = False
+        self._moved_s, self._moved_to_J = -math.inf, math.nan
 
     def add(self, reading: Reading) -> None:
         """Take in a reading; they must come in the order of time."""
@@ -62,21 +66,33 @@ class Meter:
         elif not math.isfinite(power_W):
             self.failed_readings += 1
             return
-        if math.isfinite(counter_J) or not self._has_counter:
+        if math.isfinite(counter_J):
+            if counter_J != self._moved_to_J:
+                self._moved_s, self._moved_to_J = time_s, counter_J
+            if time_s == self._moved_s or time_s - self._moved_s > COUNTER_STALL_S or power_W == 0:
+                self.read_until_s = time_s
+        elif not self._has_counter:
             self.read_until_s = time_s
         self._time.append(time_s)
         self._power.append(power_W)
         self._counter.append(counter_J)
         if len(self._time) > _MOST_READINGS:
-            self._fold(len(self._time) - 2)
+            self._fold(len(self._time) - _FOLD_AT)
 
     def value_at(self, at_s: float) -> MeterValue:
         """Energy and covered time up to an instant that `forget` has not passed."""
         energy_J, covered_s = self.values_at([at_s])
         return MeterValue(float(energy_J[0]), float(covered_s[0]))
 
-    def values_at(self, at_s: Sequence[float]) -> tuple[FloatArray, FloatArray]:
-        """Energy and covered time up to each of several instants: cheaper than one by one."""
+    def values_at(
+        self, at_s: Sequence[float], now_s: float = -math.inf
+    ) -> tuple[FloatArray, FloatArray]:
+        """Energy and covered time up to each of several instants: cheaper than one by one.
+
+        Args:
+            at_s: the instants.
+            now_s: when this is asked: a device that was not read for long is not taken to go on.
+        """
         at = np.asarray(at_s, dtype=np.float64)
         if not self._time:
             return np.full_like(at, self._base.energy_J), np.full_like(at, self._base.covered_s)
@@ -89,6 +105,7 @@ class Meter:
             counter_J=np.array(self._counter) if self._has_counter else None,
             max_gap_s=self._max_gap_s,
             max_power_W=self._max_power_W,
+            now_s=now_s,
         )
         covered_s = (at - first_s) - (missing_s[:-1] - missing_s[-1])
         return (
@@ -104,7 +121,7 @@ class Meter:
         # counter, the energy up to the next reading of the counter would be lost.
         read = [np.isfinite(column) for column in (self._power, self._counter)]
         whole = np.logical_and.reduce([column for column in read if column.any()])
-        usable = np.flatnonzero(whole & (np.array(self._time) <= before_s))
+        usable = np.flatnonzero(whole & (np.array(self._time) <= before_s - _KEPT_S))
         if len(usable) and usable[-1] > 0:
             self._fold(int(usable[-1]))
 

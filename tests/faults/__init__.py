@@ -1,0 +1,310 @@
+"""What can go wrong beside a training, and what then becomes of the training and of its trace.
+
+A `Case` provokes one fault, in a process of its own, and returns what came of it; what has to come
+of it is said in its checks. `tests/test_faults.py` runs all cases, and `python -m tests.faults`
+makes docs/reliability.md from them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.fake_nvml import environment
+
+if TYPE_CHECKING:
+    from tests.faults.scene import Scene
+
+ROOT = Path(__file__).parents[2]
+# Where the cases are, in the order of the page, and the heading of each.
+PARTS = {
+    "readings": "GPUs and their driver",
+    "disk": "The disk",
+    "ends": "The process and its clock",
+    "trainer": "Lightning",
+}
+# Most of them sleep most of the time.
+_AT_A_TIME = 8
+_LONGEST_S = 100
+
+
+@dataclass
+class Outcome:
+    """What came of a fault.
+
+    Attributes:
+        exit_status: of the training's process, -9 for SIGKILL; None if it had none of its own.
+        expected_exit: what the training exits with if nobody watches it.
+        epochs: that the training made, and `planned`.
+        recorded: rows of epochs in the trace on disk.
+        error_percent: energy of the run against the truth; None if the trace has none.
+        epoch_errors: the same for each row.
+        missing_s: device -> seconds that the trace says were not measured.
+        failed: device -> readings that failed.
+        device_errors: device -> error of its energy in per cent; None as above.
+        lost_s: seconds at the end that the trace knows nothing of.
+        slowest_s: longest time that a call of the monitor held up the training.
+        status: in the trace's meta.
+        warnings: of the logger `energyest`.
+        facts: anything else that the checks of one case need.
+    """
+
+    exit_status: int | None = None
+    expected_exit: int = 0
+    epochs: int = 0
+    planned: int = 0
+    recorded: int = 0
+    error_percent: float | None = None
+    epoch_errors: list[float | None] = field(default_factory=list)
+    missing_s: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, int] = field(default_factory=dict)
+    device_errors: dict[str, float | None] = field(default_factory=dict)
+    lost_s: float | None = None
+    slowest_s: float | None = None
+    status: str = ""
+    warnings: list[str] = field(default_factory=list)
+    facts: dict[str, object] = field(default_factory=dict)
+
+
+Check = Callable[[Outcome], None]
+# With simulated GPUs, in a folder that is empty.
+Provoke = Callable[["Scene", Path], Outcome]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fault.
+
+    Attributes:
+        name: as an identifier.
+        part: the module that it is in.
+        fault: what happens.
+        training: what the training does.
+        trace: what its trace says.
+        provoke: lets it happen, in a folder that is empty, and returns what came of it.
+        checks: each raises AssertionError unless the outcome is as it has to be.
+        with_others: whether it may run in one process with others of its part, one after the other.
+    """
+
+    name: str
+    part: str
+    fault: str
+    training: str
+    trace: str
+    provoke: Provoke
+    checks: tuple[Check, ...]
+    with_others: bool
+
+
+CASES: dict[str, Case] = {}
+
+
+def case(
+    fault: str, training: str, trace: str, *checks: Check, with_others: bool = False
+) -> Callable[[Provoke], Provoke]:
+    """Register the function that it decorates; see `Case`."""
+
+    def register(provoke: Provoke) -> Provoke:
+        name, part = provoke.__name__, provoke.__module__.rpartition(".")[2]
+        CASES[name] = Case(name, part, fault, training, trace, provoke, checks, with_others)
+        return provoke
+
+    return register
+
+
+def load_cases() -> dict[str, Case]:
+    """All cases; imports no torch."""
+    for part in PARTS:
+        import_module(f"tests.faults.{part}")
+    return CASES
+
+
+# ---------------------------------------------------------------------- running them
+
+
+def start_all(
+    names: Sequence[str], library: Path, folder: Path
+) -> tuple[ThreadPoolExecutor, dict[str, Future[dict[str, Outcome]]]]:
+    """Run cases, several at a time, each where the simulated driver is its own.
+
+    Args:
+        names: of the cases.
+        library: the simulated NVML.
+        folder: an empty one; each case gets a folder in it.
+    """
+    together: dict[str, list[str]] = {}
+    for name in names:
+        key = CASES[name].part if CASES[name].with_others else name
+        together.setdefault(key, []).append(name)
+    pool = ThreadPoolExecutor(_AT_A_TIME)
+    # The one with the most to do first.
+    groups = sorted(together.values(), key=len, reverse=True)
+    futures = {}
+    for group in groups:
+        future = pool.submit(_run_in_child, group, library, folder)
+        futures |= dict.fromkeys(group, future)
+    return pool, futures
+
+
+def _run_in_child(names: Sequence[str], library: Path, folder: Path) -> dict[str, Outcome]:
+    command = [sys.executable, "-m", "tests.faults.child", str(library), str(folder), *names]
+    result = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment(library),
+        capture_output=True,
+        text=True,
+        timeout=_LONGEST_S,
+        check=False,
+    )
+    if result.returncode != 0:
+        raise RuntimeError(f"{names} failed with {result.returncode}:\n{result.stderr[-4000:]}")
+    lines = [json.loads(line) for line in result.stdout.splitlines() if line.startswith('{"case"')]
+    return {line["case"]: Outcome(**line["outcome"]) for line in lines}
+
+
+def encoded(name: str, outcome: Outcome) -> str:
+    """The line in which a child hands on an outcome."""
+    return json.dumps({"case": name, "outcome": asdict(outcome)})
+
+
+# ---------------------------------------------------------------------- checks
+
+
+def goes_on(outcome: Outcome) -> None:
+    """The training makes all its epochs, ends as it would have, and is not held up."""
+    assert outcome.epochs == outcome.planned > 0
+    assert outcome.exit_status in (None, outcome.expected_exit)
+    assert outcome.slowest_s is None or outcome.slowest_s < 0.3
+
+
+def ends_as_it_would(outcome: Outcome) -> None:
+    """The process ends with its own exit status."""
+    assert outcome.exit_status == outcome.expected_exit != 0
+
+
+def all_epochs_recorded(outcome: Outcome) -> None:
+    """Every epoch that was made has its row on the disk."""
+    assert outcome.recorded == outcome.epochs > 0
+
+
+def within(percent: float, of_an_epoch: float = 3.0) -> Check:
+    """The energy is right: of the run, of each epoch, and of each device.
+
+    Of an epoch of a second, an edge is known to half of 0.1 s × a step of 100 W: 5 J of 350 J on
+    either side at the worst.
+    """
+
+    def check(outcome: Outcome) -> None:
+        assert outcome.error_percent is not None
+        assert abs(outcome.error_percent) <= percent
+        for error in [*outcome.epoch_errors, *outcome.device_errors.values()]:
+            assert error is not None
+            assert abs(error) <= of_an_epoch
+
+    return check
+
+
+def unknown(*epochs: int, percent: float = 3.0) -> Check:
+    """These epochs were not measured and have no energy at all; the others are right."""
+
+    def check(outcome: Outcome) -> None:
+        for number, error in enumerate(outcome.epoch_errors):
+            assert (error is None) == (number in epochs), f"epoch {number}: {error}"
+            assert error is None or abs(error) <= percent, f"epoch {number}: {error}"
+
+    return check
+
+
+def total_unknown(outcome: Outcome) -> None:
+    """A run of which a part was not measured has no total."""
+    assert outcome.error_percent is None
+
+
+def total_within(percent: float) -> Check:
+    """The energy of the run is right, whatever is known of its epochs."""
+
+    def check(outcome: Outcome) -> None:
+        assert outcome.error_percent is not None
+        assert abs(outcome.error_percent) <= percent
+
+    return check
+
+
+def missing(device: str, least_s: float, most_s: float) -> Check:
+    """The trace says for how long a device was not measured."""
+
+    def check(outcome: Outcome) -> None:
+        assert least_s <= outcome.missing_s[device] <= most_s
+
+    return check
+
+
+def nothing_missing(outcome: Outcome) -> None:
+    """All of the time was measured."""
+    assert outcome.missing_s
+    assert set(outcome.missing_s.values()) == {0}
+
+
+def failed_readings(device: str, least: int) -> Check:
+    """The trace says that so many readings failed, or more."""
+
+    def check(outcome: Outcome) -> None:
+        assert outcome.failed[device] >= least
+
+    return check
+
+
+def warns(*parts: str) -> Check:
+    """As many warnings as there are parts, each of which holds its part."""
+
+    def check(outcome: Outcome) -> None:
+        assert len(outcome.warnings) == len(parts), outcome.warnings
+        for part, warning in zip(parts, outcome.warnings, strict=True):
+            assert part in warning
+
+    return check
+
+
+quiet = warns()
+
+
+def status(expected: str) -> Check:
+    """How the trace says that the run ended."""
+
+    def check(outcome: Outcome) -> None:
+        assert outcome.status == expected
+
+    return check
+
+
+def loses_at_most(seconds: float) -> Check:
+    """The trace lacks no more than the last second; nor does it hold more than there was."""
+
+    def check(outcome: Outcome) -> None:
+        assert outcome.lost_s is not None
+        assert -0.05 < outcome.lost_s <= seconds
+
+    return check
+
+
+def fact(name: str, expected: object) -> Check:
+    """Something that only one case is about."""
+
+    def check(outcome: Outcome) -> None:
+        assert outcome.facts[name] == expected, f"{name} is {outcome.facts[name]!r}"
+
+    return check
+
+
+def relative(measured_J: float, true_J: float) -> float | None:
+    """The error in per cent; None where nothing was measured."""
+    return None if math.isnan(measured_J) else round(100 * (measured_J / true_J - 1), 3)

@@ -1,0 +1,87 @@
+"""Makes docs/reliability.md: `python -m tests.faults > docs/reliability.md`.
+
+Exits with 1 if a case does not do what it has to. Names of cases as arguments run these alone.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.fake_nvml import build
+from tests.faults import CASES, PARTS, Case, Outcome, load_cases, start_all
+
+HEAD = """# Faults
+
+What goes wrong beside a training, what the training does, and what its trace says. This page is
+made by `python -m tests.faults > docs/reliability.md`, which provokes every fault, with a simulated
+NVML library in the place of the driver, and measures what comes of it; the test-suite does the same
+(`tests/test_faults.py`) and fails where an outcome is another. In the last column, *error* is that
+of the run's energy against what the simulated GPUs have really drawn, *missing* what the trace says
+was not measured, *longest call* what the monitor held the training up for, and *lost* what the trace
+of a run that was cut off knows nothing of.
+
+In all of them the training goes on, or ends with its own exit status, and the monitor holds it up
+for no longer than is said.
+"""
+
+
+def measured(outcome: Outcome) -> str:
+    """The last column."""
+    parts = []
+    if outcome.exit_status is not None:
+        parts.append(f"exit status {outcome.exit_status}")
+    if outcome.planned:
+        parts.append(f"{outcome.epochs} of {outcome.planned} epochs")
+    unknown = sum(error is None for error in outcome.epoch_errors)
+    if outcome.error_percent is not None:
+        parts.append(f"error {outcome.error_percent:+.2f} %")
+    elif unknown:
+        parts.append(f"{unknown} of {outcome.recorded} epochs NaN")
+    if any(outcome.missing_s.values()):
+        parts.append(f"missing {max(outcome.missing_s.values()):.1f} s")
+    if any(outcome.failed.values()):
+        parts.append(f"failed readings {max(outcome.failed.values())}")
+    if outcome.lost_s is not None:
+        parts.append(f"lost {max(outcome.lost_s, 0):.2f} s")
+    if outcome.slowest_s is not None:
+        parts.append(f"longest call {1000 * outcome.slowest_s:.0f} ms")
+    parts += [f"{name}: {value}" for name, value in outcome.facts.items()]
+    if outcome.warnings:
+        parts.append(f"warnings {len(outcome.warnings)}")
+    return ", ".join(parts)
+
+
+def complaint(case: Case, outcome: Outcome) -> str:
+    """Why an outcome is not what it has to be; empty if it is."""
+    for check in case.checks:
+        try:
+            check(outcome)
+        except AssertionError as error:
+            return f"{case.name}: {check.__name__}: {error} {outcome}"
+    return ""
+
+
+def main(*names: str) -> int:
+    load_cases()
+    complaints = []
+    with tempfile.TemporaryDirectory() as folder:
+        pool, futures = start_all(names or list(CASES), build(Path(folder)), Path(folder))
+        with pool:
+            outcomes = {name: future.result()[name] for name, future in futures.items()}
+    print(HEAD)
+    for part, heading in PARTS.items():
+        print(f"## {heading}\n\n| fault | the training | the trace | measured |\n|---|---|---|---|")
+        for case in CASES.values():
+            if case.part == part and case.name in outcomes:
+                outcome = outcomes[case.name]
+                print(f"| {case.fault} | {case.training} | {case.trace} | {measured(outcome)} |")
+                complaints.append(complaint(case, outcome))
+        print()
+    for text in filter(None, complaints):
+        print(text, file=sys.stderr)
+    return int(any(complaints))
+
+
+sys.exit(main(*sys.argv[1:]))
