@@ -14,7 +14,7 @@ from energyest.errors import EstimateError
 
 AnyPath = str | PurePath
 # Larger files are not read: a model takes well under a megabyte.
-MOST_BYTES = 64 * 2**20
+MOST_BYTES = 16 * 2**20
 # Lists and objects in each other: files of this package have at most 6.
 DEEPEST = 32
 

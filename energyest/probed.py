@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from numbers import Real
 
 from energyest.errors import EstimateError
 from energyest.gpus import Gpu
-from energyest.workload import Workload
+from energyest.workload import LARGEST, Workload
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Probe:
         power_W: mean power of the GPU meanwhile, in watts.
 
     Raises:
-        EstimateError: a number is not positive and finite.
+        EstimateError: a number is none, is not positive, or is beyond any machine.
     """
 
     workload: Workload
@@ -34,8 +34,10 @@ class Probe:
     def __post_init__(self) -> None:
         for name in ("steps", "step_s", "power_W"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise EstimateError(f"{name}={value!r} of a probe must be positive and finite")
+            is_number = isinstance(value, Real) and not isinstance(value, bool)
+            if not (is_number and 0 < value <= LARGEST):
+                text = f"{name}={repr(value)[:100]} of a probe"
+                raise EstimateError(f"{text} must be a number above 0, up to {LARGEST:.0e}")
 
     @property
     def energy_per_step_J(self) -> float:

@@ -53,6 +53,8 @@ MOST_EPOCHS_BYTES = 512 * 2**20
 MOST_POWER_BYTES = 256 * 2**20
 # Rows × columns, which a file can name in few bytes: 256 MiB as numbers of 8 bytes.
 MOST_VALUES = 2**25
+# A machine has 16 GPUs at the most, but the saved sum of many machines has theirs all.
+MOST_DEVICES = 2**12
 # An interval every 3 s of a month; a trace has further columns than those that its file names.
 MOST_EPOCHS = 2**20
 # What `latest.json` tells of a run that has not ended.
@@ -345,6 +347,8 @@ def _read_power(folder: Path) -> Columns:
     try:
         table = pd.read_csv(
             io.BytesIO(data),
+            header=0,
+            names=header,
             dtype={"device": str, **dict.fromkeys(numbers, np.float64)},
             keep_default_na=False,
             na_values={name: [""] for name in numbers},
@@ -356,6 +360,9 @@ def _read_power(folder: Path) -> Columns:
         )
     except (ValueError, pd.errors.ParserError) as error:
         raise TraceError(f"{path} is damaged: {error}") from error
+    devices = table["device"].unique()
+    if len(devices) > MOST_DEVICES or not all(str(name).isprintable() for name in devices):
+        raise TraceError(f"{path} is damaged: the {len(devices)} names of devices are none")
     return {name: table[name].to_numpy() for name in header}
 
 

@@ -245,8 +245,7 @@ class EnergyTrace:
         if not np.isfinite([starts_s, ends_s]).all():
             return 0.0
         outside_J = 0.0
-        for device in dict.fromkeys(columns["device"]):
-            rows = columns["device"] == device
+        for rows in _rows_of_devices(columns["device"]).values():
             time_s = columns["time_s"][rows]
             first_s = min([time_s[0], *starts_s[:1]])
             last_s = max([time_s[-1], *ends_s[-1:]])
@@ -337,10 +336,10 @@ def load_trace(folder: str | Path, *, ranks: Sequence[int] | None = None) -> Ene
         _check_stored(trace.column(name), f"{folder}: {name} of the epochs")
     for name in ("power_W", "energy_J"):
         _check_stored(trace.power_columns[name], f"{folder}: {name} of the readings")
-    time_s, device = trace.power_columns["time_s"], trace.power_columns["device"]
-    for one in dict.fromkeys(device):
-        name = f"{folder}: time_s of {one}"
-        _increasing(_finite(time_s[device == one], name), name, strictly=False)
+    for device, rows in _rows_of_devices(trace.power_columns["device"]).items():
+        name = f"{folder}: time_s of {device}"
+        time_s = _finite(trace.power_columns["time_s"][rows], name)
+        _increasing(time_s, name, strictly=False)
     return trace
 
 
@@ -365,6 +364,17 @@ def _checked_columns(
             values.flags.writeable = False
         checked[name] = values
     return checked
+
+
+def _rows_of_devices(device: NDArray[Any]) -> dict[str, NDArray[np.intp]]:
+    """The rows of each device, in their order; at once, however many devices there are."""
+    if not len(device):
+        return {}
+    numbers: dict[str, int] = {}
+    of_row = np.array([numbers.setdefault(name, len(numbers)) for name in device])
+    order = np.argsort(of_row, kind="stable")
+    ends = np.cumsum(np.bincount(of_row))[:-1]
+    return dict(zip(numbers, np.split(order, ends), strict=True))
 
 
 def _vector(values: ArrayLike, name: str) -> FloatArray:

@@ -31,7 +31,7 @@ _STATES = {
 OPTIMIZERS = tuple(_STATES)
 LOOPS = ("plain", "lightning")
 # Beyond any machine; products and sums of such numbers are still finite.
-_LARGEST = 1e30
+LARGEST = 1e30
 
 
 @dataclass(frozen=True)
@@ -217,6 +217,6 @@ def _check_number(name: str, kind: object, value: object, least: int) -> None:
         return
     wanted, word = (int, "whole number") if kind == "int" else (int | float, "number")
     # The comparisons are also what NaN fails.
-    if not isinstance(value, wanted) or isinstance(value, bool) or not least <= value <= _LARGEST:
-        text = f"a {word} of {least} or more, up to {_LARGEST:.0e}"
+    if not isinstance(value, wanted) or isinstance(value, bool) or not least <= value <= LARGEST:
+        text = f"a {word} of {least} or more, up to {LARGEST:.0e}"
         raise WorkloadError(f"{name}={repr(value)[:100]} must be {text}")

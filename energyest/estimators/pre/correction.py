@@ -19,6 +19,10 @@ from energyest.estimators.pre.physics import Array
 _LEAST_SCALE = 0.25
 # Between how many scaled units a correction may change.
 _LENGTHS = (0.7, 100.0)
+# Nothing is corrected by more than this, in logarithms, and no feature is larger than this.
+_MOST, _LARGEST = 12.0, 1e6
+# Measurements of a stored correction: the square of their number has to fit into the memory.
+_MOST_ROWS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +85,7 @@ class Correction:
     def at(self, features: Array) -> tuple[Array, Array]:
         """Mean and standard deviation, noise included, of what is left over, each of shape (n,)."""
         mean, deviation = self._process.predict(_scaled(features, self.features), return_std=True)
-        return mean, np.hypot(deviation, self.noise)
+        return np.clip(mean, -_MOST, _MOST), np.hypot(deviation, self.noise)
 
     @cached_property
     def _process(self) -> Any:
@@ -114,12 +118,17 @@ class Correction:
             numbers = [float(content[name]) for name in ("signal", "length", "noise")]
         except (KeyError, TypeError, ValueError) as error:
             raise EstimateError(f"not a stored correction: {error!r}") from error
-        fits = features.ndim == 2 and left_over.shape == features.shape[:1] and left_over.size
-        finite = np.isfinite(features).all() and np.isfinite([*left_over, *numbers]).all()
+        fits = features.ndim == 2 and left_over.shape == features.shape[:1]
         # Far beyond the bounds of a fit, squares overflow and the process has no solution.
         signal, length, noise = numbers
-        in_range = 0 < signal <= 10 and 0 < length <= 1e6 and 1e-3 <= noise <= 10
-        if not (fits and finite and in_range):
+        in_range = (
+            0 < signal <= 10
+            and 0 < length <= 1e6
+            and 1e-3 <= noise <= 10
+            and 0 < left_over.size <= _MOST_ROWS
+            and bool((np.abs(left_over) <= _MOST).all() and (np.abs(features) <= _LARGEST).all())
+        )
+        if not (fits and in_range):
             raise EstimateError("not a stored correction: its numbers do not fit together")
         return cls(features, left_over, *numbers)
 

@@ -1,0 +1,505 @@
+"""Hostile files for everything in the package that reads one, and what has to become of them.
+
+Used by `tests/test_untrusted.py` with few inputs, and by `benchmarks/fuzz.py` with many.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import io
+import json
+import random
+import re
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from energyest import (
+    EnergyestError,
+    Gpu,
+    PreModel,
+    Probe,
+    TableModel,
+    Workload,
+    compare_estimators,
+    estimate_pre,
+    estimate_step,
+    find_stable_epoch,
+    load_trace,
+    track,
+)
+from energyest.__main__ import main
+from energyest.estimators.pre.published import FEATURES
+from energyest.estimators.pre.runs import runs_of
+from energyest.gpus import resolve_gpu
+from energyest.measure.sensors.replay import ReplaySensor
+from tests.synthetic_pre import workload
+
+# Files of a folder, by their names.
+Content = dict[str, bytes]
+
+# What stands in JSON or in a table where something else should.
+WORDS = (
+    *("0", "-1", "1", "0.5", "1e308", "-1e308", "1e-308", "5e-324", "1e999", "1e30", "3.33"),
+    *("9223372036854775808", "1" * 310, "1" * 5000, "-0.0", "nan", "NaN", "Infinity", "inf"),
+    *("true", "null", "", "[]", "{}", '""', '"text"', '"1"', "[1, [2]]", '{"a": {"b": 1}}'),
+    *('"\\ud800"', '"\\u0000\\u001b[31m"', "[" * 100_000, '"' + "x" * 1000 + '"', "gpu:0", "\r"),
+)
+_VALUES: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1, 2, 3, 10, 0.5, 3.33, 1e308, -1e308, 1e-308, 5e-324, 1e30, 1e15),
+    *(2**31, 2**63, 10**300, "", "text", "gpu:0", "\ud800", "\x00\x1b[31m", [], {}, [[]], [{}]),
+    *([1, "a", None], {"a": {"b": [1]}}, "NaN"),
+)
+_META = (
+    *("total_J", "duration_s", "status", "components", "interrupted_epoch", "interval_steps"),
+    *("planned_epochs", "planned_duration_s", "first_epoch", "validation_every_n_rows", "host"),
+    *("validation_to_training_batches", "planned_changes", "devices", "workload", "precision"),
+    *("flops_note", "run_id", "world_size", "rank", "earlier_rows", "start_time", "model"),
+)
+_DEVICE = (
+    *("device", "name", "kind", "uuid", "power_limit_W", "memory_bytes", "source", "energy_J"),
+    "missing_s",
+)
+_CHANGE = ("epoch", "flops_ratio", "energy_ratio", "reason", "known_since")
+_COLUMNS = (
+    *("start_s", "end_s", "duration_s", "energy_J", "gpu_energy_J", "validation_energy_J"),
+    *("validation_s", "mean_power_W", "steps", "samples", "flops", "val_acc", "\ud800", ""),
+)
+
+
+class ForeignError(AssertionError):
+    """An input brought out an error that is none of the package's, or took too long."""
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Something that reads files from anywhere.
+
+    Attributes:
+        name: of the function, and of the file that is changed.
+        real: makes files as the package itself writes them.
+        changed: which of them is mutated.
+        generated: makes files from nothing.
+        use: reads a folder's files, and does with them whatever the package can.
+    """
+
+    name: str
+    real: Callable[[], Content]
+    changed: str
+    generated: st.SearchStrategy[Content]
+    use: Callable[[Path], None]
+
+
+@dataclass
+class Outcome:
+    """What became of the inputs of a loader."""
+
+    inputs: int = 0
+    accepted: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    slowest_s: float = 0.0
+
+
+def fuzz(loader: Loader, inputs: int, *, chance: int = 0, most_s: float = 10.0) -> Outcome:
+    """Give a loader so many inputs, half of them generated and half mutated from real files.
+
+    Args:
+        loader: the loader.
+        inputs: how many.
+        chance: seed of the mutations and of hypothesis.
+        most_s: an input that takes longer has failed.
+
+    Raises:
+        ForeignError: at the first error that is none of the package's; it names the folder that
+            holds the input.
+    """
+    outcome = Outcome()
+
+    @seed(chance)
+    @settings(
+        max_examples=inputs // 2,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(loader.generated)
+    def generated(content: Content) -> None:
+        _try(loader, content, outcome, most_s)
+
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        generated()
+        dice, real = random.Random(chance), loader.real()
+        while outcome.inputs < inputs:
+            mutated = real | {loader.changed: mutate(real[loader.changed], dice)}
+            _try(loader, mutated, outcome, most_s)
+    return outcome
+
+
+def _try(loader: Loader, content: Content, outcome: Outcome, most_s: float) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _write(folder, content)
+        begin_s = time.perf_counter()
+        outcome.inputs += 1
+        try:
+            loader.use(folder)
+            outcome.accepted += 1
+        except EnergyestError as error:
+            outcome.refused[type(error).__name__] += 1
+        except Exception as error:
+            raise ForeignError(f"{_keep(content)}: {type(error).__name__}: {error}") from error
+        took_s = time.perf_counter() - begin_s
+        outcome.slowest_s = max(outcome.slowest_s, took_s)
+        if took_s > most_s:
+            raise ForeignError(f"{_keep(content)}: it took {took_s:.1f} s")
+
+
+def _write(folder: Path, content: Content) -> None:
+    for name, data in content.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+def _keep(content: Content) -> str:
+    """Save an input for whoever looks for the fault."""
+    folder = Path(tempfile.mkdtemp(prefix="energyest-fuzz-"))
+    _write(folder, content)
+    return str(folder)
+
+
+# ---------------------------------------------------------------------- mutations
+
+
+def mutate(data: bytes, dice: random.Random) -> bytes:
+    """A real file with a few things wrong with it."""
+    for _ in range(dice.randint(1, 3)):
+        data = dice.choice(_MUTATIONS)(data, dice)
+    return data
+
+
+def _truncate(data: bytes, dice: random.Random) -> bytes:
+    return data[: dice.randint(0, len(data))]
+
+
+def _flip(data: bytes, dice: random.Random) -> bytes:
+    damaged = bytearray(data)
+    for _ in range(min(len(damaged), dice.randint(1, 8))):
+        damaged[dice.randrange(len(damaged))] ^= 1 << dice.randrange(8)
+    return bytes(damaged)
+
+
+def _lines(data: bytes, dice: random.Random) -> bytes:
+    """Swap, repeat or delete a line."""
+    lines = data.splitlines(keepends=True) or [b""]
+    at, other = dice.randrange(len(lines)), dice.randrange(len(lines))
+    what = dice.randrange(3)
+    if what == 0:
+        lines[at], lines[other] = lines[other], lines[at]
+    elif what == 1:
+        lines.insert(at, lines[other])
+    else:
+        del lines[at]
+    return b"".join(lines)
+
+
+def _word(data: bytes, dice: random.Random) -> bytes:
+    """Another word in the place of a field of a table, or of a value or a name in JSON."""
+    edges = [i for i, byte in enumerate(data) if byte in b",:\n[]{}"]
+    if len(edges) < 2:
+        return dice.choice(WORDS).encode()
+    at = dice.randrange(len(edges) - 1)
+    return data[: edges[at] + 1] + dice.choice(WORDS).encode() + data[edges[at + 1] :]
+
+
+def _scale(data: bytes, dice: random.Random) -> bytes:
+    """A number that may well be, but is not the one that was there."""
+    numbers = list(re.finditer(rb"(?<![\w\"])-?\d+(\.\d+)?(e-?\d+)?", data))
+    if not numbers:
+        return data
+    found = dice.choice(numbers)
+    number = repr(float(found[0]) * 10 ** dice.choice([-9, -2, -0.1, 0.1, 2, 9])).encode()
+    return data[: found.start()] + number + data[found.end() :]
+
+
+def _field(data: bytes, dice: random.Random) -> bytes:
+    """Delete, rename, repeat or replace an entry of an object of JSON, at any depth."""
+    lines = data.splitlines() if data.count(b"\n{") else [data]
+    at = dice.randrange(len(lines)) if lines else 0
+    try:
+        content = json.loads(lines[at])
+    except (ValueError, IndexError, RecursionError):
+        return _word(data, dice)
+    holder: Any = content
+    while isinstance(holder, dict | list) and holder:
+        key = dice.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
+        if isinstance(holder[key], dict | list) and holder[key] and dice.random() < 0.8:
+            holder = holder[key]
+            continue
+        what = dice.randrange(4)
+        if what == 0:
+            del holder[key]
+        elif what == 1 and isinstance(holder, dict):
+            holder[dice.choice(_META + _COLUMNS)] = holder.pop(key)
+        elif what == 1:
+            holder.insert(0, holder[key])
+        else:
+            holder[key] = copy.deepcopy(dice.choice(_VALUES))
+        break
+    lines[at] = json.dumps(content).encode()
+    return b"\n".join(lines) + b"\n" * data.endswith(b"\n")
+
+
+_MUTATIONS = (_truncate, _flip, _lines, _word, _field, _field, _scale, _scale, _scale)
+
+
+# ---------------------------------------------------------------------- generated files
+
+values: st.SearchStrategy[Any] = st.recursive(
+    st.sampled_from(_VALUES)
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=10),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+quantities = st.floats(0, 1e4) | st.sampled_from([0, 1, 100.0, None, 1e308, 1e-308, 1e30, 1e15])
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content).encode()
+
+
+def _objects(names: tuple[str, ...]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({}, optional=dict.fromkeys(names, values))
+
+
+_metas = st.fixed_dictionaries(
+    {"format": st.just(1)},
+    optional={
+        **dict.fromkeys(_META, values),
+        "devices": st.lists(_objects(_DEVICE), max_size=3),
+        "planned_changes": st.lists(_objects(_CHANGE), max_size=4),
+    },
+)
+_rows = st.lists(
+    st.fixed_dictionaries(
+        {"epoch": st.integers(0, 10)},
+        optional={**dict.fromkeys(_COLUMNS, quantities), "amends_row": st.integers(-1, 3)},
+    ),
+    max_size=8,
+)
+_readings = st.lists(
+    st.tuples(
+        st.sampled_from(["gpu:0", "cpu:0", "ram:0", "gpu:1", "", "nan", "\x00", '"', "a\rb"]),
+        st.lists(st.one_of(st.sampled_from(WORDS[:20]), st.just("")), min_size=5, max_size=5),
+    ),
+    max_size=10,
+)
+
+
+def _table(readings: list[tuple[str, list[str]]]) -> bytes:
+    header = "time_s,device,power_W,energy_J,utilization,memory_bytes,temperature_C\n"
+    rows = (f"{i},{device},{','.join(others)}\n" for i, (device, others) in enumerate(readings))
+    return (header + "".join(rows)).encode()
+
+
+@functools.cache
+def real_trace() -> Content:
+    """A short run that was recorded, with all that a monitor can add to its meta."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "energy"
+        with track(folder, components=["cpu", "ram"]) as run:
+            for epoch in run.epochs(6):
+                time.sleep(0.05)
+                run.log(val_acc=epoch / 6)
+        files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    gpu = {"device": "gpu:0", "kind": "gpu", "name": "NVIDIA H100 80GB HBM3", "power_limit_W": 700}
+    meta = json.loads(files["meta.json"])
+    meta["devices"].append(gpu)
+    meta |= {
+        "planned_epochs": 20,
+        "planned_duration_s": None,
+        "validation_every_n_rows": 2,
+        "validation_to_training_batches": 0.25,
+        "first_epoch": 0,
+        "planned_changes": [
+            {"epoch": 10, "flops_ratio": 2.0, "reason": "BackboneFinetuning", "known_since": 0}
+        ],
+        "workload": workload().to_dict(),
+        "precision": "fp32",
+    }
+    rows = [json.loads(line) for line in files["epochs.jsonl"].splitlines()]
+    for row in rows:
+        if "amends_row" not in row:
+            row |= {"steps": 10, "gpu_energy_J": 50.0, "flops": 1e12, "samples": 320}
+    files["meta.json"] = json.dumps(meta, indent=1).encode()
+    files["epochs.jsonl"] = b"".join(_json(row) + b"\n" for row in rows)
+    return files
+
+
+def _traces(**parts: st.SearchStrategy[bytes]) -> st.SearchStrategy[Content]:
+    """The real trace with some of its files made anew."""
+    names = {"meta": "meta.json", "epochs": "epochs.jsonl", "power": "power.csv"}
+    return st.fixed_dictionaries({names[part]: made for part, made in parts.items()}).map(
+        lambda files: {**real_trace(), **files}
+    )
+
+
+_meta_files = _metas.map(_json)
+_epochs_files = _rows.map(lambda rows: b"".join(_json(row) + b"\n" for row in rows))
+_power_files = _readings.map(_table)
+
+
+@functools.cache
+def _real_json(kind: str) -> Content:
+    """A file of a model, a workload or a probe."""
+    if kind == "pre":
+        import energyest
+
+        return {"it.json": (Path(energyest.__file__).parent / "data/pre_model.json").read_bytes()}
+    if kind == "workload":
+        return {"it.json": _json(workload().to_dict())}
+    if kind == "probe":
+        probe = {"workload": workload().to_dict(), "gpu": "H100", "steps": 30, "step_s": 0.01}
+        return {"it.json": _json(probe | {"power_W": 300.0})}
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "it.json"
+        TableModel(kind, draws=2).fit(_runs()).save(path)  # type: ignore[arg-type]
+        return {"it.json": path.read_bytes()}
+
+
+@functools.cache
+def _runs() -> pd.DataFrame:
+    """A table to learn from, and to ask about."""
+    dice = np.random.default_rng(0)
+    table = pd.DataFrame({name: dice.uniform(1, 100, 24) for name in FEATURES})
+    table["mean_power_W"] = dice.uniform(50, 300, 24)
+    return table
+
+
+@st.composite
+def _edited(draw: st.DrawFn, kind: str) -> Content:
+    """A real file of JSON in which hypothesis replaced a few entries."""
+    content = json.loads(_real_json(kind)["it.json"])
+    for _ in range(draw(st.integers(1, 3))):
+        holder: Any = content
+        while isinstance(holder, dict | list) and holder:
+            keys = sorted(holder) if isinstance(holder, dict) else range(len(holder))
+            key = draw(st.sampled_from(keys))
+            if isinstance(holder[key], dict | list) and holder[key] and draw(st.integers(0, 4)):
+                holder = holder[key]
+                continue
+            holder[key] = copy.deepcopy(draw(values))
+            break
+    return {"it.json": _json(content)}
+
+
+# ---------------------------------------------------------------------- uses
+
+
+def _use_trace(folder: Path) -> None:
+    trace = load_trace(folder)
+    more = len(trace) + 10
+    uses: tuple[Callable[[], Any], ...] = (
+        lambda: (repr(trace), trace.total_J, trace.metrics, trace.unit, trace.devices),
+        lambda: (trace.epochs, trace.power),
+        lambda: trace.head(2).total_J,
+        lambda: find_stable_epoch(trace),
+        lambda: str(estimate_step(trace)),
+        lambda: str(estimate_step(trace, steps=1000)),
+        lambda: str(estimate_step(trace, more, form="power")),
+        lambda: compare_estimators(trace, more, observed=2),
+        lambda: runs_of([trace]),
+        lambda: ReplaySensor(trace).read(0.0),
+        lambda: _command("show", str(folder)),
+        lambda: _command("project", str(folder)),
+    )
+    for use in uses:
+        with contextlib.suppress(EnergyestError):
+            use()
+
+
+def _command(*arguments: str) -> None:
+    """The command line, into a file as strict about text as a terminal is."""
+    with (
+        contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), encoding="utf-8")),
+        contextlib.redirect_stderr(io.TextIOWrapper(io.BytesIO(), encoding="utf-8")),
+    ):
+        assert main(arguments) in (0, 1)
+
+
+def _use_pre(folder: Path) -> None:
+    model = PreModel.load(folder / "it.json")
+    asked = {"epochs": 3, "train_samples": 1000, "validation_samples": 100}
+    with contextlib.suppress(EnergyestError):
+        str(estimate_pre(workload(), "H100", model=model, **asked))  # type: ignore[arg-type]
+
+
+def _use_table(folder: Path) -> None:
+    model = TableModel.load(folder / "it.json")
+    with contextlib.suppress(EnergyestError):
+        model.predict(_runs())
+
+
+def _use_workload(folder: Path) -> None:
+    _ask(Workload.from_dict(_plain(folder)))
+
+
+def _use_probe(folder: Path) -> None:
+    parts = _plain(folder)
+    known = parts if isinstance(parts, dict) else {}
+    given = {name: known.get(name) for name in ("steps", "step_s", "power_W")}
+    asked = Workload.from_dict(known.get("workload", {}))
+    probe = Probe(asked, resolve_gpu(known.get("gpu", "")), **given)  # type: ignore[arg-type]
+    str(probe)
+    _ask(asked, probe)
+
+
+def _ask(asked: Workload, probe: Probe | None = None) -> None:
+    with contextlib.suppress(EnergyestError):
+        gpu: str | Gpu = "H100" if probe is None else probe.gpu
+        str(estimate_pre(asked, gpu, epochs=3, train_samples=1000, probe=probe))
+
+
+def _plain(folder: Path) -> Any:
+    """What a program of the user's reads from a file, for a function that takes a dict."""
+    try:
+        return json.loads((folder / "it.json").read_bytes())
+    except (ValueError, RecursionError):
+        return None
+
+
+def loaders() -> Iterator[Loader]:
+    """Each way in which the package reads what it has not written itself."""
+    made = {"meta": _meta_files, "epochs": _epochs_files, "power": _power_files}
+    for part, file in (("meta", "meta.json"), ("epochs", "epochs.jsonl"), ("power", "power.csv")):
+        # A part alone, and with the others made anew too: they have to fit together.
+        generated = _traces(**{part: made[part]}) | _traces(**made)
+        yield Loader(f"load_trace, {file}", real_trace, file, generated, _use_trace)
+    for kind, name, use in (
+        ("pre", "PreModel.load", _use_pre),
+        *(
+            (kind, f"TableModel.load, {kind}", _use_table)
+            for kind in ("linear", "kernel_ridge", "gaussian_process", "power_share")
+        ),
+        ("workload", "Workload.from_dict", _use_workload),
+        ("probe", "Probe", _use_probe),
+    ):
+        real = functools.partial(_real_json, kind)
+        yield Loader(name, real, "it.json", _edited(kind), use)
