@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +46,11 @@ class Record(NamedTuple):
     meta: Mapping[str, Any]
     epochs: Mapping[str, NDArray[Any]]
     power: Mapping[str, NDArray[Any]]
+
+    @classmethod
+    def of_rows(cls, meta: Mapping[str, Any], rows: Iterable[Mapping[str, float]]) -> Record:
+        """A record without readings."""
+        return cls(meta, storage.columns_from_rows(rows), {})
 
     @property
     def rank(self) -> int:

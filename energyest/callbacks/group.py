@@ -17,7 +17,6 @@ from typing import Any, Protocol
 
 from energyest.measure.recorder import Recorder
 from energyest.ranks import SUMMED, Record, merge
-from energyest.storage import columns_from_rows
 from energyest.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
@@ -82,7 +81,7 @@ class _Other:
         """Its part of the trace; the totals of one that runs only `so_far`."""
         without = () if so_far or self.has_ended else _TOTALS
         meta = {name: value for name, value in self.meta.items() if name not in without}
-        return Record(meta, columns_from_rows(self.rows), {})
+        return Record.of_rows(meta, self.rows)
 
 
 class Group:

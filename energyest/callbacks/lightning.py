@@ -8,24 +8,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from pytorch_lightning import Callback
-from torch.nn.parameter import is_lazy
 
 from energyest.callbacks import plan, resume, together
 from energyest.callbacks.changes import ChangeWatch
 from energyest.callbacks.checks import check_count, check_settings
 from energyest.callbacks.counts import Counts
-from energyest.callbacks.first import FirstProjection, precision_of
+from energyest.callbacks.facts import facts_of
+from energyest.callbacks.first import FirstProjection
 from energyest.callbacks.loop import find_sensors
 from energyest.callbacks.metrics import FreshMetrics, log_epoch, log_interval
 from energyest.callbacks.run import Run
 from energyest.callbacks.shield import shielded
+from energyest.callbacks.spawned import SharedPath
 from energyest.estimators.estimate import Estimate
 from energyest.measure.batches import batch_size
 from energyest.measure.cuda import trained_on
 from energyest.measure.sensors import Kind, Sensor
-from energyest.trace import EnergyTrace
+from energyest.trace import EnergyTrace, load_trace
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
@@ -108,13 +108,20 @@ class EnergyMonitor(Callback):
         self._changes: ChangeWatch | None = None
         self._first: FirstProjection | None = None
         self._resumption: resume.Resumption | None = None
+        self._left_by_child = SharedPath()
 
     # ------------------------------------------------------------------ results
 
     @property
     def trace(self) -> EnergyTrace:
-        """What was measured so far, of the newest `fit`; also while training runs."""
-        return EnergyTrace({}) if self._run is None else self._run.trace
+        """What was measured so far, of the newest `fit`; also while training runs.
+
+        Of a `fit` in spawned processes, it is read from its folder.
+        """
+        if self._run is not None:
+            return self._run.trace
+        path = self._left_by_child.read()
+        return EnergyTrace({}) if path is None else load_trace(path)
 
     @property
     def projection(self) -> Estimate | None:
@@ -128,12 +135,14 @@ class EnergyMonitor(Callback):
     @property
     def total_J(self) -> float:
         """Energy in joules since `fit` began; NaN before."""
-        return math.nan if self._run is None else self._run.total_J
+        if self._run is not None:
+            return self._run.total_J
+        return math.nan if self._left_by_child.read() is None else self.trace.total_J
 
     @property
     def folder(self) -> Path | None:
         """Where the trace is written; None before `fit` or if it is in memory only."""
-        return None if self._run is None else self._run.folder
+        return self._left_by_child.read() if self._run is None else self._run.folder
 
     # ------------------------------------------------------------------ hooks
 
@@ -142,10 +151,10 @@ class EnergyMonitor(Callback):
         """Begin to measure."""
         self._finish("interrupted")  # a fit before this one that never came to its end
         # log_dir is a collective call: it has to be made on every rank.
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "energy"
-        if self._folder is not None:
-            folder = Path(self._folder)
-        fast = trainer.fast_dev_run  # type: ignore[attr-defined]
+        log_dir = Path(trainer.log_dir or trainer.default_root_dir)
+        folder: Path | None = Path(self._folder or log_dir / "energy")
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            folder = None
         gpus = trained_on(pl_module, trainer.strategy.root_device)
         # Processors and memory are the machine's: one process on it counts them.
         kinds = [k for k in self._components if k == "gpu" or trainer.local_rank == 0]
@@ -159,19 +168,16 @@ class EnergyMonitor(Callback):
                 meta=meta,
             )
 
-        self._run = together.begin(trainer, make, None if fast else folder)
+        self._run = together.begin(trainer, make, folder)
+        if trainer.is_global_zero:
+            self._left_by_child.write(self._run.folder)
         self._batch_seen = False
         self._first = None
         self._counts = Counts()
         self._metrics.forget(trainer)
         if self._every is not None:
             self._run.describe(interval_steps=self._every)
-        self._run.describe(
-            model=_describe_model(pl_module),
-            precision=precision_of(str(trainer.precision)),
-            lightning_precision=str(trainer.precision),
-            accumulate_grad_batches=trainer.accumulate_grad_batches,
-        )
+        self._run.describe(**facts_of(trainer, pl_module))
         self._changes = ChangeWatch(
             self._run, count_flops=self._count_flops, rehearse=self._rehearse
         )
@@ -432,12 +438,3 @@ class EnergyMonitor(Callback):
         # A run holds a thread and open files, which cannot go to another process.
         gone = {"_run": None, "_changes": None, "_first": None}
         return {**self.__dict__, **gone, "_running": False, "_in_row": False}
-
-
-def _describe_model(model: torch.nn.Module) -> dict[str, Any]:
-    parameters = [p for p in model.parameters() if not is_lazy(p)]
-    return {
-        "name": type(model).__name__,
-        "parameters": sum(p.numel() for p in parameters),
-        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-    }

@@ -1,0 +1,32 @@
+"""What a trace's meta says of a Lightning training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.parameter import is_lazy
+
+from energyest.callbacks.first import precision_of
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule, Trainer
+
+
+def facts_of(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """The model, and how it is trained, as far as that is known when `fit` begins."""
+    return {
+        "model": _describe_model(module),
+        "precision": precision_of(str(trainer.precision)),
+        "lightning_precision": str(trainer.precision),
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+    }
+
+
+def _describe_model(model: torch.nn.Module) -> dict[str, Any]:
+    parameters = [p for p in model.parameters() if not is_lazy(p)]
+    return {
+        "name": type(model).__name__,
+        "parameters": sum(p.numel() for p in parameters),
+        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+    }

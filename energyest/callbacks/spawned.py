@@ -1,0 +1,42 @@
+"""What a training in spawned processes leaves to the one that started it: where its trace is.
+
+With `strategy="ddp_spawn"` or `"ddp_notebook"`, `Trainer.fit` runs in child processes, on copies of
+the callbacks. A piece of memory that a monitor shares with its copies carries the answer back.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+from pathlib import Path
+
+import torch
+
+log = logging.getLogger("energyest")
+
+# As long as a path can be on Linux.
+_MOST_BYTES = 4096
+
+
+class SharedPath:
+    """A path that a child process writes and its parent reads."""
+
+    def __init__(self) -> None:
+        self._bytes: torch.Tensor | None = None
+        try:
+            self._bytes = torch.zeros(_MOST_BYTES, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+        except (RuntimeError, OSError) as error:  # a machine without shared memory
+            log.debug("energyest: the trace of spawned processes will not be found: %s", error)
+
+    def write(self, path: Path | None) -> None:
+        """Leave the path to the parent; nothing happens in a process that was not spawned."""
+        if self._bytes is None or path is None or multiprocessing.parent_process() is None:
+            return
+        name = os.fsencode(path.absolute())[:_MOST_BYTES].ljust(_MOST_BYTES, b"\0")
+        self._bytes.copy_(torch.frombuffer(bytearray(name), dtype=torch.uint8))
+
+    def read(self) -> Path | None:
+        """The path that a child left, if one did."""
+        name = b"" if self._bytes is None else bytes(self._bytes.tolist()).rstrip(b"\0")
+        return Path(os.fsdecode(name)) if name else None
