@@ -17,7 +17,7 @@ from energyest.measure.ledger import Event, Ledger, Mark, Usage, plus
 from energyest.measure.meter import Meter, PowerIntegral
 from energyest.measure.sensors.base import Device, Reading
 from energyest.measure.tables import EpochTable
-from energyest.storage import columns_from_rows, encode_amendment, encode_epoch
+from energyest.storage import encode_amendment, encode_epoch
 
 log = logging.getLogger("energyest")
 
@@ -139,9 +139,7 @@ class Accounts:
 
     def columns(self) -> dict[str, np.ndarray[Any, Any]]:
         """All rows as columns, the provisional ones last."""
-        columns: dict[str, np.ndarray[Any, Any]] = {**self._epochs.columns()}
-        unresolved = self._unresolved_rows()
-        return _with_rows(columns, unresolved) if unresolved else columns
+        return self._epochs.columns(self._unresolved_rows())
 
     def total_J(self, at_s: float | None = None) -> float:
         """Joules from the start of the run to an instant, by default to the last mark."""
@@ -279,15 +277,3 @@ def _meter(device: Device, max_gap_s: float) -> Meter:
 
 def _known(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _with_rows(
-    columns: Mapping[str, np.ndarray[Any, Any]], rows: list[dict[str, float]]
-) -> dict[str, np.ndarray[Any, Any]]:
-    size = len(columns["epoch"]) if columns else 0
-    added = columns_from_rows(rows)
-    before, after = np.full(size, math.nan), np.full(len(rows), math.nan)
-    return {
-        name: np.concatenate([columns.get(name, before), added.get(name, after)])
-        for name in dict.fromkeys([*columns, *added])
-    }

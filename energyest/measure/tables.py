@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,9 +46,16 @@ class EpochTable:
             if name in values:
                 column[-1] = values[name]
 
-    def columns(self) -> dict[str, NDArray[np.float64]]:
-        """A copy of the columns, read-only and each of shape (rows,)."""
-        return _copied(self._columns)
+    def columns(self, more: Sequence[Mapping[str, float]] = ()) -> dict[str, NDArray[np.float64]]:
+        """A copy of the columns, read-only and each of shape (rows,), with some more rows."""
+        names = dict.fromkeys([*self._columns, *(name for row in more for name in row)])
+        columns = {name: np.full(self._rows + len(more), math.nan) for name in names}
+        for name, values in columns.items():
+            if name in self._columns:
+                values[: self._rows] = self._columns[name]
+            values[self._rows :] = [row.get(name, math.nan) for row in more]
+            values.flags.writeable = False
+        return columns
 
     def rows_from(self, first: int) -> list[dict[str, float]]:
         """The rows from one of them on."""
@@ -109,10 +116,14 @@ class ReadingTable:
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """A copy of the rows as read-only columns, each of shape (rows,)."""
-        columns: dict[str, NDArray[Any]] = {**_copied(self._columns)}
         names = np.array([*self._waiting], dtype=object)[np.array(self._devices)]
-        names.flags.writeable = False
-        return {name: names if name == "device" else columns[name] for name in Reading._fields}
+        columns: dict[str, NDArray[Any]] = {
+            name: names if name == "device" else np.array(self._columns[name])
+            for name in Reading._fields
+        }
+        for values in columns.values():
+            values.flags.writeable = False  # so that a trace need not copy them again
+        return columns
 
 
 class _Row:
@@ -142,11 +153,3 @@ class _Row:
                 self._utilization / self._utilizations if self._utilizations else math.nan
             ),
         )
-
-
-def _copied(columns: Mapping[str, array[float]]) -> dict[str, NDArray[np.float64]]:
-    """Arrays that nobody can write to, so that a trace need not copy them again."""
-    arrays = {name: np.array(column, dtype=np.float64) for name, column in columns.items()}
-    for values in arrays.values():
-        values.flags.writeable = False
-    return arrays
