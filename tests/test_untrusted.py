@@ -1,0 +1,342 @@
+"""Files from anywhere: they are refused or read, run no code, lead nowhere, and stay small."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from energyest import EstimateError, PreModel, TraceError, load_trace, storage
+from energyest.files import DEEPEST, parse_json
+from tests.fuzzing import Loader, fuzz, loaders, real_trace
+from tests.test_structure import MODULES, imports_of
+
+ROOT = Path(__file__).resolve().parents[1]
+NETWORK = {
+    *("socket", "ssl", "urllib", "http", "requests", "ftplib", "smtplib", "telnetlib", "xmlrpc"),
+    *("socketserver", "asyncio", "aiohttp", "httpx", "urllib3", "websockets", "torch.hub"),
+}
+CODE = {"pickle", "marshal", "shelve", "dill", "joblib", "runpy", "code", "codeop"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A trace that loads."""
+    path = tmp_path / "energy"
+    path.mkdir()
+    for name, data in real_trace().items():
+        (path / name).write_bytes(data)
+    assert len(load_trace(path)) == 6
+    return path
+
+
+@pytest.mark.parametrize("loader", list(loaders()), ids=lambda loader: loader.name)
+def test_hostile_files_bring_out_no_foreign_error(loader: Loader) -> None:
+    outcome = fuzz(loader, 30)
+    assert outcome.inputs >= 30
+    assert outcome.refused  # else it was not hostile
+
+
+def test_the_fuzzer_finds_a_foreign_error() -> None:
+    loader = next(iter(loaders()))
+    broken = Loader(loader.name, loader.real, loader.changed, loader.generated, lambda _: 1 // 0)
+    with pytest.raises(AssertionError, match=r"energyest-fuzz-.*ZeroDivisionError"):
+        fuzz(broken, 4)
+
+
+# ---------------------------------------------------------------------- where a file lies
+
+FILES = ("meta.json", "epochs.jsonl", "power.csv")
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _outside(path: Path) -> None:
+    target = path.parents[1] / "elsewhere"
+    target.write_bytes(real_trace()[path.name])
+    path.symlink_to(target)
+
+
+def _circle(path: Path) -> None:
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize("make", [_fifo, _device, _outside, _circle, Path.mkdir])
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.timeout(20)  # a FIFO that is opened blocks for ever
+def test_what_is_no_file_of_the_folder(
+    folder: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    (folder / name).unlink()
+    make(folder / name)
+    with pytest.raises(TraceError, match=name):
+        load_trace(folder)
+
+
+def test_links_within_the_folder_and_to_it(folder: Path, tmp_path: Path) -> None:
+    (folder / "power.csv").rename(folder / "readings")
+    (folder / "power.csv").symlink_to("readings")
+    (tmp_path / "link").symlink_to(folder)
+    assert len(load_trace(tmp_path / "link").power)
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc/hostname", "a/../../b", "\0", "x" * 5000])
+def test_names_that_lead_out(folder: Path, name: str) -> None:
+    with pytest.raises(TraceError):
+        storage.read_text(folder, name, 100)
+
+
+def test_read_text(folder: Path) -> None:
+    assert storage.read_text(folder, "missing", 10) is None
+    (folder / "text").write_bytes("ä\nb".encode())
+    assert storage.read_text(folder, "text", 4) == "ä\nb"
+    assert storage.read_text(folder, "text", 4, whole_lines=True) == "ä\n"
+    with pytest.raises(TraceError, match="larger than 3 bytes"):
+        storage.read_text(folder, "text", 3)
+    (folder / "text").write_bytes(b"\xff")
+    with pytest.raises(TraceError, match="is damaged"):
+        storage.read_text(folder, "text", 3)
+
+
+@pytest.mark.timeout(20)
+def test_a_model_that_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.json")
+    for path in (tmp_path / "model.json", tmp_path):
+        with pytest.raises(EstimateError, match="no regular file"):
+            PreModel.load(path)
+    with pytest.raises(FileNotFoundError):
+        PreModel.load(tmp_path / "missing.json")
+
+
+# ---------------------------------------------------------------------- how much there is of it
+
+
+@pytest.mark.parametrize(
+    ("name", "bound"),
+    [
+        ("meta.json", "MOST_META_BYTES"),
+        ("epochs.jsonl", "MOST_EPOCHS_BYTES"),
+        ("power.csv", "MOST_POWER_BYTES"),
+    ],
+)
+def test_bounds_on_bytes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, bound: str
+) -> None:
+    size = (folder / name).stat().st_size
+    monkeypatch.setattr(storage, bound, size)
+    load_trace(folder)
+    monkeypatch.setattr(storage, bound, size - 1)
+    with pytest.raises(TraceError, match=f"{name}.* larger than"):
+        load_trace(folder)
+
+
+def _quickly_refused(folder: Path, match: str) -> None:
+    begin_s = time.perf_counter()
+    with pytest.raises(TraceError, match=match):
+        load_trace(folder)
+    assert time.perf_counter() - begin_s < 10
+
+
+def test_rows_that_each_name_other_columns(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "MOST_VALUES", 2**20)
+    for count, fits in ((1000, True), (1100, False)):
+        rows = (f'{{"epoch": {row}, "column_{row}": 1}}\n' for row in range(count))
+        (folder / "epochs.jsonl").write_text("".join(rows))
+        if fits:
+            assert len(load_trace(folder).metrics) == count
+        else:
+            _quickly_refused(folder, "1024 rows of 1025 columns are too much")
+
+
+def test_a_late_row_of_many_names(folder: Path) -> None:
+    rows = "".join(f'{{"epoch": {row}}}\n' for row in range(400))
+    names = ", ".join(f'"column_{i}": 1' for i in range(100_000))
+    (folder / "epochs.jsonl").write_text(f'{rows}{{"epoch": 400, {names}}}\n')
+    _quickly_refused(folder, "401 rows of 100001 columns are too much")
+
+
+def test_bounds_on_rows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "MOST_EPOCHS", 5)
+    _quickly_refused(folder, "6 rows of .* columns are too much")
+
+
+def test_a_header_of_many_names(folder: Path) -> None:
+    names = ",".join(f"column_{i}" for i in range(100_000))
+    line = "0,gpu:0" + "," * 100_000 + "\n"
+    (folder / "power.csv").write_text(f"time_s,device,{names}\n" + line * 400)
+    _quickly_refused(folder, "too much")
+
+
+def test_a_device_for_every_reading(folder: Path) -> None:
+    rows = "".join(f"{i},gpu:{i},1,,,,\n" for i in range(100_000))
+    (folder / "power.csv").write_text(storage.POWER_HEADER + rows)
+    _quickly_refused(folder, "names of devices")
+
+
+@pytest.mark.parametrize("text", ["9" * 400, "9" * 10_000_000, "1e999", "NaN", "-Infinity"])
+def test_numbers_that_no_float_holds(folder: Path, text: str) -> None:
+    begin_s = time.perf_counter()
+    for content in (text, f'{{"a": [{text}]}}'):
+        with pytest.raises(ValueError, match=r"is no number|limit|too large"):
+            parse_json(content)
+    assert time.perf_counter() - begin_s < 5
+
+
+def test_depth() -> None:
+    def nested(depth: int) -> str:
+        return "[" * depth + "]" * depth
+
+    assert parse_json(nested(DEEPEST))
+    for depth in (DEEPEST + 1, 900, 10**6):
+        with pytest.raises(ValueError, match="nested"):
+            parse_json(nested(depth))
+
+
+def test_halves_of_characters_are_replaced() -> None:
+    assert parse_json(r'{"\ud800a": ["\uD83D\ude00", "\\ud800"]}') == {"?a": ["😀", r"\ud800"]}
+
+
+def test_long_traces_load(tmp_path: Path) -> None:
+    """A tenth of a month of 8 GPUs, and of 100,000 intervals of 40 metrics."""
+    folder = tmp_path / "energy"
+    folder.mkdir()
+    (folder / "meta.json").write_text('{"format": 1}')
+    row = {f"metric_{i}": 0.123456789 for i in range(40)}
+    lines = (storage.encode_epoch({"epoch": i, "energy_J": 5.5, **row}) for i in range(10_000))
+    (folder / "epochs.jsonl").write_text("".join(lines))
+    readings = (f"{i}.25,gpu:{g},300.5,{i}.5,0.5,8e9,55.0\n" for i in range(8750) for g in range(8))
+    (folder / "power.csv").write_text(storage.POWER_HEADER + "".join(readings))
+    trace = load_trace(folder)
+    assert len(trace) == 10_000
+    assert len(trace.metrics) == 40
+    assert len(trace.power_columns["time_s"]) == 70_000
+
+
+# ---------------------------------------------------------------------- no code, no network
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_no_module_imports_network_or_pickled_code(path: Path) -> None:
+    names = imports_of(path)
+    roots = names | {name.split(".")[0] for name in names}
+    assert not roots & (NETWORK | CODE)
+
+
+AUDITED = """
+import sys
+NETWORK = ("socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo",
+           "socket.gethostbyname", "urllib.Request", "http.client.connect", "ftplib.connect")
+seen = []
+def watch(event, arguments):
+    if event in NETWORK:
+        seen.append((event, arguments))
+sys.addaudithook(watch)
+
+import contextlib, io, logging, pytorch_lightning as pl, torch, warnings
+from energyest import EnergyMonitor, estimate_pre, estimate_step, describe_workload, load_trace
+from energyest.__main__ import main
+
+class Net(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 1)
+    def forward(self, x):
+        return self.layer(x)
+    def training_step(self, batch, _):
+        return self(batch).square().mean()
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+warnings.simplefilter("ignore")
+logging.disable(logging.CRITICAL)
+net, folder = Net(), sys.argv[1]
+pl.Trainer(
+    max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False,
+    enable_progress_bar=False, enable_model_summary=False,
+    callbacks=[EnergyMonitor(folder)],
+).fit(net, torch.utils.data.DataLoader(torch.randn(8, 4), 4))
+trace = load_trace(folder)
+with contextlib.suppress(Exception):
+    estimate_step(trace, 10)
+estimate_pre(describe_workload(Net(), torch.randn(4, 4), optimizer="sgd"), "H100",
+             epochs=1, train_samples=100)
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    assert main(["show", folder]) == 0
+    main(["project", folder])
+    main(["devices"])
+print(len(trace), seen)
+"""
+
+
+def test_nothing_connects(tmp_path: Path) -> None:
+    script = [sys.executable, "-c", AUDITED, str(tmp_path / "energy")]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stdout == "4 []\n", done.stderr
+
+
+HOSTILE = """
+import contextlib, json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import tests.fuzzing as fuzzing
+from energyest import EnergyestError, PreModel, TableModel, load_trace
+folder = Path(sys.argv[2])
+hostile = json.loads((folder / "inputs.json").read_text())
+WATCHED = {"pickle.find_class", "os.system", "subprocess.Popen", "os.exec", "os.posix_spawn",
+           "exec", "compile", "import", "marshal.loads", "os.fork", "open"}
+seen, watching = set(), False
+
+def watch(event, arguments):
+    if watching and event in WATCHED:
+        if event == "open" and Path(str(arguments[0])).resolve().is_relative_to(folder):
+            return
+        seen.add((event, str(arguments[0])[:80]))
+
+sys.addaudithook(watch)
+
+def load(content):
+    for name, text in content.items():
+        (folder / "energy" / name).write_bytes(text.encode("latin-1"))
+    for read in (load_trace, lambda f: PreModel.load(f / "meta.json"),
+                 lambda f: TableModel.load(f / "meta.json")):
+        with contextlib.suppress(EnergyestError):
+            read(folder / "energy")
+
+for content in hostile[:3]:
+    load(content)  # what the package imports the first time
+watching = True
+for content in hostile:
+    load(content)
+watching = False
+print(len(hostile), sorted(seen))
+"""
+
+
+def test_loading_runs_no_code(folder: Path, tmp_path: Path) -> None:
+    import random
+
+    from tests.fuzzing import mutate
+
+    dice, real = random.Random(1), real_trace()
+    hostile = [real]
+    payload = b"cos\nsystem\n(S'touch /tmp/energyest-was-here'\ntR."
+    for name in FILES:
+        hostile += [real | {name: mutate(real[name], dice)} for _ in range(30)]
+        hostile += [real | {name: payload}, real | {name: b'{"__reduce__": ["os.system", "x"]}\n'}]
+    texts = [{n: data.decode("latin-1") for n, data in one.items()} for one in hostile]
+    (tmp_path / "inputs.json").write_text(json.dumps(texts))
+    script = [sys.executable, "-c", HOSTILE, str(ROOT), str(tmp_path)]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stdout == f"{len(hostile)} []\n", done.stderr
