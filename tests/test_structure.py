@@ -45,7 +45,16 @@ ALLOWED = {
     "probed": {"errors", "gpus", "workload"},
     "estimators": {"errors", "files", "gpus", "integration", "probed", "trace", "workload"},
     "measure": {"errors", "gpus", "integration", "probed", "storage", "trace", "workload"},
-    "callbacks": {"errors", "estimators", "gpus", "measure", "ranks", "trace", "workload"},
+    "callbacks": {
+        "errors",
+        "estimators",
+        "gpus",
+        "measure",
+        "ranks",
+        "storage",
+        "trace",
+        "workload",
+    },
     "plots": {"errors", "estimators", "trace"},
 }
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from energyest.callbacks.copies import Copies
 from energyest.measure.recorder import Recorder
 from energyest.ranks import SUMMED, Record, merge
 from energyest.trace import EnergyTrace
@@ -105,6 +106,7 @@ class Group:
         self._others = {r: _Other() for r in range(1, world_size)} if rank == 0 else {}
         self._sent = 0
         self._first_to_send = 0
+        self._copies: Copies | None = None
         self._lock = threading.Lock()
         self._reported = False
 
@@ -159,6 +161,15 @@ class Group:
         give_up_s = time.monotonic() + timeout_s
         while not self._have_come(progress, is_last) and time.monotonic() < give_up_s:
             time.sleep(_POLL_S)
+        if self._recorder.folder is not None:
+            self._copies = self._copies or Copies(self._recorder.folder)
+            with self._lock:
+                heard = {rank: other for rank, other in self._others.items() if other.messages}
+                self._copies.update(
+                    {rank: len(other.rows) for rank, other in heard.items()},
+                    lambda rank: heard[rank].record(so_far=False),
+                    is_last=is_last,
+                )
 
     def _have_come(self, progress: Sequence[int], is_last: bool) -> bool:
         self._look()
