@@ -19,8 +19,8 @@ made by `python -m tests.faults > docs/reliability.md`, which provokes every fau
 NVML library in the place of the driver, and measures what comes of it; the test-suite does the same
 (`tests/test_faults.py`) and fails where an outcome is another. In the last column, *error* is that
 of the run's energy against what the simulated GPUs have really drawn, *missing* what the trace says
-was not measured, *longest call* what the monitor held the training up for, and *lost* what the trace
-of a run that was cut off knows nothing of.
+was not measured, *longest call* what the monitor held the training up for, and *lost* what the
+trace of a run that was cut off knows nothing of.
 
 In all of them the training goes on, or ends with its own exit status, and the monitor holds it up
 for no longer than is said.

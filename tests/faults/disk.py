@@ -1,1 +1,266 @@
-"""TODO."""
+"""The disk: full, gone, or slow."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from energyest import load_trace, storage, track
+from energyest.measure import folder as folder_module
+from tests.faults import (
+    Outcome,
+    all_epochs_recorded,
+    case,
+    fact,
+    goes_on,
+    nothing_missing,
+    quiet,
+    warns,
+    within,
+)
+from tests.faults.scene import Scene, train
+
+GOES_ON = "goes on, is not held up"
+WRITER = "energyest.measure.writer"
+write, write_meta = folder_module._write, storage.write_meta
+
+
+class FullDisk:
+    """While it is full, a write takes the first bytes of what it is given, and then fails."""
+
+    def __init__(self) -> None:
+        self.full = False
+
+    def write(self, file: FileIO, text: str) -> None:
+        write(file, text[:20] if self.full else text)
+        self.fail_if_full()
+
+    def write_meta(self, folder: Path, *arguments: Any) -> None:
+        if self.full:
+            (folder / "meta.json.new").write_text("{")
+        self.fail_if_full()
+        write_meta(folder, *arguments)
+
+    def fail_if_full(self) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fill(self) -> None:
+        self.full = True
+
+    def clear(self) -> None:
+        self.full = False
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        with (
+            mock.patch.object(folder_module, "_write", self.write),
+            mock.patch.object(storage, "write_meta", self.write_meta),
+        ):
+            yield
+
+
+@case(
+    "the disk is full from the second epoch to the end",
+    GOES_ON,
+    "what fitted in stays readable; in memory, the trace is whole and can be saved elsewhere",
+    goes_on,
+    within(1),
+    nothing_missing,
+    warns("cannot be written"),
+    fact("rows on disk can be read", True),
+    fact("rows saved elsewhere", 4),
+)
+def disk_is_full(scene: Scene, folder: Path) -> Outcome:
+    disk = FullDisk()
+    with disk.in_use():
+        outcome = train(scene, folder / "energy", at={1: disk.fill}, load=False)
+    outcome.facts["rows on disk can be read"] = len(load_trace(folder / "energy")) == 1
+    outcome.facts["rows saved elsewhere"] = len(load_trace(scene.trace.save(folder / "saved")))
+    return outcome
+
+
+@case(
+    "the disk is full for 3 s",
+    GOES_ON,
+    "is written anew from memory and then is whole; one warning, and one line when it works again",
+    goes_on,
+    all_epochs_recorded,
+    within(1),
+    nothing_missing,
+    warns("cannot be written", "whole trace is written again"),
+    fact("readings on disk are those in memory", True),
+)
+def disk_is_full_for_a_while(scene: Scene, folder: Path) -> Outcome:
+    disk = FullDisk()
+    with disk.in_use(), mock.patch(f"{WRITER}._RETRY_S", 1.0):
+        at = {1: disk.fill, 4: disk.clear}
+        return compared(scene, train(scene, folder / "energy", at=at, epochs=8))
+
+
+def compared(scene: Scene, outcome: Outcome) -> Outcome:
+    assert scene.folder is not None
+    on_disk, in_memory = load_trace(scene.folder), scene.trace
+    outcome.facts["readings on disk are those in memory"] = len(on_disk.power) == len(
+        in_memory.power
+    )
+    return outcome
+
+
+@case(
+    "the folder of the trace vanishes",
+    GOES_ON,
+    "is written anew from memory, in the same place",
+    goes_on,
+    all_epochs_recorded,
+    within(1),
+    nothing_missing,
+    warns("was taken away"),
+    fact("readings on disk are those in memory", True),
+)
+def folder_vanishes(scene: Scene, folder: Path) -> Outcome:
+    at = {1: lambda: shutil.rmtree(folder / "energy")}
+    return compared(scene, train(scene, folder / "energy", at=at))
+
+
+@case(
+    "the folder vanishes, and another run takes its name",
+    GOES_ON,
+    "is written anew, beside the other's; both are whole",
+    goes_on,
+    all_epochs_recorded,
+    within(1),
+    nothing_missing,
+    fact("own folder", "energy-2"),
+    fact("rows of the other run", 1),
+)
+def folder_is_taken(scene: Scene, folder: Path) -> Outcome:
+    def another() -> None:
+        shutil.rmtree(folder / "energy")
+        with track(folder / "energy", gpus=[1], components=["gpu"]) as run:
+            run.start_epoch()
+            run.end_epoch()
+
+    outcome = train(scene, folder / "energy", at={1: another})
+    assert scene.folder is not None
+    outcome.facts["own folder"] = scene.folder.name
+    outcome.facts["rows of the other run"] = len(load_trace(folder / "energy"))
+    return outcome
+
+
+@case(
+    "the folder is moved, and the training changes its working directory",
+    GOES_ON,
+    "is written anew where it was meant to be; what was moved stays as it was",
+    goes_on,
+    all_epochs_recorded,
+    within(1),
+    nothing_missing,
+    fact("moved trace can be read", True),
+)
+def folder_is_moved(scene: Scene, folder: Path) -> Outcome:
+    os.chdir(folder)
+
+    def move() -> None:
+        (folder / "energy").rename(folder / "moved")
+        (folder / "elsewhere").mkdir()
+        os.chdir(folder / "elsewhere")
+
+    outcome = train(scene, Path("energy"), at={1: move})
+    outcome.facts["moved trace can be read"] = len(load_trace(folder / "moved")) >= 1
+    assert not any((folder / "elsewhere").iterdir())
+    return outcome
+
+
+def slow_disk(seconds: float) -> tuple[Callable[[], None], Callable[..., None]]:
+    """Something that lets the next write hang for so long, and what to patch the writing with."""
+    hangs = threading.Event()
+
+    def slowly(file: FileIO, text: str) -> None:
+        if hangs.is_set():
+            hangs.clear()
+            time.sleep(seconds)
+        write(file, text)
+
+    return hangs.set, slowly
+
+
+@case(
+    "the disk does not answer for 7 s",
+    GOES_ON,
+    "nothing is missing: readings and rows wait in memory",
+    goes_on,
+    all_epochs_recorded,
+    within(1),
+    nothing_missing,
+    warns("has not taken the trace for seconds"),
+    fact("readings on disk are those in memory", True),
+)
+def disk_stalls(scene: Scene, folder: Path) -> Outcome:
+    stall, slowly = slow_disk(7)
+    with mock.patch.object(folder_module, "_write", slowly):
+        outcome = train(scene, folder / "energy", at={1: stall}, epochs=10)
+    return compared(scene, outcome)
+
+
+@case(
+    "the disk does not answer for longer than what waits for it may grow",
+    GOES_ON,
+    "nothing is missing: is written anew from memory",
+    goes_on,
+    all_epochs_recorded,
+    within(1),
+    nothing_missing,
+    quiet,
+    fact("readings on disk are those in memory", True),
+)
+def disk_stalls_too_long(scene: Scene, folder: Path) -> Outcome:
+    stall, slowly = slow_disk(3)
+    with (
+        mock.patch(f"{WRITER}._MOST_WAITING", 25),
+        mock.patch.object(folder_module, "_write", slowly),
+    ):
+        outcome = train(scene, folder / "energy", at={1: stall}, epochs=6)
+    return compared(scene, outcome)
+
+
+@case(
+    "the disk does not answer any more",
+    GOES_ON + "; its end waits for 2 s",
+    "in memory, it is whole; on disk, it ends where the disk did; a warning at the end",
+    goes_on,
+    within(1),
+    nothing_missing,
+    warns("the disk hangs"),
+    fact("ends within 3 s", True),
+)
+def disk_hangs(scene: Scene, folder: Path) -> Outcome:
+    stall, slowly = slow_disk(100)
+    began_s = time.monotonic()
+    with mock.patch.object(folder_module, "_write", slowly):
+        outcome = train(scene, folder / "energy", at={1: stall}, load=False)
+    outcome.facts["ends within 3 s"] = time.monotonic() - began_s < 4 + 3
+    return outcome
+
+
+@case(
+    "there is a file where the folder should be made",
+    GOES_ON,
+    "is in memory; one warning",
+    goes_on,
+    within(1),
+    nothing_missing,
+    warns("cannot be written"),
+)
+def folder_cannot_be_made(scene: Scene, folder: Path) -> Outcome:
+    (folder / "file").touch()
+    return train(scene, folder / "file" / "energy", epochs=2)

@@ -1,1 +1,323 @@
-"""TODO."""
+"""The process and its clock: kills, exits, forks, memory, and a clock that is set back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+from energyest import load_trace, track
+from energyest.callbacks.loop import Run
+from tests.faults import (
+    Outcome,
+    all_epochs_recorded,
+    case,
+    ends_as_it_would,
+    fact,
+    goes_on,
+    loses_at_most,
+    nothing_missing,
+    quiet,
+    relative,
+    status,
+    within,
+)
+from tests.faults.scene import Scene, exit_status_of, in_a_fork, of_trace, train
+
+WATTS = 300.0
+OWN_EXIT = "ends with its own exit status"
+CUT = "interrupted by the end of the process"
+RATE = "energyest.measure.tables.ROWS_PER_RATE"
+
+
+def cut_off(
+    scene: Scene,
+    folder: Path,
+    expected_exit: int,
+    end: Callable[[Run], object],
+    from_outside: Callable[[int], object] | None = None,
+    *,
+    after_s: float = 4.3,
+) -> Outcome:
+    """Train in a process of its own until that is cut off, and see what the trace holds.
+
+    Args:
+        scene: the simulated GPUs.
+        folder: for the trace.
+        expected_exit: how the process has to end, whoever watches it.
+        end: called in the training's process in the middle of its third epoch, to end it.
+        from_outside: called in this process with the pid of that one, to end it.
+        after_s: when: in the third epoch.
+    """
+    reader, pipe = os.pipe()
+
+    def train_on() -> None:
+        # Readings are thinned as they are in a run of weeks: none comes to the disk in this one.
+        with mock.patch(RATE, 1):
+            scene.draw(0, WATTS)
+            run = track(folder / "energy", gpus=[0], components=["gpu"])
+            run.start()
+            os.write(pipe, f"{time.monotonic()}\n".encode())
+            for epoch in range(3):
+                run.start_epoch(epoch, continues=epoch > 0)
+                time.sleep(1 if epoch < 2 else after_s - 2)
+                if epoch < 2:
+                    run.end_epoch()
+            os.write(pipe, f"{time.monotonic()}\n".encode())
+            end(run)
+
+    pid = in_a_fork(train_on)
+    os.close(pipe)
+    with os.fdopen(reader) as lines:
+        began_s = float(lines.readline())
+        ended_s = float(lines.readline())
+        if from_outside is not None:
+            from_outside(pid)
+    outcome_status = exit_status_of(pid)
+    trace = load_trace(folder / "energy")
+    outcome = of_trace(trace)
+    outcome.exit_status, outcome.expected_exit = outcome_status, expected_exit
+    outcome.epochs = 2
+    outcome.lost_s = round(ended_s - began_s - trace.total_J / WATTS, 3)
+    cut = trace.meta.get("interrupted_epoch", {})
+    outcome.facts["interrupted epoch"] = cut.get("epoch")
+    outcome.facts["readings on disk"] = len(trace.power)
+    outcome.error_percent = relative(
+        trace.total_J, WATTS * float(trace.meta.get("duration_s", float("nan")))
+    )
+    return outcome
+
+
+def sleep_for_ever(run: Run) -> None:
+    time.sleep(60)
+
+
+def killed(name: str, fault: str, signal_number: int) -> None:
+    def provoke(scene: Scene, folder: Path) -> Outcome:
+        return cut_off(
+            scene, folder, -signal_number, sleep_for_ever, lambda pid: os.kill(pid, signal_number)
+        )
+
+    provoke.__name__ = name
+    case(
+        fault,
+        OWN_EXIT,
+        "holds all but the last second, the epoch under way included",
+        ends_as_it_would,
+        all_epochs_recorded,
+        within(1),
+        loses_at_most(1.05),
+        status("running"),
+        fact("interrupted epoch", 2),
+        nothing_missing,
+        quiet,
+    )(provoke)
+
+
+killed(
+    "sigkill",
+    "SIGKILL, as of the kernel when memory is out, in a run that is so long that its readings are "
+    "thinned",
+    signal.SIGKILL,
+)
+killed("sigterm", "SIGTERM that nobody handles", signal.SIGTERM)
+
+
+@case(
+    "`os._exit(4)`",
+    OWN_EXIT,
+    "holds all but the last second",
+    ends_as_it_would,
+    all_epochs_recorded,
+    within(1),
+    loses_at_most(1.05),
+    status("running"),
+    fact("interrupted epoch", 2),
+)
+def abrupt_exit(scene: Scene, folder: Path) -> Outcome:
+    return cut_off(scene, folder, 4, lambda run: os._exit(4))
+
+
+def closed_at_exit(name: str, fault: str, exit_status: int, end: Callable[[Run], object]) -> None:
+    def provoke(scene: Scene, folder: Path) -> Outcome:
+        with open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
+            return cut_off(scene, folder, exit_status, end)
+
+    provoke.__name__ = name
+    case(
+        fault,
+        OWN_EXIT,
+        f'is whole; status "{CUT}"',
+        ends_as_it_would,
+        all_epochs_recorded,
+        within(1),
+        loses_at_most(0.05),
+        status(CUT),
+        fact("interrupted epoch", 2),
+        nothing_missing,
+        quiet,
+    )(provoke)
+
+
+def raise_error(run: Run) -> None:
+    raise ValueError("of the training")
+
+
+closed_at_exit(
+    "exit_with_the_thread_alive",
+    "`sys.exit(3)`, and nobody ends the run",
+    3,
+    lambda run: sys.exit(3),
+)
+closed_at_exit("error_with_the_thread_alive", "an error that nobody catches", 1, raise_error)
+
+
+def run_out_of_memory(run: Run) -> None:
+    """Take what the limit leaves, and more."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, used + 2**26))
+    taken = []
+    try:
+        while True:
+            taken.append(bytearray(2**20))
+    except MemoryError as error:
+        # As in a training that fails: what it took is still held while the run is ended.
+        run.stop(f"interrupted by {type(error).__name__}")
+        raise
+
+
+@case(
+    "memory is out: a MemoryError in the training",
+    OWN_EXIT,
+    'is whole; status "interrupted by MemoryError"',
+    ends_as_it_would,
+    all_epochs_recorded,
+    within(1),
+    loses_at_most(0.3),
+    status("interrupted by MemoryError"),
+    fact("interrupted epoch", 2),
+)
+def out_of_memory(scene: Scene, folder: Path) -> Outcome:
+    return cut_off(scene, folder, 1, run_out_of_memory)
+
+
+@case(
+    "the training forks, and the child goes on as if the run were its own",
+    "goes on, and so does the child: a lock that the monitor holds at the fork holds up neither",
+    "is the parent's alone",
+    goes_on,
+    all_epochs_recorded,
+    within(1),
+    nothing_missing,
+    quiet,
+    fact("exit status of the children", [0, 0, 0, 7]),
+)
+def forks(scene: Scene, folder: Path) -> Outcome:
+    statuses: list[int] = []
+    runs: list[Run] = []
+    enter = Run.start
+
+    def start(run: Run) -> None:
+        runs.append(run)
+        enter(run)
+
+    def in_the_child() -> None:
+        (run,) = runs
+        run.log(loss=1.0)
+        run.end_epoch()
+        run.start_epoch()
+        _ = run.total_J, run.trace, run.projection
+        run.stop()
+
+    def fork() -> None:
+        lock = runs[0]._recorder._lock
+        # A fork while the sampler's thread holds the lock, and others when it comes.
+        held, release = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with lock:
+                held.set()
+                release.wait(10)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        held.wait(10)
+        pids = [in_a_fork(in_the_child)]
+        release.set()
+        holder.join()
+        pids += [in_a_fork(in_the_child) for _ in range(2)]
+        pids.append(in_a_fork(lambda: sys.exit(7)))
+        signal.alarm(30)  # a child that hangs fails this case
+        statuses.extend(exit_status_of(pid) for pid in pids)
+        signal.alarm(0)
+
+    with mock.patch.object(Run, "start", start):
+        outcome = train(scene, folder / "energy", at={1: fork})
+    outcome.facts["exit status of the children"] = statuses
+    return outcome
+
+
+@case(
+    "two runs at once in one process",
+    "goes on, is not held up",
+    "each is whole, in a folder of its own",
+    goes_on,
+    all_epochs_recorded,
+    within(1),
+    nothing_missing,
+    quiet,
+    fact("error of the other run is below 1 %", True),
+)
+def two_runs(scene: Scene, folder: Path) -> Outcome:
+    scene.draw(0, WATTS)
+    with track(folder / "energy", gpus=[0], components=["gpu"]) as other:
+        began_s = time.monotonic()
+        outcome = train(scene, folder / "energy")
+        ended_s = time.monotonic()
+    assert other.folder == folder / "energy"
+    true_J = scene.energy_J(0, began_s, ended_s)
+    error = relative(load_trace(folder / "energy").total_J, true_J)
+    outcome.facts["error of the other run is below 1 %"] = error is not None and abs(error) < 1
+    return outcome
+
+
+@case(
+    "the clock is set back by an hour, and then ahead by a day",
+    "goes on, is not held up",
+    "nothing is missing, no time is negative",
+    goes_on,
+    all_epochs_recorded,
+    within(1),
+    nothing_missing,
+    quiet,
+    fact("times of the readings rise", True),
+)
+def clock_is_set(scene: Scene, folder: Path) -> Outcome:
+    shift_s = [0.0]
+    clock, clock_ns = time.time, time.time_ns
+
+    def now() -> float:
+        return clock() + shift_s[0]
+
+    def now_ns() -> int:
+        return clock_ns() + int(shift_s[0] * 1e9)
+
+    def set_to(seconds: float) -> None:
+        shift_s[0] = seconds
+
+    with (
+        mock.patch("time.time", now),
+        mock.patch("time.time_ns", now_ns),
+    ):
+        at = {1: lambda: set_to(-3600), 2: lambda: set_to(86400)}
+        outcome = train(scene, folder / "energy", at=at)
+    times = load_trace(folder / "energy").power_columns["time_s"]
+    outcome.facts["times of the readings rise"] = bool((times[1:] > times[:-1]).all())
+    return outcome

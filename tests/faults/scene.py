@@ -34,10 +34,14 @@ class Scene:
     Attributes:
         driver: the simulated driver.
         steps: GPU -> instants at which its power changed, with the watts from then on.
+        trace: of the last training, as it was in memory.
+        folder: of the last training.
     """
 
     driver: FakeNvml
     steps: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
+    trace: EnergyTrace = field(default_factory=lambda: EnergyTrace({}))
+    folder: Path | None = None
 
     def draw(self, gpu: int, watts: float) -> None:
         """Draw so much from now on."""
@@ -96,6 +100,7 @@ def train(
             run.end_epoch()
             slowest_s = max(slowest_s, time.monotonic() - ends_s[-1])
         ends_s.append(time.monotonic())
+    scene.trace, scene.folder = run.trace, run.folder
     trace = load_trace(run.folder) if load and run.folder is not None else run.trace
     outcome = of_trace(trace)
     outcome.epochs, outcome.planned, outcome.slowest_s = epochs, epochs, round(slowest_s, 3)
@@ -146,18 +151,23 @@ def exit_status_of(pid: int) -> int:
 
 def collect_warnings(folder: Path) -> Callable[[], list[str]]:
     """From now on, keep what is logged, also in forked processes; returns how to read it."""
-    file = folder / "warnings.jsonl"
+    file, own_pid = folder / "warnings.jsonl", os.getpid()
+    kept: list[str] = []
 
-    class ToFile(logging.Handler):
+    class Keeper(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
+            if os.getpid() == own_pid:
+                kept.append(record.getMessage())
+                return
             with open(file, "a", encoding="utf-8") as lines:
                 lines.write(json.dumps(record.getMessage()) + "\n")
 
     logger = logging.getLogger("energyest")
-    logger.handlers = [ToFile(logging.WARNING)]
+    logger.handlers = [Keeper(logging.WARNING)]
     logger.propagate = False
 
     def read() -> list[str]:
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [*kept, *map(json.loads, lines)]
 
     return read

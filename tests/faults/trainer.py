@@ -1,1 +1,327 @@
-"""TODO."""
+"""Lightning: exceptions in its hooks, signals, workers, and several runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from energyest import load_trace
+from energyest.measure.sensors import detect
+from tests.faults import (
+    Outcome,
+    all_epochs_recorded,
+    case,
+    ends_as_it_would,
+    fact,
+    goes_on,
+    nothing_missing,
+    quiet,
+    relative,
+    status,
+    within,
+)
+from tests.faults.scene import Scene, exit_status_of, in_a_fork, of_trace
+
+if TYPE_CHECKING:
+    from energyest import EnergyMonitor
+
+WATTS = 300.0
+BATCHES = 4
+HOOKS = (
+    "setup",
+    "on_fit_start",
+    "on_sanity_check_start",
+    "on_sanity_check_end",
+    "on_train_start",
+    "on_train_epoch_start",
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+    "on_validation_start",
+    "on_validation_epoch_start",
+    "on_validation_batch_start",
+    "on_validation_batch_end",
+    "on_validation_epoch_end",
+    "on_validation_end",
+    "on_train_epoch_end",
+    "on_save_checkpoint",
+    "on_train_end",
+    "on_fit_end",
+    "teardown",
+)
+
+
+class AccidentError(Exception):
+    """Something in the user's code."""
+
+
+def monitor(scene: Scene, folder: Path) -> EnergyMonitor:
+    """A monitor of GPU 0, which draws so much all the time."""
+    from energyest import EnergyMonitor
+
+    scene.draw(0, WATTS)
+    return EnergyMonitor(folder, sensors=detect([0], components=["gpu"]), count_flops=False)
+
+
+def fit(
+    folder: Path,
+    callbacks: Sequence[Any],
+    *,
+    epochs: int = 3,
+    step_s: float = 0.0,
+    act: Callable[[Any], object] = id,
+    **loading: Any,
+) -> Any:
+    """Train a small net; returns its Trainer.
+
+    Args:
+        folder: for checkpoints.
+        callbacks: of the Trainer.
+        epochs: how many.
+        step_s: how long a step takes, or more.
+        act: called at each step with the model.
+        **loading: options of the DataLoader.
+    """
+    import pytorch_lightning as pl
+    import torch
+
+    class Net(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 1)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            time.sleep(step_s)
+            act(self)
+            return self.layer(batch[0]).square().mean()
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.layer(batch[0])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    torch.set_num_threads(1)
+    data = torch.utils.data.TensorDataset(torch.ones(2 * BATCHES, 4))
+    loader = torch.utils.data.DataLoader(data, batch_size=2, **loading)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            default_root_dir=folder,
+            callbacks=list(callbacks),
+            max_epochs=epochs,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(Net(), loader, loader)
+    return trainer
+
+
+def threads() -> int:
+    """How many threads of the monitor there are."""
+    return sum(thread.name.startswith("energyest") for thread in threading.enumerate())
+
+
+def judged(folder: Path, epochs: int, planned: int) -> Outcome:
+    """What the trace in a folder says, next to the constant power that it should show."""
+    trace = load_trace(folder)
+    outcome = of_trace(trace)
+    outcome.epochs, outcome.planned = epochs, planned
+    outcome.error_percent = relative(trace.total_J, WATTS * trace.meta["duration_s"])
+    powers = zip(trace.column("energy_J"), trace.column("duration_s"), strict=True)
+    outcome.epoch_errors = [relative(float(J), WATTS * float(s)) for J, s in powers]
+    return outcome
+
+
+def raising(hook: str) -> Any:
+    """A callback that fails in one hook."""
+    import pytorch_lightning as pl
+
+    def accident(*_: Any) -> None:
+        raise AccidentError
+
+    return type("Raising", (pl.Callback,), {hook: accident})()
+
+
+@case(
+    "an exception in any hook of another callback, before or after the monitor's",
+    "ends with that exception",
+    "is closed, with no thread left; where the monitor learns of the exception, so does the trace",
+    fact("other exceptions", []),
+    fact("threads left", []),
+    fact("traces that are not closed", []),
+    fact("hooks", 2 * len(HOOKS)),
+    quiet,
+    with_others=True,
+)
+def exception_in_any_hook(scene: Scene, folder: Path) -> Outcome:
+    outcome = Outcome()
+    others, left, open_traces = [], [], []
+    for hook in HOOKS:
+        for first in (True, False):
+            name = f"{hook}-{'before' if first else 'after'}"
+            ours, theirs = monitor(scene, folder / name / "energy"), raising(hook)
+            try:
+                fit(folder / name, [theirs, ours] if first else [ours, theirs], epochs=1)
+                others.append(f"{name}: none")
+            except AccidentError:
+                pass
+            except Exception as error:
+                others.append(f"{name}: {error!r}")
+            if threads():
+                left.append(name)
+            closed = ours.folder is None or load_trace(ours.folder).meta["status"] in (
+                "interrupted by AccidentError",
+                "finished",
+            )
+            if not closed:
+                open_traces.append(name)
+    outcome.facts |= {
+        "hooks": 2 * len(HOOKS),
+        "other exceptions": others,
+        "threads left": left,
+        "traces that are not closed": open_traces,
+    }
+    return outcome
+
+
+@case(
+    "another callback fails in `on_exception`, so that the monitor does not learn of the end",
+    "ends with that exception; the next `fit` is trained and measured as any other",
+    'is closed at the next `fit`, or when the process ends; status "interrupted"',
+    goes_on,
+    all_epochs_recorded,
+    within(1),
+    fact("status of the first", "interrupted"),
+    fact("threads left", 0),
+    quiet,
+    with_others=True,
+)
+def exception_in_on_exception(scene: Scene, folder: Path) -> Outcome:
+    ours = monitor(scene, folder / "energy")
+
+    def accident(model: Any) -> None:
+        raise AccidentError
+
+    with contextlib.suppress(AccidentError):
+        fit(folder, [raising("on_exception"), ours], act=accident)
+    first = ours.folder
+    assert first is not None
+    ours._sensors = detect([0], components=["gpu"])  # those of the first are closed with it
+    fit(folder, [ours], step_s=0.02)
+    assert ours.folder is not None
+    outcome = judged(ours.folder, 3, 3)
+    outcome.facts["status of the first"] = load_trace(first).meta["status"]
+    outcome.facts["threads left"] = threads()
+    return outcome
+
+
+@case(
+    "SIGTERM, handled by Lightning",
+    "ends as without the monitor",
+    'is closed; status "interrupted by SIGTERMException"',
+    ends_as_it_would,
+    all_epochs_recorded,
+    within(1),
+    status("interrupted by SIGTERMException"),
+    quiet,
+    with_others=True,
+)
+def sigterm_in_lightning(scene: Scene, folder: Path) -> Outcome:
+    def terminate(model: Any) -> None:
+        if model.current_epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def exit_status(*callbacks: Any) -> int:
+        return exit_status_of(in_a_fork(lambda: fit(folder, callbacks, act=terminate, step_s=0.05)))
+
+    expected, ended = exit_status(), exit_status(monitor(scene, folder / "energy"))
+    outcome = judged(folder / "energy", 1, 0)
+    outcome.exit_status, outcome.expected_exit = ended, expected
+    return outcome
+
+
+@case(
+    "data-loader workers by `os.fork`, two for each epoch and validation",
+    "goes on",
+    "is the parent's alone",
+    goes_on,
+    all_epochs_recorded,
+    within(1),
+    nothing_missing,
+    quiet,
+    fact("threads left", 0),
+    with_others=True,
+)
+def forked_workers(scene: Scene, folder: Path) -> Outcome:
+    fit(
+        folder,
+        [monitor(scene, folder / "energy")],
+        step_s=0.05,
+        num_workers=2,
+        multiprocessing_context="fork",
+    )
+    outcome = judged(folder / "energy", 3, 3)
+    outcome.facts["threads left"] = threads()
+    return outcome
+
+
+@case(
+    "two monitors at once",
+    "goes on",
+    "each is whole, in a folder of its own",
+    goes_on,
+    all_epochs_recorded,
+    within(1),
+    nothing_missing,
+    quiet,
+    fact("rows of the second", 3),
+    with_others=True,
+)
+def two_monitors(scene: Scene, folder: Path) -> Outcome:
+    ours = [monitor(scene, folder / "energy") for _ in range(2)]
+    fit(folder, ours, step_s=0.05)
+    outcome = judged(folder / "energy", 3, 3)
+    outcome.facts["rows of the second"] = len(load_trace(folder / "energy-2"))
+    return outcome
+
+
+@case(
+    "`fit` twice, then `fit`, `validate`, `fit`, with one monitor",
+    "goes on",
+    "each `fit` has its own; validating in between is in none",
+    goes_on,
+    all_epochs_recorded,
+    within(1),
+    nothing_missing,
+    quiet,
+    fact("rows of each", [3, 3, 3, 3]),
+    fact("threads left", 0),
+    with_others=True,
+)
+def fit_again(scene: Scene, folder: Path) -> Outcome:
+    ours = monitor(scene, folder / "energy")
+    folders = []
+    for number in range(4):
+        ours._sensors = detect([0], components=["gpu"])
+        trainer = fit(folder, [ours], step_s=0.05)
+        assert ours.folder is not None
+        folders.append(ours.folder)
+        if number == 2:
+            trainer.validate(trainer.lightning_module, trainer.val_dataloaders, verbose=False)
+    outcome = judged(folders[-1], 3, 3)
+    outcome.facts["rows of each"] = [len(load_trace(one)) for one in folders]
+    outcome.facts["threads left"] = threads()
+    return outcome
