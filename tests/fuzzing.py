@@ -38,6 +38,7 @@ from energyest import (
     estimate_step,
     find_stable_epoch,
     load_trace,
+    storage,
     track,
 )
 from energyest.__main__ import main
@@ -353,6 +354,20 @@ def real_trace() -> Content:
     return files
 
 
+@functools.cache
+def real_ranks() -> Content:
+    """A run of two processes that was killed: the trace of rank 1 is in that of rank 0."""
+    rank0 = real_trace()
+    meta = json.loads(rank0["meta.json"])
+    known = {name: meta[name] for name in ("run_id", "total_J", "duration_s", "devices")}
+    ended_s = json.loads(rank0["epochs.jsonl"].splitlines()[-1])["end_s"]
+    known["interrupted_epoch"] = {"epoch": 6, "start_s": ended_s, "energy_J": 1.0}
+    metas = {rank: _json({**meta, "world_size": 2, "rank": rank}) for rank in (0, 1)}
+    rank1 = {f"rank1/{name}": data for name, data in rank0.items()}
+    whole = {"meta.json": metas[0], "latest.json": _json(known), "rank1/meta.json": metas[1]}
+    return rank0 | rank1 | whole
+
+
 def _traces(**parts: st.SearchStrategy[bytes]) -> st.SearchStrategy[Content]:
     """The real trace with some of its files made anew."""
     names = {"meta": "meta.json", "epochs": "epochs.jsonl", "power": "power.csv"}
@@ -364,6 +379,13 @@ def _traces(**parts: st.SearchStrategy[bytes]) -> st.SearchStrategy[Content]:
 _meta_files = _metas.map(_json)
 _epochs_files = _rows.map(lambda rows: b"".join(_json(row) + b"\n" for row in rows))
 _power_files = _readings.map(_table)
+_latest_files = _objects(storage.LATEST).map(
+    lambda known: _json({**known, "run_id": json.loads(real_trace()["meta.json"])["run_id"]})
+)
+
+
+def _among_ranks(file: str, data: bytes) -> Content:
+    return real_ranks() | {file: data}
 
 
 @functools.cache
@@ -435,6 +457,15 @@ def _use_trace(folder: Path) -> None:
             use()
 
 
+def _use_sum(folder: Path) -> None:
+    """The sum of ranks is a trace like others: what is done with them is not done again."""
+    trace = load_trace(folder)
+    repr(trace)
+    for use in (lambda: trace.total_J, lambda: estimate_step(trace), lambda: runs_of([trace])):
+        with contextlib.suppress(EnergyestError):
+            use()
+
+
 def _command(*arguments: str) -> None:
     """The command line, into a file as strict about text as a terminal is."""
     with (
@@ -492,6 +523,10 @@ def loaders() -> Iterator[Loader]:
         # A part alone, and with the others made anew too: they have to fit together.
         generated = _traces(**{part: made[part]}) | _traces(**made)
         yield Loader(f"load_trace, {file}", real_trace, file, generated, _use_trace)
+    rank1 = {"rank1/meta.json": _meta_files, "rank1/epochs.jsonl": _epochs_files}
+    for file, strategy in {**rank1, "latest.json": _latest_files}.items():
+        generated = strategy.map(functools.partial(_among_ranks, file))
+        yield Loader(f"load_trace, {file}", real_ranks, file, generated, _use_sum)
     for kind, name, use in (
         ("pre", "PreModel.load", _use_pre),
         *(
