@@ -686,56 +686,6 @@ def test_fit_validate_fit(pl: ModuleType, tmp_path: Path) -> None:
     assert monitor.trace.meta["validation_samples"] == SAMPLES
 
 
-@pytest.mark.parametrize(
-    ("options", "file", "epochs", "steps"),
-    [
-        ({"every_n_epochs": 1}, "epoch=1-step=8.ckpt", [2, 3, 4], [4, 4, 4]),
-        ({"every_n_train_steps": 6}, "epoch=1-step=6.ckpt", [1, 2, 3, 4], [2, 4, 4, 4]),
-    ],
-    ids=["between epochs", "within an epoch"],
-)
-def test_resume(
-    options: dict[str, int],
-    file: str,
-    epochs: list[int],
-    steps: list[int],
-    pl: ModuleType,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    checkpoints = pl.callbacks.ModelCheckpoint(dirpath=tmp_path, save_top_k=-1, **options)
-    trainer = make_trainer(
-        pl, tmp_path, monitor_of(), checkpoints, max_epochs=2, enable_checkpointing=True
-    )
-    trainer.fit(NETS[pl](), loader())
-
-    monitor = monitor_of()
-    trainer = make_trainer(pl, tmp_path, monitor, max_epochs=5)
-    trainer.fit(NETS[pl](), loader(), ckpt_path=tmp_path / file)
-    assert list(monitor.trace.epochs.epoch) == epochs
-    assert list(monitor.trace.epochs.steps) == steps
-    assert monitor.trace.meta["planned_epochs"] == len(epochs)
-    assert warnings_of(caplog) == []
-
-
-def test_resume_where_only_the_end_of_an_epoch_is_left(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    # A checkpoint of the end of validation: Lightning ends that epoch without a batch of it.
-    checkpoints = pytorch_lightning.callbacks.ModelCheckpoint(
-        dirpath=tmp_path, save_top_k=-1, save_on_train_epoch_end=False
-    )
-    trainer = make_trainer(
-        pytorch_lightning, tmp_path, checkpoints, max_epochs=2, enable_checkpointing=True
-    )
-    trainer.fit(PlNet(), loader(), loader())
-    monitor = monitor_of()
-    trainer = make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=4)
-    trainer.fit(PlNet(), loader(), loader(), ckpt_path=tmp_path / "epoch=0-step=4.ckpt")
-    assert list(monitor.trace.epochs.epoch) == [1, 2, 3]
-    assert warnings_of(caplog) == []
-
-
 def test_copies_of_the_monitor_after_a_run(tmp_path: Path) -> None:
     monitor = monitor_of(tmp_path / "energy")
     make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=2).fit(PlNet(), loader())

@@ -1,0 +1,388 @@
+"""Trainings that stop and go on from a checkpoint, with their trace."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning
+import torch
+
+from energyest import EnergyMonitor, NotStableError, estimate_step, load_trace, track
+from energyest.errors import TraceError
+from energyest.measure.sensors import Device, Reading
+from energyest.trace import EnergyTrace
+from tests.test_lightning import (
+    GPU_W,
+    NETS,
+    SAMPLES,
+    At,
+    ConstantSensor,
+    PlNet,
+    loader,
+    make_trainer,
+    monitor_of,
+    pl,
+    warnings_of,
+)
+from tests.test_recorder import Constant
+
+__all__ = ["pl"]  # a fixture
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
+]
+
+
+class Board(ConstantSensor):
+    """A GPU of a name, of constant power."""
+
+    def __init__(self, name: str, power_W: float) -> None:
+        super().__init__("gpu", power_W)
+        self.device = Device("gpu:0", "gpu", name, "measured", "made up")
+
+
+def checkpoints(pl: ModuleType, folder: Path, **options: Any) -> Any:
+    return pl.callbacks.ModelCheckpoint(dirpath=folder, save_top_k=-1, **options)
+
+
+def assert_whole(trace: EnergyTrace, power_W: float = GPU_W) -> None:
+    """Every epoch has the energy of its duration, and lies behind the one before it."""
+    energy_J, duration_s = trace.column("energy_J"), trace.column("duration_s")
+    assert energy_J == pytest.approx(power_W * duration_s, rel=1e-6)
+    starts_s, ends_s = trace.column("start_s"), trace.column("end_s")
+    assert (starts_s[1:] >= ends_s[:-1] - 1e-6).all()
+    assert trace.total_J >= energy_J.sum() - 1e-6
+
+
+@pytest.mark.parametrize(
+    ("options", "file"),
+    [
+        ({"every_n_epochs": 1}, "epoch=1-step=8.ckpt"),
+        ({"every_n_train_steps": 6}, "epoch=1-step=6.ckpt"),
+        # The end of validation: Lightning then ends that epoch without a batch of it.
+        ({"save_on_train_epoch_end": False}, "epoch=1-step=8.ckpt"),
+    ],
+    ids=["between epochs", "within an epoch", "before the end of an epoch"],
+)
+def test_epochs_go_on(
+    options: dict[str, Any],
+    file: str,
+    pl: ModuleType,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # Two more epochs than the checkpoint has: they are lost, and made again.
+    first = monitor_of(tmp_path / "first")
+    saving = checkpoints(pl, tmp_path, **options)
+    trainer = make_trainer(pl, tmp_path, first, saving, max_epochs=4, enable_checkpointing=True)
+    trainer.fit(NETS[pl](step_s=0.01), loader(), loader())
+    time.sleep(0.5)  # the pause
+
+    monitor = monitor_of(tmp_path / "second")
+    trainer = make_trainer(pl, tmp_path, monitor, max_epochs=6)
+    began_s = time.monotonic()
+    trainer.fit(NETS[pl](step_s=0.01), loader(), loader(), ckpt_path=tmp_path / file)
+    took_s = time.monotonic() - began_s
+
+    trace = monitor.trace
+    assert list(trace.column("epoch")) == list(range(6))
+    assert (trace.column("steps") == 4).all()
+    assert (trace.column("samples") == SAMPLES).all()
+    assert trace.meta["planned_epochs"] == 6
+    assert trace.meta["first_epoch"] == 0
+    assert_whole(trace)
+    # Epochs that the checkpoint holds as a whole, and not but for their end.
+    whole = 2 if options == {"every_n_epochs": 1} else 1
+    before = first.trace
+    for name in ("energy_J", "train_loss", "validation_s"):
+        assert list(trace.column(name)[:whole]) == list(before.column(name)[:whole])
+    assert (trace.column("end_s")[:whole] <= 0).all()
+    assert (trace.column("end_s")[2:] > 0).all()
+    # The lost epochs and the pause are not in the total; all that was trained is.
+    earlier_J = trace.meta["earlier_parts"][0]["total_J"]
+    assert before.column("energy_J")[:whole].sum() < earlier_J < before.total_J
+    assert earlier_J < trace.total_J < earlier_J + GPU_W * took_s
+    assert trace.meta["duration_s"] == pytest.approx(trace.total_J / GPU_W, rel=1e-6)
+    assert estimate_step(trace, 6).energy_J == pytest.approx(trace.column("energy_J").sum())
+
+    kept = load_trace(tmp_path / "second")
+    for name, values in trace.epoch_columns.items():
+        np.testing.assert_array_equal(kept.epoch_columns[name], values)
+    assert kept.total_J == trace.total_J
+    assert warnings_of(caplog) == []
+
+
+def test_intervals_go_on(tmp_path: Path) -> None:
+    saving = checkpoints(pytorch_lightning, tmp_path, every_n_train_steps=7)
+    first = monitor_of(every_n_steps=3)
+    make_trainer(
+        pytorch_lightning, tmp_path, first, saving, max_epochs=2, enable_checkpointing=True
+    ).fit(PlNet(step_s=0.01), loader())
+    monitor = monitor_of(every_n_steps=3)
+    trainer = make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=4)
+    trainer.fit(PlNet(step_s=0.01), loader(), ckpt_path=tmp_path / "epoch=1-step=7.ckpt")
+    trace = monitor.trace
+    assert list(trace.column("steps")) == [3, 3, 3, 3, 3, 1]
+    assert trace.meta["planned_epochs"] == pytest.approx(16 / 3)
+    assert_whole(trace)
+
+
+def test_a_training_that_is_resumed_twice_and_was_interrupted(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise RuntimeError("out of memory")
+
+    path: Path | None = None
+    for part, epoch in enumerate((2, 5, 99)):
+        monitor = monitor_of(tmp_path / f"part{part}")
+        saving = checkpoints(pytorch_lightning, tmp_path / str(part), every_n_epochs=1)
+        trainer = make_trainer(
+            pytorch_lightning,
+            tmp_path,
+            monitor,
+            At("on_train_batch_start", epoch, fail),
+            saving,
+            max_epochs=8,
+            enable_checkpointing=True,
+        )
+        try:
+            trainer.fit(PlNet(step_s=0.01), loader(), ckpt_path=path)
+        except RuntimeError:
+            assert monitor.trace.meta["interrupted_epoch"]["epoch"] == epoch
+            assert len(load_trace(tmp_path / f"part{part}")) == epoch
+        path = tmp_path / str(part) / f"epoch={epoch - 1}-step={4 * epoch}.ckpt"
+    trace = monitor.trace
+    assert list(trace.column("epoch")) == list(range(8))
+    assert [p["rows"] for p in trace.meta["earlier_parts"]] == [2, 5]
+    assert_whole(trace)
+
+
+def test_on_another_gpu(tmp_path: Path) -> None:
+    saving = checkpoints(pytorch_lightning, tmp_path, every_n_epochs=1)
+    first = monitor_of(None, Board("NVIDIA H100", 300.0))
+    make_trainer(
+        pytorch_lightning, tmp_path, first, saving, max_epochs=6, enable_checkpointing=True
+    ).fit(PlNet(step_s=0.02), loader())
+
+    monitor = monitor_of(None, Board("NVIDIA A40", 100.0))
+    projections: list[Any] = []
+
+    class Look(pytorch_lightning.Callback):
+        def on_train_epoch_end(self, *_: Any) -> None:
+            projections.append(monitor.projection)
+
+    trainer = make_trainer(pytorch_lightning, tmp_path, monitor, Look(), max_epochs=12)
+    trainer.fit(PlNet(step_s=0.02), loader(), ckpt_path=tmp_path / "epoch=5-step=24.ckpt")
+    trace = monitor.trace
+    (change,) = trace.meta["planned_changes"]
+    assert change["epoch"] == 6
+    assert "NVIDIA A40" in change["reason"]
+    assert [d["name"] for d in trace.meta["earlier_parts"][0]["devices"]] == ["NVIDIA H100"]
+    # Not from the level of the other GPU: three times as much.
+    truth_J = trace.column("energy_J").sum()
+    settled = [p for p in projections[2:] if p is not None]
+    assert len(settled) >= 3
+    for projection in settled:
+        assert projection.energy_J == pytest.approx(truth_J, rel=0.1)
+    with pytest.raises(NotStableError):
+        estimate_step(trace.head(7), 12)
+
+
+def test_without_the_monitor_on_either_side(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saving = checkpoints(pytorch_lightning, tmp_path, every_n_epochs=1)
+    make_trainer(pytorch_lightning, tmp_path, saving, max_epochs=2, enable_checkpointing=True).fit(
+        PlNet(), loader()
+    )
+    monitor = monitor_of()
+    make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=4).fit(
+        PlNet(), loader(), ckpt_path=tmp_path / "epoch=1-step=8.ckpt"
+    )
+    assert list(monitor.trace.column("epoch")) == [2, 3]
+    assert monitor.trace.meta["planned_epochs"] == 2
+
+    make_trainer(
+        pytorch_lightning, tmp_path, monitor, saving, max_epochs=2, enable_checkpointing=True
+    ).fit(PlNet(), loader())
+    plain = make_trainer(pytorch_lightning, tmp_path, max_epochs=3)
+    plain.fit(PlNet(), loader(), ckpt_path=tmp_path / "epoch=1-step=8.ckpt")
+    assert plain.current_epoch == 3
+    assert warnings_of(caplog) == []
+
+
+def test_two_monitors(tmp_path: Path) -> None:
+    saving = checkpoints(pytorch_lightning, tmp_path, every_n_epochs=1)
+    monitors = monitor_of(), monitor_of(every_n_steps=2)
+    make_trainer(
+        pytorch_lightning, tmp_path, *monitors, saving, max_epochs=2, enable_checkpointing=True
+    ).fit(PlNet(), loader())
+    monitors = monitor_of(), monitor_of(every_n_steps=2)
+    make_trainer(pytorch_lightning, tmp_path, *monitors, max_epochs=3).fit(
+        PlNet(), loader(), ckpt_path=tmp_path / "epoch=1-step=8.ckpt"
+    )
+    assert [len(monitor.trace) for monitor in monitors] == [3, 6]
+
+
+def test_a_fit_without_checkpoint_begins_anew(tmp_path: Path) -> None:
+    saving = checkpoints(pytorch_lightning, tmp_path, every_n_epochs=1)
+    monitor = monitor_of()
+    trainer = make_trainer(
+        pytorch_lightning, tmp_path, monitor, saving, max_epochs=2, enable_checkpointing=True
+    )
+    trainer.fit(PlNet(), loader(), loader())
+    path = tmp_path / "epoch=1-step=8.ckpt"
+    trainer.validate(PlNet(), loader(), ckpt_path=path, verbose=False)
+    make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=3).fit(PlNet(), loader())
+    assert list(monitor.trace.column("epoch")) == [0, 1, 2]
+
+
+def test_the_checkpoint_holds_plain_values_alone(tmp_path: Path) -> None:
+    monitor = monitor_of()
+    trainer = make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=2)
+    trainer.fit(PlNet(), loader())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")  # after the end
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["energyest"]["0"]
+    assert len(state["run"]["columns"]["energy_J"]) == 2
+    again = monitor_of()
+    make_trainer(pytorch_lightning, tmp_path, again, max_epochs=3).fit(
+        PlNet(), loader(), ckpt_path=tmp_path / "last.ckpt"
+    )
+    assert len(again.trace) == 3
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        5,
+        {},
+        {"run": 3, "epoch": 1, "batches": 4},
+        {"run": {"columns": {"epoch": ["x"]}}, "epoch": 1, "batches": 4},
+        {"run": {}, "epoch": "x", "more": 3},
+    ],
+)
+def test_a_checkpoint_that_holds_nonsense(
+    state: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(pytorch_lightning, tmp_path, monitor_of(), max_epochs=1)
+    trainer.fit(PlNet(), loader())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    content["energyest"] = {"0": state}
+    torch.save(content, tmp_path / "last.ckpt")
+    monitor = monitor_of()
+    trainer = make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=2)
+    trainer.fit(PlNet(), loader(), ckpt_path=tmp_path / "last.ckpt")
+    assert list(monitor.trace.column("epoch")) == [1]
+    assert len(warnings_of(caplog)) == 1
+
+
+# ---------------------------------------------------------------------- any loop
+
+
+def saved(run: Any) -> dict[str, Any]:
+    """As it comes back from a file of JSON, which knows NaN in Python."""
+    return json.loads(json.dumps(run.state_dict()))
+
+
+def test_a_loop_of_epochs(tmp_path: Path) -> None:
+    with track(sensors=[Constant(200)]) as run:
+        for epoch in run.epochs(10):
+            time.sleep(0.05)
+            run.log(loss=epoch, samples=7)
+            if epoch == 3:
+                state = saved(run)
+    time.sleep(0.2)
+    with track(tmp_path / "energy", sensors=[Constant(100)]) as later:
+        later.load_state_dict(state)
+        seen = []
+        for epoch in later.epochs(6):
+            seen.append(epoch)
+            time.sleep(0.05)
+            later.log(loss=epoch, samples=7)
+    assert seen == [4, 5]
+    trace = later.trace
+    assert list(trace.column("epoch")) == list(range(6)) == list(trace.column("loss"))
+    assert (trace.column("samples") == 7).all()
+    power_W = trace.column("energy_J") / trace.column("duration_s")
+    assert power_W == pytest.approx([200] * 4 + [100] * 2)
+    assert len(load_trace(tmp_path / "energy")) == 6
+    parts_J = 200 * 4 * 0.05 + 100 * 2 * 0.05
+    assert parts_J <= trace.total_J < 2 * parts_J
+
+
+def test_a_loop_of_steps() -> None:
+    with track(sensors=[Constant(200)]) as run:
+        for step in run.steps(10, every_n_steps=4):
+            time.sleep(0.01)
+            if step == 5:
+                state = saved(run)
+                break
+    with track(sensors=[Constant(200)]) as later:
+        later.load_state_dict(state)
+        seen = []
+        for step in later.steps(10, every_n_steps=4):
+            seen.append(step)
+            time.sleep(0.01)
+    assert seen == [6, 7, 8, 9]
+    assert list(later.trace.column("steps")) == [4, 4, 2]
+    energy_J = later.trace.column("energy_J")
+    assert energy_J == pytest.approx(200 * later.trace.column("duration_s"))
+
+
+def test_a_state_that_is_none() -> None:
+    with track(sensors=[Constant(1)]) as run:
+        good = run.state_dict()
+        for bad in (
+            None,
+            {},
+            {**good, "columns": {"epoch": [1.0], "start_s": [0.0]}},
+            {**good, "columns": {n: [1.0, 2.0][: len(n) % 2 + 1] for n in good["columns"]}},
+            {**good, "total": {"energy_J": math.inf}},
+            {**good, "open_row": {"energy_J": 1.0}},
+            {**good, "columns": {"epoch": 3}},
+        ):
+            with pytest.raises(TraceError, match="the state of a run"):
+                run.load_state_dict(bad)  # type: ignore[arg-type]
+
+
+class Flaky(Constant):
+    """A device that cannot be read for a while."""
+
+    fails = False
+
+    def read(self, time_s: float) -> Reading:
+        return Reading(time_s, "gpu:0", math.nan if self.fails else self.watts)
+
+
+def test_what_was_not_measured_stays_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("energyest.measure.accounts.MAX_GAP_S", 0.15)
+    sensor = Flaky(100)
+    with track(sensors=[sensor], interval_s=0.02) as run:
+        for epoch in run.epochs(3):
+            time.sleep(0.05)
+            sensor.fails = epoch == 1
+            time.sleep(0.3)
+            sensor.fails = False
+            time.sleep(0.05)
+        state = saved(run)
+    with track(sensors=[Constant(100)]) as later:
+        later.load_state_dict(state)
+        for _ in later.epochs(4):
+            time.sleep(0.05)
+    assert list(np.isnan(later.trace.column("energy_J"))) == [False, True, False, False]
+    assert math.isnan(later.trace.total_J)
+
+
+def test_a_monitor_survives_without_a_run(tmp_path: Path) -> None:
+    trainer = make_trainer(pytorch_lightning, tmp_path, EnergyMonitor(), max_epochs=1)
+    trainer.strategy.connect(PlNet())
+    trainer.save_checkpoint(tmp_path / "before.ckpt")  # before any fit
+    assert "energyest" not in torch.load(tmp_path / "before.ckpt", weights_only=True)
