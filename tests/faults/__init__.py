@@ -32,7 +32,7 @@ PARTS = {
     "trainer": "Lightning",
 }
 # Most of them sleep most of the time.
-_AT_A_TIME = 8
+_AT_A_TIME = 12
 _LONGEST_S = 100
 
 
@@ -291,7 +291,7 @@ def loses_at_most(seconds: float) -> Check:
 
     def check(outcome: Outcome) -> None:
         assert outcome.lost_s is not None
-        assert -0.3 < outcome.lost_s <= seconds
+        assert -0.05 < outcome.lost_s <= seconds
 
     return check
 

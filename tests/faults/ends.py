@@ -200,7 +200,6 @@ def run_out_of_memory(run: Run) -> None:
     ends_as_it_would,
     all_epochs_recorded,
     within(1),
-    loses_at_most(0.3),
     status("interrupted by MemoryError"),
     fact("interrupted epoch", 2),
 )

@@ -18,7 +18,6 @@ from tests.faults import (
     Outcome,
     all_epochs_recorded,
     case,
-    ends_as_it_would,
     fact,
     goes_on,
     nothing_missing,
@@ -149,7 +148,7 @@ def raising(hook: str) -> Any:
     """A callback that fails in one hook."""
     import pytorch_lightning as pl
 
-    def accident(*_: Any) -> None:
+    def accident(*_: Any, **__: Any) -> None:
         raise AccidentError
 
     return type("Raising", (pl.Callback,), {hook: accident})()
@@ -232,7 +231,7 @@ def exception_in_on_exception(scene: Scene, folder: Path) -> Outcome:
     "SIGTERM, handled by Lightning",
     "ends as without the monitor",
     'is closed; status "interrupted by SIGTERMException"',
-    ends_as_it_would,
+    fact("ends as without the monitor", True),
     all_epochs_recorded,
     within(1),
     status("interrupted by SIGTERMException"),
@@ -249,7 +248,8 @@ def sigterm_in_lightning(scene: Scene, folder: Path) -> Outcome:
 
     expected, ended = exit_status(), exit_status(monitor(scene, folder / "energy"))
     outcome = judged(folder / "energy", 1, 0)
-    outcome.exit_status, outcome.expected_exit = ended, expected
+    outcome.exit_status = ended
+    outcome.facts["ends as without the monitor"] = ended == expected
     return outcome
 
 
