@@ -40,8 +40,8 @@ def track(
         folder: where to write the trace while it grows; None to keep it in memory. If the folder
             holds a trace already, a free name next to it is taken.
         epochs: number of epochs planned, for `run.projection`; `run.epochs(n)` sets it as well.
-        gpus: indices or UUIDs of the GPUs to measure; by default those which
-            `CUDA_VISIBLE_DEVICES` leaves to this process.
+        gpus: the GPUs to measure: numbers as nvidia-smi shows them, UUIDs, MIG identifiers or PCI
+            bus ids; by default those that CUDA shows to this process.
         components: what to measure: GPUs, the machine's processors, its memory.
         sensors: sensors to use instead of what `detect()` finds.
         interval_s: seconds between readings; GPUs renew theirs every 0.1 s.
