@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from energyest.callbacks.copies import Copies
 from energyest.measure.recorder import Recorder
+from energyest.measure.tables import EpochTable
 from energyest.ranks import SUMMED, Record, merge
 from energyest.trace import EnergyTrace
 
@@ -57,14 +58,16 @@ class _Other:
     """What is known of another rank.
 
     Attributes:
-        rows: its epochs.
+        table: its epochs that will not change.
+        provisional: those after them.
         meta: facts on it, with totals as of its last message.
         messages: how many have come.
         progress: how far it had come with the last.
         has_ended: whether that was the last of all.
     """
 
-    rows: list[dict[str, float]] = field(default_factory=list)
+    table: EpochTable = field(default_factory=EpochTable)
+    provisional: list[dict[str, float]] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
     messages: int = 0
     progress: list[int] = field(default_factory=list)
@@ -72,7 +75,10 @@ class _Other:
 
     def take(self, message: Mapping[str, Any]) -> None:
         """Take in a message; its rows take the place of those that were provisional."""
-        self.rows[message["first"] :] = message["rows"]
+        final = message["final"] - len(self.table)
+        for row in message["rows"][:final]:
+            self.table.append(row)
+        self.provisional = message["rows"][final:]
         self.meta = message["meta"]
         self.progress = message["progress"]
         self.has_ended = message["is_last"]
@@ -82,7 +88,10 @@ class _Other:
         """Its part of the trace; the totals of one that runs only `so_far`."""
         without = () if so_far or self.has_ended else _TOTALS
         meta = {name: value for name, value in self.meta.items() if name not in without}
-        return Record.of_rows(meta, self.rows)
+        return Record(meta, self.table.columns(self.provisional), {})
+
+    def __len__(self) -> int:
+        return len(self.table) + len(self.provisional)
 
 
 class Group:
@@ -166,7 +175,7 @@ class Group:
             with self._lock:
                 heard = {rank: other for rank, other in self._others.items() if other.messages}
                 self._copies.update(
-                    {rank: len(other.rows) for rank, other in heard.items()},
+                    {rank: len(other) for rank, other in heard.items()},
                     lambda rank: heard[rank].record(so_far=False),
                     is_last=is_last,
                 )
@@ -182,7 +191,7 @@ class Group:
         rows, final = self._recorder.rows_from(self._first_to_send)
         meta = self._recorder.trace(readings=False, so_far=True).meta
         message = {
-            "first": self._first_to_send,
+            "final": final,
             "rows": [{n: row[n] for n in _COLUMNS if n in row} for row in rows],
             "meta": {name: meta[name] for name in _META if name in meta},
             "progress": list(progress),
