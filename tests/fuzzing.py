@@ -290,12 +290,16 @@ def _objects(names: tuple[str, ...]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({}, optional=dict.fromkeys(names, values))
 
 
+_gpus = st.fixed_dictionaries(
+    {"device": st.just("gpu:0"), "kind": st.just("gpu"), "power_limit_W": quantities}
+)
+_changes = st.fixed_dictionaries({"epoch": quantities, "flops_ratio": quantities})
 _metas = st.fixed_dictionaries(
     {"format": st.just(1)},
     optional={
         **dict.fromkeys(_META, values),
-        "devices": st.lists(_objects(_DEVICE), max_size=3),
-        "planned_changes": st.lists(_objects(_CHANGE), max_size=4),
+        "devices": st.lists(_objects(_DEVICE) | _gpus, max_size=3),
+        "planned_changes": st.lists(_objects(_CHANGE) | _changes, max_size=4),
     },
 )
 _rows = st.lists(

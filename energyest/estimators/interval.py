@@ -30,7 +30,7 @@ def error_of(level: Level, remaining: float) -> float:
     """
     weights = (*WEIGHTS, UNSEEN**2)
     parts = parts_of(level, remaining)
-    return math.sqrt(math.fsum(w * part for w, part in zip(weights, parts, strict=True)))
+    return math.sqrt(sum(w * part for w, part in zip(weights, parts, strict=True)))
 
 
 def parts_of(level: Level, remaining: float) -> tuple[float, float, float, float]:

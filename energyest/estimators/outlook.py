@@ -124,7 +124,7 @@ class History:
         """Power of the GPUs on the level as a share of their limits; None if unknown."""
         gpus = [device for device in self._trace.devices if device.get("kind") == "gpu"]
         limits = [positive_or_none(gpu.get("power_limit_W")) for gpu in gpus]
-        limit_W = math.fsum(limit for limit in limits if limit is not None)
+        limit_W = sum(limit for limit in limits if limit is not None)
         energy_J = self.level.average(self._trace.column("gpu_energy_J")[self._rows])
         duration_s = self.level.average(self._duration_s[self._rows])
         if not limits or None in limits or not duration_s > 0:

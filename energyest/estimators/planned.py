@@ -212,4 +212,4 @@ def weights_of(
     # Errors of one change are the same in all epochs after it: they add up.
     errors = [part * effect.error for part, effect in zip(energy, effects, strict=True) if part > 0]
     time = float(parts @ [effect.time for effect in effects])
-    return Weights(float(energy.sum()), time, math.fsum(errors), used)
+    return Weights(float(energy.sum()), time, sum(errors), used)
