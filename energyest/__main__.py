@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from energyest import __version__
 from energyest.errors import EnergyestError, EstimateError, NotStableError
+
+if TYPE_CHECKING:
+    from energyest.trace import EnergyTrace
+
+# Shorter gaps are not worth a line.
+_GAP_S = 0.1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,10 +72,27 @@ def _show(folder: str) -> None:
     trace = load_trace(folder)
     measured = trace.epochs.dropna(axis="columns", how="all")
     status = trace.meta.get("status", "status unknown")
-    print(f"{trace}, {status}; {format_energy(trace.total_J)} in all")
+    total_J = trace.total_J
+    total = f"{format_energy(total_J)} in all" if math.isfinite(total_J) else "total not known"
+    print(f"{trace}, {status}; {total}")
+    for line in _gaps(trace):
+        print(f"note: {line}")
     if not len(trace):
         return
     print(measured.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="-"))
+
+
+def _gaps(trace: EnergyTrace) -> Iterator[str]:
+    """What of a trace was not measured."""
+    missing_ranks, notes = (trace.meta.get(name) for name in ("missing_ranks", "notes"))
+    for rank in missing_ranks if isinstance(missing_ranks, list) else ():
+        yield f"rank {rank} has left no record"
+    for device in trace.devices:
+        missing_s = device.get("missing_s")
+        if isinstance(missing_s, int | float) and missing_s >= _GAP_S:
+            yield f"{device.get('device')} was not measured for {missing_s:.4g} s"
+    for note in notes if isinstance(notes, list) else ():
+        yield str(note)
 
 
 def _project(folder: str, epochs: float | None, steps: int | None) -> None:

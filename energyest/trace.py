@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -307,12 +308,15 @@ class EnergyTrace:
         return len(self.epoch_columns["epoch"])
 
     def __repr__(self) -> str:
-        energy_kJ = float(np.nansum(self.column("energy_J"))) / 1e3
-        devices = ", ".join(str(d.get("name") or d.get("device")) for d in self.devices)
-        return (
-            f"EnergyTrace({len(self)} {self.unit}s, {energy_kJ:.4g} kJ"
-            f"{f', {devices}' * bool(devices)})"
-        )
+        energy_J = self.column("energy_J")
+        unread = int(np.isnan(energy_J).sum())
+        energy = f"{float(np.nansum(energy_J)) / 1e3:.4g} kJ"
+        if unread:
+            known = len(self) - unread
+            energy = f"{energy} in {known} of them" if known else "energy not known"
+        names = Counter(str(d.get("name") or d.get("device")) for d in self.devices)
+        devices = [name if count == 1 else f"{count} x {name}" for name, count in names.items()]
+        return f"EnergyTrace({', '.join([f'{len(self)} {self.unit}s', energy, *devices])})"
 
 
 def load_trace(folder: str | Path, *, ranks: Sequence[int] | None = None) -> EnergyTrace:
