@@ -20,6 +20,7 @@ power. Exits with 1 if anything is violated.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import math
 import os
@@ -47,6 +48,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from energyest import EnergyMonitor, EnergyTrace, load_trace
+from energyest.integration import COUNTER_SLACK_S
 from energyest.measure import folder as folder_module
 from energyest.measure.sensors import detect
 from tests.fake_nvml import FakeNvml, build
@@ -73,6 +75,8 @@ class World(threading.Thread):
         self.scene = scene
         self.dice = random.Random(seed)
         self.counts: Counter[str] = Counter()
+        #: When, what, and to which GPU something was done in the training under way.
+        self.faults: list[tuple[float, str, int]] = []
         #: GPU -> instants between which a reading may be off: steps of power, edges of faults.
         self.events: dict[int, list[float]] = {}
         #: The folder of the trace that grows; None where it has to be left alone.
@@ -108,7 +112,7 @@ class World(threading.Thread):
             self._end_all()
             self.scene.driver.reset()
             self.scene.driver.set_device_count(GPUS)
-            self.scene.steps, self.events = {}, {}
+            self.scene.steps, self.events, self.faults = {}, {}, []
             for gpu in range(GPUS):
                 self._draw(gpu)
 
@@ -174,6 +178,7 @@ class World(threading.Thread):
         )
         fault = self.dice.choice(kinds)
         self.counts[fault.__name__.strip("_")] += 1
+        self.faults.append((time.monotonic(), fault.__name__.strip("_"), gpu))
         self._note(gpu)
         fault(gpu)
 
@@ -306,8 +311,8 @@ class Watch(pl.Callback):
 class Soak:
     """The whole of it."""
 
-    def __init__(self, minutes: float, seed: int, folder: Path) -> None:
-        self.minutes, self.folder = minutes, folder
+    def __init__(self, minutes: float, seed: int, folder: Path, keep: Path | None) -> None:
+        self.minutes, self.folder, self.keep = minutes, folder, keep
         self.scene = Scene(FakeNvml(build(folder)))
         self.world = World(self.scene, seed)
         self.dice = random.Random(seed + 1)
@@ -379,10 +384,17 @@ class Soak:
             true_J = self._true_J(origin_s + start_s, origin_s + end_s)
             self.worst = max(self.worst, abs(energy_J - true_J) / tolerance_J)
             if abs(energy_J - true_J) > tolerance_J:
+                faults = [
+                    f"{name} {gpu} at {at_s - origin_s:.2f} s"
+                    for at_s, name, gpu in self.world.faults
+                    if start_s - 15 < at_s - origin_s < end_s
+                ]
                 self.violated(
-                    f"run {self.runs}, epoch at {start_s:.1f} s: {energy_J:.1f} J, not "
-                    f"{true_J:.1f} J ± {tolerance_J:.1f} J"
+                    f"run {self.runs}, epoch at {start_s:.2f} s: {energy_J:.1f} J, not "
+                    f"{true_J:.1f} J ± {tolerance_J:.1f} J; before: {', '.join(faults)}"
                 )
+                if self.keep is not None:
+                    trace.save(self.keep / f"run-{self.runs}-at-{start_s:.1f}")
         self._judge_total(trace, origin_s)
 
     def _judge_total(self, trace: EnergyTrace, origin_s: float) -> None:
@@ -414,7 +426,8 @@ class Soak:
         open_s = 0.0
         for a, b in zip(since_s, until_s, strict=True):
             if b > start_s and a < end_s:
-                at_edge = a <= start_s or b >= end_s
+                # A counter that stands still is noticed after so long.
+                at_edge = a <= start_s or b >= end_s or b > time_s[-1] - COUNTER_SLACK_S
                 changed = np.searchsorted(events, b) > np.searchsorted(events, a)
                 if at_edge or changed:
                     open_s += b - a
@@ -444,9 +457,9 @@ class Soak:
             time.sleep(0.1)
         else:
             self.violated(f"threads are left: {left}")
-        self.files.append(len(os.listdir("/proc/self/fd")))
+        self.files.append(len(_files()))
         if self.files[-1] > max(self.files[:2]):  # the first training opens some that stay
-            self.violated(f"{self.files[-1]} files are open, {self.files[:2]} at first")
+            self.violated(f"{self.files[-1]} files are open, {self.files[:2]} at first: {_files()}")
         self.memory.append((time.monotonic(), psutil.Process().memory_info().rss))
 
     def _judge_memory(self) -> None:
@@ -470,10 +483,20 @@ class Soak:
         print(f"violations: {len(self.violations)}")
 
 
+def _files() -> list[str]:
+    """Names of the files that are open, but for those that torch shares between processes."""
+    names = []
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # that of the listing itself is gone
+            names.append(os.readlink(f"/proc/self/fd/{number}"))
+    return [name for name in names if not name.startswith("/dev/shm/torch")]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="a folder for traces that violate something")
     arguments = parser.parse_args()
     for name in ("pytorch_lightning", "lightning.pytorch", "energyest"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -481,7 +504,7 @@ def main() -> int:
     torch.set_num_threads(1)
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     with tempfile.TemporaryDirectory() as folder:
-        soak = Soak(arguments.minutes, arguments.seed, Path(folder))
+        soak = Soak(arguments.minutes, arguments.seed, Path(folder), arguments.keep)
         soak.run()
     soak.report()
     return int(bool(soak.violations))

@@ -111,9 +111,11 @@ def _believable(
     without_power = (by_power.energy_J[last] <= by_power.energy_J[first]) & (
         by_power.missing_s[last] <= by_power.missing_s[first]
     )
-    stuck = (tick_s[last] - tick_s[first] > COUNTER_STALL_S) & ~without_power
-    for i in np.flatnonzero(stuck):
+    still_s = np.where(without_power, 0.0, tick_s[last] - tick_s[first])
+    for i in np.flatnonzero(still_s > COUNTER_STALL_S):
         usable[max(first[i] - 1, 0) : last[i] + 1] = False
+    if still_s[-1] > COUNTER_SLACK_S:  # nobody knows yet how long this one will be
+        usable[first[-1] :] = False
     return usable
 
 
