@@ -410,6 +410,17 @@ def test_green_algorithms() -> None:
         estimate_green_algorithms(trace, 100, utilization=1.5, ram_GB=1)
 
 
+def test_utilization_of_a_long_run_whose_readings_were_thinned() -> None:
+    # Ten readings of the first ten seconds, idle, and two of the ninety after them, busy.
+    time_s = np.array([*range(11), 11.0, 101.0])
+    busy = np.array([*[0.0] * 11, 1.0, 1.0])
+    trace = EnergyTrace.from_power(
+        time_s, np.full(13, 100.0), [50, 100], utilization=busy, meta={"devices": [A40]}
+    )
+    estimate = estimate_green_algorithms(trace, 2, ram_GB=0)
+    assert estimate.energy_J == pytest.approx(300 * 90.5 / 101 * 100)
+
+
 def test_green_algorithms_from_the_trace() -> None:
     time = np.arange(0, 11.0)
     ram = {"device": "ram:0", "kind": "ram", "name": "memory", "memory_bytes": 64e9}

@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from energyest.errors import EstimateError, NotStableError
 from energyest.estimators.checks import (
@@ -255,9 +256,18 @@ def _utilization(trace: EnergyTrace) -> float | None:
     rows = np.isin(names, [str(device.get("device")) for device in devices])
     if not rows.any() and devices:  # a hand-written meta that names no device
         rows = np.char.startswith(names, _kind(devices[0]))
-    read = trace.power_columns["utilization"][rows]
-    read = read[np.isfinite(read)]
-    return float(read.mean()) if len(read) else None
+    rows &= np.isfinite(trace.power_columns["utilization"])
+    means = [_mean_over_time(trace, rows & (names == name)) for name in np.unique(names[rows])]
+    return float(np.mean(means)) if means else None
+
+
+def _mean_over_time(trace: EnergyTrace, rows: NDArray[np.bool_]) -> float:
+    """Mean utilisation of a device, whose rows lie ever further apart in a long run."""
+    time_s = trace.power_columns["time_s"][rows]
+    busy = trace.power_columns["utilization"][rows]
+    span_s = time_s[-1] - time_s[0]
+    whole = np.diff(time_s) @ (busy[1:] + busy[:-1]) / 2
+    return float(whole / span_s if span_s > 0 else busy.mean())
 
 
 def _ram_GB(trace: EnergyTrace) -> float:
