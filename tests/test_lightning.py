@@ -449,6 +449,18 @@ def test_training_without_a_batch(options: dict[str, Any], tmp_path: Path) -> No
     assert "interrupted_epoch" not in trace.meta
 
 
+def test_a_log_dir_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monitor = monitor_of()
+    trainer = make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=1)
+    monkeypatch.setattr(type(trainer), "log_dir", "gs://bucket/runs")
+    trainer.fit(PlNet(), loader())
+    assert monitor.folder == tmp_path / "energy"
+    assert "gs://bucket/runs is not on this machine" in caplog.text
+
+
 def test_fast_dev_run_writes_nothing(tmp_path: Path) -> None:
     monitor = monitor_of(tmp_path / "energy")
     trainer = make_trainer(pytorch_lightning, tmp_path, monitor, fast_dev_run=True)
@@ -712,6 +724,7 @@ def test_before_the_first_run() -> None:
         ({"interval_s": 0.0}, "interval_s"),
         ({"interval_s": math.nan}, "interval_s"),
         ({"confidence": 1.0}, "confidence"),
+        ({"folder": "s3://bucket/energy"}, "folder"),
     ],
 )
 def test_wrong_arguments(options: dict[str, Any], name: str) -> None:

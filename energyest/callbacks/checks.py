@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
+from pathlib import Path
 
 from energyest.errors import ConfigurationError
 from energyest.measure.sensors import check_components
@@ -17,6 +18,18 @@ def check_settings(confidence: float, interval_s: float, components: Sequence[st
         raise ConfigurationError(f"interval_s={interval_s!r} must be positive")
     if not (isinstance(confidence, Real) and 0 < confidence < 1):
         raise ConfigurationError(f"confidence={confidence!r} must lie between 0 and 1")
+
+
+def check_folder(folder: str | Path | None) -> Path | None:
+    """Where a trace goes; refuses addresses, as of a bucket, which would become odd local names."""
+    if folder is not None and is_address(str(folder)):
+        raise ConfigurationError(f"folder={str(folder)!r} must be on a disk of this machine")
+    return None if folder is None else Path(folder)
+
+
+def is_address(folder: str) -> bool:
+    """Whether it is the address of a file system elsewhere, such as `s3://bucket`."""
+    return "://" in folder
 
 
 def check_count(value: int, name: str) -> None:

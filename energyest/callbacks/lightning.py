@@ -12,7 +12,7 @@ from pytorch_lightning import Callback
 
 from energyest.callbacks import plan, resume, together
 from energyest.callbacks.changes import ChangeWatch
-from energyest.callbacks.checks import check_count, check_settings
+from energyest.callbacks.checks import check_count, check_folder, check_settings
 from energyest.callbacks.counts import Counts
 from energyest.callbacks.facts import facts_of
 from energyest.callbacks.first import FirstProjection
@@ -91,7 +91,7 @@ class EnergyMonitor(Callback):
         check_settings(confidence, interval_s, components)
         if every_n_steps is not None:
             check_count(every_n_steps, "every_n_steps")
-        self._folder = folder
+        self._folder = check_folder(folder)
         self._components = tuple(components)
         self._every = every_n_steps
         self._count_flops = count_flops
@@ -150,16 +150,11 @@ class EnergyMonitor(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to measure."""
         self._finish("interrupted")  # a fit before this one that never came to its end
-        # log_dir is a collective call: it has to be made on every rank.
-        log_dir = Path(trainer.log_dir or trainer.default_root_dir)
-        folder: Path | None = Path(self._folder or log_dir / "energy")
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            folder = None
-        gpus = trained_on(pl_module, trainer.strategy.root_device)
-        # Processors and memory are the machine's: one process on it counts them.
-        kinds = [k for k in self._components if k == "gpu" or trainer.local_rank == 0]
 
         def make(folder: Path | None, meta: Mapping[str, Any]) -> Run:
+            gpus = trained_on(pl_module, trainer.strategy.root_device)
+            # Processors and memory are the machine's: one process on it counts them.
+            kinds = [k for k in self._components if k == "gpu" or trainer.local_rank == 0]
             return Run(
                 find_sensors(gpus, kinds, self._sensors),
                 folder=folder,
@@ -168,7 +163,7 @@ class EnergyMonitor(Callback):
                 meta=meta,
             )
 
-        self._run = together.begin(trainer, make, folder)
+        self._run = together.begin(trainer, make, together.folder_for(trainer, self._folder))
         if trainer.is_global_zero:
             self._left_by_child.write(self._run.folder)
         self._batch_seen = False

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from energyest.callbacks.checks import check_count, check_settings
+from energyest.callbacks.checks import check_count, check_folder, check_settings
 from energyest.callbacks.run import Run
 from energyest.measure.sensors import Detection, Kind, Sensor, detect
 
@@ -55,7 +55,7 @@ def track(
     check_settings(confidence, interval_s, components)
     run = Run(
         find_sensors(gpus, components, sensors),
-        folder=None if folder is None else Path(folder),
+        folder=check_folder(folder),
         interval_s=interval_s,
         confidence=confidence,
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from energyest.callbacks.checks import is_address
 from energyest.callbacks.group import shared_store
 from energyest.callbacks.run import Run
 from energyest.ranks import folder_of
@@ -18,6 +19,24 @@ log = logging.getLogger("energyest")
 
 # Makes the run of this process: in which folder, and with which facts in its meta.
 MakeRun = Callable[[Path | None, Mapping[str, Any]], Run]
+
+
+def folder_for(trainer: Trainer, wanted: Path | None) -> Path | None:
+    """Where the trace of a training goes; None to keep it in memory, as in a trial run.
+
+    Args:
+        trainer: by default, its `log_dir` holds the folder.
+        wanted: the folder that the user has asked for.
+    """
+    log_dir = trainer.log_dir or trainer.default_root_dir  # collective: on every rank, always
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return None
+    if wanted is not None:
+        return wanted
+    if is_address(log_dir):
+        log.warning("energyest: %s is not on this machine: the trace goes to ./energy", log_dir)
+        return Path("energy")
+    return Path(log_dir) / "energy"
 
 
 def begin(trainer: Trainer, make: MakeRun, folder: Path | None) -> Run:
