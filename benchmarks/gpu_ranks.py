@@ -66,7 +66,8 @@ class Net(pl.LightningModule):
         return cross_entropy(self(batch[0]), batch[1])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.01)
+        # Momentum, since Lightning cannot load an FSDP optimizer that has no state.
+        return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
 
 
 def counter_J() -> float:
