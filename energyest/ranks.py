@@ -6,9 +6,10 @@ which is a trace by itself. Here they are added up. No clock, thread or network.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from energyest import storage
 from energyest.errors import TraceError
 from energyest.integration import FloatArray
+
+log = logging.getLogger("energyest")
 
 _FOLDER = re.compile(r"rank([1-9]\d{0,4})")
 # Energies of a row, and the kind of device that they are of; None for all kinds together.
@@ -46,11 +49,6 @@ class Record(NamedTuple):
     meta: Mapping[str, Any]
     epochs: Mapping[str, NDArray[Any]]
     power: Mapping[str, NDArray[Any]]
-
-    @classmethod
-    def of_rows(cls, meta: Mapping[str, Any], rows: Iterable[Mapping[str, float]]) -> Record:
-        """A record without readings."""
-        return cls(meta, storage.columns_from_rows(rows), {})
 
     @property
     def rank(self) -> int:
@@ -92,20 +90,33 @@ def read_ranks(folder: Path, ranks: Sequence[int] | None = None) -> Record:
     own: Record | None = None
     if not subfolders or (folder / storage.EPOCHS_FILE).exists():
         own = Record(*storage.read_folder(folder))
-    records = {} if own is None else {own.rank: own}
-    if own is None or own.rank == 0:
-        records |= {
-            rank: Record(*storage.read_folder(subfolder))
-            for rank, subfolder in subfolders.items()
-            if ranks is None or rank in ranks
-        }
-    run_id = records[min(records)].meta.get("run_id")
-    records = {rank: one for rank, one in records.items() if one.meta.get("run_id") == run_id}
-    if ranks is None:
         # One rank's own folder is that rank's trace; a sum that was saved is the whole already.
-        if own is not None and (own.rank > 0 or own.world_size == 1 or "ranks" in own.meta):
+        is_whole = own.world_size == 1 or "ranks" in own.meta
+        if is_whole or own.rank > 0:
+            if ranks is not None and (set(ranks) != {own.rank} or "ranks" in own.meta):
+                raise TraceError(f"{folder} cannot be taken apart into ranks {sorted(ranks)}")
             return own
-        return merge(records)
+    records = {} if own is None else {0: own}
+    for rank, subfolder in subfolders.items():
+        if ranks is None or rank in ranks:
+            records[rank] = Record(*storage.read_folder(subfolder))
+    first = records[min(records)] if records else None
+    records = {
+        rank: one
+        for rank, one in records.items()
+        if first is not None and one.meta.get("run_id") == first.meta.get("run_id")
+    }
+    if ranks is None:
+        whole = merge(records)
+        if whole.meta["missing_ranks"]:
+            log.warning(
+                "energyest: %s holds no trace of rank %s: what all ranks drew is not known; "
+                "load_trace(..., ranks=%s) adds up the others",
+                folder,
+                ", ".join(map(str, whole.meta["missing_ranks"][:10])),
+                sorted(records),
+            )
+        return whole
     missing = sorted(set(ranks) - set(records))
     if missing or not ranks:
         names = ", ".join(map(str, missing))
@@ -118,7 +129,8 @@ def merge(records: Mapping[int, Record], expected: set[int] | None = None) -> Re
 
     Row for row, their rows are the same epochs. Where a rank has left no record of an epoch, or
     none at all, or failed to measure it, the energy of that epoch is not known: NaN. A GPU that
-    several ranks share is counted with the first of them.
+    several ranks share is counted with the first of them; where that cannot be done, as each of
+    them measured others beside it, the sum is not known.
 
     Args:
         records: rank -> its record; at least one.
@@ -129,15 +141,15 @@ def merge(records: Mapping[int, Record], expected: set[int] | None = None) -> Re
     if expected is None:
         expected = set(range(max(base.world_size, order[-1] + 1)))
     missing = sorted(expected - set(order))
-    counted = _counted(records)
+    counted, twice = _counted(records)
     epochs = dict(base.epochs)
     for name, kind in _ENERGIES.items():
-        parts = [_aligned(records[rank], base, name) for rank in order if _has(counted[rank], kind)]
-        if parts and name in epochs:
-            epochs[name] = np.sum(parts, axis=0) if not missing else np.full(len(base), math.nan)
+        parts = [records[rank] for rank in order if _has(counted[rank], kind)]
+        if parts:
+            epochs[name] = _sum(parts, base, name, known=not (missing or twice))
     for name in _COUNTS:
         if name in epochs:
-            epochs[name] = np.sum([_aligned(records[r], base, name) for r in order], axis=0)
+            epochs[name] = _sum(list(records.values()), base, name, known=not missing)
     if "energy_J" in epochs and "duration_s" in epochs:
         with np.errstate(divide="ignore", invalid="ignore"):
             power_W = epochs["energy_J"] / epochs["duration_s"]
@@ -147,48 +159,63 @@ def merge(records: Mapping[int, Record], expected: set[int] | None = None) -> Re
         name: np.concatenate([part[name] for part in power])
         for name in (storage.POWER_COLUMNS if power else ())
     }
-    return Record(_meta(records, counted, missing), epochs, readings)
+    return Record(_meta(records, counted, missing, twice=twice), epochs, readings)
 
 
 def _subfolders(folder: Path) -> dict[int, Path]:
-    """The folders of ranks in a trace folder."""
+    """The folders of ranks in a trace folder; a link is none, nor is a folder without a trace."""
     if not folder.is_dir():
         return {}
     found = {}
     for path in folder.iterdir():
         name = _FOLDER.fullmatch(path.name)
-        if name is not None and storage.inside(folder, path.name).is_dir():
+        has_trace = any((path / file).exists() for file in (storage.META_FILE, storage.EPOCHS_FILE))
+        if name is not None and has_trace and not path.is_symlink():
             found[int(name[1])] = path
     return dict(sorted(found.items()))
 
 
-def _counted(records: Mapping[int, Record]) -> dict[int, list[dict[str, Any]]]:
-    """The devices of each rank, without a GPU that a rank before it has measured."""
+def _counted(records: Mapping[int, Record]) -> tuple[dict[int, list[dict[str, Any]]], bool]:
+    """The devices of each rank that are counted, and whether one is so twice.
+
+    Not counted is a rank whose devices were all measured by ranks before it. It has its energies,
+    not each device's: it counts as a whole or not at all.
+    """
     seen: set[str] = set()
     counted = {}
+    twice = False
     for rank in sorted(records):
         devices = records[rank].devices
-        uuids = [str(d["uuid"]) for d in devices if d.get("uuid")]
-        # A rank has its energies, not each device's: it counts as a whole or not at all.
-        twice = bool(devices) and len(uuids) == len(devices) and seen.issuperset(uuids)
-        counted[rank] = [] if twice else devices
-        seen.update(uuids)
-    return counted
+        uuids = {str(d["uuid"]) for d in devices if d.get("uuid")}
+        again = seen & uuids
+        is_repeated = bool(again) and all(str(d.get("uuid")) in again for d in devices)
+        counted[rank] = [] if is_repeated else devices
+        twice |= bool(again) and not is_repeated
+        seen |= uuids
+    return counted, twice
 
 
 def _has(devices: Sequence[Mapping[str, Any]], kind: str | None) -> bool:
     return any(kind is None or device.get("kind") == kind for device in devices)
 
 
-def _aligned(record: Record, base: Record, name: str) -> FloatArray:
-    """A column in the rows of the base; what it does not reach is NaN."""
-    values = np.full(len(base), math.nan)
+def _sum(parts: Sequence[Record], base: Record, name: str, *, known: bool) -> FloatArray:
+    """The sum of a column in the rows of the base; NaN where it is not `known`."""
     # Rows from before a resumption are in rank 0's record alone, and of all ranks already.
-    first = max(0, _earlier_rows(base) - _earlier_rows(record))
-    values[:first] = 0.0
-    column = record.epochs.get(name, np.full(len(record), math.nan))[: len(base) - first]
-    values[first : first + len(column)] = column
-    return values
+    first = _earlier_rows(base)
+    earlier = _column(base, name)[:first]
+    later = np.zeros(len(base) - first) if known else np.full(len(base) - first, math.nan)
+    for part in parts:
+        rows = slice(_earlier_rows(part), _earlier_rows(part) + len(later))
+        values = _column(part, name)[rows]
+        same = _column(part, "epoch")[rows] == _column(base, "epoch")[first:][: len(values)]
+        later[: len(values)] += np.where(same, values, math.nan)
+        later[len(values) :] = math.nan  # it did not come so far
+    return np.concatenate([earlier, later])
+
+
+def _column(record: Record, name: str) -> FloatArray:
+    return record.epochs.get(name, np.full(len(record), math.nan))
 
 
 def _earlier_rows(record: Record) -> int:
@@ -201,15 +228,12 @@ def _readings(record: Record, base: Record, rank: int) -> dict[str, NDArray[Any]
     power = {n: record.power.get(n, np.full(count, math.nan)) for n in storage.POWER_COLUMNS}
     first = _earlier_rows(base)
     if record is not base and len(base) > first and len(record):
-        # Clocks of machines differ; but all ranks began their first epoch together.
-        shift_s = _start_s(base, first) - _start_s(record, 0)
+        # Clocks of machines differ; but all ranks came to the end of an epoch together. (Its start
+        # may lie in an earlier part of the run.)
+        shift_s = float(_column(base, "end_s")[first] - _column(record, "end_s")[0])
         power["time_s"] = power["time_s"] + (shift_s if math.isfinite(shift_s) else 0.0)
     power["device"] = np.array([_name(name, rank) for name in power["device"]], dtype=object)
     return power
-
-
-def _start_s(record: Record, row: int) -> float:
-    return float(record.epochs["start_s"][row]) if "start_s" in record.epochs else math.nan
 
 
 def _name(device: object, rank: int) -> str:
@@ -220,6 +244,8 @@ def _meta(
     records: Mapping[int, Record],
     counted: Mapping[int, Sequence[Mapping[str, Any]]],
     missing: Sequence[int],
+    *,
+    twice: bool,
 ) -> dict[str, Any]:
     meta = dict(records[min(records)].meta)
     meta["devices"] = [
@@ -232,30 +258,46 @@ def _meta(
         for rank, one in records.items()
     ]
     meta["missing_ranks"] = list(missing)
+    meta["notes"] = [
+        f"rank {rank}: {note}" if rank else note
+        for rank, one in records.items()
+        for note in _notes(one)
+    ]
     # Totals are known if each of them is; a trace without a total adds up its rows.
-    summed = [records[rank].meta for rank, devices in counted.items() if devices and not missing]
-    _put(meta, "total_J", [one.get("total_J") for one in summed])
+    known = not (missing or twice)
+    summed = {
+        rank: one.meta for rank, one in records.items() if counted[rank] or _earlier_rows(one)
+    }
+    _put(meta, "total_J", [one.get("total_J") for one in summed.values()] if known else [])
     for name in ("components", "interrupted_epoch"):
         if isinstance(meta.get(name), dict):
             meta[name] = dict(meta[name])
-            alike = [p for one in summed if (p := _like(one.get(name), meta[name])) is not None]
-            for key in _ENERGIES:
-                parts = [part[key] for part in alike if part.get(key) is not None]
-                _put(meta[name], key, parts if len(alike) == len(summed) else [])
+            parts = {rank: _like(one.get(name), meta[name]) for rank, one in summed.items()}
+            for key, kind in _ENERGIES.items():
+                values = [part.get(key) for r, part in parts.items() if _has(counted[r], kind)]
+                _put(meta[name], key, values if known else [])
+    # What else is known of a row that was cut off, is so of one rank alone.
+    if isinstance(meta.get("interrupted_epoch"), dict):
+        for key in ("mean_power_W", *_COUNTS):
+            meta["interrupted_epoch"].pop(key, None)
     return meta
 
 
-def _like(part: object, other: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """A part of a meta if it is one, and of the same epoch."""
-    same = isinstance(part, dict) and part.get("epoch") == other.get("epoch")
-    return part if same and isinstance(part, dict) else None
+def _notes(record: Record) -> list[Any]:
+    notes = record.meta.get("notes")
+    return notes if isinstance(notes, list) else []
+
+
+def _like(part: object, other: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A part of a meta if it is one, and of the same epoch; else an empty one."""
+    return part if isinstance(part, dict) and part.get("epoch") == other.get("epoch") else {}
 
 
 def _put(target: dict[str, Any], name: str, values: Sequence[Any]) -> None:
     """A sum of numbers; where one of them is none, the name is left out."""
     target.pop(name, None)
     if values and all(isinstance(v, int | float) and math.isfinite(v) for v in values):
-        target[name] = math.fsum(values)
+        target[name] = sum(values)  # fsum raises where it overflows
 
 
 def _whole(value: object, otherwise: int) -> int:

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from energyest.measure.folder import Contents, TraceFolder
 from energyest.ranks import Record, folder_of
-from energyest.storage import POWER_COLUMNS
+from energyest.storage import EPOCHS_FILE, POWER_COLUMNS, encode_epoch
 
 log = logging.getLogger("energyest")
 
-# A copy is written anew once it has grown so much: the machine itself keeps every row as it comes.
-_GROWTH = 1.5
 _LAST_S = 2.0
+
+
+class News(NamedTuple):
+    """What is to be added to the copy of a rank.
+
+    Attributes:
+        record: all that is known of the rank, if the copy is to be replaced by it; else its meta.
+        rows: epochs that will not change any more, and are not in the copy yet.
+    """
+
+    record: Record
+    rows: Sequence[Mapping[str, float]]
 
 
 class Copies:
@@ -31,52 +42,53 @@ class Copies:
         self._folder = folder
         # Of the ranks that are copied; None for those that write here themselves.
         self._folders: dict[int, TraceFolder | None] = {}
-        self._rows: dict[int, int] = {}
+        # Those whose copies took no more: half a line may be their last.
+        self._broken: set[int] = set()
         self._thread: threading.Thread | None = None
 
-    def update(
-        self, rows: Mapping[int, int], record: Callable[[int], Record], *, is_last: bool
-    ) -> None:
-        """Bring the copies up to date, where it is worth it.
+    @property
+    def is_busy(self) -> bool:
+        """Whether the last update is under way, as on a disk that stalls."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def update(self, news: Mapping[int, News], *, is_last: bool = False) -> None:
+        """Bring the copies up to date; not while one is busy.
 
         Args:
-            rows: rank -> how many epochs of it are known.
-            record: gives what is known of a rank.
-            is_last: write them in any case, and wait for it.
+            news: rank -> what is new.
+            is_last: replace them by all that is known, and wait for it.
         """
-        if self._thread is not None and is_last:
-            self._thread.join(_LAST_S)
-        if self._thread is not None and self._thread.is_alive():
-            return  # a disk that stalls
-        due = {
-            rank: record(rank)
-            for rank, count in rows.items()
-            if is_last or count > _GROWTH * self._rows.get(rank, 0)
-        }
-        if due:
-            self._rows |= {rank: len(one) for rank, one in due.items()}
+        if news:
             self._thread = threading.Thread(
-                target=self._write, args=(due,), name="energyest-copies", daemon=True
+                target=self._write, args=(news, is_last), name="energyest-copies", daemon=True
             )
             self._thread.start()
-        if self._thread is not None and is_last:
+            if is_last:
+                self.wait()
+
+    def wait(self) -> None:
+        """Wait for the disk, but not for long."""
+        if self._thread is not None:
             self._thread.join(_LAST_S)
 
-    def _write(self, records: Mapping[int, Record]) -> None:
-        for rank, record in records.items():
+    def _write(self, news: Mapping[int, News], is_last: bool) -> None:
+        for rank, (record, rows) in news.items():
             try:
                 folder = self._folder_of(rank, record)
-                if folder is not None:
+                if folder is not None and is_last:
                     nothing = {name: np.empty(0) for name in POWER_COLUMNS}
                     folder.bring_back(Contents(record.meta, dict(record.epochs), nothing))
+                elif folder is not None and rank not in self._broken:
+                    folder.append(EPOCHS_FILE, "".join(map(encode_epoch, rows)))
             except Exception as error:
                 log.debug("energyest: rank %d is not copied: %s", rank, error)
+                self._broken.add(rank)
 
     def _folder_of(self, rank: int, record: Record) -> TraceFolder | None:
         if rank not in self._folders:
             path = folder_of(self._folder, rank)
-            self._folders[rank] = None if path.exists() else TraceFolder(path)
-            folder = self._folders[rank]
+            folder = None if path.exists() else TraceFolder(path)
             if folder is not None:
                 folder.claim(record.meta)
+            self._folders[rank] = folder
         return self._folders[rank]

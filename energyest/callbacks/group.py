@@ -11,33 +11,44 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from energyest.callbacks.copies import Copies
+from energyest.callbacks.copies import Copies, News
+from energyest.callbacks.courier import Courier, Errand, Store
 from energyest.measure.recorder import Recorder
 from energyest.measure.tables import EpochTable
 from energyest.ranks import SUMMED, Record, merge
 from energyest.trace import EnergyTrace
 
+__all__ = ["Group", "Store", "shared_store"]
+
 log = logging.getLogger("energyest")
 
-# How often rank 0 looks for what it waits for.
+# How often rank 0 looks for what it waits for, and how long it waits for the store to answer where
+# it waits for no rank.
 _POLL_S = 0.001
+_LOOK_S = 0.02
+# A rank that rank 0 has waited for in vain for so long, since its last message, has no monitor, or
+# one that is broken: it is not waited for again. At the end, a rank waits so long for the store.
+_PATIENCE_S = 2.0
+_LAST_S = 1.0
 # What the sum of all needs of another rank's meta, and of its rows.
 _TOTALS = ("total_J", "components", "interrupted_epoch")
-_META = ("run_id", "rank", "world_size", "host", "status", "devices", "earlier_rows", *_TOTALS)
+_META = (
+    "run_id",
+    "rank",
+    "world_size",
+    "host",
+    "status",
+    "devices",
+    "earlier_rows",
+    "notes",
+    *_TOTALS,
+)
 _COLUMNS = ("epoch", "start_s", "end_s", "duration_s", "validation_s", *SUMMED)
-
-
-class Store(Protocol):
-    """What is asked of a store of torch.distributed."""
-
-    def set(self, key: str, value: str) -> None: ...  # noqa: D102
-    def check(self, keys: list[str]) -> bool: ...  # noqa: D102
-    def get(self, key: str) -> bytes: ...  # noqa: D102
-    def delete_key(self, key: str) -> bool: ...  # noqa: D102
 
 
 def shared_store() -> Store | None:
@@ -64,6 +75,8 @@ class _Other:
         messages: how many have come.
         progress: how far it had come with the last.
         has_ended: whether that was the last of all.
+        waited_s: how long it was waited for in vain since then.
+        copied: how many of its epochs are in its copy.
     """
 
     table: EpochTable = field(default_factory=EpochTable)
@@ -72,6 +85,8 @@ class _Other:
     messages: int = 0
     progress: list[int] = field(default_factory=list)
     has_ended: bool = False
+    waited_s: float = 0.0
+    copied: int = 0
 
     def take(self, message: Mapping[str, Any]) -> None:
         """Take in a message; its rows take the place of those that were provisional."""
@@ -82,16 +97,22 @@ class _Other:
         self.meta = message["meta"]
         self.progress = message["progress"]
         self.has_ended = message["is_last"]
+        self.waited_s = 0.0
         self.messages += 1
 
     def record(self, *, so_far: bool) -> Record:
         """Its part of the trace; the totals of one that runs only `so_far`."""
-        without = () if so_far or self.has_ended else _TOTALS
-        meta = {name: value for name, value in self.meta.items() if name not in without}
-        return Record(meta, self.table.columns(self.provisional), {})
+        return Record(self._meta(so_far=so_far), self.table.columns(self.provisional), {})
 
-    def __len__(self) -> int:
-        return len(self.table) + len(self.provisional)
+    def news(self, *, whole: bool) -> News:
+        """What its copy lacks; it is then taken to be in it."""
+        first, self.copied = self.copied, len(self.table)
+        record = self.record(so_far=False) if whole else Record(self._meta(so_far=False), {}, {})
+        return News(record, self.table.rows_from(first))
+
+    def _meta(self, *, so_far: bool) -> dict[str, Any]:
+        without = () if so_far or self.has_ended else _TOTALS
+        return {name: value for name, value in self.meta.items() if name not in without}
 
 
 class Group:
@@ -109,15 +130,18 @@ class Group:
         self, recorder: Recorder, store: Store, *, rank: int, world_size: int, run_id: str
     ) -> None:
         self._recorder = recorder
-        self._store = store
+        self._courier = Courier(store)
         self._rank = rank
         self._prefix = f"energyest/{run_id}"
         self._others = {r: _Other() for r in range(1, world_size)} if rank == 0 else {}
+        # What came for rank 0: the number of a rank and its message; and how many of each.
+        self._inbox: deque[tuple[int, bytes]] = deque()
+        self._fetched = dict.fromkeys(self._others, 0)
         self._sent = 0
         self._first_to_send = 0
+        self._sending: tuple[Errand, int] | None = None
         self._copies: Copies | None = None
         self._lock = threading.Lock()
-        self._reported = False
 
     # ------------------------------------------------------------------ the run of all
 
@@ -165,29 +189,53 @@ class Group:
             is_last: the run has ended.
         """
         if self._rank:
-            self._tell(progress, is_last)
-            return
-        give_up_s = time.monotonic() + timeout_s
-        while not self._have_come(progress, is_last) and time.monotonic() < give_up_s:
-            time.sleep(_POLL_S)
-        if self._recorder.folder is not None:
-            self._copies = self._copies or Copies(self._recorder.folder)
+            self._tell(progress, is_last=is_last)
+        else:
+            self._wait_for(progress, timeout_s, is_last=is_last)
+            self._copy(is_last=is_last)
+        if is_last:
+            self._courier.close()
+
+    def _wait_for(self, progress: Sequence[int], timeout_s: float, *, is_last: bool) -> None:
+        """Wait for the others to have come as far, or to have ended."""
+        began_s = time.monotonic()
+        while True:
+            self._look(max(timeout_s, _POLL_S))
+            waited_s = time.monotonic() - began_s
             with self._lock:
-                heard = {rank: other for rank, other in self._others.items() if other.messages}
-                self._copies.update(
-                    {rank: len(other) for rank, other in heard.items()},
-                    lambda rank: heard[rank].record(so_far=False),
-                    is_last=is_last,
-                )
+                late = [
+                    other
+                    for other in self._others.values()
+                    if not other.has_ended and (is_last or other.progress < list(progress))
+                ]
+            awaited = [other for other in late if is_last or other.waited_s < _PATIENCE_S]
+            if not awaited or waited_s >= timeout_s:
+                break
+            time.sleep(_POLL_S)
+        for other in late:
+            other.waited_s += waited_s
 
-    def _have_come(self, progress: Sequence[int], is_last: bool) -> bool:
-        self._look()
-        return all(
-            other.has_ended or (not is_last and other.progress >= list(progress))
-            for other in self._others.values()
-        )
+    def _copy(self, *, is_last: bool) -> None:
+        """Keep what has come beside this rank's trace."""
+        if self._recorder.folder is None:
+            return
+        if self._copies is None:
+            self._copies = Copies(self._recorder.folder)
+        if is_last:
+            self._copies.wait()
+        if self._copies.is_busy:
+            return
+        with self._lock:
+            news = {
+                rank: other.news(whole=is_last)
+                for rank, other in self._others.items()
+                if len(other.table) > other.copied or (is_last and other.messages)
+            }
+        self._copies.update(news, is_last=is_last)
 
-    def _tell(self, progress: Sequence[int], is_last: bool) -> None:
+    def _tell(self, progress: Sequence[int], *, is_last: bool) -> None:
+        if not self._has_sent(_LAST_S if is_last else 0.0):
+            return  # the store hangs; if it comes back, the rows go with the next message
         rows, final = self._recorder.rows_from(self._first_to_send)
         meta = self._recorder.trace(readings=False, so_far=True).meta
         message = {
@@ -197,38 +245,47 @@ class Group:
             "progress": list(progress),
             "is_last": is_last,
         }
-        key = self._key(self._rank, self._sent)
-        self._ask(lambda: self._store.set(key, json.dumps(message)))
-        self._sent += 1
-        self._first_to_send = final
+        key, text = self._key(self._rank, self._sent), json.dumps(message)
+        errand = self._courier.send(lambda store: store.set(key, text))
+        if errand is not None:
+            self._sending = errand, final
+            if is_last:  # the process may end with the run
+                errand.wait(_LAST_S)
 
-    def _look(self) -> None:
-        """Take in what has come."""
-        with self._lock:
-            for rank, other in self._others.items():
-                while not other.has_ended and self._take(rank, other):
-                    pass
-
-    def _take(self, rank: int, other: _Other) -> bool:
-        key = self._key(rank, other.messages)
-        if not self._ask(lambda: self._store.check([key])):
-            return False
-        text = self._ask(lambda: self._store.get(key))
-        if text is None:
-            return False
-        other.take(json.loads(text))
-        self._ask(lambda: self._store.delete_key(key))
+    def _has_sent(self, timeout_s: float) -> bool:
+        """Whether the last message is on its way, or known to have failed."""
+        if self._sending is not None:
+            errand, final = self._sending
+            if not errand.wait(timeout_s):
+                return False
+            if errand.succeeded:
+                self._sent += 1
+                self._first_to_send = final
+            self._sending = None
         return True
+
+    def _look(self, timeout_s: float = _LOOK_S) -> None:
+        """Take in what has come."""
+        if not self._others:
+            return
+        errand = self._courier.send(self._fetch)
+        if errand is not None:
+            errand.wait(timeout_s)
+        with self._lock:
+            while self._inbox:
+                rank, text = self._inbox.popleft()
+                try:
+                    self._others[rank].take(json.loads(text))
+                except (ValueError, TypeError, LookupError) as error:  # of another version
+                    log.debug("energyest: a message of rank %d is no good: %s", rank, error)
+
+    def _fetch(self, store: Store) -> None:
+        """In the courier's thread."""
+        for rank in self._fetched:
+            while store.check([key := self._key(rank, self._fetched[rank])]):
+                self._inbox.append((rank, store.get(key)))
+                self._fetched[rank] += 1
+                store.delete_key(key)
 
     def _key(self, rank: int, number: int) -> str:
         return f"{self._prefix}/{rank}/{number}"
-
-    def _ask(self, question: Callable[[], Any]) -> Any:
-        """What the store answers; None if it fails, as it does when its process has ended."""
-        try:
-            return question()
-        except Exception as error:
-            if not self._reported:
-                self._reported = True
-                log.debug("energyest: the ranks cannot reach each other: %s", error)
-            return None

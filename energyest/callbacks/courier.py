@@ -1,0 +1,86 @@
+"""Carries questions to a store that processes share, in a thread: one that hangs holds up nobody.
+
+A store of torch.distributed answers over a network, and where that is cut it can block for half an
+hour.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+log = logging.getLogger("energyest")
+
+
+class Store(Protocol):
+    """What is asked of a store of torch.distributed."""
+
+    def set(self, key: str, value: str) -> None: ...  # noqa: D102
+    def check(self, keys: list[str]) -> bool: ...  # noqa: D102
+    def get(self, key: str) -> bytes: ...  # noqa: D102
+    def delete_key(self, key: str) -> bool: ...  # noqa: D102
+
+
+Question = Callable[[Store], None]
+
+
+class Errand:
+    """A question that was sent off."""
+
+    def __init__(self, question: Question) -> None:
+        self.question = question
+        self.succeeded = False
+        self._done = threading.Event()
+
+    def run(self, store: Store) -> None:
+        """Ask the store; what it raises, as it does when its process has ended, is held back."""
+        try:
+            self.question(store)
+            self.succeeded = True
+        except Exception as error:
+            log.debug("energyest: the ranks cannot reach each other: %s", error)
+        finally:
+            self._done.set()
+
+    def wait(self, timeout_s: float = 0.0) -> bool:
+        """Whether it has ended, well or not."""
+        return self._done.wait(max(timeout_s, 0.0))
+
+
+class Courier:
+    """Asks a store one question after the other.
+
+    Args:
+        store: key-value store; it is let go by `close`, for it would hold its network port beyond
+            the end of the training's process group.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store: Store | None = store
+        self._queue: queue.SimpleQueue[Errand | None] = queue.SimpleQueue()
+        self._last: Errand | None = None
+
+    def send(self, question: Question) -> Errand | None:
+        """Ask a question; None while the one before has no answer, or after the end."""
+        if self._store is None or (self._last is not None and not self._last.wait()):
+            return None
+        if self._last is None:
+            threading.Thread(
+                target=_serve, args=(self._store, self._queue), name="energyest-store", daemon=True
+            ).start()
+        self._last = Errand(question)
+        self._queue.put(self._last)
+        return self._last
+
+    def close(self) -> None:
+        """Nothing is asked any more."""
+        self._store = None
+        self._queue.put(None)
+
+
+def _serve(store: Store, errands: queue.SimpleQueue[Errand | None]) -> None:
+    while (errand := errands.get()) is not None:
+        errand.run(store)
