@@ -93,14 +93,17 @@ def encode_meta(meta: Mapping[str, Any]) -> str:
     """The text of `meta.json`.
 
     Raises:
-        TraceError: it holds names that are not text, or numbers that are not finite.
+        TraceError: it holds names that are not text, or numbers that are not finite, or too much.
     """
     facts = {name: value for name, value in meta.items() if name != "format"}
     try:
         text = {"format": FORMAT, **facts}
-        return json.dumps(text, indent=1, default=_plain_json, allow_nan=False)
+        written = json.dumps(text, indent=1, default=_plain_json, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise TraceError(f"meta must be plain JSON: {error}") from error
+    if len(written) > MOST_META_BYTES:  # it is ASCII
+        raise TraceError(f"meta is larger than {MOST_META_BYTES} bytes: it would not be read back")
+    return written
 
 
 def write_meta(folder: Path, meta: Mapping[str, Any], name: str = META_FILE) -> None:

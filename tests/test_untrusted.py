@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from energyest import EstimateError, PreModel, TraceError, load_trace, storage
+from energyest import EnergyTrace, EstimateError, PreModel, TraceError, load_trace, storage
 from energyest.files import DEEPEST, parse_json
 from tests.fuzzing import Loader, fuzz, loaders, real_trace
 from tests.test_structure import MODULES, imports_of
@@ -140,6 +140,14 @@ def test_bounds_on_bytes(
     monkeypatch.setattr(storage, bound, size - 1)
     with pytest.raises(TraceError, match=f"{name}.* larger than"):
         load_trace(folder)
+
+
+def test_a_meta_that_could_not_be_read_back_is_not_written(folder: Path, tmp_path: Path) -> None:
+    trace = load_trace(folder)
+    large = EnergyTrace(trace.epoch_columns, meta={"notes": "x" * storage.MOST_META_BYTES})
+    with pytest.raises(TraceError, match="would not be read back"):
+        large.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 def _quickly_refused(folder: Path, match: str) -> None:
