@@ -375,6 +375,23 @@ def test_runs_of_traces(load: Workload) -> None:
     assert PreModel().fit([trace]).gpus_ == ("H200",)
 
 
+def test_of_a_resumed_run_only_the_part_on_the_gpu_that_it_names_counts(load: Workload) -> None:
+    trace = EnergyTrace.from_epochs(
+        energy_J=[9000, 9000, 900, 300, 300],
+        duration_s=[50, 50, 9, 2, 2],
+        gpu_energy_J=[8000.0, 8000.0, 800.0, 240.0, 240.0],
+        steps=[100.0] * 5,
+        meta={
+            "workload": load.to_dict(),
+            "devices": [{"device": "gpu:0", "kind": "gpu", "name": "NVIDIA H200"}],
+            "earlier_rows": 2,
+        },
+    )
+    (run,) = runs_of([trace])
+    assert run.step_s == pytest.approx(2 / 100)
+    assert run.power_W == pytest.approx(120)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -122,6 +122,10 @@ def _of_trace(index: int, trace: object) -> TrainedRun:
         validation = np.nan_to_num(trace.column("validation_energy_J") / trace.column("energy_J"))
     joules = trace.column("gpu_energy_J") * (1 - validation)
     usable = np.isfinite(steps * seconds * joules) & (steps > 0) & (seconds > 0) & (joules > 0)
+    # Epochs from before a checkpoint may have been trained on another GPU.
+    earlier_rows = trace.meta.get("earlier_rows")
+    if isinstance(earlier_rows, int):
+        usable[: max(0, earlier_rows)] = False
     if usable.sum() > 1:
         usable[np.flatnonzero(usable)[0]] = False  # the first epoch is cold
     if not usable.any():
