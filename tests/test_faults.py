@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faults import Outcome, load_cases, start_all
+from tests.fake_nvml import environment
+from tests.faults import ROOT, Outcome, load_cases, start_all
 
 CASES = load_cases()
 
 
 @pytest.fixture(scope="module")
+def soak(nvml_library: Path) -> Iterator[subprocess.Popen[str]]:
+    """Some seconds of the soak, beside the faults, which sleep most of the time."""
+    with subprocess.Popen(
+        [sys.executable, "benchmarks/soak.py", "--minutes", "0.2", "--seed", "1"],
+        cwd=ROOT,
+        env=environment(nvml_library),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        yield process
+        process.kill()
+
+
+@pytest.fixture(scope="module")
 def outcome_of(
     request: pytest.FixtureRequest,
+    soak: subprocess.Popen[str],
     nvml_library: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[[str], Outcome]]:
@@ -35,3 +54,9 @@ def test_fault(name: str, outcome_of: Callable[[str], Outcome]) -> None:
     outcome = outcome_of(name)
     for check in CASES[name].checks:
         check(outcome)
+
+
+def test_a_short_soak(soak: subprocess.Popen[str]) -> None:
+    output, _ = soak.communicate(timeout=100)
+    assert soak.returncode == 0, output
+    assert "violations: 0" in output

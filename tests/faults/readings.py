@@ -372,11 +372,10 @@ def driver_hangs(scene: Scene, folder: Path) -> Outcome:
     all_epochs_recorded,
     unknown(1, 2, 3, 4, 5, 6, 7, 8),
     total_unknown,
-    fact("ends within 3 s", True),
+    fact("its end takes less than 3 s", True),
 )
 def driver_hangs_for_ever(scene: Scene, folder: Path) -> Outcome:
-    began_s = time.monotonic()
     at = {1: lambda: scene.driver.delay(COUNTER, seconds=100, times=1)}
     outcome = train(scene, folder / "energy", at=at, epochs=9)
-    outcome.facts["ends within 3 s"] = time.monotonic() - began_s < 9 + 3
+    outcome.facts["its end takes less than 3 s"] = scene.end_took_s < 3
     return outcome

@@ -36,12 +36,14 @@ class Scene:
         steps: GPU -> instants at which its power changed, with the watts from then on.
         trace: of the last training, as it was in memory.
         folder: of the last training.
+        end_took_s: how long its end took.
     """
 
     driver: FakeNvml
     steps: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
     trace: EnergyTrace = field(default_factory=lambda: EnergyTrace({}))
     folder: Path | None = None
+    end_took_s: float = 0.0
 
     def draw(self, gpu: int, watts: float) -> None:
         """Draw so much from now on."""
@@ -100,6 +102,7 @@ def train(
             run.end_epoch()
             slowest_s = max(slowest_s, time.monotonic() - ends_s[-1])
         ends_s.append(time.monotonic())
+    scene.end_took_s = time.monotonic() - ends_s[-1]
     scene.trace, scene.folder = run.trace, run.folder
     trace = load_trace(run.folder) if load and run.folder is not None else run.trace
     outcome = of_trace(trace)
