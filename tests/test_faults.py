@@ -49,6 +49,7 @@ def outcome_of(
         pool.shutdown(cancel_futures=True)
 
 
+@pytest.mark.timeout(300)  # the first one waits for the start of many
 @pytest.mark.parametrize("name", CASES)
 def test_fault(name: str, outcome_of: Callable[[str], Outcome]) -> None:
     outcome = outcome_of(name)
@@ -56,7 +57,8 @@ def test_fault(name: str, outcome_of: Callable[[str], Outcome]) -> None:
         check(outcome)
 
 
+@pytest.mark.timeout(300)
 def test_a_short_soak(soak: subprocess.Popen[str]) -> None:
-    output, _ = soak.communicate(timeout=100)
+    output, _ = soak.communicate(timeout=200)
     assert soak.returncode == 0, output
     assert "violations: 0" in output

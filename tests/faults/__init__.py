@@ -33,7 +33,7 @@ PARTS = {
 }
 # Most of them sleep most of the time.
 _AT_A_TIME = 12
-_LONGEST_S = 100
+_LONGEST_S = 300
 
 
 @dataclass
@@ -213,12 +213,16 @@ def within(percent: float, of_an_epoch: float = 3.0) -> Check:
     return check
 
 
-def unknown(*epochs: int, percent: float = 3.0) -> Check:
-    """These epochs were not measured and have no energy at all; the others are right."""
+def unknown(*epochs: int, perhaps: Sequence[int] = (), percent: float = 3.0) -> Check:
+    """These epochs were not measured and have no energy at all; the others are right.
+
+    Of those that `perhaps` are unknown, the time at which a call comes back decides.
+    """
 
     def check(outcome: Outcome) -> None:
         for number, error in enumerate(outcome.epoch_errors):
-            assert (error is None) == (number in epochs), f"epoch {number}: {error}"
+            if number not in perhaps:
+                assert (error is None) == (number in epochs), f"epoch {number}: {error}"
             assert error is None or abs(error) <= percent, f"epoch {number}: {error}"
 
     return check
