@@ -53,7 +53,7 @@ def main() -> int:
         f"{platform.python_version()}, numpy {np.__version__}, pandas {pd.__version__}, hypothesis "
         f"{hypothesis.__version__}, {os.cpu_count()} CPUs, seed {options.seed}\n"
     )
-    print("| loader | inputs | accepted | refused | slowest, ms | peak memory, MB |")
+    print("| loader | inputs | accepted | refused | slowest, ms of CPU | peak memory, MB |")
     print("|---|---|---|---|---|---|", flush=True)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, context, max_tasks_per_child=1) as pool:

@@ -120,7 +120,7 @@ def fuzz(loader: Loader, inputs: int, *, chance: int = 0, most_s: float = 10.0) 
         loader: the loader.
         inputs: how many.
         chance: seed of the mutations and of hypothesis.
-        most_s: an input that takes longer has failed.
+        most_s: an input that takes longer, in time of the processor, has failed.
 
     Raises:
         ForeignError: at the first error that is none of the package's; it names the folder that
@@ -154,7 +154,7 @@ def _try(loader: Loader, content: Content, outcome: Outcome, most_s: float) -> N
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write(folder, content)
-        begin_s = time.perf_counter()
+        begin_s = time.process_time()
         outcome.inputs += 1
         try:
             loader.use(folder)
@@ -163,7 +163,7 @@ def _try(loader: Loader, content: Content, outcome: Outcome, most_s: float) -> N
             outcome.refused[type(error).__name__] += 1
         except Exception as error:
             raise ForeignError(f"{_keep(content)}: {type(error).__name__}: {error}") from error
-        took_s = time.perf_counter() - begin_s
+        took_s = time.process_time() - begin_s
         outcome.slowest_s = max(outcome.slowest_s, took_s)
         if took_s > most_s:
             raise ForeignError(f"{_keep(content)}: it took {took_s:.1f} s")
