@@ -1,9 +1,12 @@
-"""Trains on two CPU processes; run by test_ranks.py: `python -m tests.ranks FOLDER [option ...]`.
+"""Trains on several CPU processes; run by test_ranks.py and by benchmarks/two_hosts.py:
+`python -m tests.ranks FOLDER [option ...]`, or the same under torchrun.
 
 Prints, from rank 0, a line of JSON with what the monitor showed while the training ran.
 
-Options: `strategy=ddp_spawn`, `monitor=no`, `monitor=rank0`, `fail` (rank 1 raises), `kill=1` (that
-rank kills itself in epoch 2), `devices=1` (under torchrun: processes of each node), `nodes=2`.
+Options: `strategy=ddp_spawn` or `strategy=model_parallel` (FSDP2, as far as the CPU can),
+`monitor=no`, `broken=1` (that rank cannot make its run), `fail=1` (it raises when epoch 2 ends),
+`kill=1` (it kills itself there), `devices=2`, `nodes=2`, `epochs=4`, `step_s=0.05`, and
+`timeout_s=15` (of gloo).
 """
 
 from __future__ import annotations
@@ -13,21 +16,42 @@ import json
 import os
 import signal
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torch.distributed
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch.utils.data import DataLoader, TensorDataset
 
 from energyest import EnergyMonitor
+from energyest.callbacks import group, lightning
 from energyest.measure.sensors import Device, Reading
 
 OPTIONS = dict(argument.partition("=")[::2] for argument in sys.argv[2:])
+EPOCHS, BATCHES = int(OPTIONS.get("epochs", 4)), 8
+STEP_S = float(OPTIONS.get("step_s", 0.05))
 # What each rank's GPU draws.
-WATTS = (100.0, 30.0)
-COLLECTIVES = ("all_reduce", "broadcast", "broadcast_object_list", "all_gather", "barrier")
+WATTS = (100.0, 30.0, 50.0, 20.0)
+COLLECTIVES = (
+    "all_reduce",
+    "broadcast",
+    "broadcast_object_list",
+    "all_gather",
+    "all_gather_object",
+    "gather",
+    "gather_object",
+    "reduce",
+    "reduce_scatter",
+    "scatter",
+    "send",
+    "recv",
+    "barrier",
+    "monitored_barrier",
+)
 
 
 class Gpu:
@@ -62,7 +86,14 @@ class Net(pl.LightningModule):
         super().__init__()
         self.layer = torch.nn.Linear(4, 2)
 
+    def configure_model(self) -> None:
+        if OPTIONS.get("strategy") == "model_parallel":
+            from torch.distributed._composable.fsdp import fully_shard
+
+            fully_shard(self.layer, mesh=self.device_mesh["data_parallel"])
+
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        time.sleep(STEP_S)
         loss = self.layer(batch[0]).square().mean()
         self.log("loss", loss, sync_dist=True, on_epoch=True, on_step=False)
         return loss
@@ -77,12 +108,21 @@ class Watch(pl.Callback):
     def __init__(self, monitor: EnergyMonitor | None) -> None:
         self.monitor = monitor
         self.calls: collections.Counter[str] = collections.Counter()
-        self.epochs: list[Any] = []
-        self.weights: list[float] = []
+        self.seen: dict[str, list[Any]] = {"calls": [], "epochs": [], "weights": [], "wait_s": []}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for name in COLLECTIVES:
             setattr(torch.distributed, name, self.counted(name, getattr(torch.distributed, name)))
+        if OPTIONS.get("broken") == str(trainer.global_rank):
+            lightning.Run = None  # type: ignore[assignment,misc]
+        share = group.Group.share
+
+        def timed(*args: Any, **kwargs: Any) -> None:
+            began_s = time.monotonic()
+            share(*args, **kwargs)
+            self.seen["wait_s"].append(time.monotonic() - began_s)
+
+        group.Group.share = timed  # type: ignore[method-assign]
 
     def counted(self, name: str, function: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -91,21 +131,27 @@ class Watch(pl.Callback):
 
         return call
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Here, and not where an epoch ends: metrics are reduced when they are first asked for.
+        self.seen["calls"].append(dict(self.calls))
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.current_epoch == 2 and trainer.global_rank == 1:
-            if "fail" in OPTIONS:
-                raise ValueError("rank 1 fails")
+        if trainer.current_epoch == 2 and OPTIONS.get("fail") == str(trainer.global_rank):
+            raise ValueError(f"rank {trainer.global_rank} fails")
         if trainer.current_epoch == 2 and OPTIONS.get("kill") == str(trainer.global_rank):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.monitor is not None:
-            self.epochs.append(list(self.monitor.trace.column("gpu_energy_J")))
+            self.seen["epochs"].append(list(self.monitor.trace.column("gpu_energy_J")))
+        print(f"RANK {trainer.global_rank} ended epoch {trainer.current_epoch}", flush=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.weights = [w for p in pl_module.parameters() for w in p.detach().flatten().tolist()]
+        for parameter in pl_module.parameters():
+            whole = getattr(parameter, "full_tensor", lambda p=parameter: p)()
+            self.seen["weights"] += whole.detach().flatten().tolist()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if trainer.global_rank == 0:
-            seen = {"calls": self.calls, "epochs": self.epochs, "weights": self.weights}
+            seen: dict[str, Any] = dict(self.seen)
             if self.monitor is not None:
                 seen["total_J"] = self.monitor.total_J
                 projection = self.monitor.projection
@@ -116,12 +162,17 @@ class Watch(pl.Callback):
 def main(folder: Path) -> None:
     torch.manual_seed(0)
     monitor = None if OPTIONS.get("monitor") == "no" else Monitor()
+    strategy: Any = OPTIONS.get("strategy", "ddp")
+    if "timeout_s" in OPTIONS:
+        strategy = DDPStrategy(timeout=timedelta(seconds=float(OPTIONS["timeout_s"])))
+    if strategy == "model_parallel":
+        strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
     trainer = pl.Trainer(
-        max_epochs=4,
+        max_epochs=EPOCHS,
         accelerator="cpu",
         devices=int(OPTIONS.get("devices", 2)),
         num_nodes=int(OPTIONS.get("nodes", 1)),
-        strategy=OPTIONS.get("strategy", "ddp"),
+        strategy=strategy,
         logger=False,
         default_root_dir=folder,
         callbacks=[*([] if monitor is None else [monitor]), Watch(monitor)],
@@ -129,7 +180,8 @@ def main(folder: Path) -> None:
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    data = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
+    samples = 4 * BATCHES * trainer.world_size
+    data = torch.randn(samples, 4, generator=torch.Generator().manual_seed(1))
     trainer.fit(Net(), DataLoader(TensorDataset(data), batch_size=4))
     if OPTIONS.get("strategy") == "ddp_spawn":
         assert monitor is not None

@@ -1,40 +1,143 @@
-"""Several processes: each records its own part, and none holds up the others."""
+"""Several processes: each records its own part, and none holds up or breaks the others."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
-from energyest import load_trace
+from energyest import EnergyTrace, load_trace
+
+EPOCHS = 4
+WATTS = {0: 100.0, 1: 30.0}
+
+pytestmark = pytest.mark.timeout(300)
 
 
-def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.ranks", str(folder), *arguments]
-    root = Path(__file__).parents[1]
+def train(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run tests/ranks.py in two processes; ended by force, it is a hang."""
     return subprocess.run(
-        command, check=False, cwd=root, capture_output=True, text=True, timeout=100
+        [sys.executable, "-m", "tests.ranks", str(folder), *options],
+        check=False,
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
 
 
-def test_each_rank_has_a_folder_and_the_machine_is_counted_once(tmp_path: Path) -> None:
-    result = train(tmp_path)
+def said(result: subprocess.CompletedProcess[str], word: str) -> dict[str, Any]:
+    """The line of JSON that a process printed after a word."""
+    lines = [line for line in result.stdout.splitlines() if line.startswith(word + " ")]
+    assert len(lines) == 1, result.stdout + result.stderr
+    seen: dict[str, Any] = json.loads(lines[0].removeprefix(word))
+    return seen
+
+
+def parts(folder: Path) -> list[EnergyTrace]:
+    return [load_trace(folder / "energy", ranks=[0]), load_trace(folder / "energy/rank1")]
+
+
+def check_truth(folder: Path) -> EnergyTrace:
+    """Each rank's energy is that of its GPU; their sum is that of both, or unknown."""
+    own = parts(folder)
+    for rank, trace in enumerate(own):
+        truth_J = WATTS[rank] * trace.column("duration_s")
+        assert trace.column("gpu_energy_J") == pytest.approx(truth_J, rel=1e-3)
+    whole = load_trace(folder / "energy")
+    both = min(map(len, own))
+    for name in ("energy_J", "gpu_energy_J"):
+        sums = sum(trace.column(name)[:both] for trace in own)
+        if name == "gpu_energy_J":
+            assert whole.column(name)[:both] == pytest.approx(sums)
+        assert np.isnan(whole.column(name)[both:]).all()
+    # Processors and memory are the machine's: one of the processes counts them.
+    assert whole.column("cpu_energy_J")[:both] == pytest.approx(
+        own[0].column("cpu_energy_J")[:both]
+    )
+    assert {d["kind"] for d in own[1].devices} == {"gpu"}
+    return whole
+
+
+def test_rank_0_shows_and_the_folder_holds_all_ranks(tmp_path: Path) -> None:
+    result, plain = train(tmp_path / "with"), train(tmp_path / "without", "monitor=no")
+    assert result.returncode == plain.returncode == 0, result.stderr
+    seen, without = said(result, "SEEN"), said(plain, "SEEN")
+    whole = check_truth(tmp_path / "with")
+    first, second = parts(tmp_path / "with")
+    assert len(whole) == len(first) == len(second) == EPOCHS
+    # While it trained: what had ended before was known by the next epoch at the latest.
+    for epoch, shown in enumerate(seen["epochs"]):
+        assert shown[:epoch] == pytest.approx(whole.column("gpu_energy_J")[:epoch], rel=1e-2)
+    assert seen["total_J"] == pytest.approx(first.total_J + second.total_J)
+    assert whole.total_J == pytest.approx(seen["total_J"])
+    assert seen["projection_J"] == pytest.approx(whole.column("energy_J").sum())
+    assert (whole.column("samples") == 64).all()
+    assert [(d["kind"], d["rank"]) for d in whole.devices] == [
+        *(("gpu", 0), ("cpu", 0), ("ram", 0)),
+        ("gpu", 1),
+    ]
+    assert set(whole.power_columns["device"]) == {d["device"] for d in whole.devices}
+    assert whole.meta["missing_ranks"] == []
+    # The training does not feel it: same weights, no collective call more in an epoch.
+    assert seen["weights"] == without["weights"]
+    assert increments(seen["calls"]) == increments(without["calls"])
+    assert len(increments(seen["calls"])) == EPOCHS - 1
+    assert extra(seen["calls"][0], without["calls"][0]) == {"broadcast_object_list": 2}
+
+
+def increments(calls: list[dict[str, int]]) -> list[dict[str, int]]:
+    return [extra(after, before) for before, after in itertools.pairwise(calls)]
+
+
+def extra(calls: dict[str, int], than: dict[str, int]) -> dict[str, int]:
+    counts = {name: count - than.get(name, 0) for name, count in calls.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "model_parallel"])
+def test_other_engines(tmp_path: Path, strategy: str) -> None:
+    result = train(tmp_path, f"strategy={strategy}")
     assert result.returncode == 0, result.stderr
-    first, second = load_trace(tmp_path / "energy"), load_trace(tmp_path / "energy-rank1")
-    assert len(first) == len(second) == 4
-    assert (first.column("cpu_energy_J") > 0).all()
-    assert np.isnan(second.column("cpu_energy_J")).all()
-    assert [trace.meta["rank"] for trace in (first, second)] == [0, 1]
-    assert (first.column("samples") == 32).all()  # its half
-    assert result.stderr.count("rank 0") == 1
+    whole = check_truth(tmp_path)
+    assert len(whole) == EPOCHS
+    if strategy == "ddp_spawn":
+        parent = said(result, "PARENT")
+        assert parent == {"epochs": EPOCHS, "total_J": pytest.approx(whole.total_J)}
 
 
-def test_a_rank_that_fails_ends_the_training_with_its_error(tmp_path: Path) -> None:
-    result = train(tmp_path, "fail")
+@pytest.mark.parametrize("option", ["kill=1", "kill=0", "fail=1"])
+def test_every_folder_survives_the_death_of_a_rank(tmp_path: Path, option: str) -> None:
+    result = train(tmp_path, option)
     assert result.returncode != 0
-    assert "rank 1 fails" in result.stderr
-    for name in ("energy", "energy-rank1"):
-        # Two epochs, or three: the one that failed had ended already.
-        assert len(load_trace(tmp_path / name)) in (2, 3)
+    assert "energyest" not in result.stderr
+    assert ("ValueError: rank 1 fails" in result.stderr) == (option == "fail=1")
+    whole = check_truth(tmp_path)
+    # Two epochs, or three: the one that failed had ended already.
+    assert all(2 <= len(trace) <= 3 for trace in parts(tmp_path))
+    assert np.isfinite(whole.column("energy_J")[:2]).all()
+    assert whole.meta["run_id"] == parts(tmp_path)[1].meta["run_id"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_without_a_run_holds_up_nobody(tmp_path: Path, rank: int) -> None:
+    result = train(tmp_path, f"broken={rank}", "epochs=2")
+    assert result.returncode == 0, result.stderr
+    seen = said(result, "SEEN")
+    if rank:
+        assert np.isnan(load_trace(tmp_path / "energy").column("energy_J")).all()
+        assert np.isfinite(load_trace(tmp_path / "energy", ranks=[0]).column("energy_J")).all()
+        # At the end of an epoch it waits for a share of it, at the end of the run for 3 s.
+        assert all(wait_s < 1 for wait_s in seen["wait_s"][:-1])
+        assert seen["wait_s"][-1] < 5
+    else:
+        second = load_trace(tmp_path / "energy", ranks=[1])
+        assert second.column("gpu_energy_J") == pytest.approx(
+            WATTS[1] * second.column("duration_s"), rel=1e-3
+        )

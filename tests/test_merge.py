@@ -1,0 +1,510 @@
+"""The sum over ranks: never partial, whatever is there of them; and how their rows reach rank 0."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from energyest import EnergyTrace, TraceError, load_trace
+from energyest.callbacks.group import Group
+from energyest.measure.recorder import Recorder
+from energyest.measure.sensors import Device, Reading
+from energyest.ranks import Record, merge
+
+# ---------------------------------------------------------------------- the sum
+
+
+def record(
+    rank: int,
+    energies: list[float],
+    *,
+    ranks: int = 2,
+    kinds: Mapping[str, str | None] | None = None,
+    **meta: Any,
+) -> Record:
+    """What a rank recorded that measured a GPU, unless `kinds` (kind -> uuid) says otherwise."""
+    kinds = {"gpu": f"GPU-{rank}"} if kinds is None else kinds
+    rows = len(energies)
+    share = np.array(energies) / max(1, len(kinds))
+    columns = {
+        "epoch": np.arange(rows, dtype=float),
+        "start_s": np.arange(rows, dtype=float),
+        "end_s": np.arange(rows) + 1.0,
+        "duration_s": np.ones(rows),
+        "energy_J": np.array(energies) if kinds else np.full(rows, math.nan),
+        "validation_energy_J": np.array(energies) / 2,
+        "samples": np.full(rows, 8.0),
+        "loss": np.full(rows, float(rank)),
+        **{f"{kind}_energy_J": share for kind in kinds},
+    }
+    devices = [
+        {"device": f"{kind}:0", "kind": kind, **({} if uuid is None else {"uuid": uuid})}
+        for kind, uuid in kinds.items()
+    ]
+    facts = {"run_id": "r", "rank": rank, "world_size": ranks, "devices": devices, **meta}
+    return Record(facts, columns, {})
+
+
+def trace_of(merged: Record) -> EnergyTrace:
+    return EnergyTrace(merged.epochs, merged.power, merged.meta)
+
+
+joules = st.floats(0, 1e6) | st.just(math.nan)
+
+
+@given(st.lists(st.lists(joules, max_size=6), min_size=1, max_size=5), st.data())
+def test_an_energy_is_the_sum_of_all_ranks_or_unknown(
+    energies: list[list[float]], data: st.DataObject
+) -> None:
+    ranks = len(energies)
+    gone = data.draw(st.sets(st.integers(1, ranks - 1))) if ranks > 1 else set()
+    there = {r: record(r, e, ranks=ranks) for r, e in enumerate(energies) if r not in gone}
+    merged = merge(there)
+    trace = trace_of(merged)
+    assert len(trace) == len(energies[0])
+    assert merged.meta["missing_ranks"] == sorted(gone)
+    for row in range(len(trace)):
+        parts = [
+            e[row] if row < len(e) and r not in gone else math.nan for r, e in enumerate(energies)
+        ]
+        for name, share in (("energy_J", 1), ("gpu_energy_J", 1), ("validation_energy_J", 0.5)):
+            assert trace.column(name)[row] == pytest.approx(share * sum(parts), nan_ok=True)
+        assert trace.column("mean_power_W")[row] == pytest.approx(sum(parts), nan_ok=True)
+        has_all = not gone and all(row < len(e) for e in energies)
+        assert trace.column("samples")[row] == pytest.approx(
+            8 * ranks if has_all else math.nan, nan_ok=True
+        )
+    assert (trace.column("loss") == 0).all()
+
+
+@given(st.lists(st.floats(0, 1e6) | st.none(), min_size=1, max_size=4), st.integers(0, 2))
+def test_a_total_is_the_sum_of_all_ranks_or_none(totals: list[float | None], missing: int) -> None:
+    ranks = len(totals) + missing
+    cut = [{"epoch": 3, "energy_J": t, "gpu_energy_J": t, "samples": 1} for t in totals]
+    records = {
+        rank: record(
+            rank,
+            [1.0],
+            ranks=ranks,
+            total_J=total,
+            components={"gpu_energy_J": total},
+            interrupted_epoch=cut[rank],
+        )
+        for rank, total in enumerate(totals)
+    }
+    meta = merge(records).meta
+    known = missing == 0 and None not in totals
+    whole = pytest.approx(sum(t or 0 for t in totals)) if known else None
+    assert meta.get("total_J") == whole
+    assert meta["components"].get("gpu_energy_J") == whole
+    assert meta["interrupted_epoch"].get("energy_J") == whole
+    assert "samples" not in meta["interrupted_epoch"]  # those of one rank are not those of all
+
+
+def test_a_rank_that_was_cut_off_in_another_epoch_leaves_its_energy_unknown() -> None:
+    first = record(0, [1.0], total_J=2.0, interrupted_epoch={"epoch": 1, "energy_J": 1.0})
+    second = record(1, [1.0], total_J=2.0, interrupted_epoch={"epoch": 2, "energy_J": 1.0})
+    assert merge({0: first, 1: second}).meta["interrupted_epoch"] == {"epoch": 1}
+
+
+def test_processors_and_memory_are_those_of_the_ranks_that_have_them() -> None:
+    machine: dict[str, str | None] = {"gpu": "GPU-0", "cpu": None, "ram": None}
+    trace = trace_of(merge({0: record(0, [90.0], kinds=machine), 1: record(1, [7.0])}))
+    assert trace.column("cpu_energy_J") == trace.column("ram_energy_J") == 30
+    assert trace.column("gpu_energy_J") == 37
+    assert trace.column("energy_J") == 97
+    assert [d["device"] for d in trace.devices] == ["gpu:0", "cpu:0", "ram:0", "gpu:0@rank1"]
+
+
+def test_a_rank_without_devices_adds_nothing_but_its_samples() -> None:
+    trace = trace_of(merge({0: record(0, [5.0]), 1: record(1, [math.nan], kinds={}, notes=["no"])}))
+    assert trace.column("energy_J") == 5
+    assert trace.column("samples") == 16
+    assert trace.meta["notes"] == ["rank 1: no"]
+    # Neither does rank 0, whose rows may lack the kinds of the others.
+    trace = trace_of(merge({0: record(0, [math.nan], kinds={}), 1: record(1, [5.0])}))
+    assert trace.column("energy_J") == trace.column("gpu_energy_J") == 5
+
+
+def test_a_gpu_that_ranks_share_is_counted_once() -> None:
+    machine: dict[str, str | None] = {"gpu": "GPU-0", "cpu": None}
+    shared = {
+        0: record(0, [10.0], ranks=3, kinds=machine, total_J=10.0),
+        1: record(1, [6.0], ranks=3, kinds={"gpu": "GPU-0"}, total_J=6.0),  # or another MIG device
+        2: record(2, [7.0], ranks=3, total_J=7.0),
+    }
+    merged = merge(shared)
+    assert merged.epochs["energy_J"] == 17
+    assert merged.epochs["gpu_energy_J"] == 12
+    assert merged.meta["total_J"] == 17
+    assert [d["device"] for d in merged.meta["devices"]] == ["gpu:0", "cpu:0", "gpu:0@rank2"]
+    # Where it cannot be told from what was measured beside it, nothing is made up.
+    shared[1] = record(1, [6.0], ranks=3, kinds=machine, total_J=6.0)
+    merged = merge(shared)
+    assert np.isnan(merged.epochs["energy_J"]).all()
+    assert "total_J" not in merged.meta
+
+
+@given(st.lists(st.floats(0, 1e3), max_size=3), st.lists(st.floats(0, 1e3), max_size=3))
+def test_rows_from_before_a_resumption_are_of_all_ranks_already(
+    earlier: list[float], later: list[float]
+) -> None:
+    first = record(0, earlier + later, earlier_rows=len(earlier))
+    second = record(1, later)
+    second.epochs["epoch"][:] += len(earlier)
+    expected = earlier + [2 * value for value in later]
+    assert merge({0: first, 1: second}).epochs["energy_J"] == pytest.approx(expected)
+    unknown = merge({0: first}).epochs["energy_J"]
+    assert unknown[: len(earlier)] == pytest.approx(earlier)
+    assert np.isnan(unknown[len(earlier) :]).all()
+
+
+def test_rows_of_other_epochs_are_not_added() -> None:
+    second = record(1, [1.0, 1.0, 1.0])
+    second.epochs["epoch"][:] = [0, 2, 3]
+    energy_J = merge({0: record(0, [5.0, 5.0, 5.0]), 1: second}).epochs["energy_J"]
+    assert energy_J == pytest.approx([6, math.nan, math.nan], nan_ok=True)
+
+
+# ---------------------------------------------------------------------- folders
+
+
+def saved(folder: Path, rank: int, energies: list[float], **meta: Any) -> Path:
+    """A rank's trace in the folder of rank 0, with readings on a clock of its own."""
+    one = record(rank, energies, **meta)
+    late_s = 1000.0 * rank
+    one.epochs["start_s"][:] += late_s
+    one.epochs["end_s"][:] += late_s
+    power = {
+        "time_s": np.arange(len(energies) + 1) + late_s,
+        "device": np.full(len(energies) + 1, "gpu:0", dtype=object),
+        "power_W": np.full(len(energies) + 1, 1.0),
+    }
+    path = folder if rank == 0 else folder / f"rank{rank}"
+    return EnergyTrace(one.epochs, power, one.meta).save(path)
+
+
+def test_readings_are_put_on_the_clock_of_rank_0(tmp_path: Path) -> None:
+    saved(tmp_path, 0, [1.0, 2.0])
+    saved(tmp_path, 1, [3.0, 4.0])
+    trace = load_trace(tmp_path)
+    assert trace.column("energy_J") == pytest.approx([4, 6])
+    times = {d: set(part["time_s"]) for d, part in trace.power.groupby("device")}
+    assert times == {"gpu:0": {0, 1, 2}, "gpu:0@rank1": {0, 1, 2}}
+
+
+def test_ranks_can_be_chosen(tmp_path: Path) -> None:
+    saved(tmp_path, 0, [1.0], ranks=4)
+    saved(tmp_path, 2, [3.0], ranks=4)
+    assert np.isnan(load_trace(tmp_path).column("energy_J")).all()
+    assert load_trace(tmp_path).meta["missing_ranks"] == [1, 3]
+    assert math.isnan(load_trace(tmp_path).total_J)
+    assert load_trace(tmp_path, ranks=[0]).total_J == 1
+    assert load_trace(tmp_path, ranks=[2, 0]).column("energy_J") == 4
+    assert load_trace(tmp_path / "rank2").column("energy_J") == 3
+    for wrong in ([], [0, 1], [7]):
+        with pytest.raises(TraceError, match="no trace of rank"):
+            load_trace(tmp_path, ranks=wrong)
+
+
+def test_the_folder_of_a_machine_without_rank_0(tmp_path: Path) -> None:
+    saved(tmp_path, 2, [3.0], ranks=4)
+    saved(tmp_path, 3, [4.0], ranks=4)
+    assert np.isnan(load_trace(tmp_path).column("energy_J")).all()
+    assert load_trace(tmp_path, ranks=[2, 3]).column("energy_J") == 7
+    with pytest.raises(TraceError, match="no trace of rank 0"):
+        load_trace(tmp_path, ranks=[0])
+
+
+def test_a_sum_that_was_saved_is_the_whole(tmp_path: Path) -> None:
+    saved(tmp_path / "a", 0, [1.0, 2.0])
+    saved(tmp_path / "a", 1, [3.0, 4.0])
+    whole = load_trace(tmp_path / "a")
+    again = load_trace(whole.save(tmp_path / "b"))
+    assert again.epochs.equals(whole.epochs)
+    assert again.power.equals(whole.power)
+    assert again.meta == whole.meta
+    with pytest.raises(TraceError, match="taken apart"):
+        load_trace(tmp_path / "b", ranks=[0])
+
+
+def test_what_only_looks_like_a_rank_is_left_out(tmp_path: Path) -> None:
+    folder, other = tmp_path / "energy", tmp_path / "other"
+    saved(folder, 0, [1.0], ranks=2)
+    saved(other, 1, [3.0])
+    (folder / "rank1").symlink_to(other / "rank1")  # out of the folder
+    (folder / "rank2").symlink_to(".")  # itself
+    (folder / "rank3").write_text("a file")
+    (folder / "rank4").mkdir()  # nothing in it
+    saved(folder, 5, [9.0], run_id="of another training")
+    (folder / f"rank{10**9}").mkdir()
+    (folder / "rank01").mkdir()
+    trace = load_trace(folder)
+    assert [entry["rank"] for entry in trace.meta["ranks"]] == [0]
+    assert trace.meta["missing_ranks"] == [1]
+    assert load_trace(folder, ranks=[0]).column("energy_J") == 1
+
+
+def test_folders_in_the_trace_of_one_process_are_none_of_its_business(tmp_path: Path) -> None:
+    saved(tmp_path, 0, [1.0], ranks=1)
+    (tmp_path / "rank1").mkdir()
+    (tmp_path / "rank1" / "meta.json").write_text("no JSON")
+    assert load_trace(tmp_path).column("energy_J") == 1
+
+
+@pytest.mark.parametrize("number", [10**9, -1, True, "2", None, 1.5])
+def test_a_number_of_ranks_that_cannot_be_is_ignored(tmp_path: Path, number: object) -> None:
+    saved(tmp_path, 0, [1.0])
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    (tmp_path / "meta.json").write_text(json.dumps({**meta, "world_size": number}))
+    assert load_trace(tmp_path).column("energy_J") == 1
+
+
+# ---------------------------------------------------------------------- the way to rank 0
+
+
+class Store:
+    """A store in memory, which can fail, be slow or hang."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+        self.trouble: Callable[[], None] = lambda: None
+
+    def set(self, key: str, value: str) -> None:
+        self.trouble()
+        self.values[key] = value.encode()
+
+    def check(self, keys: list[str]) -> bool:
+        self.trouble()
+        return all(key in self.values for key in keys)
+
+    def get(self, key: str) -> bytes:
+        self.trouble()
+        return self.values[key]
+
+    def delete_key(self, key: str) -> bool:
+        self.trouble()
+        return self.values.pop(key, None) is not None
+
+
+class Watts:
+    def __init__(self, watts: float, uuid: str) -> None:
+        self.device = Device(
+            "gpu:0", "gpu", "made up", "measured", "made up", details={"uuid": uuid}
+        )
+        self.watts = watts
+
+    def read(self, time_s: float) -> Reading:
+        return Reading(time_s, "gpu:0", self.watts, self.watts * time_s)
+
+    def close(self) -> None:
+        pass
+
+
+class Rank:
+    """A process of the training, without the process."""
+
+    def __init__(self, store: Store, rank: int, ranks: int = 2, folder: Path | None = None) -> None:
+        self.rank, self.epochs = rank, 0
+        meta = {"run_id": "r", "rank": rank, "world_size": ranks, "host": f"host{rank}"}
+        self.recorder = Recorder(
+            [Watts(10.0 * (rank + 1), f"GPU-{rank}")], folder=folder, interval_s=0.01, meta=meta
+        )
+        self.recorder.start()
+        self.group = Group(self.recorder, store, rank=rank, world_size=ranks, run_id="r")
+
+    def epoch(self, timeout_s: float = 1.0) -> float:
+        """Train one; returns how long it took to share it."""
+        self.recorder.start_epoch(self.epochs)
+        time.sleep(0.03)
+        self.recorder.end_epoch()
+        self.epochs += 1
+        return self.share(timeout_s)
+
+    def share(self, timeout_s: float = 1.0, *, is_last: bool = False) -> float:
+        began_s = time.monotonic()
+        self.group.share((self.epochs, 0), timeout_s, is_last=is_last)
+        return time.monotonic() - began_s
+
+    def end(self, timeout_s: float = 1.0) -> float:
+        self.recorder.stop()
+        return self.share(timeout_s, is_last=True)
+
+
+def energy_J(rank: Rank) -> np.ndarray[Any, Any]:
+    return rank.group.trace().column("energy_J")
+
+
+def is_within(condition: Callable[[], object], timeout_s: float = 5.0) -> bool:
+    give_up_s = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < give_up_s:
+        time.sleep(0.01)
+    return bool(condition())
+
+
+def test_rank_0_has_the_sum_while_it_trains_and_afterwards(tmp_path: Path) -> None:
+    store = Store()
+    first, second = Rank(store, 0, folder=tmp_path / "energy"), Rank(store, 1)
+    for epochs in (1, 2, 3, 4):
+        second.epoch()
+        first.epoch()
+        row = first.group.last_row()
+        assert row["energy_J"] == pytest.approx(energy_J(first)[-1], rel=0.1)
+        assert row["epoch"] == epochs - 1
+        assert np.isfinite(energy_J(first)).all()
+        assert math.isfinite(first.group.total_J)
+    second.end()
+    first.end()
+    own, other = first.recorder.trace(), second.recorder.trace()
+    assert energy_J(first) == pytest.approx(own.column("energy_J") + other.column("energy_J"))
+    assert first.group.total_J == pytest.approx(own.total_J + other.total_J)
+    assert other.column("energy_J") == pytest.approx(20 * other.column("duration_s"), rel=1e-2)
+    # Every message was taken, and the store is clean.
+    assert not store.values
+    # Rank 1 wrote nowhere here, so that its copy completes the folder.
+    whole = load_trace(tmp_path / "energy")
+    assert whole.column("energy_J") == pytest.approx(energy_J(first))
+    assert whole.total_J == pytest.approx(first.group.total_J)
+    assert load_trace(tmp_path / "energy/rank1").meta["host"] == "host1"
+
+
+def test_a_copy_has_all_but_the_last_epochs_if_rank_0_is_killed(tmp_path: Path) -> None:
+    store = Store()
+    first, second = Rank(store, 0, folder=tmp_path / "energy"), Rank(store, 1)
+    for _ in range(6):
+        second.epoch()
+        first.epoch()
+    copied = tmp_path / "energy/rank1"
+    assert is_within(lambda: len(load_trace(copied)) >= 4)
+    rows = len(load_trace(copied))
+    assert load_trace(copied).meta["status"] == "running"
+    whole = load_trace(tmp_path / "energy").column("energy_J")
+    assert np.isfinite(whole[:rows]).all()
+    assert np.isnan(whole[rows:]).all()
+    second.end()
+    first.end()
+
+
+def test_a_copy_does_not_touch_the_folder_of_a_rank(tmp_path: Path) -> None:
+    store = Store()
+    first = Rank(store, 0, folder=tmp_path / "energy")
+    second = Rank(store, 1, folder=tmp_path / "energy/rank1")
+    for rank in (second, first):
+        rank.epoch()
+    for rank in (second, first):
+        rank.end()
+    assert sorted(p.name for p in (tmp_path / "energy").iterdir() if p.is_dir()) == ["rank1"]
+    assert len(load_trace(tmp_path / "energy/rank1").power)
+
+
+def test_a_rank_that_dies_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("energyest.callbacks.group._PATIENCE_S", 0.3)
+    store = Store()
+    first, second = Rank(store, 0), Rank(store, 1)
+    second.epoch()
+    first.epoch()
+    second.recorder.stop()  # and says nothing more
+    assert 0.3 <= first.epoch(timeout_s=0.3) < 2
+    assert all(first.epoch(timeout_s=5) < 1 for _ in range(3))
+    assert np.isfinite(energy_J(first)).tolist() == [True, False, False, False, False]
+    assert math.isnan(first.group.last_row()["energy_J"])
+    assert 0.3 <= first.end(timeout_s=0.3) < 3
+    assert np.isfinite(energy_J(first)).tolist() == [True, False, False, False, False]
+
+
+def test_a_rank_that_was_late_is_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("energyest.callbacks.group._PATIENCE_S", 0.1)
+    store = Store()
+    first, second = Rank(store, 0), Rank(store, 1)
+    first.epoch(timeout_s=0.1)
+    second.epoch()
+    assert is_within(lambda: np.isfinite(energy_J(first)).all())
+    late = threading.Timer(0.3, second.epoch)
+    late.start()
+    assert first.epoch(timeout_s=5) >= 0.2
+    late.join()
+    assert np.isfinite(energy_J(first)).all()
+    for rank in (second, first):
+        rank.end()
+
+
+def test_a_store_that_fails_for_a_while_loses_nothing() -> None:
+    store = Store()
+    first, second = Rank(store, 0), Rank(store, 1)
+
+    def fail() -> None:
+        raise ConnectionError("the store is gone")
+
+    second.epoch()
+    store.trouble = fail
+    for _ in range(2):
+        second.epoch()
+        first.epoch(timeout_s=0.05)
+        assert np.isnan(energy_J(first)).all()
+        assert math.isnan(first.group.total_J)
+    store.trouble = lambda: None
+    second.share()
+    first.epoch()  # its third
+    assert is_within(lambda: np.isfinite(energy_J(first)).all())
+    for rank in (second, first):
+        rank.end()
+    assert energy_J(first) == pytest.approx(
+        first.recorder.trace().column("energy_J") + second.recorder.trace().column("energy_J")
+    )
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_store_that_hangs_holds_up_nobody(rank: int) -> None:
+    store, back = Store(), threading.Event()
+    one = Rank(store, rank)
+    store.trouble = lambda: bool(back.wait(60)) and None
+    assert one.epoch(timeout_s=0.1) < 2
+    assert one.epoch(timeout_s=0.1) < 2
+    assert len(one.group.trace()) == 2
+    assert one.end(timeout_s=0.1) < 6
+    back.set()
+
+
+def test_a_store_that_is_slow_delivers_late() -> None:
+    store = Store()
+    first, second = Rank(store, 0), Rank(store, 1)
+    store.trouble = lambda: time.sleep(0.2)
+    second.epoch()
+    assert first.epoch(timeout_s=0.05) < 1.5
+    assert is_within(lambda: np.isfinite(energy_J(first)).all())
+    for rank in (second, first):
+        rank.end()
+
+
+def test_messages_that_are_no_good_are_left_out() -> None:
+    store = Store()
+    first = Rank(store, 0)
+    for number, text in enumerate(("no JSON", "[]", '{"rows": 7}', "{}")):
+        store.set(f"energyest/r/1/{number}", text)
+    first.epoch(timeout_s=0.1)
+    assert np.isnan(energy_J(first)).all()
+    assert not store.values
+    first.end(timeout_s=0.1)
+
+
+def test_the_store_is_let_go_at_the_end() -> None:
+    """It holds the port at which the processes of the next training may want to meet."""
+    store = Store()
+    gone = weakref.ref(store)
+    first = Rank(store, 0, ranks=1)
+    first.epoch()
+    del store
+    assert gone() is not None
+    first.end()
+    assert is_within(lambda: gone() is None)
