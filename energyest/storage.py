@@ -258,11 +258,29 @@ def _read_latest(folder: Path, run_id: object, epochs: Columns) -> dict[str, Any
         return {}
     known = {name: latest[name] for name in LATEST if name in latest}
     cut = known.get("interrupted_epoch")
-    start_s = cut.get("start_s") if isinstance(cut, dict) else None
-    ended_s = epochs["end_s"][-1] if len(epochs.get("end_s", ())) else -math.inf
-    if not isinstance(start_s, int | float) or start_s < ended_s - _ROUNDING_S:
-        known.pop("interrupted_epoch", None)  # it has come to its end since
+    if not isinstance(cut, dict) or not isinstance(cut.get("start_s"), int | float):
+        known.pop("interrupted_epoch", None)
+        return known
+    since = epochs.get("start_s", np.empty(0)) >= cut["start_s"] - _ROUNDING_S
+    if since.any():
+        # It has come to its end since: what it cost takes the place of what it had cost by then.
+        del known["interrupted_epoch"]
+        rows = {name: float(values[since].sum()) for name, values in epochs.items()}
+        for sums in (known, known.get("components")):
+            if isinstance(sums, dict):
+                _renew(sums, cut, rows)
     return known
+
+
+def _renew(sums: dict[str, Any], before: Mapping[str, Any], after: Mapping[str, float]) -> None:
+    """Bring sums up to date of which a part has other values by now; leave out unknown ones."""
+    for name in list(sums):
+        part = "energy_J" if name == "total_J" else name
+        if part in after:
+            values = sums.pop(name), before.get(part), after[part]
+            if all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+                old, was, has = values
+                sums[name] = old - was + has
 
 
 def _read_epochs(folder: Path) -> Columns:

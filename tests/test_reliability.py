@@ -166,6 +166,34 @@ def test_killed_just_after_it_began(tmp_path: Path) -> None:
     assert len(load_trace(tmp_path)) == 0
 
 
+def test_killed_just_after_an_epoch_had_ended(tmp_path: Path) -> None:
+    """What is known of the run so far may be some moments older than its last epoch."""
+    run = track(tmp_path / "energy", sensors=[Constant(100), Constant(20, "cpu:0")])
+    run.start()
+    for _ in range(3):
+        run.start_epoch(continues=True)
+        time.sleep(1.2)
+        run.end_epoch()
+    time.sleep(0.3)
+    latest = json.loads((tmp_path / "energy" / "latest.json").read_text())
+    rows = load_trace(tmp_path / "energy").epochs
+    # As it would be if the process had died before it was written again.
+    old = {**latest, "total_J": 120.0 * 2.5, "components": {"gpu_energy_J": 250.0}}
+    old["interrupted_epoch"] = {
+        **{name: float(rows[name][2]) for name in ("epoch", "start_s", "end_s")},
+        "energy_J": 120.0 * 0.2,
+        "gpu_energy_J": 20.0,
+        "duration_s": 0.2,
+    }
+    (tmp_path / "energy" / "latest.json").write_text(json.dumps(old))
+    trace = load_trace(tmp_path / "energy")
+    run.stop()
+    assert "interrupted_epoch" not in trace.meta
+    assert trace.total_J == pytest.approx(120 * 2.3 + rows.energy_J[2])
+    assert trace.meta["components"]["gpu_energy_J"] == pytest.approx(230 + rows.gpu_energy_J[2])
+    assert trace.total_J > rows.energy_J[2]
+
+
 def test_what_is_described_cannot_spoil_the_record(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -195,6 +195,25 @@ def test_on_another_gpu(tmp_path: Path) -> None:
         estimate_step(trace.head(7), 12)
 
 
+def test_the_projection_is_there_at_once(tmp_path: Path) -> None:
+    saving = checkpoints(pytorch_lightning, tmp_path, every_n_epochs=1)
+    make_trainer(
+        pytorch_lightning, tmp_path, monitor_of(), saving, max_epochs=6, enable_checkpointing=True
+    ).fit(PlNet(step_s=0.02), loader())
+    monitor = monitor_of()
+    look = At("on_train_batch_start", 6, lambda: seen.append(monitor.projection))
+    seen: list[Any] = []
+    make_trainer(pytorch_lightning, tmp_path, monitor, look, max_epochs=9).fit(
+        PlNet(step_s=0.02), loader(), ckpt_path=tmp_path / "epoch=5-step=24.ckpt"
+    )
+    (first,) = seen
+    assert first.method.startswith("STEP")
+    assert first.epochs == 9
+    assert monitor.trace.meta["planned_changes"] == []
+    truth_J = monitor.trace.column("energy_J").sum()
+    assert first.energy_J == pytest.approx(truth_J, rel=0.2)  # of the last three only a guess
+
+
 def test_without_the_monitor_on_either_side(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -216,8 +216,11 @@ class EnergyMonitor(Callback):
                 self._first.describe(trainer, pl_module, batch, count)
             position = self._counts.row_position(self._every)
             self._changes.begin(trainer, pl_module, batch, self._every, batch_idx, position)
-            # An earlier part of the run tells more than PRE.
-            if self._first is not None and not self._counts.rows:
+            if self._counts.rows:  # an earlier part of the run, which tells more than PRE
+                self._run.planned_epochs = plan.planned_rows_at_start(
+                    trainer, self._every, self._counts.rows, self._counts.row_steps
+                )
+            elif self._first is not None:
                 self._first.estimate(trainer, self._every)
         elif batch_idx == 0 or not self._counts.row_steps:
             self._changes.look(pl_module, batch, self._counts.row_position(self._every))
@@ -345,7 +348,7 @@ class EnergyMonitor(Callback):
         self._counts.carried_samples = round(samples / trainer.world_size)
         if trainer.global_rank == 0:  # what all ranks have measured is counted once
             self._run.load_state_dict(self._resumption.run)
-            changes = resume.earlier_changes(earlier, self._run)
+            changes = resume.earlier_changes(earlier, self._run, trainer.world_size)
             self._changes.recall(changes)
             self._run.describe(planned_changes=changes)
 

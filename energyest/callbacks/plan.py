@@ -37,13 +37,22 @@ def planned_rows(trainer: Trainer, rows: int, batches: int, every: int | None) -
     return rows - 1 + last
 
 
-def planned_rows_at_start(trainer: Trainer, every: int | None) -> float | None:
-    """As `planned_rows`, at the first batch; None where the length of an epoch is not known."""
+def planned_rows_at_start(
+    trainer: Trainer, every: int | None, rows: int = 0, batches: int = 0
+) -> float | None:
+    """As `planned_rows`, at the first batch; None where the length of an epoch is not known.
+
+    Args:
+        trainer: bounds come from its `max_epochs` and `max_steps`.
+        every: batches in an interval; None where rows are epochs.
+        rows: how many rows an earlier part of the training has.
+        batches: what it has of the row that runs.
+    """
     row = row_batches(trainer, every)
     to_come = _batches_to_come(trainer, every, at_start=True)
     if row is None or not math.isfinite(to_come):
         return None
-    return to_come / row or None
+    return rows + (batches + to_come) / row or None
 
 
 def row_batches(trainer: Trainer, every: int | None) -> float | None:

@@ -65,20 +65,27 @@ def load(trainer: Trainer, monitor: Callback, checkpoint: Mapping[str, Any]) -> 
     return None if state is None else Resumption(**state)
 
 
-def earlier_changes(earlier: Earlier, run: Run) -> list[dict[str, Any]]:
+def earlier_changes(earlier: Earlier, run: Run, world_size: int) -> list[dict[str, Any]]:
     """What has changed the energy of an epoch up to now, for the trace's `planned_changes`.
 
-    That is what came before the checkpoint, and another GPU since.
+    That is what came before the checkpoint, and other GPUs since.
+
+    Args:
+        earlier: the part before the checkpoint.
+        run: of this process.
+        world_size: number of processes.
     """
     changes = earlier.meta.get("planned_changes")
     rows = len(earlier)
     past = [c for c in changes if c.get("epoch", rows) < rows] if isinstance(changes, list) else []
     parts = earlier.meta.get("earlier_parts") or [{}]
     before, now = _gpus(parts[-1].get("devices") or []), _gpus(run.trace.devices)
+    now = now * world_size  # of which it is only known here what this one measures
     if before and now and before != now:
         # An epoch that began on the one and ended on the other belongs to neither.
         row = rows + 0.5 if earlier.open_row else float(rows)
-        past.append({"epoch": row, "reason": f"resumed on {', '.join(now)}", "known_since": rows})
+        names = ", ".join(f"{now.count(name)} x {name}" for name in dict.fromkeys(now))
+        past.append({"epoch": row, "reason": f"resumed on {names}", "known_since": rows})
     return past
 
 
