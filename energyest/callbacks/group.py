@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,15 +103,21 @@ class _Other:
 
     def record(self, *, so_far: bool) -> Record:
         """Its part of the trace; the totals of one that runs only `so_far`."""
-        return Record(self._meta(so_far=so_far), self.table.columns(self.provisional), {})
+        return Record(self.meta_of(so_far=so_far), self.table.columns(self.provisional), {})
 
     def news(self, *, whole: bool) -> News:
         """What its copy lacks; it is then taken to be in it."""
         first, self.copied = self.copied, len(self.table)
-        record = self.record(so_far=False) if whole else Record(self._meta(so_far=False), {}, {})
+        record = self.record(so_far=False) if whole else Record(self.meta_of(so_far=False), {}, {})
         return News(record, self.table.rows_from(first))
 
-    def _meta(self, *, so_far: bool) -> dict[str, Any]:
+    def row(self, number: int) -> Record:
+        """One of its epochs; nothing if it has not come so far."""
+        rows = self.table.rows_from(number) + self.provisional[max(0, number - len(self.table)) :]
+        return Record(self.meta, EpochTable().columns(rows[:1]), {})
+
+    def meta_of(self, *, so_far: bool) -> dict[str, Any]:
+        """Facts on it; without the totals of one that runs, unless `so_far`."""
         without = () if so_far or self.has_ended else _TOTALS
         return {name: value for name, value in self.meta.items() if name not in without}
 
@@ -156,26 +163,42 @@ class Group:
         """Energy from the start of the run to now; NaN if a part is missing."""
         if self._rank:
             return self._recorder.total_J
-        return self.trace(readings=False, so_far=True).total_J
+        own = Record(self._recorder.meta(so_far=True), {}, {})
+        whole = self._sum(own, lambda other: Record(other.meta_of(so_far=True), {}, {}))
+        return float(whole.meta.get("total_J", math.nan))
 
     def last_row(self) -> dict[str, float]:
         """The row of the epoch that ended last, be it provisional; empty if there is none."""
-        columns = self.trace(readings=False).epoch_columns
-        return {name: float(values[-1]) for name, values in columns.items() if len(values)}
+        # That row alone is summed: a long run has many.
+        last = sum(self._recorder.state) - 1
+        rows, _ = self._recorder.rows_from(max(last, 0))
+        if self._rank or not rows:
+            return rows[-1] if rows else {}
+        meta = self._recorder.meta()
+        number = last - meta.pop("earlier_rows", 0)
+        if number < 0:
+            return rows[-1]
+        own = Record(meta, EpochTable().columns(rows[-1:]), {})
+        whole = self._sum(own, lambda other: other.row(number))
+        return {name: float(values[-1]) for name, values in whole.epochs.items()}
 
     def trace(self, *, readings: bool = True, so_far: bool = False) -> EnergyTrace:
         """The trace up to now; the arguments are those of `Recorder.trace`."""
         own = self._recorder.trace(readings=readings, so_far=so_far)
         if self._rank:
             return own
-        self._look()
-        records = {0: Record(own.meta, own.epoch_columns, own.power_columns)}
-        with self._lock:
-            for rank, other in self._others.items():
-                if other.messages:
-                    records[rank] = other.record(so_far=so_far)
-        whole = merge(records)
+        whole = self._sum(
+            Record(own.meta, own.epoch_columns, own.power_columns),
+            lambda other: other.record(so_far=so_far),
+        )
         return EnergyTrace(whole.epochs, whole.power, whole.meta)
+
+    def _sum(self, own: Record, part: Callable[[_Other], Record]) -> Record:
+        """Of this rank's record, and of that part of the others' from which something has come."""
+        self._look()
+        with self._lock:
+            heard = {rank: part(other) for rank, other in self._others.items() if other.messages}
+        return merge({0: own, **heard})
 
     # ------------------------------------------------------------------ exchange
 
@@ -237,7 +260,7 @@ class Group:
         if not self._has_sent(_LAST_S if is_last else 0.0):
             return  # the store hangs; if it comes back, the rows go with the next message
         rows, final = self._recorder.rows_from(self._first_to_send)
-        meta = self._recorder.trace(readings=False, so_far=True).meta
+        meta = self._recorder.meta(so_far=True)
         message = {
             "final": final,
             "rows": [{n: row[n] for n in _COLUMNS if n in row} for row in rows],

@@ -279,12 +279,21 @@ class Recorder:
         with self._lock:
             columns = self._accounts.columns()
             power = self._readings.columns() if readings else {}
-            meta = copy.deepcopy(self._meta)
-            if so_far and not self._stopped:
-                meta |= self._accounts.meta_so_far(self._clock(), self._meta["devices"])
+            meta = self._current_meta(so_far=so_far)
         return EnergyTrace(columns, power, meta)
 
+    def meta(self, *, so_far: bool = False) -> dict[str, Any]:
+        """That of `trace`, without the rows of a long run."""
+        with self._lock:
+            return self._current_meta(so_far=so_far)
+
     # ------------------------------------------------------------------ inside
+
+    def _current_meta(self, *, so_far: bool) -> dict[str, Any]:
+        meta = copy.deepcopy(self._meta)
+        if so_far and not self._stopped:
+            meta |= self._accounts.meta_so_far(self._clock(), self._meta["devices"])
+        return meta
 
     def _all_read(self) -> bool:
         with self._lock:
