@@ -98,9 +98,9 @@ class Hosts:
     def __enter__(self) -> Hosts:
         try:
             self.both = [Host(number, self.folder) for number in (0, 1)]
-            a, b = (str(host.sleeper.pid) for host in self.both)
-            cable = ["veth0", "netns", a, "type", "veth", "peer", "name", "veth0", "netns", b]
-            subprocess.run(["ip", "link", "add", *cable], check=True)
+            first, second = self.both
+            other_end = ["peer", "name", "veth0", "netns", str(second.sleeper.pid)]
+            first.run("ip", "link", "add", "veth0", "type", "veth", *other_end)
             for host, address in zip(self.both, ADDRESSES, strict=True):
                 host.run("hostname", host.name)
                 host.run("ip", "link", "set", "lo", "up")
