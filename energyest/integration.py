@@ -103,19 +103,22 @@ def _believable(
     """For each pair of neighbouring readings of a counter, whether their difference holds."""
     rise_J = np.diff(tick_J)
     usable = (rise_J >= 0) & (rise_J <= max_power_W * (np.diff(tick_s) + COUNTER_SLACK_S))
-    # Neighbours may well agree, as counters are renewed about as often as they are read; a long
-    # standstill is a fault, unless no power was drawn. So are the step that ends it, which may make
-    # up for all, and the one before it, within which it may have begun.
+    # Neighbours may well agree, as counters are renewed about as often as they are read: the step
+    # that ends a standstill makes up for it. A long one is a fault, unless no power was drawn, and
+    # so is a shorter one that ends in a step that does not hold, or has not ended. With it goes the
+    # step that ends it, and the one before it, within which it may have begun; but not if that
+    # makes up for another standstill, as of a counter that is renewed once a second.
     first = np.flatnonzero(np.append(True, rise_J != 0))
     last = np.append(first[1:], len(tick_s)) - 1
     without_power = (by_power.energy_J[last] <= by_power.energy_J[first]) & (
         by_power.missing_s[last] <= by_power.missing_s[first]
     )
     still_s = np.where(without_power, 0.0, tick_s[last] - tick_s[first])
-    for i in np.flatnonzero(still_s > COUNTER_STALL_S):
-        usable[max(first[i] - 1, 0) : last[i] + 1] = False
-    if still_s[-1] > COUNTER_SLACK_S:  # nobody knows yet how long this one will be
-        usable[first[-1] :] = False
+    for i in np.flatnonzero(still_s > COUNTER_SLACK_S):
+        is_made_up_for = last[i] < len(usable) and usable[last[i]]
+        if still_s[i] > COUNTER_STALL_S or not is_made_up_for:
+            makes_up = i > 0 and still_s[i - 1] > COUNTER_SLACK_S
+            usable[max(first[i] - (not makes_up), 0) : last[i] + 1] = False
     return usable
 
 

@@ -92,6 +92,24 @@ def test_counter_that_stands_still_and_makes_up_is_not_counted_twice() -> None:
     assert energy == pytest.approx(3000, rel=0.01)
 
 
+@pytest.mark.parametrize("still", [8, 15, 30])
+@pytest.mark.parametrize("then", ["restarts", "is the end"])
+def test_a_standstill_that_nothing_makes_up_for(still: int, then: str) -> None:
+    time_s = np.arange(0, 10, 0.1)
+    truth_J = 400 * time_s
+    counter_J = truth_J.copy()
+    counter_J[40:] = truth_J[40]
+    if then == "restarts":
+        counter_J[40 + still :] = truth_J[40 + still :] - truth_J[40 + still]
+    readings = len(time_s) if then == "restarts" else 40 + still
+    at_s = [3.0, 4.5, time_s[readings - 1]]
+    energy_J, missing_s = cumulative_energy(
+        time_s[:readings], np.full(readings, 400.0), at_s, counter_J=counter_J[:readings]
+    )
+    assert np.diff(energy_J) == pytest.approx(400 * np.diff(at_s))
+    assert (missing_s == 0).all()
+
+
 def test_idle_readings_that_agree_are_no_standstill() -> None:
     time = np.arange(0, 5, 0.1)
     counter = np.floor(time / 1.0) * 60  # renewed once a second
