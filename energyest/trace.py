@@ -13,6 +13,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from energyest import storage
+from energyest.arrays import (
+    as_finite,
+    as_positive,
+    as_vector,
+    check_increasing,
+    check_same_length,
+    check_stored,
+    ratio,
+    refuse,
+)
 from energyest.errors import TraceError
 from energyest.integration import FloatArray, cumulative_energy
 from energyest.ranks import read_ranks
@@ -94,18 +104,18 @@ class EnergyTrace:
             TraceError: arrays of different lengths, or an energy or duration that is NaN,
                 negative or infinite.
         """
-        energy = _positive(energy_J, "energy_J")
+        energy = as_positive(energy_J, "energy_J")
         known: dict[str, FloatArray] = {"epoch": np.arange(len(energy), dtype=np.float64)}
         if duration_s is not None:
-            duration = _positive(duration_s, "duration_s")
-            _same_length(energy_J=energy, duration_s=duration)
+            duration = as_positive(duration_s, "duration_s")
+            check_same_length(energy_J=energy, duration_s=duration)
             end = np.cumsum(duration)
             known |= {"start_s": end - duration, "end_s": end, "duration_s": duration}
-            known["mean_power_W"] = _ratio(energy, duration)
+            known["mean_power_W"] = ratio(energy, duration)
         known["energy_J"] = energy
         for name, values in columns.items():
-            known[name] = _vector(values, name)
-            _same_length(energy_J=energy, **{name: known[name]})
+            known[name] = as_vector(values, name)
+            check_same_length(energy_J=energy, **{name: known[name]})
         return cls(known, {}, meta or {})
 
     @classmethod
@@ -136,15 +146,15 @@ class EnergyTrace:
                 backwards, power that is NaN, negative or infinite, epochs that end before they
                 start or after the last reading.
         """
-        time = _finite(time_s, "time_s")
-        power = _positive(power_W, "power_W")
-        _same_length(time_s=time, power_W=power)
+        time = as_finite(time_s, "time_s")
+        power = as_positive(power_W, "power_W")
+        check_same_length(time_s=time, power_W=power)
         if len(time) < 2:
             raise TraceError(f"time_s holds {len(time)} reading(s): an integral needs at least 2")
-        _increasing(time, "time_s", strictly=False)
-        ends = _finite(epoch_end_s, "epoch_end_s")
+        check_increasing(time, "time_s", strictly=False)
+        ends = as_finite(epoch_end_s, "epoch_end_s")
         edges = np.concatenate([time[:1], ends])
-        _increasing(edges, "epoch_end_s (with time_s[0] before it)", strictly=True)
+        check_increasing(edges, "epoch_end_s (with time_s[0] before it)", strictly=True)
         # The next reading would have come after the last epoch's end: it is not missed.
         if edges[-1] - time[-1] >= max(float(np.median(np.diff(time))), 1e-9 * abs(time[-1])):
             raise TraceError(
@@ -162,9 +172,9 @@ class EnergyTrace:
             "power_W": power,
         }
         if utilization is not None:
-            busy = _positive(utilization, "utilization")
-            _same_length(time_s=time, utilization=busy)
-            _refuse(busy > 1, busy, "utilization", "must be a share from 0 to 1")
+            busy = as_positive(utilization, "utilization")
+            check_same_length(time_s=time, utilization=busy)
+            refuse(busy > 1, busy, "utilization", "must be a share from 0 to 1")
             readings["utilization"] = busy
         epochs = {
             "epoch": np.arange(len(ends), dtype=np.float64),
@@ -173,7 +183,7 @@ class EnergyTrace:
             "duration_s": duration,
             "energy_J": energy,
             f"{kind}_energy_J": energy,
-            "mean_power_W": _ratio(energy, duration),
+            "mean_power_W": ratio(energy, duration),
         }
         return cls(
             epochs, readings, {"devices": [{"device": device, "kind": kind}], **(meta or {})}
@@ -234,6 +244,8 @@ class EnergyTrace:
         Recorded when the run ends. Of a run that was killed, and of arrays, it is the sum of the
         epochs and of what the readings show outside of them. NaN where a part was not measured.
         """
+        if self.meta.get("missing_ranks"):
+            return math.nan
         recorded = self.meta.get("total_J")
         if isinstance(recorded, int | float) and not isinstance(recorded, bool):
             return float(recorded)
@@ -337,13 +349,13 @@ def load_trace(folder: str | Path, *, ranks: Sequence[int] | None = None) -> Ene
     record = read_ranks(Path(folder), ranks)
     trace = EnergyTrace(record.epochs, record.power, record.meta)
     for name in ("energy_J", "duration_s"):
-        _check_stored(trace.column(name), f"{folder}: {name} of the epochs")
+        check_stored(trace.column(name), f"{folder}: {name} of the epochs")
     for name in ("power_W", "energy_J"):
-        _check_stored(trace.power_columns[name], f"{folder}: {name} of the readings")
+        check_stored(trace.power_columns[name], f"{folder}: {name} of the readings")
     for device, rows in _rows_of_devices(trace.power_columns["device"]).items():
         name = f"{folder}: time_s of {device}"
-        time_s = _finite(trace.power_columns["time_s"][rows], name)
-        _increasing(time_s, name, strictly=False)
+        time_s = as_finite(trace.power_columns["time_s"][rows], name)
+        check_increasing(time_s, name, strictly=False)
     return trace
 
 
@@ -379,67 +391,6 @@ def _rows_of_devices(device: NDArray[Any]) -> dict[str, NDArray[np.intp]]:
     order = np.argsort(of_row, kind="stable")
     ends = np.cumsum(np.bincount(of_row))[:-1]
     return dict(zip(numbers, np.split(order, ends), strict=True))
-
-
-def _vector(values: ArrayLike, name: str) -> FloatArray:
-    try:
-        raw = np.asarray(values)
-        # Dates would become counts of nanoseconds, and text that looks like numbers, numbers.
-        if raw.dtype.kind in "mMcSU" or (raw.dtype == object and any(map(_is_text, raw.flat))):
-            raise TypeError(f"it holds {raw.dtype}; times are seconds since some start")
-        if np.ma.is_masked(values):
-            raise TypeError("it is masked")
-        vector = np.array(raw, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise TraceError(f"{name} must hold numbers: {error}") from error
-    if vector.ndim != 1:
-        raise TraceError(f"{name} must have one dimension, not shape {vector.shape}")
-    return vector
-
-
-def _finite(values: ArrayLike, name: str) -> FloatArray:
-    vector = _vector(values, name)
-    _refuse(~np.isfinite(vector), vector, name, "must be finite")
-    return vector
-
-
-def _positive(values: ArrayLike, name: str) -> FloatArray:
-    vector = _finite(values, name)
-    _refuse(vector < 0, vector, name, "must not be negative")
-    return vector
-
-
-def _check_stored(vector: FloatArray, name: str) -> None:
-    """What was read back may lack values, but not hold any that cannot be."""
-    _refuse(np.isinf(vector) | (vector < 0), vector, name, "must be finite and not negative")
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str | bytes)
-
-
-def _increasing(vector: FloatArray, name: str, *, strictly: bool) -> None:
-    if not len(vector):
-        return
-    step = np.append(1.0, np.diff(vector))
-    rule = "must increase" if strictly else "must not go backwards"
-    _refuse(step <= 0 if strictly else step < 0, vector, name, rule)
-
-
-def _refuse(wrong: NDArray[np.bool_], vector: FloatArray, name: str, rule: str) -> None:
-    if wrong.any():
-        first = int(np.argmax(wrong))
-        raise TraceError(f"{name}[{first}] is {vector[first]:g}: {name} {rule}")
-
-
-def _same_length(**vectors: FloatArray) -> None:
-    if len({len(v) for v in vectors.values()}) > 1:
-        sizes = " and ".join(f"{name} has {len(v)}" for name, v in vectors.items())
-        raise TraceError(f"{sizes} values: they must have the same length")
-
-
-def _ratio(energy: FloatArray, duration: FloatArray) -> FloatArray:
-    return np.divide(energy, duration, out=np.full_like(energy, math.nan), where=duration > 0)
 
 
 def _frame(columns: Mapping[str, NDArray[Any]], integers: tuple[str, ...] = ()) -> pd.DataFrame:

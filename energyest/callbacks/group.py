@@ -24,8 +24,6 @@ from energyest.measure.tables import EpochTable
 from energyest.ranks import SUMMED, Record, merge
 from energyest.trace import EnergyTrace
 
-__all__ = ["Group", "Store", "shared_store"]
-
 log = logging.getLogger("energyest")
 
 # How often rank 0 looks for what it waits for, and how long it waits for the store to answer where

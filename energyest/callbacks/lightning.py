@@ -118,10 +118,10 @@ class EnergyMonitor(Callback):
 
         Of a `fit` in spawned processes, it is read from its folder.
         """
-        if self._run is not None:
-            return self._run.trace
         path = self._left_by_child.read()
-        return EnergyTrace({}) if path is None else load_trace(path)
+        if path is not None:
+            return load_trace(path)
+        return EnergyTrace({}) if self._run is None else self._run.trace
 
     @property
     def projection(self) -> Estimate | None:
@@ -135,14 +135,15 @@ class EnergyMonitor(Callback):
     @property
     def total_J(self) -> float:
         """Energy in joules since `fit` began; NaN before."""
-        if self._run is not None:
-            return self._run.total_J
-        return math.nan if self._left_by_child.read() is None else self.trace.total_J
+        if self._left_by_child.read() is not None:
+            return self.trace.total_J
+        return math.nan if self._run is None else self._run.total_J
 
     @property
     def folder(self) -> Path | None:
         """Where the trace is written; None before `fit` or if it is in memory only."""
-        return self._left_by_child.read() if self._run is None else self._run.folder
+        path = self._left_by_child.read()
+        return path if path is not None or self._run is None else self._run.folder
 
     # ------------------------------------------------------------------ hooks
 

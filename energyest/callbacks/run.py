@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from energyest.callbacks.checks import check_count
-from energyest.callbacks.group import Group, Store
+from energyest.callbacks.courier import Store
+from energyest.callbacks.group import Group
 from energyest.callbacks.projection import Plan, Projector
 from energyest.callbacks.shield import shielded
 from energyest.callbacks.versions import versions

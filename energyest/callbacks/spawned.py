@@ -30,13 +30,19 @@ class SharedPath:
             log.debug("energyest: the trace of spawned processes will not be found: %s", error)
 
     def write(self, path: Path | None) -> None:
-        """Leave the path to the parent; nothing happens in a process that was not spawned."""
-        if self._bytes is None or path is None or multiprocessing.parent_process() is None:
-            return
-        name = os.fsencode(path.absolute())[:_MOST_BYTES].ljust(_MOST_BYTES, b"\0")
-        self._bytes.copy_(torch.frombuffer(bytearray(name), dtype=torch.uint8))
+        """Leave the path to the parent; in a process that was not spawned, forget what was left."""
+        if self._bytes is not None:
+            name = b"" if path is None or not _is_spawned() else os.fsencode(path.absolute())
+            padded = name[:_MOST_BYTES].ljust(_MOST_BYTES, b"\0")
+            self._bytes.copy_(torch.frombuffer(bytearray(padded), dtype=torch.uint8))
 
     def read(self) -> Path | None:
-        """The path that a child left, if one did."""
-        name = b"" if self._bytes is None else bytes(self._bytes.tolist()).rstrip(b"\0")
+        """The path that a child has left since; None in the child itself."""
+        if self._bytes is None or _is_spawned():
+            return None
+        name = bytes(self._bytes.tolist()).rstrip(b"\0")
         return Path(os.fsdecode(name)) if name else None
+
+
+def _is_spawned() -> bool:
+    return multiprocessing.parent_process() is not None
