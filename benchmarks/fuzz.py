@@ -33,10 +33,11 @@ import energyest
 from tests.fuzzing import ForeignError, Outcome, fuzz, loaders
 
 
-def run(place: int, inputs: int, chance: int) -> tuple[Outcome | str, float]:
-    """Fuzz the loader at that place; its outcome, or what is wrong, and the peak memory in MB."""
+def run(name: str, inputs: int, chance: int) -> tuple[Outcome | str, float]:
+    """Fuzz the loader of that name; its outcome, or what is wrong, and the peak memory in MB."""
+    loader = next(loader for loader in loaders() if loader.name == name)
     try:
-        outcome: Outcome | str = fuzz(list(loaders())[place], inputs, chance=chance)
+        outcome: Outcome | str = fuzz(loader, inputs, chance=chance)
     except ForeignError as error:
         outcome = str(error)
     return outcome, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -45,6 +46,7 @@ def run(place: int, inputs: int, chance: int) -> tuple[Outcome | str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=10_000, help="of each loader")
+    parser.add_argument("--only", default="", help="loaders whose names hold this text")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="loaders at a time")
     options = parser.parse_args()
@@ -57,12 +59,10 @@ def main() -> int:
     print("|---|---|---|---|---|---|", flush=True)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, context, max_tasks_per_child=1) as pool:
-        names = [loader.name for loader in loaders()]
-        places = range(len(names))
+        names = [loader.name for loader in loaders() if options.only in loader.name]
         arguments = ([options.inputs] * len(names), [options.seed] * len(names))
-        for name, (outcome, memory_MB) in zip(
-            names, pool.map(run, places, *arguments), strict=True
-        ):
+        outcomes = pool.map(run, names, *arguments)
+        for name, (outcome, memory_MB) in zip(names, outcomes, strict=True):
             if isinstance(outcome, str):
                 print(f"{name}: {outcome}", file=sys.stderr)
                 pool.shutdown(cancel_futures=True)

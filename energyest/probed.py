@@ -35,9 +35,11 @@ class Probe:
         for name in ("steps", "step_s", "power_W"):
             value = getattr(self, name)
             is_number = isinstance(value, Real) and not isinstance(value, bool)
-            if not (is_number and 0 < value <= LARGEST):
-                text = f"{name}={repr(value)[:100]} of a probe"
-                raise EstimateError(f"{text} must be a number above 0, up to {LARGEST:.0e}")
+            if not (is_number and 1 / LARGEST <= value <= LARGEST):
+                raise EstimateError(
+                    f"{name}={repr(value)[:100]} of a probe must be a number above 0, from "
+                    f"{1 / LARGEST:.0e} to {LARGEST:.0e}"
+                )
 
     @property
     def energy_per_step_J(self) -> float:

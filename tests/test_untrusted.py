@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from energyest import EnergyTrace, EstimateError, PreModel, TraceError, load_trace, storage
+from energyest import (
+    EnergyTrace,
+    EstimateError,
+    PreModel,
+    Probe,
+    TraceError,
+    estimate_step,
+    load_trace,
+    storage,
+)
 from energyest.files import DEEPEST, parse_json
+from energyest.gpus import resolve_gpu
 from tests.fuzzing import Loader, fuzz, loaders, real_trace
+from tests.synthetic_pre import workload
 from tests.test_structure import MODULES, imports_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -230,6 +244,23 @@ def test_long_traces_load(tmp_path: Path) -> None:
     assert len(trace) == 10_000
     assert len(trace.metrics) == 40
     assert len(trace.power_columns["time_s"]) == 70_000
+
+
+def test_sums_that_overflow() -> None:
+    gpus = [{"device": f"gpu:{i}", "kind": "gpu", "power_limit_W": 1e308} for i in range(2)]
+    changes = [{"epoch": 10 + i, "flops_ratio": 1e300} for i in range(5)]
+    meta = {"planned_epochs": 100, "devices": gpus, "planned_changes": changes}
+    trace = EnergyTrace.from_epochs([100.0] * 8, [2.0] * 8, gpu_energy_J=[90.0] * 8, meta=meta)
+    assert estimate_step(trace, planned=[]).energy_J == pytest.approx(10_000)
+    with np.errstate(all="ignore"):
+        assert estimate_step(trace).energy_J == math.inf
+
+
+@pytest.mark.parametrize("value", [None, "1", True, 0, -1, math.nan, math.inf, 5e-324, 10**400])
+def test_a_probe_of_no_number(value: Any) -> None:
+    gpu = resolve_gpu("H100")
+    with pytest.raises(EstimateError, match=r"power_W=.* must be a number above 0"):
+        Probe(workload(), gpu, steps=30, step_s=0.01, power_W=value)
 
 
 # ---------------------------------------------------------------------- no code, no network
