@@ -62,8 +62,36 @@ HOOKS = (
 )
 
 
+# Of the LightningModule itself.
+MODULE_HOOKS = (
+    "setup",
+    "configure_optimizers",
+    "on_fit_start",
+    "on_train_start",
+    "on_train_epoch_start",
+    "on_train_batch_start",
+    "training_step",
+    "backward",
+    "optimizer_step",
+    "on_train_batch_end",
+    "on_validation_start",
+    "validation_step",
+    "on_validation_epoch_end",
+    "on_train_epoch_end",
+    "on_save_checkpoint",
+    "on_train_end",
+    "on_fit_end",
+    "teardown",
+)
+
+
 class AccidentError(Exception):
     """Something in the user's code."""
+
+
+def accident(*_: Any, **__: Any) -> None:
+    """Happens in a hook."""
+    raise AccidentError
 
 
 def monitor(scene: Scene, folder: Path) -> EnergyMonitor:
@@ -81,6 +109,7 @@ def fit(
     epochs: int = 3,
     step_s: float = 0.0,
     act: Callable[[Any], object] = id,
+    failing: str | None = None,
     **loading: Any,
 ) -> Any:
     """Train a small net; returns its Trainer.
@@ -91,6 +120,7 @@ def fit(
         epochs: how many.
         step_s: how long a step takes, or more.
         act: called at each step with the model.
+        failing: hook of the model that fails.
         **loading: options of the DataLoader.
     """
     import pytorch_lightning as pl
@@ -126,7 +156,10 @@ def fit(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(Net(), loader, loader)
+        net = Net()
+        if failing is not None:
+            setattr(net, failing, accident)
+        trainer.fit(net, loader, loader)
     return trainer
 
 
@@ -150,47 +183,48 @@ def raising(hook: str) -> Any:
     """A callback that fails in one hook."""
     import pytorch_lightning as pl
 
-    def accident(*_: Any, **__: Any) -> None:
-        raise AccidentError
-
     return type("Raising", (pl.Callback,), {hook: accident})()
 
 
 @case(
-    "an exception in any hook of another callback, before or after the monitor's",
+    "an exception in any hook of the model, or of another callback before or after the monitor",
     "ends with that exception",
     "is closed, with no thread left; where the monitor learns of the exception, so does the trace",
     fact("other exceptions", []),
     fact("threads left", []),
     fact("traces that are not closed", []),
-    fact("hooks", 2 * len(HOOKS)),
+    fact("hooks", 2 * len(HOOKS) + len(MODULE_HOOKS)),
     quiet,
     with_others=True,
 )
 def exception_in_any_hook(scene: Scene, folder: Path) -> Outcome:
     outcome = Outcome()
     others, left, open_traces = [], [], []
-    for hook in HOOKS:
-        for first in (True, False):
-            name = f"{hook}-{'before' if first else 'after'}"
-            ours, theirs = monitor(scene, folder / name / "energy"), raising(hook)
-            try:
-                fit(folder / name, [theirs, ours] if first else [ours, theirs], epochs=1)
-                others.append(f"{name}: none")
-            except AccidentError:
-                pass
-            except Exception as error:
-                others.append(f"{name}: {error!r}")
-            if threads():
-                left.append(name)
-            closed = ours.folder is None or load_trace(ours.folder).meta["status"] in (
-                "interrupted by AccidentError",
-                "finished",
-            )
-            if not closed:
-                open_traces.append(name)
+    places = [(hook, place) for hook in HOOKS for place in ("before", "after")]
+    places += [(hook, "model") for hook in MODULE_HOOKS]
+    for hook, place in places:
+        name = f"{hook}-{place}"
+        ours = monitor(scene, folder / name / "energy")
+        callbacks: list[Any] = [ours]
+        if place != "model":
+            callbacks.insert(0 if place == "before" else 1, raising(hook))
+        try:
+            fit(folder / name, callbacks, epochs=1, failing=hook if place == "model" else None)
+            others.append(f"{name}: none")
+        except AccidentError:
+            pass
+        except Exception as error:
+            others.append(f"{name}: {error!r}")
+        if threads():
+            left.append(name)
+        closed = ours.folder is None or load_trace(ours.folder).meta["status"] in (
+            "interrupted by AccidentError",
+            "finished",
+        )
+        if not closed:
+            open_traces.append(name)
     outcome.facts |= {
-        "hooks": 2 * len(HOOKS),
+        "hooks": len(places),
         "other exceptions": others,
         "threads left": left,
         "traces that are not closed": open_traces,
