@@ -201,14 +201,18 @@ def test_what_is_described_cannot_spoil_the_record(
         run.describe(devices=2, note="kept")
         run.describe(hp={(1, 2): 3})
         run.describe(rate=math.nan)
+        deep: list = []
+        for _ in range(100):
+            deep = [deep]
+        run.describe(deep=deep)
         run.start_epoch()
         run.end_epoch()
     meta = json.loads((tmp_path / "energy" / "meta.json").read_text())
     assert meta["note"] == "kept"
     assert meta["status"] == "finished"
     assert meta["devices"][0]["device"] == "gpu:0"
-    assert not {"hp", "rate"} & set(meta)
-    assert len(caplog.records) == 3
+    assert not {"hp", "rate", "deep"} & set(meta)
+    assert len(caplog.records) == 4
 
 
 def test_pauses_within_a_pause() -> None:

@@ -45,7 +45,7 @@ ALLOWED = {
     "files": {"errors"},
     "probed": {"errors", "gpus", "workload"},
     "estimators": {"errors", "files", "gpus", "integration", "probed", "trace", "workload"},
-    "measure": {"errors", "gpus", "integration", "probed", "storage", "trace", "workload"},
+    "measure": {"errors", "files", "gpus", "integration", "probed", "storage", "trace", "workload"},
     "callbacks": {
         "errors",
         "estimators",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import math
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from energyest.errors import ConfigurationError, TraceError
+from energyest.files import parse_json
 from energyest.measure.accounts import Accounts
 from energyest.measure.earlier import Earlier
 from energyest.measure.folder import Contents
@@ -227,8 +227,8 @@ class Recorder:
     def annotate(self, **meta: Any) -> None:
         """Add facts to the trace's meta."""
         try:
-            plain = json.loads(encode_meta(meta))
-        except TraceError as error:
+            plain = parse_json(encode_meta(meta))  # what could not be read back is not written
+        except (TraceError, ValueError) as error:
             log.warning("energyest: %s is left out: %s", ", ".join(map(str, meta)), error)
             return
         with self._lock:
