@@ -303,6 +303,30 @@ def test_a_checkpoint_that_holds_nonsense(
     assert len(warnings_of(caplog)) == 1
 
 
+def test_a_checkpoint_whose_facts_are_nonsense(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(pytorch_lightning, tmp_path, monitor_of(), max_epochs=1)
+    trainer.fit(PlNet(), loader())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    content["energyest"]["0"]["run"]["meta"] = {
+        "planned_changes": [3, {"epoch": "x"}, {}],
+        "earlier_parts": [5, {"devices": 3}],
+        "first_epoch": "none",
+        "devices": "all",
+        "anything": 1,
+    }
+    torch.save(content, tmp_path / "last.ckpt")
+    monitor = monitor_of()
+    trainer = make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=3)
+    trainer.fit(PlNet(), loader(), ckpt_path=tmp_path / "last.ckpt")
+    assert list(monitor.trace.column("epoch")) == [0, 1, 2]
+    assert monitor.trace.devices[0]["name"] == "constant"
+    assert "anything" not in monitor.trace.meta
+    assert warnings_of(caplog) == []
+
+
 # ---------------------------------------------------------------------- any loop
 
 

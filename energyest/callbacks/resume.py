@@ -77,16 +77,21 @@ def earlier_changes(earlier: Earlier, run: Run, world_size: int) -> list[dict[st
     """
     changes = earlier.meta.get("planned_changes")
     rows = len(earlier)
-    past = [c for c in changes if c.get("epoch", rows) < rows] if isinstance(changes, list) else []
-    parts = earlier.meta.get("earlier_parts") or [{}]
-    before, now = _gpus(parts[-1].get("devices") or []), _gpus(run.trace.devices)
-    now = now * world_size  # of which it is only known here what this one measures
+    past = [c for c in changes if _is_before(c, rows)] if isinstance(changes, list) else []
+    # Of the other processes it is not known yet what they measure; it is taken to be the same.
+    before, now = _gpus(earlier.devices), _gpus(run.trace.devices) * world_size
     if before and now and before != now:
         # An epoch that began on the one and ended on the other belongs to neither.
         row = rows + 0.5 if earlier.open_row else float(rows)
         names = ", ".join(f"{now.count(name)} x {name}" for name in dict.fromkeys(now))
         past.append({"epoch": row, "reason": f"resumed on {names}", "known_since": rows})
     return past
+
+
+def _is_before(change: object, rows: int) -> bool:
+    """Whether a change of a trace's meta, which may hold anything, came before that row."""
+    epoch = change.get("epoch") if isinstance(change, dict) else None
+    return isinstance(epoch, int | float) and epoch < rows
 
 
 def _gpus(devices: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -40,6 +40,12 @@ class Earlier:
         return len(self.columns.get("epoch", ()))
 
     @property
+    def devices(self) -> list[dict[str, Any]]:
+        """What its last part was measured with."""
+        last = self.meta.get("earlier_parts", [{}])[-1]
+        return _objects(last.get("devices"))
+
+    @property
     def duration_s(self) -> float:
         """Seconds of the epochs that had ended."""
         return math.fsum(self.columns.get("duration_s", ()))
@@ -70,7 +76,10 @@ class Earlier:
             {n: _or_nan(value) for n, value in {**known, **meta.get("components", {})}.items()},
             {
                 **{name: meta[name] for name in _KEPT if name in meta},
-                "earlier_parts": [*meta.get("earlier_parts", []), {**part, "rows": len(trace)}],
+                "earlier_parts": [
+                    *_objects(meta.get("earlier_parts")),
+                    {**part, "rows": len(trace)},
+                ],
             },
         )
 
@@ -114,7 +123,9 @@ class Earlier:
         )
         if row and not {"energy_J", "duration_s"} <= set(row):
             raise TraceError("the state of a run must hold energy and duration of its open_row")
-        return cls(columns, row, total, _mapping(state, "meta"))
+        meta = {n: v for n, v in _mapping(state, "meta").items() if n in _KEPT}
+        parts = _objects(_mapping(state, "meta").get("earlier_parts"))
+        return cls(columns, row, total, {**meta, **({"earlier_parts": parts} if parts else {})})
 
 
 def _mapping(state: Mapping[Any, Any], name: str) -> dict[str, Any]:
@@ -122,6 +133,10 @@ def _mapping(state: Mapping[Any, Any], name: str) -> dict[str, Any]:
     if not isinstance(part, Mapping):
         raise TraceError(f"the state of a run must hold {name}, by name")
     return {str(key): value for key, value in part.items()}
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _or_nan(value: Any) -> float:
