@@ -6,7 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from energyest import __version__
 from energyest.errors import EnergyestError, EstimateError, NotStableError
@@ -47,21 +47,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             _project(options.trace, options.epochs, options.steps)
     except NotStableError as error:
-        print(f"energyest: {error.reason}", file=sys.stderr)
+        _say(f"energyest: {error.reason}", file=sys.stderr)
         if error.estimate is not None:
-            print(f"Best guess so far, without a guarantee: {error.estimate}")
+            _say(f"Best guess so far, without a guarantee: {error.estimate}")
         return 1
     except EnergyestError as error:
-        print(f"energyest: {error}", file=sys.stderr)
+        _say(f"energyest: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _say(text: object, *, file: TextIO | None = None) -> None:
+    """Print what may come from a file that somebody else wrote: it does not steer the terminal."""
+    plain = "".join(c if c.isprintable() or c == "\n" else "?" for c in str(text))
+    print(plain, file=file)
 
 
 def _devices() -> None:
     from energyest.measure.sensors import detect  # noqa: PLC0415  (--help stays fast)
 
     found = detect()
-    print(found)
+    _say(found)
     found.close()
 
 
@@ -74,12 +80,12 @@ def _show(folder: str) -> None:
     status = trace.meta.get("status", "status unknown")
     total_J = trace.total_J
     total = f"{format_energy(total_J)} in all" if math.isfinite(total_J) else "total not known"
-    print(f"{trace}, {status}; {total}")
+    _say(f"{trace}, {status}; {total}")
     for line in _gaps(trace):
-        print(f"note: {line}")
+        _say(f"note: {line}")
     if not len(trace):
         return
-    print(measured.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="-"))
+    _say(measured.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="-"))
 
 
 def _gaps(trace: EnergyTrace) -> Iterator[str]:
@@ -115,10 +121,10 @@ def _project(folder: str, epochs: float | None, steps: int | None) -> None:
         estimate, unstable = error.estimate, error
     if estimate.epochs is not None:
         table = compare_estimators(trace, estimate.epochs)
-        print(table.to_string(float_format="%.1f", na_rep="-"), end="\n\n")
+        _say(f"{table.to_string(float_format='%.1f', na_rep='-')}\n")
     if unstable is not None:
         raise unstable
-    print(estimate)
+    _say(estimate)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,21 @@ def test_show(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "gpu_energy_J" not in out  # nothing was measured there
 
 
+def test_what_a_file_says_does_not_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meta = {"status": "\x1b[2Jgone", "notes": ["\x07bell"], "devices": [{"name": "\x9b31m"}]}
+    trace = EnergyTrace.from_epochs(energy_J=[1.0] * 4, meta=meta, **{"a\x1b[31mb": [1.0] * 4})
+    for command in ("show", "project"):
+        main(
+            [command, str(trace.save(tmp_path / command)), *["-n", "9"][: 2 * (command != "show")]]
+        )
+    out, err = capsys.readouterr()
+    assert "?[2Jgone" in out
+    assert "a?[31mb" in out
+    assert all(c.isprintable() or c == "\n" for c in out + err)
+
+
 def test_project(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["project", folder, "-n", "10"]) == 0
     assert "1.1 kJ (0.0003056 kWh) for 10 epochs" in capsys.readouterr().out
