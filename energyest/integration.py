@@ -16,6 +16,10 @@ COUNTER_SLACK_S = 0.5
 COUNTER_STALL_S = 2.0
 
 
+# What the step that ends a standstill has to make up for, as a share of what power says.
+_LEAST_MADE_UP = 0.8
+
+
 class Cumulative(NamedTuple):
     """Energy and unmeasured time from the first usable reading up to some instants.
 
@@ -105,9 +109,10 @@ def _believable(
     usable = (rise_J >= 0) & (rise_J <= max_power_W * (np.diff(tick_s) + COUNTER_SLACK_S))
     # Neighbours may well agree, as counters are renewed about as often as they are read: the step
     # that ends a standstill makes up for it. A long one is a fault, unless no power was drawn, and
-    # so is a shorter one that ends in a step that does not hold, or has not ended. With it goes the
-    # step that ends it, and the one before it, within which it may have begun; but not if that
-    # makes up for another standstill, as of a counter that is renewed once a second.
+    # so is a shorter one for which no step makes up: it has not ended, or in a step that does not
+    # hold or is far too small. With it goes the step that ends it, and the one before it, within
+    # which it may have begun; but not if that makes up for another standstill, as of a counter that
+    # is renewed once a second.
     first = np.flatnonzero(np.append(True, rise_J != 0))
     last = np.append(first[1:], len(tick_s)) - 1
     without_power = (by_power.energy_J[last] <= by_power.energy_J[first]) & (
@@ -115,7 +120,11 @@ def _believable(
     )
     still_s = np.where(without_power, 0.0, tick_s[last] - tick_s[first])
     for i in np.flatnonzero(still_s > COUNTER_SLACK_S):
-        is_made_up_for = last[i] < len(usable) and usable[last[i]]
+        end = last[i] + 1
+        is_made_up_for = end < len(tick_s) and usable[last[i]]
+        if is_made_up_for:
+            owed_J = by_power.energy_J[end] - by_power.energy_J[first[i]]
+            is_made_up_for = rise_J[last[i]] >= _LEAST_MADE_UP * owed_J
         if still_s[i] > COUNTER_STALL_S or not is_made_up_for:
             makes_up = i > 0 and still_s[i - 1] > COUNTER_SLACK_S
             usable[max(first[i] - (not makes_up), 0) : last[i] + 1] = False

@@ -93,21 +93,38 @@ def test_counter_that_stands_still_and_makes_up_is_not_counted_twice() -> None:
 
 
 @pytest.mark.parametrize("still", [8, 15, 30])
-@pytest.mark.parametrize("then", ["restarts", "is the end"])
+@pytest.mark.parametrize("then", ["restarts", "goes on", "is unread, goes on", "is the end"])
 def test_a_standstill_that_nothing_makes_up_for(still: int, then: str) -> None:
     time_s = np.arange(0, 10, 0.1)
     truth_J = 400 * time_s
     counter_J = truth_J.copy()
     counter_J[40:] = truth_J[40]
+    power_W = np.full(len(time_s), 400.0)
+    after = slice(40 + still, None)
     if then == "restarts":
-        counter_J[40 + still :] = truth_J[40 + still :] - truth_J[40 + still]
-    readings = len(time_s) if then == "restarts" else 40 + still
+        counter_J[after] = truth_J[after] - truth_J[40 + still]
+    elif then != "is the end":
+        counter_J[after] = truth_J[40] + truth_J[after] - truth_J[40 + still - 1]
+    if then == "is unread, goes on":
+        counter_J[40 + still : 40 + still + 20] = power_W[40 + still : 40 + still + 20] = np.nan
+    readings = 40 + still if then == "is the end" else len(time_s)
     at_s = [3.0, 4.5, time_s[readings - 1]]
     energy_J, missing_s = cumulative_energy(
-        time_s[:readings], np.full(readings, 400.0), at_s, counter_J=counter_J[:readings]
+        time_s[:readings], power_W[:readings], at_s, counter_J=counter_J[:readings]
     )
     assert np.diff(energy_J) == pytest.approx(400 * np.diff(at_s))
     assert (missing_s == 0).all()
+
+
+def test_a_standstill_that_a_step_makes_up_for() -> None:
+    time_s = np.arange(0, 10, 0.1)
+    counter_J = 400 * time_s
+    counter_J[40:55] = counter_J[40]  # and at once all that it had not counted
+    # Power is an average, and off: the counter is right.
+    energy_J, _ = cumulative_energy(
+        time_s, np.full(len(time_s), 300.0), [3.0, 8.0], counter_J=counter_J
+    )
+    assert np.diff(energy_J) == pytest.approx(400 * 5)
 
 
 def test_idle_readings_that_agree_are_no_standstill() -> None:
