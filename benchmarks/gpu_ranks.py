@@ -352,8 +352,7 @@ def check_resume(check: Checks, folder: Path, checkpoint: Path) -> None:
     trace = load_trace(folder / "energy")
     check(f"epochs {said[-1]['epochs']}", said[-1]["epochs"] == list(range(EPOCHS + 5)))
     for part in trace.meta["earlier_parts"]:
-        names = [d["name"] for d in part["devices"] if d["kind"] == "gpu"]
-        print(f"       before: {names}, {part['rows']} epochs, {part['total_J']:.0f} J")
+        print(f"       before: {part['gpus']}, {part['rows']} epochs, {part['total_J']:.0f} J")
     print(f"       now: {[d['name'] for d in trace.devices if d['kind'] == 'gpu']}")
     print(f"       J: {[round(e) for e in trace.column('energy_J')]}; in all {trace.total_J:.0f} J")
     print(f"       {trace.meta.get('planned_changes')}")

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -247,9 +247,18 @@ class EnergyTrace:
         if self.meta.get("missing_ranks"):
             return math.nan
         recorded = self.meta.get("total_J")
-        if isinstance(recorded, int | float) and not isinstance(recorded, bool):
+        if _is_number(recorded):
             return float(recorded)
-        return float(np.sum(self.column("energy_J"))) + self._outside_J()
+        energy_J, first = self.column("energy_J"), self.meta.get("earlier_rows")
+        earlier_J, carried_J = (self.meta.get(n) for n in ("earlier_total_J", "carried_J"))
+        rows_J = float(np.sum(energy_J))
+        if _is_number(earlier_J) and isinstance(first, int) and 0 <= first <= len(self):
+            # The run goes on from a checkpoint, which knows what it had cost by then; also of the
+            # epoch under way, if that has not ended since and has it in its row.
+            rows_J = earlier_J + float(np.sum(energy_J[first:]))
+            if len(self) > first and _is_number(carried_J):
+                rows_J -= carried_J
+        return rows_J + self._outside_J()
 
     def _outside_J(self) -> float:
         """What the readings show outside of the epochs, before, between and after them."""
@@ -360,6 +369,10 @@ def load_trace(folder: str | Path, *, ranks: Sequence[int] | None = None) -> Ene
 
 
 # ---------------------------------------------------------------------- checks
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _checked_columns(

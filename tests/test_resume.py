@@ -14,7 +14,14 @@ import pytest
 import pytorch_lightning
 import torch
 
-from energyest import EnergyMonitor, NotStableError, estimate_step, load_trace, track
+from energyest import (
+    ConfigurationError,
+    EnergyMonitor,
+    NotStableError,
+    estimate_step,
+    load_trace,
+    track,
+)
 from energyest.errors import TraceError
 from energyest.measure.sensors import Device, Reading
 from energyest.trace import EnergyTrace
@@ -120,6 +127,126 @@ def test_epochs_go_on(
     assert warnings_of(caplog) == []
 
 
+@pytest.mark.parametrize("validation", [False, True])
+def test_an_epoch_whose_last_batch_made_the_checkpoint(
+    validation: bool, pl: ModuleType, tmp_path: Path
+) -> None:
+    """Lightning then goes on with the next epoch, and says nothing of the end of this one."""
+    saving = checkpoints(pl, tmp_path, every_n_train_steps=4)
+    loaders = (loader(), loader()) if validation else (loader(),)
+    trainer = make_trainer(
+        pl, tmp_path, monitor_of(), saving, max_epochs=3, enable_checkpointing=True
+    )
+    trainer.fit(NETS[pl](step_s=0.01), *loaders)
+    for max_epochs, file in ((4, "epoch=1-step=8.ckpt"), (3, "epoch=2-step=12.ckpt")):
+        monitor = monitor_of()
+        trainer = make_trainer(pl, tmp_path, monitor, max_epochs=max_epochs)
+        trainer.fit(NETS[pl](step_s=0.01), *loaders, ckpt_path=tmp_path / file)
+        trace = monitor.trace
+        assert list(trace.column("epoch")) == list(range(max_epochs))
+        assert (trace.column("steps") == 4).all()
+        assert trace.meta["planned_epochs"] == max_epochs
+        assert_whole(trace)
+
+
+@pytest.mark.parametrize("file", ["epoch=0-step=3.ckpt", "epoch=1-step=6.ckpt"])
+def test_an_interval_that_was_full(file: str, tmp_path: Path) -> None:
+    saving = checkpoints(pytorch_lightning, tmp_path, every_n_train_steps=3)
+    first = monitor_of(every_n_steps=3)
+    make_trainer(
+        pytorch_lightning, tmp_path, first, saving, max_epochs=2, enable_checkpointing=True
+    ).fit(PlNet(step_s=0.01), loader())
+    monitor = monitor_of(every_n_steps=3)
+    make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=3).fit(
+        PlNet(step_s=0.01), loader(), ckpt_path=tmp_path / file
+    )
+    assert list(monitor.trace.column("steps")) == [3, 3, 3, 3]
+    assert_whole(monitor.trace)
+
+
+def test_rows_of_another_kind_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(pytorch_lightning, tmp_path, monitor_of(every_n_steps=2), max_epochs=2)
+    trainer.fit(PlNet(step_s=0.01), loader())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    monitor = monitor_of()
+    make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=4).fit(
+        PlNet(step_s=0.01), loader(), ckpt_path=tmp_path / "last.ckpt"
+    )
+    trace = monitor.trace
+    assert list(trace.column("epoch")) == [2, 3]
+    assert "interval_steps" not in trace.meta
+    assert (
+        trace.total_J > trace.meta["earlier_parts"][0]["total_J"] + trace.column("energy_J").sum()
+    )
+    assert "intervals of 2 steps: it cannot have epochs" in caplog.text
+
+
+def test_a_fit_that_made_no_row_leaves_nothing_to_the_next(tmp_path: Path) -> None:
+    monitor = monitor_of()
+    trainer = make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=2)
+    trainer.fit(PlNet(), loader())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=2).fit(
+        PlNet(), loader(), ckpt_path=tmp_path / "last.ckpt"
+    )
+    assert len(monitor.trace) == 2  # nothing was left to train
+    make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=1).fit(PlNet(), loader())
+    assert list(monitor.trace.column("epoch")) == [0]
+    assert "earlier_rows" not in monitor.trace.meta
+
+
+def test_a_tuner_takes_no_fit_before_along(tmp_path: Path) -> None:
+    class Net(PlNet):
+        learning_rate = 0.1
+
+    monitor = monitor_of()
+    make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=2).fit(Net(), loader())
+    finder = pytorch_lightning.callbacks.LearningRateFinder(num_training_steps=5)
+    make_trainer(pytorch_lightning, tmp_path, monitor, finder, max_epochs=1).fit(Net(), loader())
+    assert list(monitor.trace.column("epoch")) == [0]
+
+
+def test_a_monitor_and_one_of_a_subclass(tmp_path: Path) -> None:
+    class Other(EnergyMonitor):
+        pass
+
+    def monitors() -> tuple[EnergyMonitor, ...]:
+        sensors = [ConstantSensor("gpu", power_W) for power_W in (100.0, 7.0)]
+        return EnergyMonitor(sensors=sensors[:1]), Other(sensors=sensors[1:])
+
+    trainer = make_trainer(pytorch_lightning, tmp_path, *monitors(), max_epochs=2)
+    trainer.fit(PlNet(step_s=0.01), loader())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    again = monitors()
+    make_trainer(pytorch_lightning, tmp_path, *again, max_epochs=3).fit(
+        PlNet(step_s=0.01), loader(), ckpt_path=tmp_path / "last.ckpt"
+    )
+    for monitor, power_W in zip(again, (100.0, 7.0), strict=True):
+        assert len(monitor.trace) == 3
+        assert_whole(monitor.trace, power_W)
+
+
+def test_changes_up_to_the_checkpoint_stay_in_the_record(tmp_path: Path) -> None:
+    """Also of the row in which it was made, and where it is made again in that row."""
+    boards = Board("A", 300.0), Board("B", 100.0), Board("B", 100.0)
+    path: Path | None = None
+    for part, board in enumerate(boards):
+        monitor = monitor_of(None, board)
+        saving = checkpoints(pytorch_lightning, tmp_path / str(part), every_n_train_steps=2)
+        trainer = make_trainer(
+            pytorch_lightning, tmp_path, monitor, saving, max_epochs=4, enable_checkpointing=True
+        )
+        trainer.fit(PlNet(step_s=0.01), loader(), ckpt_path=path)
+        path = (
+            tmp_path / str(part) / ("epoch=1-step=6.ckpt" if part == 0 else "epoch=1-step=8.ckpt")
+        )
+    (change,) = monitor.trace.meta["planned_changes"]
+    assert (change["epoch"], change["reason"]) == (1.5, "resumed on 1 x B")
+    assert list(monitor.trace.column("epoch")) == [0, 1, 2, 3]
+
+
 def test_intervals_go_on(tmp_path: Path) -> None:
     saving = checkpoints(pytorch_lightning, tmp_path, every_n_train_steps=7)
     first = monitor_of(every_n_steps=3)
@@ -184,7 +311,7 @@ def test_on_another_gpu(tmp_path: Path) -> None:
     (change,) = trace.meta["planned_changes"]
     assert change["epoch"] == 6
     assert "NVIDIA A40" in change["reason"]
-    assert [d["name"] for d in trace.meta["earlier_parts"][0]["devices"]] == ["NVIDIA H100"]
+    assert trace.meta["earlier_parts"][0]["gpus"] == {"NVIDIA H100": 1}
     # Not from the level of the other GPU: three times as much.
     truth_J = trace.column("energy_J").sum()
     settled = [p for p in projections[2:] if p is not None]
@@ -312,7 +439,7 @@ def test_a_checkpoint_whose_facts_are_nonsense(
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)
     content["energyest"]["0"]["run"]["meta"] = {
         "planned_changes": [3, {"epoch": "x"}, {}],
-        "earlier_parts": [5, {"devices": 3}],
+        "earlier_parts": [5, {"gpus": 3}],
         "first_epoch": "none",
         "devices": "all",
         "anything": 1,
@@ -380,6 +507,116 @@ def test_a_loop_of_steps() -> None:
     assert energy_J == pytest.approx(200 * later.trace.column("duration_s"))
 
 
+@pytest.mark.parametrize("at", [3, 5, 9])
+def test_every_step_is_made_once(at: int) -> None:
+    with track(sensors=[Constant(200)]) as run:
+        made = []
+        for step in run.steps(10, every_n_steps=4):
+            made.append(step)
+            time.sleep(0.01)
+            if step == at:
+                state = saved(run)
+                break
+    with track(sensors=[Constant(200)]) as later:
+        later.load_state_dict(state)
+        for step in later.steps(14, every_n_steps=4):
+            made.append(step)
+            time.sleep(0.01)
+    assert made == list(range(14))
+    assert later.trace.column("steps").sum() == 14
+    energy_J = later.trace.column("energy_J")
+    assert energy_J == pytest.approx(200 * later.trace.column("duration_s"))
+    assert list(later.trace.column("epoch")) == list(range(len(later.trace)))
+    with track(sensors=[Constant(200)]) as other:
+        other.load_state_dict(state)
+        with pytest.raises(ConfigurationError, match="intervals of 4 steps"):
+            next(other.steps(14, every_n_steps=5))
+        with pytest.raises(ConfigurationError, match="cannot have epochs"):
+            next(other.epochs(5))
+
+
+def test_epochs_by_hand_are_numbered_on() -> None:
+    with track(sensors=[Constant(1)]) as run:
+        for _ in range(2):
+            run.start_epoch()
+            run.end_epoch()
+        state = saved(run)
+    with track(sensors=[Constant(1)]) as later:
+        later.load_state_dict(state)
+        later.start_epoch()
+        later.end_epoch()
+        for loading in (1, 2):
+            with pytest.raises(TraceError, match="before its first epoch"):
+                later.load_state_dict(state)
+            assert loading
+    assert list(later.trace.column("epoch")) == [0, 1, 2]
+    with track(sensors=[Constant(1)]) as twice:
+        twice.load_state_dict(state)
+        with pytest.raises(TraceError, match="one checkpoint"):
+            twice.load_state_dict(state)
+
+
+def test_an_epoch_that_an_exception_cut_off_is_made_again() -> None:
+    def train() -> None:
+        with run:
+            for epoch in run.epochs(5):
+                time.sleep(0.05)
+                if epoch == 2:
+                    raise ValueError("cut")
+
+    run = track(sensors=[Constant(100)])
+    with pytest.raises(ValueError, match="cut"):
+        train()
+    with track(sensors=[Constant(100)]) as later:
+        later.load_state_dict(saved(run))
+        for _ in later.epochs(4):
+            time.sleep(0.05)
+    assert list(later.trace.column("epoch")) == [0, 1, 2, 3]
+    assert (later.trace.column("duration_s") < 0.095).all()
+    assert later.trace.total_J > later.trace.column("energy_J").sum() + 100 * 0.04  # it was spent
+
+
+def test_metrics_of_both_parts_of_a_row() -> None:
+    with track(sensors=[Constant(1)]) as run:
+        for step in run.steps(8, every_n_steps=4):
+            run.log(**({"early": 1.0} if step == 1 else {}))
+            if step == 2:
+                state = saved(run)
+                break
+    with track(sensors=[Constant(1)]) as later:
+        later.load_state_dict(state)
+        for _ in later.steps(4, every_n_steps=4):
+            later.log(late=2.0)
+    assert later.trace.epochs[["early", "late", "steps"]].to_numpy().tolist() == [[1, 2, 4]]
+
+
+def test_a_kill_just_after_the_resumption(tmp_path: Path) -> None:
+    """The total on disk holds the earlier part, before the first second is over."""
+    with track(sensors=[Constant(100)]) as run:
+        time.sleep(0.3)  # outside of any epoch
+        run.start_epoch()
+        time.sleep(0.1)
+        run.end_epoch()
+        run.start_epoch()
+        time.sleep(0.1)
+        state = saved(run)
+    later = track(tmp_path / "energy", sensors=[Constant(100)])
+    later.load_state_dict(state)
+    later.start()
+    later.start_epoch()
+    later.end_epoch()
+    later.describe(seen=True)
+    deadline_s = time.monotonic() + 5
+    while len(load_trace(tmp_path / "energy")) < 2 and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    (tmp_path / "energy" / "latest.json").unlink(missing_ok=True)
+    trace = load_trace(tmp_path / "energy")
+    assert len(trace) == 2
+    assert trace.total_J == pytest.approx(later.trace.total_J, rel=0.3)
+    assert trace.total_J > 100 * 0.5
+    later.stop()
+
+
 def test_a_state_that_is_none() -> None:
     with track(sensors=[Constant(1)]) as run:
         good = run.state_dict()
@@ -390,6 +627,9 @@ def test_a_state_that_is_none() -> None:
             {**good, "columns": {n: [1.0, 2.0][: len(n) % 2 + 1] for n in good["columns"]}},
             {**good, "total": {"energy_J": math.inf}},
             {**good, "open_row": {"energy_J": 1.0}},
+            {**good, "open_row": {"energy_J": 1.0, "duration_s": -1.0}},
+            {**good, "columns": {n: [math.nan] for n in ("epoch", "start_s", "end_s")}},
+            {**good, "columns": {n: [-1.0] for n in ("epoch", "start_s", "end_s", "energy_J")}},
             {**good, "columns": {"epoch": 3}},
         ):
             with pytest.raises(TraceError, match="the state of a run"):

@@ -91,8 +91,9 @@ class ChangeWatch:
         self._flips = planned_flips(trainer, module, end, users=self._rehearse)[:_MOST_CHANGES]
 
     def recall(self, changes: Iterable[Mapping[str, Any]]) -> None:
-        """Changes that came in an earlier part of the run; they stay in the trace's meta."""
-        self._earlier = list(changes)
+        """Changes that came before or with this part of the run; they stay in the trace's meta."""
+        self._earlier += changes
+        self._record()
 
     def begin(
         self,

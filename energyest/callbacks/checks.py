@@ -22,14 +22,14 @@ def check_settings(confidence: float, interval_s: float, components: Sequence[st
 
 def check_folder(folder: str | Path | None) -> Path | None:
     """Where a trace goes; refuses addresses, as of a bucket, which would become odd local names."""
-    if folder is not None and is_address(str(folder)):
+    if folder is not None and is_address(folder):
         raise ConfigurationError(f"folder={str(folder)!r} must be on a disk of this machine")
     return None if folder is None else Path(folder)
 
 
-def is_address(folder: str) -> bool:
+def is_address(folder: str | Path) -> bool:
     """Whether it is the address of a file system elsewhere, such as `s3://bucket`."""
-    return "://" in folder
+    return "://" in str(folder)
 
 
 def check_count(value: int, name: str) -> None:

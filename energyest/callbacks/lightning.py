@@ -107,7 +107,8 @@ class EnergyMonitor(Callback):
         self._metrics = FreshMetrics()
         self._changes: ChangeWatch | None = None
         self._first: FirstProjection | None = None
-        self._resumption: resume.Resumption | None = None
+        self._continuation = resume.Continuation()
+        self._has_begun = False
         self._left_by_child = SharedPath()
 
     # ------------------------------------------------------------------ results
@@ -148,6 +149,13 @@ class EnergyMonitor(Callback):
     # ------------------------------------------------------------------ hooks
 
     @shielded
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """A fit is to come; what was left of one before it is over."""
+        if stage == "fit":
+            self._has_begun = False
+            self._continuation = resume.Continuation()
+
+    @shielded
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to measure."""
         self._finish("interrupted")  # a fit before this one that never came to its end
@@ -178,7 +186,8 @@ class EnergyMonitor(Callback):
             self._run, count_flops=self._count_flops, rehearse=self._rehearse
         )
         self._in_row = False
-        self._continue(trainer)
+        self._has_begun = True
+        self._go_on(trainer)
         self._running = True  # before the start: if Ctrl-C comes during it, the end must come too
         self._run.start()
 
@@ -281,6 +290,8 @@ class EnergyMonitor(Callback):
         """The last epoch is over, and with it the last interval, however short."""
         # Not later: the Trainer then moves all metrics to the CPU, which makes them look fresh.
         self._log_late_metrics(trainer)
+        if not self._in_row and self._run is not None:
+            self._continuation.end_row(self._run, self._counts)
         self._end_row(trainer, pl_module)
 
     @shielded
@@ -316,12 +327,13 @@ class EnergyMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """What was measured so far goes into the checkpoint: a resumed training goes on from it."""
-        if self._run is not None:
+        # Not a fit before this one, which a tuner would take along when this one is set up.
+        if self._run is not None and self._has_begun:
             if self._in_row:
                 counts = self._counts
                 samples = counts.row_samples * trainer.world_size
                 self._run.log(steps=counts.row_steps, samples=samples)
-            resume.save(trainer, self, self._run, checkpoint)
+            resume.save(trainer, self, EnergyMonitor, self._run, checkpoint)
 
     @shielded
     def on_load_checkpoint(
@@ -329,29 +341,16 @@ class EnergyMonitor(Callback):
     ) -> None:
         """A training is resumed; some strategies say so only after it has begun."""
         if trainer.state.fn == "fit":
-            self._resumption = resume.load(trainer, self, checkpoint)
+            self._continuation.expect(resume.load(trainer, self, EnergyMonitor, checkpoint))
             if self._running:
-                self._continue(trainer)
+                self._go_on(trainer)
 
     # ------------------------------------------------------------------ inside
 
     @shielded  # by itself: a checkpoint that holds nonsense must not cost the measurement
-    def _continue(self, trainer: Trainer) -> None:
-        """Go on where the checkpoint was made, if there is one."""
-        if self._run is None or self._changes is None or self._resumption is None:
-            return
-        earlier = self._resumption.earlier
-        steps = int(earlier.open_row.get("steps", 0))
-        self._counts.rows = len(earlier)
-        self._counts.elapsed_s = earlier.duration_s
-        self._counts.carried_steps = steps
-        samples = earlier.open_row.get("samples", 0.0)
-        self._counts.carried_samples = round(samples / trainer.world_size)
-        if trainer.global_rank == 0:  # what all ranks have measured is counted once
-            self._run.load_state_dict(self._resumption.run)
-            changes = resume.earlier_changes(earlier, self._run, trainer.world_size)
-            self._changes.recall(changes)
-            self._run.describe(planned_changes=changes)
+    def _go_on(self, trainer: Trainer) -> None:
+        if self._run is not None and self._changes is not None:
+            self._continuation.begin(trainer, self._run, self._counts, self._changes, self._every)
 
     def _interval_is_full(self) -> bool:
         return self._in_row and self._every is not None and self._counts.row_steps >= self._every
@@ -359,11 +358,7 @@ class EnergyMonitor(Callback):
     def _start_row(self, trainer: Trainer) -> None:
         if self._run is None or not self._running:
             return
-        if self._resumption is not None:
-            if self._resumption.epoch_begins_anew(trainer):
-                self._run.begin_anew()
-                self._counts.carried_steps = self._counts.carried_samples = 0
-            self._resumption = None
+        self._continuation.before_row(trainer, self._run, self._counts, self._every)
         self._in_row = True
         self._counts.start_row()
         if not self._counts.rows:
@@ -382,6 +377,8 @@ class EnergyMonitor(Callback):
         )
         counts.rows += 1
         counts.elapsed_s += row.get("duration_s", math.nan)
+        if self._changes is not None:
+            self._continuation.compare_gpus(self._run, self._changes)
         # Known only now: how many steps an epoch makes shows at its end.
         self._record_plan(trainer, row)
         if not trainer.barebones:  # without any logging, and it would warn about ours

@@ -19,6 +19,7 @@ from energyest.callbacks.projection import Plan, Projector
 from energyest.callbacks.shield import shielded
 from energyest.callbacks.versions import versions
 from energyest.callbacks.waits import RANKS_LAST_S, RANKS_S, for_ranks_s, wait_for_gpu
+from energyest.errors import TraceError
 from energyest.estimators.estimate import Estimate
 from energyest.measure.earlier import Earlier
 from energyest.measure.recorder import Recorder
@@ -52,10 +53,10 @@ class Run:
         self._any_epoch = False
         self._ended_epochs = 0
         self._ended = False
-        # Epochs, and steps of the interval under way, of an earlier part of the run.
-        self._first_epoch = 0
-        self._first_steps = 0
+        self._earlier = Earlier()
+        # What a turn of the loop is; steps of an interval.
         self._turns_are_epochs = False
+        self._interval_steps: int | None = None
         self._warned: set[str] = set()
         self._recorder = Recorder(
             sensors,
@@ -119,10 +120,13 @@ class Run:
         which the checkpoint was made.
         """
         check_count(epochs, "epochs")
-        self.planned_epochs = epochs
+        first = self._earlier.next_epoch
+        self._earlier.check_unit(None)
+        self.planned_epochs = len(self._earlier) + max(0, epochs - first)
         self._turns_are_epochs = True
-        for epoch in range(self._first_epoch, epochs):
-            self.start_epoch(epoch, continues=epoch > self._first_epoch)
+        self.begin_anew()  # an epoch that an exception had cut off
+        for epoch in range(first, epochs):
+            self.start_epoch(epoch, continues=epoch > first)
             try:
                 yield epoch
             except GeneratorExit:
@@ -137,24 +141,31 @@ class Run:
         for `log` and `validation`, and at `break` or an exception. The last may be shorter; a step
         in which the loop is left counts. After `load_state_dict` it goes on with the step after the
         one in which the checkpoint was made.
+
+        Raises:
+            ConfigurationError: an earlier part of the run had intervals of another length.
         """
         check_count(steps, "steps")
         check_count(every_n_steps, "every_n_steps")
-        self.planned_epochs = steps / every_n_steps
+        self._earlier.check_unit(every_n_steps)
+        earlier, self._interval_steps = self._earlier, every_n_steps
+        done = earlier.open_steps
+        first = earlier.steps + done
+        self.planned_epochs = len(earlier) + (done + max(0, steps - first)) / every_n_steps
         self.describe(interval_steps=every_n_steps)
-        first = self._first_epoch * every_n_steps + self._first_steps
         for step in range(first, steps):
-            done = step % every_n_steps
-            if done == 0 or step == first:
-                self.start_epoch(step // every_n_steps, continues=step > first)
-            self._values["steps"] = done + 1
+            if not self._in_epoch:
+                self.start_epoch(continues=step > first)
+            done += 1
+            self._values["steps"] = done
             try:
                 yield step
             except GeneratorExit:
                 self._leave()
                 raise
-            if done + 1 == every_n_steps or step + 1 == steps:
+            if done == every_n_steps or step + 1 == steps:
                 self.end_epoch()
+                done = 0
 
     @shielded
     def start_epoch(self, epoch: int | None = None, *, continues: bool = False) -> None:
@@ -256,7 +267,7 @@ class Run:
                 )
 
     @shielded
-    def describe(self, **meta: Any) -> None:
+    def describe(self, /, **meta: Any) -> None:
         """Add facts on the run to the trace's meta; plain JSON values."""
         self._recorder.annotate(**meta)
         if "planned_changes" in meta:
@@ -310,18 +321,15 @@ class Run:
     # ------------------------------------------------------------------ parts and processes
 
     def join(self, store: Store, *, rank: int, world_size: int) -> None:
-        """This process is one of several that train together; before the first epoch.
-
-        At rank 0 the trace, the projection and the total are then those of all.
+        """This process is one of several; at rank 0, the results are those of all from now on.
 
         Args:
             store: key-value store that they share.
             rank: of this process.
             world_size: number of processes.
         """
-        self._whole = Group(
-            self._recorder, store, rank=rank, world_size=world_size, run_id=self.run_id
-        )
+        run_id = self.run_id
+        self._whole = Group(self._recorder, store, rank=rank, world_size=world_size, run_id=run_id)
         self._projector = Projector(self._whole, self._confidence)
 
     def state_dict(self) -> dict[str, Any]:
@@ -334,7 +342,8 @@ class Run:
         earlier = Earlier.of(self._whole.trace(readings=False, so_far=True))
         if self._in_epoch:
             earlier = earlier.with_values(self._values)
-            if self._turns_are_epochs:
+            is_full = self._interval_steps and self._values.get("steps") == self._interval_steps
+            if self._turns_are_epochs or is_full:
                 earlier = earlier.with_open_row_ended()
         return earlier.state_dict()
 
@@ -342,19 +351,21 @@ class Run:
         """Go on from a checkpoint; before the first epoch. With `join`, at rank 0 alone.
 
         The epochs of the earlier part come first in the trace, at negative times; what they cost
-        is in the total, and what lies between the checkpoint and this run in neither. Its `epochs`
-        count on.
+        is in the total, and what lies between the checkpoint and this run in neither.
 
         Raises:
-            TraceError: `state` is not what `state_dict` gave.
+            TraceError: `state` is not what `state_dict` gave, or the run has epochs already.
         """
-        earlier = Earlier.from_state_dict(state)
-        self._recorder.continue_from(earlier)
-        self.describe(**earlier.meta)
-        self._first_epoch = len(earlier)
-        self._first_steps = int(earlier.open_row.get("steps", 0))
+        self.continue_from(Earlier.from_state_dict(state))
 
-    @shielded
+    def continue_from(self, earlier: Earlier) -> None:
+        """As `load_state_dict`, with a state that was read."""
+        if self._any_epoch or self._earlier != Earlier():
+            raise TraceError("a run can go on from one checkpoint, before its first epoch")
+        self._recorder.continue_from(earlier)
+        self._earlier = earlier
+        self.describe(**earlier.meta)
+
     def begin_anew(self) -> None:
         """The epoch that the checkpoint was made in is trained from its beginning again."""
         self._recorder.drop_carried()

@@ -7,7 +7,6 @@ the callbacks. A piece of memory that a monitor shares with its copies carries t
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 from pathlib import Path
 
@@ -23,6 +22,7 @@ class SharedPath:
     """A path that a child process writes and its parent reads."""
 
     def __init__(self) -> None:
+        self._pid = os.getpid()
         self._bytes: torch.Tensor | None = None
         try:
             self._bytes = torch.zeros(_MOST_BYTES, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
@@ -32,17 +32,17 @@ class SharedPath:
     def write(self, path: Path | None) -> None:
         """Leave the path to the parent; in a process that was not spawned, forget what was left."""
         if self._bytes is not None:
-            name = b"" if path is None or not _is_spawned() else os.fsencode(path.absolute())
+            name = b"" if path is None or not self._is_spawned else os.fsencode(path.absolute())
             padded = name[:_MOST_BYTES].ljust(_MOST_BYTES, b"\0")
             self._bytes.copy_(torch.frombuffer(bytearray(padded), dtype=torch.uint8))
 
     def read(self) -> Path | None:
         """The path that a child has left since; None in the child itself."""
-        if self._bytes is None or _is_spawned():
+        if self._bytes is None or self._is_spawned:
             return None
         name = bytes(self._bytes.tolist()).rstrip(b"\0")
         return Path(os.fsdecode(name)) if name else None
 
-
-def _is_spawned() -> bool:
-    return multiprocessing.parent_process() is not None
+    @property
+    def _is_spawned(self) -> bool:
+        return os.getpid() != self._pid

@@ -63,8 +63,13 @@ class Accounts:
         """Put the epochs and the energy of an earlier part before this one, which has none yet."""
         for row in earlier.rows():
             self._keep(row)
-        self._ledger.carried = earlier.open_row
+        self._ledger.continue_from(earlier.next_epoch, earlier.open_row)
         self._earlier = earlier.total
+
+    @property
+    def earlier_total(self) -> Mapping[str, float]:
+        """What the earlier part had cost in all."""
+        return self._earlier
 
     def drop_carried(self) -> None:
         """The epoch that an earlier part had begun begins anew: that part counts in no epoch."""

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from energyest.errors import TraceError
+from energyest.errors import ConfigurationError, TraceError
 from energyest.trace import EnergyTrace
 
 # More epochs than any training has: what a checkpoint holds beyond is none of ours.
 _MOST_ROWS = 10_000_000
 # What the meta of a trace says of one part of a run, and what goes on to hold in the next.
-_OF_PART = ("run_id", "start_time", "host", "world_size", "devices", "total_J")
+_OF_PART = ("run_id", "start_time", "host", "world_size", "total_J")
 _KEPT = ("first_epoch", "planned_changes", "interval_steps")
+# Of a training that is resumed ever so often, the newest parts are named.
+_MOST_PARTS = 100
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,53 @@ class Earlier:
         return len(self.columns.get("epoch", ()))
 
     @property
-    def devices(self) -> list[dict[str, Any]]:
-        """What its last part was measured with."""
-        last = self.meta.get("earlier_parts", [{}])[-1]
-        return _objects(last.get("devices"))
+    def gpus(self) -> dict[str, Any]:
+        """Names of the GPUs that its last part was measured on, and how many there were of each."""
+        gpus = self.meta.get("earlier_parts", [{}])[-1].get("gpus")
+        return gpus if isinstance(gpus, dict) else {}
+
+    @property
+    def next_epoch(self) -> int:
+        """The epoch after those that had ended, by their numbers."""
+        return int(self.columns["epoch"][-1]) + 1 if len(self) else 0
+
+    @property
+    def steps(self) -> int:
+        """Training steps of the epochs that had ended; 0 where they were not counted."""
+        return int(sum(v for v in self.columns.get("steps", ()) if not math.isnan(v)))
+
+    @property
+    def open_steps(self) -> int:
+        """Training steps of the epoch under way."""
+        steps = self.open_row.get("steps", math.nan)
+        return 0 if math.isnan(steps) else int(steps)
 
     @property
     def duration_s(self) -> float:
         """Seconds of the epochs that had ended."""
-        return math.fsum(self.columns.get("duration_s", ()))
+        return sum(v for v in self.columns.get("duration_s", ()) if not math.isnan(v))
+
+    def check_unit(self, interval_steps: int | None) -> None:
+        """Refuse rows of another kind than it has.
+
+        Args:
+            interval_steps: steps of an interval; None for epochs.
+
+        Raises:
+            ConfigurationError: its rows are others.
+        """
+        unit = self.meta.get("interval_steps")
+        if len(self) and unit != interval_steps:
+            was, now = (
+                f"intervals of {n} steps" if n else "epochs" for n in (unit, interval_steps)
+            )
+            raise ConfigurationError(f"the run goes on from {was}: it cannot have {now}")
+
+    def energy_alone(self) -> Earlier:
+        """With what it cost in all, but without its epochs."""
+        names = ("earlier_parts",)
+        meta = {name: value for name, value in self.meta.items() if name in names}
+        return Earlier(total=self.total, meta=meta)
 
     def rows(self) -> Iterator[dict[str, float]]:
         """The epochs, at negative times: they end, with the one under way, at 0."""
@@ -69,17 +110,18 @@ class Earlier:
         meta = trace.meta
         known = {"energy_J": meta.get("total_J"), "duration_s": meta.get("duration_s")}
         cut = meta.get("interrupted_epoch") or {}
-        part = {name: meta.get(name) for name in _OF_PART}
+        part = {
+            **{name: meta.get(name) for name in _OF_PART},
+            "gpus": gpu_names(trace),
+            "rows": len(trace),
+        }
         return cls(
             {name: values.tolist() for name, values in trace.epoch_columns.items()},
             {name: _or_nan(value) for name, value in cut.items()},
             {n: _or_nan(value) for n, value in {**known, **meta.get("components", {})}.items()},
             {
                 **{name: meta[name] for name in _KEPT if name in meta},
-                "earlier_parts": [
-                    *_objects(meta.get("earlier_parts")),
-                    {**part, "rows": len(trace)},
-                ],
+                "earlier_parts": [*_objects(meta.get("earlier_parts")), part][-_MOST_PARTS:],
             },
         )
 
@@ -123,6 +165,13 @@ class Earlier:
         )
         if row and not {"energy_J", "duration_s"} <= set(row):
             raise TraceError("the state of a run must hold energy and duration of its open_row")
+        known = {"epoch", "start_s", "end_s"} & set(columns)
+        if any(math.isnan(value) for name in known for value in columns[name]):
+            raise TraceError("the state of a run must hold every epoch's number and times")
+        spent = [columns.get(name, []) for name in ("duration_s", "energy_J")]
+        spent += [[row[name]] for name in ("duration_s", "energy_J", "steps") if name in row]
+        if any(value < 0 for values in spent for value in values):
+            raise TraceError("the state of a run must hold durations and energies of 0 or more")
         meta = {n: v for n, v in _mapping(state, "meta").items() if n in _KEPT}
         parts = _objects(_mapping(state, "meta").get("earlier_parts"))
         return cls(columns, row, total, {**meta, **({"earlier_parts": parts} if parts else {})})
@@ -133,6 +182,12 @@ def _mapping(state: Mapping[Any, Any], name: str) -> dict[str, Any]:
     if not isinstance(part, Mapping):
         raise TraceError(f"the state of a run must hold {name}, by name")
     return {str(key): value for key, value in part.items()}
+
+
+def gpu_names(trace: EnergyTrace) -> dict[str, int]:
+    """The GPUs that a trace was measured on, by their names."""
+    gpus = [device for device in trace.devices if device.get("kind") == "gpu"]
+    return dict(sorted(Counter(str(gpu.get("name")) for gpu in gpus).items()))
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:

@@ -39,7 +39,8 @@ def with_carried(row: Mapping[str, float], carried: Mapping[str, float]) -> dict
     """
     if not carried:
         return dict(row)
-    whole = {**row, "start_s": row["start_s"] - carried["duration_s"]}
+    # Metrics, too, that were logged in that beginning alone.
+    whole = {**carried, **row, "start_s": row["start_s"] - carried["duration_s"]}
     for name in _SPENT:
         whole[name] = plus(row[name], carried.get(name, math.nan))
     # A part that should be there and is not: then the sum is not known either.
@@ -157,6 +158,11 @@ class Ledger:
         self.interrupted: dict[str, float] | None = None
         #: What an earlier part of the run has spent on the epoch that comes first in this one.
         self.carried: Mapping[str, float] = {}
+
+    def continue_from(self, epoch: int, carried: Mapping[str, float]) -> None:
+        """Go on with that epoch, of which an earlier part of the run has spent so much."""
+        self._epoch = float(epoch)
+        self.carried = carried
 
     def copy(self) -> Ledger:
         """An independent ledger in the same state."""

@@ -195,12 +195,20 @@ class Recorder:
         with self._lock:
             self._accounts.continue_from(earlier)
             self._meta["earlier_rows"] = len(earlier)
-            self._meta_changed = True
+            self._note_earlier_total(earlier.total, earlier.open_row)
 
     def drop_carried(self) -> None:
         """The epoch that the earlier part had begun begins anew."""
         with self._lock:
             self._accounts.drop_carried()
+            self._note_earlier_total(self._accounts.earlier_total, {})
+
+    def _note_earlier_total(self, total: Mapping[str, float], carried: Mapping[str, float]) -> None:
+        """What a trace of a killed run adds up from."""
+        for name, of in (("earlier_total_J", total), ("carried_J", carried)):
+            energy_J = of.get("energy_J", math.nan)
+            self._meta[name] = energy_J if math.isfinite(energy_J) else None
+        self._meta_changed = True
 
     def start_validation(self) -> None:
         """Validation begins inside an epoch."""
