@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _show(options.trace)
         else:
             _project(options.trace, options.epochs, options.steps)
+    except BrokenPipeError:  # as of `energyest show FOLDER | head`
+        sys.stderr.close()
+        return 1
     except NotStableError as error:
         _say(f"energyest: {error.reason}", file=sys.stderr)
         if error.estimate is not None:
@@ -63,6 +66,11 @@ def _say(text: object, *, file: TextIO | None = None) -> None:
     print(plain, file=file)
 
 
+def _line(text: str) -> str:
+    """Text that stays within its line."""
+    return text.replace("\n", "?")
+
+
 def _devices() -> None:
     from energyest.measure.sensors import detect  # noqa: PLC0415  (--help stays fast)
 
@@ -76,13 +84,15 @@ def _show(folder: str) -> None:
     from energyest.trace import load_trace  # noqa: PLC0415
 
     trace = load_trace(folder)
-    measured = trace.epochs.dropna(axis="columns", how="all")
-    status = trace.meta.get("status", "status unknown")
+    measured = trace.epochs.dropna(axis="columns", how="all").rename(columns=_line)
+    status = str(trace.meta.get("status", "status unknown"))
+    if status == "running":
+        status = "running, or killed"
     total_J = trace.total_J
     total = f"{format_energy(total_J)} in all" if math.isfinite(total_J) else "total not known"
-    _say(f"{trace}, {status}; {total}")
+    _say(_line(f"{trace}, {status}; {total}"))
     for line in _gaps(trace):
-        _say(f"note: {line}")
+        _say(_line(f"note: {line}"))
     if not len(trace):
         return
     _say(measured.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="-"))
@@ -90,15 +100,20 @@ def _show(folder: str) -> None:
 
 def _gaps(trace: EnergyTrace) -> Iterator[str]:
     """What of a trace was not measured."""
-    missing_ranks, notes = (trace.meta.get(name) for name in ("missing_ranks", "notes"))
-    for rank in missing_ranks if isinstance(missing_ranks, list) else ():
-        yield f"rank {rank} has left no record"
+    from energyest.ranks import missing_text  # noqa: PLC0415
+
+    if missing_text(trace.meta):
+        yield missing_text(trace.meta)
     for device in trace.devices:
         missing_s = device.get("missing_s")
         if isinstance(missing_s, int | float) and missing_s >= _GAP_S:
             yield f"{device.get('device')} was not measured for {missing_s:.4g} s"
+    notes = trace.meta.get("notes")
     for note in notes if isinstance(notes, list) else ():
         yield str(note)
+    cut = trace.meta.get("interrupted_epoch")
+    if isinstance(cut, dict) and isinstance(cut.get("energy_J"), int | float):
+        yield f"{trace.unit} {cut.get('epoch')} was under way: {cut['energy_J']:.4g} J so far"
 
 
 def _project(folder: str, epochs: float | None, steps: int | None) -> None:

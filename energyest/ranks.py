@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,8 +85,26 @@ def read_ranks(folder: Path, ranks: Sequence[int] | None = None) -> Record:
         ranks: those to add up; by default all that the training had.
 
     Raises:
-        TraceError: there is no trace, or one of those asked for is missing.
+        TraceError: there is no trace that can be read, or one of those asked for is missing.
     """
+    try:
+        return _read(folder, ranks)
+    except OSError as error:  # no permission, or a name that no file can have
+        name = reprlib.repr(str(folder))
+        raise TraceError(f"cannot read the trace at {name}: {error.strerror}") from error
+
+
+def missing_text(meta: Mapping[str, Any]) -> str:
+    """Which ranks have left no record, by the meta of a trace; empty if all have."""
+    missing = meta.get("missing_ranks")
+    if not isinstance(missing, list) or not missing:
+        return ""
+    few = ", ".join(str(rank) for rank in missing[:5])
+    more = f", ... ({len(missing)} in all)" if len(missing) > 5 else ""
+    return f"rank {few}{more} has left no record: what all drew is not known"
+
+
+def _read(folder: Path, ranks: Sequence[int] | None) -> Record:
     subfolders = _subfolders(folder)
     own: Record | None = None
     if not subfolders or (folder / storage.EPOCHS_FILE).exists():
@@ -108,18 +127,19 @@ def read_ranks(folder: Path, ranks: Sequence[int] | None = None) -> Record:
     }
     if ranks is None:
         whole = merge(records)
-        if whole.meta["missing_ranks"]:
+        missing = missing_text(whole.meta)
+        if missing:
+            present = reprlib.repr(sorted(records))
             log.warning(
-                "energyest: %s holds no trace of rank %s: what all ranks drew is not known; "
-                "load_trace(..., ranks=%s) adds up the others",
+                "energyest: %s: %s; load_trace(..., ranks=%s) adds up the others",
                 folder,
-                ", ".join(map(str, whole.meta["missing_ranks"][:10])),
-                sorted(records),
+                missing,
+                present,
             )
         return whole
-    missing = sorted(set(ranks) - set(records))
-    if missing or not ranks:
-        names = ", ".join(map(str, missing))
+    lacking = sorted(set(ranks) - set(records))
+    if lacking or not ranks:
+        names = ", ".join(map(str, lacking))
         raise TraceError(f"{folder} holds no trace of rank {names}; it has {sorted(records)}")
     return merge({rank: records[rank] for rank in ranks}, expected=set(ranks))
 

@@ -33,7 +33,8 @@ def test_show(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_a_file_says_does_not_steer_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    meta = {"status": "\x1b[2Jgone", "notes": ["\x07bell"], "devices": [{"name": "\x9b31m"}]}
+    notes = ["\x07bell\nenergyest: all is well"]
+    meta = {"status": "\x1b[2Jgone", "notes": notes, "devices": [{"name": "\x9b31m"}]}
     trace = EnergyTrace.from_epochs(energy_J=[1.0] * 4, meta=meta, **{"a\x1b[31mb": [1.0] * 4})
     for command in ("show", "project"):
         main(
@@ -41,6 +42,7 @@ def test_what_a_file_says_does_not_steer_the_terminal(
         )
     out, err = capsys.readouterr()
     assert "?[2Jgone" in out
+    assert "\nenergyest:" not in out
     assert "a?[31mb" in out
     assert all(c.isprintable() or c == "\n" for c in out + err)
 
