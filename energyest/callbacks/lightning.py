@@ -18,6 +18,7 @@ from energyest.callbacks.facts import facts_of
 from energyest.callbacks.first import FirstProjection
 from energyest.callbacks.loop import find_sensors
 from energyest.callbacks.metrics import FreshMetrics, log_epoch, log_interval
+from energyest.callbacks.projection import projection_of
 from energyest.callbacks.run import Run
 from energyest.callbacks.shield import shielded
 from energyest.callbacks.spawned import SharedPath
@@ -49,6 +50,10 @@ class EnergyMonitor(Callback):
     An epoch lasts from the end of the one before to its own end, validation included: what lies
     between two epochs, such as saving a checkpoint, belongs to the later one. The metrics that you
     log become columns of the trace, but for those that bear the name of a column it has anyway.
+
+    With several processes, every rank needs a monitor; rank 0's results are those of all. What was
+    measured goes into the Trainer's checkpoints, and a training that goes on from one goes on with
+    its trace.
 
     A training of one epoch, or of `max_steps`, is projected by intervals instead:
     `EnergyMonitor(every_n_steps=200)`. An interval lasts from the first of so many batches to the
@@ -117,7 +122,10 @@ class EnergyMonitor(Callback):
     def trace(self) -> EnergyTrace:
         """What was measured so far, of the newest `fit`; also while training runs.
 
-        Of a `fit` in spawned processes, it is read from its folder.
+        Of a `fit` in spawned processes, it is read from its folder each time.
+
+        Raises:
+            TraceError: that folder cannot be read.
         """
         path = self._left_by_child.read()
         if path is not None:
@@ -129,13 +137,21 @@ class EnergyMonitor(Callback):
         """Newest estimate of the whole training; None if nothing is known yet.
 
         On one GPU that PRE knows, it is PRE's at the first batch, to which STEP succeeds as epochs
-        come in; else it is STEP's, from the training's third epoch or so on.
+        come in; else it is STEP's, from the training's third epoch or so on. With several ranks,
+        rank 0's is of them all.
         """
+        path = self._left_by_child.read()
+        if path is not None:
+            return projection_of(load_trace(path))
         return None if self._run is None else self._run.projection
 
     @property
     def total_J(self) -> float:
-        """Energy in joules since `fit` began; NaN before."""
+        """Energy in joules since the training began; NaN before.
+
+        What was trained before a checkpoint that it goes on from is in it, and, at rank 0, what all
+        ranks have drawn.
+        """
         if self._left_by_child.read() is not None:
             return self.trace.total_J
         return math.nan if self._run is None else self._run.total_J

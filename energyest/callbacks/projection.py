@@ -136,6 +136,14 @@ class Projector:
         return projection
 
 
+def projection_of(trace: EnergyTrace) -> Estimate | None:
+    """The projection of a trace that says how long its run is to be; None if there is none yet."""
+    try:
+        return estimate_step(trace)
+    except (EstimateError, NotStableError):
+        return None
+
+
 class RegimeWatch:
     """Warns when a later level moves the projection by more than its interval, once a change."""
 

@@ -416,7 +416,7 @@ class Run:
 
     @property
     def total_J(self) -> float:
-        """Energy in joules since the run started, pauses left out."""
+        """Energy in joules since the run started, pauses left out, earlier parts included."""
         return self._whole.total_J
 
     @property
