@@ -175,34 +175,23 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def read_text(folder: Path, name: str, most_bytes: int, *, whole_lines: bool = False) -> str | None:
+def read_text(folder: Path, name: str, most_bytes: int) -> str | None:
     """The text of a file of a trace folder; None if there is no such file.
 
     Args:
         folder: the trace folder.
         name: of the file, below the folder.
         most_bytes: a larger file is refused.
-        whole_lines: leave out a last line that lacks its line break, which a kill cut short.
 
     Raises:
         TraceError: it is no regular file, leads out of the folder, is too large, is no UTF-8, or
             cannot be read.
     """
-    data = _read_bytes(folder, name, most_bytes, whole_lines=whole_lines)
+    data = _read_bytes(folder, name, most_bytes)
     try:
         return None if data is None else data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise TraceError(f"{folder / name} is damaged: {error}") from error
-
-
-def columns_from_rows(rows: Iterable[Mapping[str, float]]) -> Columns:
-    """Columns of float64 from rows that may each lack some names; what lacks is NaN."""
-    rows = list(rows)
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {
-        name: np.array([row.get(name, math.nan) for row in rows], dtype=np.float64)
-        for name in names
-    }
 
 
 def _plain(value: float) -> float | int | None:
@@ -215,7 +204,7 @@ def _plain(value: float) -> float | int | None:
 def _read_bytes(
     folder: Path, name: str, most_bytes: int, *, whole_lines: bool = False
 ) -> bytes | None:
-    """What `read_text` decodes."""
+    """What `read_text` decodes; with `whole_lines`, without a last line that a kill cut short."""
     path = inside(folder, name)
     try:
         data = read_bytes(path, most_bytes)

@@ -147,11 +147,7 @@ class EnergyMonitor(Callback):
 
     @property
     def total_J(self) -> float:
-        """Energy in joules since the training began; NaN before.
-
-        What was trained before a checkpoint that it goes on from is in it, and, at rank 0, what all
-        ranks have drawn.
-        """
+        """Joules since the training began, before a checkpoint and on all ranks; NaN before it."""
         if self._left_by_child.read() is not None:
             return self.trace.total_J
         return math.nan if self._run is None else self._run.total_J
@@ -363,7 +359,7 @@ class EnergyMonitor(Callback):
 
     # ------------------------------------------------------------------ inside
 
-    @shielded  # by itself: a checkpoint that holds nonsense must not cost the measurement
+    @shielded  # by itself: what goes wrong here must not cost the measurement
     def _go_on(self, trainer: Trainer) -> None:
         if self._run is not None and self._changes is not None:
             self._continuation.begin(trainer, self._run, self._counts, self._changes, self._every)
