@@ -1,4 +1,7 @@
-"""Sessions: `python -m nox -s demo`, `tests`, `lint`; more with `python -m nox --list`."""
+"""Sessions: `python -m nox -s demo`, `tests`, `lint`; more with `python -m nox --list`.
+
+Tests that take minutes are no part of `tests`: `python -m nox -s tests_long` runs them.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,13 @@ def tests_extras(session: nox.Session) -> None:
     """Tests of what needs the optional packages stumpy and transformers; they are slow to load."""
     install(session, "dev,fluss,transformers")
     session.run("python", "-m", "pytest", "tests/extras", *session.posargs)
+
+
+@nox.session
+def tests_long(session: nox.Session) -> None:
+    """Tests that take minutes: more trainings of several processes."""
+    install(session, "dev")
+    session.run("python", "-m", "pytest", "tests/long", *session.posargs)
 
 
 @nox.session

@@ -1,0 +1,37 @@
+"""Several processes, in further ways: another engine, and a rank that has no run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from energyest import load_trace
+from tests.test_ranks import EPOCHS, WATTS, check_truth, said, train
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_another_engine(tmp_path: Path) -> None:
+    result = train(tmp_path, "strategy=model_parallel")
+    assert result.returncode == 0, result.stderr
+    assert len(check_truth(tmp_path)) == EPOCHS
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_without_a_run_holds_up_nobody(tmp_path: Path, rank: int) -> None:
+    result = train(tmp_path, f"broken={rank}", "epochs=2")
+    assert result.returncode == 0, result.stderr
+    seen = said(result, "SEEN")
+    if rank:
+        assert np.isnan(load_trace(tmp_path / "energy").column("energy_J")).all()
+        assert np.isfinite(load_trace(tmp_path / "energy", ranks=[0]).column("energy_J")).all()
+        # At the end of an epoch it waits for a share of it, at the end of the run for 3 s.
+        assert all(wait_s < 1 for wait_s in seen["wait_s"][:-1])
+        assert seen["wait_s"][-1] < 5
+    else:
+        second = load_trace(tmp_path / "energy", ranks=[1])
+        assert second.column("gpu_energy_J") == pytest.approx(
+            WATTS[1] * second.column("duration_s"), rel=1e-3
+        )
