@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 
 from energyest import (
     EnergyestError,
+    EnergyTrace,
     Gpu,
     PreModel,
     Probe,
@@ -404,6 +405,14 @@ def _real_json(kind: str) -> Content:
     if kind == "probe":
         probe = {"workload": workload().to_dict(), "gpu": "H100", "steps": 30, "step_s": 0.01}
         return {"it.json": _json(probe | {"power_W": 300.0})}
+    if kind == "state":
+        played = ReplaySensor(EnergyTrace.from_power([0.0, 9.0], [100.0, 120.0], [9.0]))
+        with track(sensors=[played], interval_s=0.02) as run:
+            for step in run.steps(7, every_n_steps=2):
+                time.sleep(0.02)
+                run.log(loss=float(step))
+                if step == 4:
+                    return {"it.json": json.dumps(run.state_dict()).encode()}
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "it.json"
         TableModel(kind, draws=2).fit(_runs()).save(path)  # type: ignore[arg-type]
@@ -506,6 +515,20 @@ def _use_probe(folder: Path) -> None:
     _ask(asked, probe)
 
 
+def _use_state(folder: Path) -> None:
+    run = track(sensors=[], interval_s=10.0)
+    run.load_state_dict(_plain(folder))
+    with contextlib.suppress(EnergyestError):
+        next(run.steps(9, every_n_steps=2), None)
+    again = run.state_dict()
+    trace = run.trace
+    run.stop()
+    track(sensors=[]).load_state_dict(again)
+    with contextlib.suppress(EnergyestError):
+        str(estimate_step(trace))
+    repr(trace), trace.total_J, trace.head(1).total_J
+
+
 def _ask(asked: Workload, probe: Probe | None = None) -> None:
     with contextlib.suppress(EnergyestError):
         gpu: str | Gpu = "H100" if probe is None else probe.gpu
@@ -539,6 +562,7 @@ def loaders() -> Iterator[Loader]:
         ),
         ("workload", "Workload.from_dict", _use_workload),
         ("probe", "Probe", _use_probe),
+        ("state", "Run.load_state_dict", _use_state),
     ):
         real = functools.partial(_real_json, kind)
         yield Loader(name, real, "it.json", _edited(kind), use)
