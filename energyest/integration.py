@@ -111,8 +111,8 @@ def _believable(
     # that ends a standstill makes up for it. A long one is a fault, unless no power was drawn, and
     # so is a shorter one for which no step makes up: it has not ended, or in a step that does not
     # hold or is far too small. With it goes the step that ends it, and the one before it, within
-    # which it may have begun; but not if that makes up for another standstill, as of a counter that
-    # is renewed once a second.
+    # which it may have begun; but not if that is long, or makes up for another standstill, as of a
+    # counter that is renewed once a second: what was taken from it has been counted already.
     first = np.flatnonzero(np.append(True, rise_J != 0))
     last = np.append(first[1:], len(tick_s)) - 1
     without_power = (by_power.energy_J[last] <= by_power.energy_J[first]) & (
@@ -126,8 +126,8 @@ def _believable(
             owed_J = by_power.energy_J[end] - by_power.energy_J[first[i]]
             is_made_up_for = rise_J[last[i]] >= _LEAST_MADE_UP * owed_J
         if still_s[i] > COUNTER_STALL_S or not is_made_up_for:
-            makes_up = i > 0 and still_s[i - 1] > COUNTER_SLACK_S
-            usable[max(first[i] - (not makes_up), 0) : last[i] + 1] = False
+            before_s = tick_s[first[i]] - tick_s[first[i - 1]] if i > 0 else math.inf
+            usable[first[i] - (before_s <= COUNTER_SLACK_S) : last[i] + 1] = False
     return usable
 
 

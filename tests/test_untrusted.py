@@ -116,7 +116,6 @@ def test_read_text(folder: Path) -> None:
     assert storage.read_text(folder, "missing", 10) is None
     (folder / "text").write_bytes("ä\nb".encode())
     assert storage.read_text(folder, "text", 4) == "ä\nb"
-    assert storage.read_text(folder, "text", 4, whole_lines=True) == "ä\n"
     with pytest.raises(TraceError, match="larger than 3 bytes"):
         storage.read_text(folder, "text", 3)
     (folder / "text").write_bytes(b"\xff")
