@@ -5,14 +5,20 @@ Exits with 1 if a case does not do what it has to. Names of cases as arguments r
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
 import tempfile
+from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 
 from tests.fake_nvml import build
-from tests.faults import CASES, PARTS, Case, Outcome, load_cases, start_all
+from tests.faults import CASES, LONGEST_CALL_S, PARTS, Case, Outcome, load_cases, start_all
 
-HEAD = """# Faults
+HEAD = f"""# Faults
+
+{{made}}
 
 What goes wrong beside a training, what the training does, and what its trace says. This page is
 made by `python -m tests.faults > docs/reliability.md`, which provokes every fault, with a simulated
@@ -22,9 +28,19 @@ of the run's energy against what the simulated GPUs have really drawn, *missing*
 was not measured, *longest call* what the monitor held the training up for, and *lost* what the
 trace of a run that was cut off knows nothing of.
 
-In all of them the training goes on, or ends with its own exit status, and the monitor holds it up
-for no longer than is said.
+In all of them the training goes on, or ends with its own exit status. *Is not held up* means that
+no call of the monitor at the start or end of an epoch takes longer than {LONGEST_CALL_S:g} s.
 """
+
+
+def made() -> str:
+    """When, and with what."""
+    names = ("energyest", "pytorch-lightning", "torch")
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    return (
+        f"{datetime.now(timezone.utc):%Y-%m-%d}, {versions}, Python {platform.python_version()}, "
+        f"{os.cpu_count()} cores."
+    )
 
 
 def measured(outcome: Outcome) -> str:
@@ -70,7 +86,7 @@ def main(*names: str) -> int:
         pool, futures = start_all(names or list(CASES), build(Path(folder)), Path(folder))
         with pool:
             outcomes = {name: future.result()[name] for name, future in futures.items()}
-    print(HEAD)
+    print(HEAD.format(made=made()))
     for part, heading in PARTS.items():
         print(f"## {heading}\n\n| fault | the training | the trace | measured |\n|---|---|---|---|")
         for case in CASES.values():

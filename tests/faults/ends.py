@@ -202,6 +202,7 @@ def run_out_of_memory(run: Run) -> None:
     within(1),
     status("interrupted by MemoryError"),
     fact("interrupted epoch", 2),
+    nothing_missing,
 )
 def out_of_memory(scene: Scene, folder: Path) -> Outcome:
     return cut_off(scene, folder, 1, run_out_of_memory)

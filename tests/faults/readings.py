@@ -140,7 +140,7 @@ def fails_for_5_s(scene: Scene, folder: Path) -> Outcome:
 
 
 @case(
-    "each sort of reading but the last of all fails for ever",
+    "one sort of reading fails for ever: power, counter, utilisation, memory or temperature",
     GOES_ON,
     "nothing is missing: power stands in for the counter, the counter for power",
     *always,
