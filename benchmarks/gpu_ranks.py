@@ -393,6 +393,8 @@ def main() -> int:
     if options.worker:
         worker(options)
         return 0
+    if "resume" in options.only and options.checkpoint is None:
+        parser.error("resume needs --checkpoint")
     if not torch.cuda.is_available():
         print("needs an NVIDIA GPU", file=sys.stderr)
         return 2

@@ -229,7 +229,7 @@ def readings_error(devices: list[WaveSensor], trace: EnergyTrace) -> float:
         energy_J = energy_between(time_s, power_W, first_s, last_s, counter_J=counter_J)
         first_J, last_J = true_J([device], np.array([first_s, last_s]))
         errors.append(abs(energy_J / (last_J - first_J) - 1))
-    return max(errors)
+    return float(np.max(errors))  # NaN if one is
 
 
 def peak_MB() -> float:
@@ -308,9 +308,13 @@ def main() -> int:
         f"{resident_MB[len(resident_MB) // 2]:.1f} half way, {resident_MB[-1]:.1f} at the end\n"
         f"rows: {rows}, {rows // len(devices)} a device\n"
     )
+    epochs = int(3600 * hours // given.epoch_s)
+    if len(trace) != epochs:
+        print(f"MISSED {len(trace)} epochs, not {epochs}")
     if loaded:
         print(f"MISSED {', '.join(sorted(loaded))} loaded in the recording process")
     met = [
+        len(trace) == epochs,
         not loaded,
         check("memory of the whole process, at its peak", peak, MEMORY_AIM_MB, "MB"),
         check("folder", size_MB, FOLDER_AIM_MB, "MB"),

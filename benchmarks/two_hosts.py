@@ -177,7 +177,9 @@ def check_parts(check: Checks, parts: Sequence[EnergyTrace]) -> None:
         float(np.abs(part.column("gpu_energy_J") / (watts * part.column("duration_s")) - 1).max())
         for part, watts in zip(parts, WATTS, strict=True)
     ]
-    check("GPU energy of each rank against the truth, within 0.1 %", max(errors) < 1e-3)
+    # Not Python's max, which a NaN need not reach.
+    worst = float(np.max(errors))
+    check("GPU energy of each rank against the truth, within 0.1 %", worst < 1e-3, f"{worst:.1e}")
     kinds = [sorted(device["kind"] for device in part.devices) for part in parts]
     machine = ["cpu", "gpu", "ram"]
     check("one process of each host counts it", kinds == [machine, ["gpu"]] * 2, kinds)
@@ -261,8 +263,11 @@ def main() -> int:
     if os.geteuid() != 0:
         # What cannot be done as a user may be done as the root of a user namespace.
         unshare = ["unshare", "--map-root-user", "--mount"]
-        if subprocess.run([*unshare, "true"], check=False).returncode:
-            print("two hosts need root, or the right to make user namespaces")
+        try:
+            subprocess.run([*unshare, "true"], check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            reason = f"two hosts need root, or the right to make user namespaces: {error}"
+            print(reason, file=sys.stderr)
             return 2
         return subprocess.run([*unshare, sys.executable, *sys.argv], check=False).returncode
     print(f"# two_hosts, {datetime.now(timezone.utc):%Y-%m-%d}\n")
@@ -278,7 +283,7 @@ def main() -> int:
                 check_broken_run(hosts, check, "cut", "The second host's network goes down")
                 check_broken_run(hosts, check, "killed", "The second host's processes are killed")
         except (PermissionError, FileNotFoundError, subprocess.CalledProcessError) as error:
-            print(f"cannot make two hosts here: {error}")
+            print(f"cannot make two hosts here: {error}", file=sys.stderr)
             return 2
     return int(check.failed)
 

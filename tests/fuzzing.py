@@ -110,6 +110,7 @@ class Outcome:
 
     inputs: int = 0
     accepted: int = 0
+    accepted_generated: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     slowest_s: float = 0.0
 
@@ -144,6 +145,7 @@ def fuzz(loader: Loader, inputs: int, *, chance: int = 0, most_s: float = 10.0) 
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         generated()
+        outcome.accepted_generated = outcome.accepted
         dice, real = random.Random(chance), loader.real()
         while outcome.inputs < inputs:
             mutated = real | {loader.changed: mutate(real[loader.changed], dice)}
@@ -430,8 +432,9 @@ def _runs() -> pd.DataFrame:
 
 @st.composite
 def _edited(draw: st.DrawFn, kind: str) -> Content:
-    """A real file of JSON in which hypothesis replaced a few entries."""
+    """A real file of JSON in which hypothesis replaced, or slightly moved, a few entries."""
     content = json.loads(_real_json(kind)["it.json"])
+    near = draw(st.integers(0, 3)) == 0  # or else nearly all of them are refused
     for _ in range(draw(st.integers(1, 3))):
         holder: Any = content
         while isinstance(holder, dict | list) and holder:
@@ -440,7 +443,10 @@ def _edited(draw: st.DrawFn, kind: str) -> Content:
             if isinstance(holder[key], dict | list) and holder[key] and draw(st.integers(0, 4)):
                 holder = holder[key]
                 continue
-            holder[key] = copy.deepcopy(draw(values))
+            if not near:
+                holder[key] = copy.deepcopy(draw(values))
+            elif isinstance(holder[key], float):
+                holder[key] *= draw(st.floats(0.99, 1.01))
             break
     return {"it.json": _json(content)}
 

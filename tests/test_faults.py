@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -62,3 +63,7 @@ def test_a_short_soak(soak: subprocess.Popen[str]) -> None:
     output, _ = soak.communicate(timeout=200)
     assert soak.returncode == 0, output
     assert "violations: 0" in output
+    assert re.search(r"^\d+ trainings, \d+ epochs; faults: \w+ [1-9]", output, re.MULTILINE), output
+    rows = re.search(r"^energy of (\d+) epochs: (\d+) NaN", output, re.MULTILINE)
+    assert rows is not None, output
+    assert 2 * int(rows[2]) < int(rows[1]), output

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ def folder(tmp_path: Path) -> Path:
 def test_hostile_files_bring_out_no_foreign_error(loader: Loader) -> None:
     outcome = fuzz(loader, 30)
     assert outcome.inputs >= 30
+    assert outcome.accepted_generated
     assert outcome.refused or "latest.json" in loader.name  # which is left out if it is no good
 
 
@@ -110,6 +111,58 @@ def test_links_within_the_folder_and_to_it(folder: Path, tmp_path: Path) -> None
 def test_names_that_lead_out(folder: Path, name: str) -> None:
     with pytest.raises(TraceError):
         storage.read_text(folder, name, 100)
+
+
+def test_a_path_that_no_file_can_have(tmp_path: Path) -> None:
+    for path in (tmp_path / ("x" * 5000), tmp_path / "\0"):
+        with pytest.raises(TraceError):
+            load_trace(path)
+
+
+@pytest.fixture
+def locked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
+    """Takes all permissions of a folder away until the test ends, for root too."""
+    closed: list[Path] = []
+
+    def lock(path: Path) -> None:
+        closed.append(path)
+        path.chmod(0)
+        if os.access(path, os.R_OK):  # root: what the system would say is said in its place
+            for module, name in ((os, "stat"), (os, "open"), (os, "scandir"), (os, "listdir")):
+                monkeypatch.setattr(module, name, refusing(path, getattr(module, name), name))
+
+    yield lock
+    monkeypatch.undo()
+    for path in closed:
+        path.chmod(0o700)
+
+
+def refusing(locked: Path, function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """A function of the system that finds a folder locked: it can be looked at, but not into."""
+
+    def refuse(path: Any = ".", *arguments: Any, **options: Any) -> Any:
+        if isinstance(path, str | os.PathLike):
+            asked = Path(path)
+            if locked in asked.parents or (asked == locked and name != "stat"):
+                raise PermissionError(13, "Permission denied", str(path))
+        return function(path, *arguments, **options)
+
+    return refuse
+
+
+@pytest.mark.parametrize("name", [".", "rank1"])
+def test_a_folder_without_permission(
+    folder: Path, locked: Callable[[Path], None], name: str
+) -> None:
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps({**meta, "world_size": 2}))
+    (folder / "rank1").mkdir()
+    for file in FILES:
+        (folder / "rank1" / file).write_bytes((folder / file).read_bytes())
+    load_trace(folder)
+    locked(folder / name)
+    with pytest.raises(TraceError, match=r"cannot read|denied"):
+        load_trace(folder)
 
 
 def test_read_text(folder: Path) -> None:
@@ -369,7 +422,7 @@ def test_loading_runs_no_code(folder: Path, tmp_path: Path) -> None:
 
     dice, real = random.Random(1), real_trace()
     hostile = [real]
-    payload = b"cos\nsystem\n(S'touch /tmp/energyest-was-here'\ntR."
+    payload = f"cos\nsystem\n(S'touch {tmp_path / 'was-here'}'\ntR.".encode()
     for name in FILES:
         hostile += [real | {name: mutate(real[name], dice)} for _ in range(30)]
         hostile += [real | {name: payload}, real | {name: b'{"__reduce__": ["os.system", "x"]}\n'}]
@@ -378,3 +431,4 @@ def test_loading_runs_no_code(folder: Path, tmp_path: Path) -> None:
     script = [sys.executable, "-c", HOSTILE, str(ROOT), str(tmp_path)]
     done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.stdout == f"{len(hostile)} []\n", done.stderr
+    assert not (tmp_path / "was-here").exists()
