@@ -127,6 +127,32 @@ def test_a_standstill_that_a_step_makes_up_for() -> None:
     assert np.diff(energy_J) == pytest.approx(400 * 5)
 
 
+def test_a_standstill_without_power_is_believed() -> None:
+    time_s = np.arange(101) / 10
+    drawn_s = np.where(time_s < 3, time_s, np.where(time_s <= 8, 3, time_s - 5))
+    # Power is off by a fourth where it is drawn: what is believed shows in the steps beside.
+    power_W = np.where((time_s >= 3) & (time_s <= 8), 0.0, 300.0)
+    energy_J, missing_s = cumulative_energy(
+        time_s, power_W, [2, 3, 8, 9], counter_J=400 * drawn_s, max_gap_s=5
+    )
+    assert np.diff(energy_J) == pytest.approx([400, 0, 400])
+    assert (missing_s == 0).all()
+
+
+def test_a_short_standstill_is_no_fault() -> None:
+    time_s = np.arange(101) / 10
+    counter_J = 400 * np.where(time_s <= 4, time_s, np.maximum(4, time_s - 0.4))
+    energy = energy_between(time_s, np.full(101, 300.0), 0, 10, counter_J=counter_J)
+    assert energy == pytest.approx(400 * 9.6)
+
+
+def test_a_standstill_that_begins_between_readings() -> None:
+    time_s = np.arange(26) * 0.4
+    counter_J = 400 * np.minimum(time_s, 4.2)
+    energy = energy_between(time_s, np.full(26, 400.0), 0, 10, counter_J=counter_J)
+    assert energy == pytest.approx(4000)
+
+
 def test_idle_readings_that_agree_are_no_standstill() -> None:
     time = np.arange(0, 5, 0.1)
     counter = np.floor(time / 1.0) * 60  # renewed once a second

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from energyest import EnergyTrace, TraceError, load_trace
 from energyest.callbacks.group import Group
+from energyest.measure.earlier import Earlier
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import Device, Reading
 from energyest.ranks import Record, merge
@@ -175,6 +176,32 @@ def test_rows_of_other_epochs_are_not_added() -> None:
     second.epochs["epoch"][:] = [0, 2, 3]
     energy_J = merge({0: record(0, [5.0, 5.0, 5.0]), 1: second}).epochs["energy_J"]
     assert energy_J == pytest.approx([6, math.nan, math.nan], nan_ok=True)
+
+
+def test_power_is_the_summed_energy_over_the_time() -> None:
+    first, second = record(0, [10.0, 0.0, 6.0]), record(1, [30.0, 0.0])
+    for one in (first, second):
+        one.epochs["mean_power_W"] = np.full(len(one), 1.0)  # type: ignore[index]
+    first.epochs["duration_s"][:] = [4, 0, 4]
+    power_W = merge({0: first, 1: second}).epochs["mean_power_W"]
+    assert power_W == pytest.approx([10, math.nan, math.nan], nan_ok=True)
+
+
+def test_readings_of_a_resumed_run_are_shifted_by_the_first_epoch_of_all() -> None:
+    first = record(0, [1.0] * 4, earlier_rows=2)  # epochs 2 and 3 end at 3 s and 4 s
+    second = record(1, [1.0] * 2)
+    second.epochs["end_s"][:] = [501, 502]
+
+    def read(time_s: float) -> dict[str, Any]:
+        return {"time_s": np.array([time_s]), "device": np.array(["gpu:0"], dtype=object)}
+
+    merged = merge(
+        {
+            0: Record(first.meta, first.epochs, read(2.5)),
+            1: Record(second.meta, second.epochs, read(500.5)),
+        }
+    )
+    assert list(merged.power["time_s"]) == [2.5, 2.5]
 
 
 # ---------------------------------------------------------------------- folders
@@ -491,6 +518,46 @@ def test_a_store_that_hangs_holds_up_nobody(rank: int) -> None:
         assert one.end(timeout_s=0.1) < 6
     finally:
         back.set()
+
+
+def test_a_provisional_row_counts_until_the_final_one_comes() -> None:
+    store = Store()
+    first = Rank(store, 0)
+
+    def tell(number: int, joules: float, *, final: int, ended: int) -> None:
+        message = {
+            "final": final,
+            "rows": [{"epoch": 0, "end_s": 1.0, "energy_J": joules, "gpu_energy_J": joules}],
+            "meta": {k: record(1, []).meta[k] for k in ("run_id", "rank", "world_size", "devices")},
+            "progress": [ended, 0],
+            "is_last": False,
+        }
+        store.set(f"energyest/r/1/{number}", json.dumps(message))
+
+    tell(0, 1000.0, final=0, ended=1)
+    first.epoch()
+    assert 1000 < energy_J(first)[0] == first.group.last_row()["energy_J"] < 1010
+    tell(1, 2000.0, final=1, ended=1)
+    assert is_within(lambda: energy_J(first)[0] > 1500)
+    assert 2000 < energy_J(first)[0] == first.group.last_row()["energy_J"] < 2010
+    first.end(timeout_s=0.1)
+
+
+def test_the_last_row_of_a_resumed_run() -> None:
+    store = Store()
+    first, second = Rank(store, 0), Rank(store, 1)
+    before = EnergyTrace.from_epochs([5.0, 6.0, 7.0], [1.0] * 3, meta={"total_J": 18.0})
+    first.recorder.continue_from(Earlier.of(before))
+    assert first.group.last_row()["energy_J"] == 7
+    for rank in (second, first):
+        rank.epochs = 3
+        rank.epoch()
+    row = first.group.last_row()
+    assert row["epoch"] == 3
+    assert row["energy_J"] == energy_J(first)[-1]
+    assert row["energy_J"] == pytest.approx(30 * row["duration_s"], rel=0.5)
+    for rank in (second, first):
+        rank.end()
 
 
 def test_a_store_that_is_slow_delivers_late() -> None:

@@ -246,9 +246,11 @@ def test_every_cut_of_the_last_line_loads_without_it(tmp_path: Path, name: str) 
         ("epochs.jsonl", '{"epoch": 0, "energy_J": "much"}'),
         ("epochs.jsonl", '{"epoch": 0, "energy_J": Infinity}'),
         ("epochs.jsonl", '{"epoch": 0, "energy_J": 1e999}'),
+        ("epochs.jsonl", '{"epoch": 0, "energy_J": true}'),
         ("epochs.jsonl", '{"amends_row": 9, "val_acc": 1}'),
         ("epochs.jsonl", '{"amends_row": -1, "val_acc": 1}'),
         ("power.csv", "0,gpu:0,much,,,,"),
+        ("power.csv", "0,gpu\x1b[31m,1,,,,"),
         ("power.csv", "0,gpu:0,1,,,,,,,,,"),
     ],
 )
@@ -259,6 +261,24 @@ def test_damage_before_the_last_line_is_named(tmp_path: Path, name: str, line: s
     (folder / name).write_text("\n".join(lines) + "\n")
     with pytest.raises(TraceError, match=name.replace(".", r"\.")):
         load_trace(folder)
+
+
+def test_a_header_that_names_a_column_twice(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    text = (folder / "power.csv").read_text()
+    (folder / "power.csv").write_text(text.replace("utilization", "power_W", 1))
+    with pytest.raises(TraceError, match=r"power\.csv, line 1, .* each once"):
+        load_trace(folder)
+
+
+@pytest.mark.parametrize("run_id", ["abc", "of another", None])
+def test_what_was_known_last_is_that_of_the_same_run(tmp_path: Path, run_id: str | None) -> None:
+    folder = saved(tmp_path)
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps({**meta, "status": "running"}))
+    latest = {"format": 1, "run_id": run_id, "total_J": 7.0}
+    (folder / "latest.json").write_text(json.dumps(latest))
+    assert load_trace(folder).meta.get("total_J") == (7.0 if run_id == "abc" else None)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,94 @@
+"""What is written to the folder of a run: all of it, once, and no leftovers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.long_run import Run, sensors, without_threads
+from energyest import load_trace, storage
+from energyest.measure.folder import Contents, TraceFolder
+from energyest.measure.sensors import Reading
+from energyest.measure.writer import TraceWriter
+
+META = {"run_id": "r", "status": "running"}
+
+
+def contents_of(rows: int) -> Contents:
+    """So many epochs, each with a reading."""
+    count = np.arange(rows, dtype=float)
+    readings: dict[str, Any] = {name: np.full(rows, 1.0) for name in storage.POWER_COLUMNS}
+    readings |= {"time_s": count, "device": np.full(rows, "gpu:0", dtype=object)}
+    return Contents(META, {"epoch": count, "energy_J": count}, readings)
+
+
+def line(row: int) -> str:
+    return storage.encode_epoch({"epoch": row, "energy_J": row})
+
+
+def reading(row: int) -> Reading:
+    return Reading(float(row), "gpu:0", 1.0)
+
+
+@pytest.fixture
+def writers() -> Iterator[list[TraceWriter]]:
+    """Those that write when they are asked to, without a thread; they are closed."""
+    made: list[TraceWriter] = []
+    yield made
+    for writer in made:
+        writer._folder.close()
+
+
+def test_a_disk_that_takes_a_part_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reluctant(FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(data[:3])
+
+    monkeypatch.setattr("energyest.measure.folder.FileIO", Reluctant)
+    folder = TraceFolder(tmp_path / "energy")
+    folder.claim(META)
+    folder.bring_back(contents_of(2))
+    folder.append(storage.EPOCHS_FILE, line(2))
+    folder.close()
+    trace = load_trace(tmp_path / "energy")
+    assert list(trace.column("energy_J")) == [0, 1, 2]
+    assert list(trace.power_columns["time_s"]) == [0, 1]
+
+
+def test_what_comes_while_the_trace_is_written_anew_is_written_once(
+    tmp_path: Path, writers: list[TraceWriter]
+) -> None:
+    def contents() -> Contents:
+        # As the recorder does: what it leaves to be written meanwhile is in the contents too.
+        writers[0].put(rows=[line(1)], readings=[reading(1)])
+        writers[0].forget()
+        return contents_of(2)
+
+    writers.append(TraceWriter(tmp_path / "energy", META, contents))
+    writer = writers[0]
+    writer.put(rows=[line(0)], readings=[reading(0)])
+    writer.write_waiting()
+    (tmp_path / "energy").rename(tmp_path / "away")
+    writer.write_waiting()
+    writer.put(rows=[line(2)], readings=[reading(2)])
+    writer.write_waiting()
+    trace = load_trace(tmp_path / "energy")
+    assert list(trace.column("epoch")) == [0, 1, 2]
+    assert list(trace.power_columns["time_s"]) == [0, 1, 2]
+
+
+def test_what_was_known_last_is_gone_after_a_normal_end(tmp_path: Path) -> None:
+    with without_threads():
+        run = Run(sensors(1), tmp_path / "energy", hz=1, epoch_s=10.3)
+        run.go_on(120)
+        assert (tmp_path / "energy/latest.json").exists()
+        run.recorder.stop()
+    assert not (tmp_path / "energy/latest.json").exists()
+    assert load_trace(tmp_path / "energy").meta["status"] == "finished"
