@@ -63,18 +63,25 @@ def test_a_disk_that_takes_a_part_at_a_time(
 
 
 def test_what_comes_while_the_trace_is_written_anew_is_written_once(
-    tmp_path: Path, writers: list[TraceWriter]
+    tmp_path: Path, writers: list[TraceWriter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def contents() -> Contents:
-        # As the recorder does: what it leaves to be written meanwhile is in the contents too.
-        writers[0].put(rows=[line(1)], readings=[reading(1)])
-        writers[0].forget()
+        writers[0].forget()  # as the recorder does: what waits is in the contents too
         return contents_of(2)
 
     writers.append(TraceWriter(tmp_path / "energy", META, contents))
     writer = writers[0]
     writer.put(rows=[line(0)], readings=[reading(0)])
     writer.write_waiting()
+    is_gone = writer._folder.is_gone
+
+    def look_while_more_comes() -> bool:
+        if not (gone := is_gone()):
+            return False
+        writer.put(rows=[line(1)], readings=[reading(1)])
+        return gone
+
+    monkeypatch.setattr(writer._folder, "is_gone", look_while_more_comes)
     (tmp_path / "energy").rename(tmp_path / "away")
     writer.write_waiting()
     writer.put(rows=[line(2)], readings=[reading(2)])
