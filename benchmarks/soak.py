@@ -467,6 +467,8 @@ class Soak:
         columns = trace.power_columns
         read = np.isfinite(columns["power_W"]) | np.isfinite(columns["energy_J"])
         time_s = columns["time_s"][(columns["device"] == f"gpu:{gpu}") & read]
+        # A GPU that is not read any more is taken to go on as it was, for some seconds.
+        time_s = np.append(time_s, max(time_s[-1], columns["time_s"].max()))
         events = np.sort(np.array(self.world.events[gpu])) - origin_s
         since_s, until_s = time_s[:-1], time_s[1:]
         open_s = 0.0
