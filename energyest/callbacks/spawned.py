@@ -38,10 +38,10 @@ class SharedPath:
 
     def read(self) -> Path | None:
         """The path that a child has left since; None in the child itself."""
-        if self._bytes is None or self._is_spawned:
+        # The first byte tells: a monitor is asked at every batch by some, and mostly holds nothing.
+        if self._bytes is None or not self._bytes[0] or self._is_spawned:
             return None
-        name = bytes(self._bytes.tolist()).rstrip(b"\0")
-        return Path(os.fsdecode(name)) if name else None
+        return Path(os.fsdecode(bytes(self._bytes.tolist()).rstrip(b"\0")))
 
     @property
     def _is_spawned(self) -> bool:

@@ -87,9 +87,8 @@ class Earlier:
 
     def energy_alone(self) -> Earlier:
         """With what it cost in all, but without its epochs."""
-        names = ("earlier_parts",)
-        meta = {name: value for name, value in self.meta.items() if name in names}
-        return Earlier(total=self.total, meta=meta)
+        parts = self.meta.get("earlier_parts")
+        return Earlier(total=self.total, meta={"earlier_parts": parts} if parts else {})
 
     def rows(self) -> Iterator[dict[str, float]]:
         """The epochs, at negative times: they end, with the one under way, at 0."""
