@@ -23,6 +23,7 @@ from energyest.arrays import (
     ratio,
     refuse,
 )
+from energyest.carbon import Intensity, co2e_kg
 from energyest.errors import TraceError
 from energyest.integration import FloatArray, cumulative_energy
 from energyest.ranks import read_ranks
@@ -259,6 +260,14 @@ class EnergyTrace:
             if len(self) > first and _is_number(carried_J):
                 rows_J -= carried_J
         return rows_J + self._outside_J()
+
+    def co2e_kg(self, intensity: Intensity, *, pue: float = 1.0) -> float:
+        """Emissions of the whole run in kg CO2e: `total_J` × PUE × intensity.
+
+        Raises:
+            EstimateError: an argument breaks a rule of `energyest.carbon.co2e_kg`, which says more.
+        """
+        return co2e_kg(self.total_J, intensity, pue=pue)
 
     def _outside_J(self) -> float:
         """What the readings show outside of the epochs, before, between and after them."""

@@ -5,12 +5,9 @@ from __future__ import annotations
 import html
 import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
-from energyest.errors import EstimateError
-
-JOULES_PER_KWH = 3.6e6
+from energyest.carbon import JOULES_PER_KWH, Intensity, co2e_kg
 
 
 @dataclass(frozen=True)
@@ -74,20 +71,19 @@ class Estimate:
         """Total energy in kilowatt-hours."""
         return self.energy_J / JOULES_PER_KWH
 
-    def co2e_kg(self, g_per_kWh: float) -> float:
-        """Emissions in kg CO2-equivalent.
+    def co2e_kg(self, g_per_kWh: Intensity, *, pue: float = 1.0) -> float:
+        """Emissions in kg CO2e; for the interval see `energyest.carbon.co2e_kg`.
 
         Args:
-            g_per_kWh: carbon intensity of the electricity, in g CO2e per kWh, for the place and
-                time of the training. Neither it nor a data centre's PUE is ever part of
-                `energy_J`.
+            g_per_kWh: carbon intensity of the electricity for the place and time of the training:
+                a number in g CO2e per kWh, a country, or a `CarbonIntensity`.
+            pue: power usage effectiveness of the data centre; see `energyest.carbon.co2e_kg`.
 
         Raises:
-            EstimateError: the intensity is negative or not finite.
+            EstimateError: the country is not known, the intensity is negative or not finite, or
+                the PUE is below 1 or not finite.
         """
-        if not (isinstance(g_per_kWh, Real) and math.isfinite(g_per_kWh) and g_per_kWh >= 0):
-            raise EstimateError(f"g_per_kWh={g_per_kWh!r}: an intensity must be 0 or more")
-        return self.energy_kWh * g_per_kWh / 1000
+        return co2e_kg(self.energy_J, g_per_kWh, pue=pue)
 
     def __str__(self) -> str:
         text = f"{format_energy(self.energy_J)} ({self.energy_kWh:.4g} kWh)"

@@ -1,0 +1,202 @@
+"""From energy to emissions: the carbon intensity of electricity by country, and `co2e_kg`.
+
+`data/carbon_intensity.csv` holds one row a country, and the world, with its year and source. All
+rows come from Ember's Yearly Electricity Data (release of 2025), as processed by Our World in Data
+("Lifecycle carbon intensity of electricity generation"; both CC BY 4.0). The year of a row is the
+newest that the release has for the country: 2024 for most, never before 2022.
+
+The numbers count all greenhouse gases over the life cycle of the power stations and their fuel, as
+CO2 equivalents over 100 years, for each kWh generated in the country. What they leave out:
+
+- Imports: a country that imports much of its electricity consumes another mix than it generates.
+- Losses in the grid, which add some per cent.
+- The hour, the region and the contract: each of them can be far from a country's mean of a year.
+
+A number from the grid's operator or the data centre for the time of a training is better than any
+row of the table; it can be given in its place.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import math
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from numbers import Real
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+from numpy.typing import ArrayLike
+
+from energyest.arrays import as_vector
+from energyest.errors import EstimateError
+from energyest.integration import FloatArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+JOULES_PER_KWH = 3.6e6
+
+
+@dataclass(frozen=True)
+class CarbonIntensity:
+    """What a kWh of electricity emits in a country.
+
+    Attributes:
+        g_per_kWh: g CO2e per kWh.
+        country: its English name.
+        year: the year whose mean it is.
+        source: where the number stands.
+
+    Raises:
+        EstimateError: the intensity is negative or not finite.
+    """
+
+    g_per_kWh: float
+    country: str
+    year: int
+    source: str
+
+    def __post_init__(self) -> None:
+        _check_intensity(self.g_per_kWh)
+
+    def __str__(self) -> str:
+        return f"{self.g_per_kWh:g} g CO2e/kWh ({self.country}, {self.year}; {self.source})"
+
+
+# What says how much a kWh emits: a number in g CO2e per kWh, a country, or a row of the table.
+Intensity: TypeAlias = float | str | CarbonIntensity
+
+
+def carbon_intensity(country: str) -> CarbonIntensity:
+    """The carbon intensity of a country's electricity, of the newest year in the table.
+
+    Args:
+        country: ISO 3166-1 code of two or three letters, or English name ("DE", "DEU",
+            "Germany"), or "World". Case, spaces and accents do not count.
+
+    Raises:
+        EstimateError: the table has no such country. The message names the nearest names.
+    """
+    if not isinstance(country, str):
+        raise EstimateError(f"country={country!r} must be the code or the name of a country")
+    known = _by_spelling().get(_spelling(country))
+    if known is None:
+        raise EstimateError(_unknown(country))
+    return known
+
+
+def known_countries() -> tuple[str, ...]:
+    """The names of all countries in the table, in alphabetical order, "World" among them."""
+    return tuple(dict.fromkeys(row.country for row in _by_spelling().values()))
+
+
+@overload
+def co2e_kg(energy_J: float | None, intensity: Intensity, *, pue: float = 1.0) -> float: ...
+@overload
+def co2e_kg(
+    energy_J: pd.Series[Any], intensity: Intensity, *, pue: float = 1.0
+) -> pd.Series[float]: ...
+@overload
+def co2e_kg(energy_J: ArrayLike, intensity: Intensity, *, pue: float = 1.0) -> FloatArray: ...
+def co2e_kg(energy_J: Any, intensity: Intensity, *, pue: float = 1.0) -> Any:
+    """Emissions of an energy in kg CO2e: energy × PUE × intensity.
+
+    An `Estimate` and an `EnergyTrace` have a method of the same name. Of a table of runs give the
+    column, as in `co2e_kg(runs["energy_J"], "DE")`; of an estimate's interval the ends, as in
+    `co2e_kg([estimate.lower_J, estimate.upper_J], "DE")`.
+
+    Args:
+        energy_J: joules at the machine: a number, an array of shape (n,) or a Series. Energy that
+            was not measured, NaN or None, gives NaN.
+        intensity: a number in g CO2e per kWh, a country, or a `CarbonIntensity`.
+        pue: power usage effectiveness of the data centre, its energy over that of its machines.
+            It is never part of an energy in this package, so it is 1 unless given here.
+
+    Returns:
+        A number, an array of shape (n,), or a Series with the index of `energy_J` and the name
+        `co2e_kg`.
+
+    Raises:
+        EstimateError: the country is not known, the intensity is negative or not finite, the PUE
+            is below 1 or not finite, or `energy_J` is a table or an object, not joules.
+        TraceError: the values of an array or a Series are no numbers.
+    """
+    kg_per_J = _g_per_kWh(intensity) / 1000 * _checked_pue(pue) / JOULES_PER_KWH
+    if energy_J is None:
+        return math.nan
+    if isinstance(energy_J, Real):
+        return float(energy_J) * kg_per_J
+    import pandas as pd  # noqa: PLC0415  (keeps `import energyest` fast)
+
+    if isinstance(energy_J, pd.Series):
+        values = as_vector(energy_J.to_numpy(na_value=math.nan), "energy_J")
+        return pd.Series(values * kg_per_J, index=energy_J.index, name="co2e_kg")
+    if isinstance(energy_J, pd.DataFrame) or hasattr(energy_J, "co2e_kg"):
+        raise EstimateError(
+            f"energy_J is of type {type(energy_J).__name__}, not joules: of a table give its "
+            "column energy_J; an Estimate and an EnergyTrace have a method co2e_kg"
+        )
+    return as_vector(energy_J, "energy_J") * kg_per_J
+
+
+def _g_per_kWh(intensity: Intensity) -> float:
+    if isinstance(intensity, str):
+        return carbon_intensity(intensity).g_per_kWh
+    if isinstance(intensity, CarbonIntensity):
+        return intensity.g_per_kWh
+    _check_intensity(intensity)
+    return float(intensity)
+
+
+def _check_intensity(g_per_kWh: float) -> None:
+    if not (isinstance(g_per_kWh, Real) and math.isfinite(g_per_kWh) and g_per_kWh >= 0):
+        raise EstimateError(
+            f"intensity {g_per_kWh!r} must be g CO2e per kWh, 0 or more and finite, or a country"
+        )
+
+
+def _checked_pue(pue: float) -> float:
+    if not (isinstance(pue, Real) and math.isfinite(pue) and pue >= 1):
+        raise EstimateError(
+            f"pue={pue!r} must be 1 or more and finite: a data centre needs at least the energy "
+            "of its machines"
+        )
+    return float(pue)
+
+
+@cache
+def _by_spelling() -> dict[str, CarbonIntensity]:
+    """All rows by the spellings of their codes, names and aliases."""
+    table = resources.files("energyest") / "data" / "carbon_intensity.csv"
+    found: dict[str, CarbonIntensity] = {}
+    for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines()):
+        known = CarbonIntensity(
+            float(row["g_CO2e_per_kWh"]), row["name"], int(row["year"]), row["source"]
+        )
+        names = (row["name"], row["alpha2"], row["alpha3"], *row["aliases"].split(";"))
+        found |= {_spelling(name): known for name in names if name}
+    return found
+
+
+def _spelling(name: str) -> str:
+    """Letters alone, small and without accents: "Côte d'Ivoire" is cotedivoire."""
+    return re.sub(r"[^a-z]", "", unicodedata.normalize("NFKD", name).lower())
+
+
+def _unknown(country: str) -> str:
+    wanted = _spelling(country)
+    # Codes are left out: nearly every short word is like one of them.
+    known = {name: row.country for name, row in _by_spelling().items() if len(name) > 3}
+    # A part of a name ("America"), or more than a name, which likeness alone would not find.
+    part = [name for name in known if len(wanted) > 3 and (wanted in name or name in wanted)]
+    alike = difflib.get_close_matches(wanted, known, n=12, cutoff=0.7)
+    names = list(dict.fromkeys(known[name] for name in (*part, *alike)))[:4]
+    nearest = f"; the nearest names are {', '.join(names)}" if names else ""
+    return (
+        f"unknown country {country!r}{nearest}. known_countries() lists all; a number in g CO2e "
+        "per kWh will do as well"
+    )
