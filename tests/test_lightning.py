@@ -251,6 +251,7 @@ def test_meta(tmp_path: Path) -> None:
         "trainable_parameters": parameters,
     }
     assert meta["batch_size"] == BATCH
+    assert meta["hparams"] == {}
     assert meta["train_samples"] == SAMPLES
     assert meta["validation_samples"] == 2 * BATCH
     assert meta["planned_epochs"] == 2
@@ -258,6 +259,22 @@ def test_meta(tmp_path: Path) -> None:
     assert meta["forward_flops_per_sample"] == Recipe.FORWARD_FLOPS
     assert meta["versions"]["pytorch_lightning"] == pytorch_lightning.__version__
     assert meta["total_J"] == pytest.approx(GPU_W * meta["duration_s"], rel=1e-3)
+
+
+def test_hyperparameters_of_a_run(tmp_path: Path) -> None:
+    class Configured(PlNet):
+        def __init__(self, arch: str, **others: Any) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+
+    monitor = monitor_of(tmp_path / "energy", count_flops=False)
+    module = Configured("small", lr=0.1, deep=True, layers=[1, 2], bad=math.nan, text="x" * 999)
+    make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=1).fit(module, loader())
+    assert load_trace(tmp_path / "energy").meta["hparams"] == {
+        "arch": "small",
+        "lr": 0.1,
+        "deep": True,
+    }
 
 
 def test_what_is_not_measured_is_nan(tmp_path: Path) -> None:
