@@ -20,6 +20,10 @@ class EstimateError(EnergyestError, ValueError):
     """An estimate was asked for that the given trace or arguments cannot answer."""
 
 
+class RunsError(EnergyestError, ValueError):
+    """A table of finished runs lacks what an analysis needs to be valid; the message says what."""
+
+
 class WorkloadError(EnergyestError, ValueError):
     """A model could not be described as a workload, or a stored workload breaks a rule."""
 

@@ -39,12 +39,22 @@ ALLOWED = {
     "storage": {"errors", "files"},
     "ranks": {"errors", "integration", "storage"},
     "arrays": {"errors", "integration"},
-    "trace": {"arrays", "errors", "integration", "ranks", "storage"},
+    "carbon": {"arrays", "errors", "integration"},
+    "trace": {"arrays", "carbon", "errors", "integration", "ranks", "storage"},
     "workload": {"errors", "gpus"},
     "gpus": {"errors"},
     "files": {"errors"},
     "probed": {"errors", "gpus", "workload"},
-    "estimators": {"errors", "files", "gpus", "integration", "probed", "trace", "workload"},
+    "estimators": {
+        "carbon",
+        "errors",
+        "files",
+        "gpus",
+        "integration",
+        "probed",
+        "trace",
+        "workload",
+    },
     "measure": {"errors", "files", "gpus", "integration", "probed", "storage", "trace", "workload"},
     "callbacks": {
         "errors",
@@ -56,7 +66,16 @@ ALLOWED = {
         "trace",
         "workload",
     },
-    "plots": {"errors", "estimators", "trace"},
+    "tradeoff": {
+        "errors",
+        "estimators",
+        "gpus",
+        "integration",
+        "probed",
+        "trace",
+        "workload",
+    },
+    "plots": {"errors", "estimators", "tradeoff", "trace"},
 }
 
 

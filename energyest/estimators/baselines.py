@@ -122,7 +122,7 @@ def estimate_green_algorithms(
     memory_GB = _ram_GB(trace) if ram_GB is None else ram_GB
     if not (is_number(memory_GB) and math.isfinite(memory_GB) and memory_GB >= 0):
         raise EstimateError(f"ram_GB={memory_GB!r} must be 0 or more")
-    busy = _utilization(trace) if utilization is None else utilization
+    busy = mean_utilization(trace) if utilization is None else utilization
     assumptions = list(assumption)
     if busy is None:
         busy = 1.0
@@ -201,7 +201,7 @@ def _duration(
     return float(measured_s.mean()) * epochs, ("every epoch takes the mean of those measured",)
 
 
-def _accelerators(trace: EnergyTrace) -> list[dict[str, Any]]:
+def accelerators(trace: EnergyTrace) -> list[dict[str, Any]]:
     """The GPUs of the trace, or else its CPU."""
     for kind in ("gpu", "cpu"):
         found = [device for device in trace.devices if _kind(device) == kind]
@@ -217,7 +217,7 @@ def _kind(device: dict[str, Any]) -> str:
 
 def _tdp_W(trace: EnergyTrace, tdp_W: float | None) -> float:
     if tdp_W is None:
-        known = [_device_tdp_W(device) for device in _accelerators(trace)]
+        known = [_device_tdp_W(device) for device in accelerators(trace)]
         tdp_W = sum(known) if known else math.nan
         if not math.isfinite(tdp_W):
             raise EstimateError("the trace names no device with a known TDP: give tdp_W=")
@@ -236,7 +236,7 @@ def _device_tdp_W(device: dict[str, Any]) -> float:
 def _peak_flops(trace: EnergyTrace) -> float:
     asked = str(trace.meta.get("precision", "fp32"))
     total = 0.0
-    for device in _accelerators(trace):
+    for device in accelerators(trace):
         name = str(device.get("name", device.get("device")))
         gpu = find_gpu(name)
         # Generations before tf32 compute in fp32 when asked for it.
@@ -250,8 +250,9 @@ def _peak_flops(trace: EnergyTrace) -> float:
     return total
 
 
-def _utilization(trace: EnergyTrace) -> float | None:
-    devices = _accelerators(trace)
+def mean_utilization(trace: EnergyTrace) -> float | None:
+    """Share of time in which the GPUs were busy, as a mean over time; None if it was not read."""
+    devices = accelerators(trace)
     names = trace.power_columns["device"].astype(str)
     rows = np.isin(names, [str(device.get("device")) for device in devices])
     if not rows.any() and devices:  # a hand-written meta that names no device

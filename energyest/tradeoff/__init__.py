@@ -1,0 +1,21 @@
+"""Finished runs, and runs to come, to decisions: functions over a table with one row a run."""
+
+from energyest.tradeoff.collect import collect_runs
+from energyest.tradeoff.factors import Interaction, interaction
+from energyest.tradeoff.front import cheapest_within, pareto_front
+from energyest.tradeoff.groups import GroupComparison, compare_groups
+from energyest.tradeoff.match import GpuMatch, match_gpu
+from energyest.tradeoff.pairs import savings
+
+__all__ = [
+    "GpuMatch",
+    "GroupComparison",
+    "Interaction",
+    "cheapest_within",
+    "collect_runs",
+    "compare_groups",
+    "interaction",
+    "match_gpu",
+    "pareto_front",
+    "savings",
+]

@@ -1,0 +1,218 @@
+"""`collect_runs`: a folder of traces as a table, one row a run."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from energyest.errors import EnergyestError, RunsError
+from energyest.estimators.baselines import accelerators, mean_utilization
+from energyest.trace import EnergyTrace, load_trace
+from energyest.tradeoff.table import Mode, direction
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_META_FILE = "meta.json"
+
+
+def collect_runs(
+    source: str | Path | Iterable[str | Path | EnergyTrace] | Mapping[str, EnergyTrace],
+    *,
+    model: str | None = None,
+    monitor: str | None = None,
+    mode: Mode | None = None,
+    unfinished: bool = False,
+) -> pd.DataFrame:
+    """Finished trainings as a table for the functions of `energyest.tradeoff`.
+
+    Args:
+        source: a folder that holds traces at any depth, such as `lightning_logs`; or folders of
+            traces or traces, one by one; or traces by name.
+        model: hyperparameter that names the model; by default the name of its class is taken,
+            which is the same for all where one LightningModule wraps many networks.
+        monitor: a metric: all metrics are those of the epoch where it is best. By default each
+            metric is the last that was logged.
+        mode: whether more of `monitor` is better, "max", or less, "min"; by default as its name
+            says (a loss or an error is better when it is less).
+        unfinished: take runs that were interrupted or still go on, too; their energy is what they
+            have used so far.
+
+    Returns:
+        One row a run, sorted by start: `run` (its folder within `source`, or its name), `model`,
+        `gpu` (the name of its GPU, with their number before it if there are several, or of its
+        processor if it has none), `gpus`, `batch_size`, `precision`, `epochs`, `energy_J` (of the
+        whole run), `gpu_energy_J` (of its epochs), `duration_s`, `mean_power_W`, `gpu_power_W`,
+        `power_limit_W` (of its GPUs), `utilization` (share of time that they were busy), `samples`
+        (trained), `energy_per_sample_J` (of the epochs, validation included),
+        `flops_per_sample` (forward, a multiply and an add as two), `parameters`, `status`,
+        `started`; then its hyperparameters and its metrics. NaN is what was not recorded.
+
+    Raises:
+        RunsError: there is no trace, no finished one, or none has the metric or hyperparameter.
+        TraceError: a folder that was named as a trace is none.
+
+    Warns:
+        UserWarning: a trace was left out: it cannot be read, or has not finished.
+    """
+    import pandas as pd  # noqa: PLC0415  (keeps `import energyest` fast)
+
+    traces = _named_traces(source)
+    if not traces:
+        raise RunsError(f"there is no trace in {source}")
+    superseded = {
+        part.get("run_id")
+        for trace in traces.values()
+        for part in _list(trace.meta.get("earlier_parts"))
+        if isinstance(part, dict)
+    }
+    rows, left_out = [], []
+    for name, trace in traces.items():
+        # A run that was resumed is there as a whole in the trace of its last part.
+        if trace.meta.get("run_id") in superseded - {None}:
+            continue
+        if not unfinished and trace.meta.get("status", "finished") != "finished":
+            left_out.append(f"{name} ({trace.meta['status']})")
+            continue
+        rows.append({"run": name, **_row(trace, model, monitor, mode)})
+    if left_out:
+        warnings.warn(
+            f"left out, as they have not finished: {', '.join(left_out)}; unfinished=True takes "
+            "them with what they have used so far",
+            UserWarning,
+            stacklevel=2,
+        )
+    if not rows:
+        raise RunsError(f"none of the {len(traces)} traces is of a finished run")
+    table = pd.DataFrame(rows)
+    for column, what in ((monitor, "metric"), (model, "hyperparameter")):
+        if column is not None and (column not in table or table[column].isna().all()):
+            raise RunsError(
+                f"no run has the {what} {column!r}: there is {', '.join(table.columns)}"
+            )
+    in_order: pd.DataFrame = table.sort_values(["started", "run"], ignore_index=True)
+    return in_order
+
+
+def _named_traces(source: Any) -> dict[str, EnergyTrace]:
+    if isinstance(source, Mapping):
+        found = {str(name): _trace(trace) for name, trace in source.items()}
+    elif isinstance(source, str | Path):
+        found = _traces_in(Path(source))
+    elif isinstance(source, Iterable) and not isinstance(source, EnergyTrace):
+        found = {}
+        for place, item in enumerate(source):
+            name = str(place) if isinstance(item, EnergyTrace) else str(item)
+            found[name] = _trace(item)
+    else:
+        raise RunsError(
+            f"source is a {type(source).__name__}: it must be a folder, or several traces"
+        )
+    return found
+
+
+def _trace(item: object) -> EnergyTrace:
+    if isinstance(item, EnergyTrace):
+        return item
+    if isinstance(item, str | Path):
+        return load_trace(item)
+    raise RunsError(f"a run is a {type(item).__name__}: it must be a trace or its folder")
+
+
+def _traces_in(folder: Path) -> dict[str, EnergyTrace]:
+    """All traces below a folder; those of other ranks lie within that of their run."""
+    if not folder.is_dir():
+        raise RunsError(f"there is no folder {folder}")
+    found: dict[str, EnergyTrace] = {}
+    taken: list[Path] = []
+    for path in sorted((file.parent for file in folder.rglob(_META_FILE)), key=lambda p: p.parts):
+        if any(path.is_relative_to(trace) for trace in taken):
+            continue
+        name = str(path.relative_to(folder)) if path != folder else folder.name
+        try:
+            found[name] = load_trace(path)
+        except EnergyestError as error:
+            warnings.warn(f"left out, as it cannot be read: {error}", UserWarning, stacklevel=4)
+            continue
+        taken.append(path)
+    return found
+
+
+def _row(
+    trace: EnergyTrace, model: str | None, monitor: str | None, mode: Mode | None
+) -> dict[str, Any]:
+    meta, energy_J = trace.meta, trace.column("energy_J")
+    epochs_s = _sum(trace, "duration_s")
+    duration_s = _number(meta.get("duration_s"), epochs_s)
+    samples = _sum(trace, "samples")
+    gpus = accelerators(trace)
+    limits_W = [_number(gpu.get("power_limit_W")) for gpu in gpus]
+    utilization = mean_utilization(trace)
+    facts = meta.get("model")
+    facts = facts if isinstance(facts, Mapping) else {"name": facts}
+    hparams = meta.get("hparams")
+    hparams = dict(hparams) if isinstance(hparams, Mapping) else {}
+    row: dict[str, Any] = {
+        "model": hparams.get(model) if model is not None else facts.get("name"),
+        "gpu": _names(gpus),
+        "gpus": len(gpus),
+        "batch_size": _number(meta.get("batch_size")),
+        "precision": meta.get("precision"),
+        "epochs": len(trace),
+        "energy_J": trace.total_J,
+        "gpu_energy_J": _sum(trace, "gpu_energy_J"),
+        "duration_s": duration_s,
+        "mean_power_W": trace.total_J / duration_s if duration_s > 0 else math.nan,
+        "gpu_power_W": _sum(trace, "gpu_energy_J") / epochs_s if epochs_s > 0 else math.nan,
+        "power_limit_W": sum(limits_W) if limits_W else math.nan,
+        "utilization": math.nan if utilization is None else utilization,
+        "samples": samples,
+        "energy_per_sample_J": float(np.sum(energy_J)) / samples if samples > 0 else math.nan,
+        "flops_per_sample": _number(meta.get("forward_flops_per_sample")),
+        "parameters": _number(facts.get("parameters")),
+        "status": meta.get("status"),
+        "started": str(meta.get("start_time") or ""),
+    }
+    others = hparams | _metrics(trace, monitor, mode)
+    return row | {name: value for name, value in others.items() if name not in row}
+
+
+def _metrics(trace: EnergyTrace, monitor: str | None, mode: Mode | None) -> dict[str, float]:
+    if monitor is not None and monitor in trace.metrics:
+        values = trace.column(monitor)
+        if np.isfinite(values).any():
+            find = np.nanargmax if direction(monitor, mode) == "max" else np.nanargmin
+            best = int(find(values))
+            return {name: float(trace.column(name)[best]) for name in trace.metrics}
+    return {name: _last(trace.column(name)) for name in trace.metrics}
+
+
+def _last(values: Any) -> float:
+    known = np.flatnonzero(np.isfinite(values))
+    return float(values[known[-1]]) if len(known) else math.nan
+
+
+def _sum(trace: EnergyTrace, name: str) -> float:
+    values = trace.column(name)
+    return float(np.sum(values)) if len(values) else math.nan
+
+
+def _names(gpus: list[dict[str, Any]]) -> str | None:
+    counts = Counter(str(gpu.get("name") or gpu.get("device")) for gpu in gpus)
+    names = [name if count == 1 else f"{count} x {name}" for name, count in counts.items()]
+    return " + ".join(names) or None
+
+
+def _number(value: object, otherwise: float = math.nan) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number else otherwise  # type: ignore[arg-type]
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []

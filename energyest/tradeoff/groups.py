@@ -1,0 +1,266 @@
+"""`compare_groups`: whether groups of runs differ, which of them, and by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import stats
+from statsmodels.stats.oneway import anova_oneway
+
+from energyest.errors import MissingDependencyError, RunsError
+from energyest.integration import FloatArray
+from energyest.tradeoff.effect_sizes import (
+    cliffs_delta,
+    cliffs_magnitude,
+    eta_magnitude,
+    of_ranks,
+    of_variance,
+)
+from energyest.tradeoff.html import as_html
+from energyest.tradeoff.table import (
+    By,
+    as_names,
+    check_alpha,
+    check_choices,
+    check_runs,
+    label,
+    numbers,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Shapiro and Wilk's test needs 3 values; a spread within a group is not to be had from fewer.
+FEWEST_RUNS = 3
+# Below this, a test of normality sees coarse deviations at best (N. Razali, Y. Wah, 2011), and the
+# chi-square distribution is a rough guide to H (W. Kruskal, W. Wallis, 1952, for 5 and less).
+_FEW_RUNS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class GroupComparison:
+    """What `compare_groups` found.
+
+    Attributes:
+        value: what was compared.
+        by: what makes a group.
+        test: "Welch ANOVA" or "Kruskal-Wallis".
+        statistic: Welch's F, or H.
+        degrees: degrees of freedom: of Welch's F two, of H one.
+        p_value: of the test.
+        eta_squared: share of the variance (of ranks, for Kruskal-Wallis) that groups make up.
+        epsilon_squared: the same, less biased; see `effect_sizes`.
+        alpha: level of all decisions.
+        groups: a row a group: `group, runs, mean, median, std, shapiro_W, shapiro_p`; the last two
+            are NaN where all values of a group are equal.
+        levene_W: Levene's statistic, around medians (Brown and Forsythe).
+        levene_p: its p-value; below `alpha` the groups are spread differently.
+        pairs: a row a pair: `a, b, difference` (of means or medians, as the test has it),
+            `ratio` (likewise), `p_value` (Games-Howell, or Dunn with Holm's correction),
+            `significant`, `cliffs_delta`, `magnitude`.
+        notes: what to keep in mind, one sentence each.
+    """
+
+    value: str
+    by: tuple[str, ...]
+    test: str
+    statistic: float
+    degrees: tuple[float, ...]
+    p_value: float
+    eta_squared: float
+    epsilon_squared: float
+    alpha: float
+    groups: pd.DataFrame
+    levene_W: float
+    levene_p: float
+    pairs: pd.DataFrame
+    notes: tuple[str, ...]
+
+    @property
+    def magnitude(self) -> str:
+        """The usual name of the size of η²: negligible, small, medium or large."""
+        return eta_magnitude(self.eta_squared)
+
+    def __str__(self) -> str:
+        name = "F" if self.test == "Welch ANOVA" else "H"
+        degrees = ", ".join(f"{d:.4g}" for d in self.degrees)
+        lines = [
+            f"{self.value} by {', '.join(self.by)}: {self.test}, {name}({degrees}) = "
+            f"{self.statistic:.4g}, p = {self.p_value:.3g}, η² = {self.eta_squared:.3f} "
+            f"({self.magnitude}), ε² = {self.epsilon_squared:.3f}",
+            self.groups.to_string(index=False, float_format="{:.4g}".format),
+            self.pairs.to_string(index=False, float_format="{:.4g}".format),
+            *self.notes,
+        ]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return as_html(str(self).splitlines()[0], [self.groups, self.pairs], self.notes)
+
+
+def compare_groups(
+    runs: pd.DataFrame, value: str = "energy_J", by: By = "model", *, alpha: float = 0.05
+) -> GroupComparison:
+    """Whether groups of runs differ, as the paper tests it.
+
+    Where no group deviates from a normal distribution (Shapiro and Wilk), Welch's ANOVA compares
+    the means, which needs no equal spreads, and Games and Howell's test each pair. Else Kruskal and
+    Wallis' test compares the ranks, and Dunn's each pair, with Holm's correction. Levene's test
+    says what a difference of ranks is: of medians where the groups are spread alike, and otherwise
+    of which group tends to be above the other. Runs are taken to be independent of each other.
+
+    Args:
+        runs: one row a run.
+        value: column to compare.
+        by: column, or columns, that make a group.
+        alpha: level of all decisions.
+
+    Raises:
+        RunsError: there are fewer than two groups; a group has fewer than 3 runs; all runs have the
+            same value; a column is missing or holds what is no number; a value is not known; alpha
+            is no probability.
+        MissingDependencyError: Dunn's test needs scikit-posthocs, which is not installed.
+    """
+    names = as_names(by)
+    table = check_runs(runs, as_names([*names, value], "by and value"))
+    check_alpha(alpha)
+    check_choices(table, names)
+    values = numbers(table, value)
+    members = {
+        label(key): values[rows]
+        for key, rows in table.groupby(names, observed=True, sort=True).indices.items()
+    }
+    _check_groups(members, value, names)
+    groups = _describe(members)
+    normal = bool((groups["shapiro_p"] > alpha).all())
+    levene = stats.levene(*members.values(), center="median")
+    if normal:
+        test = anova_oneway(list(members.values()), use_var="unequal")
+        degrees = tuple(float(d) for d in test.df)
+        sizes = of_variance(list(members.values()))
+        p_values = stats.tukey_hsd(*members.values(), equal_var=False).pvalue
+    else:
+        test = stats.kruskal(*members.values())
+        degrees = (float(len(members) - 1),)
+        sizes = of_ranks(float(test.statistic), len(members), len(values))
+        p_values = _dunn(list(members.values()))
+    return GroupComparison(
+        value=value,
+        by=tuple(names),
+        test="Welch ANOVA" if normal else "Kruskal-Wallis",
+        statistic=float(test.statistic),
+        degrees=degrees,
+        p_value=float(test.pvalue),
+        eta_squared=sizes[0],
+        epsilon_squared=sizes[1],
+        alpha=alpha,
+        groups=groups,
+        levene_W=float(levene.statistic),
+        levene_p=float(levene.pvalue),
+        pairs=_pairs(members, p_values, normal, alpha),
+        notes=_notes(groups, normal, float(levene.pvalue), alpha),
+    )
+
+
+def _check_groups(members: dict[str, FloatArray], value: str, names: Sequence[str]) -> None:
+    if len(members) < 2:
+        raise RunsError(
+            f"all runs are of one group ({', '.join(names)} is {next(iter(members))}): a "
+            "comparison needs two"
+        )
+    few = {name: len(group) for name, group in members.items() if len(group) < FEWEST_RUNS}
+    if few:
+        counted = ", ".join(f"{name} has {count}" for name, count in few.items())
+        raise RunsError(
+            f"each group needs {FEWEST_RUNS} runs or more, so that its own spread is known, and "
+            f"{counted}: repeat these trainings, or leave the groups out"
+        )
+    if np.ptp(np.concatenate(list(members.values()))) == 0:
+        raise RunsError(f"{value} is the same in all runs: there is nothing to compare")
+    if all(np.ptp(group) == 0 for group in members.values()):
+        raise RunsError(
+            f"{value} is the same in all runs of each group: without a spread no test can tell a "
+            "difference from chance; are the runs copies, or the values no measurements?"
+        )
+
+
+def _describe(members: dict[str, FloatArray]) -> pd.DataFrame:
+    import pandas as pd  # noqa: PLC0415
+
+    rows = []
+    for name, group in members.items():
+        spread = np.ptp(group) > 0
+        shapiro = stats.shapiro(group) if spread else (np.nan, np.nan)
+        rows.append((name, len(group), group.mean(), np.median(group), group.std(ddof=1), *shapiro))
+    columns = ["group", "runs", "mean", "median", "std", "shapiro_W", "shapiro_p"]
+    found: pd.DataFrame = pd.DataFrame(rows, columns=columns)
+    return found
+
+
+def _dunn(groups: Sequence[FloatArray]) -> FloatArray:
+    try:
+        from scikit_posthocs import posthoc_dunn  # noqa: PLC0415  (optional dependency)
+    except ImportError as error:
+        raise MissingDependencyError(
+            "comparing groups by ranks needs scikit-posthocs: pip install 'energyest[tradeoff]'"
+        ) from error
+    found: FloatArray = posthoc_dunn(list(groups), p_adjust="holm").to_numpy(float)
+    return found
+
+
+def _pairs(
+    members: dict[str, FloatArray], p_values: FloatArray, normal: bool, alpha: float
+) -> pd.DataFrame:
+    import pandas as pd  # noqa: PLC0415
+
+    middle = np.mean if normal else np.median
+    rows = []
+    for i, j in combinations(range(len(members)), 2):
+        (a, of_a), (b, of_b) = list(members.items())[i], list(members.items())[j]
+        delta = cliffs_delta(of_a, of_b)
+        low, high = float(middle(of_a)), float(middle(of_b))
+        rows.append(
+            {
+                "a": a,
+                "b": b,
+                "difference": low - high,
+                "ratio": low / high if high else np.nan,
+                "p_value": p_values[i, j],
+                "significant": bool(p_values[i, j] < alpha),
+                "cliffs_delta": delta,
+                "magnitude": cliffs_magnitude(delta),
+            }
+        )
+    found: pd.DataFrame = pd.DataFrame(rows)
+    return found
+
+
+def _notes(groups: pd.DataFrame, normal: bool, levene_p: float, alpha: float) -> tuple[str, ...]:
+    odd = groups[~(groups["shapiro_p"] > alpha)]
+    if normal:
+        notes = ["no group deviates from a normal distribution: means are compared (Games-Howell)"]
+    else:
+        notes = [
+            f"not normally distributed: {', '.join(odd['group'])}: ranks are compared (Dunn, Holm)"
+        ]
+        alike = levene_p > alpha
+        notes.append(
+            "the groups are spread alike (Levene): a difference is one of medians"
+            if alike
+            else "the groups are spread differently (Levene): a difference says which group tends "
+            "to be above the other, not that medians differ"
+        )
+    flat = groups[groups["shapiro_p"].isna()]
+    if len(flat):
+        notes.append(f"all runs are equal in {', '.join(flat['group'])}: are they copies?")
+    few = groups[groups["runs"] < _FEW_RUNS]
+    if len(few):
+        notes.append(
+            f"fewer than {_FEW_RUNS} runs in {', '.join(few['group'])}: a test of normality sees "
+            "little there, and p-values of ranks are approximate"
+        )
+    return tuple(notes)

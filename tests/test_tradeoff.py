@@ -1,0 +1,242 @@
+"""The front, the cheapest that is good enough, savings, and tables that allow no conclusion."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from energyest.errors import EstimateError, RunsError
+from energyest.tradeoff import cheapest_within, pareto_front, savings
+from energyest.tradeoff.dominance import undominated
+from energyest.tradeoff.resample import fewest_repetitions
+
+
+def table(*rows: tuple[str, float, float], **columns: Any) -> pd.DataFrame:
+    found = pd.DataFrame(rows, columns=["model", "energy_J", "val_acc"])
+    return found.assign(gpu="A40", run=range(len(rows)), **columns)
+
+
+RUNS = table(
+    ("small", 10, 0.80),
+    ("middle", 20, 0.90),
+    ("twin", 20, 0.90),
+    ("bad", 25, 0.85),
+    ("big", 90, 0.91),
+)
+
+
+def test_front_with_ties() -> None:
+    front = pareto_front(RUNS)
+    assert list(front["model"]) == ["small", "middle", "twin", "big"]
+    assert list(front.columns) == list(RUNS.columns)
+
+
+def test_front_of_several_costs() -> None:
+    runs = RUNS.assign(duration_s=[5.0, 9.0, 8.0, 1.0, 3.0])
+    # Among twins the faster one; the bad one is the fastest.
+    front = pareto_front(runs, ["energy_J", "duration_s"])
+    assert list(front["model"]) == ["small", "twin", "bad", "big"]
+    assert list(pareto_front(runs, ["duration_s", "energy_J"], None)["model"]) == ["bad", "small"]
+
+
+def test_less_of_a_loss_is_better() -> None:
+    runs = RUNS.assign(val_loss=1 - RUNS["val_acc"])
+    assert list(pareto_front(runs, quality="val_loss")["model"]) == list(
+        pareto_front(RUNS)["model"]
+    )
+    by_name = pareto_front(runs.rename(columns={"val_loss": "x"}), quality="x", mode="min")
+    assert list(by_name["model"]) == list(pareto_front(RUNS)["model"])
+    assert list(pareto_front(RUNS, mode="min")["model"]) == ["small"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=15))
+def test_front_against_its_definition(rows: list[tuple[int, int, int]]) -> None:
+    costs = np.array(rows, dtype=float)
+    beaten = [
+        any(all(b <= a for a, b in zip(row, other, strict=True)) and other != row for other in rows)
+        for row in rows
+    ]
+    assert list(undominated(costs)) == [not b for b in beaten]
+
+
+def repeated(
+    medians: dict[str, tuple[float, float]], count: int = 9, spread: float = 0.01
+) -> pd.DataFrame:
+    """Repetitions of each model, symmetric around its energy and accuracy."""
+    steps = np.linspace(-spread, spread, count)
+    rows = [
+        (model, energy_J * (1 + step), acc + step / 10)
+        for model, (energy_J, acc) in medians.items()
+        for step in steps
+    ]
+    return table(*rows)
+
+
+def test_front_of_choices() -> None:
+    runs = repeated({"small": (10, 0.8), "big": (90, 0.9), "bad": (95, 0.85)})
+    front = pareto_front(runs, by=["model", "gpu"])
+    assert list(front["model"]) == ["small", "big"]
+    assert list(front["runs"]) == [9, 9]
+    assert list(front["front_share"]) == [1.0, 1.0]
+    assert front["energy_J"].to_list() == pytest.approx([10, 90])
+    # A rival that is hardly better: the draws say how sure the front is.
+    close = repeated({"small": (10, 0.8), "rival": (10.01, 0.8001)}, spread=0.1)
+    cheapest = pareto_front(close, quality=None, by="model")
+    assert list(cheapest["model"]) == ["small"]
+    assert 0.45 < cheapest["front_share"][0] < 0.65
+    few = repeated({"small": (10, 0.8), "big": (90, 0.9)}, count=4)
+    assert pareto_front(few, by="model")["front_share"].isna().all()
+
+
+def test_cheapest_within_points() -> None:
+    assert list(cheapest_within(RUNS, 0)["model"]) == ["big"]
+    near = cheapest_within(RUNS, 0.01)
+    assert list(near["model"]) == ["middle", "twin"]
+    assert near["behind"].to_list() == pytest.approx([0.01, 0.01])
+    assert list(cheapest_within(RUNS, 0.2)["model"]) == ["small"]
+    percent = RUNS.assign(val_acc=100 * RUNS["val_acc"])
+    assert list(cheapest_within(percent, 1)["model"]) == ["middle", "twin"]
+    timed = RUNS.assign(duration_s=[5.0, 9.0, 8.0, 1.0, 3.0])
+    assert list(cheapest_within(timed, 0.01, ["energy_J", "duration_s"])["model"]) == ["twin"]
+    loss = RUNS.assign(val_loss=1 - RUNS["val_acc"])
+    assert list(cheapest_within(loss, 0.01, quality="val_loss")["model"]) == ["middle", "twin"]
+    runs = repeated({"small": (10, 0.8), "big": (90, 0.9)})
+    assert list(cheapest_within(runs, 0.11, by=["model", "gpu"])["model"]) == ["small"]
+
+
+@pytest.mark.parametrize("within", [-0.1, float("nan"), "0.1", None, True])
+def test_within_is_a_number(within: object) -> None:
+    with pytest.raises(RunsError, match="within="):
+        cheapest_within(RUNS, within)  # type: ignore[arg-type]
+
+
+def test_within_in_percent_of_shares() -> None:
+    with pytest.raises(RunsError, match=r"two points of it are 0\.02"):
+        cheapest_within(RUNS, 2)
+
+
+# ---------------------------------------------------------------------- savings
+
+
+def test_savings_by_hand() -> None:
+    runs = repeated({"small": (20, 0.8), "big": (100, 0.9), "middle": (50, 0.95)})
+    found = savings(runs)
+    pairs = list(zip(found["from_model"], found["to_model"], strict=True))
+    assert pairs == [("big", "small"), ("middle", "small"), ("big", "middle")]
+    assert found["saving_pct"].to_list() == pytest.approx([80, 60, 50])
+    assert found["quality_change"].to_list() == pytest.approx([-0.1, -0.15, 0.05])
+    assert (found["saving_lower_pct"] < found["saving_pct"]).all()
+    assert (found["saving_upper_pct"] > found["saving_pct"]).all()
+    assert (found["quality_lower"] < found["quality_change"]).all()
+    assert list(found["from_gpu"]) == ["A40"] * 3
+    assert list(found["from_runs"]) == [9] * 3
+    assert "quality_change" not in savings(runs, quality=None)
+    pd.testing.assert_frame_equal(found, savings(runs.sample(frac=1, random_state=1)), rtol=0.01)
+
+
+def test_intervals_hold_the_truth() -> None:
+    """Of log-normal repetitions, the ratio of medians is known."""
+    rng = np.random.default_rng(3)
+    held = {}
+    for count in (5, 15):
+        inside = []
+        for seed in range(120):
+            logs = rng.normal([[0.0], [-0.7]], 0.15, (2, count))
+            rows = [("ab"[i], np.exp(x), 0.5) for i in range(2) for x in logs[i]]
+            row = savings(table(*rows), quality=None, by="model", seed=seed).iloc[0]
+            truth = 100 * (1 - np.exp(-0.7))
+            inside.append(row.saving_lower_pct <= truth <= row.saving_upper_pct)
+        held[count] = int(np.sum(inside))
+    # 90 % of 120; the ends are what chance gives in 1 of 1000 cases to either side.
+    low, high = stats.binom.ppf([0.001, 0.9999], 120, 0.9)
+    assert all(low <= count <= high for count in held.values()), held
+
+
+def test_too_few_repetitions_have_no_interval() -> None:
+    assert [fewest_repetitions(c) for c in (0.5, 0.9, 0.95, 0.99)] == [2, 5, 6, 8]
+    runs = pd.concat(
+        [repeated({"small": (20, 0.8)}, count=4), repeated({"big": (90, 0.9)})], ignore_index=True
+    ).assign(run=range(13))
+    row = savings(runs).iloc[0]
+    assert np.isnan([row.saving_lower_pct, row.saving_upper_pct, row.quality_lower]).all()
+    assert row.saving_pct == pytest.approx(100 * (1 - 20 / 90))
+    assert savings(runs, confidence=0.8)["saving_lower_pct"].notna().all()
+
+
+def test_one_choice_saves_nothing() -> None:
+    with pytest.raises(RunsError, match="all runs are of one choice"):
+        savings(repeated({"small": (20, 0.8)}))
+    with pytest.raises(EstimateError, match="confidence="):
+        savings(RUNS, confidence=1.0)
+
+
+# ---------------------------------------------------------------------- tables
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (list, "runs is a list: it must be a DataFrame"),
+        (lambda t: t[:0], "has no row"),
+        (lambda t: t.drop(columns="val_acc"), "lacks 'val_acc': it has 'model', 'energy_J'"),
+        (lambda t: t.assign(val_acc=[0.8, np.nan, 0.9, 0.9, 0.9]), r"known for 1 of 5 runs \(1\)"),
+        (lambda t: t.assign(energy_J=np.nan, energy_kWh=1.0), "there is also 'energy_kWh'"),
+        (lambda t: t.assign(energy_J=["10 kJ", "9", "8", "7", "6"]), "'10 kJ' in row 0 is none"),
+        (lambda t: t.assign(energy_J=[0.0, 1, 2, 3, 4]), "must be above 0: 0"),
+        (lambda t: t.assign(val_acc=[0.8, 90, 0.9, 85, 91]), "mixes shares and percentages: 0.9"),
+        (lambda t: pd.concat([t, t]), "10 rows are there twice"),
+        (lambda t: pd.concat([t, t[:1]]), r"2 rows are there twice \(0, 0\)"),
+        (lambda t: t.rename(columns={"gpu": "run"}), "two columns named 'run'"),
+    ],
+)  # fmt: skip
+def test_tables_that_allow_no_conclusion(change: Any, message: str) -> None:
+    for analysis in (pareto_front, lambda t: cheapest_within(t, 0.01), savings):
+        with pytest.raises(RunsError, match=message):
+            analysis(change(RUNS))
+
+
+def test_mixed_units_of_repetitions() -> None:
+    runs = repeated({"small": (20, 0.8), "big": (100, 0.9)})
+    runs.loc[3, "energy_J"] /= 1000
+    with pytest.raises(RunsError, match="energy_J of small, A40 lies between 0"):
+        savings(runs)
+    # A whole choice in other units, as two people's tables have it, shows by power and time.
+    runs = repeated({"small": (20, 0.8), "big": (100, 0.9)})
+    runs = runs.assign(duration_s=10.0, mean_power_W=runs["energy_J"] / 10)
+    savings(runs)
+    runs.loc[runs["model"] == "big", "energy_J"] /= 3.6e6
+    with pytest.raises(RunsError, match="times mean_power_W × duration_s in row"):
+        savings(runs)
+
+
+def test_other_settings_are_no_repetitions() -> None:
+    runs = repeated({"small": (20, 0.8), "big": (100, 0.9)}).assign(batch_size=32)
+    runs.loc[0, "batch_size"] = 64
+    with pytest.warns(UserWarning, match="small, A40 differ in batch_size"):
+        savings(runs)
+    assert len(savings(runs, by=["model", "gpu", "batch_size"])) == 3
+
+
+@pytest.mark.parametrize("by", [[], ["model", "model"], ["model", "energy_J"]])
+def test_columns_are_named_once(by: list[str]) -> None:
+    with pytest.raises(RunsError, match="must name one column or several different ones"):
+        savings(RUNS, by=by)
+
+
+def test_mode_is_known() -> None:
+    with pytest.raises(RunsError, match="mode='best'"):
+        pareto_front(RUNS, mode="best")  # type: ignore[arg-type]
+
+
+def test_order_of_rows_does_not_matter() -> None:
+    expected = set(pareto_front(RUNS)["model"])
+    for order in itertools.islice(itertools.permutations(range(5)), 0, 120, 17):
+        assert set(pareto_front(RUNS.iloc[list(order)])["model"]) == expected
