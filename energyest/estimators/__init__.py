@@ -7,6 +7,7 @@ from energyest.estimators.baselines import (
     estimate_mlco2,
 )
 from energyest.estimators.compare import compare_estimators
+from energyest.estimators.comparison import EstimatorComparison
 from energyest.estimators.estimate import Estimate
 from energyest.estimators.planned import PlannedChange
 from energyest.estimators.pre.estimate import estimate_pre
@@ -17,6 +18,7 @@ from energyest.estimators.step import estimate_step
 
 __all__ = [
     "Estimate",
+    "EstimatorComparison",
     "PlannedChange",
     "PreModel",
     "TableModel",

@@ -1,4 +1,4 @@
-"""Pictures of traces, with matplotlib (extra `plot`); the only module that imports it."""
+"""One trace as a picture: power, energy of each epoch, projection."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from energyest.errors import EstimateError, MissingDependencyError, NotStableError, TraceError
+from energyest.errors import EstimateError, NotStableError, TraceError
 from energyest.estimators.checks import check_count, check_epochs
 from energyest.estimators.estimate import Estimate
 from energyest.estimators.step import estimate_step
+from energyest.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, new_figure
 from energyest.trace import EnergyTrace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, distinguishable by the colour-blind and in grey.
-_BLUE, _ORANGE, _GREEN = "#0072B2", "#E69F00", "#009E73"
-_BLACK, _GREY = "#000000", "#999999"
-_COLOURS = {"gpu": _BLUE, "cpu": _ORANGE, "ram": _GREEN}
+_COLOURS = {"gpu": BLUE, "cpu": ORANGE, "ram": GREEN}
 
 
 def plot_trace(
@@ -42,19 +40,13 @@ def plot_trace(
         TraceError: the trace holds no epoch.
         EstimateError: `epochs` is fewer than were measured, or `observed` is not 1 or more.
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415  (optional dependency)
-    except ImportError as error:
-        raise MissingDependencyError(
-            "plots need matplotlib: pip install 'energyest[plot]'"
-        ) from error
     if not len(trace):
         raise TraceError("the trace holds no epoch to plot")
     epochs = check_epochs(trace, len(trace) if epochs is None else epochs)
     observed = check_count(len(trace) if observed is None else observed, "observed")
     observed = min(observed, len(trace))
     has_power = len(trace.power_columns["time_s"]) > 0
-    figure = Figure(figsize=(8, 8 if has_power else 5.5), layout="constrained")
+    figure = new_figure(8, 8 if has_power else 5.5)
     axes = figure.subplots(3 if has_power else 2, 1)
     if has_power:
         _plot_power(axes[0], trace)
@@ -67,7 +59,7 @@ def _plot_power(axes: Axes, trace: EnergyTrace) -> None:
     columns = trace.power_columns
     for device in dict.fromkeys(columns["device"]):
         rows = columns["device"] == device
-        colour = _COLOURS.get(str(device).split(":")[0], _BLACK)
+        colour = _COLOURS.get(str(device).split(":")[0], BLACK)
         axes.plot(
             columns["time_s"][rows], columns["power_W"][rows], lw=1, color=colour, label=str(device)
         )
@@ -80,13 +72,13 @@ def _plot_epochs(axes: Axes, trace: EnergyTrace) -> None:
     position = np.arange(len(trace))
     validation_J = np.nan_to_num(trace.column("validation_energy_J"))
     energy_J = trace.column("energy_J")
-    axes.bar(position, energy_J - validation_J, color=_BLUE, label="training")
+    axes.bar(position, energy_J - validation_J, color=BLUE, label="training")
     if validation_J.any():
         axes.bar(
             position,
             validation_J,
             bottom=energy_J - validation_J,
-            color=_ORANGE,
+            color=ORANGE,
             hatch="//",
             label="validation",
         )
@@ -97,11 +89,11 @@ def _plot_epochs(axes: Axes, trace: EnergyTrace) -> None:
 def _plot_projection(axes: Axes, trace: EnergyTrace, epochs: float, observed: int) -> None:
     position = np.arange(1, len(trace) + 1)
     total_J = np.nancumsum(trace.column("energy_J"))
-    axes.plot(position, total_J, color=_GREY, lw=1)
+    axes.plot(position, total_J, color=GREY, lw=1)
     seen = position <= observed
-    axes.plot(position[seen], total_J[seen], "o", ms=3, color=_BLACK, label="measured")
+    axes.plot(position[seen], total_J[seen], "o", ms=3, color=BLACK, label="measured")
     if not seen.all():
-        axes.plot(position[~seen], total_J[~seen], "o", ms=3, color=_GREY, label="measured later")
+        axes.plot(position[~seen], total_J[~seen], "o", ms=3, color=GREY, label="measured later")
     axes.set(
         xlabel=f"{trace.unit}s",
         ylabel="cumulative energy (J)",
@@ -122,12 +114,12 @@ def _draw_estimate(axes: Axes, estimate: Estimate, observed: int, known_J: float
     assert estimate.epochs is not None
     begin = [observed, estimate.epochs]
     line = [known_J, estimate.energy_J]
-    axes.plot(begin, line, "--", color=_BLUE, zorder=3, label="projected (STEP)")
+    axes.plot(begin, line, "--", color=BLUE, zorder=3, label="projected (STEP)")
     if estimate.lower_J is None or estimate.upper_J is None:
         return
     low, high = [known_J, estimate.lower_J], [known_J, estimate.upper_J]
     label = f"{100 * (estimate.confidence or 0):.0f} % interval"
-    axes.fill_between(begin, low, high, color=_BLUE, alpha=0.25, lw=0, zorder=2, label=label)
+    axes.fill_between(begin, low, high, color=BLUE, alpha=0.25, lw=0, zorder=2, label=label)
     # A band may be too narrow to see; its end is not.
     spread = [[estimate.energy_J - estimate.lower_J], [estimate.upper_J - estimate.energy_J]]
-    axes.errorbar(begin[1:], line[1:], yerr=spread, color=_BLUE, capsize=4, zorder=3)
+    axes.errorbar(begin[1:], line[1:], yerr=spread, color=BLUE, capsize=4, zorder=3)

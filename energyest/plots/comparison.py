@@ -1,0 +1,169 @@
+"""Estimators on many runs as a picture: what they said against what was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from energyest.errors import EstimateError
+from energyest.estimators.comparison import EstimatorComparison
+from energyest.plots.style import (
+    BLACK,
+    COLOURS,
+    GREY,
+    MARKERS,
+    energy_unit,
+    is_wide,
+    make_log,
+    new_figure,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MOST_COLUMNS = 4
+_PANEL_IN = 2.7
+
+
+def plot_comparison(
+    comparison: EstimatorComparison, *, by: Literal["model", "gpu"] | None = None
+) -> Figure:
+    """Estimated against measured energy of every run, one panel for each estimator.
+
+    On the line, an estimate is what was measured; vertical bars are intervals. A run that the
+    estimator refused is a tick on the lower edge, at its measured energy. Estimators that answered
+    no run have no panel. Axes are logarithmic where energies are far apart.
+
+    Args:
+        comparison: from `compare_estimators` with many runs.
+        by: tell runs apart by their model or GPU; by default all runs of a panel look alike.
+
+    Returns:
+        A matplotlib figure, which belongs to no window: save it with `.savefig`, or let a
+        notebook show it.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+        EstimateError: `comparison` is something else, no estimator answered a run, or `by` is not
+            known.
+    """
+    if not isinstance(comparison, EstimatorComparison):
+        raise EstimateError(
+            f"comparison is a {type(comparison).__name__}: it must be what compare_estimators "
+            "gives for many runs"
+        )
+    if by not in (None, "model", "gpu"):
+        raise EstimateError(f"by={by!r} is not known: it is 'model' or 'gpu'")
+    runs, summary = comparison.runs, comparison.summary
+    methods = list(summary.index[summary["runs"] > 0])
+    if not methods:
+        raise EstimateError("no estimator answered any run: there is nothing to plot")
+    size, unit = energy_unit(runs["measured_J"])
+    energies = runs[["measured_J", "energy_J"]].to_numpy() / size
+    columns = min(_MOST_COLUMNS, len(methods))
+    rows = math.ceil(len(methods) / columns)
+    told_apart = by or "method"
+    names = methods if by is None else list(dict.fromkeys(runs[by]))
+    legend_rows = 1 if by is None else math.ceil((len(names) + 2) / columns)
+    figure = new_figure(
+        _PANEL_IN * columns + 0.5, (_PANEL_IN + 0.5) * rows + 0.5 + 0.22 * legend_rows
+    )
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    looks = {
+        name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)
+    }
+    for place, axes in enumerate(grid.flat):
+        if place >= len(methods):
+            axes.remove()
+            continue
+        of_method = runs[runs["method"] == methods[place]]
+        _draw(axes, of_method.assign(look=of_method[told_apart]), looks, size)
+        _frame(axes, energies)
+        pct, answered = summary.loc[methods[place], ["MAPE_pct", "runs"]]
+        axes.set_title(
+            f"{methods[place]}\nMAPE {pct:.3g} %, {answered:.0f} of {len(of_method)} runs",
+            fontsize="medium",
+        )
+        if place + columns >= len(methods):  # no panel below
+            axes.set_xlabel(f"measured energy ({unit})")
+            axes.tick_params(labelbottom=True)
+        if place % columns == 0:
+            axes.set_ylabel(f"estimated energy ({unit})")
+    _add_legend(figure, columns, hidden=methods if by is None else [])
+    return figure
+
+
+def _draw(
+    axes: Axes, rows: pd.DataFrame, looks: Mapping[str, tuple[str, str]], size: float
+) -> None:
+    """The runs of one method."""
+    answered = rows[rows["energy_J"].notna()]
+    refused = rows[rows["energy_J"].isna()]
+    for name, group in answered.groupby("look", sort=False):
+        colour, marker = looks[str(name)]
+        measured, energy = group["measured_J"] / size, group["energy_J"] / size
+        below, above = energy - group["lower_J"] / size, group["upper_J"] / size - energy
+        known = below.notna() & above.notna()
+        axes.errorbar(
+            measured[known],
+            energy[known],
+            yerr=[below[known], above[known]],
+            fmt="none",
+            ecolor=colour,
+            elinewidth=0.8,
+            alpha=0.5,
+        )
+        axes.plot(
+            measured,
+            energy,
+            marker,
+            color=colour,
+            ms=6,
+            mec="white",
+            mew=0.4,
+            label=str(name) or "not known",
+        )
+    if len(refused):
+        axes.plot(
+            refused["measured_J"] / size,
+            np.full(len(refused), 0.03),
+            "|",
+            color=BLACK,
+            ms=8,
+            transform=axes.get_xaxis_transform(),
+            label="refused",
+        )
+
+
+def _frame(axes: Axes, energies: NDArray[np.float64]) -> None:
+    """The same limits on both axes and in all panels, and the line of no error."""
+    known = energies[np.isfinite(energies)]
+    low, high = 0.0, 1.05 * float(known.max())
+    if is_wide(known):
+        make_log(axes, "x", "y")
+        low, high = float(known.min()) / 1.4, float(known.max()) * 1.4
+    axes.plot([low, high], [low, high], "--", color=GREY, lw=1, zorder=1, label="no error")
+    axes.set(xlim=(low, high), ylim=(low, high), box_aspect=1)
+
+
+def _add_legend(figure: Figure, columns: int, hidden: list[str]) -> None:
+    """One for all panels; what a panel's title says already is hidden."""
+    handles: dict[str, Artist] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            if label not in hidden:
+                handles.setdefault(label, handle)
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+    )

@@ -1,0 +1,89 @@
+"""GPUs against the complexity of models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from energyest.errors import RunsError
+from energyest.plots.labels import scaled, write_beside
+from energyest.plots.style import COLOURS, GREY, LINES, MARKERS, make_log, new_figure
+from energyest.tradeoff.match import GpuMatch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_QUANTITIES = {
+    "energy_per_sample_J": "",
+    "utilization": "utilisation (share of time)",
+    "power_share": "power (share of the limit)",
+    "mean_power_W": "mean power (W)",
+}
+
+
+def plot_match(match: GpuMatch) -> Figure:
+    """Energy per sample, utilisation and power of each GPU against FLOPs per sample.
+
+    A grey line, with its interval as a band, is a crossing: from there on the larger GPU of a pair
+    is the cheaper one.
+
+    Args:
+        match: from `match_gpu`.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+        RunsError: `match` is something else.
+    """
+    if not isinstance(match, GpuMatch):
+        raise RunsError(f"match is a {type(match).__name__}: it must be one of match_gpu()")
+    points: Any = match.points
+    shown = [name for name in _QUANTITIES if name in points]
+    if "power_share" in shown and points["power_share"].notna().all():
+        shown.remove("mean_power_W")
+    elif "power_share" in shown:
+        shown.remove("power_share")
+    figure = new_figure(4.4 * len(shown), 4.2)
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axes, name in zip(panels, shown, strict=True):
+        size, text = scaled(name, points[name])
+        for i, (gpu, part) in enumerate(points.groupby(match.gpu, observed=True)):
+            part = part.sort_values(match.flops)  # noqa: PLW2901
+            axes.plot(
+                part[match.flops] / 1e9, part[name] / size, color=COLOURS[i % len(COLOURS)],
+                marker=MARKERS[i % len(MARKERS)], ls=LINES[i % len(LINES)], label=str(gpu),
+            )  # fmt: skip
+        make_log(axes, "x")
+        axes.set(xlabel="complexity (GFLOPs per sample)", ylabel=_QUANTITIES[name] or text)
+        if name in ("utilization", "power_share"):
+            axes.set_ylim(0, 1.05)
+        axes.margins(x=0.15)
+    axes = panels[0]
+    make_log(axes, "y")
+    size, _ = scaled(shown[0], points[shown[0]])
+    highest = points.groupby(list(match.model), observed=True)[[match.flops, shown[0]]].max()
+    texts = [
+        ", ".join(map(str, np.atleast_1d(np.array(key, dtype=object)))) for key in highest.index
+    ]
+    write_beside(
+        axes, list(highest[match.flops] / 1e9), list(highest[shown[0]] / size), texts, size=7
+    )
+    crossing: Any
+    for crossing in match.crossings.itertuples():
+        if np.isfinite(crossing.crossing):
+            ends = [
+                end if np.isfinite(end) else edge
+                for end, edge in (
+                    (crossing.lower, crossing.covered_from),
+                    (crossing.upper, crossing.covered_to),
+                )
+            ]
+            axes.axvspan(ends[0] / 1e9, ends[1] / 1e9, color=GREY, alpha=0.25, lw=0)
+            axes.axvline(crossing.crossing / 1e9, color=GREY, lw=1)
+            axes.text(
+                crossing.crossing / 1e9, 0.02, f"{crossing.smaller} | {crossing.larger}",
+                rotation=90, fontsize=7,
+                ha="right", va="bottom", transform=axes.get_xaxis_transform(),
+            )  # fmt: skip
+    axes.legend(frameon=False, fontsize=8)
+    return figure
