@@ -7,12 +7,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from energyest import EnergyTrace, PlannedChange
 from energyest.integration import cumulative_energy
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Beside the checkout, unless ENERGYEST_DATA names another folder.
 DATA = Path(os.environ.get("ENERGYEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -68,6 +71,40 @@ def delrey2023() -> Iterator[Delrey2023Run]:
             meta={"devices": [device], "run_id": str(run_id)},
         )
         yield Delrey2023Run(str(run_id), trace, row)
+
+
+def delrey2023_table() -> pd.DataFrame:
+    """150 finished trainings of the same authors on three GPUs, 30 of them with no readings.
+
+    Columns as `energyest.tradeoff` names them. FLOPs are those that the authors report (for
+    MobileNetV2 a third of what two for each multiply-add gives), `samples` all images seen, those
+    of validation included.
+    """
+    import pandas as pd
+
+    file = DATA / "delrey2023" / "run_table.csv"
+    if not file.exists():
+        missing(file)
+    runs = pd.read_csv(file)
+    named = {
+        "model": runs["architecture"],
+        "gpu": runs["gpu model"].str.removeprefix("NVIDIA GeForce "),
+        "environment": runs["training environment"],
+        "batch_size": runs["batch size"],
+        "epochs": runs["trained epochs"],
+        "energy_J": 1e6 * runs["energy (MJ)"],
+        "duration_s": 3600 * runs["training duration (h)"],
+        "mean_power_W": runs["average power draw (W)"],
+        "power_limit_W": runs["max power limit (W)"],
+        "utilization": runs["gpu usage (%)"] / 100,
+        "training_samples": runs["training size"],
+        "validation_samples": runs["validation size"],
+        "samples": runs["total seen images"],
+        "energy_per_sample_J": 1e6 * runs["energy (MJ)"] / runs["total seen images"],
+        "flops_per_sample": 1e9 * runs["GFLOPs"],
+        "f1": runs["f1-score"],
+    }
+    return pd.DataFrame(named)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import sklearn
-from datasets import DATA, missing
+from datasets import delrey2023_table
 
 import energyest
 from energyest.estimators.pre.published import Published
@@ -47,9 +47,9 @@ GROUPS = {"gpu": "one GPU left out", "model": "one architecture left out"}
 # CUDA cores and memory in GB as in the paper. The power limit is that of the run: its RTX 3070
 # had 240 W, where the paper's table says 220 W.
 GPUS = {
-    "NVIDIA GeForce RTX 3090": (10496, 24),
-    "NVIDIA GeForce RTX 3070": (5888, 8),
-    "NVIDIA GeForce GTX 750 Ti": (640, 2),
+    "RTX 3090": (10496, 24),
+    "RTX 3070": (5888, 8),
+    "GTX 750 Ti": (640, 2),
 }
 # Memory of the machine in GB is no column of the table: 16 for the cloud and 32 for the second
 # machine are as in `datasets.py`. That of the third is not known, so that it is given the value of
@@ -92,27 +92,24 @@ class Job:
 
 def read_runs() -> pd.DataFrame:
     """The 150 finished runs (S. del Rey, GAISSA-UPC/seaa2023_ect, CC BY 4.0), for `TableModel`."""
-    file = DATA / "delrey2023" / "run_table.csv"
-    if not file.exists():
-        missing(file)
-    runs = pd.read_csv(file)
-    gpus = np.array([GPUS[name] for name in runs["gpu model"]], dtype=np.float64)
+    runs = delrey2023_table()
+    gpus = np.array([GPUS[name] for name in runs["gpu"]], dtype=np.float64)
     return pd.DataFrame(
         {
-            "model": runs["architecture"],
-            "gpu": runs["gpu model"].str.removeprefix("NVIDIA GeForce "),
-            "batch_size": runs["batch size"],
+            "model": runs["model"],
+            "gpu": runs["gpu"],
+            "batch_size": runs["batch_size"],
             "image_height": IMAGE_SIZE,
             "image_width": IMAGE_SIZE,
-            "ram_GB": runs["training environment"].map(RAM_GB),
-            "training_samples": runs["training size"],
-            "validation_samples": runs["validation size"],
-            "GFLOPs": runs["GFLOPs"],
+            "ram_GB": runs["environment"].map(RAM_GB),
+            "training_samples": runs["training_samples"],
+            "validation_samples": runs["validation_samples"],
+            "GFLOPs": runs["flops_per_sample"] / 1e9,
             "cuda_cores": gpus[:, 0],
             "gpu_memory_GB": gpus[:, 1],
-            "gpu_power_limit_W": runs["max power limit (W)"],
-            POWER: runs["average power draw (W)"],
-            ENERGY: 1e6 * runs["energy (MJ)"] / runs["trained epochs"],
+            "gpu_power_limit_W": runs["power_limit_W"],
+            POWER: runs["mean_power_W"],
+            ENERGY: runs["energy_J"] / runs["epochs"],
         }
     )
 

@@ -154,11 +154,20 @@ def test_a_trace_that_says_nothing() -> None:
     assert np.isnan([row["duration_s"], row["samples"], row["mean_power_W"]]).all()
     odd = EnergyTrace.from_epochs(
         energy_J=[1.0],
-        meta={"model": "net", "hparams": [1], "batch_size": "many", "earlier_parts": 3},
+        meta={
+            "model": "net",
+            "hparams": [1],
+            "batch_size": "many",
+            "earlier_parts": [3, {"run_id": [1]}],
+            "run_id": [2],
+            "precision": ["bf16"],
+            "duration_s": 10**400,
+        },
     )
     row = collect_runs([odd]).iloc[0]
     assert row["model"] == "net"
-    assert math.isnan(row["batch_size"])
+    assert np.isnan([row["batch_size"], row["duration_s"]]).all()
+    assert row["precision"] is None
 
 
 @pytest.mark.parametrize("source", [3, None, trace(), [3], {"a": 3}])

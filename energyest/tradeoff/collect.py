@@ -13,6 +13,7 @@ import numpy as np
 
 from energyest.errors import EnergyestError, RunsError
 from energyest.estimators.baselines import accelerators, mean_utilization
+from energyest.estimators.checks import is_number
 from energyest.trace import EnergyTrace, load_trace
 from energyest.tradeoff.table import Mode, direction
 
@@ -67,15 +68,15 @@ def collect_runs(
     if not traces:
         raise RunsError(f"there is no trace in {source}")
     superseded = {
-        part.get("run_id")
+        str(part["run_id"])
         for trace in traces.values()
         for part in _list(trace.meta.get("earlier_parts"))
-        if isinstance(part, dict)
+        if isinstance(part, dict) and "run_id" in part
     }
     rows, left_out = [], []
     for name, trace in traces.items():
         # A run that was resumed is there as a whole in the trace of its last part.
-        if trace.meta.get("run_id") in superseded - {None}:
+        if str(trace.meta.get("run_id")) in superseded:
             continue
         if not unfinished and trace.meta.get("status", "finished") != "finished":
             left_out.append(f"{name} ({trace.meta['status']})")
@@ -157,13 +158,14 @@ def _row(
     facts = meta.get("model")
     facts = facts if isinstance(facts, Mapping) else {"name": facts}
     hparams = meta.get("hparams")
-    hparams = dict(hparams) if isinstance(hparams, Mapping) else {}
+    hparams = hparams if isinstance(hparams, Mapping) else {}
+    hparams = {str(name): value for name, value in hparams.items() if _is_plain(value)}
     row: dict[str, Any] = {
-        "model": hparams.get(model) if model is not None else facts.get("name"),
+        "model": hparams.get(model) if model is not None else _text(facts.get("name")),
         "gpu": _names(gpus),
         "gpus": len(gpus),
         "batch_size": _number(meta.get("batch_size")),
-        "precision": meta.get("precision"),
+        "precision": _text(meta.get("precision")),
         "epochs": len(trace),
         "energy_J": trace.total_J,
         "gpu_energy_J": _sum(trace, "gpu_energy_J"),
@@ -176,7 +178,7 @@ def _row(
         "energy_per_sample_J": float(np.sum(energy_J)) / samples if samples > 0 else math.nan,
         "flops_per_sample": _number(meta.get("forward_flops_per_sample")),
         "parameters": _number(facts.get("parameters")),
-        "status": meta.get("status"),
+        "status": _text(meta.get("status")),
         "started": str(meta.get("start_time") or ""),
     }
     others = hparams | _metrics(trace, monitor, mode)
@@ -210,8 +212,15 @@ def _names(gpus: list[dict[str, Any]]) -> str | None:
 
 
 def _number(value: object, otherwise: float = math.nan) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number else otherwise  # type: ignore[arg-type]
+    return float(value) if is_number(value) else otherwise
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str | bool) or is_number(value)
 
 
 def _list(value: object) -> list[Any]:

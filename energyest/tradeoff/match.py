@@ -191,20 +191,38 @@ def _relations(points: pd.DataFrame, flops: str, gpu: str) -> pd.DataFrame:
     for name, part in points.groupby(gpu, observed=True):
         for quantity in (_PER_SAMPLE, "utilization", "mean_power_W"):
             if quantity in part:
-                varies = min(np.ptp(part[quantity]), np.ptp(part[flops])) > 0
-                rho = stats.spearmanr(part[flops], part[quantity]) if varies else None
-                enough = len(part) >= _FEWEST_RANKED
+                rho, p_value = _spearman(part[flops].to_numpy(), part[quantity].to_numpy())
                 rows.append(
                     {
                         "gpu": name,
                         "quantity": quantity,
                         "models": len(part),
-                        "spearman_rho": rho.statistic if rho else math.nan,
-                        "p_value": rho.pvalue if rho and enough else math.nan,
+                        "spearman_rho": rho,
+                        "p_value": p_value,
                     }
                 )
     found: pd.DataFrame = pd.DataFrame(rows)
     return found
+
+
+def _spearman(x: FloatArray, y: FloatArray) -> tuple[float, float]:
+    """Spearman's ρ, and its two-sided p-value by permutation; NaN where it cannot be told."""
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return math.nan, math.nan
+    rho = float(stats.spearmanr(x, y).statistic)
+    if len(x) < _FEWEST_RANKED:
+        return rho, math.nan
+    # The usual t distribution tells half of the true p-value of five models.
+    ranks = stats.rankdata(x) - (len(x) + 1) / 2, stats.rankdata(y)
+    test = stats.permutation_test(
+        (ranks[0],),
+        lambda permuted, axis: np.sum(permuted * ranks[1], axis=axis),
+        permutation_type="pairings",
+        vectorized=True,
+        n_resamples=9999,
+        rng=np.random.default_rng(0),
+    )
+    return rho, float(test.pvalue)
 
 
 def _crossings(
