@@ -71,7 +71,7 @@ class PowerShare:
             EstimateError: there are fewer than three settings, or all have the same FLOPs.
         """
         # Late, as it takes a second to load and nothing but a fit needs it.
-        import statsmodels.api as sm
+        import statsmodels.api as sm  # noqa: PLC0415
 
         runs = np.bincount(setting)
         x = np.bincount(setting, np.log(batch_GFLOPs)) / runs

@@ -1,0 +1,135 @@
+"""Plots of the trade-off analysis: what they show, with units, and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from energyest import plots
+from energyest.errors import RunsError
+from energyest.tradeoff import interaction, match_gpu, pareto_front, savings
+
+
+def runs(count: int = 6) -> pd.DataFrame:
+    """Two models and a third on two GPUs; one run of the smallest failed."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "run": f"{model}-{gpu}-{i}",
+            "model": model,
+            "gpu": gpu,
+            "energy_J": 1e3 * cost * share * np.exp(rng.normal(0, 0.05)),
+            "val_acc": acc + rng.normal(0, 0.002),
+            "flops_per_sample": 1e9 * flops,
+            "samples": 1000,
+            "power_limit_W": limit,
+            "utilization": 0.5,
+            "mean_power_W": 0.6 * limit,
+        }
+        for model, cost, acc, flops in (("a", 2, 0.8, 0.1), ("b", 9, 0.9, 1), ("c", 40, 0.93, 8))
+        for gpu, share, limit in (("A40", 1.0, 300.0), ("H100", 1.4 - 0.2 * np.log10(cost), 700.0))
+        for i in range(count)
+    ]
+    table = pd.DataFrame(rows)
+    table.loc[0, "val_acc"] = 0.1
+    return table
+
+
+def labels(figure: Figure) -> list[str]:
+    axes = figure.get_axes()
+    return [text for a in axes for text in (a.get_xlabel(), a.get_ylabel()) if text]
+
+
+def texts(figure: Figure) -> str:
+    found = [t.get_text() for a in figure.get_axes() for t in a.texts]
+    legends = [*figure.legends, *(a.get_legend() for a in figure.get_axes())]
+    found += [t.get_text() for legend in legends if legend for t in legend.get_texts()]
+    return "\n".join(found)
+
+
+def test_front(tmp_path: Path) -> None:
+    table = runs()
+    figure = plots.plot_front(table)
+    assert labels(figure) == ["energy (kJ)", "val_acc (higher is better)"]
+    shown = texts(figure)
+    assert all(name in shown for name in ("Pareto front", "A40", "H100", "a", "b", "c"))
+    assert "1 runs lie outside" in shown
+    front = pareto_front(table, by=["model", "gpu"])
+    line = next(line for line in figure.axes[0].lines if line.get_label() == "Pareto front")
+    np.testing.assert_allclose(np.asarray(line.get_xdata()) * 1e3, front["energy_J"])
+    np.testing.assert_allclose(line.get_ydata(), front["val_acc"])
+    figure.savefig(tmp_path / "front.png")
+    one = plots.plot_front(table, by="model")
+    assert "Pareto front" in texts(one)
+
+
+def test_colour_is_never_all() -> None:
+    axes = plots.plot_front(runs()).axes[0]
+    large = [line for line in axes.lines if line.get_markersize() >= 7 and len(line.get_xdata())]
+    looks = {(line.get_color(), line.get_marker()) for line in large}
+    assert len(looks) == 6
+    lines = plots.plot_match(match_gpu(runs())).axes[0].lines
+    looks = {
+        (line.get_marker(), line.get_linestyle()) for line in lines if line.get_label()[0] != "_"
+    }
+    assert len(looks) == 2
+
+
+def test_savings_and_their_intervals(tmp_path: Path) -> None:
+    table = savings(runs())
+    figure = plots.plot_savings(table, most=4)
+    assert labels(figure) == ["saving (%)", "change of quality (in its own unit)"]
+    ticks = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert (
+        ticks[-1] == "c, A40 → a, A40" if table.from_gpu[0] == "A40" else ticks[-1].startswith("c")
+    )
+    assert len(ticks) == 4
+    figure.savefig(tmp_path / "savings.png")
+    assert len(plots.plot_savings(savings(runs(), quality=None)).axes) == 1
+    assert plots.plot_savings(savings(runs(count=2))).axes
+    with pytest.raises(RunsError, match="lacks 'saving_pct'"):
+        plots.plot_savings(runs())
+
+
+def test_groups(tmp_path: Path) -> None:
+    figure = plots.plot_groups(runs())
+    assert labels(figure)[0] == "energy (kJ)"
+    assert "Cliff" in figure.axes[1].get_title()
+    assert "1.00*" in texts(figure)
+    figure.savefig(tmp_path / "groups.png")
+
+
+def test_interaction_and_shares(tmp_path: Path) -> None:
+    result = interaction(runs())
+    figure = plots.plot_interaction(result)
+    assert labels(figure) == ["model", "median energy (kJ)", "share of the sum of squares (%)"]
+    heights = [bar.get_height() for bar in figure.axes[1].patches]
+    np.testing.assert_allclose(heights, 100 * result.effects["share"])
+    assert sum(heights) == pytest.approx(100)
+    figure.savefig(tmp_path / "interaction.png")
+    plain = interaction(runs(), "val_acc", log=False)
+    assert "median val_acc" in labels(plots.plot_interaction(plain))
+
+
+def test_match(tmp_path: Path) -> None:
+    match = match_gpu(runs())
+    figure = plots.plot_match(match)
+    assert labels(figure)[1::2] == [
+        "energy per sample (J)",
+        "utilisation (share of time)",
+        "power (share of the limit)",
+    ]
+    figure.savefig(tmp_path / "match.png")
+    bare = runs().drop(columns=["utilization", "mean_power_W"])
+    assert len(plots.plot_match(match_gpu(bare)).axes) == 1
+
+
+@pytest.mark.parametrize("plot", [plots.plot_interaction, plots.plot_match])
+def test_other_things_are_refused(plot: Any) -> None:
+    with pytest.raises(RunsError, match="is a DataFrame: it must be one of"):
+        plot(runs())
