@@ -18,7 +18,7 @@ from energyest.estimators.checks import (
 from energyest.estimators.comparison import COLUMNS, EstimatorComparison
 from energyest.estimators.horizon import find_horizon
 from energyest.estimators.methods import Given, Planned, measured, table_of
-from energyest.estimators.pre.afterwards import gpus_of
+from energyest.estimators.naming import gpu_names, model_name
 from energyest.trace import EnergyTrace
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def compare_estimators(
     epochs: float | None = None,
     *,
     observed: int | None = None,
+    model: str | None = None,
     confidence: float = 0.9,
     duration_s: Literal["measured"] | None = None,
     planned: Planned | None = None,
@@ -67,6 +68,7 @@ def compare_estimators(
     *,
     steps: int | None = None,
     observed: int | None = None,
+    model: str | None = None,
     confidence: float = 0.9,
     duration_s: float | Literal["measured"] | None = None,
     planned: Planned | None = None,
@@ -91,6 +93,7 @@ def compare_estimators(
         observed: let the estimators see the first `observed` epochs alone; of a finished run this
             shows how far off each would have been. Of many runs by default 15, which is what the
             paper's setting of STEP needs, and of a run of fewer than 30 epochs half of them.
+        model: of many, the hyperparameter that names the model, as in `collect_runs`.
         confidence: probability for the intervals of STEP and PRE.
         duration_s: duration of the whole training in seconds where it is known; `"measured"` for
             that of each finished run, as the paper has it, though no one knows it in advance.
@@ -135,7 +138,7 @@ def compare_estimators(
         raise EstimateError(
             f"duration_s={duration_s!r} is for one training: of many it is None or 'measured'"
         )
-    return _compare_runs(_named(trace), epochs, observed, given)
+    return _compare_runs(_named(trace), epochs, observed, model, given)
 
 
 # ---------------------------------------------------------------------- many trainings
@@ -169,7 +172,11 @@ def _name(index: int, trace: object) -> str:
 
 
 def _compare_runs(
-    runs: Mapping[str, EnergyTrace], epochs: float | None, observed: int | None, given: Given
+    runs: Mapping[str, EnergyTrace],
+    epochs: float | None,
+    observed: int | None,
+    model: str | None,
+    given: Given,
 ) -> EstimatorComparison:
     import pandas as pd  # noqa: PLC0415  (keeps `import energyest` fast)
 
@@ -197,8 +204,8 @@ def _compare_runs(
         table = table_of(trace, trace.head(seen[name]), lengths[name], given).reset_index()
         facts = {
             "run": name,
-            "model": _model(trace),
-            "gpu": _gpu(trace),
+            "model": model_name(trace, model),
+            "gpu": gpu_names(trace),
             "epochs": float(lengths[name]),
             "observed": seen[name],
             "measured_J": measured(trace, lengths[name], "energy_J"),
@@ -216,22 +223,6 @@ def _length(trace: EnergyTrace) -> float:
 
 def _observed(epochs: float) -> int:
     return min(_PAPER_EPOCHS, math.ceil(epochs) // 2)
-
-
-def _model(trace: EnergyTrace) -> str:
-    """The model's name; empty if it is not known."""
-    for key, field in (("model", "name"), ("workload", "model")):
-        facts = trace.meta.get(key)
-        name = facts.get(field) if isinstance(facts, Mapping) else facts
-        if isinstance(name, str) and name:
-            return name
-    return ""
-
-
-def _gpu(trace: EnergyTrace) -> str:
-    """The GPUs' names, such as "2 x NVIDIA A40"; empty if there are none."""
-    names = Counter(str(d.get("name") or d.get("device")) for d in gpus_of(trace))
-    return ", ".join(name if count == 1 else f"{count} x {name}" for name, count in names.items())
 
 
 def _refuse(names: list[str], why: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import numpy as np
 from energyest.errors import EnergyestError, RunsError
 from energyest.estimators.baselines import accelerators, mean_utilization
 from energyest.estimators.checks import is_number
+from energyest.estimators.naming import gpu_names, model_name
 from energyest.trace import EnergyTrace, load_trace
 from energyest.tradeoff.table import Mode, direction
 
@@ -156,13 +156,13 @@ def _row(
     limits_W = [_number(gpu.get("power_limit_W")) for gpu in gpus]
     utilization = mean_utilization(trace)
     facts = meta.get("model")
-    facts = facts if isinstance(facts, Mapping) else {"name": facts}
+    facts = facts if isinstance(facts, Mapping) else {}
     hparams = meta.get("hparams")
     hparams = hparams if isinstance(hparams, Mapping) else {}
     hparams = {str(name): value for name, value in hparams.items() if _is_plain(value)}
     row: dict[str, Any] = {
-        "model": hparams.get(model) if model is not None else _text(facts.get("name")),
-        "gpu": _names(gpus),
+        "model": model_name(trace, model) or None,
+        "gpu": gpu_names(trace) or None,
         "gpus": len(gpus),
         "batch_size": _number(meta.get("batch_size")),
         "precision": _text(meta.get("precision")),
@@ -203,12 +203,6 @@ def _last(values: Any) -> float:
 def _sum(trace: EnergyTrace, name: str) -> float:
     values = trace.column(name)
     return float(np.sum(values)) if len(values) else math.nan
-
-
-def _names(gpus: list[dict[str, Any]]) -> str | None:
-    counts = Counter(str(gpu.get("name") or gpu.get("device")) for gpu in gpus)
-    names = [name if count == 1 else f"{count} x {name}" for name, count in counts.items()]
-    return " + ".join(names) or None
 
 
 def _number(value: object, otherwise: float = math.nan) -> float:
