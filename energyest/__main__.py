@@ -1,10 +1,11 @@
-"""The command line: `energyest devices`, `show TRACE` and `project TRACE`."""
+"""The command line: `energyest devices`, `show TRACE`, `project TRACE` and `runs FOLDER`."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
@@ -38,12 +39,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="epochs (or intervals) of the whole run; by default as the monitor found them planned",
     )
     length.add_argument("--steps", type=int, help="instead, training batches of the whole run")
+    runs = commands.add_parser("runs", help="finished trainings below a folder, one row each")
+    runs.add_argument("folder", help="folder that holds traces at any depth")
+    runs.add_argument("--model", help="hyperparameter that names the model")
+    runs.add_argument("--csv", help="file to write the whole table to")
     options = parser.parse_args(arguments)
     try:
         if options.command == "devices":
             _devices()
         elif options.command == "show":
             _show(options.trace)
+        elif options.command == "runs":
+            _runs(options.folder, options.model, options.csv)
         else:
             _project(options.trace, options.epochs, options.steps)
     except BrokenPipeError:  # as of `energyest show FOLDER | head`
@@ -54,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.estimate is not None:
             _say(f"Best guess so far, without a guarantee: {error.estimate}")
         return 1
-    except EnergyestError as error:
+    except (EnergyestError, OSError) as error:
         _say(f"energyest: {error}", file=sys.stderr)
         return 1
     return 0
@@ -140,6 +147,25 @@ def _project(folder: str, epochs: float | None, steps: int | None) -> None:
     if unstable is not None:
         raise unstable
     _say(estimate)
+
+
+def _runs(folder: str, model: str | None, csv: str | None) -> None:
+    from energyest.tradeoff.collect import COLUMNS, collect_runs  # noqa: PLC0415
+
+    with warnings.catch_warnings(record=True) as left_out:
+        warnings.simplefilter("always")
+        table = collect_runs(folder, model=model)
+    for warning in left_out:
+        _say(_line(f"note: {warning.message}"), file=sys.stderr)
+    if csv is not None:
+        table.to_csv(csv, index=False)
+    # What a line of the terminal has room for: the costs, then what was reached.
+    metrics = [name for name in table.select_dtypes("number") if name not in COLUMNS]
+    shown = ["run", "model", "gpu", "epochs", "energy_J", "duration_s", "mean_power_W", *metrics]
+    table = table[shown].dropna(axis="columns", how="all").rename(columns=_line)
+    # A name from a file stays in its row.
+    table = table.map(lambda value: _line(value) if isinstance(value, str) else value)
+    _say(table.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="-"))
 
 
 if __name__ == "__main__":

@@ -135,6 +135,13 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         collect_runs([tmp_path / "bad"])
 
 
+def test_one_name_for_many_models_is_warned_of() -> None:
+    other = trace(5.0, model={"name": "LitNet", "parameters": 99})
+    with pytest.warns(UserWarning, match=r"'LitNet' are of 2 different .* \(there is arch, lr"):
+        collect_runs([trace(), other])
+    assert len(collect_runs([trace(), other], model="arch")) == 2
+
+
 def test_several_gpus_and_none() -> None:
     gpu = {"kind": "gpu", "name": "A40", "power_limit_W": 300.0}
     two = [{**gpu, "device": "gpu:0"}, {**gpu, "device": "gpu:1"}]

@@ -52,6 +52,25 @@ def test_project(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "1.1 kJ (0.0003056 kWh) for 10 epochs" in capsys.readouterr().out
 
 
+def test_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    meta = {"hparams": {"arch": "a\x1b[31m\nb", "lr": 0.5}, "status": "finished"}
+    for name in ("one", "two"):
+        trace = EnergyTrace.from_epochs(energy_J=[7.0] * 4, val_acc=[0.25] * 4, meta=meta)
+        trace.save(tmp_path / name)
+    EnergyTrace.from_epochs([1.0], meta={"status": "SIGTERM"}).save(tmp_path / "killed")
+    table = tmp_path / "runs.csv"
+    assert main(["runs", str(tmp_path), "--model", "arch", "--csv", str(table)]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 3
+    assert "val_acc" in out
+    assert "0.25" in out
+    assert "a?[31m?b" in out
+    assert err.startswith("note: left out, as they have not finished: killed (SIGTERM)")
+    assert len(table.read_text().splitlines()) > 2
+    assert main(["runs", str(tmp_path), "--csv", str(tmp_path / "no" / "file")]) == 1
+    assert "energyest: " in capsys.readouterr().err
+
+
 def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(tmp_path / "nothing")]) == 1
     assert capsys.readouterr().err.startswith("energyest: no trace at")

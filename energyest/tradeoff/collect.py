@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _META_FILE = "meta.json"
+#: What a table of runs has in any case; hyperparameters and metrics follow.
+COLUMNS = (
+    *("run", "model", "gpu", "gpus", "batch_size", "precision", "epochs"),
+    *("energy_J", "gpu_energy_J", "duration_s", "mean_power_W", "gpu_power_W", "power_limit_W"),
+    *("utilization", "samples", "energy_per_sample_J", "flops_per_sample", "parameters"),
+    *("status", "started"),
+)
 
 
 def collect_runs(
@@ -60,7 +67,8 @@ def collect_runs(
         TraceError: a folder that was named as a trace is none.
 
     Warns:
-        UserWarning: a trace was left out: it cannot be read, or has not finished.
+        UserWarning: a trace was left out: it cannot be read, or has not finished. Models of
+            different sizes have one name: `model` is needed.
     """
     import pandas as pd  # noqa: PLC0415  (keeps `import energyest` fast)
 
@@ -97,8 +105,24 @@ def collect_runs(
             raise RunsError(
                 f"no run has the {what} {column!r}: there is {', '.join(table.columns)}"
             )
+    if model is None:
+        _warn_of_one_name_for_many(table)
     in_order: pd.DataFrame = table.sort_values(["started", "run"], ignore_index=True)
     return in_order
+
+
+def _warn_of_one_name_for_many(table: pd.DataFrame) -> None:
+    sizes = table.groupby("model")["parameters"].nunique()
+    several = sizes[sizes > 1]
+    if len(several):
+        others = [str(name) for name in table.columns if name not in COLUMNS]
+        warnings.warn(
+            f"runs named {several.index[0]!r} are of {several.iloc[0]} different numbers of "
+            f"parameters: name the hyperparameter that tells them apart in model= (there is "
+            f"{', '.join(others) or 'none'})",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _named_traces(source: Any) -> dict[str, EnergyTrace]:
