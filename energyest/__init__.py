@@ -1,6 +1,7 @@
 """Estimate, measure and project what training a deep-learning model costs in energy.
 
-from energyest import EnergyMonitor, describe_workload, estimate_pre, estimate_step
+from energyest import EnergyMonitor, collect_runs, describe_workload
+from energyest import estimate_pre, estimate_step, pareto_front
 
 workload = describe_workload(model, batch)                    # before training, without a GPU
 estimate_pre(workload, "H100", epochs=90, train_samples=1_281_167)
@@ -10,6 +11,9 @@ trainer = pl.Trainer(max_epochs=100, callbacks=[monitor])
 trainer.fit(model)
 monitor.trace.epochs                      # what each epoch cost
 estimate_step(monitor.trace, epochs=200)  # what 200 epochs would cost
+
+runs = collect_runs("lightning_logs")  # finished trainings, one row each: what to choose next time
+pareto_front(runs, by=["model", "gpu"])
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from energyest.callbacks.lightning import EnergyMonitor
     from energyest.callbacks.loop import track
+    from energyest.carbon import carbon_intensity, co2e_kg
     from energyest.errors import (
         ConfigurationError,
         EnergyestError,
@@ -27,10 +32,12 @@ if TYPE_CHECKING:
         MissingDependencyError,
         NotStableError,
         ProbeError,
+        RunsError,
         TraceError,
         WorkloadError,
     )
     from energyest.estimators.compare import compare_estimators
+    from energyest.estimators.comparison import EstimatorComparison
     from energyest.estimators.estimate import Estimate
     from energyest.estimators.planned import PlannedChange
     from energyest.estimators.pre.estimate import estimate_pre
@@ -44,6 +51,13 @@ if TYPE_CHECKING:
     from energyest.measure.sensors import detect
     from energyest.probed import Probe
     from energyest.trace import EnergyTrace, load_trace
+    from energyest.tradeoff.advisor import advise
+    from energyest.tradeoff.collect import collect_runs
+    from energyest.tradeoff.factors import interaction
+    from energyest.tradeoff.front import cheapest_within, pareto_front
+    from energyest.tradeoff.groups import compare_groups
+    from energyest.tradeoff.match import match_gpu
+    from energyest.tradeoff.pairs import savings
     from energyest.workload import Workload
 
 __version__ = "0.1.0"
@@ -57,6 +71,7 @@ _MODULES = {
     "EnergyestError": "errors",
     "Estimate": "estimators.estimate",
     "EstimateError": "errors",
+    "EstimatorComparison": "estimators.comparison",
     "Gpu": "gpus",
     "MissingDependencyError": "errors",
     "NotStableError": "errors",
@@ -64,18 +79,29 @@ _MODULES = {
     "PreModel": "estimators.pre.model",
     "Probe": "probed",
     "ProbeError": "errors",
+    "RunsError": "errors",
     "TableModel": "estimators.pre.table_model",
     "TraceError": "errors",
     "Workload": "workload",
     "WorkloadError": "errors",
+    "advise": "tradeoff.advisor",
+    "carbon_intensity": "carbon",
+    "cheapest_within": "tradeoff.front",
+    "co2e_kg": "carbon",
+    "collect_runs": "tradeoff.collect",
     "compare_estimators": "estimators.compare",
+    "compare_groups": "tradeoff.groups",
     "describe_workload": "measure.describe",
     "detect": "measure.sensors",
     "estimate_pre": "estimators.pre.estimate",
     "estimate_step": "estimators.step",
     "find_stable_epoch": "estimators.stability",
+    "interaction": "tradeoff.factors",
     "load_trace": "trace",
+    "match_gpu": "tradeoff.match",
+    "pareto_front": "tradeoff.front",
     "probe": "measure.probe",
+    "savings": "tradeoff.pairs",
     "track": "callbacks.loop",
 }
 
@@ -86,6 +112,7 @@ __all__ = [
     "EnergyestError",
     "Estimate",
     "EstimateError",
+    "EstimatorComparison",
     "Gpu",
     "MissingDependencyError",
     "NotStableError",
@@ -93,24 +120,35 @@ __all__ = [
     "PreModel",
     "Probe",
     "ProbeError",
+    "RunsError",
     "TableModel",
     "TraceError",
     "Workload",
     "WorkloadError",
+    "advise",
+    "carbon_intensity",
+    "cheapest_within",
+    "co2e_kg",
+    "collect_runs",
     "compare_estimators",
+    "compare_groups",
     "describe_workload",
     "detect",
     "estimate_pre",
     "estimate_step",
     "find_stable_epoch",
+    "interaction",
     "load_trace",
+    "match_gpu",
+    "pareto_front",
     "probe",
+    "savings",
     "track",
 ]
 
 
 def __getattr__(name: str) -> object:
-    if name in ("estimators", "plots"):
+    if name in ("estimators", "plots", "tradeoff"):
         return import_module(f"energyest.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'energyest' has no attribute {name!r}")

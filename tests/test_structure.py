@@ -75,7 +75,7 @@ ALLOWED = {
         "trace",
         "workload",
     },
-    "plots": {"errors", "estimators", "tradeoff", "trace"},
+    "plots": {"errors", "estimators", "integration", "tradeoff", "trace"},
 }
 
 

@@ -4,6 +4,7 @@ Every function returns a matplotlib figure that belongs to no window: save it wi
 let a notebook show it.
 """
 
+from energyest.plots.advice import plot_advice
 from energyest.plots.comparison import plot_comparison
 from energyest.plots.effects import plot_groups, plot_interaction
 from energyest.plots.front import plot_front, plot_savings
@@ -11,6 +12,7 @@ from energyest.plots.match import plot_match
 from energyest.plots.trace import plot_trace
 
 __all__ = [
+    "plot_advice",
     "plot_comparison",
     "plot_front",
     "plot_groups",

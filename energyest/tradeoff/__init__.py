@@ -1,5 +1,7 @@
 """Finished runs, and runs to come, to decisions: functions over a table with one row a run."""
 
+from energyest.tradeoff.advice import Advice
+from energyest.tradeoff.advisor import advise
 from energyest.tradeoff.collect import collect_runs
 from energyest.tradeoff.factors import Interaction, interaction
 from energyest.tradeoff.front import cheapest_within, pareto_front
@@ -8,9 +10,11 @@ from energyest.tradeoff.match import GpuMatch, match_gpu
 from energyest.tradeoff.pairs import savings
 
 __all__ = [
+    "Advice",
     "GpuMatch",
     "GroupComparison",
     "Interaction",
+    "advise",
     "cheapest_within",
     "collect_runs",
     "compare_groups",

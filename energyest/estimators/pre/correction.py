@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from energyest.errors import EstimateError
 from energyest.estimators.pre.physics import Array
@@ -19,6 +20,8 @@ from energyest.estimators.pre.physics import Array
 _LEAST_SCALE = 0.25
 # Between how many scaled units a correction may change.
 _LENGTHS = (0.7, 100.0)
+# Share of the measurements that lie within reach of another one.
+_LIKE = 0.95
 # Nothing is corrected by more than this, in logarithms, and no feature is larger than this.
 _MOST, _LARGEST = 12.0, 1e6
 # Measurements of a stored correction: the square of their number has to fit into the memory.
@@ -86,6 +89,32 @@ class Correction:
         """Mean and standard deviation, noise included, of what is left over, each of shape (n,)."""
         mean, deviation = self._process.predict(_scaled(features, self.features), return_std=True)
         return np.clip(mean, -_MOST, _MOST), np.hypot(deviation, self.noise)
+
+    def is_unlike(self, features: Array) -> NDArray[np.bool_]:
+        """Whether rows lie farther from all measurements than these do from each other.
+
+        Farther from the nearest, that is, than 19 of 20 measurements lie from theirs: the domain of
+        applicability as chemists draw it (Sheridan et al., "Similarity to molecules in the training
+        set is a good discriminator for prediction accuracy in QSAR", 2004). Shape (n,).
+        """
+        distance, _ = self._neighbours.query(_scaled(features, self.features))
+        unlike: NDArray[np.bool_] = distance > self._reach
+        return unlike
+
+    @cached_property
+    def _neighbours(self) -> Any:
+        from scipy.spatial import KDTree  # noqa: PLC0415
+
+        # Repetitions of a training are one point: they say nothing on how far it reaches.
+        return KDTree(np.unique(_scaled(self.features, self.features), axis=0))
+
+    @cached_property
+    def _reach(self) -> float:
+        points = self._neighbours.data
+        if len(points) < 2:
+            return 0.0
+        distance, _ = self._neighbours.query(points, k=2)
+        return float(np.quantile(distance[:, 1], _LIKE))
 
     @cached_property
     def _process(self) -> Any:

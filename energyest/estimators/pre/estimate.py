@@ -14,6 +14,7 @@ from energyest.estimators.checks import check_confidence, is_number
 from energyest.estimators.estimate import Estimate
 from energyest.estimators.pre.model import PreModel, packaged
 from energyest.estimators.pre.physical import Predictions
+from energyest.estimators.pre.whole import check_samples, whole_trainings, with_validation
 from energyest.gpus import Gpu, check_precision, resolve_gpu
 from energyest.probed import Probe
 from energyest.workload import Workload
@@ -86,32 +87,36 @@ def estimate_pre(
         )
     if not (is_number(epochs) and math.isfinite(epochs) and epochs > 0):
         raise EstimateError(f"epochs={epochs!r} must be a number above 0")
-    train_samples = _check_samples(train_samples, "train_samples", least=1)
-    validation_samples = _check_samples(validation_samples, "validation_samples", least=0)
+    train_samples = check_samples(train_samples, "train_samples", least=1)
+    validation_samples = check_samples(validation_samples, "validation_samples", least=0)
     confidence = check_confidence(confidence)
     chosen = _choose_gpu(gpu, workload, probe)
     used = check_precision(chosen, workload.precision)
     known = packaged() if model is None else model
     if not isinstance(known, PreModel):
         raise EstimateError(f"model is a {type(model).__name__}: it must be a fitted PreModel")
-    foretold = known.predict([(workload, chosen), (_forward_alone(workload), chosen)])
+    pairs = [(workload, chosen)]
+    foretold = known.predict(with_validation(pairs))
     halves = known.half_width(foretold, confidence)
     if probe is not None:
         foretold = _as_probed(foretold, known, probe)
         halves = np.full(2, PROBE_DEVIATION * float(ndtri((1 + confidence) / 2)))
-    batches = _batches(train_samples, workload, float(foretold.cpu_share[0]))
-    checks = _batches(validation_samples, workload, float(foretold.cpu_share[1]))
-    steps = np.array([batches, checks]) * epochs
-    parts_J = steps * foretold.energy_J
-    energy_J = float(parts_J.sum())
-    half = float(parts_J @ halves) / energy_J  # training and validation are off together
+    total = whole_trainings(
+        pairs,
+        foretold,
+        halves,
+        epochs=epochs,
+        train_samples=train_samples,
+        validation_samples=validation_samples,
+    )
+    energy_J, half = float(total.energy_J[0]), float(total.half[0])
     by = "PRE" if probe is None else f"PRE with a probe of {probe.steps} steps"
     return Estimate(
         energy_J=energy_J,
         lower_J=energy_J * math.exp(-half),
         upper_J=energy_J * math.exp(half),
         confidence=confidence,
-        duration_s=float(steps @ foretold.step_s),
+        duration_s=float(total.duration_s[0]),
         measured_J=0.0,
         epochs=float(epochs),
         method=f"{by}: {workload.model}, batch {workload.batch_size}, {used}, on one {chosen.name}",
@@ -130,18 +135,22 @@ def _choose_gpu(gpu: str | Gpu | None, workload: Workload, probe: Probe | None) 
             f"the probe was made on {probe.gpu.name}, not on {resolve_gpu(gpu).name}: make one "
             "there, or leave it out"
         )
+    other = mismatch(probe, workload)
+    if other:
+        raise EstimateError(f"the probe is of another workload: its {other}")
+    return probe.gpu
+
+
+def mismatch(probe: Probe, workload: Workload) -> str:
+    """In what a probe's workload is another one, such as "batch_size is 8, not 16"; or nothing."""
     for name in _SAME:
         asked, probed = getattr(workload, name), getattr(probe.workload, name)
         if asked != probed:
-            raise EstimateError(
-                f"the probe is of another workload: its {name} is {probed!r}, not {asked!r}"
-            )
+            return f"{name} is {probed!r}, not {asked!r}"
     asked, probed = workload.flops_per_step, probe.workload.flops_per_step
     if not math.isclose(asked, probed, rel_tol=_SAME_FLOPS):
-        raise EstimateError(
-            f"the probe is of another workload: its step has {probed:.3g} FLOPs, not {asked:.3g}"
-        )
-    return probe.gpu
+        return f"step has {probed:.3g} FLOPs, not {asked:.3g}"
+    return ""
 
 
 def _as_probed(foretold: Predictions, model: PreModel, probe: Probe) -> Predictions:
@@ -172,50 +181,25 @@ def _assumptions(
     ]
     if probe is not None:
         said.append(f"steps go on as the {probe.steps} that were measured")
-    elif gpu.name not in model.gpus_:
-        said.append(
-            f"no training on a {gpu.name} was measured, only on {', '.join(model.gpus_)}: its data "
-            "sheet is believed"
-        )
+    else:
+        said += model.beyond_measured([(workload, gpu)], foretold)[0]
     if half > math.log(_FAR):
         said.append(
             f"far from what was measured: the truth may well be {math.exp(half):.2g} times as "
             "much, or as little"
         )
-    if workload.memory_bytes > gpu.memory_bytes:
-        text = (
-            f"the training needs about {workload.memory_bytes / 1e9:.3g} GB, and {gpu.name} has "
-            f"{gpu.memory_bytes / 1e9:.3g} GB: a batch of {workload.batch_size} is unlikely to fit"
-        )
+    text = does_not_fit(workload, gpu)
+    if text:
         warnings.warn(text, UserWarning, stacklevel=3)
         said.append(text)
     return (*said, *workload.notes)
 
 
-def _forward_alone(workload: Workload) -> Workload:
-    """A validation step: no backward pass, nothing to keep, nothing to update."""
-    forward = tuple(o for o in workload.operations if o.phase == "forward")
-    if not forward:
-        raise EstimateError(
-            f"the workload of {workload.model} has no operations of the forward pass to time"
-        )
-    return replace(
-        workload,
-        operations=forward,
-        backward_calls=0,
-        trainable_parameters=0,
-        parameter_tensors=0,
-        saved_bytes=0,
+def does_not_fit(workload: Workload, gpu: Gpu) -> str:
+    """That the training does not fit into the GPU's memory; nothing where it may."""
+    if not workload.memory_bytes > gpu.memory_bytes:
+        return ""
+    return (
+        f"the training needs about {workload.memory_bytes / 1e9:.3g} GB, and {gpu.name} has "
+        f"{gpu.memory_bytes / 1e9:.3g} GB: a batch of {workload.batch_size} is unlikely to fit"
     )
-
-
-def _batches(samples: int, workload: Workload, cpu_share: float) -> float:
-    """Steps in so many samples; the last, smaller one costs the CPU as much as any other."""
-    full, rest = divmod(samples, workload.batch_size)
-    return full + (max(rest / workload.batch_size, cpu_share) if rest else 0.0)
-
-
-def _check_samples(value: int, name: str, least: int) -> int:
-    if not (is_number(value) and math.isfinite(value) and value == int(value) and value >= least):
-        raise EstimateError(f"{name}={value!r} must be a whole number of {least} or more")
-    return int(value)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from energyest.errors import EstimateError
 from energyest.estimators.pre.correction import Correction
@@ -43,6 +44,8 @@ class Predictions:
         deviation_step: standard deviation of the logarithm of the step's length.
         deviation_energy: the same of the energy of a step.
         cpu_share: share of the step below which a smaller batch would not bring it.
+        is_unlike: whether the step is unlike all that were measured, on whatever GPU
+            (`Correction.is_unlike`).
     """
 
     step_s: Array
@@ -50,6 +53,7 @@ class Predictions:
     deviation_step: Array
     deviation_energy: Array
     cpu_share: Array
+    is_unlike: NDArray[np.bool_]
 
     @property
     def energy_J(self) -> Array:
@@ -185,6 +189,7 @@ class PhysicalModel:
             np.sqrt(deviation_step**2 + by_host**2 + by_gpu**2),
             np.sqrt(deviation_energy**2 + by_host**2 + by_gpu**2),
             np.minimum(times.cpu_s / times.step_s, 1.0),
+            self.energy_correction.is_unlike(features),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,0 +1,154 @@
+"""`Advice`: what `advise` found, as a table that can be read, queried and plotted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from energyest.errors import RunsError
+from energyest.estimators.estimate import format_duration, format_energy
+from energyest.estimators.pre.estimate import GPU_ALONE
+from energyest.tradeoff.front import cheapest_within
+from energyest.tradeoff.html import as_html
+from energyest.tradeoff.table import Mode
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = (
+    *("model", "gpu", "batch_size", "precision"),
+    *("energy_J", "lower_J", "upper_J", "duration_s", "mean_power_W", "quality"),
+    *("basis", "on_front", "may_be_on_front", "note"),
+)
+# Rows of a table in text.
+_MOST_SHOWN = 12
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Advice:
+    """What trainings of models on GPUs are expected to cost, and which of them to consider.
+
+    Attributes:
+        table: a row a pair, those on the front first, and then by energy:
+
+            - `model`, `gpu`, `batch_size`;
+            - `precision`: the one that the GPU computes in;
+            - `energy_J`, with the interval `lower_J` to `upper_J`: of the GPU, in the whole
+              training; `duration_s`; `mean_power_W`;
+            - `quality`: as the caller expects it, or NaN;
+            - `basis`: "interpolation" between trainings that were measured, "extrapolation" beyond
+              them, "probe"; NaN where the pair cannot be;
+            - `on_front`: no other pair is expected to beat it in energy, time and quality;
+            - `may_be_on_front`: that cannot be ruled out, as estimates are uncertain;
+            - `note`: why it is an extrapolation, or cannot be.
+        confidence: probability for the intervals and for `may_be_on_front`.
+        mode: whether more quality is better, "max", or less, "min"; None without qualities.
+    """
+
+    table: pd.DataFrame
+    confidence: float
+    mode: Mode | None = None
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The rows of the table that are on the front, least energy first."""
+        rows: pd.DataFrame = self.table[self.table["on_front"]]
+        return rows
+
+    def cheapest_within(self, within: float) -> pd.DataFrame:
+        """The pair with the least expected energy whose quality is near enough to the best.
+
+        The best is that of the pairs that can be.
+
+        Args:
+            within: by how much the quality may be worse than the best, in its own unit.
+
+        Returns:
+            One row of the table, or several if they cost the same, with `behind`: by how much the
+            quality is worse than the best.
+
+        Raises:
+            RunsError: there are no qualities, or no pair can be; or as the function of this name.
+        """
+        if self.mode is None:
+            raise RunsError("no quality is known: pass quality={name: value, ...} to advise")
+        possible = self.table.dropna(subset=["energy_J"])
+        if not len(possible):
+            raise RunsError("no pair can be trained: the notes of the table say why")
+        return cheapest_within(possible, within, quality="quality", mode=self.mode)
+
+    def __str__(self) -> str:
+        # Notes are too long for a line; they are the same for many rows.
+        shown = _readable(self.front.head(_MOST_SHOWN).assign(note=""))
+        lines = [self._heading(), "", shown.to_string(index=False)]
+        left = len(self.front) - len(shown)
+        return "\n".join([*lines, *([f"and {left} more"] if left > 0 else []), "", *self._notes()])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self._heading(), [_readable(self.table)], self._notes())
+
+    def _heading(self) -> str:
+        possible = int(self.table["energy_J"].notna().sum())
+        if not possible:
+            return f"none of {len(self.table)} pairs can be trained: the table's notes say why"
+        costs = "energy and time" if self.mode is None else "energy, time and quality"
+        others = int(self.table["may_be_on_front"].sum()) - len(self.front)
+        least, fastest = self.front.iloc[0], self.front.sort_values("duration_s").iloc[0]
+        text = (
+            f"{len(self.front)} of {possible} pairs on the front of {costs}, and {others} more may "
+            f"be; least energy: {_pair(least)}"
+        )
+        same = least.name == fastest.name
+        return f"{text}, also the fastest" if same else f"{text}; fastest: {_pair(fastest)}"
+
+    def _notes(self) -> list[str]:
+        notes = [GPU_ALONE, f"intervals hold with a probability of {100 * self.confidence:.6g} %"]
+        beyond = int((self.front["basis"] == "extrapolation").sum())
+        if beyond:
+            notes.append(
+                f"{beyond} on the front are extrapolations: their notes say beyond what, and a "
+                "probe is surer"
+            )
+        impossible = int(self.table["energy_J"].isna().sum())
+        if impossible:
+            notes.append(f"{impossible} of {len(self.table)} pairs cannot be: their notes say why")
+        return notes
+
+
+def _pair(row: pd.Series) -> str:
+    energy, duration = format_energy(row["energy_J"]), format_duration(row["duration_s"])
+    return f"{row['model']} on {row['gpu']} ({energy} in {duration})"
+
+
+def _readable(rows: pd.DataFrame) -> pd.DataFrame:
+    """The table with units in its cells, and without columns that say nothing."""
+    import pandas as pd  # noqa: PLC0415
+
+    def cells(name: str, text: Callable[[float], str]) -> list[str]:
+        return ["" if math.isnan(value) else text(value) for value in rows[name]]
+
+    front = rows["on_front"].map({True: "yes", False: ""})
+    table = pd.DataFrame(
+        {
+            "model": rows["model"],
+            "gpu": rows["gpu"],
+            "batch": rows["batch_size"],
+            "precision": rows["precision"],
+            "energy": cells("energy_J", format_energy),
+            "from": cells("lower_J", format_energy),
+            "to": cells("upper_J", format_energy),
+            "time": cells("duration_s", format_duration),
+            "power": cells("mean_power_W", "{:.0f} W".format),
+            "quality": cells("quality", "{:.4g}".format),
+            "basis": rows["basis"].fillna("cannot be"),
+            "front": front.mask(~rows["on_front"] & rows["may_be_on_front"], "may be"),
+            "note": rows["note"],
+        }
+    )
+    shown: pd.DataFrame = table.loc[:, (table != "").any()]
+    return shown

@@ -1,0 +1,255 @@
+"""`advise`: the numbers of `estimate_pre`, the front, what it says of pairs, what it refuses."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from energyest import EstimateError, estimate_pre
+from energyest.errors import RunsError
+from energyest.estimators.pre.correction import Correction
+from energyest.estimators.pre.whole import with_validation
+from energyest.gpus import resolve_gpu
+from energyest.plots.advice import plot_advice
+from energyest.probed import Probe
+from energyest.tradeoff.advice import COLUMNS, Advice
+from energyest.tradeoff.advisor import advise, surely_beaten
+from tests.synthetic_pre import small_model, workload
+
+MODELS = {
+    "small": workload(256, 32),
+    "medium": workload(2048, 32),
+    "large": workload(4096, 32),
+    "large, batch 128": workload(4096, 128),
+}
+GPUS = ("H100", "V100", "L4")
+ASKED: dict[str, Any] = {"epochs": 10, "train_samples": 50_000, "validation_samples": 1000}
+
+
+def asked(models: Any = MODELS, gpus: Any = GPUS, **changes: Any) -> Advice:
+    return advise(models, gpus, **{"model": small_model(), **ASKED, **changes})
+
+
+def test_numbers_are_those_of_estimate_pre() -> None:
+    epochs = {name: 1.5 + i for i, name in enumerate(MODELS)}
+    table = asked(epochs=epochs, confidence=0.8).table
+    assert tuple(table.columns) == COLUMNS
+    assert len(table) == 12
+    for row in table.to_dict("records"):
+        options = {**ASKED, "epochs": epochs[row["model"]], "confidence": 0.8}
+        one = estimate_pre(MODELS[row["model"]], row["gpu"], model=small_model(), **options)
+        for name in ("energy_J", "lower_J", "upper_J", "duration_s"):
+            assert row[name] == pytest.approx(getattr(one, name), rel=1e-9)
+        assert row["mean_power_W"] == pytest.approx(one.energy_J / one.duration_s)  # type: ignore[operator]
+        reasons = [text for text in row["note"].split("; ") if text]
+        assert set(reasons) <= set(one.assumptions)
+        assert bool(reasons) == (row["basis"] == "extrapolation")
+
+
+def test_a_last_batch_of_validation_takes_the_cpu_as_long_as_any_other() -> None:
+    load, gpu = workload(512, 256), resolve_gpu("H100")
+    foretold = small_model().predict(with_validation([(load, gpu)]))
+    share, step_J = foretold.cpu_share[1], foretold.energy_J[1]
+    assert share > 1 / 256
+    assert share != pytest.approx(foretold.cpu_share[0], rel=1e-3)
+    without, one = (asked(load, gpu, epochs=1, validation_samples=n).table for n in (0, 1))
+    more_J = one["energy_J"][0] - without["energy_J"][0]
+    assert more_J == pytest.approx(share * step_J, rel=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["max", "min", None])
+def test_the_front_is_what_no_other_pair_beats(mode: Any) -> None:
+    quality = {"small": 0.6, "medium": 0.8, "large": 0.7, "large, batch 128": 0.9}
+    given = {} if mode is None else {"quality": quality, "mode": mode}
+    advice = asked(**given)
+    rows = advice.table.to_dict("records")
+
+    def costs(row: dict[Any, Any]) -> tuple[float, float, float]:
+        worse = {"max": -1.0, "min": 1.0, None: 0.0}[mode] * (row["quality"] if mode else 0)
+        return row["energy_J"], row["duration_s"], worse
+
+    for row in rows:
+        beaten = any(
+            all(a <= b for a, b in zip(costs(other), costs(row), strict=True))
+            and costs(other) != costs(row)
+            for other in rows
+        )
+        assert row["on_front"] == (not beaten)
+        assert row["may_be_on_front"] or not row["on_front"]
+    order = [(not row["on_front"], row["energy_J"]) for row in rows]
+    assert order == sorted(order)
+    assert list(advice.front["model"]) == [row["model"] for row in rows if row["on_front"]]
+
+
+def test_what_is_surely_beaten_lies_apart_by_both_intervals_in_both_costs() -> None:
+    energy_J, half = np.array([1.0, 3.0, 5.0, 5.0]), np.full(4, math.log(2))
+    apart = 2 ** math.sqrt(2)  # 2.67
+    beaten = surely_beaten(energy_J, energy_J, np.zeros(4), half)
+    assert beaten.tolist() == [value > apart for value in energy_J]
+    # Apart in one of both alone.
+    for costs in ([1.0, 2.3], [1.0, 9.0]), ([1.0, 9.0], [1.0, 2.3]):
+        assert not surely_beaten(*map(np.array, costs), np.zeros(2), half[:2]).any()
+    # As fast as the best one: not beaten in time.
+    assert not surely_beaten(energy_J, np.array([1.0, 3, 5, 1]), np.zeros(4), half)[3]
+    # Of better quality than the best one.
+    assert not surely_beaten(energy_J, energy_J, np.array([0.0, 0, 0, -1]), half)[3]
+
+
+def test_surely_beaten_is_wrong_no_more_often_than_the_confidence_allows() -> None:
+    chance, n = np.random.default_rng(0), 4000
+    half = 1.645 * 0.3  # 90 % of a normal distribution
+    wrong = 0
+    for _ in range(n):
+        truth = chance.normal(0, 0.7, (5, 2))
+        expected = truth + chance.normal(0, 0.3, (5, 2))
+        out = surely_beaten(*np.exp(expected.T), np.zeros(5), np.full(5, half))  # type: ignore[call-arg]
+        beaten = [(truth < own).all(axis=1).any() for own in truth]
+        wrong += bool((out & ~np.array(beaten)).any())
+    assert wrong / n < 0.1
+
+
+def test_pairs_that_cannot_be_stand_at_the_end_with_the_reason() -> None:
+    models = {
+        "half": workload(256, 32, precision="bf16"),
+        "huge": workload(256, 32, saved_bytes=50e9),
+        "fits": workload(256, 32),
+        "tf32": workload(256, 32, precision="tf32"),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        advice = asked(models, ["H100", "V100"])
+    rows = {(row["model"], row["gpu"][:4]): row for row in advice.table.to_dict("records")}
+    for key, reason in {
+        ("half", "Tesl"): "lacks bf16; it has fp32, fp16",
+        ("huge", "Tesl"): "needs about 50 GB",
+    }.items():
+        assert reason in rows[key]["note"]
+        assert math.isnan(rows[key]["energy_J"])
+        assert math.isnan(rows[key]["mean_power_W"])
+        assert not rows[key]["may_be_on_front"]
+    assert advice.table["energy_J"].isna().tolist() == [False] * 6 + [True] * 2
+    assert rows["tf32", "Tesl"]["precision"] == "fp32"
+    assert "computes in fp32, as it lacks tf32" in rows["tf32", "Tesl"]["note"]
+    assert "2 of 8 pairs cannot be" in str(advice)
+
+
+def test_where_nothing_can_be_trained_the_advice_says_so() -> None:
+    advice = asked({"huge": workload(saved_bytes=1e13)}, quality={"huge": 1.0})
+    assert "none of 3 pairs can be trained" in str(advice)
+    assert not len(advice.front)
+    for use in (lambda: advice.cheapest_within(0.1), lambda: plot_advice(advice)):
+        with pytest.raises(RunsError, match="no pair can be trained"):
+            use()  # type: ignore[no-untyped-call]
+
+
+def test_basis() -> None:
+    known = workload(512, 16)
+    odd = workload(512, 16, input_bytes=2e10)  # seconds of copying
+    table = asked({"known": known, "odd": odd}, ["H100", "A100"]).table
+    found = {(row["model"], row["gpu"][0]): row for row in table.to_dict("records")}
+    assert found["known", "H"]["basis"] == "interpolation"
+    assert found["known", "H"]["note"] == ""
+    assert found["odd", "H"]["note"].startswith("no measured training is like it")
+    assert found["known", "A"]["note"].startswith("no training on a A100")
+    assert found["odd", "A"]["note"].count("; ") == 1
+
+
+def test_unlike_is_farther_than_measurements_lie_from_each_other() -> None:
+    # Hundreds of repetitions of one training would make everything else seem far if each counted.
+    features = np.array([[float(i)] for i in range(10)] + [[0.0]] * 300)
+    correction = Correction(features, np.zeros(310), 0.1, 1.0, 0.1)
+    places = np.array([[0.0], [0.5], [3.3], [9.9], [10.1], [-2.0]])
+    assert correction.is_unlike(places).tolist() == [False] * 4 + [True] * 2
+
+
+def test_the_cheapest_within_a_distance_of_the_best_quality() -> None:
+    quality = {"small": 0.6, "medium": 0.795, "large": 0.8, "large, batch 128": 0.7}
+    advice = asked(quality=quality)
+    cheapest = advice.table.set_index("model")["energy_J"].groupby("model").min()
+    assert advice.cheapest_within(0).iloc[0]["model"] == "large"
+    found = advice.cheapest_within(0.01)
+    assert list(found["model"]) == ["medium"]
+    assert found.iloc[0]["energy_J"] == cheapest["medium"]
+    assert found.iloc[0]["behind"] == pytest.approx(0.005)
+    assert asked(quality=quality, mode="min").cheapest_within(0.1).iloc[0]["model"] == "small"
+    with pytest.raises(RunsError, match="pass quality="):
+        asked().cheapest_within(0.1)
+
+
+def test_a_probe_takes_the_place_of_the_estimate() -> None:
+    probe = Probe(MODELS["large"], resolve_gpu("V100"), 30, 4e-3, 200.0)
+    table = asked(probes=[probe]).table
+    row = table[(table["model"] == "large") & (table["basis"] == "probe")].iloc[0]
+    one = estimate_pre(MODELS["large"], probe=probe, model=small_model(), **ASKED)
+    assert row["energy_J"] == one.energy_J
+    assert row["upper_J"] == pytest.approx(one.upper_J)
+    assert (table["basis"] == "probe").sum() == 1
+    with pytest.raises(EstimateError, match=r"probe of Net on A100.* is of no pair"):
+        asked(probes=[replace(probe, gpu=resolve_gpu("A100"))])
+
+
+def test_one_model_and_one_gpu_need_no_list() -> None:
+    row = asked(MODELS["small"], "H100").table.iloc[0]
+    assert (row["model"], row["on_front"]) == ("Net", True)
+    assert math.isnan(row["quality"])
+
+
+def test_text_and_html() -> None:
+    advice = asked(quality=dict.fromkeys(MODELS, 0.5))
+    text = str(advice)
+    assert f"{len(advice.front)} of 12 pairs on the front of energy, time and quality" in text
+    assert "the energy of the GPU alone" in text
+    html = advice._repr_html_()
+    assert html.count("<tr") == 13
+    assert "no training on a L4 was measured" in html
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": {}}, "no model to give advice on"),
+        ({"models": [MODELS["small"], MODELS["large"]]}, "two workloads are of the model 'Net'"),
+        ({"models": {"a": 3}}, "models hold a int"),
+        ({"gpus": []}, "no GPU to give advice on"),
+        ({"gpus": ["H100", "H1000"]}, "unknown GPU 'H1000'.*nearest names are"),
+        ({"gpus": ["H100", "NVIDIA H100 80GB HBM3"]}, "H100 80GB HBM3 is named twice"),
+        ({"epochs": 0}, "epochs=0 must be positive"),
+        ({"epochs": {"small": 3}}, "epochs is not known for 'medium', 'large'"),
+        ({"epochs": {**dict.fromkeys(MODELS, 1), "x": 1}}, "epochs names what is no model here"),
+        ({"epochs": {**dict.fromkeys(MODELS, 1), "small": 0}}, "epochs of small=0"),
+        ({"train_samples": 0}, "train_samples=0"),
+        ({"quality": {"small": 0.5}}, "quality is not known for 'medium', 'large'"),
+        ({"quality": 0.5}, "quality is a float: it must be a dict"),
+        ({"quality": dict.fromkeys(MODELS, math.nan)}, "quality of 'small' is nan"),
+        ({"mode": "best"}, "mode='best' must be 'max' or 'min'"),
+        ({"probes": [3]}, "probes hold a int"),
+        ({"model": 3}, "model is a int"),
+        ({"confidence": 1}, "confidence=1 must lie between 0 and 1"),
+    ],
+)
+def test_refusals(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises((EstimateError, RunsError), match=message):
+        asked(**changes)
+
+
+def test_the_plot_shows_every_pair_and_marks_extrapolations() -> None:
+    advice = asked()
+    figure = plot_advice(advice)
+    axes = figure.axes[0]
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+    assert [text.get_text() for text in axes.texts] == list(advice.table["model"])
+    hollow = [
+        line
+        for line in axes.lines
+        if len(line.get_xdata()) == 1  # type: ignore[arg-type]
+        and line.get_markerfacecolor() == "white"
+        and line.get_markersize() == 7
+        and line.get_markeredgewidth() > 0
+    ]
+    assert len(hollow) == (advice.table["basis"] == "extrapolation").sum() > 0
+    assert "energy of the GPU" in axes.get_ylabel()
