@@ -64,9 +64,27 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def notebook(session: nox.Session) -> None:
+    """Run the notebook of the trade-off analysis anew, with its pictures."""
+    install(session, "tradeoff")
+    session.install("nbconvert>=7", "ipykernel>=6")
+    session.run(
+        *("python", "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace"),
+        "examples/tradeoff.ipynb",
+    )
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Speed, and accuracy on real trainings; needs the data described in docs/benchmarks.md."""
     install(session, "benchmarks")
     # Each exits with 1 where it misses a figure; the others run all the same.
-    for name in ("step_speed", "step_calibration", "step_accuracy", "pre_accuracy"):
+    for name in (
+        "step_speed",
+        "step_calibration",
+        "step_accuracy",
+        "pre_accuracy",
+        "advise_accuracy",
+        "tradeoff_delrey",
+    ):
         session.run("python", f"benchmarks/{name}.py", success_codes=[0, 1])

@@ -2,9 +2,10 @@
 
 The trainings of `data/sweep.jsonl.gz` are foretold with their architecture left out of the fit. Out
 of random menus of them, the one with the least expected energy for a sample is chosen, and compared
-with the truly cheapest. Which GPU is the cheaper one for the same training is asked of
-`../shared/data/zeus_nsdi23` (V100, P100 and RTX 6000, which no fit has seen); the sweep holds next
-to no setting on both of its GPUs. Exits with 2 where data are missing, after the rest.
+with the truly cheapest. The packaged model is then asked of trainings that it was not fitted to:
+the 72 of `examples/data`, six networks on an H100 and an H200, and those of
+`../shared/data/zeus_nsdi23` on V100, P100 and RTX 6000, which no fit has seen. Exits with 2 where
+data are missing, after the rest.
 
     python benchmarks/advise_accuracy.py
 """
@@ -12,18 +13,22 @@ to no setting on both of its GPUs. Exits with 2 where data are missing, after th
 from __future__ import annotations
 
 import itertools
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 
 import numpy as np
 import pandas as pd
 import pre_older
+from compare_runs import own as own_traces
 from scipy.stats import rankdata
 from sweep_table import rows, runs
 
+import energyest
 from energyest.estimators.pre.model import PreModel, packaged
-from energyest.estimators.pre.runs import TrainedRun
+from energyest.estimators.pre.runs import TrainedRun, runs_of
 from energyest.estimators.pre.validation import group_labels
 from energyest.gpus import peak_flops
 from energyest.tradeoff.advisor import surely_beaten
@@ -268,8 +273,34 @@ def show_sharing(made: Sequence[TrainedRun], said: Sequence[Foretold]) -> None:
         )
 
 
+def of_each_gpu(made: Sequence[TrainedRun]) -> list[list[int]]:
+    gpus = [run.gpu.name for run in made]
+    return [list(group) for _, group in pd.Series(range(len(made))).groupby(gpus)]
+
+
+def choices() -> list[TrainedRun]:
+    """The network and GPU of each six repetitions in `examples/data`, with their medians."""
+    traces = own_traces()
+    repetitions: dict[tuple[str, str], list[TrainedRun]] = {}
+    for trace, run in zip(traces.values(), runs_of(list(traces.values())), strict=True):
+        name = trace.meta["hparams"]["architecture"]
+        repetitions.setdefault((name, run.gpu.name), []).append(replace(run, model=name))
+    return [
+        replace(
+            same[0],
+            step_s=float(np.median([run.step_s for run in same])),
+            power_W=float(np.median([run.power_W for run in same])),
+        )
+        for same in repetitions.values()
+    ]
+
+
 def main() -> None:
     began_s = time.perf_counter()
+    print(
+        f"# advise_accuracy, {datetime.now(timezone.utc).date()}\n\nenergyest "
+        f"{energyest.__version__}, numpy {np.__version__}, Python {platform.python_version()}\n"
+    )
     table = rows()
     made = runs(table)
     print(f"{len(made)} trainings of {len({run.model for run in made})} architectures")
@@ -277,18 +308,22 @@ def main() -> None:
     show_errors("unseen architecture", made, said)
     show_errors("unseen GPU (H100 from H200 and back)", made, left_out(made, "gpu"))
     show_sharing(made, said)
-    places = pd.Series(range(len(made)))
-    gpu = [run.gpu.name for run in made]
-    of_gpu = [list(group) for _, group in places.groupby(gpu)]
-    show_menus("settings of any kind on one GPU, energy of a sample", of_gpu, made, said)
+    any_kind = of_each_gpu(made)
+    show_menus("settings of any kind on one GPU, energy of a sample", any_kind, made, said)
     kinds = [
         f"{row['gpu']} {row['size']}" if row["model"].startswith("torchvision/") else ""
         for row in table
     ]
-    images = [list(group) for kind, group in places.groupby(kinds) if kind]
+    images = [list(g) for kind, g in pd.Series(range(len(made))).groupby(kinds) if kind]
     show_menus("networks for images of one size on one GPU", images, made, said)
-    show_gpus("H100 and H200, unseen architecture", made, said)
-    print(f"\n{time.perf_counter() - began_s:.0f} s")
+    own = choices()
+    by_packaged = foretold_by(packaged(), own)
+    show_errors(
+        "six networks on an H100 and an H200 (examples/data), packaged model", own, by_packaged
+    )
+    show_menus("networks of examples/data on one GPU", of_each_gpu(own), own, by_packaged)
+    show_gpus("examples/data, by the packaged model", own, by_packaged)
+    print(f"\n{time.perf_counter() - began_s:.0f} s", flush=True)
     older = list(pre_older.trained())  # ends with 2 where the data are missing
     by_packaged = foretold_by(packaged(), older)
     show_errors("GPUs not measured (zeus_nsdi23)", older, by_packaged)

@@ -80,6 +80,7 @@ def test_nothing_to_plot() -> None:
 
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "energyest.plots.picture", raising=False)
     with pytest.raises(MissingDependencyError, match=r"energyest\[plot\]"):
         plot_trace(finished())
 

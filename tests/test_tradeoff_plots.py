@@ -58,7 +58,7 @@ def test_front(tmp_path: Path) -> None:
     assert labels(figure) == ["energy (kJ)", "val_acc (higher is better)"]
     shown = texts(figure)
     assert all(name in shown for name in ("Pareto front", "A40", "H100", "a", "b", "c"))
-    assert "1 runs lie outside" in shown
+    assert "1 run lies outside" in shown
     front = pareto_front(table, by=["model", "gpu"])
     line = next(line for line in figure.axes[0].lines if line.get_label() == "Pareto front")
     np.testing.assert_allclose(np.asarray(line.get_xdata()) * 1e3, front["energy_J"])
@@ -66,6 +66,11 @@ def test_front(tmp_path: Path) -> None:
     figure.savefig(tmp_path / "front.png")
     one = plots.plot_front(table, by="model")
     assert "Pareto front" in texts(one)
+
+
+def test_a_notebook_shows_it() -> None:
+    picture = plots.plot_front(runs())
+    assert picture._repr_png_().startswith(b"\x89PNG")
 
 
 def test_colour_is_never_all() -> None:

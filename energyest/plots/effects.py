@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+# More levels than this have no room for names side by side.
+_MOST_LEVEL = 4
+
 
 def plot_groups(
     runs: pd.DataFrame, value: str = "energy_J", by: By = "model", *, alpha: float = 0.05
@@ -129,7 +132,8 @@ def plot_interaction(result: Interaction) -> Figure:
             position, middle, yerr=ends, capsize=3, color=COLOURS[i % len(COLOURS)],
             marker=MARKERS[i % len(MARKERS)], ls=LINES[i % len(LINES)], label=str(level),
         )  # fmt: skip
-    left.set_xticks(range(len(order)), list(order))
+    left.set_xticks(range(len(order)), list(order), fontsize=8)
+    left.tick_params(axis="x", rotation=20 if len(order) > _MOST_LEVEL else 0)
     if result.log:
         make_log(left, "y")
     left.set(xlabel=first, ylabel=f"median {text}", title="Parallel lines: no interaction")

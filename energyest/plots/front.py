@@ -164,7 +164,7 @@ def _show_most(axes: Axes, every: np.ndarray, medians: np.ndarray) -> None:
     axes.text(
         0.01,
         0.01,
-        f"{outside} runs lie outside",
+        f"{outside} run{'s lie' if outside > 1 else ' lies'} outside",
         fontsize=7,
         transform=axes.transAxes,
     )

@@ -44,12 +44,12 @@ def new_figure(width_in: float, height_in: float) -> Figure:
         MissingDependencyError: matplotlib is not installed.
     """
     try:
-        from matplotlib.figure import Figure  # noqa: PLC0415  (optional dependency)
+        from energyest.plots.picture import Picture  # noqa: PLC0415  (optional dependency)
     except ImportError as error:
         raise MissingDependencyError(
             "plots need matplotlib: pip install 'energyest[plot]'"
         ) from error
-    return Figure(figsize=(width_in, height_in), layout="constrained")
+    return Picture(figsize=(width_in, height_in), layout="constrained")
 
 
 def energy_unit(energy_J: ArrayLike) -> tuple[float, str]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _MOST_LEVELS = 12
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Interaction:
     """What `interaction` found.
 
@@ -62,6 +62,9 @@ class Interaction:
             *self.notes,
         ]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         effects = self.effects.rename_axis("effect").reset_index()

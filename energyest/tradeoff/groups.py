@@ -41,7 +41,7 @@ FEWEST_RUNS = 3
 _FEW_RUNS = 8
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GroupComparison:
     """What `compare_groups` found.
 
@@ -97,6 +97,9 @@ class GroupComparison:
             *self.notes,
         ]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         return as_html(str(self).splitlines()[0], [self.groups, self.pairs], self.notes)

@@ -36,7 +36,7 @@ _FEWEST_RANKED = 5
 _PER_SAMPLE = "energy_per_sample_J"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GpuMatch:
     """What `match_gpu` found.
 
@@ -67,6 +67,9 @@ class GpuMatch:
     def __str__(self) -> str:
         lines = [self._say(row) for row in self.crossings.to_dict("records")]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         return as_html(
