@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from energyest.tradeoff.groups import compare_groups
     from energyest.tradeoff.match import match_gpu
     from energyest.tradeoff.pairs import savings
+    from energyest.tradeoff.traces import load_traces
     from energyest.workload import Workload
 
 __version__ = "0.1.0"
@@ -98,6 +99,7 @@ _MODULES = {
     "find_stable_epoch": "estimators.stability",
     "interaction": "tradeoff.factors",
     "load_trace": "trace",
+    "load_traces": "tradeoff.traces",
     "match_gpu": "tradeoff.match",
     "pareto_front": "tradeoff.front",
     "probe": "measure.probe",
@@ -139,6 +141,7 @@ __all__ = [
     "find_stable_epoch",
     "interaction",
     "load_trace",
+    "load_traces",
     "match_gpu",
     "pareto_front",
     "probe",

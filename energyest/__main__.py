@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs.add_argument("folder", help="folder that holds traces at any depth")
     runs.add_argument("--model", help="hyperparameter that names the model")
     runs.add_argument("--csv", help="file to write the whole table to")
+    runs.add_argument(
+        "--unfinished", action="store_true", help="also runs that were interrupted or go on"
+    )
     options = parser.parse_args(arguments)
     try:
         if options.command == "devices":
@@ -50,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.command == "show":
             _show(options.trace)
         elif options.command == "runs":
-            _runs(options.folder, options.model, options.csv)
+            _runs(options.folder, options.model, options.csv, options.unfinished)
         else:
             _project(options.trace, options.epochs, options.steps)
     except BrokenPipeError:  # as of `energyest show FOLDER | head`
@@ -149,19 +152,30 @@ def _project(folder: str, epochs: float | None, steps: int | None) -> None:
     _say(estimate)
 
 
-def _runs(folder: str, model: str | None, csv: str | None) -> None:
+def _runs(folder: str, model: str | None, csv: str | None, unfinished: bool) -> None:
     from energyest.tradeoff.collect import COLUMNS, collect_runs  # noqa: PLC0415
 
     with warnings.catch_warnings(record=True) as left_out:
         warnings.simplefilter("always")
-        table = collect_runs(folder, model=model)
+        table = collect_runs(folder, model=model, unfinished=unfinished)
     for warning in left_out:
-        _say(_line(f"note: {warning.message}"), file=sys.stderr)
+        text = (
+            str(warning.message)
+            .replace("model=", "--model")
+            .replace("unfinished=True", "--unfinished")
+        )
+        _say(_line(f"note: {text}"), file=sys.stderr)
     if csv is not None:
         table.to_csv(csv, index=False)
-    # What a line of the terminal has room for: the costs, then what was reached.
-    metrics = [name for name in table.select_dtypes("number") if name not in COLUMNS]
-    shown = ["run", "model", "gpu", "epochs", "energy_J", "duration_s", "mean_power_W", *metrics]
+    # What a line of the terminal has room for: the costs, and in what else runs differ.
+    others = [
+        name
+        for name in table.columns
+        if name not in COLUMNS
+        and (len(table) == 1 or table[name].nunique() > 1)
+        and not table[name].equals(table["model"].rename(name))
+    ]
+    shown = ["run", "model", "gpu", "epochs", "energy_J", "duration_s", "mean_power_W", *others]
     table = table[shown].dropna(axis="columns", how="all").rename(columns=_line)
     # A name from a file stays in its row.
     table = table.map(lambda value: _line(value) if isinstance(value, str) else value)

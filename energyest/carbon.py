@@ -153,7 +153,8 @@ def _g_per_kWh(intensity: Intensity) -> float:
 
 
 def _check_intensity(g_per_kWh: float) -> None:
-    if not (isinstance(g_per_kWh, Real) and math.isfinite(g_per_kWh) and g_per_kWh >= 0):
+    is_number = isinstance(g_per_kWh, Real) and not isinstance(g_per_kWh, bool)
+    if not (is_number and math.isfinite(g_per_kWh) and g_per_kWh >= 0):
         raise EstimateError(
             f"intensity {g_per_kWh!r} must be g CO2e per kWh, 0 or more and finite, or a country"
         )

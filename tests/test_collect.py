@@ -82,10 +82,21 @@ def test_metrics_of_the_best_epoch_and_models_by_hyperparameter() -> None:
     worst = collect_runs(traces, monitor="val_acc", mode="min")
     assert list(worst["val_acc"]) == [0.5, 0.5]
     assert list(collect_runs(traces, monitor="val_loss")["val_acc"]) == [0.9, 0.9]
-    with pytest.raises(RunsError, match="no run has the metric 'val_f1': there is run, model"):
+    with pytest.raises(RunsError, match="no run has the metric 'val_f1': there is arch, lr"):
         collect_runs(traces, monitor="val_f1")
-    with pytest.raises(RunsError, match="no run has the hyperparameter 'net'"):
-        collect_runs(traces, model="net")
+    for column in ("net", "batch_size", "val_acc"):
+        with pytest.raises(RunsError, match=f"no run has the hyperparameter '{column}'"):
+            collect_runs(traces, model=column)
+    with pytest.raises(RunsError, match="no run has the metric 'energy_J'"):
+        collect_runs(traces, monitor="energy_J")
+
+
+def test_a_hyperparameter_does_not_take_a_column() -> None:
+    hparams = {"run": "mine", "energy_J": 3, "val_acc": 7}
+    runs = collect_runs({"one": trace(hparams=hparams), "two": trace(20.0, hparams=hparams)})
+    assert sorted(runs["run"]) == ["one", "two"]
+    assert sorted(runs["energy_J"]) == [80, 400]
+    assert list(runs["val_acc"]) == [0.8, 0.8]
 
 
 def test_traces_of_any_source(tmp_path: Path) -> None:

@@ -53,9 +53,10 @@ def test_project(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    meta = {"hparams": {"arch": "a\x1b[31m\nb", "lr": 0.5}, "status": "finished"}
-    for name in ("one", "two"):
-        trace = EnergyTrace.from_epochs(energy_J=[7.0] * 4, val_acc=[0.25] * 4, meta=meta)
+    for name, acc in (("one", 0.25), ("two", 0.5)):
+        hparams = {"arch": "a\x1b[31m\nb", "lr": 0.5, "optimizer": f"adam {name}"}
+        meta = {"hparams": hparams, "status": "finished"}
+        trace = EnergyTrace.from_epochs(energy_J=[7.0] * 4, val_acc=[acc] * 4, meta=meta)
         trace.save(tmp_path / name)
     EnergyTrace.from_epochs([1.0], meta={"status": "SIGTERM"}).save(tmp_path / "killed")
     table = tmp_path / "runs.csv"
@@ -65,7 +66,13 @@ def test_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "val_acc" in out
     assert "0.25" in out
     assert "a?[31m?b" in out
+    assert "adam two" in out
+    assert "lr" not in out  # the same in both
+    assert "gpu" not in out  # not known of any
     assert err.startswith("note: left out, as they have not finished: killed (SIGTERM)")
+    assert "--unfinished takes" in err
+    assert main(["runs", str(tmp_path), "--unfinished"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
     assert len(table.read_text().splitlines()) > 2
     assert main(["runs", str(tmp_path), "--csv", str(tmp_path / "no" / "file")]) == 1
     assert "energyest: " in capsys.readouterr().err

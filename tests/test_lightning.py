@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from energyest import ConfigurationError, EnergyMonitor, estimate_step, load_trace
+from energyest.callbacks.facts import _hyperparameters
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import Device, Kind, Reading
 
@@ -268,13 +270,33 @@ def test_hyperparameters_of_a_run(tmp_path: Path) -> None:
             self.save_hyperparameters()
 
     monitor = monitor_of(tmp_path / "energy", count_flops=False)
-    module = Configured("small", lr=0.1, deep=True, layers=[1, 2], bad=math.nan, text="x" * 999)
+    kept = {"arch": "small", "lr": 0.1, "deep": True, "steps": 3, "max_tokens": 5, "api_token": 1}
+    dropped = {"layers": [1, 2], "bad": math.nan, "text": "x" * 999, "huge": 10**400, "none": None}
+    dropped |= {"api_key": "abc", "hub.Token": "abc", "y" * 999: 1}
+    others = {k: v for k, v in kept.items() if k != "arch"} | dropped
+    others |= {"steps": np.int64(3), "optimizer": {"name": "adam", "more": Namespace(eps=1e-8)}}
+    module = Configured("small", **others)
     make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=1).fit(module, loader())
-    assert load_trace(tmp_path / "energy").meta["hparams"] == {
-        "arch": "small",
-        "lr": 0.1,
-        "deep": True,
-    }
+    meta = load_trace(tmp_path / "energy").meta
+    assert meta["hparams"] == kept | {"optimizer.name": "adam", "optimizer.more.eps": 1e-8}
+    assert meta["model"]["name"] == "Configured"
+
+
+def test_hyperparameters_that_cannot_be_read() -> None:
+    class Odd(PlNet):
+        @property
+        def hparams(self) -> Any:
+            raise OSError("not now")
+
+    assert _hyperparameters(Odd()) == {}
+
+
+def test_not_more_hyperparameters_than_a_table_has_room_for() -> None:
+    module = PlNet()
+    module.save_hyperparameters({f"a{i}": i for i in range(200_000)})
+    began_s = time.perf_counter()
+    assert len(_hyperparameters(module)) == 100
+    assert time.perf_counter() - began_s < 0.5
 
 
 def test_what_is_not_measured_is_nan(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_match(tmp_path: Path) -> None:
     assert len(plots.plot_match(match_gpu(bare)).axes) == 1
 
 
-@pytest.mark.parametrize("plot", [plots.plot_interaction, plots.plot_match])
+@pytest.mark.parametrize("plot", [plots.plot_interaction, plots.plot_match, plots.plot_advice])
 def test_other_things_are_refused(plot: Any) -> None:
     with pytest.raises(RunsError, match="is a DataFrame: it must be one of"):
         plot(runs())

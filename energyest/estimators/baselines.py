@@ -268,7 +268,8 @@ def _mean_over_time(trace: EnergyTrace, rows: NDArray[np.bool_]) -> float:
     busy = trace.power_columns["utilization"][rows]
     span_s = time_s[-1] - time_s[0]
     whole = np.diff(time_s) @ (busy[1:] + busy[:-1]) / 2
-    return float(whole / span_s if span_s > 0 else busy.mean())
+    mean = whole / span_s if span_s > 0 else busy.mean()
+    return min(float(mean), 1.0)  # sums of ones may round to more
 
 
 def _ram_GB(trace: EnergyTrace) -> float:

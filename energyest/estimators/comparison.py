@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -94,7 +95,12 @@ class EstimatorComparison:
 
     def _repr_html_(self) -> str:
         parts = self._parts()
-        return "".join(f"<p>{p}</p>" if isinstance(p, str) else p.to_html() for p in parts)
+        return "".join(
+            f"<p style='white-space:pre-line'>{html.escape(p)}</p>"
+            if isinstance(p, str)
+            else p.to_html()
+            for p in parts
+        )
 
     def _parts(self) -> list[str | pd.DataFrame]:
         """The summary, and where methods differ in what they answered, that of the shared runs."""
@@ -106,6 +112,7 @@ class EstimatorComparison:
             f"{100 * self.confidence:.6g} %:",
             _readable(summary),
         ]
+        parts += self._refusals()
         if ((summary["runs"] > 0) & (summary["refused"] > 0)).any():
             try:
                 shared = self.shared()
@@ -115,6 +122,15 @@ class EstimatorComparison:
             parts += [f"The same over {count} that all of these answered:"]
             parts += [_readable(shared.summary)]
         return parts
+
+    def _refusals(self) -> list[str]:
+        """Why methods refused runs: the commonest reason of each."""
+        refused = self.runs[self.runs["energy_J"].isna()]
+        lines = [
+            f"{method} refused {len(notes)}: {notes.mode().iloc[0]}"
+            for method, notes in refused.groupby("method", sort=False)["note"]
+        ]
+        return ["\n".join(lines)] if lines else []
 
 
 def _scores(rows: pd.DataFrame) -> dict[str, float]:

@@ -26,6 +26,8 @@ from energyest.trace import EnergyTrace
 if TYPE_CHECKING:
     import pandas as pd
 
+# The setting of STEP that the paper evaluates.
+_PAPER_START, _PAPER_WINDOW = 10, 5
 Planned = Iterable[PlannedChange | Mapping[str, Any]]
 
 
@@ -87,13 +89,23 @@ def _methods(
             seen, epochs, confidence=given.confidence, duration_s=duration_s, **setting
         )
 
-    paper: dict[str, Any] = {"start": 10, "window": 5}
+    def paper(**setting: Any) -> Callable[[], Estimate]:
+        def estimate() -> Estimate:
+            if len(seen) < _PAPER_START + _PAPER_WINDOW:
+                raise EstimateError(
+                    f"it needs the first {_PAPER_START + _PAPER_WINDOW} epochs, and "
+                    f"{len(seen)} were observed"
+                )
+            return step(start=_PAPER_START, window=_PAPER_WINDOW, **setting)()
+
+        return estimate
+
     board: dict[str, Any] = {"tdp_W": given.tdp_W, "duration_s": duration_s}
     room: dict[str, Any] = {"utilization": given.utilization, "ram_GB": given.ram_GB}
     yield "STEP", step(planned=given.planned)
     yield "STEP, power form", step(form="power", planned=given.planned)
-    yield "STEP, paper (start 10, window 5)", step(**paper)
-    yield "STEP, paper, power form", step(form="power", **paper)
+    yield f"STEP, paper (start {_PAPER_START}, window {_PAPER_WINDOW})", paper()
+    yield "STEP, paper, power form", paper(form="power")
     yield "PRE", lambda: estimate_pre_of(seen, epochs, confidence=given.confidence)
     yield "first epoch", lambda: estimate_first_epoch(seen, epochs)
     yield "Green Algorithms", lambda: estimate_green_algorithms(seen, epochs, **board, **room)

@@ -42,17 +42,18 @@ def plot_advice(advice: Advice) -> Figure:
     """Expected energy, with its interval, against expected time, on logarithmic axes.
 
     Colour and shape tell GPUs apart, a name beside the marker the model; of many pairs, only those
-    on the front have a name. Hollow markers are
-    extrapolations. Pairs on the front have a black frame, and without qualities a line joins them;
-    pale pairs are surely beaten by another one.
+    on the front have a name. Hollow markers are extrapolations. Pairs on the front have a black
+    frame, and without qualities a line joins them; pale pairs are surely beaten by another one.
 
     Args:
         advice: from `advise`.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
-        RunsError: no pair of the advice can be trained.
+        RunsError: no pair of the advice can be trained, or it is something else.
     """
+    if not isinstance(advice, Advice):
+        raise RunsError(f"advice is a {type(advice).__name__}: it must be one of advise()")
     rows = advice.table.dropna(subset=["energy_J"])
     if not len(rows):
         raise RunsError("no pair can be trained: the notes of the advice's table say why")

@@ -136,7 +136,9 @@ def plot_interaction(result: Interaction) -> Figure:
     left.tick_params(axis="x", rotation=20 if len(order) > _MOST_LEVEL else 0)
     if result.log:
         make_log(left, "y")
-    left.set(xlabel=first, ylabel=f"median {text}", title="Parallel lines: no interaction")
+    left.set(
+        xlabel=first, ylabel=f"median {text}", title="Without an interaction, lines are parallel"
+    )
     left.legend(title=second, frameon=False, fontsize=8)
     bottom = 0.0
     for i, (name, share) in enumerate(result.effects["share"].items()):

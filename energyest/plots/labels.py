@@ -1,16 +1,12 @@
-"""What stands at the axes and beside the points of plots of tables."""
+"""What stands at the axes of plots of tables."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from energyest.plots.style import energy_unit
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from numpy.typing import ArrayLike
 
 # Endings of columns that are units, and how these are written.
@@ -41,23 +37,3 @@ def scaled(column: str, values: ArrayLike) -> tuple[float, str]:
         size, unit = energy_unit(values)
         return size, f"{name} ({unit})"
     return 1.0, f"{name} ({_UNITS[ending]})"
-
-
-def write_beside(
-    axes: Axes, x: Sequence[float], y: Sequence[float], texts: Sequence[str], size: float = 8
-) -> None:
-    """Write a text beside each point, above or below as there is room.
-
-    Texts of near points take turns above and below, from left to right.
-    """
-    order = np.argsort(np.asarray(x))
-    for turn, place in enumerate(order):
-        above = turn % 2 == 0
-        axes.annotate(
-            texts[place],
-            (x[place], y[place]),
-            xytext=(4, 5 if above else -5),
-            textcoords="offset points",
-            va="bottom" if above else "top",
-            fontsize=size,
-        )

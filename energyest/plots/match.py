@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from energyest.errors import RunsError
-from energyest.plots.labels import scaled, write_beside
+from energyest.plots.labels import scaled
 from energyest.plots.style import COLOURS, GREY, LINES, MARKERS, make_log, new_figure
 from energyest.tradeoff.match import GpuMatch
+from energyest.tradeoff.table import label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,17 +58,16 @@ def plot_match(match: GpuMatch) -> Figure:
         axes.set(xlabel="complexity (GFLOPs per sample)", ylabel=_QUANTITIES[name] or text)
         if name in ("utilization", "power_share"):
             axes.set_ylim(0, 1.05)
-        axes.margins(x=0.15)
     axes = panels[0]
     make_log(axes, "y")
-    size, _ = scaled(shown[0], points[shown[0]])
-    highest = points.groupby(list(match.model), observed=True)[[match.flops, shown[0]]].max()
-    texts = [
-        ", ".join(map(str, np.atleast_1d(np.array(key, dtype=object)))) for key in highest.index
-    ]
-    write_beside(
-        axes, list(highest[match.flops] / 1e9), list(highest[shown[0]] / size), texts, size=7
-    )
+    # Models' names stand above their complexity, where they hide no line.
+    place = points.groupby(list(match.model), observed=True)[match.flops].median() / 1e9
+    names = axes.secondary_xaxis("top")
+    names.set_xticks(list(place), [label(key) for key in place.index])
+    names.tick_params(axis="x", rotation=45, labelsize=7, length=3)
+    names.minorticks_off()
+    for tick in names.get_xticklabels():
+        tick.set(ha="left", rotation_mode="anchor")
     crossing: Any
     for crossing in match.crossings.itertuples():
         if np.isfinite(crossing.crossing):

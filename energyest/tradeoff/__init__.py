@@ -8,6 +8,7 @@ from energyest.tradeoff.front import cheapest_within, pareto_front
 from energyest.tradeoff.groups import GroupComparison, compare_groups
 from energyest.tradeoff.match import GpuMatch, match_gpu
 from energyest.tradeoff.pairs import savings
+from energyest.tradeoff.traces import load_traces
 
 __all__ = [
     "Advice",
@@ -19,6 +20,7 @@ __all__ = [
     "collect_runs",
     "compare_groups",
     "interaction",
+    "load_traces",
     "match_gpu",
     "pareto_front",
     "savings",

@@ -111,7 +111,7 @@ class Advice:
         beyond = int((self.front["basis"] == "extrapolation").sum())
         if beyond:
             notes.append(
-                f"{beyond} on the front are extrapolations: their notes say beyond what, and a "
+                f"extrapolations on the front: {beyond}; their notes say beyond what, and a "
                 "probe is surer"
             )
         impossible = int(self.table["energy_J"].isna().sum())

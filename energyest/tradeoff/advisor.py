@@ -17,7 +17,7 @@ from energyest.integration import FloatArray
 from energyest.probed import Probe
 from energyest.tradeoff.advice import COLUMNS, Advice
 from energyest.tradeoff.dominance import undominated
-from energyest.tradeoff.table import Mode, direction
+from energyest.tradeoff.table import Mode, check_quality, direction
 from energyest.workload import Workload
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def advise(
     direction("quality", mode)
     if quality is not None:
         quality = _of_each(quality, names, "quality")
+        _check_units(quality, mode)
     samples = {"train_samples": train_samples, "validation_samples": validation_samples}
     asked: dict[str, Any] = {"model": known, "confidence": check_confidence(confidence), **samples}
     probe_of = _probe_of(probes, named, boards)
@@ -101,7 +102,7 @@ def advise(
     for name, workload in named.items():
         for gpu in boards:
             probe = probe_of.get((name, gpu.name))
-            row = {
+            row: Row = {
                 "model": name,
                 "gpu": gpu.name,
                 "batch_size": workload.batch_size,
@@ -111,11 +112,21 @@ def advise(
             cannot = "" if probe else _cannot(workload, gpu)
             if cannot:
                 impossible.append({**row, "note": cannot})
-            elif probe:
-                possible.append({**row, **_probed(probe, workload, epochs_of[name], asked)})
+                continue
+            row |= _computes_in(workload, gpu)
+            if probe:
+                row |= _probed(probe, workload, epochs_of[name], asked)
             else:
-                possible.append({**row, "pair": (workload, gpu), "epochs": epochs_of[name]})
+                row |= {"pair": (workload, gpu), "epochs": epochs_of[name]}
+            possible.append(row)
     _foretell([row for row in possible if "pair" in row], asked)
+    for row in possible:
+        row["note"] = "; ".join([*row["reasons"], *row["remarks"]])
+        if not np.isfinite(row["energy_J"] * row["duration_s"]):
+            raise EstimateError(
+                f"energy and time of {row['model']} on {row['gpu']} are too large for a number: "
+                "ask for fewer epochs or samples"
+            )
     table = _table(possible, impossible, None if quality is None else mode)
     return Advice(table, asked["confidence"], None if quality is None else mode)
 
@@ -194,6 +205,14 @@ def _of_each(values: Mapping[str, float], names: Sequence[str], what: str) -> di
     return {name: float(values[name]) for name in names}
 
 
+def _check_units(quality: Mapping[str, float], mode: Mode) -> None:
+    """Shares do not stand beside percentages."""
+    import pandas as pd  # noqa: PLC0415
+
+    if mode == "max":
+        check_quality(pd.DataFrame({"run": list(quality), "quality": quality.values()}), "quality")
+
+
 def _first_double(names: Sequence[str]) -> str:
     return next((name for i, name in enumerate(names) if name in names[:i]), "")
 
@@ -219,12 +238,17 @@ def _probe_of(
                 f"the probe of {probe.workload.model} on {probe.gpu.name} is of no pair that was "
                 "asked for: model, batch size, precision, optimizer and FLOPs have to be the same"
             )
+        twice = [pair for pair in of if pair in found]
+        if twice:
+            raise EstimateError(f"{twice[0][0]!r} on {twice[0][1]} is probed twice: give one probe")
         found.update(dict.fromkeys(of, probe))
     return found
 
 
 def _cannot(workload: Workload, gpu: Gpu) -> str:
     """Why the workload cannot be trained, or be foretold, on the GPU; nothing where it can."""
+    if not any(operation.phase == "forward" for operation in workload.operations):
+        return "its workload has no operations of the forward pass to time"
     try:
         peak_flops(gpu, workload.precision)
     except EstimateError as error:
@@ -243,7 +267,17 @@ def _probed(probe: Probe, workload: Workload, epochs: float, asked: Mapping[str,
         "duration_s": found.duration_s,
         "half": float(np.log(found.upper_J / found.energy_J)),
         "basis": "probe",
-        "note": "; ".join(workload.notes),
+        "reasons": (),
+    }
+
+
+def _computes_in(workload: Workload, gpu: Gpu) -> Row:
+    """The precision that the GPU computes in, and what is to be said of it and of the workload."""
+    used = check_precision(gpu, workload.precision)
+    instead = [f"computes in {used}, as it lacks {workload.precision}"]
+    return {
+        "precision": used,
+        "remarks": (*(instead if used != workload.precision else []), *workload.notes),
     }
 
 
@@ -263,18 +297,13 @@ def _foretell(rows: Sequence[Row], asked: Mapping[str, Any]) -> None:
         validation_samples=asked["validation_samples"],
     )
     reasons = known.beyond_measured(pairs, foretold)
-    for i, (row, (workload, gpu)) in enumerate(zip(rows, pairs, strict=True)):
-        used = check_precision(gpu, workload.precision)
-        instead = [f"computes in {used}, as it lacks {workload.precision}"]
+    for i, row in enumerate(rows):
         row |= {
-            "precision": used,
             "energy_J": total.energy_J[i],
             "duration_s": total.duration_s[i],
             "half": total.half[i],
             "basis": "extrapolation" if reasons[i] else "interpolation",
-            "note": "; ".join(
-                [*reasons[i], *(instead if used != workload.precision else []), *workload.notes]
-            ),
+            "reasons": reasons[i],
         }
 
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from energyest.errors import EnergyestError, RunsError
+from energyest.errors import RunsError
 from energyest.estimators.baselines import accelerators, mean_utilization
 from energyest.estimators.checks import is_number
 from energyest.estimators.naming import gpu_names, model_name
-from energyest.trace import EnergyTrace, load_trace
+from energyest.trace import EnergyTrace
 from energyest.tradeoff.table import Mode, direction
+from energyest.tradeoff.traces import Source, load_traces
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_META_FILE = "meta.json"
 #: What a table of runs has in any case; hyperparameters and metrics follow.
 COLUMNS = (
     *("run", "model", "gpu", "gpus", "batch_size", "precision", "epochs"),
@@ -31,7 +30,7 @@ COLUMNS = (
 
 
 def collect_runs(
-    source: str | Path | Iterable[str | Path | EnergyTrace] | Mapping[str, EnergyTrace],
+    source: Source,
     *,
     model: str | None = None,
     monitor: str | None = None,
@@ -41,8 +40,8 @@ def collect_runs(
     """Finished trainings as a table for the functions of `energyest.tradeoff`.
 
     Args:
-        source: a folder that holds traces at any depth, such as `lightning_logs`; or folders of
-            traces or traces, one by one; or traces by name.
+        source: a folder that holds traces at any depth, such as `lightning_logs`; or see
+            `load_traces`.
         model: hyperparameter that names the model; by default the name of its class is taken,
             which is the same for all where one LightningModule wraps many networks.
         monitor: a metric: all metrics are those of the epoch where it is best. By default each
@@ -72,9 +71,7 @@ def collect_runs(
     """
     import pandas as pd  # noqa: PLC0415  (keeps `import energyest` fast)
 
-    traces = _named_traces(source)
-    if not traces:
-        raise RunsError(f"there is no trace in {source}")
+    traces = load_traces(source)
     superseded = {
         str(part["run_id"])
         for trace in traces.values()
@@ -89,7 +86,7 @@ def collect_runs(
         if not unfinished and trace.meta.get("status", "finished") != "finished":
             left_out.append(f"{name} ({trace.meta['status']})")
             continue
-        rows.append({"run": name, **_row(trace, model, monitor, mode)})
+        rows.append(_row(name, trace, model, monitor, mode))
     if left_out:
         warnings.warn(
             f"left out, as they have not finished: {', '.join(left_out)}; unfinished=True takes "
@@ -100,77 +97,32 @@ def collect_runs(
     if not rows:
         raise RunsError(f"none of the {len(traces)} traces is of a finished run")
     table = pd.DataFrame(rows)
-    for column, what in ((monitor, "metric"), (model, "hyperparameter")):
-        if column is not None and (column not in table or table[column].isna().all()):
-            raise RunsError(
-                f"no run has the {what} {column!r}: there is {', '.join(table.columns)}"
-            )
+    others = ", ".join(str(column) for column in table.columns if column not in COLUMNS) or "none"
+    if model is not None and table["model"].isna().all():
+        raise RunsError(f"no run has the hyperparameter {model!r}: there is {others}")
+    if monitor is not None and (monitor in COLUMNS or monitor not in table):
+        raise RunsError(f"no run has the metric {monitor!r}: there is {others}")
     if model is None:
-        _warn_of_one_name_for_many(table)
+        _warn_of_one_name_for_many(table, others)
     in_order: pd.DataFrame = table.sort_values(["started", "run"], ignore_index=True)
     return in_order
 
 
-def _warn_of_one_name_for_many(table: pd.DataFrame) -> None:
+def _warn_of_one_name_for_many(table: pd.DataFrame, others: str) -> None:
     sizes = table.groupby("model")["parameters"].nunique()
     several = sizes[sizes > 1]
     if len(several):
-        others = [str(name) for name in table.columns if name not in COLUMNS]
         warnings.warn(
             f"runs named {several.index[0]!r} are of {several.iloc[0]} different numbers of "
             f"parameters: name the hyperparameter that tells them apart in model= (there is "
-            f"{', '.join(others) or 'none'})",
+            f"{others})",
             UserWarning,
             stacklevel=3,
         )
 
 
-def _named_traces(source: Any) -> dict[str, EnergyTrace]:
-    if isinstance(source, Mapping):
-        found = {str(name): _trace(trace) for name, trace in source.items()}
-    elif isinstance(source, str | Path):
-        found = _traces_in(Path(source))
-    elif isinstance(source, Iterable) and not isinstance(source, EnergyTrace):
-        found = {}
-        for place, item in enumerate(source):
-            name = str(place) if isinstance(item, EnergyTrace) else str(item)
-            found[name] = _trace(item)
-    else:
-        raise RunsError(
-            f"source is a {type(source).__name__}: it must be a folder, or several traces"
-        )
-    return found
-
-
-def _trace(item: object) -> EnergyTrace:
-    if isinstance(item, EnergyTrace):
-        return item
-    if isinstance(item, str | Path):
-        return load_trace(item)
-    raise RunsError(f"a run is a {type(item).__name__}: it must be a trace or its folder")
-
-
-def _traces_in(folder: Path) -> dict[str, EnergyTrace]:
-    """All traces below a folder; those of other ranks lie within that of their run."""
-    if not folder.is_dir():
-        raise RunsError(f"there is no folder {folder}")
-    found: dict[str, EnergyTrace] = {}
-    taken: list[Path] = []
-    for path in sorted((file.parent for file in folder.rglob(_META_FILE)), key=lambda p: p.parts):
-        if any(path.is_relative_to(trace) for trace in taken):
-            continue
-        name = str(path.relative_to(folder)) if path != folder else folder.name
-        try:
-            found[name] = load_trace(path)
-        except EnergyestError as error:
-            warnings.warn(f"left out, as it cannot be read: {error}", UserWarning, stacklevel=4)
-            continue
-        taken.append(path)
-    return found
-
-
 def _row(
-    trace: EnergyTrace, model: str | None, monitor: str | None, mode: Mode | None
+    name: str, trace: EnergyTrace, model: str | None, monitor: str | None, mode: Mode | None
 ) -> dict[str, Any]:
     meta, energy_J = trace.meta, trace.column("energy_J")
     epochs_s = _sum(trace, "duration_s")
@@ -185,6 +137,7 @@ def _row(
     hparams = hparams if isinstance(hparams, Mapping) else {}
     hparams = {str(name): value for name, value in hparams.items() if _is_plain(value)}
     row: dict[str, Any] = {
+        "run": name,
         "model": model_name(trace, model) or None,
         "gpu": gpu_names(trace) or None,
         "gpus": len(gpus),

@@ -263,7 +263,11 @@ def _notes(groups: pd.DataFrame, normal: bool, levene_p: float, alpha: float) ->
     few = groups[groups["runs"] < _FEW_RUNS]
     if len(few):
         notes.append(
-            f"fewer than {_FEW_RUNS} runs in {', '.join(few['group'])}: a test of normality sees "
-            "little there, and p-values of ranks are approximate"
+            f"fewer than {_FEW_RUNS} runs in {', '.join(few['group'])}: "
+            + (
+                "a test of normality sees little there"
+                if normal
+                else "p-values of ranks are approximate there"
+            )
         )
     return tuple(notes)

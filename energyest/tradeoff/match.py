@@ -46,10 +46,11 @@ class GpuMatch:
             `mean_power_W`, `power_share` (of the power limit); medians of the runs.
         relations: a row a GPU and quantity: `gpu, quantity, models, spearman_rho, p_value` against
             FLOPs per sample; the p-value is NaN for fewer than 5 models.
-        crossings: a row a pair of GPUs: `smaller, larger` (by power limit), `models` (measured on
-            both), `crossing, lower, upper` (FLOPs per sample; from the crossing on, the larger GPU
-            is the cheaper one), `covered_from, covered_to` (FLOPs per sample measured on both),
-            `reason`: why there is no crossing or end of its interval, where that is NaN.
+        crossings: a row a pair of GPUs: `smaller, larger` (by power limit, or by name where that is
+            the same), `models` (measured on both), `crossing, lower, upper` (FLOPs per sample; from
+            the crossing on, the larger GPU is the cheaper one), `covered_from, covered_to` (FLOPs
+            per sample measured on both), `reason`: why there is no crossing or end of its interval,
+            where that is NaN.
         confidence: probability for the intervals.
         flops: column of `points` that holds the complexity.
         gpu: column that names the GPU.
@@ -330,6 +331,10 @@ def _crossing(
         ends[end] = math.exp(value) if within and math.isfinite(value) else math.nan
         if math.isnan(ends[end]) and not (len(x) == 2 and np.isnan(error).any()):
             reasons.append(f"the {end} end lies outside of the complexities measured on both")
+    if len(x) > 2 and all(map(math.isnan, ends.values())):
+        return _refused(
+            x, "both ends of its interval lie outside of the complexities measured on both"
+        )
     return {"crossing": math.exp(found.x), **ends, **_covered(x), "reason": "; ".join(reasons)}
 
 

@@ -26,7 +26,7 @@ _MOST_SPREAD = 30.0
 # A board's own power and an energy from a counter agree within a few per cent.
 _MOST_OFF = 3.0
 _LOWER_IS_BETTER = re.compile(r"loss|error|err\b|perplexity|ppl|rmse|mse|mae|wer\b|cer\b|nll")
-_SHARE = re.compile(r"acc|f1|auc|auroc|precision|recall|iou|dice|map\b|top_?\d")
+_SHARE = re.compile(r"acc|f1|auc|auroc|precision|recall|iou|dice|map\b|top_?\d|^quality$")
 
 
 def check_runs(runs: object, columns: Sequence[str] = ()) -> pd.DataFrame:

@@ -41,14 +41,14 @@ def estimate_pre_of(trace: EnergyTrace, epochs: float, *, confidence: float = 0.
             does not tell the GPU's energy from that of other devices; or its numbers are absurd.
     """
     check_trace(trace)
+    gpus = gpus_of(trace)
+    if len(gpus) != 1:
+        raise EstimateError(f"PRE is of one GPU, and the trace names {len(gpus)}")
     stored = trace.meta.get("workload")
     if not isinstance(stored, Mapping):
         raise EstimateError(
             "the trace holds no workload: EnergyMonitor writes one where it counts FLOPs"
         )
-    gpus = gpus_of(trace)
-    if len(gpus) != 1:
-        raise EstimateError(f"PRE is of one GPU, and the trace names {len(gpus)}")
     try:
         workload = Workload.from_dict(stored)
     except WorkloadError as error:

@@ -188,7 +188,7 @@ def _assumptions(
             f"far from what was measured: the truth may well be {math.exp(half):.2g} times as "
             "much, or as little"
         )
-    text = does_not_fit(workload, gpu)
+    text = "" if probe else does_not_fit(workload, gpu)  # what was probed did fit
     if text:
         warnings.warn(text, UserWarning, stacklevel=3)
         said.append(text)
