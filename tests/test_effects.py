@@ -11,6 +11,7 @@ import pytest
 import statsmodels.formula.api as smf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from energyest.errors import MissingDependencyError, RunsError
 from energyest.tradeoff import compare_groups, interaction
@@ -57,7 +58,9 @@ def test_means_of_plants() -> None:
 
 
 def test_means_of_unequal_groups() -> None:
-    found = compare_groups(by_group(reference.GAMES_HOWELL_GROUPS))
+    # Some values are negative, so they are no energies.
+    table = by_group(reference.GAMES_HOWELL_GROUPS).rename(columns={"energy_J": "x"})
+    found = compare_groups(table, "x")
     expected = reference.GAMES_HOWELL_WELCH
     assert found.statistic == pytest.approx(expected["F"], rel=1e-9)
     assert found.p_value == pytest.approx(expected["p"], rel=1e-9)
@@ -230,16 +233,133 @@ def test_shares_of_known_effects() -> None:
     assert "<table" in found._repr_html_()
 
 
-def test_ranks_where_the_assumptions_fail() -> None:
+def test_ranks_where_residuals_are_not_normal() -> None:
+    rng = np.random.default_rng(0)
     runs = factorial(count=30)
-    runs.loc[::10, "energy_J"] *= 20
+    runs["energy_J"] *= np.exp(0.5 * rng.choice([-1, 1], len(runs)))
     found = interaction(runs)
     assert found.test == "aligned rank transform"
-    assert found.shapiro_p < 0.05
+    assert found.shapiro_p < 0.05 < found.levene_p
     assert any("Shapiro" in note and "aligned ranks" in note for note in found.notes)
+    expected = aligned_rank_anova(
+        np.log(runs["energy_J"].to_numpy()), runs["model"].to_numpy(), runs["gpu"].to_numpy()
+    )
+    np.testing.assert_allclose(found.effects["F"][:3], expected["F"][:3])
     plain = smf.ols("np.log(energy_J) ~ C(model) * C(gpu)", runs).fit()
     between = float(np.sum((plain.fittedvalues - plain.fittedvalues.mean()) ** 2))
     assert found.effects["sum_sq"][:3].sum() == pytest.approx(between)
+    # At a level that Shapiro and Wilk's test does not reach, nothing deviates.
+    assert interaction(runs, alpha=found.shapiro_p / 2).test == "two-way ANOVA"
+
+
+def test_own_variances_where_spreads_differ() -> None:
+    runs = factorial(count=8)
+    last = (runs["model"] == "m1") & (runs["gpu"] == "g1")
+    rng = np.random.default_rng(1)
+    runs.loc[last, "energy_J"] *= np.exp(rng.normal(0, 1.5, 8))
+    found = interaction(runs)
+    assert found.test == "two-way ANOVA, HC3"
+    assert found.levene_p < 0.05
+    assert any("Levene" in note and "HC3" in note for note in found.notes)
+    # Of one degree of freedom: the contrast of means over its own variance, each with 1 − 1/n.
+    logs = np.log(runs["energy_J"]).groupby([runs["model"], runs["gpu"]])
+    contrast = logs.mean().to_numpy() @ [1, -1, -1, 1]
+    variance = float(sum(np.sum((g - g.mean()) ** 2) / (1 - 1 / 8) ** 2 / 64 for _, g in logs))
+    assert found.effects["F"]["model:gpu"] == pytest.approx(contrast**2 / variance)
+    expected = contrast**2 / variance / (contrast**2 / variance + 28)
+    assert found.effects["partial_eta_squared"]["model:gpu"] == pytest.approx(expected)
+
+
+def test_no_interaction_is_seldom_found_where_spreads_differ() -> None:
+    """Aligned ranks would find one in a third of these tables (one pair is spread eightfold)."""
+    rng = np.random.default_rng(2)
+    base = factorial(count=5)[["model", "gpu"]]
+    spread = np.where((base["model"] == "m1") & (base["gpu"] == "g1"), 0.8, 0.1)
+    tables = [base.assign(energy_J=np.exp(rng.normal(0, spread))) for _ in range(60)]
+    found = [interaction(t).effects["p_value"]["model:gpu"] < 0.05 for t in tables]
+    assert sum(found) <= 9  # chance gives 10 or more of 60 once in a thousand times at 5 %
+
+
+def test_spreads_of_two_or_three_runs_are_not_compared() -> None:
+    for count in (2, 3):
+        found = interaction(factorial(count=count, seed=3))
+        assert np.isnan(found.levene_p)
+        assert found.test == "two-way ANOVA, HC3"
+        assert any("fewer than 4 runs" in note for note in found.notes)
+
+
+def test_the_cells() -> None:
+    runs = factorial(count=5).astype({"energy_J": float})
+    runs["gpu"] = runs["gpu"].map({"g0": 8, "g1": 128})
+    cells = interaction(runs).cells
+    assert list(cells["gpu"]) == [8, 128, 8, 128]  # as they are, and in their order
+    own = runs[(runs["model"] == "m1") & (runs["gpu"] == 128)]["energy_J"]
+    last = cells.iloc[3]
+    assert (last["runs"], last["mean"], last["median"]) == (5, own.mean(), own.median())
+    assert last["std"] == pytest.approx(np.log(own).std())
+
+
+def test_unbalanced_pairs_are_noted() -> None:
+    found = interaction(factorial(count=6).iloc[:-1])
+    assert any("different numbers of runs" in note for note in found.notes)
+    assert not any("different numbers" in n for n in interaction(factorial(count=6)).notes)
+
+
+def test_a_table_of_groups_by_hand() -> None:
+    low, high = [1.0, 2.0, 3.0, 6.0], [3.0, 7.0, 8.0, 10.0]
+    found = compare_groups(by_group({"a": low, "b": high}), alpha=0.2)
+    row = found.groups.iloc[0]
+    assert (row["runs"], row["mean"], row["median"]) == (4, 3, 2.5)
+    assert row["std"] == pytest.approx(np.sqrt(14 / 3))
+    pair = found.pairs.iloc[0]
+    assert (pair["a"], pair["b"], pair["difference"]) == ("a", "b", -4)
+    assert pair["ratio"] == 3 / 7
+    assert pair["cliffs_delta"] == (1 - 14) / 16
+    # Two groups: Games and Howell's test is Welch's t.
+    assert pair["p_value"] == pytest.approx(
+        stats.ttest_ind(low, high, equal_var=False).pvalue, abs=1e-6
+    )
+    assert 0.05 < found.p_value < 0.2
+    assert pair["significant"]
+    assert not compare_groups(by_group({"a": low, "b": high})).pairs["significant"][0]
+    # Ranks: differences are of medians.
+    odd = compare_groups(by_group({"a": [1.0, 1, 1, 1, 9, 1], "b": [2.0, 3, 4, 5, 6, 7]}))
+    assert odd.test == "Kruskal-Wallis"
+    assert odd.pairs["difference"][0] == -3.5
+
+
+def test_what_levene_says_of_ranks() -> None:
+    rng = np.random.default_rng(0)
+    skewed = rng.exponential(1, (2, 30))
+    alike = compare_groups(by_group({"a": skewed[0], "b": skewed[1] + 1}))
+    assert any("sees no difference in spread" in note for note in alike.notes)
+    unlike = compare_groups(by_group({"a": skewed[0], "b": 9 * skewed[1] + 1}))
+    assert any("spread differently" in note for note in unlike.notes)
+
+
+def test_groups_of_several_gpus_are_warned_of() -> None:
+    runs = factorial(count=4).assign(run=range(16))
+    with pytest.warns(UserWarning, match="runs of m0 differ in gpu"):
+        compare_groups(runs)
+
+
+def test_levels_that_read_alike() -> None:
+    runs = by_group({"a": [1.0, 2, 3], "b": [1.0, 2, 4], "c": [2.0, 3, 5]})
+    runs["model"] = runs["model"].map({"a": 1, "b": "1", "c": 3})
+    with pytest.raises(RunsError, match="read alike"):
+        compare_groups(runs)
+    # Two columns whose values hold commas.
+    runs = pd.concat([factorial(count=3), factorial(count=3, seed=1)])
+    runs["model"] = ["x"] * 12 + ["x, y"] * 12
+    runs["gpu"] = np.tile(["y, z", "z"], 12)
+    assert len(compare_groups(runs, by=["model", "gpu"]).groups) == 4
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_scale_does_not_matter(scale: float) -> None:
+    groups = {name: [scale * x for x in xs] for name, xs in reference.PLANT_GROWTH.items()}
+    found = compare_groups(by_group(groups))
+    assert found.eta_squared == pytest.approx(reference.PLANT_ETA_SQUARED, rel=1e-9)
 
 
 def test_missing_pairs_and_what_is_complete() -> None:
@@ -265,7 +385,7 @@ def test_complete_blocks_are_the_largest() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t[t["gpu"] == "g0"], "gpu is g0 in all runs"),
+        (lambda t: t[t["gpu"] == "g0"], "gpu is 'g0' in all runs"),
         (lambda t: t.drop_duplicates(["model", "gpu"]), "one run alone of m0 on g0, m0 on g1"),
         (lambda t: t.assign(energy_J=3.0), "is the same in all runs of each pair"),
         (lambda t: t.assign(energy_J=t["energy_J"] - 2), "must be above 0"),

@@ -100,12 +100,15 @@ def test_a_known_crossing(own: float) -> None:
     found = match_gpu(runs(own=own))
     row = only(found)
     assert (row.smaller, row.larger, row.models) == ("small", "large", 5)
+    assert (row.cheaper_below, row.cheaper_above) == ("small", "large")
     # What is peculiar to a model does not matter; that the ratio is no line widens the interval.
     assert row.crossing == pytest.approx(CROSSING * 1e9, rel=0.35)
     assert row.lower < CROSSING * 1e9 < row.upper
     assert (row.covered_from, row.covered_to) == pytest.approx((1e8, 2e10))
     assert row.reason == ""
-    assert "large against small (5 models): the cheaper one from" in str(found)
+    said = f"large against small (5 models): large is the cheaper one from {row.crossing / 1e9:.3g}"
+    assert str(found).startswith(said)
+    assert f"(90 % interval {row.lower / 1e9:.3g} to {row.upper / 1e9:.3g})" in str(found)
     assert "<table" in found._repr_html_()
 
 
@@ -152,7 +155,6 @@ def test_two_models_say_little() -> None:
             pd.concat([runs("ab").query("gpu == 'small'"), runs("de").query("gpu == 'large'")]),
             "0 complexity was measured on both",
         ),
-        (runs(power_limit_W=np.nan), "power limit of large and small is not known"),
     ],
 )
 def test_no_crossing_is_made_up(table: pd.DataFrame, reason: str) -> None:
@@ -174,12 +176,61 @@ def test_noise_is_no_crossing() -> None:
     assert "deviate too much" in row.reason or "no complexity" in row.reason
 
 
-def test_the_cheaper_for_simpler_ones_is_said() -> None:
+@pytest.mark.parametrize("limits_W", [(700.0, 150.0), (300.0, 300.0), (np.nan, 300.0)])
+def test_a_crossing_does_not_depend_on_power_limits(limits_W: tuple[float, float]) -> None:
     table = runs()
-    table["power_limit_W"] = table["gpu"].map({"small": 700.0, "large": 150.0})
+    table["power_limit_W"] = table["gpu"].map(dict(zip(("small", "large"), limits_W, strict=True)))
+    row, expected = only(match_gpu(table)), only(match_gpu(runs()))
+    assert (row.smaller, row.larger) == ("large", "small")  # or by name
+    for name in ("crossing", "lower", "upper", "cheaper_below", "cheaper_above"):
+        assert row[name] == pytest.approx(expected[name]), name
+
+
+def test_refusals_give_the_ratio_at_both_ends() -> None:
+    # 0.08 + 0.02 x over 0.02 + 0.05 x: 3.28 at 0.1 GFLOPs, 2.2 at 0.4.
+    assert (
+        "large needs 3.28 times the energy of small for the simplest, 2.2 times for the most"
+        in (only(match_gpu(runs("ab"))).reason)
+    )
+
+
+def test_variances_of_both_gpus_count() -> None:
+    """Two models: the interval is wider by the spread of either GPU's repetitions."""
+    widths = []
+    for noisy in (None, "small", "large"):
+        table = runs("bd", count=9, spread=0.001)
+        if noisy:
+            steps = np.tile(np.linspace(-0.2, 0.2, 9), 4)
+            own = 1 + np.where(table["gpu"] == noisy, steps, 0.0)
+            table["energy_per_sample_J"] *= own
+        row = only(match_gpu(table))
+        widths.append(math.log(row.upper / row.lower))
+    assert widths[1] > 20 * widths[0]
+    assert widths[2] > 20 * widths[0]
+
+
+def test_a_crossing_whose_ends_are_not_covered_is_refused() -> None:
+    table = runs("bcd", own=0.0)
+    # Models that deviate, each on one GPU alone.
+    odd = {"b": 0.75, "c": 1.5, "d": 0.8}
+    table["energy_per_sample_J"] *= np.where(table["gpu"] == "large", table["model"].map(odd), 1.0)
     row = only(match_gpu(table))
-    assert (row.smaller, row.larger) == ("large", "small")
-    assert "cheaper for the simpler ones" in row.reason
+    assert math.isnan(row.crossing)
+    assert row.reason.startswith(("both ends", "the models deviate", "one is the cheaper"))
+
+
+def test_power_share_and_unknown_quantities() -> None:
+    table = runs(count=5)
+    table.loc[table["gpu"] == "small", "utilization"] = np.nan
+    table.loc[table["gpu"] == "large", "power_limit_W"] = np.nan
+    points = match_gpu(table).points.set_index(["model", "gpu"])
+    assert np.isnan(points["utilization"].xs("small", level="gpu")).all()
+    assert points["utilization"].xs("large", level="gpu").notna().all()
+    assert np.isnan(points["power_share"].xs("large", level="gpu")).all()
+    # What was recorded goes before the data sheet.
+    known = runs().replace({"gpu": {"small": "NVIDIA A10", "large": "NVIDIA H100 80GB HBM3"}})
+    limits = match_gpu(known.assign(power_limit_W=[99.0] * len(known))).points["power_limit_W"]
+    assert set(limits) == {99.0}
 
 
 def test_limits_of_known_gpus() -> None:
@@ -196,6 +247,10 @@ def test_limits_of_known_gpus() -> None:
         (lambda t: t.drop(columns="energy_per_sample_J"), "lacks 'energy_J', 'samples'"),
         (lambda t: t.assign(flops_per_sample=0.0), "must be above 0"),
         (lambda t: t.assign(flops_per_sample=1e9 + 1e8 * t["run"]), "must be the same on all GPUs"),
+        (lambda t: t.assign(utilization=57), "share of time from 0 to 1"),
+        (lambda t: t.assign(power_limit_W="300 W"), "power_limit_W must hold numbers"),
+        (lambda t: t.assign(power_limit_W=0.0), "power_limit_W must be above 0"),
+        (lambda t: t.rename(columns={"model": "runs"}), "lacks 'model'"),
         (lambda t: t.assign(model=None), "model is not known"),
     ],
 )

@@ -22,7 +22,7 @@ from energyest.plots.style import (
 )
 from energyest.tradeoff.factors import Interaction
 from energyest.tradeoff.groups import compare_groups
-from energyest.tradeoff.table import By, as_names, label
+from energyest.tradeoff.table import By, as_names, groups_of, label, numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,11 +52,9 @@ def plot_groups(
         RunsError: as `compare_groups`.
     """
     found = compare_groups(runs, value, by, alpha=alpha)
-    size, text = scaled(value, runs[value])
-    groups = {
-        label(key): part.to_numpy(float) / size
-        for key, part in runs.groupby(as_names(by), observed=True)[value]
-    }
+    values = numbers(runs, value)
+    size, text = scaled(value, values)
+    groups = {label(k): values[r] / size for k, r in groups_of(runs, as_names(by)).items()}
     names = sorted(groups, key=lambda name: float(np.median(groups[name])))
     figure = new_figure(10, 1.6 + 0.5 * len(names))
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])

@@ -20,7 +20,15 @@ from energyest.plots.style import (
     new_figure,
 )
 from energyest.tradeoff.front import pareto_front
-from energyest.tradeoff.table import CHOICE, By, Mode, as_names, check_runs, direction
+from energyest.tradeoff.table import (
+    CHOICE,
+    By,
+    Mode,
+    as_names,
+    check_runs,
+    direction,
+    numbers,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +62,8 @@ def plot_front(
     """
     names = as_names(by)
     front = pareto_front(runs, cost, quality, by=names, mode=mode)
-    table = check_runs(runs)
+    table = check_runs(runs).reset_index(drop=True)
+    table = table[names].assign(**{name: numbers(table, name) for name in (cost, quality)})
     size, label = scaled(cost, table[cost])
     figure = new_figure(8, 4.6)
     axes = figure.subplots()

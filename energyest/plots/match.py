@@ -26,8 +26,8 @@ _QUANTITIES = {
 def plot_match(match: GpuMatch) -> Figure:
     """Energy per sample, utilisation and power of each GPU against FLOPs per sample.
 
-    A grey line, with its interval as a band, is a crossing: from there on the larger GPU of a pair
-    is the cheaper one.
+    A grey line, with its interval as a band, is a crossing: on either side of it stands the GPU of
+    a pair that is the cheaper one there.
 
     Args:
         match: from `match_gpu`.
@@ -81,7 +81,8 @@ def plot_match(match: GpuMatch) -> Figure:
             axes.axvspan(ends[0] / 1e9, ends[1] / 1e9, color=GREY, alpha=0.25, lw=0)
             axes.axvline(crossing.crossing / 1e9, color=GREY, lw=1)
             axes.text(
-                crossing.crossing / 1e9, 0.02, f"{crossing.smaller} | {crossing.larger}",
+                crossing.crossing / 1e9, 0.02,
+                f"{crossing.cheaper_below} | {crossing.cheaper_above}",
                 rotation=90, fontsize=7,
                 ha="right", va="bottom", transform=axes.get_xaxis_transform(),
             )  # fmt: skip

@@ -18,7 +18,9 @@ _EFFECTS = ("a", "b", "a:b")
 Levels = NDArray[np.object_]
 
 
-def two_way_anova(y: FloatArray, a: Levels, b: Levels, *, typ: int = 2) -> pd.DataFrame:
+def two_way_anova(
+    y: FloatArray, a: Levels, b: Levels, *, typ: int = 2, robust: str | None = None
+) -> pd.DataFrame:
     """Sums of squares of two factors and their interaction, by statsmodels.
 
     Args:
@@ -26,6 +28,8 @@ def two_way_anova(y: FloatArray, a: Levels, b: Levels, *, typ: int = 2) -> pd.Da
         a: levels of the first factor, shape (runs,).
         b: levels of the second.
         typ: of the sums of squares, 2 or 3; they are the same where all pairs have as many runs.
+        robust: "hc3" for F that holds where pairs are spread differently (J. Long, L. Ervin, 2000);
+            sums of squares then mean nothing.
 
     Returns:
         Rows `a`, `b`, `a:b` and `residual`; columns `sum_sq`, `share` (of the sum of squares around
@@ -37,7 +41,9 @@ def two_way_anova(y: FloatArray, a: Levels, b: Levels, *, typ: int = 2) -> pd.Da
 
     data = pd.DataFrame({"y": y, "a": a, "b": b})
     # Type III is what it should be only where the codes of each factor sum to zero.
-    found: pd.DataFrame = anova_lm(ols("y ~ C(a, Sum) * C(b, Sum)", data).fit(), typ=typ)
+    found: pd.DataFrame = anova_lm(
+        ols("y ~ C(a, Sum) * C(b, Sum)", data).fit(), typ=typ, robust=robust
+    )
     found = found.drop(index="Intercept", errors="ignore").set_axis([*_EFFECTS, RESIDUAL])
     found = found.rename(columns={"PR(>F)": "p_value"})
     left = float(found["sum_sq"][RESIDUAL])
@@ -79,6 +85,19 @@ def aligned_rank_anova(y: FloatArray, a: Levels, b: Levels) -> pd.DataFrame:
     found = pd.DataFrame(rows).T[columns].astype(float)
     ordered: pd.DataFrame = found.reindex([*_EFFECTS, RESIDUAL])
     return ordered
+
+
+def robust_anova(y: FloatArray, a: Levels, b: Levels) -> pd.DataFrame:
+    """F, p and partial η² of each effect where pairs are spread differently, as by HC3.
+
+    Returns:
+        As `aligned_rank_anova`; partial η² is that which has this F.
+    """
+    found = two_way_anova(y, a, b, typ=3, robust="hc3")
+    effect = found["F"] * found["df"]
+    found["partial_eta_squared"] = effect / (effect + found["df"][RESIDUAL])
+    columns: pd.DataFrame = found[["F", "p_value", "partial_eta_squared"]]
+    return columns
 
 
 def cell_residuals(y: FloatArray, a: Levels, b: Levels) -> tuple[FloatArray, list[FloatArray]]:

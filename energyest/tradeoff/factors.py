@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,15 +13,35 @@ from scipy import stats
 
 from energyest.errors import RunsError
 from energyest.integration import FloatArray
-from energyest.tradeoff.anova import RESIDUAL, aligned_rank_anova, cell_residuals, two_way_anova
+from energyest.tradeoff.anova import (
+    RESIDUAL,
+    aligned_rank_anova,
+    cell_residuals,
+    robust_anova,
+    two_way_anova,
+)
 from energyest.tradeoff.html import as_html
-from energyest.tradeoff.table import as_names, check_alpha, check_choices, check_runs, numbers
+from energyest.tradeoff.table import (
+    as_names,
+    check_alpha,
+    check_choices,
+    check_runs,
+    check_value,
+    groups_of,
+    named,
+    numbers,
+    refuse_taken,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # More levels than this of the factor that has fewer, and the blocks to search are too many.
 _MOST_LEVELS = 12
+# So many complete parts are named.
+_MOST_BLOCKS = 3
+#: Runs of each pair that a comparison of their spreads needs.
+FEWEST_SPREAD = 4
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -31,14 +52,15 @@ class Interaction:
         value: what was analysed.
         factors: the two factors.
         log: whether it is the value's logarithm.
-        test: what the p-values are of: "two-way ANOVA" or "aligned rank transform".
+        test: what the p-values are of: "two-way ANOVA", "two-way ANOVA, HC3" or "aligned rank
+            transform".
         effects: a row each factor, their interaction (`a:b`) and what is left (`residual`):
             `sum_sq, share, df` (type II sums of squares of the two-way ANOVA; `share` of the total
             sum of squares), `F, p_value, partial_eta_squared` (of `test`).
         cells: a row a pair of levels: the factors, `runs, mean, median` of the value; `std` of what
             was analysed.
         shapiro_p: of the residuals.
-        levene_p: of the cells' spreads, around medians.
+        levene_p: of the cells' spreads, around medians; NaN where a cell has fewer than 4 runs.
         alpha: level of all decisions.
         notes: what to keep in mind, one sentence each.
     """
@@ -88,10 +110,14 @@ def interaction(
     """How much two factors and their interaction make up of a value.
 
     A two-way analysis of variance of the value's logarithm: an interaction there is one of factors,
-    where a choice multiplies the cost by more on one GPU than on another. Where the residuals
-    deviate from a normal distribution (Shapiro and Wilk) or the cells are spread differently
-    (Levene), the p-values come from aligned ranks instead (J. Wobbrock et al., The aligned rank
-    transform, CHI 2011); the sums of squares stay, as a description.
+    where a choice multiplies the cost by more on one GPU than on another. The sums of squares are
+    of that in any case; the p-values come
+
+    - from it, where neither of its assumptions fails;
+    - from variances of each pair's own (HC3), where pairs are spread differently (Levene), or have
+      too few runs to tell: aligned ranks would find interactions there that are not;
+    - from aligned ranks (J. Wobbrock et al., The aligned rank transform, CHI 2011), where the
+      residuals deviate from a normal distribution (Shapiro and Wilk), spread alike.
 
     Args:
         runs: one row a run.
@@ -111,8 +137,11 @@ def interaction(
         raise RunsError(f"factors={factors!r} must name two columns")
     table = check_runs(runs, as_names([*names, value], "factors and value"))
     alpha = check_alpha(alpha)
+    refuse_taken(names, ("runs", "mean", "median", "std"))
     check_choices(table, names)
-    plain = numbers(table, value, positive=log)
+    plain = check_value(table, value, names)
+    if log and (plain <= 0).any():
+        plain = numbers(table, value, positive=True)
     y = np.log(plain) if log else plain
     # By their text, so that levels of any type can be told apart and sorted.
     a, b = (table[name].astype(str).to_numpy() for name in names)
@@ -124,24 +153,27 @@ def interaction(
             "spread no test can tell an effect from chance; are the runs copies?"
         )
     shapiro_p = float(stats.shapiro(residuals).pvalue)
-    levene_p = float(stats.levene(*groups, center="median").pvalue)
-    holds = shapiro_p > alpha and levene_p > alpha
-    effects = two_way_anova(y, a, b)
-    if not holds:
-        ranked = aligned_rank_anova(y, a, b)
-        effects[["F", "p_value", "partial_eta_squared"]] = ranked
+    # Of two runs, both lie as far from their median; of three, one lies on it.
+    enough = min(map(len, groups)) >= FEWEST_SPREAD
+    levene_p = float(stats.levene(*groups, center="median").pvalue) if enough else math.nan
+    effects, test = two_way_anova(y, a, b), "two-way ANOVA"
+    told = ["F", "p_value", "partial_eta_squared"]
+    if not levene_p > alpha:
+        effects[told], test = robust_anova(y, a, b), "two-way ANOVA, HC3"
+    elif not shapiro_p > alpha:
+        effects[told], test = aligned_rank_anova(y, a, b), "aligned rank transform"
     effects = effects.rename(index={"a": names[0], "b": names[1], "a:b": f"{names[0]}:{names[1]}"})
     return Interaction(
         value=value,
         factors=(names[0], names[1]),
         log=log,
-        test="two-way ANOVA" if holds else "aligned rank transform",
+        test=test,
         effects=effects,
         cells=_cells(table, plain, y, names),
         shapiro_p=shapiro_p,
         levene_p=levene_p,
         alpha=alpha,
-        notes=_notes(effects, groups, shapiro_p, levene_p, alpha),
+        notes=_notes(effects, groups, test, shapiro_p, levene_p),
     )
 
 
@@ -178,7 +210,7 @@ def complete_blocks(a: Sequence[str], b: Sequence[str]) -> list[tuple[list[str],
 def _check_cells(a: FloatArray, b: FloatArray, names: Sequence[str]) -> None:
     for name, levels in zip(names, (a, b), strict=True):
         if len(set(levels)) < 2:
-            raise RunsError(f"{name} is {levels[0]} in all runs: an effect needs two levels")
+            raise RunsError(f"{name} is {levels[0]!r} in all runs: an effect needs two levels")
     counts = {(x, y): 0 for x in sorted(set(a)) for y in sorted(set(b))}
     for pair in zip(a, b, strict=True):
         counts[pair] += 1
@@ -186,17 +218,18 @@ def _check_cells(a: FloatArray, b: FloatArray, names: Sequence[str]) -> None:
     if empty:
         blocks = complete_blocks(list(a), list(b))
         advice = "; or ".join(
-            f"{names[0]} in {', '.join(x)} and {names[1]} in {', '.join(y)}" for x, y in blocks
+            f"{names[0]} in {', '.join(x)} and {names[1]} in {', '.join(y)}"
+            for x, y in blocks[:_MOST_BLOCKS]
         )
         raise RunsError(
-            f"there is no run of {', '.join(empty)}: an interaction needs every pair of {names[0]} "
+            f"there is no run of {named(empty)}: an interaction needs every pair of {names[0]} "
             f"and {names[1]}."
             + (f" Complete is: {advice}" if blocks else " No part of the table is complete")
         )
     single = [f"{x} on {y}" for (x, y), count in counts.items() if count == 1]
     if single:
         raise RunsError(
-            f"there is one run alone of {', '.join(single)}: an interaction cannot be told from "
+            f"there is one run alone of {named(single)}: an interaction cannot be told from "
             "chance without repetitions; two or more of each pair are needed"
         )
 
@@ -206,49 +239,43 @@ def _cells(
 ) -> pd.DataFrame:
     import pandas as pd  # noqa: PLC0415
 
-    columns = {name: table[name].astype(str).to_numpy() for name in names}
-    frame = pd.DataFrame(columns | {"value": plain, "y": y})
-    groups = frame.groupby(list(names), as_index=False)
-    cells: pd.DataFrame = groups.agg(
-        runs=("value", "size"),
-        mean=("value", "mean"),
-        median=("value", "median"),
-        std=("y", "std"),
-    )
+    rows = []
+    for key, places in groups_of(table, names).items():
+        own = plain[places]
+        rows.append((*key, len(own), own.mean(), np.median(own), y[places].std(ddof=1)))
+    cells: pd.DataFrame = pd.DataFrame(rows, columns=[*names, "runs", "mean", "median", "std"])
     return cells
 
 
 def _notes(
     effects: pd.DataFrame,
     groups: Sequence[FloatArray],
+    test: str,
     shapiro_p: float,
     levene_p: float,
-    alpha: float,
 ) -> tuple[str, ...]:
     notes = []
-    broken = [
-        text
-        for text, p in (
-            ("the residuals deviate from a normal distribution (Shapiro-Wilk", shapiro_p),
-            ("the cells are spread differently (Levene", levene_p),
+    if test == "aligned rank transform":
+        notes.append(
+            f"the residuals deviate from a normal distribution (Shapiro-Wilk, p = {shapiro_p:.3g})"
+            ": F and p are of aligned ranks"
         )
-        if not p > alpha
-    ]
-    if broken:
-        told = " and ".join(
-            f"{text}, p = {p:.3g})"
-            for text, p in zip(
-                broken, [p for p in (shapiro_p, levene_p) if not p > alpha], strict=True
-            )
+    elif math.isnan(levene_p):
+        notes.append(
+            f"with fewer than {FEWEST_SPREAD} runs of a pair, spreads cannot be compared: F and p "
+            "are of each pair's own variance (HC3)"
         )
-        notes.append(f"{told}: F and p are of aligned ranks")
+    elif test != "two-way ANOVA":
+        notes.append(
+            f"the pairs are spread differently (Levene, p = {levene_p:.3g}): F and p are of each "
+            "pair's own variance (HC3)"
+        )
     if len({len(group) for group in groups}) > 1:
         total = 100 * float(effects["share"].sum())
         notes.append(
             f"the pairs have different numbers of runs: type II shares overlap, and add up to "
             f"{total:.4g} %"
         )
-    if RESIDUAL in effects.index:
-        left = 100 * effects["share"][RESIDUAL]
-        notes.append(f"{left:.3g} % lie between the repetitions of a pair")
+    left = 100 * effects["share"][RESIDUAL]
+    notes.append(f"{left:.3g} % lie between the repetitions of a pair")
     return tuple(notes)

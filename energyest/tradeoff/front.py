@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from energyest.errors import RunsError
+from energyest.estimators.checks import check_count
 from energyest.integration import FloatArray
 from energyest.tradeoff.dominance import undominated
 from energyest.tradeoff.resample import Choices, choices_of
@@ -17,11 +18,12 @@ from energyest.tradeoff.table import (
     Mode,
     as_names,
     check_choices,
+    check_cost,
     check_quality,
     check_runs,
-    check_units,
     direction,
-    numbers,
+    groups_of,
+    refuse_taken,
 )
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 # What the share of draws on the front is told with.
 _CONFIDENCE = 0.9
-# Draws of several choices at a time, so that comparing all with all stays within some megabytes.
+# Of so many draws; the share is then known to 1.5 points.
 _SHARE_DRAWS = 1000
 
 
@@ -52,8 +54,8 @@ def pareto_front(
         quality: column of what is bought with it; None for a front of costs alone.
         by: columns that make a choice, such as `["model", "gpu"]`: repetitions are one choice then,
             with the medians of their costs and quality. By default every run stands for itself.
-        mode: whether more quality is better, "max", or less, "min"; by default as its name says (a
-            loss or an error is better when it is less).
+        mode: whether more quality is better, "max", or less, "min"; by default as its name says:
+            more of an accuracy, less of a loss.
         seed: of the bootstrap.
 
     Returns:
@@ -64,10 +66,12 @@ def pareto_front(
 
     Raises:
         RunsError: a column is missing or holds what is no number in one unit; a cost or quality is
-            not known for a run; an argument is out of its range.
+            not known for a run; the name of the quality does not tell whether more of it is better,
+            and `mode` neither; an argument is out of its range.
     """
     costs = as_names(cost, "cost")
-    table, values = _checked(runs, costs, quality, by)
+    check_count(seed, "seed", least=0)
+    table, values = _checked(runs, costs, quality, by, ("runs", "front_share"))
     worse = _as_costs(values, costs, quality, mode)
     if by is None:
         on_front = undominated(worse)
@@ -110,11 +114,9 @@ def cheapest_within(
             in per cent where they are shares.
     """
     costs = as_names(cost, "cost")
-    table, values = _checked(runs, costs, quality, by)
+    table, values = _checked(runs, costs, quality, by, ("runs", "behind"))
     if by is not None:
-        names = as_names(by)
-        choices = choices_of(table, values, names, confidence=_CONFIDENCE, seed=0)
-        table, values = _frame(choices, names), choices.medians
+        table, values = _medians(table, values, as_names(by))
     worse = _as_costs(values, costs, quality, mode)
     behind = worse[:, -1] - worse[:, -1].min()
     _check_within(within, quality, values[quality])
@@ -137,19 +139,20 @@ def _check_within(within: float, quality: str, values: FloatArray) -> None:
 
 
 def _checked(
-    runs: pd.DataFrame, costs: Sequence[str], quality: str | None, by: By | None
+    runs: pd.DataFrame,
+    costs: Sequence[str],
+    quality: str | None,
+    by: By | None,
+    taken: Sequence[str],
 ) -> tuple[pd.DataFrame, dict[str, FloatArray]]:
     """The table, and the columns of costs and quality as numbers."""
     names = [] if by is None else as_names(by)
     wanted = [*names, *costs, *([] if quality is None else [quality])]
-    table = check_runs(runs, as_names(wanted, "cost, quality and by"))
+    table = check_runs(runs, as_names(wanted, "cost, quality and by"), repeated=bool(names))
+    refuse_taken(wanted if names else list(map(str, table.columns)), taken if names else taken[1:])
     if names:
         check_choices(table, names)
-    values = {}
-    for name in costs:
-        values[name] = numbers(table, name, positive=True)
-        if names:
-            check_units(table, name, names)
+    values = {name: check_cost(table, name, names) for name in costs}
     if quality is not None:
         values[quality] = check_quality(table, quality)
     return table, values
@@ -164,6 +167,18 @@ def _as_costs(
         sign = -1.0 if direction(quality, mode) == "max" else 1.0
         columns.append(sign * values[quality])
     return np.stack(columns, axis=-1)
+
+
+def _medians(
+    table: pd.DataFrame, values: dict[str, FloatArray], by: Sequence[str]
+) -> tuple[pd.DataFrame, dict[str, FloatArray]]:
+    """One row a choice, and its medians."""
+    groups = groups_of(table, by)
+    medians = {
+        n: np.array([np.median(v[rows]) for rows in groups.values()]) for n, v in values.items()
+    }
+    counts = np.array([len(rows) for rows in groups.values()], dtype=np.float64)
+    return _frame(Choices(list(groups), counts, medians, {}), by), medians
 
 
 def _frame(choices: Choices, by: Sequence[str]) -> pd.DataFrame:

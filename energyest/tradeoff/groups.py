@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -27,8 +28,10 @@ from energyest.tradeoff.table import (
     check_alpha,
     check_choices,
     check_runs,
+    check_value,
+    groups_of,
     label,
-    numbers,
+    named,
 )
 
 if TYPE_CHECKING:
@@ -113,8 +116,8 @@ def compare_groups(
     Where no group deviates from a normal distribution (Shapiro and Wilk), Welch's ANOVA compares
     the means, which needs no equal spreads, and Games and Howell's test each pair. Else Kruskal and
     Wallis' test compares the ranks, and Dunn's each pair, with Holm's correction. Levene's test
-    says what a difference of ranks is: of medians where the groups are spread alike, and otherwise
-    of which group tends to be above the other. Runs are taken to be independent of each other.
+    says what a difference of ranks is: of which group tends to be above the other, and where groups
+    are spread alike and have one shape, of medians. Runs are taken to be independent of each other.
 
     Args:
         runs: one row a run.
@@ -130,27 +133,30 @@ def compare_groups(
     """
     names = as_names(by)
     table = check_runs(runs, as_names([*names, value], "by and value"))
-    check_alpha(alpha)
+    alpha = check_alpha(alpha)
     check_choices(table, names)
-    values = numbers(table, value)
-    members = {
-        label(key): values[rows]
-        for key, rows in table.groupby(names, observed=True, sort=True).indices.items()
-    }
-    _check_groups(members, value, names)
-    groups = _describe(members)
+    values = check_value(table, value, names)
+    places = groups_of(table, names)
+    # Tests do not depend on the scale, but squares of very large or small values are no numbers.
+    scale = math.ldexp(1.0, math.frexp(float(np.abs(values).max()))[1])  # division is exact
+    labels, members = list(map(label, places)), [values[rows] / scale for rows in places.values()]
+    _check_groups(labels, members, value, names)
+    groups = _describe(labels, members)
     normal = bool((groups["shapiro_p"] > alpha).all())
-    levene = stats.levene(*members.values(), center="median")
+    levene = stats.levene(*members, center="median")
     if normal:
-        test = anova_oneway(list(members.values()), use_var="unequal")
+        test = anova_oneway(members, use_var="unequal")
         degrees = tuple(float(d) for d in test.df)
-        sizes = of_variance(list(members.values()))
-        p_values = stats.tukey_hsd(*members.values(), equal_var=False).pvalue
+        sizes = of_variance(members)
+        p_values = stats.tukey_hsd(*members, equal_var=False).pvalue
     else:
-        test = stats.kruskal(*members.values())
+        test = stats.kruskal(*members)
         degrees = (float(len(members) - 1),)
         sizes = of_ranks(float(test.statistic), len(members), len(values))
-        p_values = _dunn(list(members.values()))
+        p_values = _dunn(members)
+    pairs = _pairs(labels, members, p_values, normal, alpha)
+    pairs["difference"] *= scale
+    groups[["mean", "median", "std"]] *= scale
     return GroupComparison(
         value=value,
         by=tuple(names),
@@ -164,38 +170,40 @@ def compare_groups(
         groups=groups,
         levene_W=float(levene.statistic),
         levene_p=float(levene.pvalue),
-        pairs=_pairs(members, p_values, normal, alpha),
+        pairs=pairs,
         notes=_notes(groups, normal, float(levene.pvalue), alpha),
     )
 
 
-def _check_groups(members: dict[str, FloatArray], value: str, names: Sequence[str]) -> None:
+def _check_groups(
+    labels: Sequence[str], members: Sequence[FloatArray], value: str, names: Sequence[str]
+) -> None:
     if len(members) < 2:
         raise RunsError(
-            f"all runs are of one group ({', '.join(names)} is {next(iter(members))}): a "
-            "comparison needs two"
+            f"all runs are of one group ({', '.join(names)} is {labels[0]!r}): a comparison needs "
+            "two"
         )
-    few = {name: len(group) for name, group in members.items() if len(group) < FEWEST_RUNS}
+    counts = zip(labels, map(len, members), strict=True)
+    few = [f"{name} has {count}" for name, count in counts if count < FEWEST_RUNS]
     if few:
-        counted = ", ".join(f"{name} has {count}" for name, count in few.items())
         raise RunsError(
             f"each group needs {FEWEST_RUNS} runs or more, so that its own spread is known, and "
-            f"{counted}: repeat these trainings, or leave the groups out"
+            f"{named(few)}: repeat these trainings, or leave the groups out"
         )
-    if np.ptp(np.concatenate(list(members.values()))) == 0:
+    if np.ptp(np.concatenate(members)) == 0:
         raise RunsError(f"{value} is the same in all runs: there is nothing to compare")
-    if all(np.ptp(group) == 0 for group in members.values()):
+    if all(np.ptp(group) == 0 for group in members):
         raise RunsError(
             f"{value} is the same in all runs of each group: without a spread no test can tell a "
             "difference from chance; are the runs copies, or the values no measurements?"
         )
 
 
-def _describe(members: dict[str, FloatArray]) -> pd.DataFrame:
+def _describe(labels: Sequence[str], members: Sequence[FloatArray]) -> pd.DataFrame:
     import pandas as pd  # noqa: PLC0415
 
     rows = []
-    for name, group in members.items():
+    for name, group in zip(labels, members, strict=True):
         spread = np.ptp(group) > 0
         shapiro = stats.shapiro(group) if spread else (np.nan, np.nan)
         rows.append((name, len(group), group.mean(), np.median(group), group.std(ddof=1), *shapiro))
@@ -216,22 +224,24 @@ def _dunn(groups: Sequence[FloatArray]) -> FloatArray:
 
 
 def _pairs(
-    members: dict[str, FloatArray], p_values: FloatArray, normal: bool, alpha: float
+    labels: Sequence[str],
+    members: Sequence[FloatArray],
+    p_values: FloatArray,
+    normal: bool,
+    alpha: float,
 ) -> pd.DataFrame:
     import pandas as pd  # noqa: PLC0415
 
-    middle = np.mean if normal else np.median
+    middles = [float(np.mean(group) if normal else np.median(group)) for group in members]
     rows = []
     for i, j in combinations(range(len(members)), 2):
-        (a, of_a), (b, of_b) = list(members.items())[i], list(members.items())[j]
-        delta = cliffs_delta(of_a, of_b)
-        low, high = float(middle(of_a)), float(middle(of_b))
+        delta = cliffs_delta(members[i], members[j])
         rows.append(
             {
-                "a": a,
-                "b": b,
-                "difference": low - high,
-                "ratio": low / high if high else np.nan,
+                "a": labels[i],
+                "b": labels[j],
+                "difference": middles[i] - middles[j],
+                "ratio": middles[i] / middles[j] if middles[j] else np.nan,
                 "p_value": p_values[i, j],
                 "significant": bool(p_values[i, j] < alpha),
                 "cliffs_delta": delta,
@@ -248,22 +258,24 @@ def _notes(groups: pd.DataFrame, normal: bool, levene_p: float, alpha: float) ->
         notes = ["no group deviates from a normal distribution: means are compared (Games-Howell)"]
     else:
         notes = [
-            f"not normally distributed: {', '.join(odd['group'])}: ranks are compared (Dunn, Holm)"
+            f"not normally distributed: {named(list(odd['group']))}: ranks are compared (Dunn, "
+            "Holm)"
         ]
         alike = levene_p > alpha
         notes.append(
-            "the groups are spread alike (Levene): a difference is one of medians"
+            "Levene sees no difference in spread: a difference is one of medians, if the groups "
+            "have one shape as well"
             if alike
             else "the groups are spread differently (Levene): a difference says which group tends "
             "to be above the other, not that medians differ"
         )
     flat = groups[groups["shapiro_p"].isna()]
     if len(flat):
-        notes.append(f"all runs are equal in {', '.join(flat['group'])}: are they copies?")
+        notes.append(f"all runs are equal in {named(list(flat['group']))}: are they copies?")
     few = groups[groups["runs"] < _FEW_RUNS]
     if len(few):
         notes.append(
-            f"fewer than {_FEW_RUNS} runs in {', '.join(few['group'])}: "
+            f"fewer than {_FEW_RUNS} runs in {named(list(few['group']))}: "
             + (
                 "a test of normality sees little there"
                 if normal

@@ -22,10 +22,12 @@ from energyest.tradeoff.table import (
     By,
     as_names,
     check_choices,
+    check_cost,
     check_runs,
-    check_units,
+    groups_of,
     label,
     numbers,
+    refuse_taken,
 )
 
 if TYPE_CHECKING:
@@ -33,7 +35,11 @@ if TYPE_CHECKING:
 
 # With fewer models, no order of them has a two-sided probability below 5 % by chance: 2/4! = 8 %.
 _FEWEST_RANKED = 5
+# FLOPs of one model are counted alike on all GPUs, but for a last, smaller batch.
+_SAME_COMPLEXITY = 1.01
 _PER_SAMPLE = "energy_per_sample_J"
+_SIDES = ("cheaper_below", "cheaper_above")
+_QUANTITIES = ("utilization", "mean_power_W")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -47,10 +53,10 @@ class GpuMatch:
         relations: a row a GPU and quantity: `gpu, quantity, models, spearman_rho, p_value` against
             FLOPs per sample; the p-value is NaN for fewer than 5 models.
         crossings: a row a pair of GPUs: `smaller, larger` (by power limit, or by name where that is
-            the same), `models` (measured on both), `crossing, lower, upper` (FLOPs per sample; from
-            the crossing on, the larger GPU is the cheaper one), `covered_from, covered_to` (FLOPs
-            per sample measured on both), `reason`: why there is no crossing or end of its interval,
-            where that is NaN.
+            the same or not known), `models` (measured on both), `crossing, lower, upper` (FLOPs per
+            sample), `cheaper_below, cheaper_above` (the GPU that is the cheaper one on either side
+            of the crossing), `covered_from, covered_to` (FLOPs per sample measured on both),
+            `reason`: why there is no crossing or end of its interval, where that is NaN.
         confidence: probability for the intervals.
         flops: column of `points` that holds the complexity.
         gpu: column that names the GPU.
@@ -86,8 +92,8 @@ class GpuMatch:
             for end in ("lower", "upper")
         ]
         text = (
-            f"{pair}: the cheaper one from {row['crossing'] / 1e9:.3g} GFLOPs per "
-            f"sample on ({100 * self.confidence:.0f} % interval {ends[0]} to {ends[1]})"
+            f"{pair}: {row['cheaper_above']} is the cheaper one from {row['crossing'] / 1e9:.3g} "
+            f"GFLOPs per sample on ({100 * self.confidence:.0f} % interval {ends[0]} to {ends[1]})"
         )
         return f"{text}; {row['reason']}" if row["reason"] else text
 
@@ -104,7 +110,7 @@ def match_gpu(
 
     Two GPUs are compared on the models that were measured on both, so that what is peculiar to a
     model falls out: a line is fitted to the logarithm of their energies' ratio against that of the
-    FLOPs per sample. Where it crosses zero the larger GPU becomes the cheaper one. The interval is
+    FLOPs per sample. Where it crosses zero, the other GPU becomes the cheaper one. The interval is
     Fieller's: of three models or more, models that deviate from the line widen it; between two, it
     says how well these two were measured and nothing on how others deviate.
 
@@ -128,20 +134,19 @@ def match_gpu(
     by = as_names([*models, gpu], "model and gpu")
     table = check_runs(runs, [*by, flops])
     check_choices(table, by)
+    refuse_taken(by, ("runs", "power_share", flops, _PER_SAMPLE, *_QUANTITIES, "power_limit_W"))
     if _PER_SAMPLE in table.columns:
-        energy_J = numbers(table, _PER_SAMPLE, positive=True)
+        energy_J = check_cost(table, _PER_SAMPLE, by)
     else:
         table = check_runs(runs, ["energy_J", "samples"])
-        check_units(table, "energy_J", by)
-        energy_J = numbers(table, "energy_J", positive=True) / numbers(
-            table, "samples", positive=True
-        )
+        energy_J = check_cost(table, "energy_J", by) / numbers(table, "samples", positive=True)
     columns = {flops: numbers(table, flops, positive=True), _PER_SAMPLE: energy_J}
-    for name in ("utilization", "mean_power_W"):
-        if name in table.columns and table[name].notna().all():
-            columns[name] = numbers(table, name)
+    for name in _QUANTITIES:
+        if name in table.columns:
+            columns[name] = numbers(table, name, known=False)
+    if np.nanmax(columns.get("utilization", np.zeros(1))) > 1:
+        raise RunsError("utilization must be a share of time from 0 to 1, not in per cent")
     table = table[by].assign(**columns, power_limit_W=_limits_W(table, gpu))
-    check_units(table, _PER_SAMPLE, by)
     if table[gpu].nunique() < 2:
         raise RunsError(f"all runs are on one {gpu} ({table[gpu].iloc[0]}): a match needs two")
     _check_complexity(table, flops, models)
@@ -161,25 +166,26 @@ def _limits_W(table: pd.DataFrame, gpu: str) -> FloatArray:
     """Power limits as recorded, or else of data sheets."""
     sheets = {name: find_gpu(str(name)) for name in table[gpu].unique()}
     known = table[gpu].map({n: math.nan if g is None else g.tdp_W for n, g in sheets.items()})
-    if "power_limit_W" in table.columns:
-        known = table["power_limit_W"].fillna(known)
     limits: FloatArray = known.to_numpy(dtype=np.float64)
+    if "power_limit_W" in table.columns:
+        recorded = numbers(table, "power_limit_W", positive=True, known=False)
+        limits = np.where(np.isnan(recorded), limits, recorded)
     return limits
 
 
 def _check_complexity(table: pd.DataFrame, flops: str, models: Sequence[str]) -> None:
-    spread = table.groupby(list(models), observed=True)[flops].agg(["min", "max"])
-    several = spread[spread["max"] > 1.01 * spread["min"]]
-    if len(several):
-        low, high = several.iloc[0]
-        raise RunsError(
-            f"{flops} of {label(several.index[0])} lies between {low:.4g} and {high:.4g}: it must "
-            "be the same on all GPUs; name the setting that changes it in model="
-        )
+    values = table[flops].to_numpy(float)
+    for key, rows in groups_of(table, models).items():
+        low, high = values[rows].min(), values[rows].max()
+        if high > _SAME_COMPLEXITY * low:
+            raise RunsError(
+                f"{flops} of {label(key)} lies between {low:.4g} and {high:.4g}: it must be the "
+                "same on all GPUs; name the setting that changes it in model="
+            )
 
 
 def _points(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    groups = table.groupby(list(by), observed=True)
+    groups = table.reset_index(drop=True).groupby(list(by), observed=True)
     points = groups.median()
     points.insert(0, "runs", groups.size())
     if "mean_power_W" in points:
@@ -193,7 +199,7 @@ def _relations(points: pd.DataFrame, flops: str, gpu: str) -> pd.DataFrame:
 
     rows = []
     for name, part in points.groupby(gpu, observed=True):
-        for quantity in (_PER_SAMPLE, "utilization", "mean_power_W"):
+        for quantity in (_PER_SAMPLE, *_QUANTITIES):
             if quantity in part:
                 rho, p_value = _spearman(part[flops].to_numpy(), part[quantity].to_numpy())
                 rows.append(
@@ -252,22 +258,19 @@ def _crossings(
     complexity = np.log(points.groupby(list(models), observed=True)[flops].median())
     limits_W = points.groupby(gpu, observed=True)["power_limit_W"].median()
     rows = []
-    for pair in combinations(sorted(limits_W.index, key=lambda g: (limits_W[g], str(g))), 2):
+    known = limits_W.notna().all()
+    for pair in combinations(
+        sorted(limits_W.index, key=lambda g: (limits_W[g] if known else 0.0, str(g))), 2
+    ):
         smaller, larger = pair
         of_smaller, of_larger = each.loc[smaller], each.loc[larger]
         both = of_smaller.index.intersection(of_larger.index)
         of_smaller, of_larger = of_smaller.loc[both], of_larger.loc[both]
         x = complexity.loc[both].to_numpy(float)
         row = {"smaller": smaller, "larger": larger, "models": len(both)}
-        if limits_W.loc[list(pair)].isna().any():
-            unknown = [str(name) for name in pair if math.isnan(limits_W[name])]
-            told = _refused(
-                x, f"the power limit of {' and '.join(unknown)} is not known: add power_limit_W"
-            )
-        else:
-            ratio = (of_smaller["log"] - of_larger["log"]).to_numpy(float)
-            error = (of_smaller["error"] + of_larger["error"]).to_numpy(float)
-            told = _crossing(x, ratio, error, pair, confidence)
+        ratio = (of_smaller["log"] - of_larger["log"]).to_numpy(float)
+        error = (of_smaller["error"] + of_larger["error"]).to_numpy(float)
+        told = _crossing(x, ratio, error, pair, confidence)
         rows.append(row | told)
     found: pd.DataFrame = pd.DataFrame(rows)
     return found
@@ -280,7 +283,7 @@ def _crossing(
     pair: tuple[str, str],
     confidence: float,
 ) -> dict[str, object]:
-    """Where the larger GPU becomes the cheaper one, or why that cannot be said.
+    """Where the other GPU becomes the cheaper one, or why that cannot be said.
 
     Args:
         x: logarithm of the models' FLOPs per sample.
@@ -306,11 +309,11 @@ def _crossing(
             "most complex)",
         )
     found = line_crossing(x, ratio, error, confidence)
-    if not (found.slope > 0 and x.min() <= found.x <= x.max()):
+    if not x.min() <= found.x <= x.max():
         return _refused(
             x,
-            f"the models measured on both show no complexity from which on {larger} is the cheaper "
-            "one" + (": it is cheaper for the simpler ones" if found.slope < 0 else ""),
+            "one is the cheaper for some of the models and the other for others, but not by their "
+            "complexity",
         )
     if len(x) > 2 and math.isinf(found.upper):
         return _refused(
@@ -335,12 +338,19 @@ def _crossing(
         return _refused(
             x, "both ends of its interval lie outside of the complexities measured on both"
         )
-    return {"crossing": math.exp(found.x), **ends, **_covered(x), "reason": "; ".join(reasons)}
+    sides = pair if found.slope > 0 else pair[::-1]
+    return {
+        "crossing": math.exp(found.x),
+        **ends,
+        **dict(zip(_SIDES, sides, strict=True)),
+        **_covered(x),
+        "reason": "; ".join(reasons),
+    }
 
 
 def _refused(x: FloatArray, reason: str) -> dict[str, object]:
     nothing = dict.fromkeys(("crossing", "lower", "upper"), math.nan)
-    return {**nothing, **_covered(x), "reason": reason}
+    return {**nothing, **dict.fromkeys(_SIDES, ""), **_covered(x), "reason": reason}
 
 
 def _covered(x: FloatArray) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from energyest.errors import RunsError
-from energyest.estimators.checks import check_confidence
+from energyest.estimators.checks import check_confidence, check_count
 from energyest.integration import FloatArray
 from energyest.tradeoff.resample import choices_of, interval
 from energyest.tradeoff.table import (
@@ -15,10 +15,10 @@ from energyest.tradeoff.table import (
     By,
     as_names,
     check_choices,
+    check_cost,
     check_quality,
     check_runs,
-    check_units,
-    numbers,
+    refuse_taken,
 )
 
 if TYPE_CHECKING:
@@ -66,9 +66,10 @@ def savings(
     qualities = [] if quality is None else [quality]
     table = check_runs(runs, as_names([*names, cost, *qualities], "by, cost and quality"))
     confidence = check_confidence(confidence)
+    check_count(seed, "seed", least=0)
+    refuse_taken(names, ["runs"])  # the result has from_runs and to_runs
     check_choices(table, names)
-    check_units(table, cost, names)
-    values = {cost: numbers(table, cost, positive=True)}
+    values = {cost: check_cost(table, cost, names)}
     if quality is not None:
         values[quality] = check_quality(table, quality)
     choices = choices_of(table, values, names, confidence=confidence, seed=seed)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from energyest.errors import RunsError
 from energyest.integration import FloatArray
@@ -19,22 +20,41 @@ Mode = Literal["max", "min"]
 By = str | Sequence[str]
 #: What makes one choice, where the caller does not say otherwise.
 CHOICE = ("model", "gpu")
-# Settings that change what a run costs: runs that differ in them are no repetitions.
-_SETTINGS = ("batch_size", "precision", "gpus")
-# Repetitions do not differ so much; the smallest step between units in use is 60 (s and min).
-_MOST_SPREAD = 30.0
+# What changes the cost of a run: runs that differ in it are no repetitions.
+_SETTINGS = (*CHOICE, "batch_size", "precision", "gpus")
+# Endings of columns that hold a cost, whose units can be mixed up.
+_COSTS = ("_J", "_Wh", "_kWh", "_s", "_W", "_kg")
+# Repetitions lie close enough to each other that no gap between neighbours is so wide; the smallest
+# step between units in use is 60 (s and min).
+_WIDEST_GAP = 30.0
 # A board's own power and an energy from a counter agree within a few per cent.
 _MOST_OFF = 3.0
-_LOWER_IS_BETTER = re.compile(r"loss|error|err\b|perplexity|ppl|rmse|mse|mae|wer\b|cer\b|nll")
-_SHARE = re.compile(r"acc|f1|auc|auroc|precision|recall|iou|dice|map\b|top_?\d|^quality$")
+# Names of metrics, as far as they are one word of a column's name.
+_MORE_IS_BETTER = re.compile(
+    r"acc\w*|f\d?|fscore|auc|auroc|auprc|roc|ap|map|mrr|ndcg|hits?|precision|recall|sensitivity|"
+    r"specificity|iou|miou|jaccard|dice|bleu|rouge\w?|meteor|r|psnr|ssim|kappa|mcc|corr\w*|pearson|"
+    r"spearman|top|exact|em|score|quality|reward|return|success|fitness"
+)
+_LESS_IS_BETTER = re.compile(
+    r"loss|err\w*|mse|rmse|rmsle|msle|mae|mape|smape|nll|perplexity|ppl|bpc|bpb|bpd|wer|cer|ter|eer|"
+    r"ece|fid|kid|crps|brier|lpips|kl|divergence|distance|deviation|regret|fpr|fnr"
+)
+_SHARE = re.compile(r"acc\w*|f\d|auc|auroc|precision|recall|iou|miou|dice|map|top|quality")
+# In a message, so many rows, groups or columns are named.
+_MOST_NAMED = 4
 
 
-def check_runs(runs: object, columns: Sequence[str] = ()) -> pd.DataFrame:
+def check_runs(runs: object, columns: Sequence[str] = (), *, repeated: bool = True) -> pd.DataFrame:
     """The table, if it is one and has these columns and no run twice.
+
+    Args:
+        runs: the table.
+        columns: what it must have.
+        repeated: whether runs count as repetitions, so that a copy of the whole table does harm.
 
     Raises:
         RunsError: it is no DataFrame, has no row, lacks a column, names a column twice, or holds a
-            run twice: every row is there again, or one that has a name in a column `run`.
+            run twice: one that has a name in a column `run`, or every row is there again.
     """
     import pandas as pd  # noqa: PLC0415
 
@@ -54,7 +74,7 @@ def check_runs(runs: object, columns: Sequence[str] = ()) -> pd.DataFrame:
             f"the table of runs lacks {_listed(missing)}: it has {_listed(runs.columns)}"
         )
     again = runs.astype(str).duplicated(keep=False)
-    if again.all() or ("run" in runs.columns and again.any()):
+    if (repeated and again.all()) or ("run" in runs.columns and again.any()):
         raise RunsError(
             f"{int(again.sum())} rows are there twice ({_rows(runs, again)}): a run counts once; "
             "runs.drop_duplicates() leaves one of each"
@@ -68,27 +88,54 @@ def as_names(by: By, what: str = "by") -> list[str]:
     Raises:
         RunsError: there is none, or one twice.
     """
-    names = [by] if isinstance(by, str) else [str(name) for name in by]
-    if not names or len(set(names)) < len(names):
+    names = [by] if isinstance(by, str) else list(by or ())
+    if not names or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
         raise RunsError(f"{what}={by!r} must name one column or several different ones")
     return names
 
 
-def numbers(runs: pd.DataFrame, name: str, *, positive: bool = False) -> FloatArray:
-    """A column as finite numbers of shape (runs,).
+def refuse_taken(names: Sequence[str], taken: Sequence[str]) -> None:
+    """Columns of the caller are not called as columns of the result are.
+
+    Raises:
+        RunsError: one is; it has to be renamed.
+    """
+    clash = [name for name in names if name in taken]
+    if clash:
+        raise RunsError(
+            f"{_listed(clash)} would stand beside a column of the result with this name: rename it "
+            f"with runs.rename(columns={{{clash[0]!r}: ...}})"
+        )
+
+
+def groups_of(runs: pd.DataFrame, by: Sequence[str]) -> dict[tuple[Any, ...], NDArray[np.intp]]:
+    """Key of each group -> places of its rows, in order of the keys; without empty groups."""
+    # Columns alone: levels of an index may have the same names.
+    keys = runs[list(by)].reset_index(drop=True)
+    found = keys.groupby(list(by), observed=True, sort=True).indices
+    return {key if isinstance(key, tuple) else (key,): rows for key, rows in found.items()}
+
+
+def numbers(
+    runs: pd.DataFrame, name: str, *, positive: bool = False, known: bool = True
+) -> FloatArray:
+    """A column as numbers of shape (runs,), all finite.
 
     Args:
         runs: the table.
         name: the column.
         positive: whether 0 and less are refused: energies, durations, FLOPs.
+        known: whether missing values are refused; else they are NaN.
 
     Raises:
-        RunsError: values are text, missing, infinite, or not positive; their rows are named.
+        RunsError: values are text, dates or truth values, missing, infinite, or not positive; their
+            rows are named.
     """
     import pandas as pd  # noqa: PLC0415
 
     column = runs[name]
-    if not (pd.api.types.is_numeric_dtype(column) or column.isna().all()):
+    kinds = pd.api.types
+    if kinds.is_object_dtype(column) or kinds.is_string_dtype(column):
         converted = pd.to_numeric(column, errors="coerce")
         text = converted.isna() & column.notna()
         if text.any():
@@ -97,8 +144,14 @@ def numbers(runs: pd.DataFrame, name: str, *, positive: bool = False) -> FloatAr
                 f"{_rows(runs, text)} is none"
             )
         column = converted
+    elif (
+        kinds.is_bool_dtype(column)
+        or kinds.is_complex_dtype(column)
+        or not kinds.is_numeric_dtype(column)
+    ):
+        raise RunsError(f"{name} must hold numbers in one unit, not {column.dtype}")
     values: FloatArray = column.to_numpy(dtype=np.float64, na_value=np.nan)
-    unknown = ~np.isfinite(values)
+    unknown = ~np.isfinite(values) if known else np.isinf(values)
     if unknown.any():
         raise RunsError(
             f"{name} is not known for {int(unknown.sum())} of {len(runs)} runs "
@@ -114,7 +167,7 @@ def check_choices(runs: pd.DataFrame, by: Sequence[str]) -> None:
     """Every run belongs to a choice, and the runs of a choice are repetitions.
 
     Raises:
-        RunsError: a value of these columns is missing.
+        RunsError: a value of these columns is missing, or two of them read alike (1 and "1").
 
     Warns:
         UserWarning: runs of one choice differ in a setting that decides what they cost.
@@ -123,44 +176,67 @@ def check_choices(runs: pd.DataFrame, by: Sequence[str]) -> None:
         unknown = runs[name].isna()
         if unknown.any():
             raise RunsError(f"{name} is not known for the rows {_rows(runs, unknown)}")
-    for name in _SETTINGS:
-        if name in runs.columns and name not in by:
-            several = runs.groupby(list(by), observed=True)[name].nunique()
-            if (several > 1).any():
-                first = several.index[int(np.argmax(several > 1))]
+        if runs[name].astype(str).nunique() < runs[name].nunique():
+            raise RunsError(f"{name} has different values that read alike, such as 1 and '1'")
+    settings = [name for name in _SETTINGS if name in runs.columns and name not in by]
+    for key, rows in groups_of(runs, by).items() if settings else ():
+        for name in settings:
+            if len(set(runs[name].iloc[rows])) > 1:
                 warnings.warn(
-                    f"runs of {label(first)} differ in {name} and are no repetitions: choose those "
-                    f"of one {name}, or add it to by=",
+                    f"runs of {label(key)} differ in {name} and are no repetitions: choose those "
+                    f"of one {name}, or let {name} be a part of what makes a choice",
                     UserWarning,
                     stacklevel=3,
                 )
+                return
 
 
-def check_units(runs: pd.DataFrame, name: str, by: Sequence[str]) -> None:
-    """A cost is in the same unit in all rows.
+def check_cost(runs: pd.DataFrame, name: str, by: Sequence[str] = ()) -> FloatArray:
+    """A cost as positive numbers of shape (runs,), in the same unit in all rows.
+
+    Args:
+        runs: the table.
+        name: the column.
+        by: what makes a choice; `model` and `gpu` do in any case, if they are there.
 
     Raises:
-        RunsError: repetitions of a choice differ more than thirtyfold, or energies are not what
-            `mean_power_W` × `duration_s` says, by a factor above three.
+        RunsError: as `numbers`. Between repetitions of a choice gapes a factor of thirty or more,
+            or energies are not `mean_power_W` × `duration_s`, by a factor above three.
     """
     values = numbers(runs, name, positive=True)
-    for key, rows in runs.groupby(list(by), observed=True).indices.items():
-        low, high = values[rows].min(), values[rows].max()
-        if high > _MOST_SPREAD * low:
+    finest = [*by, *(n for n in _SETTINGS if n in runs.columns and n not in by)]
+    for key, rows in groups_of(runs, finest).items() if finest else ():
+        steps = np.sort(values[rows])
+        gaps = steps[1:] / steps[:-1]
+        if len(gaps) and gaps.max() > _WIDEST_GAP:
+            place = int(np.argmax(gaps))
             raise RunsError(
-                f"{name} of {label(key)} lies between {low:.4g} and {high:.4g}: repetitions do not "
-                "differ so much; are units mixed, or runs of different lengths?"
+                f"{name} of {label(key)} is {steps[place]:.4g} or less, and then "
+                f"{steps[place + 1]:.4g} or more: repetitions do not lie so far apart; are units "
+                "mixed, or runs of different lengths?"
             )
     if name == "energy_J" and {"mean_power_W", "duration_s"} <= set(runs.columns):
-        expected = runs["mean_power_W"].to_numpy(float) * runs["duration_s"].to_numpy(float)
+        power_W, duration_s = (
+            numbers(runs, n, known=False) for n in ("mean_power_W", "duration_s")
+        )
         with np.errstate(divide="ignore", invalid="ignore"):
-            factor = values / expected
+            factor = values / (power_W * duration_s)
         wrong = np.isfinite(factor) & ((factor > _MOST_OFF) | (factor < 1 / _MOST_OFF))
         if wrong.any():
             raise RunsError(
                 f"energy_J is {factor[wrong][0]:.3g} times mean_power_W × duration_s in row "
                 f"{_rows(runs, wrong)}: one of them is in another unit"
             )
+    return values
+
+
+def check_value(runs: pd.DataFrame, name: str, by: Sequence[str]) -> FloatArray:
+    """A cost or a quality as numbers of shape (runs,), whichever it is by its name.
+
+    Raises:
+        RunsError: as `check_cost` or `check_quality`.
+    """
+    return check_cost(runs, name, by) if name.endswith(_COSTS) else check_quality(runs, name)
 
 
 def check_quality(runs: pd.DataFrame, name: str) -> FloatArray:
@@ -170,13 +246,15 @@ def check_quality(runs: pd.DataFrame, name: str) -> FloatArray:
         RunsError: as `numbers`, or shares of 1 stand beside percentages.
     """
     values = numbers(runs, name)
-    if _SHARE.search(name.lower()) and values.min() >= 0 and 1 < values.max() <= 100:
-        shares = values <= 1
-        if shares.any() and values[~shares].min() > 10 * values[shares].max():
+    shares = values <= 1
+    if any(map(_SHARE.fullmatch, _words(name))) and values.min() >= 0 and 1 < values.max() <= 100:
+        # A training that fails may reach 0.1 %; what would be as good as the others is a share.
+        alike = shares & (200 * values >= values[~shares].min()) & (values < 1)
+        if alike.any():
             raise RunsError(
-                f"{name} mixes shares and percentages: {values[shares].max():.4g} in row "
-                f"{_rows(runs, shares)}, {values[~shares].min():.4g} in row "
-                f"{_rows(runs, ~shares)}"
+                f"{name} mixes shares and percentages: {values[alike].max():.4g} in row "
+                f"{_rows(runs, alike)}, {values[~shares].min():.4g} in row "
+                f"{_rows(runs, ~shares)}; write all of them as shares"
             )
     return values
 
@@ -185,11 +263,31 @@ def direction(name: str, mode: Mode | None) -> Mode:
     """Whether more of a quality is better: as the caller says, or else as its name does.
 
     Raises:
-        RunsError: `mode` is neither "max", "min" nor None.
+        RunsError: `mode` is neither "max", "min" nor None; or it is None, and the name says nothing
+            or both.
     """
     if mode not in ("max", "min", None):
         raise RunsError(f"mode={mode!r} must be 'max' or 'min'")
-    return mode or ("min" if _LOWER_IS_BETTER.search(name.lower()) else "max")
+    if mode is not None:
+        return mode
+    more = any(map(_MORE_IS_BETTER.fullmatch, _words(name)))
+    less = any(map(_LESS_IS_BETTER.fullmatch, _words(name)))
+    if more == less:
+        raise RunsError(
+            f"whether more of {name!r} is better does not show in its name: say mode='max' or "
+            "mode='min'"
+        )
+    return "max" if more else "min"
+
+
+def _words(name: str) -> list[str]:
+    """The words of a column's name, small: val, acc, acctop5, top5, top of `val_AccTop5`."""
+    whole = re.split(r"[^A-Za-z0-9]+", name)
+    parts = [
+        word for part in whole for word in re.findall(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*", part)
+    ]
+    words = [word.lower() for word in (*whole, *parts)]
+    return [form for word in words for form in (word, word.rstrip("0123456789")) if form]
 
 
 def check_alpha(alpha: float) -> float:
@@ -210,10 +308,16 @@ def label(key: object) -> str:
 
 def _rows(runs: pd.DataFrame, chosen: object) -> str:
     """Which rows these are, the first few by name."""
-    index = runs.index[np.asarray(chosen, dtype=bool)]
-    names = list(runs.loc[index, "run"]) if "run" in runs.columns and index.is_unique else index
-    shown = ", ".join(map(str, list(names)[:4]))
-    return shown if len(index) <= 4 else f"{shown} and {len(index) - 4} more"
+    rows = np.asarray(chosen, dtype=bool)
+    names = runs["run"].to_numpy() if "run" in runs.columns else runs.index.to_numpy()
+    return named(list(map(str, names[rows])))
+
+
+def named(names: Sequence[str]) -> str:
+    """The first few names, and how many there are more."""
+    shown = ", ".join(names[:_MOST_NAMED])
+    more = len(names) - _MOST_NAMED
+    return shown if more <= 0 else f"{shown} and {more} more"
 
 
 def _other_unit(runs: pd.DataFrame, name: str) -> str:
