@@ -193,6 +193,59 @@ def test_a_probe_takes_the_place_of_the_estimate() -> None:
         asked(probes=[replace(probe, gpu=resolve_gpu("A100"))])
 
 
+def test_what_is_said_of_a_probed_pair() -> None:
+    quiet = workload(512, 16, precision="tf32", saved_bytes=50e9)
+    load = replace(quiet, notes=("odd: a loop",))
+    probe = Probe(load, resolve_gpu("V100"), 30, 4e-3, 200.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what was probed did fit
+        rows = asked({"it": load}, ["V100", "H100"], probes=probe).table.set_index("basis")
+    assert rows["precision"]["probe"] == "fp32"
+    assert rows["note"]["probe"] == "computes in fp32, as it lacks tf32; odd: a loop"
+    # What could not be counted is said, and no reason to call it an extrapolation.
+    other, without = (asked(w, "H100").table.iloc[0] for w in (load, quiet))
+    assert other["basis"] == without["basis"]
+    assert other["note"] == "; ".join(filter(None, [without["note"], "odd: a loop"]))
+    with pytest.raises(EstimateError, match=r"'it' on Tesla V100.* is probed twice"):
+        asked({"it": load}, "V100", probes=[probe, replace(probe, power_W=100.0)])
+
+
+def test_a_workload_that_cannot_be_timed_is_no_end_of_it() -> None:
+    small = MODELS["small"]
+    backward = tuple(replace(o, phase="backward") for o in small.operations)
+    table = asked({"good": small, "bad": replace(small, operations=backward)}, "H100").table
+    assert list(table["model"]) == ["good", "bad"]
+    assert table["note"][1] == "its workload has no operations of the forward pass to time"
+
+
+def test_shares_beside_percentages() -> None:
+    quality = dict.fromkeys(MODELS, 0.9) | {"small": 85.0}
+    with pytest.raises(RunsError, match="mixes shares and percentages"):
+        asked(quality=quality)
+    assert len(asked(quality=quality, mode="min").table) == 12  # of a loss that is right
+
+
+def test_more_than_a_number_holds() -> None:
+    with pytest.raises(EstimateError, match=r"large for a number: ask for fewer epochs"):
+        asked(epochs=1e300, train_samples=10**20)
+
+
+def test_the_heading_counts() -> None:
+    advice = asked({"small": MODELS["small"]})
+    front, table = advice.front, advice.table
+    others = int((table["may_be_on_front"] & ~table["on_front"]).sum())
+    text = str(advice)
+    assert (
+        f"{len(front)} of 3 pairs on the front of energy and time, and {others} more may be" in text
+    )
+    beyond = (front["basis"] == "extrapolation").sum()
+    assert beyond != (table["basis"] == "extrapolation").sum() or len(front) == 3
+    assert f"extrapolations on the front: {beyond};" in text
+    fastest = front.sort_values("duration_s").iloc[0]
+    assert ("also the fastest" in text) == (fastest.name == front.iloc[0].name)
+    assert str(fastest["gpu"]) in text.splitlines()[0]
+
+
 def test_one_model_and_one_gpu_need_no_list() -> None:
     row = asked(MODELS["small"], "H100").table.iloc[0]
     assert (row["model"], row["on_front"]) == ("Net", True)

@@ -112,7 +112,7 @@ def test_traces_of_any_source(tmp_path: Path) -> None:
 def test_what_has_not_finished(tmp_path: Path) -> None:
     trace(30.0).save(tmp_path / "done")
     trace(20.0, status="KeyboardInterrupt").save(tmp_path / "stopped")
-    with pytest.warns(UserWarning, match=r"not finished: stopped \(KeyboardInterrupt\)"):
+    with pytest.warns(UserWarning, match=r"not finished .*: stopped \(KeyboardInterrupt\)"):
         runs = collect_runs(tmp_path)
     assert list(runs["run"]) == ["done"]
     assert len(collect_runs(tmp_path, unfinished=True)) == 2
@@ -121,6 +121,13 @@ def test_what_has_not_finished(tmp_path: Path) -> None:
         pytest.raises(RunsError, match="none of the 1 traces is of a finished run"),
     ):
         collect_runs([tmp_path / "stopped"])
+
+
+def test_a_copy_of_a_run_is_left_out(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        trace(20.0).save(tmp_path / name)
+    with pytest.warns(UserWarning, match=r"b \(a copy of a\)"):
+        assert list(collect_runs(tmp_path)["run"]) == ["a"]
 
 
 def test_a_resumed_run_counts_once(tmp_path: Path) -> None:

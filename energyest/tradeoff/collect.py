@@ -79,9 +79,14 @@ def collect_runs(
         if isinstance(part, dict) and "run_id" in part
     }
     rows, left_out = [], []
+    seen: dict[str, str] = {}
     for name, trace in traces.items():
+        run_id = trace.meta.get("run_id")
         # A run that was resumed is there as a whole in the trace of its last part.
-        if str(trace.meta.get("run_id")) in superseded:
+        if str(run_id) in superseded:
+            continue
+        if isinstance(run_id, str) and seen.setdefault(run_id, name) != name:
+            left_out.append(f"{name} (a copy of {seen[run_id]})")
             continue
         if not unfinished and trace.meta.get("status", "finished") != "finished":
             left_out.append(f"{name} ({trace.meta['status']})")
@@ -89,8 +94,8 @@ def collect_runs(
         rows.append(_row(name, trace, model, monitor, mode))
     if left_out:
         warnings.warn(
-            f"left out, as they have not finished: {', '.join(left_out)}; unfinished=True takes "
-            "them with what they have used so far",
+            f"left out, as they have not finished or are copies: {', '.join(left_out)}; "
+            "unfinished=True takes what runs that have not finished have used so far",
             UserWarning,
             stacklevel=2,
         )

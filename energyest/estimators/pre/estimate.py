@@ -110,6 +110,8 @@ def estimate_pre(
         validation_samples=validation_samples,
     )
     energy_J, half = float(total.energy_J[0]), float(total.half[0])
+    if not math.isfinite(energy_J * total.duration_s[0]):
+        raise EstimateError("its energy or time is too large for a number: fewer epochs or samples")
     by = "PRE" if probe is None else f"PRE with a probe of {probe.steps} steps"
     return Estimate(
         energy_J=energy_J,

@@ -66,15 +66,17 @@ def whole_trainings(
         _batches(train_samples, size, share[:n]),
         _batches(validation_samples, size, share[n:]),
     ]
-    steps = np.array(batches) * epochs
-    parts_J = steps * foretold.energy_J.reshape(2, n)
-    energy_J = parts_J.sum(axis=0)
-    return Trainings(
-        energy_J,
-        (steps * foretold.step_s.reshape(2, n)).sum(axis=0),
-        # Training and validation are off together.
-        (parts_J * halves.reshape(2, n)).sum(axis=0) / energy_J,
-    )
+    # What is too much for a number is infinite; callers look for that.
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = np.array(batches) * epochs
+        parts_J = steps * foretold.energy_J.reshape(2, n)
+        energy_J = parts_J.sum(axis=0)
+        return Trainings(
+            energy_J,
+            (steps * foretold.step_s.reshape(2, n)).sum(axis=0),
+            # Training and validation are off together.
+            (parts_J * halves.reshape(2, n)).sum(axis=0) / energy_J,
+        )
 
 
 def check_samples(value: int, name: str, least: int) -> int:
