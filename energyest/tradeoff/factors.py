@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 _MOST_LEVELS = 12
 # So many complete parts are named.
 _MOST_BLOCKS = 3
-#: Runs of each pair that a comparison of their spreads needs.
-FEWEST_SPREAD = 4
+#: Runs of each pair that a comparison of their spreads needs: with five, Levene's test overlooks
+#: most differences that turn one table of eight into a false alarm (benchmarks/tradeoff_errors.py).
+FEWEST_SPREAD = 10
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -60,7 +61,7 @@ class Interaction:
         cells: a row a pair of levels: the factors, `runs, mean, median` of the value; `std` of what
             was analysed.
         shapiro_p: of the residuals.
-        levene_p: of the cells' spreads, around medians; NaN where a cell has fewer than 4 runs.
+        levene_p: of the cells' spreads, around medians; NaN where a cell has fewer than 10 runs.
         alpha: level of all decisions.
         notes: what to keep in mind, one sentence each.
     """
@@ -115,7 +116,7 @@ def interaction(
 
     - from it, where neither of its assumptions fails;
     - from variances of each pair's own (HC3), where pairs are spread differently (Levene), or have
-      too few runs to tell: aligned ranks would find interactions there that are not;
+      fewer than 10 runs, too few to tell: aligned ranks would find interactions there that are not;
     - from aligned ranks (J. Wobbrock et al., The aligned rank transform, CHI 2011), where the
       residuals deviate from a normal distribution (Shapiro and Wilk), spread alike.
 
@@ -153,7 +154,6 @@ def interaction(
             "spread no test can tell an effect from chance; are the runs copies?"
         )
     shapiro_p = float(stats.shapiro(residuals).pvalue)
-    # Of two runs, both lie as far from their median; of three, one lies on it.
     enough = min(map(len, groups)) >= FEWEST_SPREAD
     levene_p = float(stats.levene(*groups, center="median").pvalue) if enough else math.nan
     effects, test = two_way_anova(y, a, b), "two-way ANOVA"
