@@ -86,5 +86,7 @@ def benchmarks(session: nox.Session) -> None:
         "pre_accuracy",
         "advise_accuracy",
         "tradeoff_delrey",
+        "tradeoff_errors",
+        "compare_runs",
     ):
         session.run("python", f"benchmarks/{name}.py", success_codes=[0, 1])

@@ -183,7 +183,7 @@ def test_half_of_short_runs_is_observed_by_default() -> None:
     assert observed.to_dict() == {"long": 15, "short": 10, "two": 1}
     short = row(comparison, "short", "STEP, paper (start 10, window 5)")
     assert math.isnan(short["energy_J"])
-    assert short["note"] == "it needs the first 15 epochs, and 10 were observed"
+    assert short["note"] == "it needs the first 15 epochs: 5 more are needed"
     assert comparison.summary.loc["STEP, paper (start 10, window 5)", "refused"] == 2
 
 

@@ -271,7 +271,7 @@ def test_own_variances_where_spreads_differ() -> None:
 
 
 def test_no_interaction_is_seldom_found_where_spreads_differ() -> None:
-    """Aligned ranks would find one in a third of these tables (one pair is spread eightfold)."""
+    """Aligned ranks would find one in two of five (one pair is spread eightfold)."""
     rng = np.random.default_rng(2)
     base = factorial(count=5)[["model", "gpu"]]
     spread = np.where((base["model"] == "m1") & (base["gpu"] == "g1"), 0.8, 0.1)

@@ -104,17 +104,13 @@ def extra(calls: dict[str, int], than: dict[str, int]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def test_processes_that_are_spawned(tmp_path: Path) -> None:
-    result = train(tmp_path, "strategy=ddp_spawn")
-    assert result.returncode == 0, result.stderr
-    whole = check_truth(tmp_path)
-    assert len(whole) == EPOCHS
-    parent = said(result, "PARENT")
-    assert parent == {"epochs": EPOCHS, "total_J": pytest.approx(whole.total_J)}
-
-
-@pytest.mark.parametrize("option", ["kill=1", "kill=0", "fail=1"])
+@pytest.mark.parametrize("option", ["kill=1", "kill=0"])
 def test_every_folder_survives_the_death_of_a_rank(tmp_path: Path, option: str) -> None:
+    check_death(tmp_path, option)
+
+
+def check_death(tmp_path: Path, option: str) -> None:
+    """A rank dies or fails in its third epoch: what was measured is in every folder."""
     result = train(tmp_path, option)
     assert result.returncode != 0
     assert "energyest" not in result.stderr

@@ -92,9 +92,9 @@ def _methods(
     def paper(**setting: Any) -> Callable[[], Estimate]:
         def estimate() -> Estimate:
             if len(seen) < _PAPER_START + _PAPER_WINDOW:
+                needed = _PAPER_START + _PAPER_WINDOW
                 raise EstimateError(
-                    f"it needs the first {_PAPER_START + _PAPER_WINDOW} epochs, and "
-                    f"{len(seen)} were observed"
+                    f"it needs the first {needed} epochs: {needed - len(seen)} more are needed"
                 )
             return step(start=_PAPER_START, window=_PAPER_WINDOW, **setting)()
 

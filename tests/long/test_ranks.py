@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from energyest import load_trace
-from tests.test_ranks import EPOCHS, WATTS, check_truth, said, train
+from tests.test_ranks import EPOCHS, WATTS, check_death, check_truth, said, train
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -35,3 +35,16 @@ def test_a_rank_without_a_run_holds_up_nobody(tmp_path: Path, rank: int) -> None
         assert second.column("gpu_energy_J") == pytest.approx(
             WATTS[1] * second.column("duration_s"), rel=1e-3
         )
+
+
+def test_processes_that_are_spawned(tmp_path: Path) -> None:
+    result = train(tmp_path, "strategy=ddp_spawn")
+    assert result.returncode == 0, result.stderr
+    whole = check_truth(tmp_path)
+    assert len(whole) == EPOCHS
+    parent = said(result, "PARENT")
+    assert parent == {"epochs": EPOCHS, "total_J": pytest.approx(whole.total_J)}
+
+
+def test_a_rank_that_fails(tmp_path: Path) -> None:
+    check_death(tmp_path, "fail=1")
