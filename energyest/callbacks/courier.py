@@ -6,13 +6,20 @@ hour.
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import queue
 import threading
+import time
+import weakref
 from collections.abc import Callable
 from typing import Protocol
 
 log = logging.getLogger("energyest")
+
+# How long the end of the process waits for an answer.
+_EXIT_S = 2.0
 
 
 class Store(Protocol):
@@ -34,6 +41,7 @@ class Errand:
         self.question = question
         self.succeeded = False
         self._done = threading.Event()
+        _errands.add(self)
 
     def run(self, store: Store) -> None:
         """Ask the store; what it raises, as it does when its process has ended, is held back."""
@@ -48,6 +56,21 @@ class Errand:
     def wait(self, timeout_s: float = 0.0) -> bool:
         """Whether it has ended, well or not."""
         return self._done.wait(max(timeout_s, 0.0))
+
+
+_errands: weakref.WeakSet[Errand] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_errands.clear)  # their thread is the parent's
+
+
+@atexit.register
+def _let_finish() -> None:
+    """A thread that comes back from a store while Python ends would abort the whole process.
+
+    Python ends such a thread by unwinding its stack, and the store's C++ does not allow that.
+    """
+    give_up_s = time.monotonic() + _EXIT_S
+    for errand in list(_errands):
+        errand.wait(give_up_s - time.monotonic())
 
 
 class Courier:
