@@ -71,7 +71,7 @@ def pareto_front(
     """
     costs = as_names(cost, "cost")
     check_count(seed, "seed", least=0)
-    table, values = _checked(runs, costs, quality, by, ("runs", "front_share"))
+    table, values = _checked(runs, costs, quality, by, ())
     worse = _as_costs(values, costs, quality, mode)
     if by is None:
         on_front = undominated(worse)
@@ -114,7 +114,7 @@ def cheapest_within(
             in per cent where they are shares.
     """
     costs = as_names(cost, "cost")
-    table, values = _checked(runs, costs, quality, by, ("runs", "behind"))
+    table, values = _checked(runs, costs, quality, by, ("behind",))
     if by is not None:
         table, values = _medians(table, values, as_names(by))
     worse = _as_costs(values, costs, quality, mode)
@@ -149,9 +149,11 @@ def _checked(
     names = [] if by is None else as_names(by)
     wanted = [*names, *costs, *([] if quality is None else [quality])]
     table = check_runs(runs, as_names(wanted, "cost, quality and by"), repeated=bool(names))
-    refuse_taken(wanted if names else list(map(str, table.columns)), taken if names else taken[1:])
     if names:
+        refuse_taken(wanted, ("runs", "front_share", *taken))
         check_choices(table, names)
+    else:
+        refuse_taken(list(map(str, table.columns)), taken)
     values = {name: check_cost(table, name, names) for name in costs}
     if quality is not None:
         values[quality] = check_quality(table, quality)

@@ -144,7 +144,7 @@ def match_gpu(
     for name in _QUANTITIES:
         if name in table.columns:
             columns[name] = numbers(table, name, known=False)
-    if np.nanmax(columns.get("utilization", np.zeros(1))) > 1:
+    if (columns.get("utilization", np.zeros(1)) > 1).any():
         raise RunsError("utilization must be a share of time from 0 to 1, not in per cent")
     table = table[by].assign(**columns, power_limit_W=_limits_W(table, gpu))
     if table[gpu].nunique() < 2:

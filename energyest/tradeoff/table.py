@@ -197,15 +197,17 @@ def check_cost(runs: pd.DataFrame, name: str, by: Sequence[str] = ()) -> FloatAr
     Args:
         runs: the table.
         name: the column.
-        by: what makes a choice; `model` and `gpu` do in any case, if they are there.
+        by: what makes a choice; settings that the table knows do as well. Nothing where runs are no
+            repetitions, and may differ as they like.
 
     Raises:
         RunsError: as `numbers`. Between repetitions of a choice gapes a factor of thirty or more,
             or energies are not `mean_power_W` × `duration_s`, by a factor above three.
     """
     values = numbers(runs, name, positive=True)
-    finest = [*by, *(n for n in _SETTINGS if n in runs.columns and n not in by)]
-    for key, rows in groups_of(runs, finest).items() if finest else ():
+    # A setting that is not known for a run is none that it differs in.
+    known = [n for n in _SETTINGS if n in runs.columns and n not in by and runs[n].notna().all()]
+    for key, rows in groups_of(runs, [*by, *known]).items() if by else ():
         steps = np.sort(values[rows])
         gaps = steps[1:] / steps[:-1]
         if len(gaps) and gaps.max() > _WIDEST_GAP:
