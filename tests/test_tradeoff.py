@@ -348,7 +348,7 @@ def test_cost_and_quality_of_a_run_are_drawn_together() -> None:
     runs = repeated({"a": (1.0, 0.5), "b": (1.2, 0.6)}, spread=0.1)
     runs["val_acc"] = runs["energy_J"] / 2
     values = {n: runs[n].to_numpy() for n in ("energy_J", "val_acc")}
-    drawn = choices_of(runs, values, ["model"], confidence=0.9, seed=0).draws
+    drawn = choices_of(runs, values, ["model"]).draws(confidence=0.9, seed=0)
     np.testing.assert_allclose(drawn["val_acc"], drawn["energy_J"] / 2)
 
 

@@ -62,7 +62,7 @@ def plot_front(
     """
     names = as_names(by)
     front = pareto_front(runs, cost, quality, by=names, mode=mode)
-    table = check_runs(runs).reset_index(drop=True)
+    table = runs.reset_index(drop=True)
     table = table[names].assign(**{name: numbers(table, name) for name in (cost, quality)})
     size, label = scaled(cost, table[cost])
     figure = new_figure(8, 4.6)

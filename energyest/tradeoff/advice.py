@@ -86,8 +86,7 @@ class Advice:
         left = len(self.front) - len(shown)
         return "\n".join([*lines, *([f"and {left} more"] if left > 0 else []), "", *self._notes()])
 
-    def __repr__(self) -> str:
-        return str(self)
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return as_html(self._heading(), [_readable(self.table)], self._notes())

@@ -69,7 +69,7 @@ def aligned_rank_anova(y: FloatArray, a: Levels, b: Levels) -> pd.DataFrame:
     """
     import pandas as pd  # noqa: PLC0415
 
-    residuals, _ = cell_residuals(y, a, b)
+    residuals = cell_residuals(y, a, b)
     mean_a, mean_b, cell = (_means(y, keys) for keys in ((a,), (b,), (a, b)))
     effects = {
         "a": mean_a - y.mean(),
@@ -100,14 +100,10 @@ def robust_anova(y: FloatArray, a: Levels, b: Levels) -> pd.DataFrame:
     return columns
 
 
-def cell_residuals(y: FloatArray, a: Levels, b: Levels) -> tuple[FloatArray, list[FloatArray]]:
-    """Deviations from the mean of each cell, shape (runs,), and the values of each cell."""
+def cell_residuals(y: FloatArray, a: Levels, b: Levels) -> FloatArray:
+    """Deviations from the mean of each cell, shape (runs,)."""
     residuals: FloatArray = y - _means(y, (a, b))
-    keys = list(zip(a, b, strict=True))
-    groups: dict[tuple[object, object], list[float]] = {}
-    for key, value in zip(keys, y, strict=True):
-        groups.setdefault(key, []).append(float(value))
-    return residuals, [np.array(groups[key]) for key in sorted(groups)]
+    return residuals
 
 
 def _means(y: FloatArray, keys: tuple[Levels, ...]) -> FloatArray:

@@ -130,7 +130,7 @@ def _row(
     name: str, trace: EnergyTrace, model: str | None, monitor: str | None, mode: Mode | None
 ) -> dict[str, Any]:
     meta, energy_J = trace.meta, trace.column("energy_J")
-    epochs_s = _sum(trace, "duration_s")
+    total_J, gpu_J, epochs_s = trace.total_J, _sum(trace, "gpu_energy_J"), _sum(trace, "duration_s")
     duration_s = _number(meta.get("duration_s"), epochs_s)
     samples = _sum(trace, "samples")
     gpus = accelerators(trace)
@@ -149,11 +149,11 @@ def _row(
         "batch_size": _number(meta.get("batch_size")),
         "precision": _text(meta.get("precision")),
         "epochs": len(trace),
-        "energy_J": trace.total_J,
-        "gpu_energy_J": _sum(trace, "gpu_energy_J"),
+        "energy_J": total_J,
+        "gpu_energy_J": gpu_J,
         "duration_s": duration_s,
-        "mean_power_W": trace.total_J / duration_s if duration_s > 0 else math.nan,
-        "gpu_power_W": _sum(trace, "gpu_energy_J") / epochs_s if epochs_s > 0 else math.nan,
+        "mean_power_W": total_J / duration_s if duration_s > 0 else math.nan,
+        "gpu_power_W": gpu_J / epochs_s if epochs_s > 0 else math.nan,
         "power_limit_W": sum(limits_W) if limits_W else math.nan,
         "utilization": math.nan if utilization is None else utilization,
         "samples": samples,

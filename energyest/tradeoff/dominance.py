@@ -33,9 +33,8 @@ def _undominated_of_two(costs: FloatArray) -> NDArray[np.bool_]:
     first, second = costs[order, 0], costs[order, 1]
     # Of those that are equal in the first cost, the least second one stands first.
     begins = np.append(True, np.diff(first) > 0)
-    least = second[np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))]
+    leader = np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))
     before = np.append(np.inf, np.minimum.accumulate(second)[:-1])
-    of_cheaper = before[np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))]
     found = np.empty(len(order), dtype=np.bool_)
-    found[order] = (second == least) & (second < of_cheaper)
+    found[order] = (second == second[leader]) & (second < before[leader])
     return found

@@ -22,6 +22,7 @@ from energyest.tradeoff.anova import (
 )
 from energyest.tradeoff.html import as_html
 from energyest.tradeoff.table import (
+    Groups,
     as_names,
     check_alpha,
     check_choices,
@@ -29,7 +30,6 @@ from energyest.tradeoff.table import (
     check_value,
     groups_of,
     named,
-    numbers,
     refuse_taken,
 )
 
@@ -86,8 +86,7 @@ class Interaction:
         ]
         return "\n".join(lines)
 
-    def __repr__(self) -> str:
-        return str(self)
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         effects = self.effects.rename_axis("effect").reset_index()
@@ -140,14 +139,14 @@ def interaction(
     alpha = check_alpha(alpha)
     refuse_taken(names, ("runs", "mean", "median", "std"))
     check_choices(table, names)
-    plain = check_value(table, value, names)
-    if log and (plain <= 0).any():
-        plain = numbers(table, value, positive=True)
+    plain = check_value(table, value, names, positive=log)
     y = np.log(plain) if log else plain
     # By their text, so that levels of any type can be told apart and sorted.
     a, b = (table[name].astype(str).to_numpy() for name in names)
     _check_cells(a, b, names)
-    residuals, groups = cell_residuals(y, a, b)
+    places = groups_of(table, names)
+    groups = [y[rows] for rows in places.values()]
+    residuals = cell_residuals(y, a, b)
     if np.ptp(y) == 0 or np.allclose(residuals, 0, atol=1e-12 * float(np.ptp(y))):
         raise RunsError(
             f"{value} is the same in all runs of each pair of {names[0]} and {names[1]}: without a "
@@ -169,7 +168,7 @@ def interaction(
         log=log,
         test=test,
         effects=effects,
-        cells=_cells(table, plain, y, names),
+        cells=_cells(places, plain, y, names),
         shapiro_p=shapiro_p,
         levene_p=levene_p,
         alpha=alpha,
@@ -234,15 +233,13 @@ def _check_cells(a: FloatArray, b: FloatArray, names: Sequence[str]) -> None:
         )
 
 
-def _cells(
-    table: pd.DataFrame, plain: FloatArray, y: FloatArray, names: Sequence[str]
-) -> pd.DataFrame:
+def _cells(places: Groups, plain: FloatArray, y: FloatArray, names: Sequence[str]) -> pd.DataFrame:
     import pandas as pd  # noqa: PLC0415
 
     rows = []
-    for key, places in groups_of(table, names).items():
-        own = plain[places]
-        rows.append((*key, len(own), own.mean(), np.median(own), y[places].std(ddof=1)))
+    for key, members in places.items():
+        own = plain[members]
+        rows.append((*key, len(own), own.mean(), np.median(own), y[members].std(ddof=1)))
     cells: pd.DataFrame = pd.DataFrame(rows, columns=[*names, "runs", "mean", "median", "std"])
     return cells
 

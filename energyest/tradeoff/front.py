@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from energyest.errors import RunsError
-from energyest.estimators.checks import check_count
+from energyest.estimators.checks import check_count, is_number
 from energyest.integration import FloatArray
 from energyest.tradeoff.dominance import undominated
 from energyest.tradeoff.resample import Choices, choices_of
@@ -22,7 +22,6 @@ from energyest.tradeoff.table import (
     check_quality,
     check_runs,
     direction,
-    groups_of,
     refuse_taken,
 )
 
@@ -77,9 +76,11 @@ def pareto_front(
         on_front = undominated(worse)
         rows: pd.DataFrame = table[on_front].sort_values(costs, kind="stable")
         return rows
-    choices = choices_of(table, values, as_names(by), confidence=_CONFIDENCE, seed=seed)
+    choices = choices_of(table, values, as_names(by))
     found = _frame(choices, as_names(by))
-    found["front_share"] = _front_share(choices, costs, quality, mode)
+    found["front_share"] = _front_share(
+        _as_costs(choices.draws(_CONFIDENCE, seed), costs, quality, mode)[:, :_SHARE_DRAWS]
+    )
     chosen = found[undominated(_as_costs(choices.medians, costs, quality, mode))]
     in_order: pd.DataFrame = chosen.sort_values(costs, kind="stable", ignore_index=True)
     return in_order
@@ -116,7 +117,8 @@ def cheapest_within(
     costs = as_names(cost, "cost")
     table, values = _checked(runs, costs, quality, by, ("behind",))
     if by is not None:
-        table, values = _medians(table, values, as_names(by))
+        choices = choices_of(table, values, as_names(by))
+        table, values = _frame(choices, as_names(by)), choices.medians
     worse = _as_costs(values, costs, quality, mode)
     behind = worse[:, -1] - worse[:, -1].min()
     _check_within(within, quality, values[quality])
@@ -129,8 +131,7 @@ def cheapest_within(
 
 
 def _check_within(within: float, quality: str, values: FloatArray) -> None:
-    is_number = isinstance(within, int | float | np.number) and not isinstance(within, bool)
-    if not (is_number and math.isfinite(within) and within >= 0):
+    if not (is_number(within) and math.isfinite(within) and within >= 0):
         raise RunsError(f"within={within!r} must be a number of 0 or more")
     if within >= 1 and values.min() >= 0 and values.max() <= 1:
         raise RunsError(
@@ -171,35 +172,20 @@ def _as_costs(
     return np.stack(columns, axis=-1)
 
 
-def _medians(
-    table: pd.DataFrame, values: dict[str, FloatArray], by: Sequence[str]
-) -> tuple[pd.DataFrame, dict[str, FloatArray]]:
-    """One row a choice, and its medians."""
-    groups = groups_of(table, by)
-    medians = {
-        n: np.array([np.median(v[rows]) for rows in groups.values()]) for n, v in values.items()
-    }
-    counts = np.array([len(rows) for rows in groups.values()], dtype=np.float64)
-    return _frame(Choices(list(groups), counts, medians, {}), by), medians
-
-
 def _frame(choices: Choices, by: Sequence[str]) -> pd.DataFrame:
     import pandas as pd  # noqa: PLC0415
 
     frame: pd.DataFrame = pd.DataFrame(choices.keys, columns=list(by))
-    frame["runs"] = choices.counts.astype(int)
+    frame["runs"] = choices.counts
     for name, values in choices.medians.items():
         frame[name] = values
     return frame
 
 
-def _front_share(
-    choices: Choices, costs: Sequence[str], quality: str | None, mode: Mode | None
-) -> FloatArray:
-    """In which share of the draws each choice is on the front."""
-    drawn = _as_costs(choices.draws, costs, quality, mode)[:, :_SHARE_DRAWS]
+def _front_share(drawn: FloatArray) -> FloatArray:
+    """In which share of the draws each choice is on the front; of shape (choices, draws, costs)."""
     if np.isnan(drawn).any():
-        return np.full(len(choices.keys), math.nan)
+        return np.full(len(drawn), math.nan)
     on_front = np.stack([undominated(drawn[:, i]) for i in range(drawn.shape[1])])
     share: FloatArray = on_front.mean(axis=0)
     return share

@@ -101,8 +101,7 @@ class GroupComparison:
         ]
         return "\n".join(lines)
 
-    def __repr__(self) -> str:
-        return str(self)
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return as_html(str(self).splitlines()[0], [self.groups, self.pairs], self.notes)

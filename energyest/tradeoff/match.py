@@ -22,6 +22,7 @@ from energyest.tradeoff.table import (
     By,
     as_names,
     check_choices,
+    check_columns,
     check_cost,
     check_runs,
     groups_of,
@@ -75,8 +76,7 @@ class GpuMatch:
         lines = [self._say(row) for row in self.crossings.to_dict("records")]
         return "\n".join(lines)
 
-    def __repr__(self) -> str:
-        return str(self)
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return as_html(
@@ -138,7 +138,7 @@ def match_gpu(
     if _PER_SAMPLE in table.columns:
         energy_J = check_cost(table, _PER_SAMPLE, by)
     else:
-        table = check_runs(runs, ["energy_J", "samples"])
+        check_columns(table, ["energy_J", "samples"])
         energy_J = check_cost(table, "energy_J", by) / numbers(table, "samples", positive=True)
     columns = {flops: numbers(table, flops, positive=True), _PER_SAMPLE: energy_J}
     for name in _QUANTITIES:
@@ -247,11 +247,12 @@ def _crossings(
 
     # Of the logarithm of each median: what repetitions drawn anew make of it.
     energy_J = {_PER_SAMPLE: table[_PER_SAMPLE].to_numpy(float)}
-    choices = choices_of(table, energy_J, [gpu, *models], confidence=confidence, seed=0)
+    choices = choices_of(table, energy_J, [gpu, *models])
+    draws = choices.draws(confidence, seed=0)[_PER_SAMPLE]
     each = pd.DataFrame(
         {
             "log": np.log(choices.medians[_PER_SAMPLE]),
-            "error": np.log(choices.draws[_PER_SAMPLE]).var(axis=1),
+            "error": np.log(draws).var(axis=1),
         },
         index=pd.MultiIndex.from_tuples(choices.keys),
     )

@@ -72,7 +72,7 @@ def savings(
     values = {cost: check_cost(table, cost, names)}
     if quality is not None:
         values[quality] = check_quality(table, quality)
-    choices = choices_of(table, values, names, confidence=confidence, seed=seed)
+    choices = choices_of(table, values, names)
     if len(choices.keys) < 2:
         raise RunsError(f"all runs are of one choice ({names}): a saving needs two")
     order = np.argsort(choices.medians[cost], kind="stable")
@@ -84,17 +84,18 @@ def savings(
     found = pd.DataFrame(columns)
     # Draws a pair at a time: those of a thousand pairs at once would be 80 MB.
     pairs = list(zip(cheap, dear, strict=True))
-    medians, draws = choices.medians[cost], choices.draws[cost]
+    drawn = choices.draws(confidence, seed)
+    medians, draws = choices.medians[cost], drawn[cost]
     found["saving_pct"] = _saving(medians[cheap], medians[dear])
     ends = [interval(_saving(draws[to], draws[of]), confidence) for to, of in pairs]
     found["saving_lower_pct"], found["saving_upper_pct"] = np.transpose(ends)
     if quality is not None:
-        medians, draws = choices.medians[quality], choices.draws[quality]
+        medians, draws = choices.medians[quality], drawn[quality]
         found["quality_change"] = medians[cheap] - medians[dear]
         ends = [interval(draws[to] - draws[of], confidence) for to, of in pairs]
         found["quality_lower"], found["quality_upper"] = np.transpose(ends)
-    found["from_runs"] = choices.counts[dear].astype(int)
-    found["to_runs"] = choices.counts[cheap].astype(int)
+    found["from_runs"] = choices.counts[dear]
+    found["to_runs"] = choices.counts[cheap]
     found = found.sort_values("saving_pct", ascending=False, kind="stable")
     in_order: pd.DataFrame = found.reset_index(drop=True)
     return in_order

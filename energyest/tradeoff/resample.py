@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from energyest.integration import FloatArray
-from energyest.tradeoff.table import groups_of
+from energyest.tradeoff.table import Groups, groups_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,17 +25,44 @@ class Choices:
     """Choices with the medians of their repetitions.
 
     Attributes:
-        keys: what makes each choice, the values of the columns it is made by.
-        counts: number of repetitions, shape (choices,).
-        medians: column -> shape (choices,).
-        draws: column -> shape (choices, resamples): medians of repetitions drawn with replacement.
-            All columns of a run are drawn together. NaN where the repetitions are too few.
+        groups: what makes each choice, the values of the columns it is made by -> its rows.
+        columns: name -> numbers of shape (runs,).
+        medians: name -> shape (choices,).
     """
 
-    keys: list[tuple[object, ...]]
-    counts: FloatArray
+    groups: Groups
+    columns: Mapping[str, FloatArray]
     medians: dict[str, FloatArray]
-    draws: dict[str, FloatArray]
+
+    @property
+    def keys(self) -> list[tuple[Any, ...]]:
+        """What makes each choice."""
+        return list(self.groups)
+
+    @property
+    def counts(self) -> NDArray[np.int_]:
+        """Number of repetitions, shape (choices,)."""
+        return np.array([len(rows) for rows in self.groups.values()])
+
+    def draws(self, confidence: float, seed: int) -> dict[str, FloatArray]:
+        """Medians of repetitions drawn with replacement, all columns of a run together.
+
+        Args:
+            confidence: of the intervals that the draws are for.
+            seed: of the draws.
+
+        Returns:
+            Name -> shape (choices, resamples); NaN where the repetitions are too few.
+        """
+        generator = np.random.default_rng(seed)
+        found = {n: np.full((len(self.groups), RESAMPLES), math.nan) for n in self.columns}
+        fewest = fewest_repetitions(confidence)
+        for place, rows in enumerate(self.groups.values()):
+            if len(rows) >= fewest:
+                drawn = rows[generator.integers(len(rows), size=(RESAMPLES, len(rows)))]
+                for name, values in self.columns.items():
+                    found[name][place] = np.median(values[drawn], axis=1)
+        return found
 
 
 def fewest_repetitions(confidence: float) -> int:
@@ -46,35 +74,20 @@ def fewest_repetitions(confidence: float) -> int:
     return 1 + math.ceil(-math.log2(1 - confidence))
 
 
-def choices_of(
-    runs: pd.DataFrame,
-    columns: Mapping[str, FloatArray],
-    by: Sequence[str],
-    *,
-    confidence: float,
-    seed: int,
-) -> Choices:
+def choices_of(runs: pd.DataFrame, columns: Mapping[str, FloatArray], by: Sequence[str]) -> Choices:
     """Group runs into choices.
 
     Args:
         runs: the table; `by` are columns of it.
         columns: the numbers to take medians of, each of shape (runs,).
         by: what makes a choice.
-        confidence: of the intervals that the draws are for.
-        seed: of the draws.
     """
     groups = groups_of(runs, by)
-    keys, members = list(groups), list(groups.values())
-    generator = np.random.default_rng(seed)
-    medians = {n: np.array([np.median(v[rows]) for rows in members]) for n, v in columns.items()}
-    draws = {name: np.full((len(keys), RESAMPLES), math.nan) for name in columns}
-    for place, rows in enumerate(members):
-        if len(rows) >= fewest_repetitions(confidence):
-            drawn = rows[generator.integers(len(rows), size=(RESAMPLES, len(rows)))]
-            for name, values in columns.items():
-                draws[name][place] = np.median(values[drawn], axis=1)
-    counts = np.array([len(rows) for rows in members], dtype=np.float64)
-    return Choices(keys, counts, medians, draws)
+    medians = {
+        name: np.array([np.median(values[rows]) for rows in groups.values()])
+        for name, values in columns.items()
+    }
+    return Choices(groups, columns, medians)
 
 
 def interval(draws: FloatArray, confidence: float) -> tuple[FloatArray, FloatArray]:

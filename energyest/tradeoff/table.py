@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from energyest.errors import RunsError
+from energyest.estimators.checks import is_number
 from energyest.integration import FloatArray
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 Mode = Literal["max", "min"]
 By = str | Sequence[str]
+#: Key of each group -> places of its rows.
+Groups = dict[tuple[Any, ...], NDArray[np.intp]]
 #: What makes one choice, where the caller does not say otherwise.
 CHOICE = ("model", "gpu")
 # What changes the cost of a run: runs that differ in it are no repetitions.
@@ -68,11 +71,7 @@ def check_runs(runs: object, columns: Sequence[str] = (), *, repeated: bool = Tr
     twice = [str(name) for name in runs.columns[runs.columns.duplicated()]]
     if twice:
         raise RunsError(f"the table of runs has two columns named {twice[0]!r}")
-    missing = [name for name in columns if name not in runs.columns]
-    if missing:
-        raise RunsError(
-            f"the table of runs lacks {_listed(missing)}: it has {_listed(runs.columns)}"
-        )
+    check_columns(runs, columns)
     again = runs.astype(str).duplicated(keep=False)
     if (repeated and again.all()) or ("run" in runs.columns and again.any()):
         raise RunsError(
@@ -80,6 +79,19 @@ def check_runs(runs: object, columns: Sequence[str] = (), *, repeated: bool = Tr
             "runs.drop_duplicates() leaves one of each"
         )
     return runs
+
+
+def check_columns(runs: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Refuse a table that lacks one of these columns.
+
+    Raises:
+        RunsError: it does.
+    """
+    missing = [name for name in columns if name not in runs.columns]
+    if missing:
+        raise RunsError(
+            f"the table of runs lacks {_listed(missing)}: it has {_listed(runs.columns)}"
+        )
 
 
 def as_names(by: By, what: str = "by") -> list[str]:
@@ -108,7 +120,7 @@ def refuse_taken(names: Sequence[str], taken: Sequence[str]) -> None:
         )
 
 
-def groups_of(runs: pd.DataFrame, by: Sequence[str]) -> dict[tuple[Any, ...], NDArray[np.intp]]:
+def groups_of(runs: pd.DataFrame, by: Sequence[str]) -> Groups:
     """Key of each group -> places of its rows, in order of the keys; without empty groups."""
     # Columns alone: levels of an index may have the same names.
     keys = runs[list(by)].reset_index(drop=True)
@@ -232,22 +244,32 @@ def check_cost(runs: pd.DataFrame, name: str, by: Sequence[str] = ()) -> FloatAr
     return values
 
 
-def check_value(runs: pd.DataFrame, name: str, by: Sequence[str]) -> FloatArray:
+def check_value(
+    runs: pd.DataFrame, name: str, by: Sequence[str], *, positive: bool = False
+) -> FloatArray:
     """A cost or a quality as numbers of shape (runs,), whichever it is by its name.
+
+    Args:
+        runs: the table.
+        name: the column.
+        by: see `check_cost`.
+        positive: whether 0 and less are refused of a quality, too.
 
     Raises:
         RunsError: as `check_cost` or `check_quality`.
     """
-    return check_cost(runs, name, by) if name.endswith(_COSTS) else check_quality(runs, name)
+    if name.endswith(_COSTS):
+        return check_cost(runs, name, by)
+    return check_quality(runs, name, positive=positive)
 
 
-def check_quality(runs: pd.DataFrame, name: str) -> FloatArray:
+def check_quality(runs: pd.DataFrame, name: str, *, positive: bool = False) -> FloatArray:
     """A quality as numbers of shape (runs,), all shares or all percentages.
 
     Raises:
         RunsError: as `numbers`, or shares of 1 stand beside percentages.
     """
-    values = numbers(runs, name)
+    values = numbers(runs, name, positive=positive)
     shares = values <= 1
     if any(map(_SHARE.fullmatch, _words(name))) and values.min() >= 0 and 1 < values.max() <= 100:
         # A training that fails may reach 0.1 %; what would be as good as the others is a share.
@@ -298,7 +320,7 @@ def check_alpha(alpha: float) -> float:
     Raises:
         RunsError: it is not.
     """
-    if isinstance(alpha, bool) or not (isinstance(alpha, float | int) and 0 < alpha < 1):
+    if not (is_number(alpha) and 0 < alpha < 1):
         raise RunsError(f"alpha={alpha!r} must lie between 0 and 1")
     return float(alpha)
 
