@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import warnings
 from typing import Any
 
 import numpy as np
@@ -231,6 +232,16 @@ def test_other_settings_are_no_repetitions() -> None:
     with pytest.warns(UserWarning, match="small, A40 differ in batch_size"):
         savings(runs)
     assert len(savings(runs, by=["model", "gpu", "batch_size"])) == 3
+
+
+def test_precision_may_be_a_metric() -> None:
+    runs = repeated({"small": (20, 0.8), "big": (100, 0.9)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(savings(runs.assign(precision=runs["val_acc"]))) == 1
+    runs.loc[3, "energy_J"] /= 1000
+    with pytest.raises(RunsError, match="energy_J of small"):
+        savings(runs.assign(precision=runs["val_acc"]))
 
 
 @pytest.mark.parametrize("by", [[], ["model", "model"], ["model", "energy_J"]])

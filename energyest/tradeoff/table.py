@@ -190,7 +190,7 @@ def check_choices(runs: pd.DataFrame, by: Sequence[str]) -> None:
             raise RunsError(f"{name} is not known for the rows {_rows(runs, unknown)}")
         if runs[name].astype(str).nunique() < runs[name].nunique():
             raise RunsError(f"{name} has different values that read alike, such as 1 and '1'")
-    settings = [name for name in _SETTINGS if name in runs.columns and name not in by]
+    settings = _settings(runs, by)
     for key, rows in groups_of(runs, by).items() if settings else ():
         for name in settings:
             if len(set(runs[name].iloc[rows])) > 1:
@@ -201,6 +201,19 @@ def check_choices(runs: pd.DataFrame, by: Sequence[str]) -> None:
                     stacklevel=3,
                 )
                 return
+
+
+def _settings(runs: pd.DataFrame, by: Sequence[str]) -> list[str]:
+    """Columns beside `by` that hold settings; a `precision` of fractions is a metric, and none."""
+    import pandas as pd  # noqa: PLC0415
+
+    return [
+        name
+        for name in _SETTINGS
+        if name in runs.columns
+        and name not in by
+        and not (name == "precision" and pd.api.types.is_float_dtype(runs[name]))
+    ]
 
 
 def check_cost(runs: pd.DataFrame, name: str, by: Sequence[str] = ()) -> FloatArray:
@@ -218,7 +231,7 @@ def check_cost(runs: pd.DataFrame, name: str, by: Sequence[str] = ()) -> FloatAr
     """
     values = numbers(runs, name, positive=True)
     # A setting that is not known for a run is none that it differs in.
-    known = [n for n in _SETTINGS if n in runs.columns and n not in by and runs[n].notna().all()]
+    known = [name for name in _settings(runs, by) if runs[name].notna().all()]
     for key, rows in groups_of(runs, [*by, *known]).items() if by else ():
         steps = np.sort(values[rows])
         gaps = steps[1:] / steps[:-1]
