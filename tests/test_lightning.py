@@ -272,7 +272,7 @@ def test_hyperparameters_of_a_run(tmp_path: Path) -> None:
     monitor = monitor_of(tmp_path / "energy", count_flops=False)
     kept = {"arch": "small", "lr": 0.1, "deep": True, "steps": 3, "max_tokens": 5, "api_token": 1}
     dropped = {"layers": [1, 2], "bad": math.nan, "text": "x" * 999, "huge": 10**400, "none": None}
-    dropped |= {"api_key": "abc", "hub.Token": "abc", "y" * 999: 1}
+    dropped |= {"api_key": "abc", "hub.Token": "abc", "aws_credentials": "abc", "y" * 999: 1}
     others = {k: v for k, v in kept.items() if k != "arch"} | dropped
     others |= {"steps": np.int64(3), "optimizer": {"name": "adam", "more": Namespace(eps=1e-8)}}
     module = Configured("small", **others)

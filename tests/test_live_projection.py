@@ -135,6 +135,29 @@ def test_cheap_projections_are_made_less_often(monkeypatch: pytest.MonkeyPatch) 
     assert projector.project(Plan(100)) is not None  # for who asks
 
 
+@pytest.mark.parametrize(("cost_s", "every"), [(0.001, 1), (0.05, 5), (1.0, 100)])
+def test_projections_take_a_hundredth_of_the_time(
+    cost_s: float, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(projection.time, "monotonic", lambda: now_s)
+    made: list[int] = []
+
+    class Costly(Projector):
+        def project(self, plan: Plan) -> Estimate | None:
+            nonlocal now_s
+            now_s += cost_s
+            made.append(row)
+            return Estimate(1.0)
+
+    projector = Costly(Replay([1.0]), 0.9)  # type: ignore[arg-type]
+    for row in range(1100):
+        now_s = float(2 * row)
+        projector.project_if_cheap(Plan(1100))
+    assert made[:100] == list(range(100))  # the first ones, whatever they cost
+    assert len(made[100:]) == pytest.approx(1000 / max(1, every / 2), rel=0.25)
+
+
 # ---------------------------------------------------------------------- changes
 
 

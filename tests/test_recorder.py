@@ -324,6 +324,21 @@ def test_meter_keeps_the_counter_across_failed_readings(monkeypatch: pytest.Monk
     assert meter.value_at(10.0).energy_J == pytest.approx(3000)
 
 
+@pytest.mark.parametrize("stall_s", [1.0, 3.0])
+@pytest.mark.parametrize("since_s", np.arange(22.05, 28, 0.5))
+def test_meter_notices_a_counter_that_stands_still_while_readings_are_folded(
+    since_s: float, stall_s: float
+) -> None:
+    meter = Meter(max_gap_s=5)
+    for i in range(400):
+        time_s = i / 10
+        # 100 W all along; the counter stands still for a while, and nothing makes up for it.
+        counted_s = min(time_s, since_s) + max(0.0, time_s - since_s - stall_s)
+        meter.add(Reading(time_s, "gpu:0", power_W=100.0, energy_J=100 * counted_s))
+        meter.forget(time_s)
+    assert meter.value_at(39.9).energy_J == pytest.approx(3990)
+
+
 def test_meter_memory_is_bounded_even_if_an_instant_is_held() -> None:
     meter = Meter(max_gap_s=5)
     for i in range(20_000):

@@ -109,11 +109,19 @@ def test_a_recorded_schedule_goes_before_what_was_seen() -> None:
     for observed in range(7, 40):
         trace = trace_of(energy[:observed], validation_energy_J=validation[:observed], meta=meta)
         assert estimate_step(trace, 40).energy_J == pytest.approx(energy.sum())
-    # Resumed at epoch 3: the first validation comes after four epochs.
-    resumed = trace_of(
-        energy[3:20], validation_energy_J=validation[3:20], meta={**meta, "first_epoch": 3}
-    )
-    assert estimate_step(resumed, 37).energy_J == pytest.approx(energy[3:].sum())
+
+
+@pytest.mark.parametrize("first", [1, 3, 6])
+def test_the_schedule_counts_the_epochs_before_the_trace(first: int) -> None:
+    # Resumed at epoch 3: the first validation, every seventh epoch, comes after four epochs.
+    energy, validation = validated_trace(40, 7)
+    meta = {"validation_every_n_rows": 7.0, "first_epoch": first}
+    for observed in range(10, 40):
+        resumed = trace_of(
+            energy[first:observed], validation_energy_J=validation[first:observed], meta=meta
+        )
+        estimate = estimate_step(resumed, 40 - first)
+        assert estimate.energy_J == pytest.approx(energy[first:].sum())
 
 
 def test_a_validation_that_is_to_come_is_guessed() -> None:
@@ -151,6 +159,24 @@ def test_a_planned_change_multiplies_the_level() -> None:
     assert "at epoch 10" in str(estimate.assumptions)
     plain = estimate_step(trace, 30)
     assert estimate.upper_J - estimate.lower_J > 10 * (plain.upper_J - plain.lower_J)
+
+
+@pytest.mark.parametrize(
+    ("load", "energy", "time"),
+    [
+        # Waiting draws 1/6 of the limit, computing all the time 3/4. At a load of 0.2, the GPU
+        # computes 2/35 of the time: threefold work fits into the rest, and only the power above
+        # waiting, 1/30 of the limit, goes with it.
+        (0.2, (1 / 6 + 3 / 30) / 0.2, 1.0),
+        (0.75, 3.0, 3.0),
+        (1 / 6, 1.0, 1.0),
+        (0.5, (1 / 6 * 12 / 7 + 3 / 3) / 0.5, 12 / 7),
+    ],
+)
+def test_a_gpu_that_waits_has_room_for_more_work(load: float, energy: float, time: float) -> None:
+    effect = PlannedChange(10, flops_ratio=3).effect(load)
+    assert effect.energy == pytest.approx(energy)
+    assert effect.time == pytest.approx(time)
 
 
 def test_a_known_energy_ratio_goes_first_and_is_surer() -> None:

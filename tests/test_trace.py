@@ -59,6 +59,29 @@ def test_last_end_may_lie_before_the_reading_that_would_have_come_next() -> None
     assert trace.column("energy_J") == pytest.approx([30, 87])
 
 
+def test_an_epoch_that_ended_after_the_last_total_counts_with_what_it_cost_in_all(
+    tmp_path: Path,
+) -> None:
+    meta = {"format": 1, "run_id": "a", "status": "running"}
+    latest = {
+        **meta,
+        "total_J": 130.0,
+        "components": {"gpu_energy_J": 120.0, "cpu_energy_J": None},
+        "interrupted_epoch": {"epoch": 1, "start_s": 2.0, "energy_J": 30.0, "gpu_energy_J": 28.0},
+    }
+    rows = [
+        {"epoch": 0, "start_s": 0.0, "end_s": 2.0, "energy_J": 100.0, "gpu_energy_J": 92.0},
+        {"epoch": 1, "start_s": 2.0, "end_s": 4.0, "energy_J": 50.0, "gpu_energy_J": 47.0},
+    ]
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    (tmp_path / "latest.json").write_text(json.dumps(latest))
+    (tmp_path / "epochs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trace = load_trace(tmp_path)
+    assert trace.total_J == 130.0 - 30.0 + 50.0
+    assert trace.meta["components"] == {"gpu_energy_J": 120.0 - 28.0 + 47.0, "cpu_energy_J": None}
+    assert "interrupted_epoch" not in trace.meta
+
+
 def test_total_of_a_run_that_was_killed() -> None:
     # Ten epochs of 1 s with 0.5 s between them, and readings 2 s before and after.
     time = np.arange(0, 19.01, 0.1)

@@ -99,3 +99,25 @@ def test_what_was_known_last_is_gone_after_a_normal_end(tmp_path: Path) -> None:
         run.recorder.stop()
     assert not (tmp_path / "energy/latest.json").exists()
     assert load_trace(tmp_path / "energy").meta["status"] == "finished"
+
+
+def test_a_disk_that_fails_is_tried_ever_more_rarely(
+    tmp_path: Path, writers: list[TraceWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+    monkeypatch.setattr("energyest.measure.writer.time.monotonic", lambda: now_s)
+    writers.append(TraceWriter(tmp_path / "energy", META, lambda: contents_of(1)))
+    writer = writers[0]
+    tried_s = []
+
+    def fail(*_: object) -> None:
+        tried_s.append(now_s)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(writer._folder, "bring_back", fail)
+    monkeypatch.setattr(writer._folder, "append", fail)
+    for second in range(4000):
+        now_s = float(second)
+        writer.put(rows=[line(second)])
+        writer.write_waiting()
+    assert tried_s == [0, 10, 30, 70, 150, 310, 630, 1230, 1830, 2430, 3030, 3630]

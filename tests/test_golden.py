@@ -1,0 +1,25 @@
+"""Numbers that were pinned before the code was moved; `tests/golden.py` says how they are made."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+
+from tests import golden
+
+
+@pytest.mark.parametrize("part", golden.PARTS)
+def test_numbers_are_as_they_were(part: str) -> None:
+    if part == "tradeoff" and not golden.CHOICES.exists():
+        pytest.skip("the tests run without the examples")
+    stored = json.loads(gzip.decompress((golden.DATA / "golden.json.gz").read_bytes()))[part]
+    found = golden.PARTS[part]()
+    assert found.keys() == stored.keys()
+    wrong = {
+        name: (found[name], value)
+        for name, value in stored.items()
+        if found[name] != (value if isinstance(value, str | None) else pytest.approx(value, 1e-9))
+    }
+    assert not wrong, f"{len(wrong)} of {len(stored)}: {dict(list(wrong.items())[:5])}"
