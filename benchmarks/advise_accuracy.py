@@ -27,12 +27,12 @@ from scipy.stats import rankdata
 from sweep_table import rows, runs
 
 import energyest
+from energyest.estimators.cross_validation import group_labels
 from energyest.estimators.pre.model import PreModel, packaged
-from energyest.estimators.pre.runs import TrainedRun, runs_of
-from energyest.estimators.pre.validation import group_labels
+from energyest.estimators.pre.training_data import TrainedRun, runs_of
 from energyest.gpus import peak_flops
 from energyest.tradeoff.advisor import surely_beaten
-from energyest.tradeoff.dominance import undominated
+from energyest.tradeoff.pareto import undominated
 
 CONFIDENCE = 0.9
 MENUS, SIZES = 2000, (3, 6, 12)

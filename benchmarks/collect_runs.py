@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from energyest import track
-from energyest.measure.training_flops import flop_counter
+from energyest.profiling.training_flops import flop_counter
 
 CLASSES, VOCABULARY = 1000, 8192
 COLD_STEPS, UNTIMED_STEPS = 8, 3

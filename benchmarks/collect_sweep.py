@@ -39,7 +39,7 @@ from tqdm import tqdm
 from zoo import Setting, build, draw_settings, loss_of, optimizer_of
 
 from energyest import EnergyestError, EnergyMonitor, EnergyTrace, track
-from energyest.measure.describe import describe_workload
+from energyest.profiling.describe import describe_workload
 
 MIXED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 WARM_S, EPOCH_S, EPOCHS = 0.6, 0.9, 2

@@ -32,8 +32,8 @@ from zoo import Setting, build, loss_of
 
 from energyest import EnergyMonitor
 from energyest.estimators.pre.estimate import estimate_pre
-from energyest.measure.probe import probe
-from energyest.probed import Probe
+from energyest.profiling.probe import probe
+from energyest.records.probe import Probe
 
 SETTINGS = (
     Setting("torchvision/resnet50", 64, 224, "bf16", "sgd_momentum"),

@@ -24,9 +24,9 @@ import sklearn
 from sweep_table import family, rows, runs
 
 from energyest.estimators.pre.model import PreModel
-from energyest.estimators.pre.physical import PhysicalModel
-from energyest.estimators.pre.published import fit_published
-from energyest.estimators.pre.runs import TrainedRun
+from energyest.estimators.pre.roofline_model import PhysicalModel
+from energyest.estimators.pre.training_data import TrainedRun
+from energyest.estimators.regression.published import fit_published
 
 CONFIDENCE = 0.9
 

@@ -33,9 +33,9 @@ import sklearn
 from datasets import delrey2023_table
 
 import energyest
-from energyest.estimators.pre.published import Published
-from energyest.estimators.pre.table_model import Regressor, TableModel, Target
-from energyest.estimators.pre.validation import CrossValidation
+from energyest.estimators.cross_validation import CrossValidation
+from energyest.estimators.regression.published import Published
+from energyest.estimators.regression.table_model import Regressor, TableModel, Target
 
 # The deviation of kernel ridge between splits is 0.6 points: of six, the mean is off by 0.25.
 SPLITS = 6

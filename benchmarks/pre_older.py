@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from energyest.estimators.pre.model import PreModel, packaged
-from energyest.estimators.pre.runs import TrainedRun
+from energyest.estimators.pre.training_data import TrainedRun
 from energyest.gpus import resolve_gpu
-from energyest.measure.describe import describe_workload
-from energyest.workload import Workload
+from energyest.profiling.describe import describe_workload
+from energyest.records.workload import Workload
 
 WORKLOADS = Path(__file__).parent / "data" / "older_workloads.json.gz"
 GPUS = {

@@ -34,7 +34,7 @@ from energyest.estimators import (
     estimate_green_algorithms,
     estimate_mlco2,
 )
-from energyest.estimators.outlook import History
+from energyest.estimators.step.forecast import History
 from energyest.gpus import find_gpu
 
 PAPER = {"start": 10, "window": 5}

@@ -2,12 +2,13 @@
 
 Every training of `datasets.long_runs` is projected after each of its epochs, once its last change
 of level is behind it. The errors of these projections are taken to be t-distributed, with a
-variance that is a weighted sum of what the level shows (see `energyest.estimators.interval`); the
-weights and the degrees of freedom are those of the greatest likelihood. To see how they hold on
+variance that is a weighted sum of what the level shows (see `energyest.estimators.step.interval`);
+the weights and the degrees of freedom are those of the greatest likelihood. To see how they hold on
 runs that were not seen, groups of runs are left out in turn: a model on a GPU, and a data set. The
 interval is stretched until, on data sets that were left out, it holds as often as it says.
 
-Then, how the accuracy of the projection depends on what `energyest.estimators.regimes` expects
+Then, how the accuracy of the projection depends on what
+`energyest.estimators.step.changepoint` expects
 before a run is seen: each constant halved and doubled.
 
 Exits with 1 if the constants in the package are not those found here, with 2 if data are missing.
@@ -30,8 +31,9 @@ from scipy.stats import t as student_t
 
 import energyest
 from energyest import EnergyTrace, NotStableError, estimate_step
-from energyest.estimators import interval, regimes
-from energyest.estimators.outlook import History
+from energyest.estimators.step import changepoint as regimes
+from energyest.estimators.step import interval
+from energyest.estimators.step.forecast import History
 
 Signal = Callable[[np.random.Generator, int], np.ndarray]
 CONFIDENCE = 0.9

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from datasets import DATA, missing
 
-from energyest.estimators.pre.runs import TrainedRun
+from energyest.estimators.pre.training_data import TrainedRun
 from energyest.gpus import resolve_gpu
-from energyest.workload import Workload
+from energyest.records.workload import Workload
 
 TABLE = Path(__file__).parent / "data" / "sweep.jsonl.gz"
 Row = dict[str, Any]

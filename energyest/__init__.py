@@ -22,8 +22,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from energyest.callbacks.lightning import EnergyMonitor
-    from energyest.callbacks.loop import track
     from energyest.carbon import carbon_intensity, co2e_kg
     from energyest.errors import (
         ConfigurationError,
@@ -36,30 +34,32 @@ if TYPE_CHECKING:
         TraceError,
         WorkloadError,
     )
+    from energyest.estimate import Estimate
     from energyest.estimators.compare import compare_estimators
     from energyest.estimators.comparison import EstimatorComparison
-    from energyest.estimators.estimate import Estimate
-    from energyest.estimators.planned import PlannedChange
     from energyest.estimators.pre.estimate import estimate_pre
     from energyest.estimators.pre.model import PreModel
-    from energyest.estimators.pre.table_model import TableModel
-    from energyest.estimators.stability import find_stable_epoch
-    from energyest.estimators.step import estimate_step
+    from energyest.estimators.regression.table_model import TableModel
+    from energyest.estimators.step.estimate import estimate_step
+    from energyest.estimators.step.planned_changes import PlannedChange
+    from energyest.estimators.step.stability import find_stable_epoch
     from energyest.gpus import Gpu
-    from energyest.measure.describe import describe_workload
-    from energyest.measure.probe import probe
+    from energyest.lightning.monitor import EnergyMonitor
     from energyest.measure.sensors import detect
-    from energyest.probed import Probe
-    from energyest.trace import EnergyTrace, load_trace
+    from energyest.profiling.describe import describe_workload
+    from energyest.profiling.probe import probe
+    from energyest.records.load_many import load_traces
+    from energyest.records.probe import Probe
+    from energyest.records.trace import EnergyTrace, load_trace
+    from energyest.records.workload import Workload
+    from energyest.tracking.track import track
     from energyest.tradeoff.advisor import advise
     from energyest.tradeoff.collect import collect_runs
-    from energyest.tradeoff.factors import interaction
     from energyest.tradeoff.front import cheapest_within, pareto_front
     from energyest.tradeoff.groups import compare_groups
+    from energyest.tradeoff.interaction import interaction
     from energyest.tradeoff.match import match_gpu
-    from energyest.tradeoff.pairs import savings
-    from energyest.tradeoff.traces import load_traces
-    from energyest.workload import Workload
+    from energyest.tradeoff.savings import savings
 
 __version__ = "0.1.0"
 
@@ -67,23 +67,23 @@ __version__ = "0.1.0"
 # imports neither torch nor pandas.
 _MODULES = {
     "ConfigurationError": "errors",
-    "EnergyMonitor": "callbacks.lightning",
-    "EnergyTrace": "trace",
+    "EnergyMonitor": "lightning.monitor",
+    "EnergyTrace": "records.trace",
     "EnergyestError": "errors",
-    "Estimate": "estimators.estimate",
+    "Estimate": "estimate",
     "EstimateError": "errors",
     "EstimatorComparison": "estimators.comparison",
     "Gpu": "gpus",
     "MissingDependencyError": "errors",
     "NotStableError": "errors",
-    "PlannedChange": "estimators.planned",
+    "PlannedChange": "estimators.step.planned_changes",
     "PreModel": "estimators.pre.model",
-    "Probe": "probed",
+    "Probe": "records.probe",
     "ProbeError": "errors",
     "RunsError": "errors",
-    "TableModel": "estimators.pre.table_model",
+    "TableModel": "estimators.regression.table_model",
     "TraceError": "errors",
-    "Workload": "workload",
+    "Workload": "records.workload",
     "WorkloadError": "errors",
     "advise": "tradeoff.advisor",
     "carbon_intensity": "carbon",
@@ -92,19 +92,19 @@ _MODULES = {
     "collect_runs": "tradeoff.collect",
     "compare_estimators": "estimators.compare",
     "compare_groups": "tradeoff.groups",
-    "describe_workload": "measure.describe",
+    "describe_workload": "profiling.describe",
     "detect": "measure.sensors",
     "estimate_pre": "estimators.pre.estimate",
-    "estimate_step": "estimators.step",
-    "find_stable_epoch": "estimators.stability",
-    "interaction": "tradeoff.factors",
-    "load_trace": "trace",
-    "load_traces": "tradeoff.traces",
+    "estimate_step": "estimators.step.estimate",
+    "find_stable_epoch": "estimators.step.stability",
+    "interaction": "tradeoff.interaction",
+    "load_trace": "records.trace",
+    "load_traces": "records.load_many",
     "match_gpu": "tradeoff.match",
     "pareto_front": "tradeoff.front",
-    "probe": "measure.probe",
-    "savings": "tradeoff.pairs",
-    "track": "callbacks.loop",
+    "probe": "profiling.probe",
+    "savings": "tradeoff.savings",
+    "track": "tracking.track",
 }
 
 __all__ = [

@@ -13,7 +13,7 @@ from energyest import __version__
 from energyest.errors import EnergyestError, EstimateError, NotStableError
 
 if TYPE_CHECKING:
-    from energyest.trace import EnergyTrace
+    from energyest.records.trace import EnergyTrace
 
 # Shorter gaps are not worth a line.
 _GAP_S = 0.1
@@ -90,8 +90,8 @@ def _devices() -> None:
 
 
 def _show(folder: str) -> None:
-    from energyest.estimators.estimate import format_energy  # noqa: PLC0415
-    from energyest.trace import load_trace  # noqa: PLC0415
+    from energyest.estimate import format_energy  # noqa: PLC0415
+    from energyest.records.trace import load_trace  # noqa: PLC0415
 
     trace = load_trace(folder)
     measured = trace.epochs.dropna(axis="columns", how="all").rename(columns=_line)
@@ -110,7 +110,7 @@ def _show(folder: str) -> None:
 
 def _gaps(trace: EnergyTrace) -> Iterator[str]:
     """What of a trace was not measured."""
-    from energyest.ranks import missing_text  # noqa: PLC0415
+    from energyest.records.ranks import missing_text  # noqa: PLC0415
 
     if missing_text(trace.meta):
         yield missing_text(trace.meta)
@@ -128,8 +128,8 @@ def _gaps(trace: EnergyTrace) -> Iterator[str]:
 
 def _project(folder: str, epochs: float | None, steps: int | None) -> None:
     from energyest.estimators.compare import compare_estimators  # noqa: PLC0415
-    from energyest.estimators.step import estimate_step  # noqa: PLC0415
-    from energyest.trace import load_trace  # noqa: PLC0415
+    from energyest.estimators.step.estimate import estimate_step  # noqa: PLC0415
+    from energyest.records.trace import load_trace  # noqa: PLC0415
 
     trace = load_trace(folder)
     planned = any(trace.meta.get(name) for name in ("planned_epochs", "planned_duration_s"))

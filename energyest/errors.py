@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from energyest.estimators.estimate import Estimate
+    from energyest.estimate import Estimate
 
 
 class EnergyestError(Exception):

@@ -43,8 +43,8 @@ from energyest import (
     track,
 )
 from energyest.__main__ import main
-from energyest.estimators.pre.published import FEATURES
-from energyest.estimators.pre.runs import runs_of
+from energyest.estimators.pre.training_data import runs_of
+from energyest.estimators.regression.published import FEATURES
 from energyest.gpus import resolve_gpu
 from energyest.measure.sensors.replay import ReplaySensor
 from tests.synthetic_pre import workload

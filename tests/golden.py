@@ -1,4 +1,4 @@
-"""Numbers that no change of structure may move: STEP, the baselines, PRE and the trade-off analysis.
+"""Numbers that no change of structure may move: STEP, baselines, PRE, the trade-off analysis.
 
 `python -m tests.golden` writes tests/data/golden.json anew; do that only where a change is meant to
 change results, and say so in its commit.
@@ -139,7 +139,7 @@ def before_training() -> Numbers:
                         w, g, epochs=10, train_samples=50_000, validation_samples=10_000
                     ),
                 )
-    chosen = {name: workload for name, workload in list(workloads().items())[:4]}
+    chosen = dict(list(workloads().items())[:4])
     advice = advise(chosen, ["H100", "L4"], epochs=3, train_samples=10_000)
     return numbers | of_table("advise", advice.table)
 

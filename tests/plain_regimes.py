@@ -1,4 +1,4 @@
-"""A slow, plain version of `energyest.estimators.regimes`, to compare the fast one with.
+"""A slow, plain version of `energyest.estimators.step.changepoint`, to compare the fast one with.
 
 Every epoch may be the first of the level, nothing is vectorised, and the best division of what
 came before is found by trying all of them, last level first.
@@ -11,7 +11,14 @@ import math
 import statistics
 from functools import cache
 
-from energyest.estimators.regimes import CHANGE_RATE, FAR, NEARNESS, NOISE, NOISE_EPOCHS, SINGLE
+from energyest.estimators.step.changepoint import (
+    CHANGE_RATE,
+    FAR,
+    NEARNESS,
+    NOISE,
+    NOISE_EPOCHS,
+    SINGLE,
+)
 
 
 def weights(values: list[float]) -> list[float]:

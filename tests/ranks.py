@@ -28,7 +28,8 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch.utils.data import DataLoader, TensorDataset
 
 from energyest import EnergyMonitor
-from energyest.callbacks import group, lightning
+from energyest.distributed import rank_exchange as group
+from energyest.lightning import monitor as lightning
 from energyest.measure.sensors import Device, Reading
 
 OPTIONS = dict(argument.partition("=")[::2] for argument in sys.argv[2:])

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from energyest.estimators.pre.model import PreModel
-from energyest.workload import Operation, Workload
+from energyest.records.workload import Operation, Workload
 
 
 def workload(width: int = 512, batch: int = 32, **changes: Any) -> Workload:

@@ -12,11 +12,11 @@ import pytest
 
 from energyest import EstimateError, estimate_pre
 from energyest.errors import RunsError
-from energyest.estimators.pre.correction import Correction
-from energyest.estimators.pre.whole import with_validation
+from energyest.estimators.pre.residual_gp import Correction
+from energyest.estimators.pre.totals import with_validation
 from energyest.gpus import resolve_gpu
 from energyest.plots.advice import plot_advice
-from energyest.probed import Probe
+from energyest.records.probe import Probe
 from energyest.tradeoff.advice import COLUMNS, Advice
 from energyest.tradeoff.advisor import advise, surely_beaten
 from tests.synthetic_pre import small_model, workload

@@ -13,8 +13,8 @@ import pytest
 
 from energyest.carbon import CarbonIntensity, carbon_intensity, co2e_kg, known_countries
 from energyest.errors import EstimateError, TraceError
-from energyest.estimators.estimate import Estimate
-from energyest.trace import EnergyTrace
+from energyest.estimate import Estimate
+from energyest.records.trace import EnergyTrace
 
 TABLE = resources.files("energyest") / "data" / "carbon_intensity.csv"
 ROWS = list(csv.DictReader(TABLE.read_text(encoding="utf-8").splitlines()))

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from energyest import EnergyMonitor, EnergyTrace, estimate_step, load_trace
-from energyest.measure.flops import count_forward_flops, count_training_ratios
+from energyest.profiling.flops import count_forward_flops, count_training_ratios
 from tests.test_intervals import both_namespaces
 from tests.test_intervals import pytestmark as lightning_warns
 from tests.test_lightning import BATCH, loader, make_trainer, monitor_of

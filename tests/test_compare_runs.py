@@ -25,7 +25,7 @@ from energyest import (
     estimate_step,
 )
 from energyest.estimators.comparison import EstimatorComparison
-from energyest.estimators.pre.handover import beside_gpu
+from energyest.estimators.pre.blend import beside_gpu
 
 DATA = Path(__file__).parents[1] / "benchmarks" / "data"
 METHODS = 9

@@ -24,9 +24,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from energyest.errors import WorkloadError
-from energyest.measure.describe import describe_workload
-from energyest.measure.flops import count_forward_flops
-from energyest.workload import Operation, Workload
+from energyest.profiling.describe import describe_workload
+from energyest.profiling.flops import count_forward_flops
+from energyest.records.workload import Operation, Workload
 from tests.test_flops import (
     Attention,
     Lazy,

@@ -17,11 +17,11 @@ import pytest
 import pytorch_lightning
 import pytorch_lightning.callbacks
 import torch
+from energyest.callbacks import finetuning
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from energyest.callbacks import finetuning
-from energyest.callbacks.finetuning import Flip, planned_flips, trainable_names
+from energyest.lightning.finetuning import Flip, planned_flips, trainable_names
 from tests.test_flops import assert_same, state_of
 
 pytestmark = [
@@ -250,7 +250,7 @@ def test_a_resumed_training_begins_where_it_was(tmp_path: Any) -> None:
 def test_the_other_namespace_is_not_imported() -> None:
     script = (
         "import sys, types\n"
-        "from energyest.callbacks.finetuning import planned_flips\n"
+        "from energyest.lightning.finetuning import planned_flips\n"
         "assert planned_flips(types.SimpleNamespace(callbacks=[object()]), None, 9) == []\n"
         "assert 'lightning' not in sys.modules\n"
     )

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from energyest import EnergyTrace, Estimate, NotStableError, estimate_step, load_trace, track
-from energyest.callbacks.first import optimizer_of, power_now, precision_of
 from energyest.estimators.pre import estimate as pre_estimate
 from energyest.estimators.pre.estimate import GPU_ALONE, estimate_pre
-from energyest.estimators.pre.runs import runs_of
+from energyest.estimators.pre.training_data import runs_of
+from energyest.lightning.first_projection import optimizer_of, power_now, precision_of
 from energyest.measure.sensors import Device, detect
-from energyest.measure.tf32 import tf32
-from energyest.workload import Operation, Workload
+from energyest.profiling.tf32 import tf32
+from energyest.records.workload import Operation, Workload
 from tests.fake_nvml import FakeNvml
 from tests.synthetic_pre import small_model
 from tests.test_lightning import (
@@ -287,7 +287,7 @@ def test_two_gpus(tmp_path: Path) -> None:
 
 
 def test_a_large_model_is_not_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("energyest.measure.flops.MOST_PARAMETERS", 10)
+    monkeypatch.setattr("energyest.profiling.flops.MOST_PARAMETERS", 10)
     monitor, seen = fit(tmp_path, max_epochs=2)
     assert seen[:2] == 2 * [None]
     assert "too many to trace" in monitor.trace.meta["workload_note"]
@@ -308,12 +308,12 @@ def test_without_the_packaged_model(
 
 
 def test_the_flops_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from energyest.measure import flops
+    from energyest.profiling import flops
 
     calls = []
     count = flops.count_forward_flops
     monkeypatch.setattr(flops, "count_forward_flops", lambda *a: calls.append(a) or count(*a))
-    monkeypatch.setattr("energyest.measure.describe.count_forward_flops", None)
+    monkeypatch.setattr("energyest.profiling.describe.count_forward_flops", None)
     monitor, _ = fit(tmp_path, max_epochs=1)
     assert len(calls) == 1
     assert "workload" in monitor.trace.meta

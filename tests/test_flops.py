@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from energyest.measure import flops
-from energyest.measure.batches import batch_size
-from energyest.measure.flops import FlopCount, count_forward_flops
+from energyest.profiling import flops
+from energyest.profiling.batches import batch_size
+from energyest.profiling.flops import FlopCount, count_forward_flops
 
 
 def by_torch(model: nn.Module, *inputs: Tensor) -> int:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from energyest import EnergyTrace, Estimate, EstimateError, NotStableError, estimate_step
-from energyest.estimators.pre.handover import (
+from energyest.estimators.pre.blend import (
     HOST_DEVIATION,
     LEVEL_DEVIATION,
     beside_gpu,

@@ -10,8 +10,8 @@ import pytest
 import pytorch_lightning
 
 from energyest import EnergyTrace, Estimate, estimate_step, track
-from energyest.callbacks import projection
-from energyest.callbacks.projection import Plan, Projector, RegimeWatch
+from energyest.tracking import live_projection as projection
+from energyest.tracking.live_projection import Plan, Projector, RegimeWatch
 from tests.test_lightning import PlNet, loader, make_trainer, monitor_of
 from tests.test_lightning import warnings_of as all_warnings_of
 from tests.test_recorder import Constant

@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from energyest import EnergyTrace, TraceError, load_trace
-from energyest.callbacks.group import Group
-from energyest.measure.earlier import Earlier
+from energyest.distributed.rank_exchange import Group
+from energyest.measure.checkpoint import Earlier
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import Device, Reading
-from energyest.ranks import Record, merge
+from energyest.records.ranks import Record, merge
 
 # ---------------------------------------------------------------------- the sum
 
@@ -451,7 +451,7 @@ def test_a_copy_does_not_touch_the_folder_of_a_rank(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_dies_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("energyest.callbacks.group._PATIENCE_S", 0.3)
+    monkeypatch.setattr("energyest.distributed.rank_exchange._PATIENCE_S", 0.3)
     store = Store()
     first, second = Rank(store, 0), Rank(store, 1)
     second.epoch()
@@ -466,7 +466,7 @@ def test_a_rank_that_dies_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_rank_that_was_late_is_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("energyest.callbacks.group._PATIENCE_S", 0.1)
+    monkeypatch.setattr("energyest.distributed.rank_exchange._PATIENCE_S", 0.1)
     store = Store()
     first, second = Rank(store, 0), Rank(store, 1)
     first.epoch(timeout_s=0.1)

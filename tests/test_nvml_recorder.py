@@ -17,7 +17,7 @@ import pytest
 from energyest.integration import FloatArray
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import detect
-from energyest.trace import EnergyTrace
+from energyest.records.trace import EnergyTrace
 from tests.fake_nvml import FakeNvml
 
 FIELDS = "nvmlDeviceGetFieldValues"

@@ -12,7 +12,7 @@ import pytest
 import pytorch_lightning
 from torch.utils.data import DataLoader
 
-from energyest.callbacks.plan import (
+from energyest.lightning.trainer_plan import (
     planned_duration_s,
     planned_rows,
     validation_every_n_rows,

@@ -17,11 +17,11 @@ from torch import nn, rand, randint
 
 from energyest import EnergyestError, EnergyTrace, EstimateError, describe_workload, estimate_pre
 from energyest.estimators.pre.model import PreModel, packaged
-from energyest.estimators.pre.physics import Layout, step_times
 from energyest.estimators.pre.power import power_shares
-from energyest.estimators.pre.runs import runs_of
+from energyest.estimators.pre.roofline import Layout, step_times
+from energyest.estimators.pre.training_data import runs_of
 from energyest.gpus import Gpu, resolve_gpu
-from energyest.workload import Workload
+from energyest.records.workload import Workload
 from tests.test_pre_physical import GUESS, POWER_GUESS, some_runs
 
 NET = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.Flatten())

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from energyest.errors import EstimateError
-from energyest.estimators.pre.correction import Correction
 from energyest.estimators.pre.fitting import fit_parameters
 from energyest.estimators.pre.parameters import POWER, STEP
-from energyest.estimators.pre.physical import PhysicalModel
-from energyest.estimators.pre.physics import Layout, StepTimes, step_times
 from energyest.estimators.pre.power import power_shares
+from energyest.estimators.pre.residual_gp import Correction
+from energyest.estimators.pre.roofline import Layout, StepTimes, step_times
+from energyest.estimators.pre.roofline_model import PhysicalModel
 from energyest.gpus import Gpu, resolve_gpu
-from energyest.workload import Operation, Workload
+from energyest.records.workload import Operation, Workload
 
 GUESS = {name: value for name, (value, _) in STEP.items()}
 POWER_GUESS = {name: value for name, (value, _) in POWER.items()}

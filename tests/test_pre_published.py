@@ -20,7 +20,7 @@ from sklearn.svm import SVR
 
 from energyest.errors import EstimateError
 from energyest.estimators.pre import published
-from energyest.estimators.pre.published import FEATURES, Published, Regressor, fit_published
+from energyest.estimators.regression.published import FEATURES, Published, Regressor, fit_published
 
 REGRESSORS = get_args(Regressor)
 SLOPES = np.arange(1.0, 11.0)
@@ -229,7 +229,7 @@ def test_predicts_without_scikit_learn(models: dict[str, Published]) -> None:
     text = json.dumps(models["kernel_ridge"].to_dict())
     script = (
         "import json, sys\n"
-        "from energyest.estimators.pre.published import Published\n"
+        "from energyest.estimators.regression.published import Published\n"
         "model = Published.from_dict(json.loads(sys.stdin.read()))\n"
         "assert model.predict([[1] * 10]).shape == (1,)\n"
         "assert not {'sklearn', 'torch', 'pandas'} & set(sys.modules)\n"

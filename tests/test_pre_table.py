@@ -14,10 +14,10 @@ import pytest
 import statsmodels.api as sm
 
 from energyest.errors import EstimateError
-from energyest.estimators.pre.power_share import PowerShare
-from energyest.estimators.pre.published import FEATURES, fit_published
-from energyest.estimators.pre.table_model import Regressor, TableModel
-from energyest.estimators.pre.validation import CrossValidation, group_labels
+from energyest.estimators.cross_validation import CrossValidation, group_labels
+from energyest.estimators.regression.power_share import PowerShare
+from energyest.estimators.regression.published import FEATURES, fit_published
+from energyest.estimators.regression.table_model import Regressor, TableModel
 
 REGRESSORS = get_args(Regressor)
 INTERCEPT, SLOPE = -1.2, 0.12

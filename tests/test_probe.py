@@ -17,17 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from energyest.errors import EstimateError, ProbeError, WorkloadError
+from energyest.estimators.pre.blend import deviation_of
 from energyest.estimators.pre.estimate import PROBE_DEVIATION, estimate_pre
-from energyest.estimators.pre.handover import deviation_of
 from energyest.gpus import Gpu, resolve_gpu
 from energyest.measure import probe as probing
 from energyest.measure import stepping
-from energyest.measure.probe import measure_and_clear, probe
 from energyest.measure.sensors import detect
-from energyest.measure.stepping import StepCost, timed_steps
-from energyest.measure.tf32 import convolutions_in_tf32, matrix_products_in_tf32, tf32
-from energyest.probed import Probe
-from energyest.workload import OPTIMIZERS, PRECISIONS, Workload
+from energyest.profiling.probe import measure_and_clear, probe
+from energyest.profiling.step_timing import StepCost, timed_steps
+from energyest.profiling.tf32 import convolutions_in_tf32, matrix_products_in_tf32, tf32
+from energyest.records.probe import Probe
+from energyest.records.workload import OPTIMIZERS, PRECISIONS, Workload
 from tests.fake_nvml import FakeNvml
 from tests.synthetic_pre import small_model, workload
 from tests.test_lightning import ConstantSensor, PlNet

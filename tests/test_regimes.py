@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from energyest.estimators.level import current_level
-from energyest.estimators.regimes import last_change
+from energyest.estimators.step.changepoint import last_change
+from energyest.estimators.step.level import current_level
 from tests.plain_regimes import log_evidence, weights
 
 
@@ -65,7 +65,7 @@ def test_the_evidence_is_a_density() -> None:
     grid = np.linspace(-1.5, 1.5, 121)
     step = grid[1] - grid[0]
     total = sum(np.exp(log_evidence([float(x)])) * step for x in grid)
-    from energyest.estimators.regimes import FAR
+    from energyest.estimators.step.changepoint import FAR
 
     assert total == pytest.approx((1 - FAR) * 1.0 + FAR * 3.0, abs=0.05)
 

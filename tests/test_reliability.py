@@ -76,7 +76,7 @@ def test_a_sensor_that_fails_at_first_is_waited_for() -> None:
 
 
 def test_rows_go_on_while_a_sensor_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("energyest.measure.accounts.MAX_GAP_S", 0.4)
+    monkeypatch.setattr("energyest.measure.run_account.MAX_GAP_S", 0.4)
     sensor = Hiccup()
     recorder = Recorder([sensor], folder=tmp_path / "energy", interval_s=0.1)
     recorder.start()
@@ -153,7 +153,7 @@ def test_meta_that_cannot_be_written(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("energyest.storage.write_meta", full)
+    monkeypatch.setattr("energyest.records.storage.write_meta", full)
     with track(tmp_path / "energy", sensors=[Constant(1)]) as run:
         run.start_epoch()
         run.end_epoch()

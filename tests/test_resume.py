@@ -24,7 +24,7 @@ from energyest import (
 )
 from energyest.errors import TraceError
 from energyest.measure.sensors import Device, Reading
-from energyest.trace import EnergyTrace
+from energyest.records.trace import EnergyTrace
 from tests.test_lightning import (
     GPU_W,
     NETS,
@@ -647,7 +647,7 @@ class Flaky(Constant):
 
 
 def test_what_was_not_measured_stays_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("energyest.measure.accounts.MAX_GAP_S", 0.15)
+    monkeypatch.setattr("energyest.measure.run_account.MAX_GAP_S", 0.15)
     sensor = Flaky(100)
     with track(sensors=[sensor], interval_s=0.02) as run:
         for epoch in run.epochs(3):

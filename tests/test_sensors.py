@@ -24,7 +24,7 @@ from energyest.measure.sensors.cpu import (
     RaplSensor,
 )
 from energyest.measure.sensors.ram import RamSensor
-from energyest.trace import EnergyTrace
+from energyest.records.trace import EnergyTrace
 
 # Of a Xeon: the counter wraps after 2**32 units of 61 µJ, which takes some 20 minutes at 200 W.
 RANGE_UJ = 262_143_328_850

@@ -17,7 +17,7 @@ from energyest import (
     estimate_step,
     find_stable_epoch,
 )
-from energyest.estimators.events import remaining_events, without_spikes
+from energyest.estimators.step.spikes import remaining_events, without_spikes
 
 
 def trace_of(energy_J, duration_s=2.0, *, meta=None, **columns) -> EnergyTrace:

@@ -15,7 +15,7 @@ from energyest import (
     estimate_step,
     find_stable_epoch,
 )
-from energyest.estimators.events import without_spikes
+from energyest.estimators.step.spikes import without_spikes
 from tests.test_step import trace_of
 
 NAN = math.nan

@@ -34,48 +34,39 @@ def room(path: Path) -> str:
 
 # What each room may import from the package itself; a room is a folder or a module at the top.
 ALLOWED = {
-    "errors": {"estimators"},  # for a type annotation alone
+    "errors": {"estimate"},  # for a type annotation alone
     "integration": set(),
-    "storage": {"errors", "files"},
-    "ranks": {"errors", "integration", "storage"},
     "arrays": {"errors", "integration"},
     "carbon": {"arrays", "errors", "integration"},
-    "trace": {"arrays", "carbon", "errors", "integration", "ranks", "storage"},
-    "workload": {"errors", "gpus"},
+    "estimate": {"carbon"},
     "gpus": {"errors"},
-    "files": {"errors"},
-    "probed": {"errors", "gpus", "workload"},
-    "estimators": {
-        "carbon",
+    "records": {"arrays", "carbon", "errors", "estimators", "gpus", "integration"},
+    "measure": {"errors", "integration", "records"},
+    "profiling": {"errors", "gpus", "measure", "records"},
+    "estimators": {"carbon", "errors", "estimate", "gpus", "integration", "records"},
+    "distributed": {"measure", "records"},
+    "tracking": {
+        "distributed",
         "errors",
-        "files",
-        "gpus",
-        "integration",
-        "probed",
-        "trace",
-        "workload",
+        "estimate",
+        "estimators",
+        "measure",
+        "profiling",
+        "records",
     },
-    "measure": {"errors", "files", "gpus", "integration", "probed", "storage", "trace", "workload"},
-    "callbacks": {
+    "lightning": {
+        "distributed",
         "errors",
+        "estimate",
         "estimators",
         "gpus",
         "measure",
-        "ranks",
-        "storage",
-        "trace",
-        "workload",
+        "profiling",
+        "records",
+        "tracking",
     },
-    "tradeoff": {
-        "errors",
-        "estimators",
-        "gpus",
-        "integration",
-        "probed",
-        "trace",
-        "workload",
-    },
-    "plots": {"errors", "estimators", "integration", "tradeoff", "trace"},
+    "tradeoff": {"errors", "estimate", "estimators", "gpus", "integration", "records"},
+    "plots": {"errors", "estimate", "estimators", "integration", "records", "tradeoff"},
 }
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from energyest import EnergyestError, EnergyTrace, TraceError, load_trace
-from energyest.trace import EPOCH_COLUMNS, POWER_COLUMNS
+from energyest.records.trace import EPOCH_COLUMNS, POWER_COLUMNS
 
 
 def power_trace() -> EnergyTrace:

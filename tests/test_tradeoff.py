@@ -16,7 +16,7 @@ from scipy import stats
 
 from energyest.errors import EstimateError, RunsError
 from energyest.tradeoff import cheapest_within, pareto_front, savings
-from energyest.tradeoff.dominance import undominated
+from energyest.tradeoff.pareto import undominated
 from energyest.tradeoff.resample import choices_of, fewest_repetitions, interval
 from energyest.tradeoff.table import direction
 

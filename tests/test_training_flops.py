@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from energyest.measure import flops
-from energyest.measure.flops import FlopCount, count_forward_flops, count_training_ratios
+from energyest.profiling import flops
+from energyest.profiling.flops import FlopCount, count_forward_flops, count_training_ratios
 from tests.test_flops import Attention, Net, Noisy, Raises, Sneaky, StepOnly, assert_same, state_of
 
 F0, F2, F4 = 2 * 8 * 16, 2 * 16 * 16, 2 * 16 * 4  # of the layers of `mlp`

@@ -25,8 +25,8 @@ from energyest import (
     load_trace,
     storage,
 )
-from energyest.files import DEEPEST, parse_json
 from energyest.gpus import resolve_gpu
+from energyest.records.safe_json import DEEPEST, parse_json
 from tests.fuzzing import Loader, fuzz, loaders, real_trace
 from tests.synthetic_pre import workload
 from tests.test_structure import MODULES, imports_of

@@ -22,10 +22,10 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import energyest
-from energyest.measure.cuda import address_of, trained_on
 from energyest.measure.sensors import Detection, detect
 from energyest.measure.sensors.nvml import GpuAddress
 from energyest.measure.sensors.visible import visible_gpus
+from energyest.measure.torch_gpus import address_of, trained_on
 from tests.fake_nvml import FakeNvml
 
 # Four GPUs, and MIG devices on the second.

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from energyest.errors import EnergyestError, WorkloadError
-from energyest.workload import (
+from energyest.records.workload import (
     OPTIMIZERS,
     PRECISIONS,
     Operation,

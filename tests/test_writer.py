@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from benchmarks.long_run import Run, sensors, without_threads
-from energyest import load_trace, storage
+from energyest import load_trace
 from energyest.measure.folder import Contents, TraceFolder
 from energyest.measure.sensors import Reading
 from energyest.measure.writer import TraceWriter
+from energyest.records import storage
 
 META = {"run_id": "r", "status": "running"}
 

@@ -1,5 +1,6 @@
 """Traces and workloads to estimates, without torch and NVML."""
 
+from energyest.estimate import Estimate
 from energyest.estimators.baselines import (
     estimate_first_epoch,
     estimate_flops,
@@ -8,13 +9,12 @@ from energyest.estimators.baselines import (
 )
 from energyest.estimators.compare import compare_estimators
 from energyest.estimators.comparison import EstimatorComparison
-from energyest.estimators.estimate import Estimate
-from energyest.estimators.planned import PlannedChange
 from energyest.estimators.pre.estimate import estimate_pre
 from energyest.estimators.pre.model import PreModel
-from energyest.estimators.pre.table_model import TableModel
-from energyest.estimators.stability import find_stable_epoch
-from energyest.estimators.step import estimate_step
+from energyest.estimators.regression.table_model import TableModel
+from energyest.estimators.step.estimate import estimate_step
+from energyest.estimators.step.planned_changes import PlannedChange
+from energyest.estimators.step.stability import find_stable_epoch
 
 __all__ = [
     "Estimate",

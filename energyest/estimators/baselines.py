@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from energyest.errors import EstimateError, NotStableError
+from energyest.estimate import Estimate
 from energyest.estimators.checks import (
     check_count,
     check_epochs,
     check_positive,
     is_number,
 )
-from energyest.estimators.estimate import Estimate
 from energyest.gpus import find_gpu
-from energyest.trace import EnergyTrace
+from energyest.records.trace import EnergyTrace
 
 # Power of memory in W per GB available: Lannelongue, Grealey, Inouye, "Green Algorithms:
 # Quantifying the carbon footprint of computation", Advanced Science 8, 2100707 (2021).

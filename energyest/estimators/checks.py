@@ -10,7 +10,7 @@ from typing import TypeGuard
 import numpy as np
 
 from energyest.errors import EstimateError
-from energyest.trace import EnergyTrace
+from energyest.records.trace import EnergyTrace
 
 
 def check_trace(trace: object) -> None:

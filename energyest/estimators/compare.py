@@ -16,10 +16,10 @@ from energyest.estimators.checks import (
     positive_or_none,
 )
 from energyest.estimators.comparison import COLUMNS, EstimatorComparison
-from energyest.estimators.horizon import find_horizon
 from energyest.estimators.methods import Given, Planned, measured, table_of
-from energyest.estimators.naming import gpu_names, model_name
-from energyest.trace import EnergyTrace
+from energyest.estimators.step.horizon import find_horizon
+from energyest.records.run_labels import gpu_names, model_name
+from energyest.records.trace import EnergyTrace
 
 if TYPE_CHECKING:
     import pandas as pd

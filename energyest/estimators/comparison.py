@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from energyest.errors import EstimateError
-from energyest.estimators.estimate import format_energy
+from energyest.estimate import format_energy
 
 if TYPE_CHECKING:
     import pandas as pd

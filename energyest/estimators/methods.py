@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from energyest.errors import EstimateError, NotStableError
+from energyest.estimate import Estimate
 from energyest.estimators.baselines import (
     estimate_first_epoch,
     estimate_flops,
@@ -17,11 +18,10 @@ from energyest.estimators.baselines import (
     estimate_mlco2,
 )
 from energyest.estimators.checks import check_epochs, check_positive
-from energyest.estimators.estimate import Estimate
-from energyest.estimators.planned import PlannedChange, planned_changes
-from energyest.estimators.pre.afterwards import estimate_pre_of
-from energyest.estimators.step import estimate_step
-from energyest.trace import EnergyTrace
+from energyest.estimators.pre.from_trace import estimate_pre_of
+from energyest.estimators.step.estimate import estimate_step
+from energyest.estimators.step.planned_changes import PlannedChange, planned_changes
+from energyest.records.trace import EnergyTrace
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from energyest import storage
+from energyest.records import storage
 
 # Lines that are encoded and written at a time.
 _BATCH = 1000

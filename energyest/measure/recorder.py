@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from energyest.errors import ConfigurationError, TraceError
-from energyest.files import parse_json
-from energyest.measure.accounts import Accounts
-from energyest.measure.earlier import Earlier
+from energyest.measure.checkpoint import Earlier
 from energyest.measure.folder import Contents
 from energyest.measure.ledger import Event, Mark
+from energyest.measure.run_account import Accounts
 from energyest.measure.sampler import Clock, Sampler
 from energyest.measure.sensors.base import Reading, Sensor
 from energyest.measure.tables import ReadingTable
 from energyest.measure.writer import TraceWriter
-from energyest.storage import encode_meta
-from energyest.trace import EnergyTrace
+from energyest.records.safe_json import parse_json
+from energyest.records.storage import encode_meta
+from energyest.records.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
 

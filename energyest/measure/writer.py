@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from energyest import storage
 from energyest.measure.folder import Contents, TraceFolder
 from energyest.measure.sensors.base import Reading
+from energyest.records import storage
 
 log = logging.getLogger("energyest")
 

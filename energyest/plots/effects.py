@@ -20,8 +20,8 @@ from energyest.plots.style import (
     make_log,
     new_figure,
 )
-from energyest.tradeoff.factors import Interaction
 from energyest.tradeoff.groups import compare_groups
+from energyest.tradeoff.interaction import Interaction
 from energyest.tradeoff.table import By, as_names, groups_of, label, numbers
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from energyest.errors import EstimateError, NotStableError, TraceError
+from energyest.estimate import Estimate
 from energyest.estimators.checks import check_count, check_epochs
-from energyest.estimators.estimate import Estimate
-from energyest.estimators.step import estimate_step
+from energyest.estimators.step.estimate import estimate_step
 from energyest.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, new_figure
-from energyest.trace import EnergyTrace
+from energyest.records.trace import EnergyTrace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,14 +1,14 @@
 """Finished runs, and runs to come, to decisions: functions over a table with one row a run."""
 
+from energyest.records.load_many import load_traces
 from energyest.tradeoff.advice import Advice
 from energyest.tradeoff.advisor import advise
 from energyest.tradeoff.collect import collect_runs
-from energyest.tradeoff.factors import Interaction, interaction
 from energyest.tradeoff.front import cheapest_within, pareto_front
 from energyest.tradeoff.groups import GroupComparison, compare_groups
+from energyest.tradeoff.interaction import Interaction, interaction
 from energyest.tradeoff.match import GpuMatch, match_gpu
-from energyest.tradeoff.pairs import savings
-from energyest.tradeoff.traces import load_traces
+from energyest.tradeoff.savings import savings
 
 __all__ = [
     "Advice",

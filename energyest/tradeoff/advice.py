@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from energyest.errors import RunsError
-from energyest.estimators.estimate import format_duration, format_energy
+from energyest.estimate import format_duration, format_energy
 from energyest.estimators.pre.estimate import GPU_ALONE
 from energyest.tradeoff.front import cheapest_within
 from energyest.tradeoff.html import as_html

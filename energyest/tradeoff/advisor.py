@@ -11,14 +11,14 @@ from energyest.errors import EstimateError
 from energyest.estimators.checks import check_confidence, check_positive, is_number
 from energyest.estimators.pre.estimate import does_not_fit, estimate_pre, mismatch
 from energyest.estimators.pre.model import PreModel, packaged
-from energyest.estimators.pre.whole import check_samples, whole_trainings, with_validation
+from energyest.estimators.pre.totals import check_samples, whole_trainings, with_validation
 from energyest.gpus import Gpu, check_precision, peak_flops, resolve_gpu
 from energyest.integration import FloatArray
-from energyest.probed import Probe
+from energyest.records.probe import Probe
+from energyest.records.workload import Workload
 from energyest.tradeoff.advice import COLUMNS, Advice
-from energyest.tradeoff.dominance import undominated
+from energyest.tradeoff.pareto import undominated
 from energyest.tradeoff.table import Mode, check_quality, direction
-from energyest.workload import Workload
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,10 +12,10 @@ import numpy as np
 from energyest.errors import RunsError
 from energyest.estimators.baselines import accelerators, mean_utilization
 from energyest.estimators.checks import is_number
-from energyest.estimators.naming import gpu_names, model_name
-from energyest.trace import EnergyTrace
+from energyest.records.load_many import Source, load_traces
+from energyest.records.run_labels import gpu_names, model_name
+from energyest.records.trace import EnergyTrace
 from energyest.tradeoff.table import Mode, direction
-from energyest.tradeoff.traces import Source, load_traces
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,7 @@ import numpy as np
 from energyest.errors import RunsError
 from energyest.estimators.checks import check_count, is_number
 from energyest.integration import FloatArray
-from energyest.tradeoff.dominance import undominated
+from energyest.tradeoff.pareto import undominated
 from energyest.tradeoff.resample import Choices, choices_of
 from energyest.tradeoff.table import (
     By,

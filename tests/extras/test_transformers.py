@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from energyest.measure.flops import count_forward_flops
+from energyest.profiling.flops import count_forward_flops
 
 transformers = pytest.importorskip("transformers")
 

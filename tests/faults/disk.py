@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from energyest import load_trace, storage, track
+from energyest import load_trace, track
 from energyest.measure import folder as folder_module
+from energyest.records import storage
 from tests.faults import (
     Outcome,
     all_epochs_recorded,

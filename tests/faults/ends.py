@@ -14,7 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 from energyest import load_trace, track
-from energyest.callbacks.loop import Run
+from energyest.tracking.track import Run
 from tests.faults import (
     Outcome,
     all_epochs_recorded,

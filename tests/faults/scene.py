@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from energyest import load_trace, track
-from energyest.trace import EnergyTrace
+from energyest.records.trace import EnergyTrace
 from tests.fake_nvml import FakeNvml
 from tests.faults import Outcome, relative
 

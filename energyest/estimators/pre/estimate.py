@@ -10,14 +10,14 @@ import numpy as np
 from scipy.special import ndtri
 
 from energyest.errors import EstimateError
+from energyest.estimate import Estimate
 from energyest.estimators.checks import check_confidence, is_number
-from energyest.estimators.estimate import Estimate
 from energyest.estimators.pre.model import PreModel, packaged
-from energyest.estimators.pre.physical import Predictions
-from energyest.estimators.pre.whole import check_samples, whole_trainings, with_validation
+from energyest.estimators.pre.roofline_model import Predictions
+from energyest.estimators.pre.totals import check_samples, whole_trainings, with_validation
 from energyest.gpus import Gpu, check_precision, resolve_gpu
-from energyest.probed import Probe
-from energyest.workload import Workload
+from energyest.records.probe import Probe
+from energyest.records.workload import Workload
 
 DEFAULT_GPU = "H100"
 GPU_ALONE = "the energy of the GPU alone: processors and memory come on top"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from energyest.estimators.pre.parameters import Guess
-from energyest.estimators.pre.physics import Array, Parameters
+from energyest.estimators.pre.roofline import Array, Parameters
 
 # How much a parameter's own deviation counts beside one measurement's.
 _PRIOR = 0.6

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from energyest import files
 from energyest.errors import EstimateError
 from energyest.estimators.checks import check_confidence
-from energyest.estimators.pre.physical import Pair, PhysicalModel, Predictions
-from energyest.estimators.pre.physics import Array
-from energyest.estimators.pre.runs import TrainedRun, runs_of
-from energyest.estimators.pre.validation import (
+from energyest.estimators.cross_validation import (
     FOLDS,
     CrossValidation,
     Groups,
     group_labels,
     parts,
 )
-from energyest.trace import EnergyTrace
+from energyest.estimators.pre.roofline import Array
+from energyest.estimators.pre.roofline_model import Pair, PhysicalModel, Predictions
+from energyest.estimators.pre.training_data import TrainedRun, runs_of
+from energyest.records import safe_json
+from energyest.records.trace import EnergyTrace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -206,7 +206,7 @@ class PreModel:
 
     # ------------------------------------------------------------------ files
 
-    def save(self, path: files.AnyPath) -> None:
+    def save(self, path: safe_json.AnyPath) -> None:
         """Write the fitted model as JSON: numbers and names, nothing that could run.
 
         Raises:
@@ -222,21 +222,21 @@ class PreModel:
             "deviations": self.deviations_.tolist(),
             **self.core_.to_dict(),
         }
-        files.write_json(path, content)
+        safe_json.write_json(path, content)
 
     @classmethod
-    def load(cls, path: files.AnyPath) -> PreModel:
+    def load(cls, path: safe_json.AnyPath) -> PreModel:
         """Read what `save` wrote.
 
         Raises:
             EstimateError: the file is no such model, is damaged, or is of a newer version.
             FileNotFoundError: there is no such file.
         """
-        return cls._from_dict(files.read_json(path), str(path))
+        return cls._from_dict(safe_json.read_json(path), str(path))
 
     @classmethod
     def _from_dict(cls, content: Any, name: str) -> PreModel:
-        files.check_kind(content, _KIND, _FORMAT, name)
+        safe_json.check_kind(content, _KIND, _FORMAT, name)
         model = cls()
         try:
             model.gpus_ = tuple(str(gpu) for gpu in content["gpus"])
@@ -255,7 +255,7 @@ class PreModel:
 def packaged() -> PreModel:
     """The model that comes with the package."""
     name = "pre_model.json"
-    return PreModel._from_dict(files.packaged_json(name), name)
+    return PreModel._from_dict(safe_json.packaged_json(name), name)
 
 
 # Where there are too few runs to see how far off left-out models are: half of them within one

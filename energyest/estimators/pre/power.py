@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from energyest.estimators.pre.parameters import FORMATS
-from energyest.estimators.pre.physics import Array, Layout, Parameters, StepTimes
+from energyest.estimators.pre.roofline import Array, Layout, Parameters, StepTimes
 
 
 def power_shares(layout: Layout, times: StepTimes, step_s: Array, p: Parameters) -> Array:

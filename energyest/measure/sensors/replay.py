@@ -9,7 +9,7 @@ import numpy as np
 from energyest.errors import ConfigurationError
 from energyest.integration import FloatArray
 from energyest.measure.sensors.base import KINDS, Device, Reading
-from energyest.trace import EnergyTrace
+from energyest.records.trace import EnergyTrace
 
 _QUANTITIES = ("power_W", "energy_J", "utilization", "memory_bytes", "temperature_C")
 

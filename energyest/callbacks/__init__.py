@@ -1,1 +1,0 @@
-"""Training loops to recorder. The only place where measuring and estimating meet."""

@@ -1,0 +1,283 @@
+"""From PRE to STEP: the estimate before training gives way to what is measured as epochs come in.
+
+What is to come is estimated twice, by PRE and from the epochs so far, and the logarithms of the two
+are averaged, each weighted by the inverse of its variance. As epochs come in, the variance of the
+measured side falls, and with it the weight of PRE: nothing jumps, and STEP soon stands alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import ndtri
+
+from energyest.errors import EstimateError
+from energyest.estimate import Estimate
+from energyest.estimators.checks import check_confidence, check_trace
+from energyest.estimators.pre.estimate import GPU_ALONE
+from energyest.estimators.step.horizon import Horizon, find_horizon, measured_s
+from energyest.estimators.step.planned_changes import PlannedChange, planned_changes, weights_of
+from energyest.records.trace import EnergyTrace
+
+#: Deviation of the logarithm of what the other epochs cost from what one warm epoch cost, or a
+#: level on which STEP does not count yet. A guess: in most trainings it is less, but a level that
+#: drifts, validation that comes in some epochs only, or an epoch that is still cold make it that.
+LEVEL_DEVIATION = 0.1
+#: The same of the power of processors and memory before a training from that during it. A guess.
+HOST_DEVIATION = 0.3
+
+
+@dataclass(frozen=True)
+class _Rest:
+    """What is to come, by one account of it.
+
+    Attributes:
+        energy_J: its energy.
+        duration_s: its duration; NaN if unknown.
+        deviation: standard deviation of the logarithm of its energy.
+        epochs: how many epochs it has.
+    """
+
+    energy_J: float
+    duration_s: float
+    deviation: float
+    epochs: float
+
+
+def hand_over(
+    pre: Estimate,
+    trace: EnergyTrace,
+    step: Estimate | None = None,
+    *,
+    epochs: float | None = None,
+    confidence: float | None = None,
+) -> Estimate:
+    """The estimate of a whole training from PRE and from what was measured of it so far.
+
+    Measured epochs count as measured. For the rest:
+
+    - before an epoch was measured, and after the first, which is cold and says little: PRE;
+    - after the second: its energy, of which the logarithm deviates by `LEVEL_DEVIATION`, and PRE;
+    - from the third on: STEP, and PRE. Where STEP still refuses, its best guess takes its place,
+      with the same deviation as one epoch.
+
+    The rest's logarithm is the mean of the two weighted by inverse variances (see `share_of_pre`),
+    and its variance is the inverse of their sum.
+
+    Args:
+        pre: what PRE foretold of the whole training, with its number of epochs (or intervals) and
+            an interval. Its scope has to be the trace's: all devices whose energy that counts.
+        trace: the epochs measured so far.
+        step: what `estimate_step` makes of them; without an interval, the guess of its
+            `NotStableError`; None if there is not even that.
+        epochs: number of epochs of the whole training; by default as the trace's meta says it (see
+            `estimate_step`), or else as many as `pre` has.
+        confidence: probability for the interval; by default that of `pre`.
+
+    Raises:
+        EstimateError: `pre` has no interval or number of epochs; fewer `epochs` than measured.
+    """
+    check_trace(trace)
+    if not (pre.epochs and pre.lower_J and pre.upper_J and pre.confidence):
+        raise EstimateError("pre needs epochs and an interval, as estimate_pre gives them")
+    confidence = check_confidence(pre.confidence if confidence is None else confidence)
+    energy_J = trace.column("energy_J")
+    done = int(np.isfinite(energy_J).sum())
+    horizon = _horizon(pre, trace, epochs)
+    if horizon.is_reached(trace) and done == len(trace):
+        return step or _finished(trace)
+    changes = planned_changes(trace, None)
+    foretold = _by_pre(pre, trace, horizon, changes)
+    if done < 2:
+        after = f", after {done} {trace.unit}" if done else ""
+        return _total(trace, foretold, confidence, f"{pre.method}{after}", pre.assumptions)
+    if step is None or (step.lower_J is None and done == 2):
+        observed = _by_last_epoch(trace, horizon, changes)
+        name = f"{trace.unit} {int(np.flatnonzero(np.isfinite(energy_J))[-1])}"
+        assumptions = pre.assumptions
+    else:
+        observed = _by_step(step, trace, foretold.epochs)
+        name = step.method if step.lower_J is not None else f"{step.method}, not stable yet"
+        assumptions = step.assumptions
+    if not observed.energy_J > 0:
+        return step or _finished(trace)
+    rest, share = _combined(foretold, observed)
+    method = f"{name}, and PRE with {100 * share:.2g} % of the weight"
+    whole = _total(trace, rest, confidence, method, assumptions)
+    return whole if step is None else replace(whole, stable_epoch=step.stable_epoch)
+
+
+def beside_gpu(pre: Estimate, power_W: float) -> Estimate:
+    """PRE's estimate with what other devices draw meanwhile.
+
+    Args:
+        pre: of the GPU alone, with a duration and an interval.
+        power_W: their power, as far as it can be told now; its logarithm deviates by
+            `HOST_DEVIATION` from what it will be.
+
+    Raises:
+        EstimateError: `pre` has no interval or duration.
+    """
+    if not (pre.duration_s and pre.lower_J and pre.upper_J and pre.confidence):
+        raise EstimateError("pre needs a duration and an interval, as estimate_pre gives them")
+    others_J = power_W * pre.duration_s
+    energy_J = pre.energy_J + others_J
+    share, deviation = others_J / energy_J, deviation_of(pre)
+    # The duration is as uncertain as the energy, and the same for all devices.
+    apart = share * HOST_DEVIATION
+    half = math.hypot(deviation, apart) * float(ndtri((1 + pre.confidence) / 2))
+    said = f"processors and memory go on to draw the {power_W:.0f} W that they draw now"
+    return replace(
+        pre,
+        energy_J=energy_J,
+        lower_J=energy_J * math.exp(-half),
+        upper_J=energy_J * math.exp(half),
+        assumptions=(said, *(text for text in pre.assumptions if text != GPU_ALONE)),
+    )
+
+
+def share_of_pre(pre_deviation: float, other_deviation: float, difference: float) -> float:
+    """Weight of PRE beside another estimate of the same, between 0 and 1.
+
+    That is inverse variance. Where the two differ by more than both deviations explain, it is PRE
+    that is off, since the other was measured: its variance then is what the difference shows.
+
+    Args:
+        pre_deviation: standard deviation of the logarithm of PRE's estimate.
+        other_deviation: the same of the other estimate.
+        difference: between the two logarithms.
+    """
+    if math.isinf(pre_deviation) or other_deviation == 0:
+        return 0.0
+    if math.isinf(other_deviation):
+        return 1.0
+    variance = other_deviation**2
+    return variance / max(pre_deviation**2 + variance, difference**2)
+
+
+def deviation_of(estimate: Estimate) -> float:
+    """Standard deviation of the logarithm of an estimate from the ends of its interval."""
+    if not (estimate.lower_J and estimate.upper_J and estimate.confidence):
+        return math.inf
+    width = math.log(estimate.upper_J / estimate.lower_J)
+    return width / 2 / float(ndtri((1 + estimate.confidence) / 2))
+
+
+def _combined(foretold: _Rest, observed: _Rest) -> tuple[_Rest, float]:
+    """Both accounts in one, and the weight of the first."""
+    difference = math.log(foretold.energy_J / observed.energy_J)
+    share = share_of_pre(foretold.deviation, observed.deviation, difference)
+    deviation = observed.deviation * math.sqrt(1 - share)
+    duration_s = observed.duration_s
+    if foretold.duration_s > 0 and observed.duration_s > 0:
+        duration_s *= (foretold.duration_s / observed.duration_s) ** share
+    energy_J = observed.energy_J * math.exp(share * difference)
+    return _Rest(energy_J, duration_s, deviation, observed.epochs), share
+
+
+def _by_pre(
+    pre: Estimate, trace: EnergyTrace, horizon: Horizon, changes: list[PlannedChange]
+) -> _Rest:
+    assert pre.epochs is not None
+    duration_s = math.nan if pre.duration_s is None else pre.duration_s
+    an_epoch = pre.energy_J / pre.epochs, duration_s / pre.epochs
+    # PRE is about the model as it was at the start: changes that have come count, too.
+    return _epochs_like(an_epoch, deviation_of(pre), trace, horizon, changes)
+
+
+def _by_last_epoch(trace: EnergyTrace, horizon: Horizon, changes: list[PlannedChange]) -> _Rest:
+    energy_J = trace.column("energy_J")
+    last = int(np.flatnonzero(np.isfinite(energy_J))[-1])
+    an_epoch = float(energy_J[last]), float(trace.column("duration_s")[last])
+    to_come = [change for change in changes if change.epoch > last]
+    return _epochs_like(an_epoch, LEVEL_DEVIATION, trace, horizon, to_come)
+
+
+def _epochs_like(
+    an_epoch: tuple[float, float],
+    deviation: float,
+    trace: EnergyTrace,
+    horizon: Horizon,
+    changes: list[PlannedChange],
+) -> _Rest:
+    """The rest, made of epochs of this energy and duration but for the changes."""
+    energy_J, duration_s = an_epoch
+    done = int(np.isfinite(trace.column("energy_J")).sum())
+    count = horizon.epochs - done
+    if math.isfinite(horizon.end_s) and duration_s > 0:
+        count = min(count, (horizon.end_s - measured_s(trace)) / duration_s)
+    count = max(count, 0.0)
+    weights = weights_of(changes, done, done + count, None)
+    error = weights.error / weights.energy if weights.energy > 0 else 0.0
+    return _Rest(
+        energy_J * weights.energy,
+        duration_s * weights.time,
+        math.hypot(deviation, error),
+        count,
+    )
+
+
+def _by_step(step: Estimate, trace: EnergyTrace, epochs: float) -> _Rest:
+    rest_J = step.energy_J - _measured_J(trace)
+    duration_s = math.nan if step.duration_s is None else step.duration_s - measured_s(trace)
+    if step.epochs is not None:
+        epochs = step.epochs - int(np.isfinite(trace.column("energy_J")).sum())
+    deviation = LEVEL_DEVIATION
+    if step.upper_J is not None and step.confidence and rest_J > 0:
+        z = float(ndtri((1 + step.confidence) / 2))
+        deviation = (step.upper_J - step.energy_J) / rest_J / z
+    return _Rest(rest_J, duration_s, deviation, epochs)
+
+
+def _total(
+    trace: EnergyTrace,
+    rest: _Rest,
+    confidence: float,
+    method: str,
+    assumptions: tuple[str, ...],
+) -> Estimate:
+    """What was measured and what is to come."""
+    measured_J = _measured_J(trace)
+    duration_s = measured_s(trace) + rest.duration_s
+    factor = math.exp(min(rest.deviation * float(ndtri((1 + confidence) / 2)), 100.0))
+    known = math.isfinite(rest.deviation)
+    return Estimate(
+        energy_J=measured_J + rest.energy_J,
+        lower_J=measured_J + rest.energy_J / factor if known else None,
+        upper_J=measured_J + rest.energy_J * factor if known else None,
+        confidence=confidence if known else None,
+        duration_s=duration_s if math.isfinite(duration_s) else None,
+        measured_J=measured_J,
+        epochs=int(np.isfinite(trace.column("energy_J")).sum()) + rest.epochs,
+        unit=trace.unit,
+        method=method,
+        assumptions=assumptions,
+    )
+
+
+def _finished(trace: EnergyTrace) -> Estimate:
+    """Nothing is to come."""
+    measured_J = _measured_J(trace)
+    return Estimate(
+        measured_J,
+        duration_s=measured_s(trace),
+        measured_J=measured_J,
+        epochs=float(len(trace)),
+        unit=trace.unit,
+        method="measured",
+    )
+
+
+def _measured_J(trace: EnergyTrace) -> float:
+    return float(np.nansum(trace.column("energy_J")))
+
+
+def _horizon(pre: Estimate, trace: EnergyTrace, epochs: float | None) -> Horizon:
+    if epochs is not None:
+        return find_horizon(trace, epochs, None, None)
+    if any(trace.meta.get(name) for name in ("planned_epochs", "planned_duration_s")):
+        return find_horizon(trace, None, None, None)
+    assert pre.epochs is not None
+    return Horizon(max(float(pre.epochs), float(len(trace))))

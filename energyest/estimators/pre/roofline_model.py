@@ -1,0 +1,294 @@
+"""The default model of PRE: physics first, corrected by what was measured, with its uncertainty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from energyest.errors import EstimateError
+from energyest.estimators.pre.fitting import fit_parameters
+from energyest.estimators.pre.parameters import FORMATS, POWER, STEP, Guess
+from energyest.estimators.pre.power import power_shares
+from energyest.estimators.pre.residual_gp import Correction
+from energyest.estimators.pre.roofline import Array, Layout, Parameters, StepTimes, step_times
+from energyest.gpus import Gpu
+from energyest.records.workload import Workload
+
+Pair = tuple[Workload, Gpu]
+# A stored parameter's logarithm lies no further than this from its first guess.
+_MOST_OFF = 12.0
+# Number of features.
+_WIDTH = 12
+# Deviation of the logarithm of how long machines' CPUs take.
+_HOSTS = 0.2
+# By how much the energy's logarithm deviates on a GPU that was not measured, for each unit of
+# distance to the nearest that was, in logarithms of bandwidth and arithmetic rate: a judgement,
+# from how far shares of the peaks differ between generations (docs/before_training.md).
+_PER_DISTANCE = 0.15
+# Deviation of the logarithm of parameters that hundreds of other runs have settled.
+_KNOWN = 0.15
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What is expected of training steps; every field is an array of length n.
+
+    Attributes:
+        step_s: length of a step in seconds.
+        power_W: mean power of the GPU.
+        deviation_step: standard deviation of the logarithm of the step's length.
+        deviation_energy: the same of the energy of a step.
+        cpu_share: share of the step below which a smaller batch would not bring it.
+        is_unlike: whether the step is unlike all that were measured, on whatever GPU
+            (`Correction.is_unlike`).
+    """
+
+    step_s: Array
+    power_W: Array
+    deviation_step: Array
+    deviation_energy: Array
+    cpu_share: Array
+    is_unlike: NDArray[np.bool_]
+
+    @property
+    def energy_J(self) -> Array:
+        """Energy of a step in joules."""
+        return self.step_s * self.power_W
+
+
+@dataclass(frozen=True, eq=False)
+class PhysicalModel:
+    """Fitted parameters of the physics, and the corrections of step time, power and energy.
+
+    Attributes:
+        step: parameters of the time of a step.
+        power: parameters of the power.
+        step_correction: of the step's time.
+        power_correction: of the power.
+        energy_correction: of their product; only its deviation is used.
+        gpus: logarithms of bandwidth and fp32 rate of the GPUs that were measured, of shape (k, 2).
+        hosts: machine -> how many times as long as usual its CPU takes.
+    """
+
+    step: Parameters
+    power: Parameters
+    step_correction: Correction
+    power_correction: Correction
+    energy_correction: Correction
+    gpus: Array
+    hosts: Parameters
+
+    @classmethod
+    def fit(
+        cls,
+        pairs: Sequence[Pair],
+        step_s: Array,
+        power_W: Array,
+        *,
+        hosts: Sequence[str],
+        start: PhysicalModel | None = None,
+        calibrated: bool = True,
+    ) -> PhysicalModel:
+        """Learn from measured steps.
+
+        Args:
+            pairs: workloads, each with its GPU.
+            step_s: measured lengths of their steps in seconds, of shape (n,).
+            power_W: measured mean power of the GPUs, of shape (n,).
+            hosts: names of the machines, of length n: each has a CPU of its own.
+            start: a model whose parameters are likely to hold; None for general guesses.
+            calibrated: the deviations of the corrections will be compared with errors on models
+                that were left out. If not, they are at least those of `start`: a few runs that
+                agree tell nothing of how far off others are.
+        """
+        layout, board_W = Layout(pairs), _board_W(pairs)
+        step_guesses, power_guesses = STEP, POWER
+        if start is not None:
+            step_guesses = {name: (value, _KNOWN) for name, value in start.step.items()}
+            power_guesses = {name: (value, _KNOWN) for name, value in start.power.items()}
+        # A machine's CPU makes all its steps slower or faster, which is not the model's doing.
+        names, host_of = np.unique(np.array(hosts), return_inverse=True)
+        host_guesses = {f"host {name}": (1.0, _HOSTS) for name in names}
+
+        def factors(p: Parameters) -> Array:
+            return np.array([p[name] for name in host_guesses])[host_of]
+
+        found = fit_parameters(
+            lambda p: step_times(layout, p, factors(p)).step_s,
+            step_s,
+            step_guesses | host_guesses,
+            hold=not calibrated,
+        )
+        # The usual machine is the one in the middle of those measured.
+        usual = math.exp(np.mean([math.log(found[name]) for name in host_guesses]))
+        step = {
+            name: found[name] * (usual if name.startswith("call_") else 1.0)
+            for name in step_guesses
+        }
+        # Runs without a name need not be of one machine, unless all are.
+        named = [name for name in names.tolist() if name or len(names) == 1]
+        known = {name: found[f"host {name}"] / usual for name in named}
+        times = step_times(layout, step, factors(found) / usual)
+        measured = power_W / board_W
+        # Fitted at the computed lengths, at which it will be asked.
+        power = fit_parameters(
+            lambda p: power_shares(layout, times, times.step_s, p),
+            measured,
+            power_guesses,
+            hold=not calibrated,
+        )
+        shares = power_shares(layout, times, times.step_s, power)
+        features = _features(layout, times)
+        step_left = np.log(step_s / times.step_s)
+        power_left = np.log(measured / shares)
+        least: tuple[Correction | None, ...] = (None, None, None)
+        if start is not None and not calibrated:
+            least = (start.step_correction, start.power_correction, start.energy_correction)
+        return cls(
+            step,
+            power,
+            Correction.fit(features, step_left, least[0]),
+            Correction.fit(features, power_left, least[1]),
+            Correction.fit(features, step_left + power_left, least[2]),
+            np.unique(_places(pairs), axis=0),
+            known,
+        )
+
+    def predict(self, pairs: Sequence[Pair], hosts: Sequence[str] | None = None) -> Predictions:
+        """Expected steps of workloads on GPUs.
+
+        Args:
+            pairs: workloads, each with a GPU.
+            hosts: names of machines, of length n; by default, or where one is not known, the usual:
+                the one that was measured, if there is but one.
+        """
+        layout = Layout(pairs)
+        only = next(iter(self.hosts)) if len(self.hosts) == 1 else ""
+        named = hosts if hosts is not None else [only] * len(pairs)
+        factors = np.array([self.hosts.get(name, 1.0) for name in named])
+        is_known = np.array([name in self.hosts for name in named])
+        times = step_times(layout, self.step, factors)
+        shares = power_shares(layout, times, times.step_s, self.power)
+        features = _features(layout, times)
+        step_left, deviation_step = self.step_correction.at(features)
+        power_left, _ = self.power_correction.at(features)
+        _, deviation_energy = self.energy_correction.at(features)
+        slower = step_times(layout, self.step, math.exp(_HOSTS))
+        by_host = np.where(is_known, 0.0, np.log(slower.step_s / times.step_s))
+        apart = np.linalg.norm(_places(pairs)[:, np.newaxis] - self.gpus, axis=2).min(axis=1)
+        by_gpu = _PER_DISTANCE * apart
+        return Predictions(
+            times.step_s * np.exp(step_left),
+            # No correction lifts the power above the board's.
+            np.minimum(shares * np.exp(power_left), 1.0) * _board_W(pairs),
+            np.sqrt(deviation_step**2 + by_host**2 + by_gpu**2),
+            np.sqrt(deviation_energy**2 + by_host**2 + by_gpu**2),
+            np.minimum(times.cpu_s / times.step_s, 1.0),
+            self.energy_correction.is_unlike(features),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, for JSON."""
+        corrections = {
+            name: getattr(self, f"{name}_correction").to_dict()
+            for name in ("step", "power", "energy")
+        }
+        features = [[float(f"{v:.6g}") for v in row] for row in self.step_correction.features]
+        return {
+            "step": self.step,
+            "power": self.power,
+            "hosts": self.hosts,
+            "measured_gpus": self.gpus.tolist(),
+            "features": features,
+            "corrections": corrections,
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> PhysicalModel:
+        """What `to_dict` gave.
+
+        Raises:
+            EstimateError: something is missing or is not what it should be.
+        """
+        try:
+            features = np.array(content["features"], float)
+            step, power, energy = (
+                Correction.from_dict(content["corrections"][name], features)
+                for name in ("step", "power", "energy")
+            )
+            model = cls(
+                _parameters(content["step"], _guesses(STEP)),
+                _parameters(content["power"], _guesses(POWER)),
+                step,
+                power,
+                energy,
+                np.array(content["measured_gpus"], float),
+                _parameters(content["hosts"], dict.fromkeys(content["hosts"], 1.0)),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, EstimateError):
+                raise
+            raise EstimateError(f"not a stored model: {error!r}") from error
+        if model.gpus.ndim != 2 or model.gpus.shape[1] != 2 or not np.isfinite(model.gpus).all():
+            raise EstimateError("not a stored model: it names no GPU that was measured")
+        if features.shape[1] != _WIDTH:
+            raise EstimateError(f"not a stored model: it has {features.shape[1]} features")
+        return model
+
+
+def _guesses(table: Mapping[str, Guess]) -> dict[str, float]:
+    return {name: value for name, (value, _) in table.items()}
+
+
+def _parameters(content: Mapping[str, Any], guesses: Mapping[str, float]) -> Parameters:
+    """Stored parameters, none of them beyond any measure of its first guess."""
+    if not isinstance(content, Mapping):
+        raise EstimateError("not a stored model: its parameters have no names")
+    values = {name: float(content[name]) for name in guesses}
+    for name, value in values.items():
+        if not (value > 0 and abs(math.log(value / guesses[name])) < _MOST_OFF):
+            raise EstimateError(f"not a stored model: its parameter {name} is {value!r}")
+    return values
+
+
+def _board_W(pairs: Sequence[Pair]) -> Array:
+    for _, gpu in pairs:
+        if not gpu.tdp_W > 0:
+            raise EstimateError(
+                f"no board power known for {gpu.name}: pass a Gpu(...) that names it"
+            )
+    return np.array([gpu.tdp_W for _, gpu in pairs])
+
+
+def _places(pairs: Sequence[Pair]) -> Array:
+    """Where GPUs lie: products that are alike lie close together."""
+    rows = [
+        [math.log(gpu.bandwidth_bytes_per_s), math.log(gpu.peak_flops.get("fp32", math.nan))]
+        for _, gpu in pairs
+    ]
+    places = np.array(rows)
+    for place, (_, gpu) in zip(places, pairs, strict=True):
+        if not np.isfinite(place).all():
+            raise EstimateError(f"no fp32 peak known for {gpu.name}: pass a Gpu(...) that names it")
+    return places
+
+
+def _features(layout: Layout, times: StepTimes) -> Array:
+    """What tells kinds of trainings apart, of shape (n, d): shares, and logarithms."""
+    conv, other, moved = layout.shares_of_peak(times.step_s)
+    parts = [times.math_s, times.memory_s, times.start_s]
+    return np.column_stack(
+        [
+            np.log(times.gpu_s / times.cpu_s),
+            np.log(times.step_s),
+            *(2 * part / times.gpu_s for part in parts),
+            2 * times.transfer_s / times.step_s,
+            *(np.log(np.maximum(value, 1e-3)) / 2 for value in (conv, other, moved)),
+            *((layout.format == index).astype(float) for index in range(len(FORMATS))),
+        ]
+    )

@@ -1,0 +1,111 @@
+"""From training steps to whole trainings, for many pairs of a workload and a GPU at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from energyest.errors import EstimateError
+from energyest.estimators.checks import is_number
+from energyest.estimators.pre.roofline import Array
+from energyest.estimators.pre.roofline_model import Pair, Predictions
+from energyest.records.workload import Workload
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """What whole trainings are expected to cost; every field is an array of length n.
+
+    Attributes:
+        energy_J: energy of the GPU.
+        duration_s: how long it takes.
+        half: half-width of the interval of the energy's logarithm.
+    """
+
+    energy_J: Array
+    duration_s: Array
+    half: Array
+
+
+def with_validation(pairs: Sequence[Pair]) -> list[Pair]:
+    """Training steps, and after them, in the same order, validation steps of the same pairs.
+
+    Raises:
+        EstimateError: a workload has no operations of the forward pass.
+    """
+    forward = {id(workload): _forward_alone(workload) for workload, _ in pairs}
+    return [*pairs, *((forward[id(workload)], gpu) for workload, gpu in pairs)]
+
+
+def whole_trainings(
+    pairs: Sequence[Pair],
+    foretold: Predictions,
+    halves: Array,
+    *,
+    epochs: Array | float,
+    train_samples: int,
+    validation_samples: int,
+) -> Trainings:
+    """Steps of training and validation, added up.
+
+    Args:
+        pairs: workloads on GPUs, of length n.
+        foretold: what is expected of `with_validation(pairs)`, of length 2 n.
+        halves: half-widths of the intervals of their energy's logarithm, of shape (2 n,).
+        epochs: number of epochs, for all or of shape (n,).
+        train_samples: samples in an epoch.
+        validation_samples: samples that are validated after each epoch.
+    """
+    n = len(pairs)
+    size = np.array([workload.batch_size for workload, _ in pairs], float)
+    share = foretold.cpu_share
+    batches = [
+        _batches(train_samples, size, share[:n]),
+        _batches(validation_samples, size, share[n:]),
+    ]
+    # What is too much for a number is infinite; callers look for that.
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = np.array(batches) * epochs
+        parts_J = steps * foretold.energy_J.reshape(2, n)
+        energy_J = parts_J.sum(axis=0)
+        return Trainings(
+            energy_J,
+            (steps * foretold.step_s.reshape(2, n)).sum(axis=0),
+            # Training and validation are off together.
+            (parts_J * halves.reshape(2, n)).sum(axis=0) / energy_J,
+        )
+
+
+def check_samples(value: int, name: str, least: int) -> int:
+    """Refuse what is no number of samples."""
+    if not (is_number(value) and math.isfinite(value) and value == int(value) and value >= least):
+        raise EstimateError(f"{name}={value!r} must be a whole number of {least} or more")
+    return int(value)
+
+
+def _forward_alone(workload: Workload) -> Workload:
+    """A validation step: no backward pass, nothing to keep, nothing to update."""
+    forward = tuple(o for o in workload.operations if o.phase == "forward")
+    if not forward:
+        raise EstimateError(
+            f"the workload of {workload.model} has no operations of the forward pass to time"
+        )
+    return replace(
+        workload,
+        operations=forward,
+        backward_calls=0,
+        trainable_parameters=0,
+        parameter_tensors=0,
+        saved_bytes=0,
+    )
+
+
+def _batches(samples: int, batch_size: Array, cpu_share: Array) -> Array:
+    """Steps in so many samples; the last, smaller one costs the CPU as much as any other."""
+    full, rest = np.divmod(float(samples), batch_size)
+    last = np.where(rest > 0, np.maximum(rest / batch_size, cpu_share), 0.0)
+    batches: Array = full + last
+    return batches

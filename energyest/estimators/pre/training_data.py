@@ -1,0 +1,145 @@
+"""Finished trainings as rows that a model of PRE learns from: from traces, or from a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from energyest.errors import EstimateError, WorkloadError
+from energyest.estimators.checks import check_positive
+from energyest.gpus import Gpu, resolve_gpu
+from energyest.records.trace import EnergyTrace
+from energyest.records.workload import Workload
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("workload", "gpu", "step_s", "power_W")
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a step of a finished training took.
+
+    Attributes:
+        workload: what was trained.
+        gpu: on what.
+        step_s: mean length of a training step in seconds.
+        power_W: mean power of the GPU.
+        model: name of the model: runs of one name are one group.
+        host: name of the machine; its CPU is as fast for all its runs. Empty if it is not known.
+
+    Raises:
+        EstimateError: a number is not positive and finite.
+    """
+
+    workload: Workload
+    gpu: Gpu
+    step_s: float
+    power_W: float
+    model: str
+    host: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("step_s", "power_W"):
+            object.__setattr__(self, name, check_positive(getattr(self, name), name))
+
+    @property
+    def pair(self) -> tuple[Workload, Gpu]:
+        """What a model is asked with."""
+        return self.workload, self.gpu
+
+    @property
+    def energy_J(self) -> float:
+        """Energy of a step in joules."""
+        return self.step_s * self.power_W
+
+
+def runs_of(data: pd.DataFrame | Sequence[EnergyTrace] | Sequence[TrainedRun]) -> list[TrainedRun]:
+    """Rows from traces that `EnergyMonitor` recorded, or from a table.
+
+    Args:
+        data: traces; or a table with the columns `workload` (a `Workload` or what its `to_dict`
+            gave), `gpu` (a name or a `Gpu`), `step_s`, `power_W`, and if there are, `model` and
+            `host` (a name of the machine).
+
+    Raises:
+        EstimateError: a column is missing, a value out of its range, or a trace holds no workload,
+            no GPU or no epoch to learn from; the message names the row.
+    """
+    if hasattr(data, "to_dict") and hasattr(data, "columns"):
+        missing = [name for name in COLUMNS if name not in data.columns]
+        if missing:
+            raise EstimateError(f"the table lacks the columns {', '.join(missing)}")
+        found = [_row(i, row) for i, row in enumerate(data.to_dict("records"))]
+    elif isinstance(data, Iterable):
+        found = [r if isinstance(r, TrainedRun) else _of_trace(i, r) for i, r in enumerate(data)]
+    else:
+        raise EstimateError(
+            f"the runs are a {type(data).__name__}: they must be a table or a list of traces"
+        )
+    if not found:
+        raise EstimateError("there is no run to learn from")
+    return found
+
+
+def _row(index: int, row: Mapping[Any, Any]) -> TrainedRun:
+    model, host = row.get("model"), row.get("host")
+    try:
+        workload = row["workload"]
+        if not isinstance(workload, Workload):
+            workload = Workload.from_dict(workload)
+        return TrainedRun(
+            workload,
+            resolve_gpu(row["gpu"]),
+            row["step_s"],
+            row["power_W"],
+            model if isinstance(model, str) and model else workload.model,
+            host if isinstance(host, str) else "",
+        )
+    except (EstimateError, WorkloadError) as error:
+        raise EstimateError(f"row {index}: {error}") from error
+
+
+def _of_trace(index: int, trace: object) -> TrainedRun:
+    if not isinstance(trace, EnergyTrace):
+        raise EstimateError(f"run {index} is a {type(trace).__name__}: it must be an EnergyTrace")
+    stored = trace.meta.get("workload")
+    if not isinstance(stored, Mapping):
+        raise EstimateError(
+            f"run {index} holds no workload: EnergyMonitor writes one where it counts FLOPs"
+        )
+    names = [d.get("name") for d in trace.devices if str(d.get("device")).startswith("gpu")]
+    if len(names) != 1:
+        raise EstimateError(f"run {index} was measured on {len(names)} GPUs: it must be one")
+    steps = trace.column("steps")
+    seconds = trace.column("duration_s") - np.nan_to_num(trace.column("validation_s"))
+    # Validation is booked for all devices together: the GPU's share of it is that of the epoch.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        validation = np.nan_to_num(trace.column("validation_energy_J") / trace.column("energy_J"))
+    joules = trace.column("gpu_energy_J") * (1 - validation)
+    usable = np.isfinite(steps * seconds * joules) & (steps > 0) & (seconds > 0) & (joules > 0)
+    # Epochs from before a checkpoint may have been trained on another GPU.
+    earlier_rows = trace.meta.get("earlier_rows")
+    if isinstance(earlier_rows, int):
+        usable[: max(0, earlier_rows)] = False
+    if usable.sum() > 1:
+        usable[np.flatnonzero(usable)[0]] = False  # the first epoch is cold
+    if not usable.any():
+        raise EstimateError(f"run {index} holds no epoch with steps, duration and GPU energy")
+    total_s = float(seconds[usable].sum())
+    try:
+        workload, gpu = Workload.from_dict(stored), resolve_gpu(str(names[0]))
+    except (EstimateError, WorkloadError) as error:
+        raise EstimateError(f"run {index}: {error}") from error
+    return TrainedRun(
+        workload,
+        gpu,
+        total_s / float(steps[usable].sum()),
+        float(joules[usable].sum()) / total_s,
+        workload.model,
+        str(trace.meta.get("host") or ""),
+    )

@@ -1,0 +1,1 @@
+"""STEP: a trace to an estimate of the whole training."""

@@ -1,0 +1,175 @@
+"""STEP: stable training epoch projection, after del Rey et al., arXiv 2307.05520."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from energyest.errors import EstimateError, NotStableError
+from energyest.estimate import Estimate
+from energyest.estimators.checks import check_confidence, check_trace, lacks_durations
+from energyest.estimators.step.forecast import History, Outlook
+from energyest.estimators.step.horizon import Horizon, find_horizon, measured_s
+from energyest.estimators.step.interval import quantile
+from energyest.estimators.step.level import MIN_EPOCHS
+from energyest.estimators.step.paper_window import Window, check_window
+from energyest.estimators.step.planned_changes import PlannedChange, planned_changes
+from energyest.estimators.step.stability import unstable_message
+from energyest.records.trace import EnergyTrace
+
+Form = Literal["energy", "power"]
+
+
+def estimate_step(
+    trace: EnergyTrace,
+    epochs: float | None = None,
+    *,
+    steps: int | None = None,
+    form: Form = "energy",
+    start: int | Literal["auto"] = "auto",
+    window: int | None = None,
+    confidence: float = 0.9,
+    duration_s: float | None = None,
+    planned: Iterable[PlannedChange | Mapping[str, Any]] | None = None,
+) -> Estimate:
+    """Project the energy of a whole training from the epochs measured so far.
+
+    By default (`start="auto", window=None`) all that is known is used: the measured epochs count
+    as measured; the remaining ones cost what the level costs that the training is on now.
+
+    - The level: all epochs since the energy per epoch changed last. When that was is a matter of
+      probability; the mean is taken over all answers (see `find_stable_epoch` for the likeliest).
+    - Validation is projected apart, as often as it will come: as the monitor knows from the
+      Trainer, or else as regularly as it has come. So are spikes that come regularly, such as
+      checkpoints.
+    - Changes that are known ahead (`planned`) multiply the level from their epoch on.
+
+    With a `window` it is the formula of the paper (section on STEP of arXiv 2307.05520), whose
+    setting is `start=10, window=5`; s = start, w = window, N = epochs:
+
+    - energy form: energy of the epochs before s + energy of the epochs s to s+w-1 / w * (N - s);
+    - power form: mean power over the epochs s to s+w-1, times the duration of the training.
+
+    The interval: the error of the mean of the epochs to come, relative to the level, is taken to be
+    t-distributed with a variance that adds up the uncertainty of the level (its epochs' spread, and
+    how sure it is when the level began), the noise of the epochs to come, the drift of the level
+    (its second half against its first, which autocorrelated epochs show as well), the more the
+    farther ahead, and what no run shows ahead, the less the longer the level has lasted. The four
+    weights and the heaviness of the tails are fitted to the errors of real projections, not derived
+    from normal noise; `docs/estimating.md` has the figures. A change of level that nobody announced
+    and a steady trend are beyond it.
+
+    Args:
+        trace: the epochs (or intervals of steps) measured so far.
+        epochs: number of epochs of the whole training; it has a fraction where the training ends
+            within an epoch. In a trace of intervals it is the number of intervals.
+        steps: instead of `epochs`, the number of training steps (batches) of the whole training.
+            Without either, the training lasts `duration_s`, or as long as the monitor recorded
+            that it is planned to.
+        form: `"energy"`, or `"power"`, which projects mean power over the duration.
+        start: first epoch of the level to project from, counted from 0, or `"auto"`.
+        window: number of epochs from `start` on to take the level from; None for all of them.
+        confidence: probability that the interval is to hold the total, between 0 and 1.
+        duration_s: duration of the whole training in seconds where it is known; else it is
+            projected as the energy is.
+        planned: changes known ahead, see `PlannedChange`; by default those that the monitor
+            recorded, with `[]` none.
+
+    Raises:
+        NotStableError: too few epochs, or no stable level yet; carries the best estimate so far
+            and the number of epochs that are missing.
+        EstimateError: fewer `epochs` or `steps` than were measured, arguments out of their range,
+            or nothing that says how long the training is.
+    """
+    check_trace(trace)
+    confidence = check_confidence(confidence)
+    if form not in ("energy", "power"):
+        raise EstimateError(f"form={form!r} is not known: it is 'energy' or 'power'")
+    horizon = find_horizon(trace, epochs, steps, duration_s)
+    start, window = check_window(start, window, horizon.epochs)
+    changes = planned_changes(trace, planned)
+    automatic = start == "auto" and window is None
+    if not automatic and planned is not None and changes:
+        raise EstimateError("planned changes need start='auto' and window=None")
+    if not np.isfinite(trace.column("energy_J")).any():
+        raise NotStableError(unstable_message(trace), missing_epochs=MIN_EPOCHS)
+    history = History(trace, changes)
+    if automatic:
+        missing = history.level.missing_epochs
+        if not missing or (not history.unread_epochs and horizon.is_reached(trace)):
+            return _estimate(trace, history, horizon, form, confidence)
+        why = unstable_message(trace, history)
+    else:
+        chosen = Window(history.start if start == "auto" else start, window)
+        why, missing = _lacking(chosen, trace, history, found=start == "auto")
+        if not missing:
+            return chosen.estimate(trace, horizon, form, confidence)
+    guess = _estimate(trace, history, horizon, form, None)
+    raise NotStableError(why, estimate=guess, missing_epochs=missing)
+
+
+def _lacking(
+    chosen: Window, trace: EnergyTrace, history: History, *, found: bool
+) -> tuple[str, int]:
+    """What keeps a window from being projected: why, and how many more epochs it takes."""
+    measured = len(trace)
+    missing = chosen.missing(measured)
+    if missing:
+        stop = chosen.start + (chosen.length or 1)
+        return (
+            f"not enough epochs yet: the level to project from is epochs {chosen.start} to "
+            f"{stop - 1}, and {measured} were measured; {missing} more are needed",
+            max(missing, history.missing_epochs if found else 0),
+        )
+    return unstable_message(trace, history), history.missing_epochs if found else 0
+
+
+def _estimate(
+    trace: EnergyTrace, history: History, horizon: Horizon, form: Form, confidence: float | None
+) -> Estimate:
+    """The projection from the current level; without an interval where `confidence` is None."""
+    done_J = float(np.nansum(trace.column("energy_J")))
+    done_s = measured_s(trace)
+    total = history.epochs_within(horizon)
+    outlook = history.outlook(total)
+    total_s = done_s + outlook.duration_s if horizon.duration_s is None else horizon.duration_s
+    total_J = done_J + outlook.energy_J
+    if form == "power":
+        total_J = done_J + outlook.power_W * max(0.0, total_s - history.read_s)
+        if not math.isfinite(total_J):
+            raise lacks_durations("form='power'")
+    half_J = math.inf if confidence is None else outlook.error_J * quantile(confidence)
+    stop = len(trace)
+    return Estimate.around(
+        total_J,
+        half_J,
+        least_J=done_J,
+        confidence=confidence,
+        duration_s=total_s if math.isfinite(total_s) else None,
+        measured_J=done_J,
+        epochs=total,
+        unit=trace.unit,
+        stable_epoch=history.start,
+        method=f"STEP, {form} form, {trace.unit}s {history.start} to {stop - 1}",
+        assumptions=_assumptions(history, horizon, outlook, form, remaining=total > stop),
+    )
+
+
+def _assumptions(
+    history: History, horizon: Horizon, outlook: Outlook, form: Form, *, remaining: bool
+) -> tuple[str, ...]:
+    assumptions = []
+    if remaining:
+        but = ", but for the changes named here" if outlook.assumptions else ""
+        assumptions.append(f"the energy per {history.unit} does not change again{but}")
+    assumptions += outlook.assumptions
+    if form == "power" and horizon.duration_s is not None:
+        assumptions.append(f"the training takes {horizon.duration_s:g} s")
+    if history.unread_epochs:
+        assumptions.append(
+            f"{history.unread_epochs} {history.unit}(s) that were not read cost what others cost"
+        )
+    return tuple(assumptions)

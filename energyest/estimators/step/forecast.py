@@ -1,0 +1,285 @@
+"""What the epochs to come will cost: training, validation and spikes, each projected apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from energyest.estimators.checks import lacks_durations, positive_or_none
+from energyest.estimators.step.horizon import Horizon, measured_s
+from energyest.estimators.step.interval import error_of
+from energyest.estimators.step.level import MIN_EPOCHS, Level, current_level
+from energyest.estimators.step.planned_changes import PlannedChange, weights_of
+from energyest.estimators.step.spikes import remaining_events, without_spikes
+from energyest.estimators.step.validation import Validations
+from energyest.integration import FloatArray
+from energyest.records.trace import EnergyTrace
+
+# How well the number of epochs is found that a time limit leaves.
+_PRECISION = 1e-9
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is to come.
+
+    Attributes:
+        energy_J: joules, those of epochs so far that were not read included.
+        error_J: scale of its error in joules.
+        duration_s: seconds from now to the end; NaN if unknown.
+        power_W: mean power of the whole epochs to come; NaN if unknown.
+        assumptions: what it rests on, beside the level going on.
+    """
+
+    energy_J: float
+    error_J: float
+    duration_s: float
+    power_W: float
+    assumptions: tuple[str, ...] = ()
+
+
+class History:
+    """The epochs measured so far, and the level that they end on.
+
+    Args:
+        trace: at least one epoch of it has a measured energy.
+        changes: what is known to change the level, in the order of their epochs.
+
+    Attributes:
+        level: the level of training, without validation that is projected apart; its positions
+            count the epochs of which that part is known.
+        start: position of the level's first epoch in the trace.
+    """
+
+    def __init__(self, trace: EnergyTrace, changes: Sequence[PlannedChange] = ()) -> None:
+        self._trace = trace
+        self._energy_J = energy_J = trace.column("energy_J")
+        self._duration_s = trace.column("duration_s")
+        self._validations = Validations(trace)
+        apart_J, apart_s = self._validations.energy_J, self._validations.duration_s
+        if self._validations.in_each or not np.isfinite(energy_J - apart_J).any():
+            apart_J = apart_s = np.zeros(len(trace))
+        # An epoch cannot spend more on validation than in all; rounding can.
+        training_J = np.maximum(energy_J - apart_J, 0.0)
+        self._positions = np.flatnonzero(np.isfinite(training_J))
+        self._training_J = training_J[self._positions]
+        part = _part_to_project(self._training_J, self._positions, changes, len(trace))
+        self.level, self._part, self._to_come = part.level, part.where, part.to_come
+        self._rows_since_change = part.rows_since_change
+        self._rows = self._positions[part.where]
+        self.start = int(self._rows[self.level.start])
+        self._level_s = self.level.average((self._duration_s - apart_s)[self._rows])
+        self._regular, self._spikes, self._spike_J = self._regular_spikes()
+        # Epochs that were not read at the end of the trace are projected like those to come.
+        self._begin = int(np.flatnonzero(np.isfinite(energy_J))[-1]) + 1
+        self._unread_J = self._energy_of_unread()
+
+    # ------------------------------------------------------------------ what was measured
+
+    @property
+    def unit(self) -> str:
+        """What an epoch of the trace is: an `epoch` or an `interval`."""
+        return self._trace.unit
+
+    @property
+    def measured_epochs(self) -> int:
+        """Number of epochs whose energy was measured."""
+        return len(self._trace) - self.unread_epochs
+
+    @property
+    def unread_epochs(self) -> int:
+        """Number of epochs so far whose energy was not measured."""
+        return int((~np.isfinite(self._energy_J)).sum())
+
+    @property
+    def read_s(self) -> float:
+        """Seconds of the epochs whose energy was measured."""
+        return float(np.nansum(self._duration_s[np.isfinite(self._energy_J)]))
+
+    @property
+    def has_pending_change(self) -> bool:
+        """Whether a known change has come whose level does not show yet."""
+        return self._rows_since_change is not None
+
+    @property
+    def missing_epochs(self) -> int:
+        """How many more epochs it takes, at the least, until the present level shows."""
+        if self._rows_since_change is not None:
+            return max(1, MIN_EPOCHS - self._rows_since_change)
+        return self.level.missing_epochs
+
+    @property
+    def power_W(self) -> float:
+        """Mean power of the whole epochs on the level; NaN without durations."""
+        duration_s = self.level.average(self._duration_s[self._rows])
+        energy_J = self.level.average(self._energy_J[self._rows])
+        return energy_J / duration_s if duration_s > 0 else math.nan
+
+    @property
+    def load(self) -> float | None:
+        """Power of the GPUs on the level as a share of their limits; None if unknown."""
+        gpus = [device for device in self._trace.devices if device.get("kind") == "gpu"]
+        limits = [positive_or_none(gpu.get("power_limit_W")) for gpu in gpus]
+        limit_W = sum(limit for limit in limits if limit is not None)
+        energy_J = self.level.average(self._trace.column("gpu_energy_J")[self._rows])
+        duration_s = self.level.average(self._duration_s[self._rows])
+        if not limits or None in limits or not duration_s > 0:
+            return None
+        return positive_or_none(energy_J / duration_s / limit_W)
+
+    # ------------------------------------------------------------------ what is to come
+
+    def epochs_within(self, horizon: Horizon) -> float:
+        """How many epochs the training has.
+
+        Raises:
+            EstimateError: the clock ends it, and the durations of its epochs are not known.
+        """
+        if horizon.is_reached(self._trace):
+            return min(horizon.epochs, len(self._trace))
+        if not math.isfinite(horizon.end_s):
+            return horizon.epochs
+        until = self._epochs_until(horizon.end_s)
+        if not math.isfinite(until):
+            raise lacks_durations("a training that ends by the clock")
+        return min(horizon.epochs, until)
+
+    def outlook(self, total: float) -> Outlook:
+        """What is to come if the training has `total` epochs."""
+        measured = len(self._trace)
+        end = max(total, measured)
+        begin = self._begin
+        load = self.load if self._to_come else None
+        weights = weights_of(self._to_come, begin, end, load)
+        weight, weight_s = weights.energy, weights.time
+        if begin < measured:
+            weight_s = weights_of(self._to_come, measured, end, load).time
+        level, spikes_J = self.level_for(total)
+        training_J, training_s = weight * level.mean + spikes_J, _times(weight_s, self._level_s)
+        if self._validations.in_each and weights.changes:
+            # What is planned changes the training; the validation in it stays as it is.
+            share_J = level.average(self._validations.energy_J[self._rows])
+            share_s = level.average(self._validations.duration_s[self._rows])
+            training_J += _times(end - begin - weight, min(share_J, level.mean))
+            training_s += _times(end - measured - weight_s, min(share_s, self._level_s))
+        # Both kinds of error concern all epochs to come alike.
+        error_J = training_J * error_of(level, weight) if weight > 0 else 0.0
+        error_J = math.hypot(error_J, level.mean * weights.error)
+        validation = self._validations.to_come(total, level.mean, self._level_s)
+        unknown_s = _times(int(np.isnan(self._duration_s).sum()), self._level_s)
+        return Outlook(
+            energy_J=training_J + validation.energy_J + self._unread_J,
+            error_J=math.hypot(error_J, validation.error_J),
+            duration_s=training_s + validation.duration_s + unknown_s,
+            power_W=self.power_W * (weight / weight_s if weight_s > 0 else 1.0),
+            assumptions=tuple(c.describe(self.unit) for c in weights.changes),
+        )
+
+    def level_for(self, total: float) -> tuple[Level, float]:
+        """The level of the epochs to come, and the joules that regular spikes add to it.
+
+        Spikes that come irregularly are part of the level.
+        """
+        if self._regular is None:
+            return self.level, 0.0
+        to_come = remaining_events(self._spikes, len(self._trace), total)
+        if to_come is None:
+            return self.level, 0.0
+        return self._regular, to_come * self._spike_J
+
+    # ------------------------------------------------------------------ inside
+
+    def _regular_spikes(self) -> tuple[Level | None, NDArray[np.intp], float]:
+        """The level without its spikes, their positions, and their height; None if too few."""
+        series, smooth = self._training_J[self._part], self.level.smooth
+        spikes = np.flatnonzero(smooth != series)
+        spikes = spikes[spikes >= self.level.start]
+        if len(spikes) < 2:
+            return None, spikes, 0.0
+        height_J = float((series - smooth)[spikes].mean())
+        return current_level(smooth, self.level.change), self._rows[spikes], height_J
+
+    def _energy_of_unread(self) -> float:
+        """What the epochs between others cost whose energy was not read: as those around them."""
+        unread = np.flatnonzero(~np.isfinite(self._energy_J))
+        unread = unread[unread < self._begin]
+        if not len(unread):
+            return 0.0
+        around_J = np.interp(unread, self._positions, without_spikes(self._training_J))
+        validation_J = sum(self._validations.unread(int(epoch)).energy_J for epoch in unread)
+        return float(around_J.sum()) + validation_J
+
+    def _epochs_until(self, end_s: float) -> float:
+        """How many epochs the training has if it ends that many seconds after it began."""
+        done_s, measured = measured_s(self._trace), float(len(self._trace))
+
+        def length_s(total: float) -> float:
+            return done_s + self.outlook(total).duration_s
+
+        an_epoch_s = length_s(measured + 1) - length_s(measured)
+        if not an_epoch_s > 0:
+            return math.nan
+        low, high = measured, measured + 2 * max(1.0, (end_s - done_s) / an_epoch_s)
+        while length_s(high) < end_s:
+            low, high = high, measured + 2 * (high - measured)
+        while high - low > _PRECISION * high:
+            middle = (low + high) / 2
+            low, high = (middle, high) if length_s(middle) < end_s else (low, middle)
+        return high
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The epochs to project from.
+
+    Attributes:
+        level: the level that they end on.
+        where: their part of the values.
+        to_come: changes that are not in them.
+        rows_since_change: epochs since a change that is not in them, but has come; None if none.
+    """
+
+    level: Level
+    where: slice
+    to_come: list[PlannedChange]
+    rows_since_change: int | None = None
+
+
+def _part_to_project(
+    values: FloatArray,
+    positions: NDArray[np.intp],
+    changes: Sequence[PlannedChange],
+    measured: int,
+) -> _Part:
+    """The epochs since the last known change, or just after it, those before it.
+
+    An epoch in which a change comes belongs to neither side of it. Until the new level has had
+    time to show, the one before it is taken, and the change counts as one to come at once.
+    """
+    past = [change for change in changes if change.epoch < measured]
+    to_come = [change for change in changes if change.epoch >= measured]
+    begins = [0, *(int(np.searchsorted(positions, math.ceil(c.epoch))) for c in past)]
+    ends = [*(int(np.searchsorted(positions, math.floor(c.epoch))) for c in past), len(values)]
+    edges = [0, *(math.floor(change.epoch) for change in past), measured]
+    number = len(past)
+    while number and past[number - 1].is_known:
+        if edges[number + 1] - edges[number] >= MIN_EPOCHS and begins[number] < ends[number]:
+            break  # long enough to be judged by itself
+        number -= 1
+    where = slice(begins[number], ends[number])
+    if where.start >= where.stop:
+        # Nothing there was measured, or by how much it changed is unknown: the newest tell most.
+        number, where = len(past), slice(min(begins[-1], len(values) - 1), len(values))
+    level = current_level(values[where])
+    pending = past[number:]
+    since = measured - edges[number + 1] if pending else None
+    return _Part(level, where, [*pending, *to_come], since)
+
+
+def _times(number: float, seconds: float) -> float:
+    """A product that is 0 where there is nothing to multiply, even if `seconds` is unknown."""
+    return number * seconds if number else 0.0

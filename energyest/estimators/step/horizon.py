@@ -1,0 +1,104 @@
+"""How long is the whole training? In epochs, in steps, in seconds, or as the monitor recorded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from energyest.errors import EstimateError
+from energyest.estimators.checks import (
+    check_count,
+    check_epochs,
+    check_positive,
+    positive_or_none,
+    whole,
+)
+from energyest.records.trace import EnergyTrace
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """The end of a training: whichever of the two comes first.
+
+    Attributes:
+        epochs: number of epochs; infinite if only the time ends the training.
+        end_s: seconds from its start; infinite if only the number of epochs ends it.
+        duration_s: its duration in seconds where the caller knows it beside the epochs.
+    """
+
+    epochs: float = math.inf
+    end_s: float = math.inf
+    duration_s: float | None = None
+
+    def is_reached(self, trace: EnergyTrace) -> bool:
+        """Whether the trace holds the whole training."""
+        return len(trace) >= self.epochs or measured_s(trace) >= self.end_s
+
+
+def find_horizon(
+    trace: EnergyTrace, epochs: float | None, steps: int | None, duration_s: float | None
+) -> Horizon:
+    """The end of the training from what the caller states, or else from the trace's meta.
+
+    Raises:
+        EstimateError: the end lies before what was measured, is stated twice, or not at all.
+    """
+    if epochs is not None and steps is not None:
+        raise EstimateError("epochs and steps both say how long the training is: give one of them")
+    if duration_s is not None:
+        duration_s = check_duration(trace, duration_s)
+    if epochs is not None:
+        return Horizon(check_epochs(trace, epochs), duration_s=duration_s)
+    if steps is not None:
+        return Horizon(_epochs_of(trace, steps), duration_s=duration_s)
+    if duration_s is not None:
+        return Horizon(end_s=duration_s)
+    planned = positive_or_none(trace.meta.get("planned_epochs"))
+    end_s = positive_or_none(trace.meta.get("planned_duration_s"))
+    horizon = Horizon(
+        # A training may go on for longer than it was planned.
+        epochs=math.inf if planned is None else whole(float(max(planned, _done(trace, planned)))),
+        end_s=math.inf if end_s is None else max(end_s, measured_s(trace)),
+    )
+    if horizon == Horizon():
+        raise EstimateError(
+            "how long is the training? Give epochs, steps or duration_s: the trace does not say"
+        )
+    return horizon
+
+
+def check_duration(trace: EnergyTrace, duration_s: float) -> float:
+    """Refuse a duration shorter than what was measured."""
+    seconds = check_positive(duration_s, "duration_s")
+    if seconds < measured_s(trace) * (1 - 1e-9):
+        raise EstimateError(
+            f"duration_s={duration_s:g} is shorter than the {measured_s(trace):g} s measured "
+            "already"
+        )
+    return seconds
+
+
+def measured_s(trace: EnergyTrace) -> float:
+    """Seconds of the epochs so far."""
+    return float(np.nansum(trace.column("duration_s")))
+
+
+def _done(trace: EnergyTrace, planned: float) -> float:
+    """Epochs so far; of one that the end of the training broke off, the part."""
+    return planned if len(trace) == math.ceil(planned) else len(trace)
+
+
+def _epochs_of(trace: EnergyTrace, steps: int) -> float:
+    number = check_count(steps, "steps")
+    of_epochs = trace.column("steps")
+    if not len(of_epochs) or not (of_epochs > 0).all() or not np.isfinite(of_epochs).all():
+        raise EstimateError(
+            f"steps={number}: the trace does not say how many steps its epochs have; give epochs"
+        )
+    done = float(of_epochs.sum())
+    if number < done:
+        raise EstimateError(f"steps={number} is fewer than the {done:g} steps measured")
+    # The last epoch of a training may be shorter than the others.
+    return whole(len(of_epochs) + (number - done) / float(np.median(of_epochs)))

@@ -1,0 +1,114 @@
+"""The paper's formula of STEP, from epochs that the caller chooses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from energyest.errors import EstimateError
+from energyest.estimate import Estimate
+from energyest.estimators.checks import check_count, lacks_durations
+from energyest.estimators.step.horizon import Horizon
+from energyest.estimators.step.interval import error_of, quantile
+from energyest.estimators.step.level import fixed_level
+from energyest.records.trace import EnergyTrace
+
+
+@dataclass(frozen=True)
+class Window:
+    """The epochs to project from: `start` to `start + length - 1`, or all from `start` on."""
+
+    start: int
+    length: int | None
+
+    def missing(self, measured: int) -> int:
+        """How many of its epochs are still to be measured."""
+        return max(0, self.start + (self.length or 1) - measured)
+
+    def estimate(
+        self, trace: EnergyTrace, horizon: Horizon, form: str, confidence: float
+    ) -> Estimate:
+        """The projection; all epochs of the window have been measured.
+
+        With a length, it looks at the epochs before the window and in it alone, as the paper does.
+
+        Raises:
+            EstimateError: no epoch of the window has a measured energy, or the power form lacks
+                durations.
+        """
+        epochs = horizon.epochs
+        stop = len(trace) if self.length is None else self.start + self.length
+        energy_J = trace.column("energy_J")[:stop]
+        durations_s = trace.column("duration_s")[:stop]
+        if not np.isfinite(energy_J[self.start :]).any():
+            raise EstimateError(
+                f"none of the epochs {self.start} to {stop - 1} has a measured energy"
+            )
+        level = fixed_level(energy_J, self.start, stop)
+        known_J = float(np.nansum(energy_J))
+        level_s, known_s = level.average(durations_s), float(np.nansum(durations_s))
+        if math.isfinite(horizon.end_s):
+            if not level_s > 0:
+                raise lacks_durations("a training that ends by the clock")
+            epochs = min(epochs, stop + max(0.0, horizon.end_s - known_s) / level_s)
+        total_s = horizon.duration_s
+        if total_s is None:
+            total_s = known_s + max(0.0, epochs - stop) * level_s
+        remaining = max(0.0, epochs - int(np.isfinite(energy_J).sum()))
+        measured_J: float | None = known_J
+        if form == "energy":
+            total_J = known_J + remaining * level.mean
+        else:
+            power_W = level.mean / level_s if level_s > 0 else math.nan
+            if not (math.isfinite(power_W) and math.isfinite(total_s)):
+                raise lacks_durations("form='power'")
+            if self.length is None:
+                read_s = float(durations_s[np.isfinite(energy_J)].sum())
+                total_J = known_J + power_W * max(0.0, total_s - read_s)
+            else:
+                # The paper's power form takes no epoch as measured, its window included.
+                total_J, remaining, measured_J = power_W * total_s, epochs, None
+        half_J = remaining * level.mean * error_of(level, remaining) * quantile(confidence)
+        if level.epochs == 1 and remaining:
+            half_J = math.inf  # one epoch says nothing of the spread
+        return Estimate.around(
+            total_J,
+            half_J,
+            least_J=measured_J or 0.0,
+            confidence=confidence,
+            duration_s=total_s if math.isfinite(total_s) else None,
+            measured_J=measured_J,
+            epochs=epochs,
+            unit=trace.unit,
+            stable_epoch=self.start,
+            method=f"STEP, {form} form, {trace.unit}s {self.start} to {stop - 1}",
+            assumptions=("the epochs to come cost what the epochs of this window cost",)
+            if remaining
+            else (),
+        )
+
+
+def check_window(
+    start: int | Literal["auto"], window: int | None, epochs: float
+) -> tuple[int | Literal["auto"], int | None]:
+    """Refuse a start or a length that cannot be.
+
+    Raises:
+        EstimateError: they are out of range, or reach past the last epoch.
+    """
+    last = math.ceil(epochs) - 1 if math.isfinite(epochs) else epochs
+    if start != "auto":
+        whole = isinstance(start, int | np.integer) and not isinstance(start, bool)
+        if not (whole and 0 <= start <= last):
+            raise EstimateError(f"start={start!r} must be 'auto' or an epoch from 0 to {last}")
+        start = int(start)
+    if window is not None:
+        window = check_count(window, "window")
+        if (0 if start == "auto" else start) + window > last + 1:
+            raise EstimateError(
+                f"start={start} and window={window} reach past the last of {last + 1} epochs"
+            )
+    return start, window

@@ -1,0 +1,215 @@
+"""Changes of a training that are known ahead: an unfreezing, a larger resolution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from energyest.errors import EstimateError
+from energyest.estimators.checks import check_positive, is_number
+from energyest.records.trace import EnergyTrace
+
+# How far off a guess from FLOPs is, without and with knowledge of the load: the error that nine of
+# ten changes of real trainings stay below, divided by the 90 % quantile of `interval`.
+# `benchmarks/step_accuracy.py` prints both errors.
+_FLOPS_ERROR = 0.14
+_LOAD_ERROR = 0.07
+# A ratio of energies that the user states is taken to be this good.
+_ENERGY_ERROR = 0.02
+# What a GPU draws while it waits for the next launch, as a share of its power limit. Trainings on
+# an H100 and an H200 (limit 700 W) that wait nearly all the time draw 100 to 150 W.
+_WAITING = 1 / 6
+# And what it draws when it computes all the time; few trainings reach the limit.
+_BUSY = 3 / 4
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a change does to an epoch.
+
+    Attributes:
+        energy: its energy after the change divided by that before it.
+        time: its duration, likewise.
+        error: scale of the relative error of both.
+    """
+
+    energy: float
+    time: float
+    error: float
+
+
+@dataclass(frozen=True)
+class PlannedChange:
+    """A change of what an epoch costs, known before it happens.
+
+    Attributes:
+        epoch: position of the first epoch after it (of the first interval, in a trace of
+            intervals), counted from 0 at the start of the trace.
+        flops_ratio: training FLOPs of an epoch after the change divided by those before it; the
+            energy is guessed to change likewise, or by less where the GPU waits most of the time.
+            None if unknown.
+        energy_ratio: energy of an epoch after the change divided by that before it, where you
+            know it, for example from an earlier run; it goes before `flops_ratio`.
+        reason: what changes, for the assumptions of the estimate.
+
+    Raises:
+        EstimateError: the epoch is negative or a ratio is not positive.
+    """
+
+    epoch: float
+    flops_ratio: float | None = None
+    energy_ratio: float | None = None
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if not (is_number(self.epoch) and math.isfinite(self.epoch) and self.epoch >= 0):
+            raise EstimateError(f"PlannedChange: epoch={self.epoch!r} must be 0 or more")
+        if not isinstance(self.reason, str):
+            raise EstimateError(f"PlannedChange: reason={self.reason!r} must be text")
+        for name in ("flops_ratio", "energy_ratio"):
+            value = getattr(self, name)
+            if value is not None:
+                check_positive(value, f"PlannedChange: {name}")
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is a ratio."""
+        return self.flops_ratio is not None or self.energy_ratio is not None
+
+    def effect(self, load: float | None) -> Effect:
+        """What the change does to an epoch.
+
+        FLOPs cost time only as far as the GPU was busy, which its power shows: `busy` is 0 where
+        it draws what it draws waiting, and 1 where it computes all the time. If the work grows by
+        f, the time grows by max(1, busy f); if it shrinks, the waiting stays. The power above
+        waiting goes with the work, the rest with the time.
+
+        Args:
+            load: power of the GPUs on the level before, as a share of their limits; None if
+                unknown.
+        """
+        if self.energy_ratio is not None:
+            return Effect(self.energy_ratio, self.energy_ratio, _ENERGY_ERROR)
+        if self.flops_ratio is None:
+            return Effect(1.0, 1.0, math.inf)
+        work = self.flops_ratio
+        if load is None:
+            return Effect(work, work, _FLOPS_ERROR)
+        busy = min(1.0, max(0.0, (load - _WAITING) / (_BUSY - _WAITING)))
+        time = max(1.0, busy * work) if work >= 1 else 1 - busy + busy * work
+        waiting = min(load, _WAITING)
+        return Effect((waiting * time + (load - waiting) * work) / load, time, _LOAD_ERROR)
+
+    def describe(self, unit: str) -> str:
+        """What it does, as an assumption of an estimate; `unit` is what `epoch` counts."""
+        what = f"{self.reason or 'a planned change'} at {unit} {self.epoch:g}"
+        if self.energy_ratio is not None:
+            return f"{what} multiplies the energy by {self.energy_ratio:.3g}"
+        if self.flops_ratio is not None:
+            return f"{what} multiplies the FLOPs by {self.flops_ratio:.3g}"
+        return f"{what} changes the energy by an unknown factor, taken as 1"
+
+
+def planned_changes(
+    trace: EnergyTrace, planned: Iterable[PlannedChange | Mapping[str, Any]] | None
+) -> list[PlannedChange]:
+    """The changes given, or else those that the monitor recorded, in the order of their epochs.
+
+    Raises:
+        EstimateError: an entry is neither a `PlannedChange` nor its fields.
+    """
+    if planned is not None:
+        if isinstance(planned, str | Mapping | PlannedChange) or not isinstance(planned, Iterable):
+            raise EstimateError(
+                f"planned={planned!r} must be a list, such as [PlannedChange(30, flops_ratio=3)]"
+            )
+        changes = [_as_change(entry) for entry in planned]
+    else:
+        changes = list(_recorded(trace))
+    return sorted(changes, key=lambda change: change.epoch)
+
+
+def _as_change(entry: PlannedChange | Mapping[str, Any]) -> PlannedChange:
+    if isinstance(entry, PlannedChange):
+        return entry
+    if isinstance(entry, Mapping):
+        try:
+            return PlannedChange(**entry)
+        except TypeError as error:
+            raise EstimateError(f"planned change {dict(entry)!r}: {error}") from error
+    raise EstimateError(
+        f"planned change {entry!r} must be a PlannedChange, such as "
+        "PlannedChange(30, flops_ratio=3), or a mapping with its fields"
+    )
+
+
+def _recorded(trace: EnergyTrace) -> Iterable[PlannedChange]:
+    """What the trace's meta says; entries that make no sense, or came later, are left out."""
+    entries = trace.meta.get("planned_changes")
+    for entry in entries if isinstance(entries, list) else []:
+        if not isinstance(entry, dict):
+            continue
+        known_since = entry.get("known_since", 0)
+        if is_number(known_since) and known_since > len(trace):
+            continue  # the head of a longer trace: nobody knew by then
+        fields = {
+            name: entry.get(name) for name in ("epoch", "flops_ratio", "energy_ratio", "reason")
+        }
+        try:
+            yield PlannedChange(**{n: v for n, v in fields.items() if v is not None})
+        except (EstimateError, TypeError):
+            continue
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What the epochs to come cost together, in epochs of the present level.
+
+    Attributes:
+        energy: the sum of the factors of their energies.
+        time: the sum of the factors of their durations.
+        error: scale of the error of `energy` that comes from the changes.
+        changes: the changes that matter.
+    """
+
+    energy: float
+    time: float
+    error: float
+    changes: list[PlannedChange]
+
+
+def weights_of(
+    changes: list[PlannedChange], begin: float, end: float, load: float | None
+) -> Weights:
+    """What the epochs from `begin` until `end` cost together.
+
+    Args:
+        changes: those to come, in the order of their epochs.
+        begin: where the epochs to come begin.
+        end: where they end.
+        load: power of the GPUs on the present level as a share of their limits; None if unknown.
+    """
+    used = [change for change in changes if change.epoch < end]
+    edges = [begin, *(max(float(change.epoch), begin) for change in used), end]
+    effects = [Effect(1.0, 1.0, 0.0)]
+    for change in used:
+        last, effect = effects[-1], change.effect(load)
+        if load is not None:
+            load = min(1.0, load * effect.energy / effect.time)
+        effects.append(
+            Effect(
+                last.energy * effect.energy,
+                last.time * effect.time,
+                math.hypot(last.error, effect.error),
+            )
+        )
+    parts = np.diff(edges)
+    energy = parts * [effect.energy for effect in effects]
+    # Errors of one change are the same in all epochs after it: they add up.
+    errors = [part * effect.error for part, effect in zip(energy, effects, strict=True) if part > 0]
+    time = float(parts @ [effect.time for effect in effects])
+    return Weights(float(energy.sum()), time, sum(errors), used)

@@ -1,0 +1,73 @@
+"""Since when has a training cost the same per epoch? Detection of the current regime."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from energyest.errors import EstimateError, NotStableError
+from energyest.estimators.checks import check_trace
+from energyest.estimators.step.fluss import fluss_epoch
+from energyest.estimators.step.forecast import History
+from energyest.estimators.step.level import MIN_EPOCHS
+from energyest.estimators.step.planned_changes import planned_changes
+from energyest.records.trace import EnergyTrace
+
+
+def find_stable_epoch(trace: EnergyTrace, method: str = "changepoint") -> int:
+    """The first epoch of the regime that the training is in now.
+
+    Args:
+        trace: the epochs measured so far.
+        method: `"changepoint"`, the change of level in the energy per epoch (without validation)
+            that came last, from the epochs measured so far; or `"fluss"`, the paper's segmentation
+            of the whole power series (extra `fluss`).
+
+    Returns:
+        The position of that epoch in the trace, counted from 0. A single epoch that leads over to
+        the level, such as a cold one, is not part of it.
+
+    Raises:
+        NotStableError: that regime is younger than `MIN_EPOCHS` epochs as yet.
+        EstimateError: there is no such method, or too few readings for it.
+        MissingDependencyError: the method needs a package that is not installed.
+    """
+    check_trace(trace)
+    if method == "fluss":
+        return fluss_epoch(trace)
+    if method != "changepoint":
+        raise EstimateError(f"method={method!r} is not known: it is 'changepoint' or 'fluss'")
+    if not np.isfinite(trace.column("energy_J")).any():
+        raise NotStableError(unstable_message(trace), missing_epochs=MIN_EPOCHS)
+    history = History(trace, planned_changes(trace, None))
+    if history.missing_epochs:
+        raise NotStableError(
+            unstable_message(trace, history), missing_epochs=history.missing_epochs
+        )
+    return history.start
+
+
+def unstable_message(trace: EnergyTrace, history: History | None = None) -> str:
+    """Why there is nothing to project from yet.
+
+    Args:
+        trace: what was measured.
+        history: the level that it ends on; None if no energy was measured.
+    """
+    unit, missing = trace.unit, MIN_EPOCHS
+    if history is None:
+        why = f"no {unit} was measured"
+    else:
+        missing = history.missing_epochs
+        if history.has_pending_change:
+            why = f"a known change came less than {MIN_EPOCHS} {unit}s ago"
+        elif history.start:
+            why = (
+                f"the energy per {unit} changed at {unit} {history.start}, "
+                f"{history.level.epochs} {unit}(s) ago"
+            )
+        else:
+            why = f"only {history.measured_epochs} {unit}(s) were measured"
+    return (
+        f"not stable yet: {why}; a projection needs {MIN_EPOCHS} {unit}s of one level, so at "
+        f"least {missing} more"
+    )

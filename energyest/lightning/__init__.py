@@ -1,0 +1,1 @@
+"""The hooks of a Lightning Trainer, translated into those of `energyest.tracking`."""

@@ -1,0 +1,204 @@
+"""What Lightning's finetuning callbacks will freeze and unfreeze, and when."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from energyest.profiling.model_copy import SHARED, bare_copy, generators_restored
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule, Trainer
+
+# A rehearsal ends at this epoch or, between two epochs, after so many seconds.
+MOST_EPOCHS = 1000
+MOST_SECONDS = 1.0
+# Both namespaces define the class; one that was not imported has no callbacks.
+_HOMES = ("pytorch_lightning.callbacks.finetuning", "lightning.pytorch.callbacks.finetuning")
+
+log = logging.getLogger("energyest")
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A change of what is trainable, at the start of an epoch.
+
+    Attributes:
+        epoch: the Trainer's number of the epoch.
+        trainable: `requires_grad` of all parameters after it, by their names.
+        callback: class of the callback that makes it.
+    """
+
+    epoch: int
+    trainable: Mapping[str, bool]
+    callback: str
+
+
+def trainable_names(module: nn.Module) -> frozenset[str]:
+    """Names of the parameters that require gradients; another set means that some flipped."""
+    return frozenset(name for name, p in module.named_parameters() if p.requires_grad)
+
+
+def planned_flips(
+    trainer: Trainer, pl_module: LightningModule, epochs: int, *, users: bool = True
+) -> list[Flip]:
+    """When the Trainer's `BaseFinetuning` callbacks will freeze or unfreeze parameters.
+
+    Copies of the callbacks are called for one epoch after the other on a copy of the module that
+    has no values; the module, the callbacks, the optimizers and the random states stay as they
+    are. What depends on values, such as a metric, cannot be foreseen.
+
+    Call it between `on_fit_start`, when the callbacks have frozen what they freeze, and the first
+    epoch; in a resumed training, from `on_train_start` on, when the Trainer knows its epoch.
+
+    Args:
+        trainer: its callbacks, optimizers and current epoch are looked at.
+        pl_module: what it trains, with `requires_grad` as it is now.
+        epochs: the Trainer's number of the epoch before which to stop.
+        users: also call what users wrote, which may do more than thaw, such as write a file.
+
+    Returns:
+        The changes in the order in which they come; none if they cannot be foreseen, which is
+        logged. Nothing is raised.
+    """
+    try:
+        homes = [sys.modules[name] for name in _HOMES if name in sys.modules]
+        kinds = tuple(home.BaseFinetuning for home in homes)
+        callbacks = [c for c in trainer.callbacks if isinstance(c, kinds)]  # type: ignore[attr-defined]
+        if not users:
+            callbacks = [c for c in callbacks if type(c).finetune_function.__module__ in _HOMES]
+        if not callbacks:
+            return []
+        with generators_restored(), _untouched(pl_module), _silence():
+            flips, ended = _rehearse(trainer, pl_module, callbacks, epochs)
+        if ended < epochs:
+            log.debug("energyest: unfreezing from epoch %d on is not known in advance", ended)
+        return flips
+    except Exception as error:  # the callbacks are the user's: anything can happen
+        log.warning(
+            "energyest: what the finetuning callbacks will unfreeze is not known in advance (%s)",
+            f"{type(error).__name__}: {error}".splitlines()[0],
+        )
+        return []
+
+
+def _rehearse(
+    trainer: Trainer, pl_module: LightningModule, callbacks: Sequence[Any], epochs: int
+) -> tuple[list[Flip], int]:
+    """The changes, and the first epoch that was not rehearsed."""
+    # Whatever a callback has kept hold of is to lead to the copy.
+    stage = SimpleNamespace(
+        max_epochs=trainer.max_epochs,
+        current_epoch=trainer.current_epoch,
+        optimizers=[],
+        loggers=[],
+        logger=None,
+        barebones=True,  # then `pl_module.log` does nothing
+        is_global_zero=False,  # nor does `pl_module.print`
+    )
+    memo: dict[int, Any] = {id(trainer): stage}
+    duplicate: Any = bare_copy(pl_module, torch.device("meta"), memo)
+    duplicate.trainer = stage
+    for optimizer in trainer.optimizers:
+        memo[id(optimizer)] = _copy_of(optimizer, memo)
+        stage.optimizers.append(memo[id(optimizer)])
+    for callback in callbacks:
+        memo.update({id(v): v for v in vars(callback).values() if isinstance(v, SHARED)})
+    actors = copy.deepcopy(callbacks, memo)
+    parameters = {name: memo[id(p)] for name, p in pl_module.named_parameters()}
+
+    flips: list[Flip] = []
+    trainable = {name: p.requires_grad for name, p in parameters.items()}
+    ends_s = time.monotonic() + MOST_SECONDS
+    while stage.current_epoch < min(epochs, MOST_EPOCHS) and time.monotonic() < ends_s:
+        for actor in actors:
+            with _EqualIfSame():
+                for optimizer in stage.optimizers:
+                    actor.finetune_function(duplicate, stage.current_epoch, optimizer)
+            before, trainable = trainable, {n: p.requires_grad for n, p in parameters.items()}
+            if trainable != before:
+                flips.append(Flip(stage.current_epoch, trainable, type(actor).__name__))
+        stage.current_epoch += 1
+    return flips, stage.current_epoch
+
+
+def _copy_of(optimizer: torch.optim.Optimizer, memo: Mapping[int, Any]) -> torch.optim.Optimizer:
+    """One of the same groups, without its state; it never makes a step."""
+    groups = [
+        {
+            **{name: copy.deepcopy(value) for name, value in group.items() if name != "params"},
+            "params": [memo[id(p)] for p in group["params"] if id(p) in memo],
+        }
+        for group in optimizer.param_groups
+    ]
+    return torch.optim.SGD(groups, lr=1.0)
+
+
+class _EqualIfSame(TorchFunctionMode):
+    """Lightning asks `torch.equal` which parameters an optimizer has; these have no values."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Answer for `torch.equal`, and leave all other functions alone."""
+        if func is torch.equal:
+            return args[0] is args[1]
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def _untouched(module: nn.Module) -> Iterator[None]:
+    """Undo what a callback does to the module itself, which it may have from a global variable.
+
+    Raises:
+        RuntimeError: something had to be undone.
+    """
+    # All that `freeze` and `unfreeze_and_add_param_group` set.
+    before: list[tuple[Any, str, bool]] = [
+        (owner, name, getattr(owner, name))
+        for owners, names in (
+            (module.parameters(), ("requires_grad",)),
+            (module.modules(), ("training", "track_running_stats")),
+        )
+        for owner in owners
+        for name in names
+        if hasattr(owner, name)
+    ]
+    try:
+        yield
+    finally:
+        changed = [item for item in before if getattr(item[0], item[1]) is not item[2]]
+        for owner, name, value in changed:
+            setattr(owner, name, value)
+    if changed:
+        raise RuntimeError("a callback does not keep to the module that it is called with")
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """What a callback prints, warns of and logs is news only when it really happens."""
+    disabled = logging.root.manager.disable
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)

@@ -1,0 +1,246 @@
+"""The first projection of a Lightning training: PRE's, from the first batch on.
+
+Beside a training, nothing may fail: what cannot be described or foretold is noted in the trace.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from energyest.estimate import Estimate
+from energyest.estimators.pre.blend import beside_gpu
+from energyest.estimators.pre.estimate import estimate_pre
+from energyest.gpus import resolve_gpu
+from energyest.lightning import trainer_plan as plan
+from energyest.profiling.describe import describe_beside_training
+from energyest.profiling.flops import FlopCount
+from energyest.profiling.tf32 import convolutions_in_tf32, matrix_products_in_tf32
+from energyest.records.trace import EnergyTrace
+from energyest.records.workload import OPTIMIZERS, Operation, Workload
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule, Trainer
+
+    from energyest.tracking.session import Run
+
+log = logging.getLogger("energyest")
+
+_LIGHTNING_PRECISIONS = {"16": "fp16", "bf16": "bf16", "64": "fp64", "transformer-engine": "fp8"}
+# The optimizer of most trainings, where one of another name is used: what counts for its cost is
+# how many numbers it keeps for each parameter.
+_USUAL_OPTIMIZER = "adamw"
+# Power "now" is the mean of the readings of so many seconds.
+_NOW_S = 1.0
+# What cuDNN computes.
+_CUDNN = ("convolution", "lstm", "gru", "rnn")
+
+
+class FirstProjection:
+    """Describes a training at its first batch and foretells its energy, on one known GPU.
+
+    Made before the first batch is looked at: processors are then as busy as the training makes
+    them, and not with counting.
+
+    Args:
+        run: measures the training.
+        confidence: probability for the interval.
+    """
+
+    def __init__(self, run: Run, confidence: float) -> None:
+        self._run = run
+        self._confidence = confidence
+        self._workload: Workload | None = None
+        self._pending = True
+        trace = run.trace
+        self._gpus = [d for d in trace.devices if d.get("kind") == "gpu"]
+        self._host_W = power_now(trace, ("cpu", "ram"))
+
+    def describe(
+        self, trainer: Trainer, module: LightningModule, batch: Any, count: FlopCount | None
+    ) -> None:
+        """Write to the trace's meta what a step of the training does.
+
+        Args:
+            trainer: tells precision and optimizer.
+            module: what is trained; it is left alone.
+            batch: the first batch.
+            count: its FLOPs, so that they are not counted twice.
+        """
+        if len(self._gpus) != 1 or trainer.world_size > 1 or count is None:
+            self._pending = False  # PRE knows of trainings on one GPU alone
+            return
+        with self._noted("workload_note"), self._run.pause():
+            self._workload = _describe(trainer, module, batch, count)
+            self._run.describe(
+                workload=self._workload.to_dict(),
+                precision=self._workload.precision,
+                optimizer=self._workload.optimizer,
+            )
+
+    def estimate(self, trainer: Trainer, every: int | None) -> None:
+        """Begin the run's projection, once it is known how long an epoch is.
+
+        Args:
+            trainer: tells how long the training is to be.
+            every: batches in an interval; None where rows are epochs.
+        """
+        if self._workload is None or not self._pending:
+            return
+        with self._noted("first_projection_note"), self._run.pause():
+            self._estimate(self._workload, trainer, every)
+
+    # ------------------------------------------------------------------ inside
+
+    def _estimate(self, workload: Workload, trainer: Trainer, every: int | None) -> None:
+        samples = plan.row_samples(trainer, every, workload.batch_size)
+        if samples is None:
+            return  # a loader without a length: known after the first epoch
+        self._pending = False
+        validation = plan.row_validation_samples(trainer, every, workload.batch_size)
+        gpu = resolve_gpu(str(self._gpus[0].get("name")))
+        rows, end_s = self._run.planned_epochs, self._run.planned_duration_s
+        if rows is None:
+            rows = plan.planned_rows_at_start(trainer, every)
+        if end_s is None:
+            end_s = plan.planned_duration_s(trainer, 0.0, math.nan, every)
+
+        def of_rows(count: float) -> Estimate:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # whether it fits into memory will show
+                return estimate_pre(
+                    workload,
+                    gpu,
+                    epochs=count,
+                    train_samples=samples,
+                    validation_samples=validation,
+                    confidence=self._confidence,
+                )
+
+        row_s = of_rows(1.0).duration_s
+        bounds = [] if rows is None else [rows]
+        if end_s is not None and row_s:
+            bounds.append(end_s / row_s)
+        pre = of_rows(min(bounds, default=1.0))
+        if self._host_W > 0:
+            pre = beside_gpu(pre, self._host_W)
+        pre = replace(pre, unit="epoch" if every is None else "interval")
+        self._run.planned_epochs, self._run.planned_duration_s = rows, end_s
+        self._run.describe(first_projection=_as_meta(pre, samples, validation, self._host_W))
+        self._run.expect(pre)
+
+    def _noted(self, name: str) -> _Noted:
+        return _Noted(self._run, name)
+
+
+class _Noted:
+    """Holds errors back, and notes them in the meta of the run's trace."""
+
+    def __init__(self, run: Run, name: str) -> None:
+        self._run, self._name = run, name
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if not isinstance(error, Exception):
+            return False  # none, or Ctrl-C
+        text = str(error) or type(error).__name__
+        self._run.describe(**{self._name: text.splitlines()[0][:500]})
+        log.debug("energyest: no first projection", exc_info=error)
+        return True
+
+
+def precision_of(lightning_precision: str, operations: Sequence[Operation] = ()) -> str:
+    """The format in which a Trainer has its model computed.
+
+    Args:
+        lightning_precision: the Trainer's word for it, such as "bf16-mixed".
+        operations: of a step of the model on a GPU: where 32-bit tensors are computed in
+            TensorFloat-32 is set apart for convolutions, for which torch allows it by default, and
+            for matrix products. What has more of the FLOPs decides.
+    """
+    for prefix, name in _LIGHTNING_PRECISIONS.items():
+        if lightning_precision.startswith(prefix):
+            return name
+    cudnn, products = 0.0, 0.0
+    for operation in operations:
+        flops = operation.flops * operation.count
+        if operation.name.startswith(_CUDNN):
+            cudnn += flops
+        else:
+            products += flops
+    in_tf32 = convolutions_in_tf32() if cudnn > products else matrix_products_in_tf32()
+    return "tf32" if in_tf32 else "fp32"
+
+
+def optimizer_of(optimizers: Sequence[Any]) -> str:
+    """The first optimizer, by its name in `OPTIMIZERS` of a workload; "adamw" if unknown."""
+    if not optimizers:
+        return "sgd"
+    optimizer = getattr(optimizers[0], "optimizer", optimizers[0])
+    name = type(optimizer).__name__.lower()
+    if name == "sgd":
+        settings = getattr(optimizer, "defaults", {})
+        if not settings.get("momentum"):
+            return "sgd"
+        return "nesterov" if settings.get("nesterov") else "sgd_momentum"
+    return name if name in OPTIMIZERS else _USUAL_OPTIMIZER
+
+
+def power_now(trace: EnergyTrace, kinds: Sequence[str]) -> float:
+    """Watts that devices of these kinds drew in the last second together; NaN if one is unknown."""
+    devices = [str(d["device"]) for d in trace.devices if d.get("kind") in kinds]
+    columns = trace.power_columns
+    total_W = 0.0
+    for device in devices:
+        mine = (columns["device"] == device) & np.isfinite(columns["power_W"])
+        if not mine.any():
+            return math.nan
+        time_s, power_W = columns["time_s"][mine], columns["power_W"][mine]
+        total_W += float(power_W[time_s >= time_s[-1] - _NOW_S].mean())
+    return total_W
+
+
+def _describe(trainer: Trainer, module: torch.nn.Module, batch: Any, count: FlopCount) -> Workload:
+    stated = str(trainer.precision)
+    on_gpu = trainer.strategy.root_device.type == "cuda"
+    precision = precision_of(stated)
+    workload = describe_beside_training(
+        module,
+        batch,
+        count,
+        precision="fp32" if precision == "tf32" else precision,
+        optimizer=optimizer_of(trainer.optimizers),
+    )
+    if workload.precision == "fp32" and on_gpu:
+        # The operations are the same in both.
+        workload = replace(workload, precision=precision_of(stated, workload.operations))
+    notes = list(workload.notes)
+    if stated in ("16-true", "bf16-true"):
+        notes.append("weights in half precision are taken as mixed precision")
+    if trainer.accumulate_grad_batches > 1:
+        notes.append("the optimizer is taken to step after every batch")
+    return replace(workload, notes=tuple(notes))
+
+
+def _as_meta(pre: Estimate, samples: int, validation: int, host_W: float) -> Mapping[str, Any]:
+    return {
+        "energy_J": pre.energy_J,
+        "lower_J": pre.lower_J,
+        "upper_J": pre.upper_J,
+        "confidence": pre.confidence,
+        "duration_s": pre.duration_s,
+        "epochs": pre.epochs,
+        "train_samples": samples,
+        "validation_samples": validation,
+        "host_power_W": host_W if math.isfinite(host_W) else None,
+        "method": pre.method,
+    }

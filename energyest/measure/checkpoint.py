@@ -1,0 +1,210 @@
+"""The part of a run before it was stopped and resumed, perhaps on another machine."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from energyest.errors import ConfigurationError, TraceError
+from energyest.records.trace import EnergyTrace
+
+# More epochs than any training has: what a checkpoint holds beyond is none of ours.
+_MOST_ROWS = 10_000_000
+# What the meta of a trace says of one part of a run, and what goes on to hold in the next.
+_OF_PART = ("run_id", "start_time", "host", "world_size", "total_J")
+_KEPT = ("first_epoch", "planned_changes", "interval_steps")
+# Of a training that is resumed ever so often, the newest parts are named.
+_MOST_PARTS = 100
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What a run had cost when the checkpoint was made that it goes on from.
+
+    Attributes:
+        columns: name -> values of the epochs that had ended, of one length.
+        open_row: what the epoch under way had spent; empty between epochs.
+        total: joules from the run's start, as `energy_J` and by kind of device, and `duration_s`,
+            what lies outside of epochs included and pauses left out. NaN where unknown.
+        meta: facts on the run that go on to hold.
+    """
+
+    columns: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    open_row: Mapping[str, float] = field(default_factory=dict)
+    total: Mapping[str, float] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.columns.get("epoch", ()))
+
+    @property
+    def gpus(self) -> dict[str, Any]:
+        """Names of the GPUs that its last part was measured on, and how many there were of each."""
+        gpus = self.meta.get("earlier_parts", [{}])[-1].get("gpus")
+        return gpus if isinstance(gpus, dict) else {}
+
+    @property
+    def next_epoch(self) -> int:
+        """The epoch after those that had ended, by their numbers."""
+        return int(self.columns["epoch"][-1]) + 1 if len(self) else 0
+
+    @property
+    def steps(self) -> int:
+        """Training steps of the epochs that had ended; 0 where they were not counted."""
+        return int(sum(v for v in self.columns.get("steps", ()) if not math.isnan(v)))
+
+    @property
+    def open_steps(self) -> int:
+        """Training steps of the epoch under way."""
+        steps = self.open_row.get("steps", math.nan)
+        return 0 if math.isnan(steps) else int(steps)
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of the epochs that had ended."""
+        return sum(v for v in self.columns.get("duration_s", ()) if not math.isnan(v))
+
+    def check_unit(self, interval_steps: int | None) -> None:
+        """Refuse rows of another kind than it has.
+
+        Args:
+            interval_steps: steps of an interval; None for epochs.
+
+        Raises:
+            ConfigurationError: its rows are others.
+        """
+        unit = self.meta.get("interval_steps")
+        if len(self) and unit != interval_steps:
+            was, now = (
+                f"intervals of {n} steps" if n else "epochs" for n in (unit, interval_steps)
+            )
+            raise ConfigurationError(f"the run goes on from {was}: it cannot have {now}")
+
+    def energy_alone(self) -> Earlier:
+        """With what it cost in all, but without its epochs."""
+        parts = self.meta.get("earlier_parts")
+        return Earlier(total=self.total, meta={"earlier_parts": parts} if parts else {})
+
+    def rows(self) -> Iterator[dict[str, float]]:
+        """The epochs, at negative times: they end, with the one under way, at 0."""
+        if not len(self):
+            return
+        end_s = self.columns["end_s"][-1] + self.open_row.get("duration_s", 0.0)
+        for values in zip(*self.columns.values(), strict=True):
+            row = dict(zip(self.columns, values, strict=True))
+            yield {**row, "start_s": row["start_s"] - end_s, "end_s": row["end_s"] - end_s}
+
+    @classmethod
+    def of(cls, trace: EnergyTrace) -> Earlier:
+        """A run as it stands.
+
+        Args:
+            trace: its trace, with the totals so far in its meta.
+        """
+        meta = trace.meta
+        known = {"energy_J": meta.get("total_J"), "duration_s": meta.get("duration_s")}
+        cut = meta.get("interrupted_epoch") or {}
+        part = {
+            **{name: meta.get(name) for name in _OF_PART},
+            "gpus": gpu_names(trace),
+            "rows": len(trace),
+        }
+        return cls(
+            {name: values.tolist() for name, values in trace.epoch_columns.items()},
+            {name: _or_nan(value) for name, value in cut.items()},
+            {n: _or_nan(value) for n, value in {**known, **meta.get("components", {})}.items()},
+            {
+                **{name: meta[name] for name in _KEPT if name in meta},
+                "earlier_parts": [*_objects(meta.get("earlier_parts")), part][-_MOST_PARTS:],
+            },
+        )
+
+    def with_values(self, values: Mapping[str, float]) -> Earlier:
+        """With further columns of the epoch under way."""
+        return replace(self, open_row={**self.open_row, **values})
+
+    def with_open_row_ended(self) -> Earlier:
+        """With the epoch under way as one that has ended."""
+        row = self.open_row
+        names = dict.fromkeys((*self.columns, *row))
+        unknown = [math.nan] * len(self)
+        columns = {n: [*self.columns.get(n, unknown), row.get(n, math.nan)] for n in names}
+        return replace(self, columns=columns, open_row={})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain lists, dictionaries, numbers and text, for a checkpoint."""
+        return {
+            "columns": {n: [float(v) for v in values] for n, values in self.columns.items()},
+            "open_row": dict(self.open_row),
+            "total": dict(self.total),
+            "meta": dict(self.meta),
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Any) -> Earlier:
+        """What `state_dict` gave.
+
+        Raises:
+            TraceError: it gave something else.
+        """
+        if not isinstance(state, Mapping):
+            raise TraceError(f"the state of a run must be a mapping, not {type(state).__name__}")
+        columns = {n: _numbers(values, n) for n, values in _mapping(state, "columns").items()}
+        lengths = {len(column) for column in columns.values()}
+        if len(lengths) > 1 or (columns and not {"epoch", "start_s", "end_s"} <= set(columns)):
+            raise TraceError("the state of a run must hold columns of one length, times included")
+        row, total = (
+            {n: _numbers([value], f"{name} {n}")[0] for n, value in _mapping(state, name).items()}
+            for name in ("open_row", "total")
+        )
+        if row and not {"energy_J", "duration_s"} <= set(row):
+            raise TraceError("the state of a run must hold energy and duration of its open_row")
+        known = {"epoch", "start_s", "end_s"} & set(columns)
+        if any(math.isnan(value) for name in known for value in columns[name]):
+            raise TraceError("the state of a run must hold every epoch's number and times")
+        spent = [columns.get(name, []) for name in ("duration_s", "energy_J")]
+        spent += [[row[name]] for name in ("duration_s", "energy_J", "steps") if name in row]
+        if any(value < 0 for values in spent for value in values):
+            raise TraceError("the state of a run must hold durations and energies of 0 or more")
+        meta = {n: v for n, v in _mapping(state, "meta").items() if n in _KEPT}
+        parts = _objects(_mapping(state, "meta").get("earlier_parts"))
+        return cls(columns, row, total, {**meta, **({"earlier_parts": parts} if parts else {})})
+
+
+def _mapping(state: Mapping[Any, Any], name: str) -> dict[str, Any]:
+    part = state.get(name)
+    if not isinstance(part, Mapping):
+        raise TraceError(f"the state of a run must hold {name}, by name")
+    return {str(key): value for key, value in part.items()}
+
+
+def gpu_names(trace: EnergyTrace) -> dict[str, int]:
+    """The GPUs that a trace was measured on, by their names."""
+    gpus = [device for device in trace.devices if device.get("kind") == "gpu"]
+    return dict(sorted(Counter(str(gpu.get("name")) for gpu in gpus).items()))
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _or_nan(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _numbers(values: Any, name: str) -> list[float]:
+    """Floats; NaN is one, infinity is not."""
+    try:
+        if not isinstance(values, list | tuple) or len(values) > _MOST_ROWS:
+            raise TypeError("it must be a list")
+        vector = np.array([float(value) for value in values], dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TraceError(f"the state of a run: {name} must hold numbers: {error}") from error
+    if np.isinf(vector).any():
+        raise TraceError(f"the state of a run: {name} must be finite")
+    return [math.nan if math.isnan(value) else float(value) for value in vector]

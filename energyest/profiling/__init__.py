@@ -1,0 +1,1 @@
+"""Model to workload: what a training step does, counted, described or timed."""

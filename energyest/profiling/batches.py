@@ -1,0 +1,144 @@
+"""Batches as data loaders yield them: their size, their tensors, what a forward takes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
+from numbers import Number
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from energyest.profiling.model_copy import plain_dtype
+
+_CPU = torch.device("cpu")
+# A batch is looked through no further: this happens at every step.
+_MOST_ITEMS = 1024
+
+
+def batch_size(batch: Any) -> int | None:
+    """Number of samples in a batch; None where no tensor shows it.
+
+    It is the first dimension of the first tensor in a batch or in its items. Where the items are
+    themselves lists of tensors, as for images of different sizes, it is the length of the first.
+    """
+    if isinstance(batch, Tensor):
+        return int(batch.shape[0]) if batch.ndim else 1
+    items = _items(batch)
+    for item in items:
+        if isinstance(item, Tensor):
+            return batch_size(item)
+    for item in items:
+        inner = _items(item)
+        if inner and all(isinstance(value, Tensor) for value in inner):
+            return batch_size(inner[0]) if isinstance(item, Mapping) else len(item)
+        if inner:
+            return batch_size(item)
+    return None
+
+
+def _items(value: Any) -> list[Any]:
+    """What a container of a batch holds; nothing for text and bytes, and little of a long list."""
+    if isinstance(value, Mapping):
+        return list(value.values())
+    if isinstance(value, list | tuple):
+        return list(value[:_MOST_ITEMS])
+    if is_dataclass(value) and not isinstance(value, type):
+        return list(vars(value).values()) if hasattr(value, "__dict__") else []
+    return []
+
+
+def input_candidates(model: nn.Module, batch: Any, *, examples: bool = True) -> Iterator[Any]:
+    """What forward may take, the likeliest first: a tuple of positional inputs or a mapping.
+
+    Args:
+        model: a LightningModule's `example_input_array` comes first.
+        batch: as the data loader yields it.
+        examples: whether such an array will do: it need not be as long as the batch.
+    """
+    example = getattr(model, "example_input_array", None) if examples else None
+    if example is not None:
+        yield example if isinstance(example, tuple | Mapping) else (example,)
+    if isinstance(batch, Tensor):
+        yield (batch,)
+    elif isinstance(batch, Mapping):
+        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+        yield tensors
+        yield {n: v for n, v in tensors.items() if n not in ("labels", "label", "target", "y")}
+        yield (batch,)
+    elif isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch):
+        first = batch[0]
+        yield first if isinstance(first, tuple | Mapping) else (first,)
+        if isinstance(first, list):  # several inputs, as torch's own collation puts them
+            yield tuple(first)
+        yield tuple(batch)
+
+
+def first_sample(value: Any, samples: int) -> Any:
+    """The first sample of everything that is one batch long, on the CPU.
+
+    Raises:
+        TypeError: there is something that may be shared with the batch; a forward that works in
+            place would change what is trained on.
+    """
+    if isinstance(value, Tensor):
+        tensor = value.detach()
+        if tensor.ndim and tensor.shape[0] == samples:
+            tensor = tensor[:1]
+        return tensor.to(_CPU, plain_dtype(tensor), copy=True)
+    if isinstance(value, Mapping):
+        return {name: first_sample(item, samples) for name, item in value.items()}
+    if isinstance(value, tuple):
+        items = (first_sample(item, samples) for item in value)
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [first_sample(item, samples) for item in value]
+    if value is None or isinstance(value, str | bytes | Number):
+        return value
+    raise TypeError(f"a batch with a {type(value).__name__} in it is not counted")
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """All tensors in a batch or in what a model puts out."""
+    if isinstance(value, Tensor):
+        yield value
+    for item in _items(value):
+        yield from tensors_in(item)
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """A batch of the same build with each tensor changed; what is none is shared."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        items = {name: map_tensors(item, change) for name, item in value.items()}
+        return items if type(value) is dict else _as(type(value), items)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(item, change) for item in value))
+    if isinstance(value, list | tuple):
+        return type(value)(map_tensors(item, change) for item in value)
+    return value
+
+
+def unshared(value: Any) -> Any:
+    """A batch of the same build without what a step may write to and the original would share.
+
+    In place of such an object stands one that can do nothing.
+    """
+    if isinstance(value, Mapping):
+        items = {name: unshared(item) for name, item in value.items()}
+        return items if type(value) is dict else _as(type(value), items)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(unshared(item) for item in value))
+    if isinstance(value, list | tuple):
+        return type(value)(unshared(item) for item in value)
+    plain = value is None or isinstance(value, Tensor | str | bytes | Number)
+    return value if plain else object()
+
+
+def _as(kind: type, items: dict[Any, Any]) -> Any:
+    try:
+        return kind(items)
+    except Exception:
+        return items

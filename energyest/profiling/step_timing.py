@@ -1,0 +1,238 @@
+"""Real training steps of a copy of a model on a device, timed and metered."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from energyest.errors import ProbeError
+from energyest.measure.recorder import Recorder
+from energyest.measure.sensors.base import Sensor
+from energyest.profiling.batches import map_tensors, tensors_in
+from energyest.profiling.model_copy import bare_copy, generators_restored, in_eval_mode, train_as
+from energyest.profiling.tf32 import tf32
+from energyest.profiling.training_step import Loss, Step, possible_steps
+
+# Warm-up: at least so many steps for so long, until two blocks of them agree, but not for ever.
+_BLOCK = 5
+_BLOCK_S = 0.05
+_WARM_S = 0.5
+_AGREE = 0.1
+_LONGEST_WARM_S = 2.0
+# Counters of energy tick every 0.1 s: over this time, they are off by a per cent or two.
+_TIMED_S = 1.2
+_ENOUGH = 0.8  # of that, if steps turn out to be quicker than expected
+_LONGEST_S = 5.0
+_FEWEST = 3
+# Steps go on for so long after those that count, for the tick that ends them to be like others.
+_AFTER_S = 0.25
+_RATE = 1e-4
+_MIXED = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_OUT_OF_MEMORY = torch.cuda.OutOfMemoryError
+
+
+class StepCost(NamedTuple):
+    """What training steps took.
+
+    Attributes:
+        steps: how many were timed.
+        step_s: mean length of one in seconds.
+        power_W: mean power of what the sensors read.
+    """
+
+    steps: int
+    step_s: float
+    power_W: float
+
+
+def measure_steps(
+    model: nn.Module,
+    batch: Any,
+    device: torch.device,
+    sensors: Sequence[Sensor],
+    *,
+    steps: int,
+    precision: str,
+    optimizer: str,
+    loss: Loss | None = None,
+) -> StepCost:
+    """Train a copy of a model for some steps.
+
+    The model, the states of the random generators and torch's settings are left as they are.
+
+    Args:
+        model: the model, on any device.
+        batch: a batch with values, on any device.
+        device: where to train: a GPU, or the CPU.
+        sensors: what to read meanwhile, GPUs alone; the caller closes them.
+        steps: time at least so many, unless they take longer than 5 s.
+        precision: "fp32", "tf32", "bf16" or "fp16".
+        optimizer: one of `energyest.records.workload.OPTIMIZERS`.
+        loss: as of `describe_workload`.
+
+    Raises:
+        ProbeError: no step works, with the reasons; the sensors did not tell the power.
+        torch.OutOfMemoryError: the device's memory does not suffice.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # such as Lightning's on a step without a Trainer
+        stack.enter_context(generators_restored())
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if precision in ("fp32", "tf32"):
+            stack.enter_context(tf32(precision == "tf32"))
+        training = [module.training for module in model.modules()]
+        stack.enter_context(in_eval_mode(model))
+        copy = _copy(model, device, training)
+        trainee = _Trainee(copy, batch, device, precision, optimizer)
+        _find_step(trainee, list(possible_steps(model, batch, loss)))
+        recorder = Recorder(sensors)
+        stack.callback(recorder.stop)
+        recorder.start()
+        expected_s = _warm_up(trainee)
+        count = timed_steps(steps, expected_s)
+        recorder.start_epoch()
+        spent_s = trainee.train(count)
+        while spent_s < _ENOUGH * _TIMED_S:  # the warm-up was slower, as on a busy machine
+            more = max(timed_steps(steps, spent_s / count) - count, 1)
+            spent_s += trainee.train(more)
+            count += more
+        recorder.end_epoch()
+        trainee.train(min(math.ceil(_AFTER_S / expected_s), count))
+    row = recorder.trace(readings=False)
+    step_s = float(row.column("duration_s")[0]) / count
+    power_W = float(row.column("gpu_energy_J")[0]) / (step_s * count)
+    if not power_W > 0:
+        raise ProbeError("the power of the GPU could not be read while the steps ran")
+    return StepCost(count, step_s, power_W)
+
+
+def timed_steps(steps: int, expected_s: float) -> int:
+    """How many steps to time: enough for the power readings, and no more than there is time for."""
+    enough = max(steps, math.ceil(_TIMED_S / expected_s))
+    return min(enough, max(_FEWEST, int(_LONGEST_S / expected_s)))
+
+
+class _Trainee:
+    """A copy of a model that trains on one batch, which comes from the host at each step."""
+
+    def __init__(
+        self, model: nn.Module, batch: Any, device: torch.device, precision: str, optimizer: str
+    ) -> None:
+        self.model, self.device = model, device
+        self.batch = map_tensors(batch, lambda tensor: _on_host(tensor, device))
+        self.mixed = _MIXED.get(precision)
+        self.optimizer = _optimizer(optimizer, model)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.take: Step | None = None
+
+    def train(self, steps: int) -> float:
+        """Train for some steps; returns the seconds until the device has done them."""
+        began_s = time.monotonic()
+        for _ in range(steps):
+            self._step()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.monotonic() - began_s
+
+    def _step(self) -> None:
+        assert self.take is not None
+        inputs = map_tensors(self.batch, lambda tensor: tensor.to(self.device, non_blocking=True))
+        with torch.autocast(self.device.type, self.mixed, enabled=self.mixed is not None):
+            loss = self.take(self.model, inputs)
+        if self.optimizer is None or not loss.requires_grad:
+            return
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+
+def _find_step(trainee: _Trainee, candidates: Sequence[Step]) -> None:
+    """The first of the possible steps that works."""
+    reasons: list[str] = []
+    for trainee.take in candidates:
+        try:
+            trainee.train(1)
+        except _OUT_OF_MEMORY:
+            raise
+        except Exception as error:  # it runs the user's code: anything can happen
+            reasons.append(f"{type(error).__name__}: {error}".splitlines()[0][:300])
+        else:
+            return
+    reason = "; ".join(dict.fromkeys(reasons)) or "no input for its forward is in the batch"
+    raise ProbeError(f"no training step of {type(trainee.model).__name__} works: {reason}")
+
+
+def _warm_up(trainee: _Trainee) -> float:
+    """Train until steps take as long as those before; returns the seconds of one."""
+    began_s = time.monotonic()
+    last_s, size = math.nan, _BLOCK
+    while True:
+        step_s = trainee.train(size) / size
+        spent_s = time.monotonic() - began_s
+        agree = abs(step_s - last_s) <= _AGREE * step_s
+        if spent_s > _LONGEST_WARM_S or (agree and spent_s > _WARM_S):
+            return max(step_s, 1e-6)
+        last_s, size = step_s, max(_BLOCK, math.ceil(_BLOCK_S / max(step_s, 1e-6)))
+
+
+def _copy(model: nn.Module, device: torch.device, training: Sequence[bool]) -> nn.Module:
+    """A copy of the model on a device, with the values of the original."""
+    copies: dict[int, Any] = {}
+    duplicate = bare_copy(model, device, copies)
+    for module in model.modules():
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            copy = copies.get(id(tensor))
+            if isinstance(copy, Tensor):
+                copy.data = tensor.detach().to(device, copy=True)
+    for module in duplicate.modules():
+        if isinstance(module, nn.RNNBase):
+            # Into one piece of memory, as `module.to` does: cuDNN would copy them at each step.
+            module.flatten_parameters()
+    train_as(duplicate, training)
+    return duplicate
+
+
+def _on_host(tensor: Tensor, device: torch.device) -> Tensor:
+    host = tensor.detach().to("cpu", copy=True)
+    return host.pin_memory() if device.type == "cuda" else host
+
+
+def has_values(model: nn.Module, batch: Any) -> bool:
+    """Whether there is something to compute with: tensors of the device "meta" are shapes alone."""
+    tensors = [*model.parameters(), *model.buffers(), *tensors_in(batch)]
+    return not any(tensor.is_meta for tensor in tensors)
+
+
+def _optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer | None:
+    """An optimizer of that name; torch's with as many states, where it has none of the name."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        return None
+    kinds: Any = torch.optim
+    if name in ("sgd", "sgd_momentum", "momentum", "nesterov", "lion"):
+        momentum = 0.0 if name == "sgd" else 0.9
+        return torch.optim.SGD(parameters, _RATE, momentum, nesterov=name == "nesterov")
+    classes = {
+        "rmsprop": kinds.RMSprop,
+        "adagrad": kinds.Adagrad,
+        "adafactor": getattr(kinds, "Adafactor", kinds.Adagrad),
+        "adam": kinds.Adam,
+        "adamw": kinds.AdamW,
+        "nadam": kinds.NAdam,
+        "radam": kinds.RAdam,
+        "adamax": kinds.Adamax,
+        "adadelta": kinds.Adadelta,
+        "lamb": kinds.AdamW,
+    }
+    made: torch.optim.Optimizer = classes[name](parameters, lr=_RATE)
+    return made

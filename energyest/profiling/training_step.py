@@ -1,0 +1,97 @@
+"""What a training step of a model is: from the model and a batch to the loss.
+
+The rules are the same wherever a step is taken on a copy: to describe it, or to measure it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from energyest.profiling.batches import input_candidates, tensors_in
+from energyest.profiling.model_copy import SHARED
+
+Loss = Callable[..., Any]
+# From a model, or a copy of it, and a batch to the loss.
+Step = Callable[[nn.Module, Any], Tensor]
+
+
+def is_lightning(model: nn.Module) -> bool:
+    """Whether the model is a LightningModule, of either namespace."""
+    return any(kind.__name__ == "LightningModule" for kind in type(model).__mro__)
+
+
+def possible_steps(
+    model: nn.Module, batch: Any, loss: Loss | None = None, *, forward_first: bool = False
+) -> Iterator[Step]:
+    """What may be the training step, the likeliest first.
+
+    Args:
+        model: a LightningModule is taken through its `training_step`.
+        batch: as the data loader yields it.
+        loss: called with the model's output and the batch's target (its second item; without one,
+            with the output alone); None for the model's own or what fits the shapes.
+        forward_first: try the forward pass before `training_step`, which may do more than compute,
+            such as write to a log; and not at all where it could write to data that are shared.
+    """
+    own = loss is None and callable(getattr(model, "training_step", None))
+    if own and not forward_first:
+        yield _training_step
+    for index, _ in enumerate(input_candidates(model, batch, examples=False)):
+        yield lambda copy, inputs, i=index: _forward(copy, inputs, loss, i)  # type: ignore[misc]
+    if own and forward_first and not holds_data(model):
+        yield _training_step
+
+
+def holds_data(model: nn.Module) -> bool:
+    """Whether a copy of the model would share data sets or loaders with it."""
+    held = (value for module in model.modules() for value in vars(module).values())
+    return any(isinstance(value, SHARED) for value in held)
+
+
+def _training_step(model: nn.Module, batch: Any) -> Tensor:
+    return _loss_in(model.training_step(batch, 0))  # type: ignore[operator]
+
+
+def _forward(model: nn.Module, batch: Any, loss: Loss | None, index: int) -> Tensor:
+    chosen = list(input_candidates(model, batch, examples=False))[index]
+    output = model(**chosen) if isinstance(chosen, Mapping) else model(*chosen)
+    pair = isinstance(batch, list | tuple) and len(batch) > 1
+    target = batch[1] if pair else None
+    if loss is not None:
+        return _loss_in(loss(output, target) if pair else loss(output))
+    own = getattr(output, "loss", None)
+    return own if isinstance(own, Tensor) else _default_loss(output, target)
+
+
+def _loss_in(value: Any) -> Tensor:
+    """The loss that a step returns: a tensor, or the "loss" of a mapping."""
+    if isinstance(value, Mapping):
+        value = value["loss"]
+    if not isinstance(value, Tensor):
+        raise TypeError(f"the training step returned a {type(value).__name__}, not a loss")
+    return value if value.ndim == 0 else value.sum()
+
+
+def _default_loss(output: Any, target: Any) -> Tensor:
+    floating = [t for t in tensors_in(output) if t.is_floating_point()]
+    if not floating:
+        raise TypeError(
+            f"the model put out a {type(output).__name__} without numbers to learn from"
+        )
+    first = floating[0]
+    if isinstance(target, Tensor):
+        functions = torch.nn.functional
+        classes = not target.is_floating_point()
+        if classes and target.shape == first.shape:  # of two classes each, as 0 or 1
+            return functions.binary_cross_entropy_with_logits(first, target.to(first.dtype))
+        if classes and first.ndim > 1 and target.shape == (first.shape[0], *first.shape[2:]):
+            return functions.cross_entropy(first, target.long())
+        if classes and first.ndim > 1 and target.shape == first.shape[:-1]:
+            return functions.cross_entropy(first.flatten(0, -2), target.flatten().long())
+        if target.shape == first.shape:
+            return functions.mse_loss(first, target.to(first.dtype))
+    return torch.stack([tensor.float().sum() for tensor in floating]).sum()

@@ -1,0 +1,1 @@
+"""What is stored and shared: traces, workloads and probes, their files and names; no torch."""

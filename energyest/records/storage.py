@@ -1,0 +1,389 @@
+"""A trace as a folder of plain files: `meta.json`, `epochs.jsonl` and `power.csv`.
+
+- `meta.json`: one JSON object; replaced as a whole, so it is never half written.
+- `epochs.jsonl`: one JSON object a line, one line an epoch; but a line with `amends_row` adds to
+  the epoch of that number in the file, counted from 0 (a metric that was logged later).
+- `power.csv`: one line a reading; an empty field is a quantity that was not read.
+- `latest.json`, only while the run goes on or after a kill: totals, devices and the epoch under way
+  as of a moment ago, as `meta.json` has them once the run has ended. Replaced as a whole.
+
+The two growing files are only ever appended to. A process that is killed can leave its last line
+cut short; such a line (one without a line break) is left out when the folder is read.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import reprlib
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from energyest.errors import TraceError
+from energyest.records.safe_json import parse_json, read_bytes
+
+FORMAT = 1
+META_FILE = "meta.json"
+EPOCHS_FILE = "epochs.jsonl"
+POWER_FILE = "power.csv"
+LATEST_FILE = "latest.json"
+
+POWER_COLUMNS = (
+    "time_s",
+    "device",
+    "power_W",
+    "energy_J",
+    "utilization",
+    "memory_bytes",
+    "temperature_C",
+)
+# Larger files are not read: a trace from elsewhere must not fill the memory. The description of a
+# large model is half a megabyte; 100,000 intervals of 50 columns are 160 MB; a month of 8 GPUs, its
+# readings merged, is 50 MB.
+MOST_META_BYTES = 4 * 2**20
+MOST_EPOCHS_BYTES = 512 * 2**20
+MOST_POWER_BYTES = 256 * 2**20
+# Rows × columns, which a file can name in few bytes: 256 MiB as numbers of 8 bytes.
+MOST_VALUES = 2**25
+# A machine has 16 GPUs at the most, but the saved sum of many machines has theirs all.
+MOST_DEVICES = 2**12
+# An interval every 3 s of a month; a trace has further columns than those that its file names.
+MOST_EPOCHS = 2**20
+# What `latest.json` tells of a run that has not ended.
+LATEST = ("duration_s", "total_J", "components", "devices", "interrupted_epoch")
+_ROUNDING_S = 1e-6
+# Key of a line that adds to an earlier row, whose number is its value.
+AMENDS = "amends_row"
+Columns = dict[str, NDArray[Any]]
+
+
+def encode_epoch(row: Mapping[str, float]) -> str:
+    """One line of `epochs.jsonl`; NaN becomes null, because JSON has no NaN."""
+    plain = {name: _plain(value) for name, value in row.items()}
+    return json.dumps(plain, allow_nan=False) + "\n"
+
+
+def encode_amendment(row: int, values: Mapping[str, float]) -> str:
+    """A line of `epochs.jsonl` that adds to an earlier one."""
+    return encode_epoch({AMENDS: row, **values})
+
+
+def encode_reading(row: Sequence[float | str]) -> str:
+    """One line of `power.csv`, in the order of `POWER_COLUMNS`."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(
+        v if isinstance(v, str) else repr(round(float(v), 6)) if math.isfinite(v) else ""
+        for v in row
+    )
+    return line.getvalue()
+
+
+POWER_HEADER = ",".join(POWER_COLUMNS) + "\n"
+
+
+def encode_meta(meta: Mapping[str, Any]) -> str:
+    """The text of `meta.json`.
+
+    Raises:
+        TraceError: it holds names that are not text, or numbers that are not finite, or too much.
+    """
+    facts = {name: value for name, value in meta.items() if name != "format"}
+    try:
+        text = {"format": FORMAT, **facts}
+        written = json.dumps(text, indent=1, default=_plain_json, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TraceError(f"meta must be plain JSON: {error}") from error
+    if len(written) > MOST_META_BYTES:  # it is ASCII
+        raise TraceError(f"meta is larger than {MOST_META_BYTES} bytes: it would not be read back")
+    return written
+
+
+def write_meta(folder: Path, meta: Mapping[str, Any], name: str = META_FILE) -> None:
+    """Replace `meta.json`, or `latest.json`, in one step."""
+    text = encode_meta(meta)
+    temporary = folder / (name + ".new")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, folder / name)
+
+
+def write_folder(
+    folder: Path,
+    meta: Mapping[str, Any],
+    epochs: Iterable[Mapping[str, float]],
+    readings: Iterable[Sequence[float | str]],
+) -> None:
+    """Write a whole trace; the folder must not hold one yet."""
+    encode_meta(meta)  # what cannot be written is refused before anything is
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / META_FILE).exists():
+            raise TraceError(f"{folder} already holds a trace: choose another folder")
+        with open(folder / EPOCHS_FILE, "w", encoding="utf-8") as file:
+            file.writelines(encode_epoch(row) for row in epochs)
+        with open(folder / POWER_FILE, "w", encoding="utf-8") as file:
+            file.write(POWER_HEADER)
+            file.writelines(encode_reading(row) for row in readings)
+        write_meta(folder, meta)
+    except OSError as error:
+        raise TraceError(f"cannot write a trace to {folder}: {error}") from error
+
+
+def read_folder(folder: Path) -> tuple[dict[str, Any], Columns, Columns]:
+    """Read a trace: meta, the columns of its epochs and the columns of its readings.
+
+    Raises:
+        TraceError: the folder or its `meta.json` is missing, the format is newer than this
+            version reads, a line other than the last is damaged, or a file is larger than any of
+            a training, or refused by `read_text`.
+    """
+    try:
+        if not folder.is_dir():
+            what = "it is a file, not a folder" if folder.exists() else "there is no such folder"
+            raise TraceError(f"no trace at {folder}: {what}")
+    except OSError as error:
+        raise TraceError(f"cannot read the trace at {folder}: {error}") from error
+    meta, epochs = _read_meta(folder), _read_epochs(folder)
+    if meta.get("status") == "running":
+        meta |= _read_latest(folder, meta.get("run_id"), epochs)
+    return meta, epochs, _read_power(folder)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Where a trace folder holds this file or subfolder, links followed; it need not be there.
+
+    Args:
+        folder: the trace folder; it may itself be reached through a link.
+        name: of the file, below the folder.
+
+    Raises:
+        TraceError: it leads out of the folder, or to nowhere, as links in a circle do.
+    """
+    try:
+        root, path = folder.resolve(), (folder / name).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # circles, and names that cannot be
+        raise TraceError(f"cannot read {name!r} in {folder}: {error}") from error
+    if not path.is_relative_to(root):
+        raise TraceError(f"{folder / name} leads out of the trace's folder: it is not read")
+    return path
+
+
+def read_text(folder: Path, name: str, most_bytes: int) -> str | None:
+    """The text of a file of a trace folder; None if there is no such file.
+
+    Args:
+        folder: the trace folder.
+        name: of the file, below the folder.
+        most_bytes: a larger file is refused.
+
+    Raises:
+        TraceError: it is no regular file, leads out of the folder, is too large, is no UTF-8, or
+            cannot be read.
+    """
+    data = _read_bytes(folder, name, most_bytes)
+    try:
+        return None if data is None else data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TraceError(f"{folder / name} is damaged: {error}") from error
+
+
+def _plain(value: float) -> float | int | None:
+    number = float(value)
+    if not math.isfinite(number):
+        return None
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+
+
+def _read_bytes(
+    folder: Path, name: str, most_bytes: int, *, whole_lines: bool = False
+) -> bytes | None:
+    """What `read_text` decodes; with `whole_lines`, without a last line that a kill cut short."""
+    path = inside(folder, name)
+    try:
+        data = read_bytes(path, most_bytes)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise TraceError(f"cannot read {path}: {error}") from error
+    return data[: data.rfind(b"\n") + 1] if whole_lines else data
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    path = folder / META_FILE
+    text = read_text(folder, META_FILE, MOST_META_BYTES)
+    if text is None:
+        if inside(folder, EPOCHS_FILE).exists():
+            return {}  # killed just after it began
+        raise TraceError(f"{folder} is not a trace folder: it has no {META_FILE}")
+    try:
+        meta = parse_json(text)
+    except ValueError as error:
+        raise TraceError(f"{path} is damaged: {error}") from error
+    version = meta.get("format") if isinstance(meta, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise TraceError(f"{path} is damaged: it states no format number")
+    if version > FORMAT:
+        raise TraceError(
+            f"{folder} has trace format {version}; this version of energyest reads up to "
+            f"{FORMAT}: upgrade energyest to read it"
+        )
+    return {name: value for name, value in meta.items() if name != "format"}
+
+
+def _read_latest(folder: Path, run_id: object, epochs: Columns) -> dict[str, Any]:
+    """What was known last of a run that has not ended; empty if that is not there or no good."""
+    try:
+        latest = parse_json(read_text(folder, LATEST_FILE, MOST_META_BYTES) or "null")
+    except (TraceError, ValueError):
+        return {}
+    if not isinstance(latest, dict) or latest.get("run_id") != run_id:
+        return {}
+    known = {name: latest[name] for name in LATEST if name in latest}
+    cut = known.get("interrupted_epoch")
+    if not isinstance(cut, dict) or not isinstance(cut.get("start_s"), int | float):
+        known.pop("interrupted_epoch", None)
+        return known
+    since = epochs.get("start_s", np.empty(0)) >= cut["start_s"] - _ROUNDING_S
+    if since.any():
+        # It has come to its end since: what it cost takes the place of what it had cost by then.
+        del known["interrupted_epoch"]
+        rows = {name: float(values[since].sum()) for name, values in epochs.items()}
+        for sums in (known, known.get("components")):
+            if isinstance(sums, dict):
+                _renew(sums, cut, rows)
+    return known
+
+
+def _renew(sums: dict[str, Any], before: Mapping[str, Any], after: Mapping[str, float]) -> None:
+    """Bring sums up to date of which a part has other values by now; leave out unknown ones."""
+    for name in list(sums):
+        part = "energy_J" if name == "total_J" else name
+        if part in after:
+            values = sums.pop(name), before.get(part), after[part]
+            if all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+                old, was, has = values
+                sums[name] = old - was + has
+
+
+def _read_epochs(folder: Path) -> Columns:
+    table = _Table()
+    data = _read_bytes(folder, EPOCHS_FILE, MOST_EPOCHS_BYTES, whole_lines=True) or b""
+    for number, line in enumerate(io.BytesIO(data), start=1):
+        try:
+            row = parse_json(line.decode("utf-8"))
+            amends = row.pop(AMENDS, None)
+            values = {name: _number(value) for name, value in row.items()}
+            if amends is not None:
+                table.amend(amends, values)
+            elif "epoch" in values:
+                table.append(values)
+            else:
+                raise ValueError("it names no epoch")
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            path = folder / EPOCHS_FILE
+            raise TraceError(f"{path}, line {number}, is damaged: {error!r}") from error
+    return {name: np.array(values) for name, values in table.columns.items()}
+
+
+class _Table:
+    """Columns that grow by rows which may each lack some names; what lacks is NaN."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, array[float]] = {}
+        self._rows = 0
+
+    def append(self, values: Mapping[str, float]) -> None:
+        """Add a row."""
+        self._rows += 1
+        self._hold(values)
+        for name, column in self.columns.items():
+            column.append(values.get(name, math.nan))
+
+    def amend(self, row: object, values: Mapping[str, float]) -> None:
+        """Add to the row of that number."""
+        if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < self._rows:
+            raise LookupError(f"there is no row {reprlib.repr(row)} to add to")
+        self._hold(values)
+        for name, value in values.items():
+            self.columns[name][row] = value
+
+    def _hold(self, values: Mapping[str, float]) -> None:
+        """Make columns of new names, as long as the others are; refuse what grows too large."""
+        new = [name for name in values if name not in self.columns]
+        names = len(self.columns) + len(new)
+        if self._rows > MOST_EPOCHS or self._rows * names > MOST_VALUES:
+            raise ValueError(f"{self._rows} rows of {names} columns are too much")
+        before = len(next(iter(self.columns.values()), ()))
+        self.columns.update((name, array("d", [math.nan]) * before) for name in new)
+
+
+def _number(value: object) -> float:
+    """A number of a row as a float; null is what was not measured."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{reprlib.repr(value)} is not a number")
+    return float(value)
+
+
+def _plain_json(value: object) -> object:
+    """Values of numpy as those of Python, anything else that JSON lacks as text."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return str(value)
+
+
+def _read_power(folder: Path) -> Columns:
+    data = _read_bytes(folder, POWER_FILE, MOST_POWER_BYTES, whole_lines=True)
+    if not data:
+        return {}
+    path = folder / POWER_FILE
+    header = data[: data.index(b"\n")].decode("utf-8", "replace").split(",")
+    if not {"time_s", "device"} <= set(header) or len(set(header)) < len(header):
+        raise TraceError(
+            f"{path}, line 1, is damaged: it must name the columns time_s and device, each once"
+        )
+    _check_fields(path, data, len(header))
+    import pandas as pd  # noqa: PLC0415  (slow to import, and only needed to read files)
+
+    numbers = [name for name in header if name != "device"]
+    try:
+        table = pd.read_csv(
+            io.BytesIO(data),
+            header=0,
+            names=header,
+            dtype={"device": str, **dict.fromkeys(numbers, np.float64)},
+            keep_default_na=False,
+            na_values={name: [""] for name in numbers},
+            index_col=False,
+            on_bad_lines="error",
+            # A line and a field are here what they are for `_check_fields`.
+            lineterminator="\n",
+            quoting=csv.QUOTE_NONE,
+        )
+    except (ValueError, pd.errors.ParserError) as error:
+        raise TraceError(f"{path} is damaged: {error}") from error
+    devices = table["device"].unique()
+    if len(devices) > MOST_DEVICES or not all(str(name).isprintable() for name in devices):
+        raise TraceError(f"{path} is damaged: the {len(devices)} names of devices are none")
+    return {name: table[name].to_numpy() for name in header}
+
+
+def _check_fields(path: Path, data: bytes, fields: int) -> None:
+    """Refuse a line that has not as many fields as the header, and more lines than can be held."""
+    text = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(text == ord("\n"))
+    if len(ends) * fields > MOST_VALUES:
+        raise TraceError(f"{path} has {len(ends)} lines of {fields} fields: that is too much")
+    commas = np.searchsorted(np.flatnonzero(text == ord(",")), ends)  # names hold no comma
+    wrong = np.diff(commas, prepend=0) != fields - 1
+    if wrong.any():
+        number = int(np.argmax(wrong)) + 1
+        raise TraceError(f"{path}, line {number}, is damaged: it must have {fields} fields")

@@ -1,0 +1,425 @@
+"""`EnergyTrace`: what each epoch of a training cost. The one record that every part shares."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from energyest.arrays import (
+    as_finite,
+    as_positive,
+    as_vector,
+    check_increasing,
+    check_same_length,
+    check_stored,
+    ratio,
+    refuse,
+)
+from energyest.carbon import Intensity, co2e_kg
+from energyest.errors import TraceError
+from energyest.integration import FloatArray, cumulative_energy
+from energyest.records import storage
+from energyest.records.ranks import read_ranks
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EPOCH_COLUMNS = (
+    "epoch",
+    "start_s",
+    "end_s",
+    "duration_s",
+    "energy_J",
+    "gpu_energy_J",
+    "cpu_energy_J",
+    "ram_energy_J",
+    "validation_energy_J",
+    "validation_s",
+    "mean_power_W",
+    "steps",
+    "samples",
+    "flops",
+)
+POWER_COLUMNS = storage.POWER_COLUMNS
+# Facts in the meta, and in its devices, that are known at the end of a run and speak of all of it.
+_OF_WHOLE_RUN = {"total_J", "duration_s", "status", "components", "interrupted_epoch"}
+_OF_WHOLE_DEVICE = {"energy_J", "missing_s", "failed_readings", "power_integral_J"}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class EnergyTrace:
+    """What a training run cost, epoch by epoch; finished, running or killed.
+
+    Build one with `EnergyMonitor`, `track`, `load_trace`, `from_epochs` or `from_power`.
+
+    Attributes:
+        epoch_columns: name -> array of shape (epochs,); `EPOCH_COLUMNS` and the logged metrics.
+        power_columns: name -> array of shape (readings,); `POWER_COLUMNS`.
+        meta: the run, its devices, model and versions; plain JSON values.
+    """
+
+    epoch_columns: Mapping[str, FloatArray]
+    power_columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        epochs = _checked_columns(self.epoch_columns, EPOCH_COLUMNS, "epochs")
+        power = _checked_columns(self.power_columns, POWER_COLUMNS, "power")
+        if len(power["device"]) and not {"time_s", "device"} <= set(self.power_columns):
+            raise TraceError("readings need the columns time_s and device")
+        if not isinstance(self.meta, Mapping):
+            raise TraceError(f"meta must be a mapping, not {type(self.meta).__name__}")
+        object.__setattr__(self, "epoch_columns", epochs)
+        object.__setattr__(self, "power_columns", power)
+        object.__setattr__(self, "meta", dict(self.meta))
+
+    # ------------------------------------------------------------------ building
+
+    @classmethod
+    def from_epochs(
+        cls,
+        energy_J: ArrayLike,
+        duration_s: ArrayLike | None = None,
+        *,
+        meta: Mapping[str, Any] | None = None,
+        **columns: ArrayLike,
+    ) -> EnergyTrace:
+        """A trace from the energy of consecutive epochs, as any log may hold it.
+
+        Args:
+            energy_J: shape (epochs,), joules of each epoch.
+            duration_s: shape (epochs,), seconds of each epoch.
+            meta: facts on the run, such as `{"devices": [{"device": "gpu:0", "kind": "gpu",
+                "name": "NVIDIA A40", "power_limit_W": 300}]}`.
+            **columns: further columns of shape (epochs,), such as `val_acc` or `flops`; NaN
+                stands for what was not measured.
+
+        Raises:
+            TraceError: arrays of different lengths, or an energy or duration that is NaN,
+                negative or infinite.
+        """
+        energy = as_positive(energy_J, "energy_J")
+        known: dict[str, FloatArray] = {"epoch": np.arange(len(energy), dtype=np.float64)}
+        if duration_s is not None:
+            duration = as_positive(duration_s, "duration_s")
+            check_same_length(energy_J=energy, duration_s=duration)
+            end = np.cumsum(duration)
+            known |= {"start_s": end - duration, "end_s": end, "duration_s": duration}
+            known["mean_power_W"] = ratio(energy, duration)
+        known["energy_J"] = energy
+        for name, values in columns.items():
+            known[name] = as_vector(values, name)
+            check_same_length(energy_J=energy, **{name: known[name]})
+        return cls(known, {}, meta or {})
+
+    @classmethod
+    def from_power(
+        cls,
+        time_s: ArrayLike,
+        power_W: ArrayLike,
+        epoch_end_s: ArrayLike,
+        *,
+        utilization: ArrayLike | None = None,
+        device: str = "gpu:0",
+        meta: Mapping[str, Any] | None = None,
+    ) -> EnergyTrace:
+        """A trace from readings of power, integrated over each epoch by the trapezoid rule.
+
+        Args:
+            time_s: shape (readings,), seconds on any clock, not decreasing.
+            power_W: shape (readings,), watts.
+            epoch_end_s: shape (epochs,), the ends of consecutive epochs on the same clock; the
+                first epoch starts at `time_s[0]`. The last end may lie beyond the last reading by
+                less than the usual time between readings; power is taken to continue.
+            utilization: shape (readings,), share of time in 0 to 1 in which the device was busy.
+            device: name of the device; what stands before the colon is its kind (gpu, cpu, ram).
+            meta: facts on the run, as in `from_epochs`.
+
+        Raises:
+            TraceError: arrays of different lengths, fewer than two readings, times that go
+                backwards, power that is NaN, negative or infinite, epochs that end before they
+                start or after the last reading.
+        """
+        time = as_finite(time_s, "time_s")
+        power = as_positive(power_W, "power_W")
+        check_same_length(time_s=time, power_W=power)
+        if len(time) < 2:
+            raise TraceError(f"time_s holds {len(time)} reading(s): an integral needs at least 2")
+        check_increasing(time, "time_s", strictly=False)
+        ends = as_finite(epoch_end_s, "epoch_end_s")
+        edges = np.concatenate([time[:1], ends])
+        check_increasing(edges, "epoch_end_s (with time_s[0] before it)", strictly=True)
+        # The next reading would have come after the last epoch's end: it is not missed.
+        if edges[-1] - time[-1] >= max(float(np.median(np.diff(time))), 1e-9 * abs(time[-1])):
+            raise TraceError(
+                f"epoch_end_s ends at {edges[-1]:g} s, after the last reading at {time[-1]:g} s: "
+                "every epoch must lie within the readings"
+            )
+        kind = device.partition(":")[0]
+        if kind not in ("gpu", "cpu", "ram") or not device.replace(":", "").isalnum():
+            raise TraceError(f"device {device!r} must start with gpu, cpu or ram, as in 'gpu:0'")
+        energy = np.diff(cumulative_energy(time, power, edges).energy_J)
+        duration = np.diff(edges)
+        readings: dict[str, NDArray[Any]] = {
+            "time_s": time,
+            "device": np.full(len(time), device, dtype=object),
+            "power_W": power,
+        }
+        if utilization is not None:
+            busy = as_positive(utilization, "utilization")
+            check_same_length(time_s=time, utilization=busy)
+            refuse(busy > 1, busy, "utilization", "must be a share from 0 to 1")
+            readings["utilization"] = busy
+        epochs = {
+            "epoch": np.arange(len(ends), dtype=np.float64),
+            "start_s": edges[:-1],
+            "end_s": edges[1:],
+            "duration_s": duration,
+            "energy_J": energy,
+            f"{kind}_energy_J": energy,
+            "mean_power_W": ratio(energy, duration),
+        }
+        return cls(
+            epochs, readings, {"devices": [{"device": device, "kind": kind}], **(meta or {})}
+        )
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def epochs(self) -> pd.DataFrame:
+        """One row an epoch, as a new DataFrame; the columns are `EPOCH_COLUMNS` and metrics.
+
+        `energy_J` is the sum of the components present, and includes `validation_energy_J`.
+        NaN stands for what was not measured.
+        """
+        return _frame(self.epoch_columns, integers=("epoch",))
+
+    @property
+    def power(self) -> pd.DataFrame:
+        """One row a reading and device, as a new DataFrame with `POWER_COLUMNS`.
+
+        `energy_J` is the device's cumulative counter, `utilization` a share from 0 to 1.
+        """
+        return _frame(self.power_columns)
+
+    def column(self, name: str) -> FloatArray:
+        """A column of `epochs` as a read-only array of shape (epochs,).
+
+        Raises:
+            TraceError: there is no such column.
+        """
+        try:
+            return self.epoch_columns[name]
+        except KeyError:
+            raise TraceError(
+                f"the trace has no column {name!r}; it has {', '.join(self.epoch_columns)}"
+            ) from None
+
+    @property
+    def unit(self) -> str:
+        """What a row of `epochs` is: an `epoch`, or an `interval` of so many training steps."""
+        return "epoch" if self.meta.get("interval_steps") is None else "interval"
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of the metrics that were logged into the epochs."""
+        return [name for name in self.epoch_columns if name not in EPOCH_COLUMNS]
+
+    @property
+    def devices(self) -> list[dict[str, Any]]:
+        """What `meta` says of the devices; entries that are no objects are left out."""
+        devices = self.meta.get("devices")
+        return [d for d in devices if isinstance(d, dict)] if isinstance(devices, list) else []
+
+    @property
+    def total_J(self) -> float:
+        """Energy of the whole run in joules, what lies outside of epochs included.
+
+        Recorded when the run ends. Of a run that was killed, and of arrays, it is the sum of the
+        epochs and of what the readings show outside of them. NaN where a part was not measured.
+        """
+        if self.meta.get("missing_ranks"):
+            return math.nan
+        recorded = self.meta.get("total_J")
+        if _is_number(recorded):
+            return float(recorded)
+        energy_J, first = self.column("energy_J"), self.meta.get("earlier_rows")
+        earlier_J, carried_J = (self.meta.get(n) for n in ("earlier_total_J", "carried_J"))
+        rows_J = float(np.sum(energy_J))
+        if _is_number(earlier_J) and isinstance(first, int) and 0 <= first <= len(self):
+            # The run goes on from a checkpoint, which knows what it had cost by then; also of the
+            # epoch under way, if that has not ended since and has it in its row.
+            rows_J = earlier_J + float(np.sum(energy_J[first:]))
+            if len(self) > first and _is_number(carried_J):
+                rows_J -= carried_J
+        return rows_J + self._outside_J()
+
+    def co2e_kg(self, intensity: Intensity, *, pue: float = 1.0) -> float:
+        """Emissions of the whole run in kg CO2e: `total_J` × PUE × intensity.
+
+        Raises:
+            EstimateError: an argument breaks a rule of `energyest.carbon.co2e_kg`, which says more.
+        """
+        return co2e_kg(self.total_J, intensity, pue=pue)
+
+    def _outside_J(self) -> float:
+        """What the readings show outside of the epochs, before, between and after them."""
+        columns = self.power_columns
+        starts_s, ends_s = self.column("start_s"), self.column("end_s")
+        if not np.isfinite([starts_s, ends_s]).all():
+            return 0.0
+        outside_J = 0.0
+        for rows in _rows_of_devices(columns["device"]).values():
+            time_s = columns["time_s"][rows]
+            first_s = min([time_s[0], *starts_s[:1]])
+            last_s = max([time_s[-1], *ends_s[-1:]])
+            energy_J, missing_s = cumulative_energy(
+                time_s,
+                columns["power_W"][rows],
+                np.concatenate([[first_s, last_s], starts_s, ends_s]),
+                counter_J=columns["energy_J"][rows],
+            )
+            n = len(starts_s)
+            inside_J = energy_J[2 + n :].sum() - energy_J[2 : 2 + n].sum()
+            outside_J += float(energy_J[1] - energy_J[0] - inside_J)
+            if np.isnan(columns["power_W"][rows]).all() and missing_s[1] > missing_s[0]:
+                return math.nan  # a device that was never read
+        return outside_J
+
+    def head(self, epochs: int) -> EnergyTrace:
+        """The trace as it stood after the first `epochs` epochs.
+
+        Raises:
+            TraceError: `epochs` is negative.
+        """
+        if not isinstance(epochs, int | np.integer) or epochs < 0:
+            raise TraceError(f"head({epochs!r}): the number of epochs must be 0 or more")
+        if epochs >= len(self):
+            return self
+        last_s = float(self.column("end_s")[epochs - 1]) if epochs else -math.inf
+        until = self.power_columns["time_s"] <= last_s
+        meta = {name: value for name, value in self.meta.items() if name not in _OF_WHOLE_RUN}
+        if self.devices:
+            meta["devices"] = [
+                {name: value for name, value in device.items() if name not in _OF_WHOLE_DEVICE}
+                for device in self.devices
+            ]
+        return EnergyTrace(
+            {name: values[:epochs] for name, values in self.epoch_columns.items()},
+            {name: values[until] for name, values in self.power_columns.items()},
+            meta,
+        )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the trace as a folder of plain files, which `load_trace` reads.
+
+        Raises:
+            TraceError: the folder holds a trace already or cannot be written.
+        """
+        path = Path(folder)
+        names = list(self.epoch_columns)
+        rows = zip(*self.epoch_columns.values(), strict=True)
+        storage.write_folder(
+            path,
+            self.meta,
+            (dict(zip(names, row, strict=True)) for row in rows),
+            zip(*(self.power_columns[name] for name in POWER_COLUMNS), strict=True),
+        )
+        return path
+
+    def __len__(self) -> int:
+        return len(self.epoch_columns["epoch"])
+
+    def __repr__(self) -> str:
+        energy_J = self.column("energy_J")
+        unread = int(np.isnan(energy_J).sum())
+        energy = f"{float(np.nansum(energy_J)) / 1e3:.4g} kJ"
+        if unread:
+            known = len(self) - unread
+            energy = f"{energy} in {known} of them" if known else "energy not known"
+        names = Counter(str(d.get("name") or d.get("device")) for d in self.devices)
+        devices = [name if count == 1 else f"{count} x {name}" for name, count in names.items()]
+        return f"EnergyTrace({', '.join([f'{len(self)} {self.unit}s', energy, *devices])})"
+
+
+def load_trace(folder: str | Path, *, ranks: Sequence[int] | None = None) -> EnergyTrace:
+    """Read a trace from its folder: of a finished run, or of one that is running or was killed.
+
+    The trace of a training in several processes is the sum of all of them, whose folders lie in
+    that of rank 0; each of these folders is a trace as well. Where one is missing, or has not
+    recorded an epoch, the energy is NaN.
+
+    Args:
+        folder: the trace's folder.
+        ranks: the processes to add up; by default all that the training had.
+
+    Raises:
+        TraceError: the folder is missing, is no trace, was damaged other than by a cut last line,
+            was written by a newer version, or holds values that no training can have.
+    """
+    record = read_ranks(Path(folder), ranks)
+    trace = EnergyTrace(record.epochs, record.power, record.meta)
+    for name in ("energy_J", "duration_s"):
+        check_stored(trace.column(name), f"{folder}: {name} of the epochs")
+    for name in ("power_W", "energy_J"):
+        check_stored(trace.power_columns[name], f"{folder}: {name} of the readings")
+    for device, rows in _rows_of_devices(trace.power_columns["device"]).items():
+        name = f"{folder}: time_s of {device}"
+        time_s = as_finite(trace.power_columns["time_s"][rows], name)
+        check_increasing(time_s, name, strictly=False)
+    return trace
+
+
+# ---------------------------------------------------------------------- checks
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _checked_columns(
+    columns: Mapping[str, NDArray[Any]], names: tuple[str, ...], what: str
+) -> dict[str, NDArray[Any]]:
+    """All of `names`, then the others, each read-only and of one length; what lacks is NaN."""
+    lengths = {len(values) for values in columns.values()}
+    if len(lengths) > 1:
+        sizes = ", ".join(f"{name}: {len(values)}" for name, values in columns.items())
+        raise TraceError(f"the columns of {what} must have one length, not {sizes}")
+    size = lengths.pop() if lengths else 0
+    checked: dict[str, NDArray[Any]] = {}
+    for name in dict.fromkeys((*names, *columns)):
+        values = columns.get(name)
+        # Of a long run they are large: an array that is read-only and no view need not be copied.
+        if not isinstance(values, np.ndarray) or values.flags.writeable or values.base is not None:
+            values = np.full(size, math.nan) if values is None else np.array(values)
+            values.flags.writeable = False
+        checked[name] = values
+    return checked
+
+
+def _rows_of_devices(device: NDArray[Any]) -> dict[str, NDArray[np.intp]]:
+    """The rows of each device, in their order; at once, however many devices there are."""
+    if not len(device):
+        return {}
+    numbers: dict[str, int] = {}
+    of_row = np.array([numbers.setdefault(name, len(numbers)) for name in device])
+    order = np.argsort(of_row, kind="stable")
+    ends = np.cumsum(np.bincount(of_row))[:-1]
+    return dict(zip(numbers, np.split(order, ends), strict=True))
+
+
+def _frame(columns: Mapping[str, NDArray[Any]], integers: tuple[str, ...] = ()) -> pd.DataFrame:
+    import pandas as pd  # noqa: PLC0415  (keeps `import energyest` fast)
+
+    frame: pd.DataFrame = pd.DataFrame({name: values.copy() for name, values in columns.items()})
+    for name in integers:
+        if not frame[name].isna().any():
+            frame[name] = frame[name].astype(np.int64)
+    return frame

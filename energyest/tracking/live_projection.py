@@ -1,0 +1,213 @@
+"""The projection of a run that is under way, and a warning where a change of regime moves it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import NamedTuple, Protocol
+
+from energyest.errors import EstimateError, NotStableError
+from energyest.estimate import Estimate, format_energy
+from energyest.estimators.pre.blend import hand_over
+from energyest.estimators.step.estimate import estimate_step
+from energyest.estimators.step.planned_changes import planned_changes
+from energyest.records.trace import EnergyTrace
+
+log = logging.getLogger("energyest")
+
+# Where projections are made as a run goes: each of the first so many; later, one that takes less
+# than this share of the time since the one before.
+_ALWAYS_MADE = 100
+_SHARE_OF_TIME = 0.01
+# When a level began may be seen a few rows off at first: within so many, it is the same change.
+_SAME_CHANGE = 3
+# Projections for lengths of the training that differ by more than this are not compared.
+_SAME_LENGTH = 0.01
+
+
+class Plan(NamedTuple):
+    """How long a run is to be; None where unknown.
+
+    Attributes:
+        epochs: number of epochs or intervals, with a fraction where the last is cut short.
+        duration_s: seconds since the first of them began, after which a time limit ends the run.
+    """
+
+    epochs: float | None = None
+    duration_s: float | None = None
+
+    def is_like(self, other: Plan) -> bool:
+        """Whether totals of the two can be compared."""
+        return all(
+            a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=_SAME_LENGTH))
+            for a, b in zip(self, other, strict=True)
+        )
+
+
+class Source(Protocol):
+    """Where the rows of a run come from: a recorder, or those of all processes together."""
+
+    @property
+    def state(self) -> object:
+        """Changes whenever there is something new."""
+        ...
+
+    def trace(self, *, readings: bool) -> EnergyTrace:
+        """The trace up to now."""
+        ...
+
+
+class Projector:
+    """Projects a run from the rows so far, anew only when there is something new.
+
+    Args:
+        source: has the rows.
+        confidence: probability for the interval of the projection.
+    """
+
+    def __init__(self, source: Source, confidence: float) -> None:
+        self._source = source
+        self._confidence = confidence
+        self._known: object = None
+        self._projection: Estimate | None = None
+        self._pre: Estimate | None = None
+        self._regimes = RegimeWatch()
+        self._failed = False
+        self._count = 0
+        self._made_at_s = -math.inf
+        self._cost_s = 0.0
+
+    def project(self, plan: Plan) -> Estimate | None:
+        """The projection; None while the length of the run is unknown.
+
+        And until it is stable, unless there is an estimate from before it began.
+
+        Args:
+            plan: the length of the run, as the meta of the trace says it.
+        """
+        known = (self._source.state, plan)
+        if known != self._known and plan != Plan():
+            self._known = known
+            trace = self._source.trace(readings=False)
+            self._projection = None
+            try:
+                self._projection = self._project(trace, plan)
+            except EstimateError as error:
+                if not self._failed:
+                    log.warning("energyest: no projection: %s", error)
+                self._failed = True
+        return self._projection
+
+    def expect(self, estimate: Estimate) -> None:
+        """Begin with an estimate of the whole run from before it."""
+        self._pre = estimate
+        self.forget()
+
+    def forget(self) -> None:
+        """Something else is known than when the last projection was made."""
+        self._known = None
+
+    def _project(self, trace: EnergyTrace, plan: Plan) -> Estimate | None:
+        known: Estimate | None
+        try:
+            # Its meta holds the plan.
+            known = step = estimate_step(trace, confidence=self._confidence)
+        except NotStableError as error:
+            if self._pre is None:
+                return None  # a guess alone is no projection
+            known = error.estimate
+        else:
+            self._regimes.see(step, plan, trace)
+        if self._pre is None:
+            return known
+        return hand_over(self._pre, trace, known, confidence=self._confidence)
+
+    def project_if_cheap(self, plan: Plan) -> Estimate | None:
+        """As `project`, but not for every row where rows are so short that it would show."""
+        began_s = time.monotonic()
+        self._count += 1
+        dear = self._cost_s > _SHARE_OF_TIME * (began_s - self._made_at_s)
+        if self._count > _ALWAYS_MADE and dear:
+            return None
+        projection = self.project(plan)
+        self._made_at_s = time.monotonic()
+        self._cost_s = self._made_at_s - began_s
+        return projection
+
+
+def projection_of(trace: EnergyTrace) -> Estimate | None:
+    """The projection of a trace that says how long its run is to be; None if there is none yet."""
+    try:
+        return estimate_step(trace)
+    except (EstimateError, NotStableError):
+        return None
+
+
+class RegimeWatch:
+    """Warns when a later level moves the projection by more than its interval, once a change."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Estimate, Plan] | None = None
+        # The last projection from the level before, until its change was warned of.
+        self._before: tuple[Estimate, Plan] | None = None
+        self._warned_at = -math.inf
+
+    def see(self, projection: Estimate, plan: Plan, trace: EnergyTrace) -> None:
+        """Take in a new projection of a stable level.
+
+        Args:
+            projection: the projection.
+            plan: the length of the run that it is for.
+            trace: what it was made from; its meta says which changes were announced.
+        """
+        start = projection.stable_epoch
+        if start is None or _width(projection) == 0:
+            return  # the end of the run: nothing is projected any more
+        if self._last is not None:
+            last = self._last[0].stable_epoch or 0
+            if start < last:
+                self._before = None  # what looked like a change was none
+            elif start > last and start >= self._warned_at + _SAME_CHANGE:
+                self._before = self._last
+        self._last = (projection, plan)
+        if self._before is None or _announced(start, trace):
+            return
+        before, before_plan = self._before
+        if not plan.is_like(before_plan) or _holds(before, projection.energy_J):
+            return
+        self._before, self._warned_at = None, start
+        log.warning(
+            "energyest: the energy per %s changed at %s %d: the projection went from %s to %s",
+            projection.unit,
+            projection.unit,
+            start,
+            _text(before),
+            _text(projection),
+        )
+
+
+def _announced(start: int, trace: EnergyTrace) -> bool:
+    """Whether it was known that the level would change in this row or the one before."""
+    rows = [math.floor(change.epoch) for change in planned_changes(trace, None)]
+    return start in rows or start - 1 in rows
+
+
+def _width(estimate: Estimate) -> float:
+    if estimate.lower_J is None or estimate.upper_J is None:
+        return math.inf
+    return estimate.upper_J - estimate.lower_J
+
+
+def _holds(estimate: Estimate, energy_J: float) -> bool:
+    """Whether an energy is not known to lie outside of the interval."""
+    if estimate.lower_J is None or estimate.upper_J is None:
+        return True
+    return estimate.lower_J <= energy_J <= estimate.upper_J
+
+
+def _text(estimate: Estimate) -> str:
+    text = format_energy(estimate.energy_J)
+    if estimate.lower_J is None or estimate.upper_J is None:
+        return text
+    return f"{text} ({format_energy(estimate.lower_J)} to {format_energy(estimate.upper_J)})"

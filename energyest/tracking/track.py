@@ -1,0 +1,80 @@
+"""`track()`: energy of any training loop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from energyest.measure.sensors import Detection, Kind, Sensor, detect
+from energyest.tracking.checks import check_count, check_folder, check_settings
+from energyest.tracking.session import Run
+
+log = logging.getLogger("energyest")
+
+
+def track(
+    folder: str | Path | None = None,
+    *,
+    epochs: int | None = None,
+    gpus: Sequence[int | str] | None = None,
+    components: Sequence[Kind] = ("gpu", "cpu", "ram"),
+    sensors: Sequence[Sensor] | None = None,
+    interval_s: float = 0.1,
+    confidence: float = 0.9,
+) -> Run:
+    """Measure any training loop.
+
+        with track("runs/energy") as run:
+            for epoch in run.epochs(100):
+                train_one_epoch()
+                with run.validation():
+                    accuracy = validate()
+                run.log(val_acc=accuracy)
+                print(run.projection)
+
+    or, where the loop is not yours to write, `run.start_epoch()` and `run.end_epoch(val_acc=0.9)`.
+    A training without epochs: `for step in run.steps(10_000, every_n_steps=200)`.
+
+    Args:
+        folder: where to write the trace while it grows; None to keep it in memory. If the folder
+            holds a trace already, a free name next to it is taken.
+        epochs: number of epochs planned, for `run.projection`; `run.epochs(n)` sets it as well.
+        gpus: the GPUs to measure: numbers as nvidia-smi shows them, UUIDs, MIG identifiers or PCI
+            bus ids; by default those that CUDA shows to this process.
+        components: what to measure: GPUs, the machine's processors, its memory.
+        sensors: sensors to use instead of what `detect()` finds.
+        interval_s: seconds between readings; GPUs renew theirs every 0.1 s.
+        confidence: probability for the interval of `run.projection`.
+
+    Raises:
+        ConfigurationError: an argument is out of its range. Nothing is raised once the run goes.
+    """
+    if epochs is not None:
+        check_count(epochs, "epochs")
+    check_settings(confidence, interval_s, components)
+    run = Run(
+        find_sensors(gpus, components, sensors),
+        folder=check_folder(folder),
+        interval_s=interval_s,
+        confidence=confidence,
+    )
+    if epochs is not None:
+        run.planned_epochs = epochs
+    return run
+
+
+def find_sensors(
+    gpus: Sequence[int | str] | None,
+    components: Sequence[Kind],
+    sensors: Sequence[Sensor] | None,
+) -> Detection:
+    """The sensors given, or those that this machine has; see `track`."""
+    if sensors is not None:
+        return Detection(tuple(sensors))
+    found = detect(gpus, components=components)
+    if gpus and not any(sensor.device.kind == "gpu" for sensor in found):
+        # Asked for and not there: the CPU's share alone would pass for the whole.
+        for note in found.notes:
+            log.warning("energyest: %s", note)
+    return found
