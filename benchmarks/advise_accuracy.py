@@ -1,9 +1,9 @@
 """How good the choices are that `advise` makes before training, and what others would choose.
 
-The trainings of `data/sweep.jsonl.gz` are foretold with their architecture left out of the fit. Out
-of random menus of them, the one with the least expected energy for a sample is chosen, and compared
-with the truly cheapest. The packaged model is then asked of trainings that it was not fitted to:
-the 72 of `examples/data`, six networks on an H100 and an H200, and those of
+The trainings of `data/sweep.jsonl.gz` are predicted with their architecture left out of the fit.
+Out of random menus of them, the one with the least expected energy for a sample is chosen, and
+compared with the truly cheapest. The packaged model is then asked of trainings that it was not
+fitted to: the 72 of `examples/data`, six networks on an H100 and an H200, and those of
 `../shared/data/zeus_nsdi23` on V100, P100 and RTX 6000, which no fit has seen. Exits with 2 where
 data are missing, after the rest.
 
@@ -56,7 +56,7 @@ def foretold_by(model: PreModel, asked: Sequence[TrainedRun]) -> list[Foretold]:
 
 
 def left_out(made: Sequence[TrainedRun], groups: str) -> list[Foretold]:
-    """Each run foretold by a fit without its model or GPU, in the order of the runs."""
+    """Each run predicted by a fit without its model or GPU, in the order of the runs."""
     labels = group_labels(groups, [r.model for r in made], [r.gpu.name for r in made])
     found: dict[int, Foretold] = {}
     for label in sorted(set(labels)):

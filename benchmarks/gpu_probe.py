@@ -1,4 +1,4 @@
-"""How well PRE and a probe foretell what trainings cost on the GPU at hand.
+"""How well PRE and a probe predict what trainings cost on the GPU at hand.
 
 First a Lightning training of six short epochs, with `monitor.projection` at its first batch and
 after each epoch beside its total. Then, for some models of `zoo.py`: what `estimate_pre` says

@@ -1,4 +1,4 @@
-"""How well PRE foretells trainings on models, GPUs and generations that it has not seen.
+"""How well PRE predicts trainings on models, GPUs and generations that it has not seen.
 
 Reads the packaged sweep (which holds hopper's trainings), the probe's readings in
 `../shared/data/hopper`, older generations in `../shared/data/zeus_nsdi23`, and the authors' table
@@ -24,7 +24,7 @@ import sklearn
 from sweep_table import family, rows, runs
 
 from energyest.estimators.pre.model import PreModel
-from energyest.estimators.pre.roofline_model import PhysicalModel
+from energyest.estimators.pre.roofline_model import RooflineModel
 from energyest.estimators.pre.training_data import TrainedRun
 from energyest.estimators.regression.published import fit_published
 
@@ -46,8 +46,8 @@ class Figure:
         )
 
 
-def fitted(learnt: Sequence[TrainedRun]) -> PhysicalModel:
-    return PhysicalModel.fit(
+def fitted(learnt: Sequence[TrainedRun]) -> RooflineModel:
+    return RooflineModel.fit(
         [run.pair for run in learnt],
         np.array([run.step_s for run in learnt]),
         np.array([run.power_W for run in learnt]),
@@ -66,7 +66,7 @@ class Foretold:
 def left_out(
     table: Sequence[TrainedRun], asked: Sequence[int], label: Callable[[TrainedRun], str]
 ) -> tuple[Foretold, Foretold]:
-    """The runs `asked`, each foretold without its label in the fit: machine unknown, and known."""
+    """The runs `asked`, each predicted without its label in the fit: machine unknown, and known."""
     found = np.empty((4, len(table)))
     for name in sorted({label(table[i]) for i in asked}):
         model = fitted([run for run in table if label(run) != name])
@@ -78,9 +78,9 @@ def left_out(
     return Foretold(unknown_s, unknown_W), Foretold(known_s, known_W)
 
 
-def errors(foretold: np.ndarray, measured: np.ndarray) -> tuple[float, float]:
+def errors(predicted: np.ndarray, measured: np.ndarray) -> tuple[float, float]:
     """Mean and median absolute error in per cent."""
-    off = 100 * np.abs(foretold / measured - 1)
+    off = 100 * np.abs(predicted / measured - 1)
     return float(off.mean()), float(np.median(off))
 
 
@@ -88,12 +88,12 @@ def show(name: str, found: Foretold, truth: Sequence[TrainedRun]) -> None:
     times, powers = np.array([r.step_s for r in truth]), np.array([r.power_W for r in truth])
     parts = [
         f"{quantity} {mean:5.1f} {median:5.1f}"
-        for quantity, foretold, measured in (
+        for quantity, predicted, measured in (
             ("energy", found.step_s * found.power_W, times * powers),
             ("power", found.power_W, powers),
             ("step time", found.step_s, times),
         )
-        for mean, median in [errors(foretold, measured)]
+        for mean, median in [errors(predicted, measured)]
     ]
     print(f"  {name:<46}{' | '.join(parts)}", flush=True)
 
@@ -127,7 +127,7 @@ def kernel_ridge(table: list[dict], asked: Sequence[int], labels: Sequence[str])
 
 
 def hopper() -> list[Figure]:
-    """The 84 trainings of hopper, foretold without their architecture, or their GPU."""
+    """The 84 trainings of hopper, predicted without their architecture, or their GPU."""
     table = rows()
     made = runs(table)
     asked = [i for i, run in enumerate(made) if run.host.startswith("pre-")]

@@ -150,7 +150,7 @@ def report() -> tuple[float, float]:
             chosen = [i for i, r in enumerate(truth) if (r.model, r.host) == (network, short)]
             ratio = np.median(found.energy_J[chosen] / energy_J[chosen])
             counted = f"{len(chosen):3} trainings"
-            print(f"    {network:<18}{short:<8} {counted}, foretold ÷ measured {ratio:.2f}")
+            print(f"    {network:<18}{short:<8} {counted}, predicted ÷ measured {ratio:.2f}")
     learnt = np.empty(len(truth))
     for short in GPUS:
         rest = [replace(run, model=f"{run.model} {run.host}") for run in truth if run.host != short]

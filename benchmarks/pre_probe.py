@@ -15,7 +15,7 @@ from sweep_table import counter_power_W
 STEPS, SECONDS = 30, 1.2  # as energyest.probe does by default
 
 
-def foretold_and_measured() -> tuple[np.ndarray, np.ndarray]:
+def predicted_and_measured() -> tuple[np.ndarray, np.ndarray]:
     """Energy of a sample by the probe and in the epochs after it, each of shape (n,)."""
     folder = DATA / "hopper"
     for name in ("sweep_epochs.csv", "sweep_samples.parquet"):
@@ -45,10 +45,10 @@ def _energy_per_sample_J(epochs: pd.DataFrame, samples: pd.DataFrame) -> float:
 
 def report() -> tuple[float, float]:
     """Mean and median absolute error in per cent."""
-    foretold, measured = foretold_and_measured()
-    off = np.abs(foretold / measured - 1)
-    deviation = float(np.std(np.log(foretold / measured)))
-    inside = np.quantile(np.abs(np.log(foretold / measured)), 0.9)
+    predicted, measured = predicted_and_measured()
+    off = np.abs(predicted / measured - 1)
+    deviation = float(np.std(np.log(predicted / measured)))
+    inside = np.quantile(np.abs(np.log(predicted / measured)), 0.9)
     print(
         f"\na probe of {STEPS} steps and {SECONDS} s (hopper, {len(off)} trainings): "
         f"energy per sample {100 * off.mean():.1f} % in the mean, "

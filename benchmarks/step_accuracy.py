@@ -34,7 +34,7 @@ from energyest.estimators import (
     estimate_green_algorithms,
     estimate_mlco2,
 )
-from energyest.estimators.step.forecast import History
+from energyest.estimators.step.forecast import Forecaster
 from energyest.gpus import find_gpu
 
 PAPER = {"start": 10, "window": 5}
@@ -155,7 +155,7 @@ def by_ruptures(run: LongRun, observed: int) -> float:
 
 def since_likeliest(run: LongRun, observed: int) -> float:
     """Mean since the most probable start of the level, in place of that over all starts."""
-    start = History(run.trace.head(observed)).start
+    start = Forecaster(run.trace.head(observed)).start
     return scaled(run, observed, run.energy_J[start:observed].mean())
 
 
@@ -204,7 +204,7 @@ def ratio_errors(runs: list[LongRun]) -> str:
             true = run.energy_J[run.changes_at :].mean() / np.median(
                 run.energy_J[2 : run.changes_at]
             )
-            for name, load in (("without", None), ("with", History(before).load)):
+            for name, load in (("without", None), ("with", Forecaster(before).load)):
                 off[name].append(abs(np.log(run.planned[0].effect(load).energy / true)))
     text = (
         f"{name} the power limit {np.quantile(errors, 0.9):.2f}" for name, errors in off.items()

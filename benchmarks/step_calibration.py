@@ -33,7 +33,7 @@ import energyest
 from energyest import EnergyTrace, NotStableError, estimate_step
 from energyest.estimators.step import changepoint as regimes
 from energyest.estimators.step import interval
-from energyest.estimators.step.forecast import History
+from energyest.estimators.step.forecast import Forecaster
 
 Signal = Callable[[np.random.Generator, int], np.ndarray]
 CONFIDENCE = 0.9
@@ -47,12 +47,12 @@ def projections(run: LongRun) -> list[dict[str, float | str]]:
     rows: list[dict[str, float | str]] = []
     first = 3 if run.changes_at is None else run.changes_at + FIRST
     for observed in range(first, run.epochs):
-        history = History(run.trace.head(observed))
+        history = Forecaster(run.trace.head(observed))
         if not history.level.is_stable:
             continue
         level, _ = history.level_for(run.epochs)
         remaining = run.epochs - observed
-        off_J = run.energy_J[observed:].sum() - history.outlook(run.epochs).energy_J
+        off_J = run.energy_J[observed:].sum() - history.forecast(run.epochs).energy_J
         rows.append(
             {
                 "run": run.run_id,
@@ -160,7 +160,9 @@ def mape(runs: list[LongRun]) -> dict[str, float]:
         first = (run.changes_at or 0) + 3
         for observed in (12, 15, 20, 25) if delrey else range(first, run.epochs, 3):
             seen = run.trace.head(observed)
-            energy_J = seen.column("energy_J").sum() + History(seen).outlook(run.epochs).energy_J
+            energy_J = (
+                seen.column("energy_J").sum() + Forecaster(seen).forecast(run.epochs).energy_J
+            )
             name = f"delrey2023, {observed}" if delrey else run.group.split()[0]
             off.setdefault(name, []).append(abs(100 * (energy_J / run.total_J - 1)))
     return {name: float(np.mean(errors)) for name, errors in off.items()}

@@ -116,14 +116,14 @@ class Watch(pl.Callback):
             setattr(torch.distributed, name, self.counted(name, getattr(torch.distributed, name)))
         if OPTIONS.get("broken") == str(trainer.global_rank):
             lightning.Run = None  # type: ignore[assignment,misc]
-        share = group.Group.share
+        share = group.RankExchange.share
 
         def timed(*args: Any, **kwargs: Any) -> None:
             began_s = time.monotonic()
             share(*args, **kwargs)
             self.seen["wait_s"].append(time.monotonic() - began_s)
 
-        group.Group.share = timed  # type: ignore[method-assign]
+        group.RankExchange.share = timed  # type: ignore[method-assign]
 
     def counted(self, name: str, function: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:

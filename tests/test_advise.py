@@ -53,10 +53,10 @@ def test_numbers_are_those_of_estimate_pre() -> None:
 
 def test_a_last_batch_of_validation_takes_the_cpu_as_long_as_any_other() -> None:
     load, gpu = workload(512, 256), resolve_gpu("H100")
-    foretold = small_model().predict(with_validation([(load, gpu)]))
-    share, step_J = foretold.cpu_share[1], foretold.energy_J[1]
+    predicted = small_model().predict(with_validation([(load, gpu)]))
+    share, step_J = predicted.cpu_share[1], predicted.energy_J[1]
     assert share > 1 / 256
-    assert share != pytest.approx(foretold.cpu_share[0], rel=1e-3)
+    assert share != pytest.approx(predicted.cpu_share[0], rel=1e-3)
     without, one = (asked(load, gpu, epochs=1, validation_samples=n).table for n in (0, 1))
     more_J = one["energy_J"][0] - without["energy_J"][0]
     assert more_J == pytest.approx(share * step_J, rel=1e-6)

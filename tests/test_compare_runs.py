@@ -321,7 +321,7 @@ def trained(step: dict[str, Any], cpu_W: float = 0.0, **meta: Any) -> EnergyTrac
     )
 
 
-def foretold(step: dict[str, Any], validation_samples: int = 0) -> Any:
+def predicted(step: dict[str, Any], validation_samples: int = 0) -> Any:
     workload = Workload.from_dict(step["workload"])
     return estimate_pre(
         workload,
@@ -334,7 +334,7 @@ def foretold(step: dict[str, Any], validation_samples: int = 0) -> Any:
 
 def test_pre_is_held_against_a_real_training(measured_step: dict[str, Any]) -> None:
     pre = row(compare_estimators([trained(measured_step)]), "0", "PRE")
-    expected = foretold(measured_step)
+    expected = predicted(measured_step)
     assert pre["energy_J"] == pytest.approx(expected.energy_J)
     assert (pre["lower_J"], pre["upper_J"]) == pytest.approx((expected.lower_J, expected.upper_J))
     assert abs(pre["error_pct"]) < 30  # the packaged model has learnt from this training
@@ -343,7 +343,7 @@ def test_pre_is_held_against_a_real_training(measured_step: dict[str, Any]) -> N
 
 def test_pre_takes_other_devices_from_the_observed_epochs(measured_step: dict[str, Any]) -> None:
     pre = row(compare_estimators([trained(measured_step, cpu_W=120.0)]), "0", "PRE")
-    expected = beside_gpu(foretold(measured_step), 120.0)
+    expected = beside_gpu(predicted(measured_step), 120.0)
     assert pre["energy_J"] == pytest.approx(expected.energy_J)
     assert pre["upper_J"] == pytest.approx(expected.upper_J)
     samples = 50 * measured_step["batch_size"]
@@ -351,21 +351,21 @@ def test_pre_takes_other_devices_from_the_observed_epochs(measured_step: dict[st
     table = compare_estimators(trace, 20, observed=0)
     assert "tells the GPU's energy" in table.loc["PRE", "note"]
     alone = compare_estimators(trained(measured_step, train_samples=samples), 20, observed=0)
-    assert alone.loc["PRE", "energy_J"] == pytest.approx(foretold(measured_step).energy_J)
+    assert alone.loc["PRE", "energy_J"] == pytest.approx(predicted(measured_step).energy_J)
 
 
 def test_pre_is_of_what_was_planned_at_the_start(measured_step: dict[str, Any]) -> None:
     change = {"epoch": 10, "energy_ratio": 2.0, "known_since": 0}
     trace = trained(measured_step, planned_changes=[change, {**change, "known_since": 3}])
     pre = compare_estimators(trace, 20, observed=5).loc["PRE"]
-    assert pre["energy_J"] == pytest.approx(1.5 * foretold(measured_step).energy_J)
+    assert pre["energy_J"] == pytest.approx(1.5 * predicted(measured_step).energy_J)
 
 
 def test_pre_counts_the_samples_that_the_trace_counts(measured_step: dict[str, Any]) -> None:
     batch = measured_step["batch_size"]
     known = {"train_samples": 50 * batch, "validation_samples": 10 * batch}
     recorded = compare_estimators(trained(measured_step, first_projection=known), 20).loc["PRE"]
-    assert recorded["energy_J"] == pytest.approx(foretold(measured_step, 10 * batch).energy_J)
+    assert recorded["energy_J"] == pytest.approx(predicted(measured_step, 10 * batch).energy_J)
     trace = trained(measured_step)
     validates = EnergyTrace(
         {**trace.epoch_columns, "validation_energy_J": np.full(20, 1.0)}, {}, trace.meta
@@ -375,7 +375,7 @@ def test_pre_counts_the_samples_that_the_trace_counts(measured_step: dict[str, A
         validates.epoch_columns, {}, {**trace.meta, "validation_samples": 10 * batch}
     )
     pre = compare_estimators(counted, 20).loc["PRE"]
-    assert pre["energy_J"] == pytest.approx(foretold(measured_step, 10 * batch).energy_J)
+    assert pre["energy_J"] == pytest.approx(predicted(measured_step, 10 * batch).energy_J)
 
 
 @pytest.mark.parametrize(

@@ -17,15 +17,15 @@ from energyest.estimators.pre.blend import (
     HOST_DEVIATION,
     LEVEL_DEVIATION,
     beside_gpu,
+    blend,
     deviation_of,
-    hand_over,
     share_of_pre,
 )
 
 Z = NormalDist().inv_cdf(0.95)  # of an interval of 90 %
 
 
-def foretold(epoch_J: float, epochs: float = 20, deviation: float = 0.2, **facts: Any) -> Estimate:
+def predicted(epoch_J: float, epochs: float = 20, deviation: float = 0.2, **facts: Any) -> Estimate:
     """PRE's estimate of a training of epochs that take a second each."""
     whole_J = epoch_J * epochs
     factor = math.exp(Z * deviation)
@@ -58,8 +58,8 @@ def stepped(rest_J: float, deviation: float, trace: EnergyTrace, epochs: float =
 
 
 def test_before_any_epoch_it_is_pre() -> None:
-    pre = foretold(100)
-    found = hand_over(pre, measured([]))
+    pre = predicted(100)
+    found = blend(pre, measured([]))
     assert found.energy_J == pytest.approx(pre.energy_J)
     assert found.lower_J == pytest.approx(pre.lower_J)
     assert found.upper_J == pytest.approx(pre.upper_J)
@@ -69,7 +69,7 @@ def test_before_any_epoch_it_is_pre() -> None:
 
 
 def test_the_first_epoch_counts_as_measured_and_says_nothing() -> None:
-    found = hand_over(foretold(100), measured([900.0]))
+    found = blend(predicted(100), measured([900.0]))
     assert found.energy_J == pytest.approx(900 + 19 * 100)
     assert found.measured_J == 900
     assert found.duration_s == pytest.approx(20)
@@ -78,7 +78,7 @@ def test_the_first_epoch_counts_as_measured_and_says_nothing() -> None:
 
 
 def test_the_second_epoch_is_weighed_against_pre() -> None:
-    found = hand_over(foretold(100), measured([900.0, 110.0]))
+    found = blend(predicted(100), measured([900.0, 110.0]))
     share = LEVEL_DEVIATION**2 / (LEVEL_DEVIATION**2 + 0.2**2)
     epoch_J = math.exp(share * math.log(100) + (1 - share) * math.log(110))
     assert found.energy_J == pytest.approx(1010 + 18 * epoch_J)
@@ -87,7 +87,7 @@ def test_the_second_epoch_is_weighed_against_pre() -> None:
     assert found.method == "epoch 1, and PRE with 20 % of the weight"
     # Whatever STEP guesses from a cold epoch and a warm one.
     guess = Estimate(20000.0, epochs=20, method="STEP")
-    assert hand_over(foretold(100), measured([900.0, 110.0]), guess).energy_J == found.energy_J
+    assert blend(predicted(100), measured([900.0, 110.0]), guess).energy_J == found.energy_J
 
 
 def test_step_outweighs_pre_as_it_becomes_sure() -> None:
@@ -95,7 +95,7 @@ def test_step_outweighs_pre_as_it_becomes_sure() -> None:
     off = []
     for deviation in (0.1, 0.03, 0.01, 0.0):
         step = stepped(17 * 130, deviation, trace)
-        found = hand_over(foretold(100), trace, step)
+        found = blend(predicted(100), trace, step)
         off.append(abs(found.energy_J / step.energy_J - 1))
         assert found.stable_epoch == 1
         assert found.assumptions == ("level",)
@@ -108,65 +108,65 @@ def test_step_outweighs_pre_as_it_becomes_sure() -> None:
 def test_where_step_refuses_its_guess_is_weighed() -> None:
     trace = measured([100.0, 100.0, 300.0, 100.0])
     guess = Estimate(600 + 16 * 150.0, duration_s=20.0, epochs=20, method="STEP")
-    found = hand_over(foretold(100), trace, guess)
+    found = blend(predicted(100), trace, guess)
     share = LEVEL_DEVIATION**2 / max(LEVEL_DEVIATION**2 + 0.2**2, math.log(1.5) ** 2)
     rest_J = 1600 * 1.5 ** (1 - share)
     assert found.energy_J == pytest.approx(600 + rest_J)
     assert "not stable yet" in found.method
-    assert hand_over(foretold(100), trace).energy_J == pytest.approx(600 + 16 * 100)
+    assert blend(predicted(100), trace).energy_J == pytest.approx(600 + 16 * 100)
 
 
 def test_at_the_end_it_is_what_was_measured() -> None:
     trace = measured([5.0, 6.0, 7.0])
-    found = hand_over(foretold(100, epochs=3), trace)
+    found = blend(predicted(100, epochs=3), trace)
     assert found.energy_J == found.measured_J == 18
     step = estimate_step(trace, 3)
-    assert hand_over(foretold(100, epochs=3), trace, step) is step
+    assert blend(predicted(100, epochs=3), trace, step) is step
 
 
 def test_the_plan_is_the_traces() -> None:
-    pre = foretold(100, epochs=20)
-    assert hand_over(pre, measured([], planned_epochs=40)).energy_J == pytest.approx(4000)
-    assert hand_over(pre, measured([], planned_duration_s=7.0)).energy_J == pytest.approx(700)
-    assert hand_over(pre, measured([], planned_epochs=40), epochs=5).energy_J == pytest.approx(500)
-    found = hand_over(pre, measured([90.0, 80.0], planned_epochs=2.5))
+    pre = predicted(100, epochs=20)
+    assert blend(pre, measured([], planned_epochs=40)).energy_J == pytest.approx(4000)
+    assert blend(pre, measured([], planned_duration_s=7.0)).energy_J == pytest.approx(700)
+    assert blend(pre, measured([], planned_epochs=40), epochs=5).energy_J == pytest.approx(500)
+    found = blend(pre, measured([90.0, 80.0], planned_epochs=2.5))
     assert found.epochs == 2.5
     longer = measured([90.0, 80.0, 85.0], planned_epochs=2)  # than it was planned to be
-    assert hand_over(pre, longer).energy_J == 255
+    assert blend(pre, longer).energy_J == 255
     with pytest.raises(EstimateError, match="fewer than the 3 epochs"):
-        hand_over(pre, measured([1.0, 1.0, 1.0]), epochs=2)
+        blend(pre, measured([1.0, 1.0, 1.0]), epochs=2)
 
 
 def test_an_epoch_that_was_not_read_is_to_come() -> None:
     unread = EnergyTrace({"energy_J": np.array([math.nan]), "duration_s": np.ones(1)})
-    found = hand_over(foretold(100), unread)
+    found = blend(predicted(100), unread)
     assert found.energy_J == pytest.approx(2000)
     assert found.measured_J == 0
     unread = EnergyTrace({"energy_J": np.array([100.0, math.nan]), "duration_s": np.ones(2)})
-    found = hand_over(foretold(100), unread)
+    found = blend(predicted(100), unread)
     assert found.energy_J == pytest.approx(100 + 19 * 100)
 
 
 def test_planned_changes_count() -> None:
     changes = [{"epoch": 10, "flops_ratio": 3.0}]
-    found = hand_over(foretold(100), measured([], planned_changes=changes))
+    found = blend(predicted(100), measured([], planned_changes=changes))
     assert found.energy_J == pytest.approx(10 * 100 + 10 * 300)
-    whole = foretold(100)
+    whole = predicted(100)
     assert deviation_of(found) > deviation_of(whole)
     # Come and gone: the second epoch is of the new level, PRE of the old one.
     changes = [{"epoch": 1, "flops_ratio": 3.0}]
-    found = hand_over(foretold(100), measured([100.0, 300.0], planned_changes=changes))
+    found = blend(predicted(100), measured([100.0, 300.0], planned_changes=changes))
     assert found.energy_J == pytest.approx(400 + 18 * 300)
     # Nobody knows what it does: only the level speaks.
     changes = [{"epoch": 0.5}]
-    found = hand_over(foretold(100), measured([100.0, 300.0], planned_changes=changes))
+    found = blend(predicted(100), measured([100.0, 300.0], planned_changes=changes))
     assert found.energy_J == pytest.approx(400 + 18 * 300)
 
 
 def test_pre_needs_an_interval() -> None:
     for pre in (Estimate(100.0, epochs=3), Estimate(100.0, 90.0, 110.0, 0.9)):
         with pytest.raises(EstimateError, match="pre needs epochs and an interval"):
-            hand_over(pre, measured([]))
+            blend(pre, measured([]))
 
 
 # ---------------------------------------------------------------------- properties
@@ -201,10 +201,10 @@ def test_between_the_two(
     pre_J: float, level_J: float, cold_J: float, pre: float, other: float, rows: int
 ) -> None:
     trace = measured([cold_J] + [level_J] * (rows - 1))
-    before = foretold(pre_J, deviation=pre)
+    before = predicted(pre_J, deviation=pre)
     steps = [None, stepped((20 - rows) * level_J, other, trace)]
     for step in steps:
-        found = hand_over(before, trace, step)
+        found = blend(before, trace, step)
         done_J = trace.column("energy_J").sum()
         both = done_J + (20 - rows) * pre_J, done_J + (20 - rows) * level_J
         assert min(both) * (1 - 1e-9) <= found.energy_J <= max(both) * (1 + 1e-9)
@@ -222,7 +222,7 @@ def test_a_small_difference_moves_it_a_little(
 ) -> None:
     trace = measured([level_J] * 5)
     found = [
-        hand_over(foretold(level_J * r, deviation=pre), trace, stepped(15 * level_J, other, trace))
+        blend(predicted(level_J * r, deviation=pre), trace, stepped(15 * level_J, other, trace))
         for r in (ratio, ratio * 1.0001)
     ]
     assert found[1].energy_J == pytest.approx(found[0].energy_J, rel=3e-4)
@@ -234,7 +234,7 @@ def test_nothing_jumps_in_a_steady_training(seed: int, ratio: float) -> None:
     """With an error of PRE within its interval: from epoch to epoch, and nearer to the truth."""
     chance = np.random.default_rng(seed)
     energy_J = [150.0, *(100 * np.exp(chance.normal(0, 0.01, 11)))]
-    pre = foretold(100 * ratio)
+    pre = predicted(100 * ratio)
     totals = []
     for rows in range(len(energy_J) + 1):
         trace = measured(energy_J[:rows], planned_epochs=20)
@@ -243,7 +243,7 @@ def test_nothing_jumps_in_a_steady_training(seed: int, ratio: float) -> None:
             step = estimate_step(trace)
         except NotStableError as error:
             step = error.estimate
-        totals.append(hand_over(pre, trace, step).energy_J)
+        totals.append(blend(pre, trace, step).energy_J)
     truth = 2050
     assert abs(totals[-1] / truth - 1) < 0.02
     assert max(abs(b / a - 1) for a, b in itertools.pairwise(totals[2:])) < 0.25
@@ -253,11 +253,11 @@ def test_nothing_jumps_in_a_steady_training(seed: int, ratio: float) -> None:
 
 
 def test_beside_the_gpu() -> None:
-    pre = foretold(100, duration_s=20.0)
+    pre = predicted(100, duration_s=20.0)
     found = beside_gpu(pre, 50)
     assert found.energy_J == pytest.approx(2000 + 20 * 50)
     assert deviation_of(found) == pytest.approx(math.hypot(0.2, HOST_DEVIATION / 3))
     assert found.assumptions[0] == "processors and memory go on to draw the 50 W that they draw now"
     assert deviation_of(Estimate(1.0)) == math.inf
     with pytest.raises(EstimateError, match="a duration and an interval"):
-        beside_gpu(foretold(100, duration_s=None), 50)
+        beside_gpu(predicted(100, duration_s=None), 50)

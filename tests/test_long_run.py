@@ -39,7 +39,7 @@ def table_bytes(table: ReadingTable) -> int:
 def test_an_hour_of_eight_gpus(tmp_path: Path) -> None:
     devices = sensors(8)
     run = Run(devices, tmp_path / "energy", hz=10, epoch_s=EPOCH_S)
-    accounts, table, writer = run.recorder._accounts, run.recorder._readings, run.recorder._writer
+    accounts, table, writer = run.recorder._account, run.recorder._readings, run.recorder._writer
     assert writer is not None
     rows = {}
     for minutes in (15, 30, 60):
@@ -130,7 +130,7 @@ def test_devices_that_fail_for_long_leave_nothing_behind(
     run.go_on(60)
     power_only.lost, counter_only.lost = ("energy_J",), ("power_W",)
     run.go_on(1800)
-    accounts = run.recorder._accounts
+    accounts = run.recorder._account
     lengths = {name: len(meter._time) for name, meter in accounts._meters.items()}
     assert max(lengths.values()) <= 4096
     assert lengths["gpu:9"] == 0
@@ -151,8 +151,8 @@ def test_a_sampler_that_hangs_leaves_no_lines_behind() -> None:
         run.recorder.end_epoch()
         run.recorder.start_epoch()
     assert len(run.recorder.trace()) == 50
-    assert not run.recorder._accounts.lines
-    assert len(run.recorder._accounts._pending) <= 2  # the last end and start of an epoch
+    assert not run.recorder._account.lines
+    assert len(run.recorder._account._pending) <= 2  # the last end and start of an epoch
 
 
 def test_epochs_take_8_bytes_a_value() -> None:
@@ -168,7 +168,7 @@ def test_a_trace_holds_the_columns_once() -> None:
     run = Run(sensors(1), None, hz=10, epoch_s=EPOCH_S)
     run.go_on(200)
     columns = run.recorder._readings.columns()
-    trace = EnergyTrace(run.recorder._accounts.columns(), columns)
+    trace = EnergyTrace(run.recorder._account.columns(), columns)
     for name, values in columns.items():
         assert np.shares_memory(trace.power_columns[name], values)
     # What its maker can still write to is copied.

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from energyest import EnergyTrace, TraceError, load_trace
-from energyest.distributed.rank_exchange import Group
-from energyest.measure.checkpoint import Earlier
+from energyest.distributed.rank_exchange import RankExchange
+from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import Device, Reading
 from energyest.records.ranks import Record, merge
@@ -349,7 +349,7 @@ class Rank:
             [Watts(10.0 * (rank + 1), f"GPU-{rank}")], folder=folder, interval_s=0.01, meta=meta
         )
         self.recorder.start()
-        self.group = Group(self.recorder, store, rank=rank, world_size=ranks, run_id="r")
+        self.group = RankExchange(self.recorder, store, rank=rank, world_size=ranks, run_id="r")
 
     def epoch(self, timeout_s: float = 1.0) -> float:
         """Train one; returns how long it took to share it."""
@@ -367,7 +367,7 @@ class Rank:
     def die(self) -> None:
         """End without a word; its thread ends with its process, of which there is none here."""
         self.recorder.stop()
-        self.group._courier.close()
+        self.group._worker.close()
 
     def end(self, timeout_s: float = 1.0) -> float:
         self.recorder.stop()
@@ -547,7 +547,7 @@ def test_the_last_row_of_a_resumed_run() -> None:
     store = Store()
     first, second = Rank(store, 0), Rank(store, 1)
     before = EnergyTrace.from_epochs([5.0, 6.0, 7.0], [1.0] * 3, meta={"total_J": 18.0})
-    first.recorder.continue_from(Earlier.of(before))
+    first.recorder.continue_from(RunCheckpoint.of(before))
     assert first.group.last_row()["energy_J"] == 7
     for rank in (second, first):
         rank.epochs = 3

@@ -36,7 +36,7 @@ def test_it_runs(cells: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -
     assert pictures == sum("plots.plot_" in "".join(cell["source"]) for cell in cells) == 7
     assert len(names["runs"]) == 72
     # What its text says.
-    advised = names["foretold"]
+    advised = names["predicted"]
     assert (advised["lower_J"] < advised["measured_J"]).all()
     assert (advised["measured_J"] < advised["upper_J"]).all()
     order = advised.groupby("model")[["energy_J", "measured_J"]].mean().rank()

@@ -241,8 +241,8 @@ def test_a_few_runs_that_agree_feign_no_certainty(table: pd.DataFrame) -> None:
     known = packaged()
     others = [(row.workload, resolve_gpu(row.gpu)) for row in table.itertuples()]
     same = table.iloc[:1].assign(host="here")
-    foretold = known.predict([(same.workload[0], resolve_gpu(same.gpu[0]))])
-    same = same.assign(step_s=foretold.step_s[0], power_W=foretold.power_W[0])
+    predicted = known.predict([(same.workload[0], resolve_gpu(same.gpu[0]))])
+    same = same.assign(step_s=predicted.step_s[0], power_W=predicted.power_W[0])
     model = PreModel().fit(pd.concat([same] * 5))
     learnt, before = model.core_.energy_correction, known.core_.energy_correction
     assert learnt.signal >= before.signal * (1 - 1e-9)

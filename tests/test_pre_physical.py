@@ -16,7 +16,7 @@ from energyest.estimators.pre.parameters import POWER, STEP
 from energyest.estimators.pre.power import power_shares
 from energyest.estimators.pre.residual_gp import Correction
 from energyest.estimators.pre.roofline import Layout, StepTimes, step_times
-from energyest.estimators.pre.roofline_model import PhysicalModel
+from energyest.estimators.pre.roofline_model import RooflineModel
 from energyest.gpus import Gpu, resolve_gpu
 from energyest.records.workload import Operation, Workload
 
@@ -207,7 +207,7 @@ def test_machines_are_told_from_models() -> None:
     hosts = ["slow" if index % 2 else "fast" for index in range(len(pairs))]
     factor = np.array([1.4 if name == "slow" else 1 / 1.4 for name in hosts])
     step_s = step_times(layout, GUESS, factor).step_s
-    model = PhysicalModel.fit(pairs, step_s, np.full(len(pairs), 300.0), hosts=hosts)
+    model = RooflineModel.fit(pairs, step_s, np.full(len(pairs), 300.0), hosts=hosts)
     assert model.hosts["slow"] / model.hosts["fast"] == pytest.approx(1.96, rel=0.15)
     known, unknown = model.predict(pairs, hosts), model.predict(pairs)
     off_known, off_unknown = (np.abs(np.log(q.step_s / step_s)).mean() for q in (known, unknown))
@@ -220,7 +220,7 @@ def test_what_was_not_measured_is_less_certain() -> None:
     step_s = step_times(Layout(pairs), GUESS).step_s
     chance = np.random.default_rng(0)
     noisy = step_s * np.exp(chance.normal(0, 0.1, len(pairs)))
-    model = PhysicalModel.fit(pairs, noisy, np.full(len(pairs), 300.0), hosts=[""] * len(pairs))
+    model = RooflineModel.fit(pairs, noisy, np.full(len(pairs), 300.0), hosts=[""] * len(pairs))
     load = pairs[0][0]
     near, far = model.predict([(load, H100)]), model.predict([(load, resolve_gpu("GTX 750 Ti"))])
     assert far.deviation_energy[0] > near.deviation_energy[0] + 0.2
@@ -230,7 +230,7 @@ def test_power_never_passes_the_boards() -> None:
     pairs = some_runs(3, 40)
     step_s = step_times(Layout(pairs), GUESS).step_s
     board_W = np.array([gpu.tdp_W for _, gpu in pairs])
-    model = PhysicalModel.fit(pairs, step_s, board_W, hosts=[""] * len(pairs))
+    model = RooflineModel.fit(pairs, step_s, board_W, hosts=[""] * len(pairs))
     assert (model.predict(pairs).power_W <= board_W).all()
 
 

@@ -124,11 +124,11 @@ def check_death(tmp_path: Path, option: str) -> None:
 
 AT_THE_EXIT = """
 import torch.distributed as dist
-from energyest.distributed.store_worker import Courier
+from energyest.distributed.store_worker import StoreWorker
 store = dist.TCPStore("127.0.0.1", 0, 1, True)
-courier = Courier(store)
-courier.send(lambda store: [store.check(["nothing"]) for _ in range(20_000)])
-courier.close()
+worker = StoreWorker(store)
+worker.send(lambda store: [store.check(["nothing"]) for _ in range(20_000)])
+worker.close()
 """
 
 

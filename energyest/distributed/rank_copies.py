@@ -19,7 +19,7 @@ log = logging.getLogger("energyest")
 _LAST_S = 2.0
 
 
-class News(NamedTuple):
+class Update(NamedTuple):
     """What is to be added to the copy of a rank.
 
     Attributes:
@@ -31,7 +31,7 @@ class News(NamedTuple):
     rows: Sequence[Mapping[str, float]]
 
 
-class Copies:
+class RankCopies:
     """Writes the epochs of ranks whose own folders are not to be seen here, in a thread.
 
     Args:
@@ -51,7 +51,7 @@ class Copies:
         """Whether the last update is under way, as on a disk that stalls."""
         return self._thread is not None and self._thread.is_alive()
 
-    def update(self, news: Mapping[int, News], *, is_last: bool = False) -> None:
+    def update(self, news: Mapping[int, Update], *, is_last: bool = False) -> None:
         """Bring the copies up to date; not while one is busy.
 
         Args:
@@ -71,7 +71,7 @@ class Copies:
         if self._thread is not None:
             self._thread.join(_LAST_S)
 
-    def _write(self, news: Mapping[int, News], is_last: bool) -> None:
+    def _write(self, news: Mapping[int, Update], is_last: bool) -> None:
         for rank, (record, rows) in news.items():
             try:
                 folder = self._folder_of(rank, record)

@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from energyest.distributed.rank_copies import Copies, News
-from energyest.distributed.store_worker import Courier, Errand, Store
+from energyest.distributed.rank_copies import RankCopies, Update
+from energyest.distributed.store_worker import Request, Store, StoreWorker
 from energyest.measure.recorder import Recorder
 from energyest.measure.tables import EpochTable
 from energyest.records.ranks import SUMMED, Record, merge
@@ -103,11 +103,11 @@ class _Other:
         """Its part of the trace; the totals of one that runs only `so_far`."""
         return Record(self.meta_of(so_far=so_far), self.table.columns(self.provisional), {})
 
-    def news(self, *, whole: bool) -> News:
+    def news(self, *, whole: bool) -> Update:
         """What its copy lacks; it is then taken to be in it."""
         first, self.copied = self.copied, len(self.table)
         record = self.record(so_far=False) if whole else Record(self.meta_of(so_far=False), {}, {})
-        return News(record, self.table.rows_from(first))
+        return Update(record, self.table.rows_from(first))
 
     def row(self, number: int) -> Record:
         """One of its epochs; nothing if it has not come so far."""
@@ -120,7 +120,7 @@ class _Other:
         return {name: value for name, value in self.meta.items() if name not in without}
 
 
-class Group:
+class RankExchange:
     """A recorder's run as all ranks make it: at rank 0 their sum, elsewhere the rank's own part.
 
     Args:
@@ -135,7 +135,7 @@ class Group:
         self, recorder: Recorder, store: Store, *, rank: int, world_size: int, run_id: str
     ) -> None:
         self._recorder = recorder
-        self._courier = Courier(store)
+        self._worker = StoreWorker(store)
         self._rank = rank
         self._prefix = f"energyest/{run_id}"
         self._others = {r: _Other() for r in range(1, world_size)} if rank == 0 else {}
@@ -144,8 +144,8 @@ class Group:
         self._fetched = dict.fromkeys(self._others, 0)
         self._sent = 0
         self._first_to_send = 0
-        self._sending: tuple[Errand, int] | None = None
-        self._copies: Copies | None = None
+        self._sending: tuple[Request, int] | None = None
+        self._copies: RankCopies | None = None
         self._lock = threading.Lock()
 
     # ------------------------------------------------------------------ the run of all
@@ -215,7 +215,7 @@ class Group:
             self._wait_for(progress, timeout_s, is_last=is_last)
             self._copy(is_last=is_last)
         if is_last:
-            self._courier.close()
+            self._worker.close()
 
     def _wait_for(self, progress: Sequence[int], timeout_s: float, *, is_last: bool) -> None:
         """Wait for the others to have come as far, or to have ended."""
@@ -241,7 +241,7 @@ class Group:
         if self._recorder.folder is None:
             return
         if self._copies is None:
-            self._copies = Copies(self._recorder.folder)
+            self._copies = RankCopies(self._recorder.folder)
         if is_last:
             self._copies.wait()
         if self._copies.is_busy:
@@ -267,19 +267,19 @@ class Group:
             "is_last": is_last,
         }
         key, text = self._key(self._rank, self._sent), json.dumps(message)
-        errand = self._courier.send(lambda store: store.set(key, text))
-        if errand is not None:
-            self._sending = errand, final
+        request = self._worker.send(lambda store: store.set(key, text))
+        if request is not None:
+            self._sending = request, final
             if is_last:  # the process may end with the run
-                errand.wait(_LAST_S)
+                request.wait(_LAST_S)
 
     def _has_sent(self, timeout_s: float) -> bool:
         """Whether the last message is on its way, or known to have failed."""
         if self._sending is not None:
-            errand, final = self._sending
-            if not errand.wait(timeout_s):
+            request, final = self._sending
+            if not request.wait(timeout_s):
                 return False
-            if errand.succeeded:
+            if request.succeeded:
                 self._sent += 1
                 self._first_to_send = final
             self._sending = None
@@ -289,9 +289,9 @@ class Group:
         """Take in what has come."""
         if not self._others:
             return
-        errand = self._courier.send(self._fetch)
-        if errand is not None:
-            errand.wait(timeout_s)
+        request = self._worker.send(self._fetch)
+        if request is not None:
+            request.wait(timeout_s)
         with self._lock:
             while self._inbox:
                 rank, text = self._inbox.popleft()
@@ -301,7 +301,7 @@ class Group:
                     log.debug("energyest: a message of rank %d is no good: %s", rank, error)
 
     def _fetch(self, store: Store) -> None:
-        """In the courier's thread."""
+        """In the worker's thread."""
         for rank in self._fetched:
             while store.check([key := self._key(rank, self._fetched[rank])]):
                 self._inbox.append((rank, store.get(key)))

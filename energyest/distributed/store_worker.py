@@ -34,14 +34,14 @@ class Store(Protocol):
 Question = Callable[[Store], None]
 
 
-class Errand:
+class Request:
     """A question that was sent off."""
 
     def __init__(self, question: Question) -> None:
         self.question = question
         self.succeeded = False
         self._done = threading.Event()
-        _errands.add(self)
+        _requests.add(self)
 
     def run(self, store: Store) -> None:
         """Ask the store; what it raises, as it does when its process has ended, is held back."""
@@ -58,8 +58,8 @@ class Errand:
         return self._done.wait(max(timeout_s, 0.0))
 
 
-_errands: weakref.WeakSet[Errand] = weakref.WeakSet()
-os.register_at_fork(after_in_child=_errands.clear)  # their thread is the parent's
+_requests: weakref.WeakSet[Request] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_requests.clear)  # their thread is the parent's
 
 
 @atexit.register
@@ -69,11 +69,11 @@ def _let_finish() -> None:
     Python ends such a thread by unwinding its stack, and the store's C++ does not allow that.
     """
     give_up_s = time.monotonic() + _EXIT_S
-    for errand in list(_errands):
-        errand.wait(give_up_s - time.monotonic())
+    for request in list(_requests):
+        request.wait(give_up_s - time.monotonic())
 
 
-class Courier:
+class StoreWorker:
     """Asks a store one question after the other.
 
     Args:
@@ -83,10 +83,10 @@ class Courier:
 
     def __init__(self, store: Store) -> None:
         self._store: Store | None = store
-        self._queue: queue.SimpleQueue[Errand | None] = queue.SimpleQueue()
-        self._last: Errand | None = None
+        self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._last: Request | None = None
 
-    def send(self, question: Question) -> Errand | None:
+    def send(self, question: Question) -> Request | None:
         """Ask a question; None while the one before has no answer, or after the end."""
         if self._store is None or (self._last is not None and not self._last.wait()):
             return None
@@ -94,7 +94,7 @@ class Courier:
             threading.Thread(
                 target=_serve, args=(self._store, self._queue), name="energyest-store", daemon=True
             ).start()
-        self._last = Errand(question)
+        self._last = Request(question)
         self._queue.put(self._last)
         return self._last
 
@@ -104,6 +104,6 @@ class Courier:
         self._queue.put(None)
 
 
-def _serve(store: Store, errands: queue.SimpleQueue[Errand | None]) -> None:
-    while (errand := errands.get()) is not None:
-        errand.run(store)
+def _serve(store: Store, requests: queue.SimpleQueue[Request | None]) -> None:
+    while (request := requests.get()) is not None:
+        request.run(store)

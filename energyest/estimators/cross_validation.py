@@ -24,7 +24,7 @@ _PREDICTED = "predicted_"
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """How well runs are foretold by a model that has not seen their group.
+    """How well runs are predicted by a model that has not seen their group.
 
     Attributes:
         table: a row a run: `model`, `gpu`, and for each quantity `measured_<quantity>`,
@@ -40,7 +40,7 @@ class CrossValidation:
 
     @property
     def quantities(self) -> tuple[str, ...]:
-        """What was foretold, such as "energy_J" or "mean_power_W"."""
+        """What was predicted, such as "energy_J" or "mean_power_W"."""
         return tuple(
             str(name).removeprefix(_PREDICTED)
             for name in self.table.columns
@@ -54,7 +54,7 @@ class CrossValidation:
             quantity: one of `quantities`; by default the first of them.
 
         Raises:
-            EstimateError: the quantity was not foretold.
+            EstimateError: the quantity was not predicted.
         """
         names = self.quantities
         name = names[0] if quantity is None else quantity

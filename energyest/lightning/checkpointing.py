@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from energyest.errors import ConfigurationError, TraceError
 from energyest.lightning import trainer_plan as plan
-from energyest.lightning.progress import Counts
+from energyest.lightning.progress import Progress
 from energyest.lightning.trainable_changes import ChangeWatch
-from energyest.measure.checkpoint import Earlier, gpu_names
+from energyest.measure.checkpoint import RunCheckpoint, gpu_names
 from energyest.records.trace import EnergyTrace
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Place:
         batches: training batches of it that were done.
     """
 
-    earlier: Earlier
+    earlier: RunCheckpoint
     epoch: int
     batches: int
 
@@ -80,7 +80,7 @@ def load(
         if state is None:
             return None
         epoch, batches = int(state["epoch"]), int(state["batches"])
-        return Place(Earlier.from_state_dict(state["run"]), epoch, batches)
+        return Place(RunCheckpoint.from_state_dict(state["run"]), epoch, batches)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise TraceError(f"the checkpoint's record of energy is damaged: {error}") from error
 
@@ -93,21 +93,26 @@ class Continuation:
         # and what it was measured on, until all devices of this part are known.
         self._loaded: Place | None = None
         self._at: Place | None = None
-        self._before: Earlier | None = None
+        self._before: RunCheckpoint | None = None
 
     def expect(self, place: Place | None) -> None:
         """A checkpoint was loaded; a tuner's own, which has no place in it, changes nothing."""
         self._loaded = self._loaded if place is None else place
 
     def begin(
-        self, trainer: Trainer, run: Run, counts: Counts, changes: ChangeWatch, every: int | None
+        self,
+        trainer: Trainer,
+        run: Run,
+        progress: Progress,
+        changes: ChangeWatch,
+        every: int | None,
     ) -> None:
         """Put what the checkpoint holds before the run, which has no row yet.
 
         Args:
             trainer: tells the ranks.
             run: of this process.
-            counts: what it has done, which is nothing so far.
+            progress: what it has done, which is nothing so far.
             changes: watches its changes.
             every: batches in an interval; None where rows are epochs.
         """
@@ -120,10 +125,10 @@ class Continuation:
         except ConfigurationError as error:
             log.warning("energyest: %s: its rows are left out, its energy is not", error)
             earlier = earlier.energy_alone()
-        counts.rows, counts.elapsed_s = len(earlier), earlier.duration_s
-        counts.carried_steps = earlier.open_steps
+        progress.rows, progress.elapsed_s = len(earlier), earlier.duration_s
+        progress.carried_steps = earlier.open_steps
         samples = earlier.open_row.get("samples", math.nan)
-        counts.carried_samples = round(samples / trainer.world_size) if samples > 0 else 0
+        progress.carried_samples = round(samples / trainer.world_size) if samples > 0 else 0
         if trainer.is_global_zero:  # what all ranks have measured is counted once
             run.continue_from(earlier)
             changes.recall(_past_changes(earlier))
@@ -142,35 +147,35 @@ class Continuation:
             if change is not None:
                 changes.recall([change])
 
-    def before_row(self, trainer: Trainer, run: Run, counts: Counts, every: int | None) -> None:
+    def before_row(self, trainer: Trainer, run: Run, progress: Progress, every: int | None) -> None:
         """A row is to begin: is it what is left of the one in which the checkpoint was made?"""
         if self._at is None:
             return
         same_epoch = self._at.epoch == trainer.current_epoch
         if same_epoch and self._at.batches > 0 and plan.batches_seen(trainer) == 0:
             run.begin_anew()
-            counts.carried_steps = counts.carried_samples = 0
-        elif counts.carried_steps >= every if every is not None else not same_epoch:
-            self.end_row(run, counts)
+            progress.carried_steps = progress.carried_samples = 0
+        elif progress.carried_steps >= every if every is not None else not same_epoch:
+            self.end_row(run, progress)
         self._at = None
 
-    def end_row(self, run: Run, counts: Counts) -> None:
+    def end_row(self, run: Run, progress: Progress) -> None:
         """Of the row in which the checkpoint was made nothing is left: it ends as it was then."""
-        if self._at is None or not counts.carried_steps:
+        if self._at is None or not progress.carried_steps:
             return
         run.start_epoch(self._at.epoch, continues=True)
-        counts.start_row()
-        run.end_epoch(steps=counts.row_steps, samples=counts.row_samples)
-        counts.rows += 1
+        progress.start_row()
+        run.end_epoch(steps=progress.row_steps, samples=progress.row_samples)
+        progress.rows += 1
 
 
-def _past_changes(earlier: Earlier) -> list[dict[str, Any]]:
+def _past_changes(earlier: RunCheckpoint) -> list[dict[str, Any]]:
     """What had changed the energy of an epoch by then, for the trace's `planned_changes`."""
     changes = earlier.meta.get("planned_changes")
     return [c for c in changes if _is_by(c, _row(earlier))] if isinstance(changes, list) else []
 
 
-def _change_of_gpus(earlier: Earlier, trace: EnergyTrace) -> dict[str, Any] | None:
+def _change_of_gpus(earlier: RunCheckpoint, trace: EnergyTrace) -> dict[str, Any] | None:
     before, now = earlier.gpus, gpu_names(trace)
     if not before or not now or before == now:
         return None
@@ -178,7 +183,7 @@ def _change_of_gpus(earlier: Earlier, trace: EnergyTrace) -> dict[str, Any] | No
     return {"epoch": _row(earlier), "reason": f"resumed on {names}", "known_since": len(earlier)}
 
 
-def _row(earlier: Earlier) -> float:
+def _row(earlier: RunCheckpoint) -> float:
     """Where it goes on: within a row, if one was under way, which belongs to neither side then."""
     return len(earlier) + (0.5 if earlier.open_row else 0.0)
 

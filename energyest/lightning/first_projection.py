@@ -1,6 +1,6 @@
 """The first projection of a Lightning training: PRE's, from the first batch on.
 
-Beside a training, nothing may fail: what cannot be described or foretold is noted in the trace.
+Beside a training, nothing may fail: what cannot be described or predicted is noted in the trace.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _CUDNN = ("convolution", "lstm", "gru", "rnn")
 
 
 class FirstProjection:
-    """Describes a training at its first batch and foretells its energy, on one known GPU.
+    """Describes a training at its first batch and predicts its energy, on one known GPU.
 
     Made before the first batch is looked at: processors are then as busy as the training makes
     them, and not with counting.

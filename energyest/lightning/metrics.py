@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from energyest.records.trace import EPOCH_COLUMNS
-from energyest.tracking.guard import shielded
+from energyest.tracking.guard import never_raises
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
@@ -27,7 +27,7 @@ class FreshMetrics:
         """What the Trainer has now counts as seen."""
         self._seen = dict(trainer.callback_metrics)
 
-    @shielded  # by itself: a metric that cannot be computed must not cost an epoch its row
+    @never_raises  # by itself: a metric that cannot be computed must not cost an epoch its row
     def _take(self, trainer: Trainer) -> dict[str, float]:
         before, self._seen = self._seen, dict(trainer.callback_metrics)
         return {

@@ -15,7 +15,7 @@ from energyest.lightning import checkpointing, ddp
 from energyest.lightning import trainer_plan as plan
 from energyest.lightning.first_projection import FirstProjection
 from energyest.lightning.metrics import FreshMetrics, log_epoch, log_interval
-from energyest.lightning.progress import Counts
+from energyest.lightning.progress import Progress
 from energyest.lightning.run_metadata import facts_of
 from energyest.lightning.spawn import SharedPath
 from energyest.lightning.trainable_changes import ChangeWatch
@@ -24,7 +24,7 @@ from energyest.measure.torch_gpus import trained_on
 from energyest.profiling.batches import batch_size
 from energyest.records.trace import EnergyTrace, load_trace
 from energyest.tracking.checks import check_count, check_folder, check_settings
-from energyest.tracking.guard import shielded
+from energyest.tracking.guard import never_raises
 from energyest.tracking.live_projection import projection_of
 from energyest.tracking.session import Run
 from energyest.tracking.track import find_sensors
@@ -108,7 +108,7 @@ class EnergyMonitor(Callback):
         self._run: Run | None = None
         self._running = False
         self._in_row = False
-        self._counts = Counts()
+        self._progress = Progress()
         self._batch_seen = False
         self._metrics = FreshMetrics()
         self._changes: ChangeWatch | None = None
@@ -161,14 +161,14 @@ class EnergyMonitor(Callback):
 
     # ------------------------------------------------------------------ hooks
 
-    @shielded
+    @never_raises
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A fit is to come; what was left of one before it is over."""
         if stage == "fit":
             self._has_begun = False
             self._continuation = checkpointing.Continuation()
 
-    @shielded
+    @never_raises
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to measure."""
         self._finish("interrupted")  # a fit before this one that never came to its end
@@ -190,7 +190,7 @@ class EnergyMonitor(Callback):
             self._left_by_child.write(self._run.folder)
         self._batch_seen = False
         self._first = None
-        self._counts = Counts()
+        self._progress = Progress()
         self._metrics.forget(trainer)
         if self._every is not None:
             self._run.describe(interval_steps=self._every)
@@ -204,21 +204,21 @@ class EnergyMonitor(Callback):
         self._running = True  # before the start: if Ctrl-C comes during it, the end must come too
         self._run.start()
 
-    @shielded
+    @never_raises
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The callbacks are set up: what will they thaw, and when?"""
         if self._changes is not None and self._running:
             self._changes.foresee(trainer, pl_module)
 
-    @shielded
+    @never_raises
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An epoch begins, and with it a row, unless an interval goes on."""
-        self._counts.start_epoch()
+        self._progress.start_epoch()
         if not self._in_row:
             self._log_late_metrics(trainer)
             self._start_row(trainer)
 
-    @shielded
+    @never_raises
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -237,18 +237,18 @@ class EnergyMonitor(Callback):
                 self._first = FirstProjection(self._run, self._confidence)
                 count = self._run.count_flops(pl_module, batch)
                 self._first.describe(trainer, pl_module, batch, count)
-            position = self._counts.row_position(self._every)
+            position = self._progress.row_position(self._every)
             self._changes.begin(trainer, pl_module, batch, self._every, batch_idx, position)
-            if self._counts.rows:  # an earlier part of the run, which tells more than PRE
+            if self._progress.rows:  # an earlier part of the run, which tells more than PRE
                 self._run.planned_epochs = plan.planned_rows_at_start(
-                    trainer, self._every, self._counts.rows, self._counts.row_steps
+                    trainer, self._every, self._progress.rows, self._progress.row_steps
                 )
             elif self._first is not None:
                 self._first.estimate(trainer, self._every)
-        elif batch_idx == 0 or not self._counts.row_steps:
-            self._changes.look(pl_module, batch, self._counts.row_position(self._every))
+        elif batch_idx == 0 or not self._progress.row_steps:
+            self._changes.look(pl_module, batch, self._progress.row_position(self._every))
 
-    @shielded
+    @never_raises
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -258,16 +258,16 @@ class EnergyMonitor(Callback):
         batch_idx: int,
     ) -> None:
         """Count steps and samples."""
-        self._counts.steps += 1
-        self._counts.samples += batch_size(batch) or 0
+        self._progress.steps += 1
+        self._progress.samples += batch_size(batch) or 0
 
-    @shielded
+    @never_raises
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation begins, unless it is the sanity check or one outside of `fit`."""
         if self._run is not None and self._running and not trainer.sanity_checking:
             self._run.start_validation()
 
-    @shielded
+    @never_raises
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -278,46 +278,46 @@ class EnergyMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count samples."""
-        self._counts.validation_samples += batch_size(batch) or 0
+        self._progress.validation_samples += batch_size(batch) or 0
 
-    @shielded
+    @never_raises
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation ends."""
         if self._run is not None and self._running and not trainer.sanity_checking:
             self._run.end_validation()
-            self._run.describe(validation_samples=self._counts.validation_samples)
-        self._counts.validation_samples = 0
+            self._run.describe(validation_samples=self._progress.validation_samples)
+        self._progress.validation_samples = 0
 
-    @shielded
+    @never_raises
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An epoch ends, and with it a row, unless it is an interval that is not full yet."""
         if self._run is not None and self._running:
-            self._run.describe(train_samples=self._counts.end_epoch())
-        if self._counts.carried_steps and not self._in_row and self._every is None:
+            self._run.describe(train_samples=self._progress.end_epoch())
+        if self._progress.carried_steps and not self._in_row and self._every is None:
             self._start_row(trainer)  # resumed where only this end was left of the epoch
         if self._every is None or self._interval_is_full():
             self._end_row(trainer, pl_module)
 
-    @shielded
+    @never_raises
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last epoch is over, and with it the last interval, however short."""
         # Not later: the Trainer then moves all metrics to the CPU, which makes them look fresh.
         self._log_late_metrics(trainer)
         if not self._in_row and self._run is not None:
-            self._continuation.end_row(self._run, self._counts)
+            self._continuation.end_row(self._run, self._progress)
         self._end_row(trainer, pl_module)
 
-    @shielded
+    @never_raises
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The training is over, perhaps earlier than it was planned to be."""
-        if self._run is not None and self._running and self._counts.rows:
+        if self._run is not None and self._running and self._progress.rows:
             planned = self._run.planned_epochs
-            if planned is None or planned > self._counts.rows:
-                self._run.planned_epochs = self._counts.rows
+            if planned is None or planned > self._progress.rows:
+                self._run.planned_epochs = self._progress.rows
             self._run.planned_duration_s = None
         self._finish("finished")
 
-    @shielded
+    @never_raises
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
@@ -326,16 +326,16 @@ class EnergyMonitor(Callback):
         if trainer.world_size == 1:
             self._log_late_metrics(trainer)
         if self._run is not None and self._in_row:
-            self._run.log(steps=self._counts.row_steps, samples=self._counts.row_samples)
+            self._run.log(steps=self._progress.row_steps, samples=self._progress.row_samples)
         self._finish(f"interrupted by {type(exception).__name__}")
 
-    @shielded
+    @never_raises
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Whatever happened before: the thread ends here."""
         if stage == "fit":  # not if another Trainer validates on the way
             self._finish("finished")
 
-    @shielded
+    @never_raises
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -343,12 +343,12 @@ class EnergyMonitor(Callback):
         # Not a fit before this one, which a tuner would take along when this one is set up.
         if self._run is not None and self._has_begun:
             if self._in_row:
-                counts = self._counts
-                samples = counts.row_samples * trainer.world_size
-                self._run.log(steps=counts.row_steps, samples=samples)
+                progress = self._progress
+                samples = progress.row_samples * trainer.world_size
+                self._run.log(steps=progress.row_steps, samples=samples)
             checkpointing.save(trainer, self, EnergyMonitor, self._run, checkpoint)
 
-    @shielded
+    @never_raises
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -360,21 +360,21 @@ class EnergyMonitor(Callback):
 
     # ------------------------------------------------------------------ inside
 
-    @shielded  # by itself: what goes wrong here must not cost the measurement
+    @never_raises  # by itself: what goes wrong here must not cost the measurement
     def _go_on(self, trainer: Trainer) -> None:
         if self._run is not None and self._changes is not None:
-            self._continuation.begin(trainer, self._run, self._counts, self._changes, self._every)
+            self._continuation.begin(trainer, self._run, self._progress, self._changes, self._every)
 
     def _interval_is_full(self) -> bool:
-        return self._in_row and self._every is not None and self._counts.row_steps >= self._every
+        return self._in_row and self._every is not None and self._progress.row_steps >= self._every
 
     def _start_row(self, trainer: Trainer) -> None:
         if self._run is None or not self._running:
             return
-        self._continuation.before_row(trainer, self._run, self._counts, self._every)
+        self._continuation.before_row(trainer, self._run, self._progress, self._every)
         self._in_row = True
-        self._counts.start_row()
-        if not self._counts.rows:
+        self._progress.start_row()
+        if not self._progress.rows:
             self._run.describe(first_epoch=trainer.current_epoch)
         self._run.start_epoch(trainer.current_epoch, continues=True)
 
@@ -384,12 +384,12 @@ class EnergyMonitor(Callback):
             return
         self._in_row = False
         metrics = self._metrics.take(trainer)
-        counts = self._counts
+        progress = self._progress
         row = self._run.end_epoch(
-            steps=counts.row_steps, samples=counts.row_samples or math.nan, **metrics
+            steps=progress.row_steps, samples=progress.row_samples or math.nan, **metrics
         )
-        counts.rows += 1
-        counts.elapsed_s += row.get("duration_s", math.nan)
+        progress.rows += 1
+        progress.elapsed_s += row.get("duration_s", math.nan)
         if self._changes is not None:
             self._continuation.compare_gpus(self._run, self._changes)
         # Known only now: how many steps an epoch makes shows at its end.
@@ -397,13 +397,15 @@ class EnergyMonitor(Callback):
         if not trainer.barebones:  # without any logging, and it would warn about ours
             self._log(trainer, pl_module, row)
 
-    @shielded  # by itself: a Trainer that cannot be asked must not cost the logging
+    @never_raises  # by itself: a Trainer that cannot be asked must not cost the logging
     def _record_plan(self, trainer: Trainer, row: Mapping[str, float]) -> None:
         assert self._run is not None
-        counts, every = self._counts, self._every
-        self._run.planned_epochs = plan.planned_rows(trainer, counts.rows, counts.row_steps, every)
+        progress, every = self._progress, self._every
+        self._run.planned_epochs = plan.planned_rows(
+            trainer, progress.rows, progress.row_steps, every
+        )
         self._run.planned_duration_s = plan.planned_duration_s(
-            trainer, counts.elapsed_s, row.get("duration_s", math.nan), every
+            trainer, progress.elapsed_s, row.get("duration_s", math.nan), every
         )
         self._run.describe(
             validation_every_n_rows=plan.validation_every_n_rows(trainer, every),
@@ -421,10 +423,10 @@ class EnergyMonitor(Callback):
         """Give the row that runs or has ended what was logged after this callback's turn."""
         if self._run is not None and self._running:
             metrics = self._metrics.take(trainer)
-            if self._counts.rows or self._in_row:
+            if self._progress.rows or self._in_row:
                 self._run.log(**metrics)
 
-    @shielded  # by itself: a logger that fails must not cost the next interval its beginning
+    @never_raises  # by itself: a logger that fails must not cost the next interval its beginning
     def _log(self, trainer: Trainer, pl_module: LightningModule, row: Mapping[str, float]) -> None:
         assert self._run is not None
         values = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass
-class Counts:
+class Progress:
     """What was counted since `fit` began.
 
     Attributes:

@@ -23,7 +23,7 @@ _MOST_PARTS = 100
 
 
 @dataclass(frozen=True)
-class Earlier:
+class RunCheckpoint:
     """What a run had cost when the checkpoint was made that it goes on from.
 
     Attributes:
@@ -85,10 +85,10 @@ class Earlier:
             )
             raise ConfigurationError(f"the run goes on from {was}: it cannot have {now}")
 
-    def energy_alone(self) -> Earlier:
+    def energy_alone(self) -> RunCheckpoint:
         """With what it cost in all, but without its epochs."""
         parts = self.meta.get("earlier_parts")
-        return Earlier(total=self.total, meta={"earlier_parts": parts} if parts else {})
+        return RunCheckpoint(total=self.total, meta={"earlier_parts": parts} if parts else {})
 
     def rows(self) -> Iterator[dict[str, float]]:
         """The epochs, at negative times: they end, with the one under way, at 0."""
@@ -100,7 +100,7 @@ class Earlier:
             yield {**row, "start_s": row["start_s"] - end_s, "end_s": row["end_s"] - end_s}
 
     @classmethod
-    def of(cls, trace: EnergyTrace) -> Earlier:
+    def of(cls, trace: EnergyTrace) -> RunCheckpoint:
         """A run as it stands.
 
         Args:
@@ -124,11 +124,11 @@ class Earlier:
             },
         )
 
-    def with_values(self, values: Mapping[str, float]) -> Earlier:
+    def with_values(self, values: Mapping[str, float]) -> RunCheckpoint:
         """With further columns of the epoch under way."""
         return replace(self, open_row={**self.open_row, **values})
 
-    def with_open_row_ended(self) -> Earlier:
+    def with_open_row_ended(self) -> RunCheckpoint:
         """With the epoch under way as one that has ended."""
         row = self.open_row
         names = dict.fromkeys((*self.columns, *row))
@@ -146,7 +146,7 @@ class Earlier:
         }
 
     @classmethod
-    def from_state_dict(cls, state: Any) -> Earlier:
+    def from_state_dict(cls, state: Any) -> RunCheckpoint:
         """What `state_dict` gave.
 
         Raises:

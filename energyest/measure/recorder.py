@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from energyest.errors import ConfigurationError, TraceError
-from energyest.measure.checkpoint import Earlier
+from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.folder import Contents
 from energyest.measure.ledger import Event, Mark
-from energyest.measure.run_account import Accounts
+from energyest.measure.run_account import RunAccount
 from energyest.measure.sampler import Clock, Sampler
 from energyest.measure.sensors.base import Reading, Sensor
 from energyest.measure.tables import ReadingTable
@@ -94,7 +94,7 @@ class Recorder:
         if len(set(names)) < len(names):
             raise ConfigurationError(f"sensors of one name cannot be told apart: {names}")
         self._origin_s = clock()
-        self._accounts = Accounts(devices, self._origin_s, interval_s)
+        self._account = RunAccount(devices, self._origin_s, interval_s)
         self._readings = ReadingTable(self._origin_s)
         self._meta: dict[str, Any] = {
             "run_id": uuid.uuid4().hex,
@@ -155,8 +155,8 @@ class Recorder:
 
     def _close(self, status: str, timeout_s: float) -> None:
         with self._lock:
-            self._accounts.book(math.inf)
-            closing = self._accounts.closing_meta(self._meta["devices"])
+            self._account.book(math.inf)
+            closing = self._account.closing_meta(self._meta["devices"])
             self._meta |= {"status": status, **closing}
             self._meta_changed = True
             self._hand_over(self._readings.flush())
@@ -185,23 +185,23 @@ class Recorder:
         if self._sampler.round_cost_s < budget_s:
             self._sampler.sample_now(timeout_s=max(budget_s, 10 * self._sampler.round_cost_s))
         with self._lock:
-            return self._accounts.last_row()
+            return self._account.last_row()
 
-    def continue_from(self, earlier: Earlier) -> None:
+    def continue_from(self, earlier: RunCheckpoint) -> None:
         """Go on where an earlier part of the run was; before the first epoch of this one.
 
         Its epochs come first, at negative times; its energy counts in the total.
         """
         with self._lock:
-            self._accounts.continue_from(earlier)
+            self._account.continue_from(earlier)
             self._meta["earlier_rows"] = len(earlier)
             self._note_earlier_total(earlier.total, earlier.open_row)
 
     def drop_carried(self) -> None:
         """The epoch that the earlier part had begun begins anew."""
         with self._lock:
-            self._accounts.drop_carried()
-            self._note_earlier_total(self._accounts.earlier_total, {})
+            self._account.drop_carried()
+            self._note_earlier_total(self._account.earlier_total, {})
 
     def _note_earlier_total(self, total: Mapping[str, float], carried: Mapping[str, float]) -> None:
         """What a trace of a killed run adds up from."""
@@ -230,7 +230,7 @@ class Recorder:
         """Add to the row of the epoch that ended last."""
         if values:
             with self._lock:
-                self._accounts.add_metrics(self._clock(), values)
+                self._account.add_metrics(self._clock(), values)
 
     def annotate(self, **meta: Any) -> None:
         """Add facts to the trace's meta."""
@@ -264,18 +264,18 @@ class Recorder:
     def state(self) -> tuple[int, int]:
         """Changes whenever a row of an epoch is added or becomes final."""
         with self._lock:
-            return self._accounts.state
+            return self._account.state
 
     @property
     def total_J(self) -> float:
         """Energy from the start of the run to now, without pauses; NaN if a part is missing."""
         with self._lock:
-            return self._accounts.total_J(None if self._stopped else self._clock())
+            return self._account.total_J(None if self._stopped else self._clock())
 
     def rows_from(self, first: int) -> tuple[list[dict[str, float]], int]:
         """The rows from one of them on, and how many of all are final."""
         with self._lock:
-            return self._accounts.rows_from(first)
+            return self._account.rows_from(first)
 
     def trace(self, *, readings: bool = True, so_far: bool = False) -> EnergyTrace:
         """The trace up to now.
@@ -285,7 +285,7 @@ class Recorder:
             so_far: of a run under way, put the totals into its meta, as if it were cut off now.
         """
         with self._lock:
-            columns = self._accounts.columns()
+            columns = self._account.columns()
             power = self._readings.columns() if readings else {}
             meta = self._current_meta(so_far=so_far)
         return EnergyTrace(columns, power, meta)
@@ -300,12 +300,12 @@ class Recorder:
     def _current_meta(self, *, so_far: bool) -> dict[str, Any]:
         meta = copy.deepcopy(self._meta)
         if so_far and not self._stopped:
-            meta |= self._accounts.meta_so_far(self._clock(), self._meta["devices"])
+            meta |= self._account.meta_so_far(self._clock(), self._meta["devices"])
         return meta
 
     def _all_read(self) -> bool:
         with self._lock:
-            return self._accounts.all_read_since(self._origin_s)
+            return self._account.all_read_since(self._origin_s)
 
     def _mark(
         self,
@@ -315,20 +315,20 @@ class Recorder:
     ) -> float:
         with self._lock:
             now_s = self._clock()
-            self._accounts.post(Mark(now_s, event, dict(values or {}), **flags))
+            self._account.post(Mark(now_s, event, dict(values or {}), **flags))
             # If the sampler hangs, rows are made and written from here, without readings.
-            hangs = now_s - self._accounts.round_s > self._accounts.max_gap_s
+            hangs = now_s - self._account.round_s > self._account.max_gap_s
             if hangs and os.getpid() == self._pid:
-                self._accounts.book(now_s)
+                self._account.book(now_s)
                 self._hand_over(latest_s=now_s)
         return now_s
 
     def _on_round(self, began_s: float, readings: list[Reading]) -> None:
         """In the sampler's thread: account for a round of readings and write what is final."""
         with self._lock:
-            if self._stopped and not self._accounts.has_pending:
+            if self._stopped and not self._account.has_pending:
                 return  # a round that hung until after the end
-            self._accounts.add_round(began_s, readings)
+            self._account.add_round(began_s, readings)
             flush = began_s - self._written_s >= _FLUSH_S
             self._hand_over(self._readings.add(readings), latest_s=began_s if flush else None)
 
@@ -341,7 +341,7 @@ class Recorder:
             readings: rows of readings.
             latest_s: the instant of which the newest totals are to be written; None not to.
         """
-        rows, self._accounts.lines = self._accounts.lines, []
+        rows, self._account.lines = self._account.lines, []
         if self._writer is None:
             return
         meta = latest = None
@@ -351,7 +351,7 @@ class Recorder:
             self._written_s = latest_s
             latest = {
                 "run_id": self._meta["run_id"],
-                **self._accounts.meta_so_far(latest_s, self._meta["devices"]),
+                **self._account.meta_so_far(latest_s, self._meta["devices"]),
             }
         self._writer.put(rows, readings, meta, latest)
 
@@ -361,8 +361,8 @@ class Recorder:
         with self._lock:
             self._hand_over()
             self._writer.forget()
-            final, _ = self._accounts.state
-            epochs = {name: values[:final] for name, values in self._accounts.columns().items()}
+            final, _ = self._account.state
+            epochs = {name: values[:final] for name, values in self._account.columns().items()}
             return Contents(copy.deepcopy(self._meta), epochs, self._readings.columns())
 
 

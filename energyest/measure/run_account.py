@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from energyest.measure.checkpoint import Earlier
+from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.ledger import Event, Ledger, Mark, Usage, plus
 from energyest.measure.meter import Meter, PowerIntegral
 from energyest.measure.sensors.base import Device, Reading
@@ -30,7 +30,7 @@ _DISAGREEMENT = 0.05
 _DISAGREEMENT_AFTER_S = 30.0
 
 
-class Accounts:
+class RunAccount:
     """The accounts of one run.
 
     A mark is booked once every device was read after it; until then the rows that it ends are
@@ -59,7 +59,7 @@ class Accounts:
 
     # ------------------------------------------------------------------ in
 
-    def continue_from(self, earlier: Earlier) -> None:
+    def continue_from(self, earlier: RunCheckpoint) -> None:
         """Put the epochs and the energy of an earlier part before this one, which has none yet."""
         for row in earlier.rows():
             self._keep(row)

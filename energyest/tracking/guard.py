@@ -12,7 +12,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def shielded(method: Callable[P, R]) -> Callable[P, R | None]:
+def never_raises(method: Callable[P, R]) -> Callable[P, R | None]:
     """A method that logs an error instead of raising it, once for each object and method.
 
     Only `Exception` is held back: Ctrl-C and exits pass.

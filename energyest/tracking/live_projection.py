@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from energyest.errors import EstimateError, NotStableError
 from energyest.estimate import Estimate, format_energy
-from energyest.estimators.pre.blend import hand_over
+from energyest.estimators.pre.blend import blend
 from energyest.estimators.step.estimate import estimate_step
 from energyest.estimators.step.planned_changes import planned_changes
 from energyest.records.trace import EnergyTrace
@@ -121,7 +121,7 @@ class Projector:
             self._regimes.see(step, plan, trace)
         if self._pre is None:
             return known
-        return hand_over(self._pre, trace, known, confidence=self._confidence)
+        return blend(self._pre, trace, known, confidence=self._confidence)
 
     def project_if_cheap(self, plan: Plan) -> Estimate | None:
         """As `project`, but not for every row where rows are so short that it would show."""

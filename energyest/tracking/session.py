@@ -12,16 +12,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from energyest.distributed.rank_exchange import Group
+from energyest.distributed.rank_exchange import RankExchange
 from energyest.distributed.store_worker import Store
 from energyest.errors import TraceError
 from energyest.estimate import Estimate
-from energyest.measure.checkpoint import Earlier
+from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import Detection
 from energyest.records.trace import EPOCH_COLUMNS, EnergyTrace
 from energyest.tracking.checks import check_count
-from energyest.tracking.guard import shielded
+from energyest.tracking.guard import never_raises
 from energyest.tracking.live_projection import Plan, Projector
 from energyest.tracking.sync import RANKS_LAST_S, RANKS_S, for_ranks_s, wait_for_gpu
 from energyest.tracking.versions import versions
@@ -53,7 +53,7 @@ class Run:
         self._any_epoch = False
         self._ended_epochs = 0
         self._ended = False
-        self._earlier = Earlier()
+        self._earlier = RunCheckpoint()
         # What a turn of the loop is; steps of an interval.
         self._turns_are_epochs = False
         self._interval_steps: int | None = None
@@ -70,7 +70,7 @@ class Run:
             },
         )
         # The run as all processes of the training make it; without others, as this one does.
-        self._whole: Recorder | Group = self._recorder
+        self._whole: Recorder | RankExchange = self._recorder
         self._confidence = confidence
         self._projector = Projector(self._whole, confidence)
         self._plan = Plan()
@@ -93,12 +93,12 @@ class Run:
 
     # ------------------------------------------------------------------ the loop
 
-    @shielded
+    @never_raises
     def start(self) -> None:
         """Begin to measure."""
         self._recorder.start()
 
-    @shielded
+    @never_raises
     def stop(self, status: str = "finished") -> None:
         """End the run. An epoch that has begun is recorded as interrupted, not as an epoch."""
         try:
@@ -108,7 +108,7 @@ class Run:
             self._recorder.stop(status, self._values if self._in_epoch else {})
             self._in_epoch = False
             self._ended = True
-            if isinstance(self._whole, Group):
+            if isinstance(self._whole, RankExchange):
                 wait_s = RANKS_LAST_S if status == "finished" else 0.0
                 self._whole.share(self._progress, wait_s, is_last=True)
 
@@ -167,7 +167,7 @@ class Run:
                 self.end_epoch()
                 done = 0
 
-    @shielded
+    @never_raises
     def start_epoch(self, epoch: int | None = None, *, continues: bool = False) -> None:
         """An epoch begins: now, or with `continues` where the one before ended."""
         if self._has_ended():
@@ -188,7 +188,7 @@ class Run:
         """
         return self._end_epoch(values) or {}
 
-    @shielded
+    @never_raises
     def _end_epoch(self, values: dict[str, Any], *, tentative: bool = False) -> dict[str, float]:
         if not self._in_epoch:
             self._warn_once("end_epoch", "end_epoch() without start_epoch() is ignored")
@@ -201,7 +201,7 @@ class Run:
         self._in_epoch = False
         row = self._recorder.end_epoch(self._values, tentative=tentative)
         self._ended_epochs += 1
-        if isinstance(self._whole, Group):
+        if isinstance(self._whole, RankExchange):
             self._whole.share(self._progress, for_ranks_s(row))
             row = self._whole.last_row()
         return row
@@ -220,13 +220,13 @@ class Run:
         finally:
             self.end_validation()
 
-    @shielded
+    @never_raises
     def start_validation(self) -> None:
         """Validation begins inside an epoch."""
         wait_for_gpu()
         self._recorder.start_validation()
 
-    @shielded
+    @never_raises
     def end_validation(self) -> None:
         """Validation ends."""
         wait_for_gpu()
@@ -244,7 +244,7 @@ class Run:
 
     # ------------------------------------------------------------------ facts
 
-    @shielded
+    @never_raises
     def log(self, /, **values: Any) -> None:
         """Set columns of the epoch that is running, or add to the one that has just ended."""
         numbers = {}
@@ -266,14 +266,14 @@ class Run:
                     "early", f"{', '.join(numbers)} logged before the first epoch is lost"
                 )
 
-    @shielded
+    @never_raises
     def describe(self, /, **meta: Any) -> None:
         """Add facts on the run to the trace's meta; plain JSON values."""
         self._recorder.annotate(**meta)
         if "planned_changes" in meta:
             self._projector.forget()
 
-    @shielded
+    @never_raises
     def count_flops(self, model: Any, batch: Any) -> FlopCount:
         """Count the FLOPs of a model, a `torch.nn.Module`, once; fills the column `flops`.
 
@@ -310,7 +310,7 @@ class Run:
         if self._flops is not None and self._flops.is_training_counted:
             self._flops = replace(self._flops, training_to_forward=ratio)
 
-    @shielded
+    @never_raises
     def expect(self, estimate: Estimate) -> None:
         """Begin `projection` with an estimate from before the run, such as `estimate_pre` gives.
 
@@ -329,7 +329,9 @@ class Run:
             world_size: number of processes.
         """
         run_id = self.run_id
-        self._whole = Group(self._recorder, store, rank=rank, world_size=world_size, run_id=run_id)
+        self._whole = RankExchange(
+            self._recorder, store, rank=rank, world_size=world_size, run_id=run_id
+        )
         self._projector = Projector(self._whole, self._confidence)
 
     def state_dict(self) -> dict[str, Any]:
@@ -337,9 +339,9 @@ class Run:
 
         With `join`, every rank has to call this, and rank 0's is that of all.
         """
-        if isinstance(self._whole, Group):
+        if isinstance(self._whole, RankExchange):
             self._whole.share(self._progress, RANKS_S)
-        earlier = Earlier.of(self._whole.trace(readings=False, so_far=True))
+        earlier = RunCheckpoint.of(self._whole.trace(readings=False, so_far=True))
         if self._in_epoch:
             earlier = earlier.with_values(self._values)
             is_full = self._interval_steps and self._values.get("steps") == self._interval_steps
@@ -356,11 +358,11 @@ class Run:
         Raises:
             TraceError: `state` is not what `state_dict` gave, or the run has epochs already.
         """
-        self.continue_from(Earlier.from_state_dict(state))
+        self.continue_from(RunCheckpoint.from_state_dict(state))
 
-    def continue_from(self, earlier: Earlier) -> None:
+    def continue_from(self, earlier: RunCheckpoint) -> None:
         """As `load_state_dict`, with a state that was read."""
-        if self._any_epoch or self._earlier != Earlier():
+        if self._any_epoch or self._earlier != RunCheckpoint():
             raise TraceError("a run can go on from one checkpoint, before its first epoch")
         self._recorder.continue_from(earlier)
         self._earlier = earlier
@@ -386,7 +388,7 @@ class Run:
         """
         return self._project()
 
-    @shielded
+    @never_raises
     def projection_if_cheap(self) -> Estimate | None:
         """As `projection`, but None where epochs are so short that making it would show."""
         return self._projector.project_if_cheap(self._plan)
@@ -429,7 +431,7 @@ class Run:
         """Where the trace is written; None if it is in memory only."""
         return self._recorder.folder
 
-    @shielded
+    @never_raises
     def _project(self) -> Estimate | None:
         return self._projector.project(self._plan)
 

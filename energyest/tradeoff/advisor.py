@@ -246,7 +246,7 @@ def _probe_of(
 
 
 def _cannot(workload: Workload, gpu: Gpu) -> str:
-    """Why the workload cannot be trained, or be foretold, on the GPU; nothing where it can."""
+    """Why the workload cannot be trained, or be predicted, on the GPU; nothing where it can."""
     if not any(operation.phase == "forward" for operation in workload.operations):
         return "its workload has no operations of the forward pass to time"
     try:
@@ -287,16 +287,16 @@ def _foretell(rows: Sequence[Row], asked: Mapping[str, Any]) -> None:
         return
     known: PreModel = asked["model"]
     pairs = [row["pair"] for row in rows]
-    foretold = known.predict(with_validation(pairs))
+    predicted = known.predict(with_validation(pairs))
     total = whole_trainings(
         pairs,
-        foretold,
-        known.half_width(foretold, asked["confidence"]),
+        predicted,
+        known.half_width(predicted, asked["confidence"]),
         epochs=np.array([row["epochs"] for row in rows]),
         train_samples=asked["train_samples"],
         validation_samples=asked["validation_samples"],
     )
-    reasons = known.beyond_measured(pairs, foretold)
+    reasons = known.beyond_measured(pairs, predicted)
     for i, row in enumerate(rows):
         row |= {
             "energy_J": total.energy_J[i],

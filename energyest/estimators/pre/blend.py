@@ -46,7 +46,7 @@ class _Rest:
     epochs: float
 
 
-def hand_over(
+def blend(
     pre: Estimate,
     trace: EnergyTrace,
     step: Estimate | None = None,
@@ -67,7 +67,7 @@ def hand_over(
     and its variance is the inverse of their sum.
 
     Args:
-        pre: what PRE foretold of the whole training, with its number of epochs (or intervals) and
+        pre: what PRE predicted of the whole training, with its number of epochs (or intervals) and
             an interval. Its scope has to be the trace's: all devices whose energy that counts.
         trace: the epochs measured so far.
         step: what `estimate_step` makes of them; without an interval, the guess of its
@@ -89,21 +89,21 @@ def hand_over(
     if horizon.is_reached(trace) and done == len(trace):
         return step or _finished(trace)
     changes = planned_changes(trace, None)
-    foretold = _by_pre(pre, trace, horizon, changes)
+    predicted = _by_pre(pre, trace, horizon, changes)
     if done < 2:
         after = f", after {done} {trace.unit}" if done else ""
-        return _total(trace, foretold, confidence, f"{pre.method}{after}", pre.assumptions)
+        return _total(trace, predicted, confidence, f"{pre.method}{after}", pre.assumptions)
     if step is None or (step.lower_J is None and done == 2):
         observed = _by_last_epoch(trace, horizon, changes)
         name = f"{trace.unit} {int(np.flatnonzero(np.isfinite(energy_J))[-1])}"
         assumptions = pre.assumptions
     else:
-        observed = _by_step(step, trace, foretold.epochs)
+        observed = _by_step(step, trace, predicted.epochs)
         name = step.method if step.lower_J is not None else f"{step.method}, not stable yet"
         assumptions = step.assumptions
     if not observed.energy_J > 0:
         return step or _finished(trace)
-    rest, share = _combined(foretold, observed)
+    rest, share = _combined(predicted, observed)
     method = f"{name}, and PRE with {100 * share:.2g} % of the weight"
     whole = _total(trace, rest, confidence, method, assumptions)
     return whole if step is None else replace(whole, stable_epoch=step.stable_epoch)
@@ -165,14 +165,14 @@ def deviation_of(estimate: Estimate) -> float:
     return width / 2 / float(ndtri((1 + estimate.confidence) / 2))
 
 
-def _combined(foretold: _Rest, observed: _Rest) -> tuple[_Rest, float]:
+def _combined(predicted: _Rest, observed: _Rest) -> tuple[_Rest, float]:
     """Both accounts in one, and the weight of the first."""
-    difference = math.log(foretold.energy_J / observed.energy_J)
-    share = share_of_pre(foretold.deviation, observed.deviation, difference)
+    difference = math.log(predicted.energy_J / observed.energy_J)
+    share = share_of_pre(predicted.deviation, observed.deviation, difference)
     deviation = observed.deviation * math.sqrt(1 - share)
     duration_s = observed.duration_s
-    if foretold.duration_s > 0 and observed.duration_s > 0:
-        duration_s *= (foretold.duration_s / observed.duration_s) ** share
+    if predicted.duration_s > 0 and observed.duration_s > 0:
+        duration_s *= (predicted.duration_s / observed.duration_s) ** share
     energy_J = observed.energy_J * math.exp(share * difference)
     return _Rest(energy_J, duration_s, deviation, observed.epochs), share
 

@@ -96,14 +96,14 @@ def estimate_pre(
     if not isinstance(known, PreModel):
         raise EstimateError(f"model is a {type(model).__name__}: it must be a fitted PreModel")
     pairs = [(workload, chosen)]
-    foretold = known.predict(with_validation(pairs))
-    halves = known.half_width(foretold, confidence)
+    predicted = known.predict(with_validation(pairs))
+    halves = known.half_width(predicted, confidence)
     if probe is not None:
-        foretold = _as_probed(foretold, known, probe)
+        predicted = _as_probed(predicted, known, probe)
         halves = np.full(2, PROBE_DEVIATION * float(ndtri((1 + confidence) / 2)))
     total = whole_trainings(
         pairs,
-        foretold,
+        predicted,
         halves,
         epochs=epochs,
         train_samples=train_samples,
@@ -122,7 +122,7 @@ def estimate_pre(
         measured_J=0.0,
         epochs=float(epochs),
         method=f"{by}: {workload.model}, batch {workload.batch_size}, {used}, on one {chosen.name}",
-        assumptions=_assumptions(workload, chosen, known, foretold, half, probe),
+        assumptions=_assumptions(workload, chosen, known, predicted, half, probe),
     )
 
 
@@ -155,14 +155,14 @@ def mismatch(probe: Probe, workload: Workload) -> str:
     return ""
 
 
-def _as_probed(foretold: Predictions, model: PreModel, probe: Probe) -> Predictions:
-    """Predictions, corrected by what is measured and foretold of the probe's own steps."""
+def _as_probed(predicted: Predictions, model: PreModel, probe: Probe) -> Predictions:
+    """Predictions, corrected by what is measured and predicted of the probe's own steps."""
     expected = model.predict([(probe.workload, probe.gpu)])
     return replace(
-        foretold,
-        step_s=foretold.step_s * (probe.step_s / expected.step_s),
+        predicted,
+        step_s=predicted.step_s * (probe.step_s / expected.step_s),
         power_W=np.minimum(
-            foretold.power_W * (probe.power_W / expected.power_W),
+            predicted.power_W * (probe.power_W / expected.power_W),
             max(probe.power_W, probe.gpu.tdp_W),  # no board draws more for long
         ),
     )
@@ -172,19 +172,19 @@ def _assumptions(
     workload: Workload,
     gpu: Gpu,
     model: PreModel,
-    foretold: Predictions,
+    predicted: Predictions,
     half: float,
     probe: Probe | None,
 ) -> tuple[str, ...]:
     said = [
         GPU_ALONE,
         "data arrive as fast as the GPU takes them; the cold start is left out",
-        f"a step takes {1e3 * foretold.step_s[0]:.3g} ms at {foretold.power_W[0]:.0f} W",
+        f"a step takes {1e3 * predicted.step_s[0]:.3g} ms at {predicted.power_W[0]:.0f} W",
     ]
     if probe is not None:
         said.append(f"steps go on as the {probe.steps} that were measured")
     else:
-        said += model.beyond_measured([(workload, gpu)], foretold)[0]
+        said += model.beyond_measured([(workload, gpu)], predicted)[0]
     if half > math.log(_FAR):
         said.append(
             f"far from what was measured: the truth may well be {math.exp(half):.2g} times as "

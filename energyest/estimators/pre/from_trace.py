@@ -12,7 +12,7 @@ import numpy as np
 from energyest.errors import EstimateError, WorkloadError
 from energyest.estimate import Estimate
 from energyest.estimators.checks import check_trace, positive_or_none
-from energyest.estimators.pre.blend import beside_gpu, hand_over
+from energyest.estimators.pre.blend import beside_gpu, blend
 from energyest.estimators.pre.estimate import estimate_pre
 from energyest.gpus import resolve_gpu
 from energyest.records.trace import EnergyTrace
@@ -23,7 +23,7 @@ _MOST_SAMPLES = 1e300
 
 
 def estimate_pre_of(trace: EnergyTrace, epochs: float, *, confidence: float = 0.9) -> Estimate:
-    """What PRE foretells of the training that a trace holds, for all devices of the trace.
+    """What PRE predicts of the training that a trace holds, for all devices of the trace.
 
     Workload, GPU and number of samples are those of the trace, and so are changes that were known
     when the training began. Nothing of PRE is taken from a measurement but this: PRE is of the GPU
@@ -67,7 +67,7 @@ def estimate_pre_of(trace: EnergyTrace, epochs: float, *, confidence: float = 0.
         )
     if others_W > 0:
         pre = beside_gpu(pre, others_W)
-    whole = hand_over(pre, trace.head(0), epochs=epochs)  # for the changes that are planned
+    whole = blend(pre, trace.head(0), epochs=epochs)  # for the changes that are planned
     if not math.isfinite(whole.energy_J):
         raise EstimateError("the trace's samples, epochs or power are too many for a number")
     return whole

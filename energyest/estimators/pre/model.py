@@ -18,7 +18,7 @@ from energyest.estimators.cross_validation import (
     parts,
 )
 from energyest.estimators.pre.roofline import Array
-from energyest.estimators.pre.roofline_model import Pair, PhysicalModel, Predictions
+from energyest.estimators.pre.roofline_model import Pair, Predictions, RooflineModel
 from energyest.estimators.pre.training_data import TrainedRun, runs_of
 from energyest.records import safe_json
 from energyest.records.trace import EnergyTrace
@@ -93,7 +93,7 @@ class PreModel:
             data: as for `fit`.
             groups: "model" or "gpu": all runs of one model or GPU are left out together (of more
                 than ten models, a tenth of them at a time); None for fifths at random, which shows
-                how well settings like those measured are foretold.
+                how well settings like those measured are predicted.
             confidence: probability for the interval.
 
         Raises:
@@ -110,27 +110,27 @@ class PreModel:
             kept = [run for run, other in zip(runs, labels, strict=True) if other != label]
             left = [run for run, other in zip(runs, labels, strict=True) if other == label]
             model = PreModel(start=self.start).fit(kept)
-            foretold = model.predict([run.pair for run in left])
-            factors = np.exp(model.half_width(foretold, confidence))
+            predicted = model.predict([run.pair for run in left])
+            factors = np.exp(model.half_width(predicted, confidence))
             for i, run in enumerate(left):
                 rows.append(
                     {
                         "model": run.model,
                         "gpu": run.gpu.name,
                         "measured_energy_J": run.energy_J,
-                        "predicted_energy_J": foretold.energy_J[i],
-                        "lower_energy_J": foretold.energy_J[i] / factors[i],
-                        "upper_energy_J": foretold.energy_J[i] * factors[i],
+                        "predicted_energy_J": predicted.energy_J[i],
+                        "lower_energy_J": predicted.energy_J[i] / factors[i],
+                        "upper_energy_J": predicted.energy_J[i] * factors[i],
                         "measured_step_s": run.step_s,
-                        "predicted_step_s": foretold.step_s[i],
+                        "predicted_step_s": predicted.step_s[i],
                         "measured_power_W": run.power_W,
-                        "predicted_power_W": foretold.power_W[i],
+                        "predicted_power_W": predicted.power_W[i],
                     }
                 )
         return CrossValidation(pd.DataFrame(rows), confidence, groups)
 
-    def _fitted(self, runs: Sequence[TrainedRun]) -> PhysicalModel:
-        return PhysicalModel.fit(
+    def _fitted(self, runs: Sequence[TrainedRun]) -> RooflineModel:
+        return RooflineModel.fit(
             [run.pair for run in runs],
             np.array([run.step_s for run in runs]),
             np.array([run.power_W for run in runs]),
@@ -152,9 +152,9 @@ class PreModel:
         for fold in range(FOLDS):
             kept = [run for run in runs if fold_of[run.model] != fold]
             left = [run for run in runs if fold_of[run.model] == fold]
-            foretold = self._fitted(kept).predict([run.pair for run in left])
-            off = np.log(foretold.energy_J / np.array([run.energy_J for run in left]))
-            found.append(np.abs(off) / foretold.deviation_energy)
+            predicted = self._fitted(kept).predict([run.pair for run in left])
+            off = np.log(predicted.energy_J / np.array([run.energy_J for run in left]))
+            found.append(np.abs(off) / predicted.deviation_energy)
         return np.sort(np.concatenate(found))
 
     # ------------------------------------------------------------------ telling
@@ -169,15 +169,15 @@ class PreModel:
             raise EstimateError("this PreModel knows nothing yet: fit it, or load one")
         return self.core_.predict(pairs)
 
-    def half_width(self, foretold: Predictions, confidence: float) -> Array:
+    def half_width(self, predicted: Predictions, confidence: float) -> Array:
         """Half-width of the interval of the energy's logarithm, of shape (n,)."""
         count = len(self.deviations_)
         share = min(confidence * (count + 1) / count, 1.0)
-        half = foretold.deviation_energy * float(np.quantile(self.deviations_, share))
+        half = predicted.deviation_energy * float(np.quantile(self.deviations_, share))
         return np.minimum(half, _MOST_HALF)
 
     def beyond_measured(
-        self, pairs: Sequence[Pair], foretold: Predictions
+        self, pairs: Sequence[Pair], predicted: Predictions
     ) -> list[tuple[str, ...]]:
         """Why each prediction is an extrapolation, one sentence a reason; none if it is not.
 
@@ -186,10 +186,10 @@ class PreModel:
 
         Args:
             pairs: workloads on GPUs, of length n.
-            foretold: what `predict` gave for them; more after them does not matter.
+            predicted: what `predict` gave for them; more after them does not matter.
         """
         found = []
-        for (_, gpu), is_unlike in zip(pairs, foretold.is_unlike, strict=False):
+        for (_, gpu), is_unlike in zip(pairs, predicted.is_unlike, strict=False):
             reasons = []
             if gpu.name not in self.gpus_:
                 reasons.append(
@@ -247,7 +247,7 @@ class PreModel:
         in_range = (deviations >= 0) & np.isfinite(deviations)
         if deviations.ndim != 1 or not deviations.size or not in_range.all():
             raise EstimateError(f"{name} is damaged: its deviations are not what they should be")
-        model.core_ = PhysicalModel.from_dict(content)
+        model.core_ = RooflineModel.from_dict(content)
         return model
 
 

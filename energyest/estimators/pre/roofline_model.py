@@ -62,7 +62,7 @@ class Predictions:
 
 
 @dataclass(frozen=True, eq=False)
-class PhysicalModel:
+class RooflineModel:
     """Fitted parameters of the physics, and the corrections of step time, power and energy.
 
     Attributes:
@@ -91,9 +91,9 @@ class PhysicalModel:
         power_W: Array,
         *,
         hosts: Sequence[str],
-        start: PhysicalModel | None = None,
+        start: RooflineModel | None = None,
         calibrated: bool = True,
-    ) -> PhysicalModel:
+    ) -> RooflineModel:
         """Learn from measured steps.
 
         Args:
@@ -209,7 +209,7 @@ class PhysicalModel:
         }
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> PhysicalModel:
+    def from_dict(cls, content: Mapping[str, Any]) -> RooflineModel:
         """What `to_dict` gave.
 
         Raises:

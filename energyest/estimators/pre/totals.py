@@ -42,7 +42,7 @@ def with_validation(pairs: Sequence[Pair]) -> list[Pair]:
 
 def whole_trainings(
     pairs: Sequence[Pair],
-    foretold: Predictions,
+    predicted: Predictions,
     halves: Array,
     *,
     epochs: Array | float,
@@ -53,7 +53,7 @@ def whole_trainings(
 
     Args:
         pairs: workloads on GPUs, of length n.
-        foretold: what is expected of `with_validation(pairs)`, of length 2 n.
+        predicted: what is expected of `with_validation(pairs)`, of length 2 n.
         halves: half-widths of the intervals of their energy's logarithm, of shape (2 n,).
         epochs: number of epochs, for all or of shape (n,).
         train_samples: samples in an epoch.
@@ -61,7 +61,7 @@ def whole_trainings(
     """
     n = len(pairs)
     size = np.array([workload.batch_size for workload, _ in pairs], float)
-    share = foretold.cpu_share
+    share = predicted.cpu_share
     batches = [
         _batches(train_samples, size, share[:n]),
         _batches(validation_samples, size, share[n:]),
@@ -69,11 +69,11 @@ def whole_trainings(
     # What is too much for a number is infinite; callers look for that.
     with np.errstate(over="ignore", invalid="ignore"):
         steps = np.array(batches) * epochs
-        parts_J = steps * foretold.energy_J.reshape(2, n)
+        parts_J = steps * predicted.energy_J.reshape(2, n)
         energy_J = parts_J.sum(axis=0)
         return Trainings(
             energy_J,
-            (steps * foretold.step_s.reshape(2, n)).sum(axis=0),
+            (steps * predicted.step_s.reshape(2, n)).sum(axis=0),
             # Training and validation are off together.
             (parts_J * halves.reshape(2, n)).sum(axis=0) / energy_J,
         )

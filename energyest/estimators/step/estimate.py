@@ -11,7 +11,7 @@ import numpy as np
 from energyest.errors import EstimateError, NotStableError
 from energyest.estimate import Estimate
 from energyest.estimators.checks import check_confidence, check_trace, lacks_durations
-from energyest.estimators.step.forecast import History, Outlook
+from energyest.estimators.step.forecast import Forecast, Forecaster
 from energyest.estimators.step.horizon import Horizon, find_horizon, measured_s
 from energyest.estimators.step.interval import quantile
 from energyest.estimators.step.level import MIN_EPOCHS
@@ -96,7 +96,7 @@ def estimate_step(
         raise EstimateError("planned changes need start='auto' and window=None")
     if not np.isfinite(trace.column("energy_J")).any():
         raise NotStableError(unstable_message(trace), missing_epochs=MIN_EPOCHS)
-    history = History(trace, changes)
+    history = Forecaster(trace, changes)
     if automatic:
         missing = history.level.missing_epochs
         if not missing or (not history.unread_epochs and horizon.is_reached(trace)):
@@ -112,7 +112,7 @@ def estimate_step(
 
 
 def _lacking(
-    chosen: Window, trace: EnergyTrace, history: History, *, found: bool
+    chosen: Window, trace: EnergyTrace, history: Forecaster, *, found: bool
 ) -> tuple[str, int]:
     """What keeps a window from being projected: why, and how many more epochs it takes."""
     measured = len(trace)
@@ -128,20 +128,20 @@ def _lacking(
 
 
 def _estimate(
-    trace: EnergyTrace, history: History, horizon: Horizon, form: Form, confidence: float | None
+    trace: EnergyTrace, history: Forecaster, horizon: Horizon, form: Form, confidence: float | None
 ) -> Estimate:
     """The projection from the current level; without an interval where `confidence` is None."""
     done_J = float(np.nansum(trace.column("energy_J")))
     done_s = measured_s(trace)
     total = history.epochs_within(horizon)
-    outlook = history.outlook(total)
-    total_s = done_s + outlook.duration_s if horizon.duration_s is None else horizon.duration_s
-    total_J = done_J + outlook.energy_J
+    forecast = history.forecast(total)
+    total_s = done_s + forecast.duration_s if horizon.duration_s is None else horizon.duration_s
+    total_J = done_J + forecast.energy_J
     if form == "power":
-        total_J = done_J + outlook.power_W * max(0.0, total_s - history.read_s)
+        total_J = done_J + forecast.power_W * max(0.0, total_s - history.read_s)
         if not math.isfinite(total_J):
             raise lacks_durations("form='power'")
-    half_J = math.inf if confidence is None else outlook.error_J * quantile(confidence)
+    half_J = math.inf if confidence is None else forecast.error_J * quantile(confidence)
     stop = len(trace)
     return Estimate.around(
         total_J,
@@ -154,18 +154,18 @@ def _estimate(
         unit=trace.unit,
         stable_epoch=history.start,
         method=f"STEP, {form} form, {trace.unit}s {history.start} to {stop - 1}",
-        assumptions=_assumptions(history, horizon, outlook, form, remaining=total > stop),
+        assumptions=_assumptions(history, horizon, forecast, form, remaining=total > stop),
     )
 
 
 def _assumptions(
-    history: History, horizon: Horizon, outlook: Outlook, form: Form, *, remaining: bool
+    history: Forecaster, horizon: Horizon, forecast: Forecast, form: Form, *, remaining: bool
 ) -> tuple[str, ...]:
     assumptions = []
     if remaining:
-        but = ", but for the changes named here" if outlook.assumptions else ""
+        but = ", but for the changes named here" if forecast.assumptions else ""
         assumptions.append(f"the energy per {history.unit} does not change again{but}")
-    assumptions += outlook.assumptions
+    assumptions += forecast.assumptions
     if form == "power" and horizon.duration_s is not None:
         assumptions.append(f"the training takes {horizon.duration_s:g} s")
     if history.unread_epochs:

@@ -24,7 +24,7 @@ _PRECISION = 1e-9
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Forecast:
     """What is to come.
 
     Attributes:
@@ -42,7 +42,7 @@ class Outlook:
     assumptions: tuple[str, ...] = ()
 
 
-class History:
+class Forecaster:
     """The epochs measured so far, and the level that they end on.
 
     Args:
@@ -148,7 +148,7 @@ class History:
             raise lacks_durations("a training that ends by the clock")
         return min(horizon.epochs, until)
 
-    def outlook(self, total: float) -> Outlook:
+    def forecast(self, total: float) -> Forecast:
         """What is to come if the training has `total` epochs."""
         measured = len(self._trace)
         end = max(total, measured)
@@ -171,7 +171,7 @@ class History:
         error_J = math.hypot(error_J, level.mean * weights.error)
         validation = self._validations.to_come(total, level.mean, self._level_s)
         unknown_s = _times(int(np.isnan(self._duration_s).sum()), self._level_s)
-        return Outlook(
+        return Forecast(
             energy_J=training_J + validation.energy_J + self._unread_J,
             error_J=math.hypot(error_J, validation.error_J),
             duration_s=training_s + validation.duration_s + unknown_s,
@@ -218,7 +218,7 @@ class History:
         done_s, measured = measured_s(self._trace), float(len(self._trace))
 
         def length_s(total: float) -> float:
-            return done_s + self.outlook(total).duration_s
+            return done_s + self.forecast(total).duration_s
 
         an_epoch_s = length_s(measured + 1) - length_s(measured)
         if not an_epoch_s > 0:

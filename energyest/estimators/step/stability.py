@@ -7,7 +7,7 @@ import numpy as np
 from energyest.errors import EstimateError, NotStableError
 from energyest.estimators.checks import check_trace
 from energyest.estimators.step.fluss import fluss_epoch
-from energyest.estimators.step.forecast import History
+from energyest.estimators.step.forecast import Forecaster
 from energyest.estimators.step.level import MIN_EPOCHS
 from energyest.estimators.step.planned_changes import planned_changes
 from energyest.records.trace import EnergyTrace
@@ -38,7 +38,7 @@ def find_stable_epoch(trace: EnergyTrace, method: str = "changepoint") -> int:
         raise EstimateError(f"method={method!r} is not known: it is 'changepoint' or 'fluss'")
     if not np.isfinite(trace.column("energy_J")).any():
         raise NotStableError(unstable_message(trace), missing_epochs=MIN_EPOCHS)
-    history = History(trace, planned_changes(trace, None))
+    history = Forecaster(trace, planned_changes(trace, None))
     if history.missing_epochs:
         raise NotStableError(
             unstable_message(trace, history), missing_epochs=history.missing_epochs
@@ -46,7 +46,7 @@ def find_stable_epoch(trace: EnergyTrace, method: str = "changepoint") -> int:
     return history.start
 
 
-def unstable_message(trace: EnergyTrace, history: History | None = None) -> str:
+def unstable_message(trace: EnergyTrace, history: Forecaster | None = None) -> str:
     """Why there is nothing to project from yet.
 
     Args:
