@@ -120,17 +120,3 @@ def check_death(tmp_path: Path, option: str) -> None:
     assert all(2 <= len(trace) <= 3 for trace in parts(tmp_path))
     assert np.isfinite(whole.column("energy_J")[:2]).all()
     assert whole.meta["run_id"] == parts(tmp_path)[1].meta["run_id"]
-
-
-AT_THE_EXIT = """
-import torch.distributed as dist
-from energyest.distributed.store_worker import StoreWorker
-store = dist.TCPStore("127.0.0.1", 0, 1, True)
-worker = StoreWorker(store)
-worker.send(lambda store: [store.check(["nothing"]) for _ in range(20_000)])
-worker.close()
-"""
-
-
-def test_a_question_under_way_does_not_abort_the_process_at_its_exit() -> None:
-    subprocess.run([sys.executable, "-c", AT_THE_EXIT], check=True)

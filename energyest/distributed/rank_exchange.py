@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from energyest.distributed.rank_copies import RankCopies, Update
-from energyest.distributed.store_worker import Request, Store, StoreWorker
+from energyest.distributed.store_connection import Store
+from energyest.distributed.store_worker import Request, StoreWorker
 from energyest.measure.recorder import Recorder
 from energyest.measure.tables import EpochTable
 from energyest.records.ranks import SUMMED, Record, merge

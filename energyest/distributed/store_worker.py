@@ -1,4 +1,4 @@
-"""Carries questions to a store that processes share, in a thread: one that hangs holds up nobody.
+"""Asks a store that processes share in a thread of its own: one that hangs holds up nobody.
 
 A store of torch.distributed answers over a network, and where that is cut it can block for half an
 hour.
@@ -14,22 +14,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Protocol
+
+from energyest.distributed.store_connection import Store, StoreConnection
 
 log = logging.getLogger("energyest")
 
-# How long the end of the process waits for an answer.
+# How long the end of the process waits for an answer, and then for the thread to come back.
 _EXIT_S = 2.0
-
-
-class Store(Protocol):
-    """What is asked of a store of torch.distributed."""
-
-    def set(self, key: str, value: str) -> None: ...  # noqa: D102
-    def check(self, keys: list[str]) -> bool: ...  # noqa: D102
-    def get(self, key: str) -> bytes: ...  # noqa: D102
-    def delete_key(self, key: str) -> bool: ...  # noqa: D102
-
+_CUT_S = 5.0
 
 Question = Callable[[Store], None]
 
@@ -53,24 +45,41 @@ class Request:
         finally:
             self._done.set()
 
+    def fail(self) -> None:
+        """There is nobody to ask."""
+        self._done.set()
+
     def wait(self, timeout_s: float = 0.0) -> bool:
         """Whether it has ended, well or not."""
         return self._done.wait(max(timeout_s, 0.0))
 
 
 _requests: weakref.WeakSet[Request] = weakref.WeakSet()
-os.register_at_fork(after_in_child=_requests.clear)  # their thread is the parent's
+_connections: weakref.WeakSet[StoreConnection] = weakref.WeakSet()
 
 
 @atexit.register
 def _let_finish() -> None:
-    """A thread that comes back from a store while Python ends would abort the whole process.
+    """Wait for answers for a while; what is still asked then comes back with an error."""
+    _wait_for_all(_EXIT_S)
+    for connection in list(_connections):
+        connection.cut()
+    _wait_for_all(_CUT_S)
 
-    Python ends such a thread by unwinding its stack, and the store's C++ does not allow that.
-    """
-    give_up_s = time.monotonic() + _EXIT_S
+
+def _wait_for_all(timeout_s: float) -> None:
+    give_up_s = time.monotonic() + timeout_s
     for request in list(_requests):
         request.wait(give_up_s - time.monotonic())
+
+
+def _leave_to_the_parent() -> None:
+    """In a forked process: the thread is the parent's, and so are its connections."""
+    _requests.clear()
+    _connections.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 class StoreWorker:
@@ -105,5 +114,15 @@ class StoreWorker:
 
 
 def _serve(store: Store, requests: queue.SimpleQueue[Request | None]) -> None:
+    connection = None
+    try:
+        connection = StoreConnection(store)
+        _connections.add(connection)
+    except Exception as error:
+        log.debug("energyest: the ranks' store cannot be reached: %s", error)
+    del store  # what holds it would hold its port
     while (request := requests.get()) is not None:
-        request.run(store)
+        if connection is None:
+            request.fail()
+        else:
+            request.run(connection)

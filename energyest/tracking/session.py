@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from energyest.distributed.rank_exchange import RankExchange
-from energyest.distributed.store_worker import Store
+from energyest.distributed.store_connection import Store
 from energyest.errors import TraceError
 from energyest.estimate import Estimate
 from energyest.measure.checkpoint import RunCheckpoint
