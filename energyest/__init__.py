@@ -28,13 +28,12 @@ if TYPE_CHECKING:
         EnergyestError,
         EstimateError,
         MissingDependencyError,
-        NotStableError,
         ProbeError,
         RunsError,
         TraceError,
         WorkloadError,
     )
-    from energyest.estimate import Estimate
+    from energyest.estimate import Estimate, NotStableError
     from energyest.estimators.compare import compare_estimators
     from energyest.estimators.comparison import EstimatorComparison
     from energyest.estimators.pre.estimate import estimate_pre
@@ -75,7 +74,7 @@ _MODULES = {
     "EstimatorComparison": "estimators.comparison",
     "Gpu": "gpus",
     "MissingDependencyError": "errors",
-    "NotStableError": "errors",
+    "NotStableError": "estimate",
     "PlannedChange": "estimators.step.planned_changes",
     "PreModel": "estimators.pre.model",
     "Probe": "records.probe",

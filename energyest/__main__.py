@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from energyest import __version__
-from energyest.errors import EnergyestError, EstimateError, NotStableError
+from energyest.errors import EnergyestError, EstimateError
+from energyest.estimate import NotStableError
 
 if TYPE_CHECKING:
     from energyest.records.trace import EnergyTrace

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from energyest.errors import EstimateError, NotStableError
-from energyest.estimate import Estimate
+from energyest.errors import EstimateError
+from energyest.estimate import Estimate, NotStableError
 from energyest.estimators.checks import (
     check_count,
     check_epochs,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from energyest.errors import EstimateError, NotStableError
-from energyest.estimate import Estimate
+from energyest.errors import EstimateError
+from energyest.estimate import Estimate, NotStableError
 from energyest.estimators.baselines import (
     estimate_first_epoch,
     estimate_flops,

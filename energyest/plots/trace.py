@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from energyest.errors import EstimateError, NotStableError, TraceError
-from energyest.estimate import Estimate
+from energyest.errors import EstimateError, TraceError
+from energyest.estimate import Estimate, NotStableError
 from energyest.estimators.checks import check_count, check_epochs
 from energyest.estimators.step.estimate import estimate_step
 from energyest.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, new_figure

@@ -7,8 +7,8 @@ import math
 import time
 from typing import NamedTuple, Protocol
 
-from energyest.errors import EstimateError, NotStableError
-from energyest.estimate import Estimate, format_energy
+from energyest.errors import EstimateError
+from energyest.estimate import Estimate, NotStableError, format_energy
 from energyest.estimators.pre.blend import blend
 from energyest.estimators.step.estimate import estimate_step
 from energyest.estimators.step.planned_changes import planned_changes

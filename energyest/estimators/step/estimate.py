@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from energyest.errors import EstimateError, NotStableError
-from energyest.estimate import Estimate
+from energyest.errors import EstimateError
+from energyest.estimate import Estimate, NotStableError
 from energyest.estimators.checks import check_confidence, check_trace, lacks_durations
 from energyest.estimators.step.forecast import Forecast, Forecaster
 from energyest.estimators.step.horizon import Horizon, find_horizon, measured_s

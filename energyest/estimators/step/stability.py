@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from energyest.errors import EstimateError, NotStableError
+from energyest.errors import EstimateError
+from energyest.estimate import NotStableError
 from energyest.estimators.checks import check_trace
 from energyest.estimators.step.fluss import fluss_epoch
 from energyest.estimators.step.forecast import Forecaster

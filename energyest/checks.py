@@ -1,0 +1,96 @@
+"""What a number has to be: the one rule for each kind, and the error that says which was broken.
+
+A `check_...` function returns the value to go on with, as Python's own number. Which error it
+raises is up to the caller: each part of the package has a class of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any, TypeGuard
+
+from energyest.errors import EnergyestError
+
+Error = type[EnergyestError]
+# A message does not hold more of a value than this.
+_MOST_CHARACTERS = 100
+# Closer to 1 than this, the quantile of any distribution is a matter of rounding.
+MOST_CONFIDENCE = 1 - 1e-9
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a real number of Python or numpy that a float can hold, and no truth value."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
+def is_count(value: object, least: int = 0) -> TypeGuard[int]:
+    """Whether it is a whole number of `least` or more, and no truth value."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def finite_or_none(value: object) -> float | None:
+    """It, if it is a finite number."""
+    return float(value) if is_number(value) and math.isfinite(value) else None
+
+
+def positive_or_none(value: object) -> float | None:
+    """It, if it is a finite number above 0."""
+    number = finite_or_none(value)
+    return number if number is not None and number > 0 else None
+
+
+def number_or_nan(value: object) -> float:
+    """It, if it is a number; else NaN."""
+    return float(value) if is_number(value) else math.nan
+
+
+def check_count(value: Any, name: str, error: Error, *, least: int = 1) -> int:
+    """Refuse what is not a whole number of `least` or more."""
+    if not is_count(value, least):
+        raise error(f"{name}={short(value)} must be a whole number of {least} or more")
+    return int(value)
+
+
+def check_positive(value: Any, name: str, error: Error) -> float:
+    """Refuse what is not a finite number above 0."""
+    number = positive_or_none(value)
+    if number is None:
+        raise error(f"{name}={short(value)} must be a finite number above 0")
+    return number
+
+
+def check_not_negative(value: Any, name: str, error: Error) -> float:
+    """Refuse what is not a finite number of 0 or more."""
+    number = finite_or_none(value)
+    if number is None or number < 0:
+        raise error(f"{name}={short(value)} must be a finite number of 0 or more")
+    return number
+
+
+def check_share(value: Any, name: str, error: Error) -> float:
+    """Refuse what is not a number from 0 to 1."""
+    if not (is_number(value) and 0 <= value <= 1):
+        raise error(f"{name}={short(value)} must be a share from 0 to 1")
+    return float(value)
+
+
+def check_confidence(value: Any, error: Error) -> float:
+    """Refuse what is not a probability that an interval can have."""
+    if not (is_number(value) and 0 < value <= MOST_CONFIDENCE):
+        raise error(
+            f"confidence={short(value)} must be a probability above 0 and at most 1 - 1e-9, "
+            "such as 0.9"
+        )
+    return float(value)
+
+
+def short(value: object) -> str:
+    """A value as a message shows it."""
+    return repr(value)[:_MOST_CHARACTERS]
