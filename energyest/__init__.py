@@ -48,8 +48,9 @@ if TYPE_CHECKING:
     from energyest.profiling.describe import describe_workload
     from energyest.profiling.probe import probe
     from energyest.records.load_many import load_traces
+    from energyest.records.loading import load_trace
     from energyest.records.probe import Probe
-    from energyest.records.trace import EnergyTrace, load_trace
+    from energyest.records.trace import EnergyTrace
     from energyest.records.workload import Workload
     from energyest.tracking.track import track
     from energyest.tradeoff.advisor import advise
@@ -97,7 +98,7 @@ _MODULES = {
     "estimate_step": "estimators.step.estimate",
     "find_stable_epoch": "estimators.step.stability",
     "interaction": "tradeoff.interaction",
-    "load_trace": "records.trace",
+    "load_trace": "records.loading",
     "load_traces": "records.load_many",
     "match_gpu": "tradeoff.match",
     "pareto_front": "tradeoff.front",

@@ -92,7 +92,7 @@ def _devices() -> None:
 
 def _show(folder: str) -> None:
     from energyest.estimate import format_energy  # noqa: PLC0415
-    from energyest.records.trace import load_trace  # noqa: PLC0415
+    from energyest.records.loading import load_trace  # noqa: PLC0415
 
     trace = load_trace(folder)
     measured = trace.epochs.dropna(axis="columns", how="all").rename(columns=_line)
@@ -111,7 +111,7 @@ def _show(folder: str) -> None:
 
 def _gaps(trace: EnergyTrace) -> Iterator[str]:
     """What of a trace was not measured."""
-    from energyest.records.ranks import missing_text  # noqa: PLC0415
+    from energyest.records.loading import missing_text  # noqa: PLC0415
 
     if missing_text(trace.meta):
         yield missing_text(trace.meta)
@@ -130,7 +130,7 @@ def _gaps(trace: EnergyTrace) -> Iterator[str]:
 def _project(folder: str, epochs: float | None, steps: int | None) -> None:
     from energyest.estimators.compare import compare_estimators  # noqa: PLC0415
     from energyest.estimators.step.estimate import estimate_step  # noqa: PLC0415
-    from energyest.records.trace import load_trace  # noqa: PLC0415
+    from energyest.records.loading import load_trace  # noqa: PLC0415
 
     trace = load_trace(folder)
     planned = any(trace.meta.get(name) for name in ("planned_epochs", "planned_duration_s"))

@@ -21,7 +21,7 @@ from energyest.distributed.rank_exchange import RankExchange
 from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import Device, Reading
-from energyest.records.ranks import Record, merge
+from energyest.records.ranks import merge
 
 # ---------------------------------------------------------------------- the sum
 
@@ -32,13 +32,18 @@ def record(
     *,
     ranks: int = 2,
     kinds: Mapping[str, str | None] | None = None,
+    columns: Mapping[str, Any] | None = None,
     **meta: Any,
-) -> Record:
-    """What a rank recorded that measured a GPU, unless `kinds` (kind -> uuid) says otherwise."""
+) -> EnergyTrace:
+    """What a rank recorded that measured a GPU, unless `kinds` (kind -> uuid) says otherwise.
+
+    Args:
+        columns: name -> values of the epochs that take the place of the usual ones.
+    """
     kinds = {"gpu": f"GPU-{rank}"} if kinds is None else kinds
     rows = len(energies)
     share = np.array(energies) / max(1, len(kinds))
-    columns = {
+    usual = {
         "epoch": np.arange(rows, dtype=float),
         "start_s": np.arange(rows, dtype=float),
         "end_s": np.arange(rows) + 1.0,
@@ -54,11 +59,7 @@ def record(
         for kind, uuid in kinds.items()
     ]
     facts = {"run_id": "r", "rank": rank, "world_size": ranks, "devices": devices, **meta}
-    return Record(facts, columns, {})
-
-
-def trace_of(merged: Record) -> EnergyTrace:
-    return EnergyTrace(merged.epochs, merged.power, merged.meta)
+    return EnergyTrace({**usual, **(columns or {})}, meta=facts)
 
 
 joules = st.floats(0, 1e6) | st.just(math.nan)
@@ -72,7 +73,7 @@ def test_an_energy_is_the_sum_of_all_ranks_or_unknown(
     gone = data.draw(st.sets(st.integers(1, ranks - 1))) if ranks > 1 else set()
     there = {r: record(r, e, ranks=ranks) for r, e in enumerate(energies) if r not in gone}
     merged = merge(there)
-    trace = trace_of(merged)
+    trace = merged
     assert len(trace) == len(energies[0])
     assert merged.meta["missing_ranks"] == sorted(gone)
     for row in range(len(trace)):
@@ -121,7 +122,7 @@ def test_a_rank_that_was_cut_off_in_another_epoch_leaves_its_energy_unknown() ->
 
 def test_processors_and_memory_are_those_of_the_ranks_that_have_them() -> None:
     machine: dict[str, str | None] = {"gpu": "GPU-0", "cpu": None, "ram": None}
-    trace = trace_of(merge({0: record(0, [90.0], kinds=machine), 1: record(1, [7.0])}))
+    trace = merge({0: record(0, [90.0], kinds=machine), 1: record(1, [7.0])})
     assert trace.column("cpu_energy_J") == trace.column("ram_energy_J") == 30
     assert trace.column("gpu_energy_J") == 37
     assert trace.column("energy_J") == 97
@@ -129,12 +130,12 @@ def test_processors_and_memory_are_those_of_the_ranks_that_have_them() -> None:
 
 
 def test_a_rank_without_devices_adds_nothing_but_its_samples() -> None:
-    trace = trace_of(merge({0: record(0, [5.0]), 1: record(1, [math.nan], kinds={}, notes=["no"])}))
+    trace = merge({0: record(0, [5.0]), 1: record(1, [math.nan], kinds={}, notes=["no"])})
     assert trace.column("energy_J") == 5
     assert trace.column("samples") == 16
     assert trace.meta["notes"] == ["rank 1: no"]
     # Neither does rank 0, whose rows may lack the kinds of the others.
-    trace = trace_of(merge({0: record(0, [math.nan], kinds={}), 1: record(1, [5.0])}))
+    trace = merge({0: record(0, [math.nan], kinds={}), 1: record(1, [5.0])})
     assert trace.column("energy_J") == trace.column("gpu_energy_J") == 5
 
 
@@ -146,14 +147,14 @@ def test_a_gpu_that_ranks_share_is_counted_once() -> None:
         2: record(2, [7.0], ranks=3, total_J=7.0),
     }
     merged = merge(shared)
-    assert merged.epochs["energy_J"] == 17
-    assert merged.epochs["gpu_energy_J"] == 12
+    assert merged.epoch_columns["energy_J"] == 17
+    assert merged.epoch_columns["gpu_energy_J"] == 12
     assert merged.meta["total_J"] == 17
     assert [d["device"] for d in merged.meta["devices"]] == ["gpu:0", "cpu:0", "gpu:0@rank2"]
     # Where it cannot be told from what was measured beside it, nothing is made up.
     shared[1] = record(1, [6.0], ranks=3, kinds=machine, total_J=6.0)
     merged = merge(shared)
-    assert np.isnan(merged.epochs["energy_J"]).all()
+    assert np.isnan(merged.epoch_columns["energy_J"]).all()
     assert "total_J" not in merged.meta
 
 
@@ -162,46 +163,43 @@ def test_rows_from_before_a_resumption_are_of_all_ranks_already(
     earlier: list[float], later: list[float]
 ) -> None:
     first = record(0, earlier + later, earlier_rows=len(earlier))
-    second = record(1, later)
-    second.epochs["epoch"][:] += len(earlier)
+    numbers = np.arange(len(later), dtype=float) + len(earlier)
+    second = record(1, later, columns={"epoch": numbers})
     expected = earlier + [2 * value for value in later]
-    assert merge({0: first, 1: second}).epochs["energy_J"] == pytest.approx(expected)
-    unknown = merge({0: first}).epochs["energy_J"]
+    assert merge({0: first, 1: second}).epoch_columns["energy_J"] == pytest.approx(expected)
+    unknown = merge({0: first}).epoch_columns["energy_J"]
     assert unknown[: len(earlier)] == pytest.approx(earlier)
     assert np.isnan(unknown[len(earlier) :]).all()
 
 
 def test_rows_of_other_epochs_are_not_added() -> None:
-    second = record(1, [1.0, 1.0, 1.0])
-    second.epochs["epoch"][:] = [0, 2, 3]
-    energy_J = merge({0: record(0, [5.0, 5.0, 5.0]), 1: second}).epochs["energy_J"]
+    second = record(1, [1.0, 1.0, 1.0], columns={"epoch": np.array([0.0, 2.0, 3.0])})
+    energy_J = merge({0: record(0, [5.0, 5.0, 5.0]), 1: second}).epoch_columns["energy_J"]
     assert energy_J == pytest.approx([6, math.nan, math.nan], nan_ok=True)
 
 
 def test_power_is_the_summed_energy_over_the_time() -> None:
-    first, second = record(0, [10.0, 0.0, 6.0]), record(1, [30.0, 0.0])
-    for one in (first, second):
-        one.epochs["mean_power_W"] = np.full(len(one), 1.0)  # type: ignore[index]
-    first.epochs["duration_s"][:] = [4, 0, 4]
-    power_W = merge({0: first, 1: second}).epochs["mean_power_W"]
+    own = {"mean_power_W": np.ones(3), "duration_s": np.array([4.0, 0.0, 4.0])}
+    first = record(0, [10.0, 0.0, 6.0], columns=own)
+    second = record(1, [30.0, 0.0], columns={"mean_power_W": np.ones(2)})
+    power_W = merge({0: first, 1: second}).epoch_columns["mean_power_W"]
     assert power_W == pytest.approx([10, math.nan, math.nan], nan_ok=True)
 
 
 def test_readings_of_a_resumed_run_are_shifted_by_the_first_epoch_of_all() -> None:
     first = record(0, [1.0] * 4, earlier_rows=2)  # epochs 2 and 3 end at 3 s and 4 s
-    second = record(1, [1.0] * 2)
-    second.epochs["end_s"][:] = [501, 502]
+    second = record(1, [1.0] * 2, columns={"end_s": np.array([501.0, 502.0])})
 
     def read(time_s: float) -> dict[str, Any]:
         return {"time_s": np.array([time_s]), "device": np.array(["gpu:0"], dtype=object)}
 
     merged = merge(
         {
-            0: Record(first.meta, first.epochs, read(2.5)),
-            1: Record(second.meta, second.epochs, read(500.5)),
+            0: EnergyTrace(first.epoch_columns, read(2.5), first.meta),
+            1: EnergyTrace(second.epoch_columns, read(500.5), second.meta),
         }
     )
-    assert list(merged.power["time_s"]) == [2.5, 2.5]
+    assert list(merged.power_columns["time_s"]) == [2.5, 2.5]
 
 
 # ---------------------------------------------------------------------- folders
@@ -209,17 +207,16 @@ def test_readings_of_a_resumed_run_are_shifted_by_the_first_epoch_of_all() -> No
 
 def saved(folder: Path, rank: int, energies: list[float], **meta: Any) -> Path:
     """A rank's trace in the folder of rank 0, with readings on a clock of its own."""
-    one = record(rank, energies, **meta)
     late_s = 1000.0 * rank
-    one.epochs["start_s"][:] += late_s
-    one.epochs["end_s"][:] += late_s
+    start_s = late_s + np.arange(len(energies))
+    one = record(rank, energies, columns={"start_s": start_s, "end_s": start_s + 1}, **meta)
     power = {
         "time_s": np.arange(len(energies) + 1) + late_s,
         "device": np.full(len(energies) + 1, "gpu:0", dtype=object),
         "power_W": np.full(len(energies) + 1, 1.0),
     }
     path = folder if rank == 0 else folder / f"rank{rank}"
-    return EnergyTrace(one.epochs, power, one.meta).save(path)
+    return EnergyTrace(one.epoch_columns, power, one.meta).save(path)
 
 
 def test_readings_are_put_on_the_clock_of_rank_0(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from benchmarks.long_run import Run, sensors, without_threads
-from energyest import load_trace
-from energyest.measure.folder import Contents, TraceFolder
+from energyest import EnergyTrace, load_trace
+from energyest.measure.folder import TraceFolder
 from energyest.measure.sensors import Reading
 from energyest.measure.writer import TraceWriter
 from energyest.records import storage
@@ -20,12 +20,12 @@ from energyest.records import storage
 META = {"run_id": "r", "status": "running"}
 
 
-def contents_of(rows: int) -> Contents:
+def contents_of(rows: int) -> EnergyTrace:
     """So many epochs, each with a reading."""
     count = np.arange(rows, dtype=float)
     readings: dict[str, Any] = {name: np.full(rows, 1.0) for name in storage.POWER_COLUMNS}
     readings |= {"time_s": count, "device": np.full(rows, "gpu:0", dtype=object)}
-    return Contents(META, {"epoch": count, "energy_J": count}, readings)
+    return EnergyTrace({"epoch": count, "energy_J": count}, readings, META)
 
 
 def line(row: int) -> str:
@@ -66,7 +66,7 @@ def test_a_disk_that_takes_a_part_at_a_time(
 def test_what_comes_while_the_trace_is_written_anew_is_written_once(
     tmp_path: Path, writers: list[TraceWriter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def contents() -> Contents:
+    def contents() -> EnergyTrace:
         writers[0].forget()  # as the recorder does: what waits is in the contents too
         return contents_of(2)
 

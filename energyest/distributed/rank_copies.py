@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from energyest.measure.folder import Contents, TraceFolder
-from energyest.records.ranks import Record, folder_of
-from energyest.records.storage import EPOCHS_FILE, POWER_COLUMNS, encode_epoch
+from energyest.measure.folder import TraceFolder
+from energyest.records.loading import folder_of
+from energyest.records.storage import EPOCHS_FILE, encode_epoch
+from energyest.records.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
 
@@ -23,11 +22,11 @@ class Update(NamedTuple):
     """What is to be added to the copy of a rank.
 
     Attributes:
-        record: all that is known of the rank, if the copy is to be replaced by it; else its meta.
+        trace: all that is known of the rank, if the copy is to be replaced by it; else its meta.
         rows: epochs that will not change any more, and are not in the copy yet.
     """
 
-    record: Record
+    trace: EnergyTrace
     rows: Sequence[Mapping[str, float]]
 
 
@@ -72,23 +71,22 @@ class RankCopies:
             self._thread.join(_LAST_S)
 
     def _write(self, news: Mapping[int, Update], is_last: bool) -> None:
-        for rank, (record, rows) in news.items():
+        for rank, (trace, rows) in news.items():
             try:
-                folder = self._folder_of(rank, record)
+                folder = self._folder_of(rank, trace)
                 if folder is not None and is_last:
-                    nothing = {name: np.empty(0) for name in POWER_COLUMNS}
-                    folder.bring_back(Contents(record.meta, dict(record.epochs), nothing))
+                    folder.bring_back(trace)
                 elif folder is not None and rank not in self._broken:
                     folder.append(EPOCHS_FILE, "".join(map(encode_epoch, rows)))
             except Exception as error:
                 log.debug("energyest: rank %d is not copied: %s", rank, error)
                 self._broken.add(rank)
 
-    def _folder_of(self, rank: int, record: Record) -> TraceFolder | None:
+    def _folder_of(self, rank: int, trace: EnergyTrace) -> TraceFolder | None:
         if rank not in self._folders:
             path = folder_of(self._folder, rank)
             folder = None if path.exists() else TraceFolder(path)
             if folder is not None:
-                folder.claim(record.meta)
+                folder.claim(trace.meta)
             self._folders[rank] = folder
         return self._folders[rank]

@@ -22,7 +22,7 @@ from energyest.distributed.store_connection import Store
 from energyest.distributed.store_worker import Request, StoreWorker
 from energyest.measure.recorder import Recorder
 from energyest.measure.tables import EpochTable
-from energyest.records.ranks import SUMMED, Record, merge
+from energyest.records.ranks import SUMMED, merge
 from energyest.records.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
@@ -100,20 +100,22 @@ class _Other:
         self.waited_s = 0.0
         self.messages += 1
 
-    def record(self, *, so_far: bool) -> Record:
+    def trace(self, *, so_far: bool) -> EnergyTrace:
         """Its part of the trace; the totals of one that runs only `so_far`."""
-        return Record(self.meta_of(so_far=so_far), self.table.columns(self.provisional), {})
+        return EnergyTrace(self.table.columns(self.provisional), meta=self.meta_of(so_far=so_far))
 
     def news(self, *, whole: bool) -> Update:
         """What its copy lacks; it is then taken to be in it."""
         first, self.copied = self.copied, len(self.table)
-        record = self.record(so_far=False) if whole else Record(self.meta_of(so_far=False), {}, {})
-        return Update(record, self.table.rows_from(first))
+        known = (
+            self.trace(so_far=False) if whole else EnergyTrace({}, meta=self.meta_of(so_far=False))
+        )
+        return Update(known, self.table.rows_from(first))
 
-    def row(self, number: int) -> Record:
+    def row(self, number: int) -> EnergyTrace:
         """One of its epochs; nothing if it has not come so far."""
         rows = self.table.rows_from(number) + self.provisional[max(0, number - len(self.table)) :]
-        return Record(self.meta, EpochTable().columns(rows[:1]), {})
+        return EnergyTrace(EpochTable().columns(rows[:1]), meta=self.meta)
 
     def meta_of(self, *, so_far: bool) -> dict[str, Any]:
         """Facts on it; without the totals of one that runs, unless `so_far`."""
@@ -162,8 +164,8 @@ class RankExchange:
         """Energy from the start of the run to now; NaN if a part is missing."""
         if self._rank:
             return self._recorder.total_J
-        own = Record(self._recorder.meta(so_far=True), {}, {})
-        whole = self._sum(own, lambda other: Record(other.meta_of(so_far=True), {}, {}))
+        own = EnergyTrace({}, meta=self._recorder.meta(so_far=True))
+        whole = self._sum(own, lambda other: EnergyTrace({}, meta=other.meta_of(so_far=True)))
         return float(whole.meta.get("total_J", math.nan))
 
     def last_row(self) -> dict[str, float]:
@@ -177,23 +179,19 @@ class RankExchange:
         number = last - meta.pop("earlier_rows", 0)
         if number < 0:
             return rows[-1]
-        own = Record(meta, EpochTable().columns(rows[-1:]), {})
+        own = EnergyTrace(EpochTable().columns(rows[-1:]), meta=meta)
         whole = self._sum(own, lambda other: other.row(number))
-        return {name: float(values[-1]) for name, values in whole.epochs.items()}
+        return {name: float(values[-1]) for name, values in whole.epoch_columns.items()}
 
     def trace(self, *, readings: bool = True, so_far: bool = False) -> EnergyTrace:
         """The trace up to now; the arguments are those of `Recorder.trace`."""
         own = self._recorder.trace(readings=readings, so_far=so_far)
         if self._rank:
             return own
-        whole = self._sum(
-            Record(own.meta, own.epoch_columns, own.power_columns),
-            lambda other: other.record(so_far=so_far),
-        )
-        return EnergyTrace(whole.epochs, whole.power, whole.meta)
+        return self._sum(own, lambda other: other.trace(so_far=so_far))
 
-    def _sum(self, own: Record, part: Callable[[_Other], Record]) -> Record:
-        """Of this rank's record, and of that part of the others' from which something has come."""
+    def _sum(self, own: EnergyTrace, part: Callable[[_Other], EnergyTrace]) -> EnergyTrace:
+        """Of this rank's trace, and of that part of the others' from which something has come."""
         self._look()
         with self._lock:
             heard = {rank: part(other) for rank, other in self._others.items() if other.messages}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from energyest.distributed.rank_exchange import shared_store
-from energyest.records.ranks import folder_of
+from energyest.records.loading import folder_of
 from energyest.tracking.checks import is_address
 from energyest.tracking.session import Run
 

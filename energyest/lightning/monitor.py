@@ -22,7 +22,8 @@ from energyest.lightning.trainable_changes import ChangeWatch
 from energyest.measure.sensors import Kind, Sensor
 from energyest.measure.torch_gpus import trained_on
 from energyest.profiling.batches import batch_size
-from energyest.records.trace import EnergyTrace, load_trace
+from energyest.records.loading import load_trace
+from energyest.records.trace import EnergyTrace
 from energyest.tracking.checks import check_count, check_folder, check_settings
 from energyest.tracking.guard import never_raises
 from energyest.tracking.live_projection import projection_of

@@ -6,28 +6,15 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from io import FileIO
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from energyest.records import storage
+from energyest.records.trace import EnergyTrace
 
 # Lines that are encoded and written at a time.
 _BATCH = 1000
-
-
-class Contents(NamedTuple):
-    """A whole trace, as far as it is final.
-
-    Attributes:
-        meta: for `meta.json`.
-        epochs: columns of the rows.
-        readings: columns of the readings.
-    """
-
-    meta: Mapping[str, Any]
-    epochs: storage.Columns
-    readings: storage.Columns
 
 
 class TraceFolder:
@@ -63,15 +50,14 @@ class TraceFolder:
         """Whether what is appended would be lost: the files were taken away or replaced."""
         return not all(self._is_at_its_place(name) for name in self._files)
 
-    def bring_back(self, contents: Contents) -> None:
+    def bring_back(self, trace: EnergyTrace) -> None:
         """Write the whole trace anew, in the same folder unless another run has it by now."""
         if not self._is_at_its_place(storage.EPOCHS_FILE):
             self.close()
             self._claim()
-        self._replace(storage.EPOCHS_FILE, map(storage.encode_epoch, _rows(contents.epochs)))
-        readings = map(storage.encode_reading, zip(*_ordered(contents.readings), strict=True))
-        self._replace(storage.POWER_FILE, chain([storage.POWER_HEADER], readings))
-        storage.write_meta(self.path, contents.meta)
+        self._replace(storage.EPOCHS_FILE, storage.epoch_lines(trace.epoch_columns))
+        self._replace(storage.POWER_FILE, storage.power_lines(trace.power_columns))
+        storage.write_meta(self.path, trace.meta)
 
     def write_latest(self, latest: Mapping[str, Any]) -> None:
         """Replace the file of what is known of the run so far."""
@@ -146,15 +132,6 @@ def _write(file: FileIO, text: str) -> None:
     data = memoryview(text.encode())
     while data:  # a disk that is nearly full takes a part
         data = data[file.write(data) :]
-
-
-def _rows(columns: storage.Columns) -> Iterator[dict[str, float]]:
-    for values in zip(*columns.values(), strict=True):
-        yield dict(zip(columns, values, strict=True))
-
-
-def _ordered(columns: storage.Columns) -> Iterator[Any]:
-    return (columns[name] for name in storage.POWER_COLUMNS)
 
 
 def _batches(lines: Iterable[str]) -> Iterator[str]:

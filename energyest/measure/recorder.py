@@ -17,7 +17,6 @@ from typing import Any
 
 from energyest.errors import ConfigurationError, TraceError
 from energyest.measure.checkpoint import RunCheckpoint
-from energyest.measure.folder import Contents
 from energyest.measure.ledger import Event, Mark
 from energyest.measure.run_account import RunAccount
 from energyest.measure.sampler import Clock, Sampler
@@ -355,7 +354,7 @@ class Recorder:
             }
         self._writer.put(rows, readings, meta, latest)
 
-    def _contents(self) -> Contents:
+    def _contents(self) -> EnergyTrace:
         """In the writer's thread: all that is final, with nothing of it left to be written."""
         assert self._writer is not None
         with self._lock:
@@ -363,7 +362,7 @@ class Recorder:
             self._writer.forget()
             final, _ = self._account.state
             epochs = {name: values[:final] for name, values in self._account.columns().items()}
-            return Contents(copy.deepcopy(self._meta), epochs, self._readings.columns())
+            return EnergyTrace(epochs, self._readings.columns(), copy.deepcopy(self._meta))
 
 
 # ---------------------------------------------------------------------- ends of processes

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from energyest.measure.folder import Contents, TraceFolder
+from energyest.measure.folder import TraceFolder
 from energyest.measure.sensors.base import Reading
 from energyest.records import storage
+from energyest.records.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
 
@@ -51,7 +52,7 @@ class TraceWriter:
     """
 
     def __init__(
-        self, folder: Path, meta: Mapping[str, Any], contents: Callable[[], Contents]
+        self, folder: Path, meta: Mapping[str, Any], contents: Callable[[], EnergyTrace]
     ) -> None:
         self._contents = contents
         self._folder = TraceFolder(folder)

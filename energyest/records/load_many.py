@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from energyest.errors import EnergyestError, RunsError
-from energyest.records.trace import EnergyTrace, load_trace
+from energyest.records.loading import load_trace
+from energyest.records.trace import EnergyTrace
 
 Source = str | Path | Iterable[str | Path | EnergyTrace] | Mapping[str, EnergyTrace | str | Path]
 _META_FILE = "meta.json"

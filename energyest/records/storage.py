@@ -20,7 +20,7 @@ import math
 import os
 import reprlib
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,30 +114,46 @@ def write_meta(folder: Path, meta: Mapping[str, Any], name: str = META_FILE) -> 
     os.replace(temporary, folder / name)
 
 
+def epoch_lines(columns: Mapping[str, NDArray[Any]]) -> Iterator[str]:
+    """The lines of `epochs.jsonl`."""
+    for values in zip(*columns.values(), strict=True):
+        yield encode_epoch(dict(zip(columns, values, strict=True)))
+
+
+def power_lines(columns: Mapping[str, NDArray[Any]]) -> Iterator[str]:
+    """The lines of `power.csv`, its header first."""
+    yield POWER_HEADER
+    ordered = (columns[name] for name in POWER_COLUMNS)
+    yield from map(encode_reading, zip(*ordered, strict=True))
+
+
 def write_folder(
     folder: Path,
+    epochs: Mapping[str, NDArray[Any]],
+    power: Mapping[str, NDArray[Any]],
     meta: Mapping[str, Any],
-    epochs: Iterable[Mapping[str, float]],
-    readings: Iterable[Sequence[float | str]],
 ) -> None:
-    """Write a whole trace; the folder must not hold one yet."""
+    """Write a whole trace; the folder must not hold one yet.
+
+    Raises:
+        TraceError: it does, it cannot be written, or the meta is not plain JSON.
+    """
     encode_meta(meta)  # what cannot be written is refused before anything is
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / META_FILE).exists():
             raise TraceError(f"{folder} already holds a trace: choose another folder")
         with open(folder / EPOCHS_FILE, "w", encoding="utf-8") as file:
-            file.writelines(encode_epoch(row) for row in epochs)
+            file.writelines(epoch_lines(epochs))
         with open(folder / POWER_FILE, "w", encoding="utf-8") as file:
-            file.write(POWER_HEADER)
-            file.writelines(encode_reading(row) for row in readings)
+            file.writelines(power_lines(power))
         write_meta(folder, meta)
     except OSError as error:
         raise TraceError(f"cannot write a trace to {folder}: {error}") from error
 
 
-def read_folder(folder: Path) -> tuple[dict[str, Any], Columns, Columns]:
-    """Read a trace: meta, the columns of its epochs and the columns of its readings.
+def read_folder(folder: Path) -> tuple[Columns, Columns, dict[str, Any]]:
+    """Read a trace: the columns of its epochs, the columns of its readings, its meta.
 
     Raises:
         TraceError: the folder or its `meta.json` is missing, the format is newer than this
@@ -153,7 +169,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], Columns, Columns]:
     meta, epochs = _read_meta(folder), _read_epochs(folder)
     if meta.get("status") == "running":
         meta |= _read_latest(folder, meta.get("run_id"), epochs)
-    return meta, epochs, _read_power(folder)
+    return epochs, _read_power(folder), meta
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +17,6 @@ from energyest.arrays import (
     as_vector,
     check_increasing,
     check_same_length,
-    check_stored,
     ratio,
     refuse,
 )
@@ -26,7 +24,8 @@ from energyest.carbon import Intensity, co2e_kg
 from energyest.errors import TraceError
 from energyest.integration import FloatArray, cumulative_energy
 from energyest.records import storage
-from energyest.records.ranks import read_ranks
+from energyest.records.devices import Device, devices_of, names_with_counts
+from energyest.records.meta import read_count, read_list, read_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -233,10 +232,9 @@ class EnergyTrace:
         return [name for name in self.epoch_columns if name not in EPOCH_COLUMNS]
 
     @property
-    def devices(self) -> list[dict[str, Any]]:
+    def devices(self) -> list[Device]:
         """What `meta` says of the devices; entries that are no objects are left out."""
-        devices = self.meta.get("devices")
-        return [d for d in devices if isinstance(d, dict)] if isinstance(devices, list) else []
+        return devices_of(self.meta)
 
     @property
     def total_J(self) -> float:
@@ -245,19 +243,19 @@ class EnergyTrace:
         Recorded when the run ends. Of a run that was killed, and of arrays, it is the sum of the
         epochs and of what the readings show outside of them. NaN where a part was not measured.
         """
-        if self.meta.get("missing_ranks"):
+        if read_list(self.meta, "missing_ranks"):
             return math.nan
-        recorded = self.meta.get("total_J")
-        if _is_number(recorded):
-            return float(recorded)
-        energy_J, first = self.column("energy_J"), self.meta.get("earlier_rows")
-        earlier_J, carried_J = (self.meta.get(n) for n in ("earlier_total_J", "carried_J"))
+        recorded = read_number(self.meta, "total_J")
+        if recorded is not None:
+            return recorded
+        energy_J, first = self.column("energy_J"), read_count(self.meta, "earlier_rows")
+        earlier_J, carried_J = (read_number(self.meta, n) for n in ("earlier_total_J", "carried_J"))
         rows_J = float(np.sum(energy_J))
-        if _is_number(earlier_J) and isinstance(first, int) and 0 <= first <= len(self):
+        if earlier_J is not None and first is not None and first <= len(self):
             # The run goes on from a checkpoint, which knows what it had cost by then; also of the
             # epoch under way, if that has not ended since and has it in its row.
             rows_J = earlier_J + float(np.sum(energy_J[first:]))
-            if len(self) > first and _is_number(carried_J):
+            if len(self) > first and carried_J is not None:
                 rows_J -= carried_J
         return rows_J + self._outside_J()
 
@@ -276,7 +274,7 @@ class EnergyTrace:
         if not np.isfinite([starts_s, ends_s]).all():
             return 0.0
         outside_J = 0.0
-        for rows in _rows_of_devices(columns["device"]).values():
+        for rows in rows_of_devices(columns["device"]).values():
             time_s = columns["time_s"][rows]
             first_s = min([time_s[0], *starts_s[:1]])
             last_s = max([time_s[-1], *ends_s[-1:]])
@@ -324,14 +322,7 @@ class EnergyTrace:
             TraceError: the folder holds a trace already or cannot be written.
         """
         path = Path(folder)
-        names = list(self.epoch_columns)
-        rows = zip(*self.epoch_columns.values(), strict=True)
-        storage.write_folder(
-            path,
-            self.meta,
-            (dict(zip(names, row, strict=True)) for row in rows),
-            zip(*(self.power_columns[name] for name in POWER_COLUMNS), strict=True),
-        )
+        storage.write_folder(path, self.epoch_columns, self.power_columns, self.meta)
         return path
 
     def __len__(self) -> int:
@@ -344,44 +335,11 @@ class EnergyTrace:
         if unread:
             known = len(self) - unread
             energy = f"{energy} in {known} of them" if known else "energy not known"
-        names = Counter(str(d.get("name") or d.get("device")) for d in self.devices)
-        devices = [name if count == 1 else f"{count} x {name}" for name, count in names.items()]
-        return f"EnergyTrace({', '.join([f'{len(self)} {self.unit}s', energy, *devices])})"
-
-
-def load_trace(folder: str | Path, *, ranks: Sequence[int] | None = None) -> EnergyTrace:
-    """Read a trace from its folder: of a finished run, or of one that is running or was killed.
-
-    The trace of a training in several processes is the sum of all of them, whose folders lie in
-    that of rank 0; each of these folders is a trace as well. Where one is missing, or has not
-    recorded an epoch, the energy is NaN.
-
-    Args:
-        folder: the trace's folder.
-        ranks: the processes to add up; by default all that the training had.
-
-    Raises:
-        TraceError: the folder is missing, is no trace, was damaged other than by a cut last line,
-            was written by a newer version, or holds values that no training can have.
-    """
-    record = read_ranks(Path(folder), ranks)
-    trace = EnergyTrace(record.epochs, record.power, record.meta)
-    for name in ("energy_J", "duration_s"):
-        check_stored(trace.column(name), f"{folder}: {name} of the epochs")
-    for name in ("power_W", "energy_J"):
-        check_stored(trace.power_columns[name], f"{folder}: {name} of the readings")
-    for device, rows in _rows_of_devices(trace.power_columns["device"]).items():
-        name = f"{folder}: time_s of {device}"
-        time_s = as_finite(trace.power_columns["time_s"][rows], name)
-        check_increasing(time_s, name, strictly=False)
-    return trace
+        size = f"{len(self)} {self.unit}s"
+        return f"EnergyTrace({', '.join([size, energy, *names_with_counts(self.devices)])})"
 
 
 # ---------------------------------------------------------------------- checks
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _checked_columns(
@@ -404,7 +362,7 @@ def _checked_columns(
     return checked
 
 
-def _rows_of_devices(device: NDArray[Any]) -> dict[str, NDArray[np.intp]]:
+def rows_of_devices(device: NDArray[Any]) -> dict[str, NDArray[np.intp]]:
     """The rows of each device, in their order; at once, however many devices there are."""
     if not len(device):
         return {}

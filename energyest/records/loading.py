@@ -1,0 +1,138 @@
+"""Trace folders to traces: `load_trace`, which adds up those of all processes (ranks).
+
+Rank 0's folder is the training's; in it is a folder for each other rank, `rank1`, `rank2`, ...,
+which is a trace by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import reprlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from energyest.arrays import as_finite, check_increasing, check_stored
+from energyest.errors import TraceError
+from energyest.records import storage
+from energyest.records.meta import read_list
+from energyest.records.ranks import merge, rank_of, world_size
+from energyest.records.trace import EnergyTrace, rows_of_devices
+
+log = logging.getLogger("energyest")
+
+_FOLDER = re.compile(r"rank([1-9]\d{0,4})")
+
+
+def load_trace(folder: str | Path, *, ranks: Sequence[int] | None = None) -> EnergyTrace:
+    """Read a trace from its folder: of a finished run, or of one that is running or was killed.
+
+    The trace of a training in several processes is the sum of all of them, whose folders lie in
+    that of rank 0; each of these folders is a trace as well. Where one is missing, or has not
+    recorded an epoch, the energy is NaN.
+
+    Args:
+        folder: the trace's folder.
+        ranks: the processes to add up; by default all that the training had.
+
+    Raises:
+        TraceError: the folder is missing, is no trace, was damaged other than by a cut last line,
+            was written by a newer version, or holds values that no training can have.
+    """
+    trace = read_ranks(Path(folder), ranks)
+    for name in ("energy_J", "duration_s"):
+        check_stored(trace.column(name), f"{folder}: {name} of the epochs")
+    for name in ("power_W", "energy_J"):
+        check_stored(trace.power_columns[name], f"{folder}: {name} of the readings")
+    for device, rows in rows_of_devices(trace.power_columns["device"]).items():
+        name = f"{folder}: time_s of {device}"
+        time_s = as_finite(trace.power_columns["time_s"][rows], name)
+        check_increasing(time_s, name, strictly=False)
+    return trace
+
+
+def folder_of(folder: Path, rank: int) -> Path:
+    """Where a rank's part of the trace in a folder is."""
+    return folder / f"rank{rank}" if rank else folder
+
+
+def missing_text(meta: Mapping[str, Any]) -> str:
+    """Which ranks have left no record, by the meta of a trace; empty if all have."""
+    missing = read_list(meta, "missing_ranks")
+    if not missing:
+        return ""
+    few = ", ".join(str(rank) for rank in missing[:5])
+    more = f", ... ({len(missing)} in all)" if len(missing) > 5 else ""
+    return f"rank {few}{more} has left no record: what all drew is not known"
+
+
+def read_ranks(folder: Path, ranks: Sequence[int] | None = None) -> EnergyTrace:
+    """Read a trace folder, with those of other ranks that are in it.
+
+    Args:
+        folder: of a trace; or one with folders of ranks alone, as on the disk of a machine that
+            rank 0 did not run on.
+        ranks: those to add up; by default all that the training had.
+
+    Raises:
+        TraceError: there is no trace that can be read, or one of those asked for is missing.
+    """
+    try:
+        return _read(folder, ranks)
+    except OSError as error:  # no permission, or a name that no file can have
+        name = reprlib.repr(str(folder))
+        raise TraceError(f"cannot read the trace at {name}: {error.strerror}") from error
+
+
+def _read(folder: Path, ranks: Sequence[int] | None) -> EnergyTrace:
+    subfolders = _subfolders(folder)
+    own: EnergyTrace | None = None
+    if not subfolders or (folder / storage.EPOCHS_FILE).exists():
+        own = EnergyTrace(*storage.read_folder(folder))
+        # One rank's own folder is that rank's trace; a sum that was saved is the whole already.
+        is_whole = world_size(own) == 1 or "ranks" in own.meta
+        if is_whole or rank_of(own) > 0:
+            if ranks is not None and (set(ranks) != {rank_of(own)} or "ranks" in own.meta):
+                raise TraceError(f"{folder} cannot be taken apart into ranks {sorted(ranks)}")
+            return own
+    records = {} if own is None else {0: own}
+    for rank, subfolder in subfolders.items():
+        if ranks is None or rank in ranks:
+            records[rank] = EnergyTrace(*storage.read_folder(subfolder))
+    first = records[min(records)] if records else None
+    records = {
+        rank: one
+        for rank, one in records.items()
+        if first is not None and one.meta.get("run_id") == first.meta.get("run_id")
+    }
+    if ranks is None:
+        whole = merge(records)
+        missing = missing_text(whole.meta)
+        if missing:
+            present = reprlib.repr(sorted(records))
+            log.warning(
+                "energyest: %s: %s; load_trace(..., ranks=%s) adds up the others",
+                folder,
+                missing,
+                present,
+            )
+        return whole
+    lacking = sorted(set(ranks) - set(records))
+    if lacking or not ranks:
+        names = ", ".join(map(str, lacking))
+        raise TraceError(f"{folder} holds no trace of rank {names}; it has {sorted(records)}")
+    return merge({rank: records[rank] for rank in ranks}, expected=set(ranks))
+
+
+def _subfolders(folder: Path) -> dict[int, Path]:
+    """The folders of ranks in a trace folder; a link is none, nor is a folder without a trace."""
+    if not folder.is_dir():
+        return {}
+    found = {}
+    for path in folder.iterdir():
+        name = _FOLDER.fullmatch(path.name)
+        has_trace = any((path / file).exists() for file in (storage.META_FILE, storage.EPOCHS_FILE))
+        if name is not None and has_trace and not path.is_symlink():
+            found[int(name[1])] = path
+    return dict(sorted(found.items()))
