@@ -6,7 +6,6 @@ None of them gives an interval: they rest on assumptions whose error their input
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,8 @@ from energyest.estimators.checks import (
     is_number,
 )
 from energyest.gpus import find_gpu
+from energyest.records.devices import Device, accelerators_of, kind_of, of_kind
+from energyest.records.meta import read_text
 from energyest.records.trace import EnergyTrace
 
 # Power of memory in W per GB available: Lannelongue, Grealey, Inouye, "Green Algorithms:
@@ -168,7 +169,7 @@ def estimate_flops(
         counted = trace.column("flops")
         counted = counted[np.isfinite(counted)]
         if not len(counted):
-            note = trace.meta.get("flops_note")
+            note = read_text(trace.meta, "flops_note")
             reason = f" ({note})" if note else ""
             raise EstimateError(f"the trace holds no FLOPs{reason}: give flops=")
         flops = float(counted.mean()) * epochs
@@ -201,30 +202,16 @@ def _duration(
     return float(measured_s.mean()) * epochs, ("every epoch takes the mean of those measured",)
 
 
-def accelerators(trace: EnergyTrace) -> list[dict[str, Any]]:
-    """The GPUs of the trace, or else its CPU."""
-    for kind in ("gpu", "cpu"):
-        found = [device for device in trace.devices if _kind(device) == kind]
-        if found:
-            return found
-    return []
-
-
-def _kind(device: dict[str, Any]) -> str:
-    """What a device is; an entry that does not say so is a GPU, as in a hand-written meta."""
-    return str(device.get("kind") or str(device.get("device", "gpu")).partition(":")[0])
-
-
 def _tdp_W(trace: EnergyTrace, tdp_W: float | None) -> float:
     if tdp_W is None:
-        known = [_device_tdp_W(device) for device in accelerators(trace)]
+        known = [_device_tdp_W(device) for device in accelerators_of(trace.devices)]
         tdp_W = sum(known) if known else math.nan
         if not math.isfinite(tdp_W):
             raise EstimateError("the trace names no device with a known TDP: give tdp_W=")
     return check_positive(tdp_W, "tdp_W")
 
 
-def _device_tdp_W(device: dict[str, Any]) -> float:
+def _device_tdp_W(device: Device) -> float:
     # The board's own limit is its TDP: partners' boards differ from the data sheet.
     limit_W = device.get("power_limit_W")
     if limit_W is not None and is_number(limit_W):
@@ -234,9 +221,9 @@ def _device_tdp_W(device: dict[str, Any]) -> float:
 
 
 def _peak_flops(trace: EnergyTrace) -> float:
-    asked = str(trace.meta.get("precision", "fp32"))
+    asked = read_text(trace.meta, "precision") or "fp32"
     total = 0.0
-    for device in accelerators(trace):
+    for device in accelerators_of(trace.devices):
         name = str(device.get("name", device.get("device")))
         gpu = find_gpu(name)
         # Generations before tf32 compute in fp32 when asked for it.
@@ -252,11 +239,11 @@ def _peak_flops(trace: EnergyTrace) -> float:
 
 def mean_utilization(trace: EnergyTrace) -> float | None:
     """Share of time in which the GPUs were busy, as a mean over time; None if it was not read."""
-    devices = accelerators(trace)
+    devices = accelerators_of(trace.devices)
     names = trace.power_columns["device"].astype(str)
     rows = np.isin(names, [str(device.get("device")) for device in devices])
     if not rows.any() and devices:  # a hand-written meta that names no device
-        rows = np.char.startswith(names, _kind(devices[0]))
+        rows = np.char.startswith(names, kind_of(devices[0]))
     rows &= np.isfinite(trace.power_columns["utilization"])
     means = [_mean_over_time(trace, rows & (names == name)) for name in np.unique(names[rows])]
     return float(np.mean(means)) if means else None
@@ -273,8 +260,8 @@ def _mean_over_time(trace: EnergyTrace, rows: NDArray[np.bool_]) -> float:
 
 
 def _ram_GB(trace: EnergyTrace) -> float:
-    for device in trace.devices:
-        size = device.get("memory_bytes")
-        if _kind(device) == "ram" and size is not None and is_number(size):
+    for memory in of_kind(trace.devices, "ram"):
+        size = memory.get("memory_bytes")
+        if is_number(size):
             return float(size) / 1e9
     raise EstimateError("the trace does not hold the machine's memory: give ram_GB=")

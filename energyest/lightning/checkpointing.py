@@ -16,7 +16,9 @@ from energyest.errors import ConfigurationError, TraceError
 from energyest.lightning import trainer_plan as plan
 from energyest.lightning.progress import Progress
 from energyest.lightning.trainable_changes import ChangeWatch
-from energyest.measure.checkpoint import RunCheckpoint, gpu_names
+from energyest.measure.checkpoint import RunCheckpoint
+from energyest.records.devices import counts_by_name, gpus_of
+from energyest.records.meta import read_number, read_objects
 from energyest.records.trace import EnergyTrace
 
 if TYPE_CHECKING:
@@ -171,12 +173,12 @@ class Continuation:
 
 def _past_changes(earlier: RunCheckpoint) -> list[dict[str, Any]]:
     """What had changed the energy of an epoch by then, for the trace's `planned_changes`."""
-    changes = earlier.meta.get("planned_changes")
-    return [c for c in changes if _is_by(c, _row(earlier))] if isinstance(changes, list) else []
+    changes = read_objects(earlier.meta, "planned_changes")
+    return [change for change in changes if _is_by(change, _row(earlier))]
 
 
 def _change_of_gpus(earlier: RunCheckpoint, trace: EnergyTrace) -> dict[str, Any] | None:
-    before, now = earlier.gpus, gpu_names(trace)
+    before, now = earlier.gpus, counts_by_name(gpus_of(trace.devices))
     if not before or not now or before == now:
         return None
     names = ", ".join(f"{count} x {name}" for name, count in now.items())
@@ -188,10 +190,10 @@ def _row(earlier: RunCheckpoint) -> float:
     return len(earlier) + (0.5 if earlier.open_row else 0.0)
 
 
-def _is_by(change: object, row: float) -> bool:
+def _is_by(change: Mapping[str, Any], row: float) -> bool:
     """Whether an entry of a trace's meta, which may hold anything, is a change by that row."""
-    epoch = change.get("epoch") if isinstance(change, dict) else None
-    return isinstance(epoch, int | float) and epoch <= row
+    epoch = read_number(change, "epoch")
+    return epoch is not None and epoch <= row
 
 
 def _number(trainer: Trainer, monitor: Callback, kind: type[Callback]) -> str:

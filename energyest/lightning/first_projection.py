@@ -23,6 +23,7 @@ from energyest.lightning import trainer_plan as plan
 from energyest.profiling.describe import describe_beside_training
 from energyest.profiling.flops import FlopCount
 from energyest.profiling.tf32 import convolutions_in_tf32, matrix_products_in_tf32
+from energyest.records.devices import gpus_of, of_kind
 from energyest.records.trace import EnergyTrace
 from energyest.records.workload import OPTIMIZERS, Operation, Workload
 
@@ -60,7 +61,7 @@ class FirstProjection:
         self._workload: Workload | None = None
         self._pending = True
         trace = run.trace
-        self._gpus = [d for d in trace.devices if d.get("kind") == "gpu"]
+        self._gpus = gpus_of(trace.devices)
         self._host_W = power_now(trace, ("cpu", "ram"))
 
     def describe(
@@ -197,7 +198,7 @@ def optimizer_of(optimizers: Sequence[Any]) -> str:
 
 def power_now(trace: EnergyTrace, kinds: Sequence[str]) -> float:
     """Watts that devices of these kinds drew in the last second together; NaN if one is unknown."""
-    devices = [str(d["device"]) for d in trace.devices if d.get("kind") in kinds]
+    devices = [str(device["device"]) for device in of_kind(trace.devices, *kinds)]
     columns = trace.power_columns
     total_W = 0.0
     for device in devices:

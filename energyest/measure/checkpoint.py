@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from energyest.errors import ConfigurationError, TraceError
+from energyest.records.devices import counts_by_name, gpus_of
+from energyest.records.meta import read_count, read_object, read_objects
 from energyest.records.trace import EnergyTrace
 
 # More epochs than any training has: what a checkpoint holds beyond is none of ours.
@@ -45,8 +46,8 @@ class RunCheckpoint:
     @property
     def gpus(self) -> dict[str, Any]:
         """Names of the GPUs that its last part was measured on, and how many there were of each."""
-        gpus = self.meta.get("earlier_parts", [{}])[-1].get("gpus")
-        return gpus if isinstance(gpus, dict) else {}
+        parts = read_objects(self.meta, "earlier_parts")
+        return dict(read_object(parts[-1], "gpus")) if parts else {}
 
     @property
     def next_epoch(self) -> int:
@@ -78,7 +79,7 @@ class RunCheckpoint:
         Raises:
             ConfigurationError: its rows are others.
         """
-        unit = self.meta.get("interval_steps")
+        unit = read_count(self.meta, "interval_steps")
         if len(self) and unit != interval_steps:
             was, now = (
                 f"intervals of {n} steps" if n else "epochs" for n in (unit, interval_steps)
@@ -87,7 +88,7 @@ class RunCheckpoint:
 
     def energy_alone(self) -> RunCheckpoint:
         """With what it cost in all, but without its epochs."""
-        parts = self.meta.get("earlier_parts")
+        parts = read_objects(self.meta, "earlier_parts")
         return RunCheckpoint(total=self.total, meta={"earlier_parts": parts} if parts else {})
 
     def rows(self) -> Iterator[dict[str, float]]:
@@ -107,20 +108,24 @@ class RunCheckpoint:
             trace: its trace, with the totals so far in its meta.
         """
         meta = trace.meta
-        known = {"energy_J": meta.get("total_J"), "duration_s": meta.get("duration_s")}
-        cut = meta.get("interrupted_epoch") or {}
+        total = {
+            "energy_J": meta.get("total_J"),
+            "duration_s": meta.get("duration_s"),
+            **read_object(meta, "components"),
+        }
+        cut = read_object(meta, "interrupted_epoch")
         part = {
             **{name: meta.get(name) for name in _OF_PART},
-            "gpus": gpu_names(trace),
+            "gpus": counts_by_name(gpus_of(trace.devices)),
             "rows": len(trace),
         }
         return cls(
             {name: values.tolist() for name, values in trace.epoch_columns.items()},
             {name: _or_nan(value) for name, value in cut.items()},
-            {n: _or_nan(value) for n, value in {**known, **meta.get("components", {})}.items()},
+            {name: _or_nan(value) for name, value in total.items()},
             {
                 **{name: meta[name] for name in _KEPT if name in meta},
-                "earlier_parts": [*_objects(meta.get("earlier_parts")), part][-_MOST_PARTS:],
+                "earlier_parts": [*read_objects(meta, "earlier_parts"), part][-_MOST_PARTS:],
             },
         )
 
@@ -172,7 +177,7 @@ class RunCheckpoint:
         if any(value < 0 for values in spent for value in values):
             raise TraceError("the state of a run must hold durations and energies of 0 or more")
         meta = {n: v for n, v in _mapping(state, "meta").items() if n in _KEPT}
-        parts = _objects(_mapping(state, "meta").get("earlier_parts"))
+        parts = read_objects(_mapping(state, "meta"), "earlier_parts")
         return cls(columns, row, total, {**meta, **({"earlier_parts": parts} if parts else {})})
 
 
@@ -181,16 +186,6 @@ def _mapping(state: Mapping[Any, Any], name: str) -> dict[str, Any]:
     if not isinstance(part, Mapping):
         raise TraceError(f"the state of a run must hold {name}, by name")
     return {str(key): value for key, value in part.items()}
-
-
-def gpu_names(trace: EnergyTrace) -> dict[str, int]:
-    """The GPUs that a trace was measured on, by their names."""
-    gpus = [device for device in trace.devices if device.get("kind") == "gpu"]
-    return dict(sorted(Counter(str(gpu.get("name")) for gpu in gpus).items()))
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _or_nan(value: Any) -> float:

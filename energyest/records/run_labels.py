@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-
-from energyest.estimators.baselines import accelerators
+from energyest.records.devices import accelerators_of, names_with_counts
+from energyest.records.meta import read_object, read_text
 from energyest.records.trace import EnergyTrace
 
 
@@ -17,18 +15,16 @@ def model_name(trace: EnergyTrace, hyperparameter: str | None = None) -> str:
         hyperparameter: the one that names the model, where a single LightningModule wraps many.
     """
     if hyperparameter is not None:
-        hparams = trace.meta.get("hparams")
-        value = hparams.get(hyperparameter) if isinstance(hparams, Mapping) else None
+        value = read_object(trace.meta, "hparams").get(hyperparameter)
         return "" if value is None else str(value)
-    for key, field in (("model", "name"), ("workload", "model")):
-        facts = trace.meta.get(key)
-        name = facts.get(field) if isinstance(facts, Mapping) else facts
-        if isinstance(name, str) and name:
-            return name
-    return ""
+    return (
+        read_text(read_object(trace.meta, "model"), "name")
+        or read_text(trace.meta, "model")  # as some write it by hand
+        or read_text(read_object(trace.meta, "workload"), "model")
+        or ""
+    )
 
 
 def gpu_names(trace: EnergyTrace) -> str:
     """The names of its GPUs, such as "2 x NVIDIA A40", or of its processor; empty without any."""
-    names = Counter(str(d.get("name") or d.get("device")) for d in accelerators(trace))
-    return " + ".join(name if count == 1 else f"{count} x {name}" for name, count in names.items())
+    return " + ".join(names_with_counts(accelerators_of(trace.devices)))

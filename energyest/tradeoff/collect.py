@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from energyest.errors import RunsError
-from energyest.estimators.baselines import accelerators, mean_utilization
+from energyest.estimators.baselines import mean_utilization
 from energyest.estimators.checks import is_number
+from energyest.records.devices import accelerators_of
 from energyest.records.load_many import Source, load_traces
 from energyest.records.run_labels import gpu_names, model_name
 from energyest.records.trace import EnergyTrace
@@ -133,7 +134,7 @@ def _row(
     total_J, gpu_J, epochs_s = trace.total_J, _sum(trace, "gpu_energy_J"), _sum(trace, "duration_s")
     duration_s = _number(meta.get("duration_s"), epochs_s)
     samples = _sum(trace, "samples")
-    gpus = accelerators(trace)
+    gpus = accelerators_of(trace.devices)
     limits_W = [_number(gpu.get("power_limit_W")) for gpu in gpus]
     utilization = mean_utilization(trace)
     facts = meta.get("model")

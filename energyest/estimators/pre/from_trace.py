@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from energyest.errors import EstimateError, WorkloadError
 from energyest.estimate import Estimate
-from energyest.estimators.checks import check_trace, positive_or_none
+from energyest.estimators.checks import check_trace
 from energyest.estimators.pre.blend import beside_gpu, blend
 from energyest.estimators.pre.estimate import estimate_pre
 from energyest.gpus import resolve_gpu
+from energyest.records.devices import gpus_of
+from energyest.records.meta import read_object, read_positive
 from energyest.records.trace import EnergyTrace
 from energyest.records.workload import Workload
 
@@ -41,11 +41,11 @@ def estimate_pre_of(trace: EnergyTrace, epochs: float, *, confidence: float = 0.
             does not tell the GPU's energy from that of other devices; or its numbers are absurd.
     """
     check_trace(trace)
-    gpus = gpus_of(trace)
+    gpus = gpus_of(trace.devices)
     if len(gpus) != 1:
         raise EstimateError(f"PRE is of one GPU, and the trace names {len(gpus)}")
-    stored = trace.meta.get("workload")
-    if not isinstance(stored, Mapping):
+    stored = read_object(trace.meta, "workload")
+    if not stored:
         raise EstimateError(
             "the trace holds no workload: EnergyMonitor writes one where it counts FLOPs"
         )
@@ -73,23 +73,18 @@ def estimate_pre_of(trace: EnergyTrace, epochs: float, *, confidence: float = 0.
     return whole
 
 
-def gpus_of(trace: EnergyTrace) -> list[dict[str, Any]]:
-    """What the trace's meta says of its GPUs."""
-    return [d for d in trace.devices if str(d.get("kind") or d.get("device")).startswith("gpu")]
-
-
 def _samples(trace: EnergyTrace, workload: Workload) -> tuple[int, int]:
     """Samples trained on and validated in an epoch, or in an interval."""
-    recorded = trace.meta.get("first_projection")
-    if isinstance(recorded, Mapping):  # what the monitor asked PRE with when the training began
-        train = positive_or_none(recorded.get("train_samples"))
-        if train is not None:
-            return round(train), round(positive_or_none(recorded.get("validation_samples")) or 0)
+    # What the monitor asked PRE with when the training began.
+    recorded = read_object(trace.meta, "first_projection")
+    train = read_positive(recorded, "train_samples")
+    if train is not None:
+        return round(train), round(read_positive(recorded, "validation_samples") or 0)
     whole_epochs = trace.unit == "epoch"
-    validated = positive_or_none(trace.meta.get("validation_samples")) if whole_epochs else None
+    validated = read_positive(trace.meta, "validation_samples") if whole_epochs else None
     if validated is None and (trace.column("validation_energy_J") > 0).any():
         raise EstimateError("the trace does not say how many samples were validated")
-    train = positive_or_none(trace.meta.get("train_samples")) if whole_epochs else None
+    train = read_positive(trace.meta, "train_samples") if whole_epochs else None
     if train is not None:
         return round(train), round(validated or 0)
     counted = trace.column("samples")

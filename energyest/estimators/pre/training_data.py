@@ -11,6 +11,8 @@ import numpy as np
 from energyest.errors import EstimateError, WorkloadError
 from energyest.estimators.checks import check_positive
 from energyest.gpus import Gpu, resolve_gpu
+from energyest.records.devices import gpus_of, name_of
+from energyest.records.meta import read_count, read_object, read_text
 from energyest.records.trace import EnergyTrace
 from energyest.records.workload import Workload
 
@@ -107,14 +109,14 @@ def _row(index: int, row: Mapping[Any, Any]) -> TrainedRun:
 def _of_trace(index: int, trace: object) -> TrainedRun:
     if not isinstance(trace, EnergyTrace):
         raise EstimateError(f"run {index} is a {type(trace).__name__}: it must be an EnergyTrace")
-    stored = trace.meta.get("workload")
-    if not isinstance(stored, Mapping):
+    stored = read_object(trace.meta, "workload")
+    if not stored:
         raise EstimateError(
             f"run {index} holds no workload: EnergyMonitor writes one where it counts FLOPs"
         )
-    names = [d.get("name") for d in trace.devices if str(d.get("device")).startswith("gpu")]
-    if len(names) != 1:
-        raise EstimateError(f"run {index} was measured on {len(names)} GPUs: it must be one")
+    gpus = gpus_of(trace.devices)
+    if len(gpus) != 1:
+        raise EstimateError(f"run {index} was measured on {len(gpus)} GPUs: it must be one")
     steps = trace.column("steps")
     seconds = trace.column("duration_s") - np.nan_to_num(trace.column("validation_s"))
     # Validation is booked for all devices together: the GPU's share of it is that of the epoch.
@@ -123,16 +125,14 @@ def _of_trace(index: int, trace: object) -> TrainedRun:
     joules = trace.column("gpu_energy_J") * (1 - validation)
     usable = np.isfinite(steps * seconds * joules) & (steps > 0) & (seconds > 0) & (joules > 0)
     # Epochs from before a checkpoint may have been trained on another GPU.
-    earlier_rows = trace.meta.get("earlier_rows")
-    if isinstance(earlier_rows, int):
-        usable[: max(0, earlier_rows)] = False
+    usable[: read_count(trace.meta, "earlier_rows") or 0] = False
     if usable.sum() > 1:
         usable[np.flatnonzero(usable)[0]] = False  # the first epoch is cold
     if not usable.any():
         raise EstimateError(f"run {index} holds no epoch with steps, duration and GPU energy")
     total_s = float(seconds[usable].sum())
     try:
-        workload, gpu = Workload.from_dict(stored), resolve_gpu(str(names[0]))
+        workload, gpu = Workload.from_dict(stored), resolve_gpu(name_of(gpus[0]))
     except (EstimateError, WorkloadError) as error:
         raise EstimateError(f"run {index}: {error}") from error
     return TrainedRun(
@@ -141,5 +141,5 @@ def _of_trace(index: int, trace: object) -> TrainedRun:
         total_s / float(steps[usable].sum()),
         float(joules[usable].sum()) / total_s,
         workload.model,
-        str(trace.meta.get("host") or ""),
+        read_text(trace.meta, "host") or "",
     )

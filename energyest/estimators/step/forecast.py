@@ -17,6 +17,7 @@ from energyest.estimators.step.planned_changes import PlannedChange, weights_of
 from energyest.estimators.step.spikes import remaining_events, without_spikes
 from energyest.estimators.step.validation import Validations
 from energyest.integration import FloatArray
+from energyest.records.devices import gpus_of
 from energyest.records.trace import EnergyTrace
 
 # How well the number of epochs is found that a time limit leaves.
@@ -122,7 +123,7 @@ class Forecaster:
     @property
     def load(self) -> float | None:
         """Power of the GPUs on the level as a share of their limits; None if unknown."""
-        gpus = [device for device in self._trace.devices if device.get("kind") == "gpu"]
+        gpus = gpus_of(self._trace.devices)
         limits = [positive_or_none(gpu.get("power_limit_W")) for gpu in gpus]
         limit_W = sum(limit for limit in limits if limit is not None)
         energy_J = self.level.average(self._trace.column("gpu_energy_J")[self._rows])

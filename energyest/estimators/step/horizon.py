@@ -12,9 +12,9 @@ from energyest.estimators.checks import (
     check_count,
     check_epochs,
     check_positive,
-    positive_or_none,
     whole,
 )
+from energyest.records.meta import read_positive
 from energyest.records.trace import EnergyTrace
 
 
@@ -55,8 +55,8 @@ def find_horizon(
         return Horizon(_epochs_of(trace, steps), duration_s=duration_s)
     if duration_s is not None:
         return Horizon(end_s=duration_s)
-    planned = positive_or_none(trace.meta.get("planned_epochs"))
-    end_s = positive_or_none(trace.meta.get("planned_duration_s"))
+    planned = read_positive(trace.meta, "planned_epochs")
+    end_s = read_positive(trace.meta, "planned_duration_s")
     horizon = Horizon(
         # A training may go on for longer than it was planned.
         epochs=math.inf if planned is None else whole(float(max(planned, _done(trace, planned)))),

@@ -11,6 +11,7 @@ import numpy as np
 
 from energyest.errors import EstimateError
 from energyest.estimators.checks import check_positive, is_number
+from energyest.records.meta import read_objects
 from energyest.records.trace import EnergyTrace
 
 # How far off a guess from FLOPs is, without and with knowledge of the load: the error that nine of
@@ -149,10 +150,7 @@ def _as_change(entry: PlannedChange | Mapping[str, Any]) -> PlannedChange:
 
 def _recorded(trace: EnergyTrace) -> Iterable[PlannedChange]:
     """What the trace's meta says; entries that make no sense, or came later, are left out."""
-    entries = trace.meta.get("planned_changes")
-    for entry in entries if isinstance(entries, list) else []:
-        if not isinstance(entry, dict):
-            continue
+    for entry in read_objects(trace.meta, "planned_changes"):
         known_since = entry.get("known_since", 0)
         if is_number(known_since) and known_since > len(trace):
             continue  # the head of a longer trace: nobody knew by then

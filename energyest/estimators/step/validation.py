@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from energyest.estimators.checks import positive_or_none
 from energyest.estimators.step.interval import error_of
 from energyest.estimators.step.level import Level, current_level
 from energyest.estimators.step.spikes import remaining_events
 from energyest.integration import FloatArray
+from energyest.records.meta import read_positive
 from energyest.records.trace import EnergyTrace
 
 # A validation step is a forward pass: a third of a training step.
@@ -123,11 +123,11 @@ class _Schedule:
 
     @classmethod
     def of(cls, trace: EnergyTrace) -> _Schedule | None:
-        every = positive_or_none(trace.meta.get("validation_every_n_rows"))
+        every = read_positive(trace.meta, "validation_every_n_rows")
         if every is None or every < 1 / _MOST_IN_AN_EPOCH:
             return None
-        first = positive_or_none(trace.meta.get("first_epoch"))
-        share = positive_or_none(trace.meta.get("validation_to_training_batches"))
+        first = read_positive(trace.meta, "first_epoch")
+        share = read_positive(trace.meta, "validation_to_training_batches")
         # Of intervals, the beginning of a resumed training is not known.
         return cls(every, first or 0.0 if trace.unit == "epoch" else 0.0, share)
 
