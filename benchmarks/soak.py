@@ -389,8 +389,8 @@ class Soak:
         rows = epochs if accident is None else accident + 1
         if len(monitor.trace) != rows:
             self.violated(f"run {self.runs} has {len(monitor.trace)} rows, not {rows}")
-        assert monitor._run is not None
-        self._judge_energy(monitor.trace, monitor._run._recorder._origin_s)
+        assert monitor._session is not None
+        self._judge_energy(monitor.trace, monitor._session._recorder._origin_s)
         self._judge_disk(monitor)
         if monitor.folder is not None:
             shutil.rmtree(monitor.folder)

@@ -115,7 +115,7 @@ class Watch(pl.Callback):
         for name in COLLECTIVES:
             setattr(torch.distributed, name, self.counted(name, getattr(torch.distributed, name)))
         if OPTIONS.get("broken") == str(trainer.global_rank):
-            lightning.Run = None  # type: ignore[assignment,misc]
+            lightning.Session = None  # type: ignore[assignment,misc]
         share = group.RankExchange.share
 
         def timed(*args: Any, **kwargs: Any) -> None:

@@ -21,10 +21,10 @@ from energyest import EnergyTrace, Estimate, NotStableError, estimate_step, load
 from energyest.estimators.pre import estimate as pre_estimate
 from energyest.estimators.pre.estimate import GPU_ALONE, estimate_pre
 from energyest.estimators.pre.training_data import runs_of
-from energyest.lightning.first_projection import optimizer_of, power_now, precision_of
 from energyest.measure.sensors import Device, detect
 from energyest.profiling.tf32 import tf32
 from energyest.records.workload import Operation, Workload
+from energyest.tracking.first_projection import optimizer_of, power_now, precision_of
 from tests.fake_nvml import FakeNvml
 from tests.synthetic_pre import small_model
 from tests.test_lightning import (

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import pytorch_lightning
 import torch
-from energyest.callbacks import run as run_module
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from energyest import ConfigurationError, EnergyMonitor, load_trace, track
+from energyest.tracking import session as session_module
 from tests.test_lightning import (
     BATCH,
     GPU_W,
@@ -304,7 +304,7 @@ def test_gpu_is_waited_for_at_the_edges_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits = []
-    monkeypatch.setattr(run_module, "wait_for_gpu", lambda: waits.append(1))
+    monkeypatch.setattr(session_module, "cuda_synchronize", lambda: waits.append(1))
     monitor = monitor_of(every_n_steps=10, count_flops=False)
     trainer = make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=1)
     trainer.fit(PlNet(), batches(40))

@@ -11,7 +11,8 @@ import pytorch_lightning
 
 from energyest import EnergyTrace, Estimate, estimate_step, track
 from energyest.tracking import live_projection as projection
-from energyest.tracking.live_projection import Plan, Projector, RegimeWatch
+from energyest.tracking.live_projection import Projector, RegimeWatch
+from energyest.tracking.plan import Length
 from tests.test_lightning import PlNet, loader, make_trainer, monitor_of
 from tests.test_lightning import warnings_of as all_warnings_of
 from tests.test_recorder import Constant
@@ -39,9 +40,9 @@ class Replay:
         return self.whole.head(self.rows)
 
 
-def replay(energy_J: Any, plan: Plan = Plan(100), **meta: Any) -> list[Estimate | None]:  # noqa: B008
+def replay(energy_J: Any, plan: Length = Length(100), **meta: Any) -> list[Estimate | None]:  # noqa: B008
     """The projections after each row."""
-    meta |= {"planned_epochs": plan.epochs, "planned_duration_s": plan.duration_s}
+    meta |= {"planned_epochs": plan.rows, "planned_duration_s": plan.duration_s}
     recorder = Replay(energy_J, **meta)
     projector = Projector(recorder, 0.9)  # type: ignore[arg-type]
     projections = []
@@ -72,15 +73,15 @@ def test_projection_is_that_of_estimate_step() -> None:
 @pytest.mark.parametrize(
     ("plan", "epochs"),
     [
-        (Plan(100, 40.0), 40),  # the time limit comes first
-        (Plan(30, 40.0), 30),
-        (Plan(None, 40.0), 40),
-        (Plan(33.5, None), 33.5),
-        (Plan(10, None), 20),  # the training goes on beyond its plan
-        (Plan(19.5, None), 20),  # its last row is cut short
+        (Length(100, 40.0), 40),  # the time limit comes first
+        (Length(30, 40.0), 30),
+        (Length(None, 40.0), 40),
+        (Length(33.5, None), 33.5),
+        (Length(10, None), 20),  # the training goes on beyond its plan
+        (Length(19.5, None), 20),  # its last row is cut short
     ],
 )
-def test_end_of_the_plan(plan: Plan, epochs: float) -> None:
+def test_end_of_the_plan(plan: Length, epochs: float) -> None:
     projection = replay([100.0] * 20, plan)[-1]
     assert projection is not None
     assert projection.energy_J == pytest.approx(100 * epochs, rel=1e-3)
@@ -89,7 +90,7 @@ def test_end_of_the_plan(plan: Plan, epochs: float) -> None:
 def test_without_a_plan_nothing_is_projected(caplog: pytest.LogCaptureFixture) -> None:
     recorder = Replay([100.0] * 20)
     recorder.rows = 20
-    assert Projector(recorder, 0.9).project(Plan()) is None  # type: ignore[arg-type]
+    assert Projector(recorder, 0.9).project(Length()) is None  # type: ignore[arg-type]
     assert recorder.traces == 0
     assert caplog.text == ""
 
@@ -130,9 +131,9 @@ def test_cheap_projections_are_made_less_often(monkeypatch: pytest.MonkeyPatch) 
     made = []
     for row in range(10, 20):
         recorder.rows = row
-        made.append(projector.project_if_cheap(Plan(100)) is not None)
+        made.append(projector.project_if_cheap(Length(100)) is not None)
     assert made == 3 * [True] + 7 * [False]
-    assert projector.project(Plan(100)) is not None  # for who asks
+    assert projector.project(Length(100)) is not None  # for who asks
 
 
 @pytest.mark.parametrize(("cost_s", "every"), [(0.001, 1), (0.05, 5), (1.0, 100)])
@@ -144,7 +145,7 @@ def test_projections_take_a_hundredth_of_the_time(
     made: list[int] = []
 
     class Costly(Projector):
-        def project(self, plan: Plan) -> Estimate | None:
+        def project(self, plan: Length) -> Estimate | None:
             nonlocal now_s
             now_s += cost_s
             made.append(row)
@@ -153,7 +154,7 @@ def test_projections_take_a_hundredth_of_the_time(
     projector = Costly(Replay([1.0]), 0.9)  # type: ignore[arg-type]
     for row in range(1100):
         now_s = float(2 * row)
-        projector.project_if_cheap(Plan(1100))
+        projector.project_if_cheap(Length(1100))
     assert made[:100] == list(range(100))  # the first ones, whatever they cost
     assert len(made[100:]) == pytest.approx(1000 / max(1, every / 2), rel=0.25)
 
@@ -220,7 +221,7 @@ def test_only_the_announced_row_is_passed_over(
     trace = EnergyTrace.from_epochs([100.0] * 12, meta={"planned_changes": changes})
     watch = RegimeWatch()
     for start, energy_J in ((0, 100), (9, 200)):  # far out of the interval
-        watch.see(estimate(start, energy_J), Plan(100), trace)
+        watch.see(estimate(start, energy_J), Length(100), trace)
     assert len(warnings_of(caplog)) == warnings
 
 
@@ -242,25 +243,25 @@ def test_rules(
 ) -> None:
     watch = RegimeWatch()
     for start, energy_J in seen:
-        watch.see(estimate(start, energy_J), Plan(100), EMPTY)
+        watch.see(estimate(start, energy_J), Length(100), EMPTY)
     assert len(warnings_of(caplog)) == warnings
 
 
 def test_what_cannot_be_compared(caplog: pytest.LogCaptureFixture) -> None:
     for first, second, plan in [
-        (estimate(0, 100, None), estimate(9, 200), Plan(100)),  # no interval
-        (estimate(0, 100), estimate(9, 200), Plan(200)),  # for another length
-        (estimate(0, 100), estimate(9, 200), Plan(100, 1000.0)),
-        (estimate(0, 100), estimate(9, 200, 0.0), Plan(100)),  # nothing is left to project
+        (estimate(0, 100, None), estimate(9, 200), Length(100)),  # no interval
+        (estimate(0, 100), estimate(9, 200), Length(200)),  # for another length
+        (estimate(0, 100), estimate(9, 200), Length(100, 1000.0)),
+        (estimate(0, 100), estimate(9, 200, 0.0), Length(100)),  # nothing is left to project
     ]:
         watch = RegimeWatch()
-        watch.see(first, Plan(100), EMPTY)
+        watch.see(first, Length(100), EMPTY)
         watch.see(second, plan, EMPTY)
     assert warnings_of(caplog) == []
     # The length that `max_steps` comes to varies a little with the batches so far.
     watch = RegimeWatch()
-    watch.see(estimate(0, 100), Plan(100), EMPTY)
-    watch.see(estimate(9, 200), Plan(100.3), EMPTY)
+    watch.see(estimate(0, 100), Length(100), EMPTY)
+    watch.see(estimate(9, 200), Length(100.3), EMPTY)
     assert len(warnings_of(caplog)) == 1
 
 

@@ -12,12 +12,7 @@ import pytest
 import pytorch_lightning
 from torch.utils.data import DataLoader
 
-from energyest.lightning.trainer_plan import (
-    planned_duration_s,
-    planned_rows,
-    validation_every_n_rows,
-    validation_to_training_batches,
-)
+from energyest.lightning.trainer_plan import TrainerPlan
 from tests.test_intervals import batches, both_namespaces
 from tests.test_intervals import pytestmark as lightning_warns
 from tests.test_lightning import (
@@ -149,7 +144,7 @@ def fake_trainer(**facts: Any) -> Any:
     ],
 )
 def test_planned_intervals(facts: dict[str, Any], rows: float | None) -> None:
-    assert planned_rows(fake_trainer(**facts), 6, 20, 20) == (rows and pytest.approx(rows))
+    assert TrainerPlan(fake_trainer(**facts), 20).rows(6, 20) == (rows and pytest.approx(rows))
 
 
 # ---------------------------------------------------------------------- its time limit
@@ -164,8 +159,8 @@ def test_time_limit(pl: ModuleType, every: int | None, tmp_path: Path) -> None:
 
     class Look(pytorch_lightning.Callback):
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-            if monitor._run.planned_duration_s is not None:
-                seen.append(monitor._run.planned_duration_s)
+            if monitor._session.length.duration_s is not None:
+                seen.append(monitor._session.length.duration_s)
 
     trainer = make_trainer(pl, tmp_path, monitor, Look(), max_epochs=1000, max_time=limit)
     trainer.fit(NETS[pl](step_s=0.01), batches(4))
@@ -213,8 +208,8 @@ def timer(remaining_s: float | None, interval: str = "step") -> Any:
 def test_planned_duration(timers: list[Any], every: int | None, end_s: float | None) -> None:
     row_s = 10 if every is None else 8
     trainer = fake_trainer(callbacks=timers)
-    assert planned_duration_s(trainer, 30, row_s, every) == (end_s and pytest.approx(end_s))
-    assert planned_duration_s(trainer, math.nan, row_s, every) is None
+    assert TrainerPlan(trainer, every).duration_s(30, row_s) == (end_s and pytest.approx(end_s))
+    assert TrainerPlan(trainer, every).duration_s(math.nan, row_s) is None
 
 
 # ---------------------------------------------------------------------- its validations
@@ -241,8 +236,12 @@ def test_validation_schedule(
     facts: dict[str, Any], of_epochs: float | None, of_intervals: float | None
 ) -> None:
     trainer = fake_trainer(**facts)
-    assert validation_every_n_rows(trainer, None) == (of_epochs and pytest.approx(of_epochs))
-    assert validation_every_n_rows(trainer, 20) == (of_intervals and pytest.approx(of_intervals))
+    assert TrainerPlan(trainer, None).validation_every_n_rows == (
+        of_epochs and pytest.approx(of_epochs)
+    )
+    assert TrainerPlan(trainer, 20).validation_every_n_rows == (
+        of_intervals and pytest.approx(of_intervals)
+    )
 
 
 @pytest.mark.parametrize(
@@ -259,8 +258,8 @@ def test_size_of_validation(
     facts: dict[str, Any], of_epochs: float | None, of_intervals: float | None
 ) -> None:
     trainer = fake_trainer(**facts)
-    assert validation_to_training_batches(trainer, None) == of_epochs
-    assert validation_to_training_batches(trainer, 20) == of_intervals
+    assert TrainerPlan(trainer, None).validation_to_training_batches == of_epochs
+    assert TrainerPlan(trainer, 20).validation_to_training_batches == of_intervals
 
 
 @pytest.mark.parametrize(

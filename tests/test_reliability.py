@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from energyest import ConfigurationError, load_trace, track
-from energyest.measure.folder import Contents
+from energyest import ConfigurationError, EnergyTrace, load_trace, track
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import Reading
 from energyest.measure.writer import TraceWriter
@@ -127,7 +126,7 @@ def test_two_processes_never_share_a_folder(tmp_path: Path) -> None:
 
     def claim() -> None:
         barrier.wait()
-        writer = TraceWriter(tmp_path / "energy", {"devices": []}, lambda: Contents({}, {}, {}))
+        writer = TraceWriter(tmp_path / "energy", {"devices": []}, lambda: EnergyTrace({}))
         folders.append(writer.folder)
         writer.close(1)
 
@@ -261,7 +260,7 @@ def test_ctrl_c_while_it_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     run = track(tmp_path / "energy", sensors=[Constant(1)])
     run.start()
     run.start_epoch()
-    sampler = run._recorder._sampler
+    sampler = run._session._recorder._sampler
     stop = sampler.stop
 
     def interrupted(timeout_s: float = 2.0) -> bool:

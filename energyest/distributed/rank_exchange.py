@@ -27,6 +27,12 @@ from energyest.records.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
 
+# At the end of an epoch, rank 0 waits for the others for this share of it ...
+_RANKS_SHARE = 0.05
+#: ... but no longer than so many seconds; and so long where a checkpoint is made.
+RANKS_S = 2.0
+#: At the end of the run, it waits so long.
+RANKS_LAST_S = 3.0
 # How often rank 0 looks for what it waits for, and how long it waits for the store to answer where
 # it waits for no rank.
 _POLL_S = 0.001
@@ -62,6 +68,12 @@ def shared_store() -> Store | None:
         log.debug("energyest: no store of torch.distributed: %s", error)
         return None
     return store
+
+
+def for_ranks_s(row: Mapping[str, float]) -> float:
+    """How long rank 0 waits at the end of an epoch."""
+    duration_s = row.get("duration_s", 0.0)
+    return min(_RANKS_SHARE * duration_s, RANKS_S) if duration_s > 0 else 0.0
 
 
 @dataclass

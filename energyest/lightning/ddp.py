@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from energyest.distributed.rank_exchange import shared_store
 from energyest.records.loading import folder_of
 from energyest.tracking.checks import is_address
-from energyest.tracking.session import Run
+from energyest.tracking.session import Session
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
 
 log = logging.getLogger("energyest")
 
-# Makes the run of this process: in which folder, and with which facts in its meta.
-MakeRun = Callable[[Path | None, Mapping[str, Any]], Run]
+# Makes the session of this process: in which folder, and with which facts in its meta.
+MakeSession = Callable[[Path | None, Mapping[str, Any]], Session]
 
 
 def folder_for(trainer: Trainer, wanted: Path | None) -> Path | None:
@@ -39,41 +39,41 @@ def folder_for(trainer: Trainer, wanted: Path | None) -> Path | None:
     return Path(log_dir) / "energy"
 
 
-def begin(trainer: Trainer, make: MakeRun, folder: Path | None) -> Run:
-    """The run of this process, as a part of that of all.
+def begin(trainer: Trainer, make: MakeSession, folder: Path | None) -> Session:
+    """The session of this process, as a part of the run of all.
 
     Rank 0 finds a free folder; the others record into folders in it. That is told by a collective
     call, which every rank makes, as it does for the Trainer's `log_dir`; it is the only one.
 
     Args:
         trainer: knows the processes.
-        make: makes the run.
+        make: makes the session.
         folder: where rank 0 is to write the trace; None to keep all in memory.
     """
     rank, world_size = trainer.global_rank, trainer.world_size
     meta: dict[str, Any] = {"rank": rank, "world_size": world_size}
     if world_size == 1:
         return make(folder, meta)
-    run: Run | None = None
+    session: Session | None = None
     first: tuple[Path | None, str | None] = None, None
     try:
         if rank == 0:
-            run = make(folder, meta)
-            first = run.folder, run.run_id
+            session = make(folder, meta)
+            first = session.folder, session.run_id
     finally:  # the others wait for it, even if this one has failed
         first = trainer.strategy.broadcast(first)
-    if run is None:
+    if session is None:
         claimed, run_id = first
         if folder is not None:
             folder = folder_of(claimed or folder, rank)
-        run = make(folder, meta if run_id is None else {**meta, "run_id": run_id})
+        session = make(folder, meta if run_id is None else {**meta, "run_id": run_id})
     store = shared_store()
     if store is not None:
-        run.join(store, rank=rank, world_size=world_size)
+        session.join(store, rank=rank, world_size=world_size)
     elif rank == 0:
         log.warning(
             "energyest: the %d processes cannot reach each other through torch.distributed: this "
             "trace and its projection are those of rank 0; load_trace adds up all of them",
             world_size,
         )
-    return run
+    return session

@@ -10,7 +10,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from energyest.profiling.model_copy import SHARED, bare_copy, generators_restored
+from energyest.tracking.trainable_changes import Flip
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
@@ -32,28 +32,8 @@ _HOMES = ("pytorch_lightning.callbacks.finetuning", "lightning.pytorch.callbacks
 log = logging.getLogger("energyest")
 
 
-@dataclass(frozen=True)
-class Flip:
-    """A change of what is trainable, at the start of an epoch.
-
-    Attributes:
-        epoch: the Trainer's number of the epoch.
-        trainable: `requires_grad` of all parameters after it, by their names.
-        callback: class of the callback that makes it.
-    """
-
-    epoch: int
-    trainable: Mapping[str, bool]
-    callback: str
-
-
-def trainable_names(module: nn.Module) -> frozenset[str]:
-    """Names of the parameters that require gradients; another set means that some flipped."""
-    return frozenset(name for name, p in module.named_parameters() if p.requires_grad)
-
-
 def planned_flips(
-    trainer: Trainer, pl_module: LightningModule, epochs: int, *, users: bool = True
+    trainer: Trainer, pl_module: LightningModule, epochs: int | None = None, *, users: bool = True
 ) -> list[Flip]:
     """When the Trainer's `BaseFinetuning` callbacks will freeze or unfreeze parameters.
 
@@ -67,13 +47,16 @@ def planned_flips(
     Args:
         trainer: its callbacks, optimizers and current epoch are looked at.
         pl_module: what it trains, with `requires_grad` as it is now.
-        epochs: the Trainer's number of the epoch before which to stop.
-        users: also call what users wrote, which may do more than thaw, such as write a file.
+        epochs: the Trainer's number of the epoch before which to stop; by default its last.
+        users: also call what users wrote, which may do more than unfreeze, such as write a file.
 
     Returns:
         The changes in the order in which they come; none if they cannot be foreseen, which is
         logged. Nothing is raised.
     """
+    if epochs is None:
+        last = trainer.max_epochs
+        epochs = last if last is not None and last > 0 else trainer.current_epoch + MOST_EPOCHS
     try:
         homes = [sys.modules[name] for name in _HOMES if name in sys.modules]
         kinds = tuple(home.BaseFinetuning for home in homes)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
-from energyest.lightning.first_projection import precision_of
+from energyest.tracking.first_projection import precision_of
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer

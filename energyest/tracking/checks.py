@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from numbers import Integral, Real
 from pathlib import Path
 
+from energyest.checks import check_confidence, check_count, check_positive
 from energyest.errors import ConfigurationError
 from energyest.measure.sensors import check_components
 
@@ -14,10 +13,8 @@ from energyest.measure.sensors import check_components
 def check_settings(confidence: float, interval_s: float, components: Sequence[str]) -> None:
     """Refuse settings that cannot work, before a training begins."""
     check_components(components)
-    if not (isinstance(interval_s, Real) and math.isfinite(interval_s) and interval_s > 0):
-        raise ConfigurationError(f"interval_s={interval_s!r} must be positive")
-    if not (isinstance(confidence, Real) and 0 < confidence < 1):
-        raise ConfigurationError(f"confidence={confidence!r} must lie between 0 and 1")
+    check_positive(interval_s, "interval_s", ConfigurationError)
+    check_confidence(confidence, ConfigurationError)
 
 
 def check_folder(folder: str | Path | None) -> Path | None:
@@ -32,7 +29,8 @@ def is_address(folder: str | Path) -> bool:
     return "://" in str(folder)
 
 
-def check_count(value: int, name: str) -> None:
-    """Refuse what is not a whole number of 1 or more."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ConfigurationError(f"{name}={value!r} must be a whole number of 1 or more")
+def check_every_n_steps(every_n_steps: int | None) -> int | None:
+    """Refuse what is not a whole number of 1 or more, or None."""
+    if every_n_steps is None:
+        return None
+    return check_count(every_n_steps, "every_n_steps", ConfigurationError)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from energyest.errors import EstimateError
 from energyest.estimate import Estimate, NotStableError, format_energy
@@ -13,6 +13,7 @@ from energyest.estimators.pre.blend import blend
 from energyest.estimators.step.estimate import estimate_step
 from energyest.estimators.step.planned_changes import planned_changes
 from energyest.records.trace import EnergyTrace
+from energyest.tracking.plan import Length
 
 log = logging.getLogger("energyest")
 
@@ -22,27 +23,6 @@ _ALWAYS_MADE = 100
 _SHARE_OF_TIME = 0.01
 # When a level began may be seen a few rows off at first: within so many, it is the same change.
 _SAME_CHANGE = 3
-# Projections for lengths of the training that differ by more than this are not compared.
-_SAME_LENGTH = 0.01
-
-
-class Plan(NamedTuple):
-    """How long a run is to be; None where unknown.
-
-    Attributes:
-        epochs: number of epochs or intervals, with a fraction where the last is cut short.
-        duration_s: seconds since the first of them began, after which a time limit ends the run.
-    """
-
-    epochs: float | None = None
-    duration_s: float | None = None
-
-    def is_like(self, other: Plan) -> bool:
-        """Whether totals of the two can be compared."""
-        return all(
-            a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=_SAME_LENGTH))
-            for a, b in zip(self, other, strict=True)
-        )
 
 
 class Source(Protocol):
@@ -78,21 +58,21 @@ class Projector:
         self._made_at_s = -math.inf
         self._cost_s = 0.0
 
-    def project(self, plan: Plan) -> Estimate | None:
+    def project(self, length: Length) -> Estimate | None:
         """The projection; None while the length of the run is unknown.
 
         And until it is stable, unless there is an estimate from before it began.
 
         Args:
-            plan: the length of the run, as the meta of the trace says it.
+            length: of the run, as the meta of the trace says it.
         """
-        known = (self._source.state, plan)
-        if known != self._known and plan != Plan():
+        known = (self._source.state, length)
+        if known != self._known and length != Length():
             self._known = known
             trace = self._source.trace(readings=False)
             self._projection = None
             try:
-                self._projection = self._project(trace, plan)
+                self._projection = self._project(trace, length)
             except EstimateError as error:
                 if not self._failed:
                     log.warning("energyest: no projection: %s", error)
@@ -108,7 +88,7 @@ class Projector:
         """Something else is known than when the last projection was made."""
         self._known = None
 
-    def _project(self, trace: EnergyTrace, plan: Plan) -> Estimate | None:
+    def _project(self, trace: EnergyTrace, length: Length) -> Estimate | None:
         known: Estimate | None
         try:
             # Its meta holds the plan.
@@ -118,19 +98,19 @@ class Projector:
                 return None  # a guess alone is no projection
             known = error.estimate
         else:
-            self._regimes.see(step, plan, trace)
+            self._regimes.see(step, length, trace)
         if self._pre is None:
             return known
         return blend(self._pre, trace, known, confidence=self._confidence)
 
-    def project_if_cheap(self, plan: Plan) -> Estimate | None:
+    def project_if_cheap(self, length: Length) -> Estimate | None:
         """As `project`, but not for every row where rows are so short that it would show."""
         began_s = time.monotonic()
         self._count += 1
         dear = self._cost_s > _SHARE_OF_TIME * (began_s - self._made_at_s)
         if self._count > _ALWAYS_MADE and dear:
             return None
-        projection = self.project(plan)
+        projection = self.project(length)
         self._made_at_s = time.monotonic()
         self._cost_s = self._made_at_s - began_s
         return projection
@@ -148,17 +128,17 @@ class RegimeWatch:
     """Warns when a later level moves the projection by more than its interval, once a change."""
 
     def __init__(self) -> None:
-        self._last: tuple[Estimate, Plan] | None = None
+        self._last: tuple[Estimate, Length] | None = None
         # The last projection from the level before, until its change was warned of.
-        self._before: tuple[Estimate, Plan] | None = None
+        self._before: tuple[Estimate, Length] | None = None
         self._warned_at = -math.inf
 
-    def see(self, projection: Estimate, plan: Plan, trace: EnergyTrace) -> None:
+    def see(self, projection: Estimate, length: Length, trace: EnergyTrace) -> None:
         """Take in a new projection of a stable level.
 
         Args:
             projection: the projection.
-            plan: the length of the run that it is for.
+            length: of the run that it is for.
             trace: what it was made from; its meta says which changes were announced.
         """
         start = projection.stable_epoch
@@ -170,11 +150,11 @@ class RegimeWatch:
                 self._before = None  # what looked like a change was none
             elif start > last and start >= self._warned_at + _SAME_CHANGE:
                 self._before = self._last
-        self._last = (projection, plan)
+        self._last = (projection, length)
         if self._before is None or _announced(start, trace):
             return
-        before, before_plan = self._before
-        if not plan.is_like(before_plan) or _holds(before, projection.energy_J):
+        before, before_length = self._before
+        if not length.is_like(before_length) or _holds(before, projection.energy_J):
             return
         self._before, self._warned_at = None, start
         log.warning(

@@ -1,4 +1,4 @@
-"""`Run`: a training under measurement. The core that the callbacks translate hooks into."""
+"""`Session`: a run under measurement, as the adapters of training loops use it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from energyest.distributed.rank_exchange import RankExchange
+from energyest.distributed.rank_exchange import (
+    RANKS_LAST_S,
+    RANKS_S,
+    RankExchange,
+    for_ranks_s,
+)
 from energyest.distributed.store_connection import Store
 from energyest.errors import TraceError
 from energyest.estimate import Estimate
@@ -20,10 +24,10 @@ from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import Detection
 from energyest.records.trace import EPOCH_COLUMNS, EnergyTrace
-from energyest.tracking.checks import check_count
 from energyest.tracking.guard import never_raises
-from energyest.tracking.live_projection import Plan, Projector
-from energyest.tracking.sync import RANKS_LAST_S, RANKS_S, for_ranks_s, wait_for_gpu
+from energyest.tracking.live_projection import Projector
+from energyest.tracking.plan import Length
+from energyest.tracking.sync import cuda_synchronize
 from energyest.tracking.versions import versions
 
 if TYPE_CHECKING:
@@ -35,8 +39,20 @@ log = logging.getLogger("energyest")
 _SETTABLE = ("steps", "samples", "flops")
 
 
-class Run:
-    """A training run under measurement; made by `track()`, a context manager."""
+class Session:
+    """Rows (epochs or intervals) of a training, from its loop to the recorder, and what they tell.
+
+    Attributes:
+        confidence: probability for the interval of the projection.
+        in_row: whether a row is under way.
+
+    Args:
+        sensors: what is measured.
+        folder: where to write the trace; None to keep it in memory.
+        interval_s: seconds between readings.
+        confidence: probability for the interval of the projection.
+        meta: facts for the trace's meta.
+    """
 
     def __init__(
         self,
@@ -47,16 +63,14 @@ class Run:
         confidence: float,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
-        self._flops: FlopCount | None = None
+        self.confidence = confidence
+        self.in_row = False
         self._values: dict[str, float] = {}
-        self._in_epoch = False
-        self._any_epoch = False
-        self._ended_epochs = 0
-        self._ended = False
-        self._earlier = RunCheckpoint()
-        # What a turn of the loop is; steps of an interval.
-        self._turns_are_epochs = False
-        self._interval_steps: int | None = None
+        # Rows of an earlier part of the run, if it has one, and those that have ended since.
+        self._earlier_rows: int | None = None
+        self._ended_rows = 0
+        self._has_ended = False
+        self._flops: FlopCount | None = None
         self._warned: set[str] = set()
         self._recorder = Recorder(
             sensors,
@@ -71,25 +85,8 @@ class Run:
         )
         # The run as all processes of the training make it; without others, as this one does.
         self._whole: Recorder | RankExchange = self._recorder
-        self._confidence = confidence
         self._projector = Projector(self._whole, confidence)
-        self._plan = Plan()
-
-    def __enter__(self) -> Run:
-        try:
-            self.start()
-        except BaseException:  # Ctrl-C: without an end of the with, nobody else would stop it
-            self.stop("interrupted at the start")
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop("finished" if kind is None else f"interrupted by {kind.__name__}")
+        self._length = Length()
 
     # ------------------------------------------------------------------ the loop
 
@@ -100,142 +97,76 @@ class Run:
 
     @never_raises
     def stop(self, status: str = "finished") -> None:
-        """End the run. An epoch that has begun is recorded as interrupted, not as an epoch."""
+        """End the run. A row that has begun is recorded as interrupted, not as a row."""
         try:
             if status == "finished":  # else the GPU may be what hangs
-                wait_for_gpu()
+                cuda_synchronize()
         finally:
-            self._recorder.stop(status, self._values if self._in_epoch else {})
-            self._in_epoch = False
-            self._ended = True
+            self._recorder.stop(status, self._values if self.in_row else {})
+            self.in_row = False
+            self._has_ended = True
             if isinstance(self._whole, RankExchange):
                 wait_s = RANKS_LAST_S if status == "finished" else 0.0
                 self._whole.share(self._progress, wait_s, is_last=True)
 
-    def epochs(self, epochs: int) -> Iterator[int]:
-        """Iterate over 0 to `epochs` - 1, each turn of the loop being an epoch.
-
-        What happens between two turns counts as the later epoch's. `break` ends the epoch; an
-        exception interrupts it. After `load_state_dict` it goes on with the epoch after the one in
-        which the checkpoint was made.
-        """
-        check_count(epochs, "epochs")
-        first = self._earlier.next_epoch
-        self._earlier.check_unit(None)
-        self.planned_epochs = len(self._earlier) + max(0, epochs - first)
-        self._turns_are_epochs = True
-        self.begin_anew()  # an epoch that an exception had cut off
-        for epoch in range(first, epochs):
-            self.start_epoch(epoch, continues=epoch > first)
-            try:
-                yield epoch
-            except GeneratorExit:
-                self._leave()
-                raise
-            self.end_epoch()
-
-    def steps(self, steps: int, *, every_n_steps: int) -> Iterator[int]:
-        """Iterate over 0 to `steps` - 1, each turn of the loop being a training step.
-
-        Every so many steps are an interval, which takes the place of an epoch: in `trace.epochs`,
-        for `log` and `validation`, and at `break` or an exception. The last may be shorter; a step
-        in which the loop is left counts. After `load_state_dict` it goes on with the step after the
-        one in which the checkpoint was made.
-
-        Raises:
-            ConfigurationError: an earlier part of the run had intervals of another length.
-        """
-        check_count(steps, "steps")
-        check_count(every_n_steps, "every_n_steps")
-        self._earlier.check_unit(every_n_steps)
-        earlier, self._interval_steps = self._earlier, every_n_steps
-        done = earlier.open_steps
-        first = earlier.steps + done
-        self.planned_epochs = len(earlier) + (done + max(0, steps - first)) / every_n_steps
-        self.describe(interval_steps=every_n_steps)
-        for step in range(first, steps):
-            if not self._in_epoch:
-                self.start_epoch(continues=step > first)
-            done += 1
-            self._values["steps"] = done
-            try:
-                yield step
-            except GeneratorExit:
-                self._leave()
-                raise
-            if done == every_n_steps or step + 1 == steps:
-                self.end_epoch()
-                done = 0
-
     @never_raises
-    def start_epoch(self, epoch: int | None = None, *, continues: bool = False) -> None:
-        """An epoch begins: now, or with `continues` where the one before ended."""
-        if self._has_ended():
+    def start_row(self, epoch: int | None = None, *, continues: bool = False) -> None:
+        """A row begins: now, or with `continues` where the one before ended."""
+        if self._is_over():
             return
-        wait_for_gpu()
+        cuda_synchronize()
         self._values = {}
-        self._in_epoch = self._any_epoch = True
+        self.in_row = True
         self._recorder.start_epoch(epoch, continues=continues)
 
-    def end_epoch(self, /, **values: Any) -> dict[str, float]:
-        """An epoch ends.
+    def end_row(
+        self, values: Mapping[str, Any] | None = None, *, tentative: bool = False
+    ) -> dict[str, float]:
+        """A row ends.
 
         Args:
-            **values: metrics, and if you like `steps`, `samples` and `flops` of the epoch.
+            values: metrics, and as far as known `steps`, `samples` and `flops` of the row.
+            tentative: if the run is interrupted next, then so was the row.
 
         Returns:
-            The epoch's row; empty if there was no epoch to end.
+            The row; empty if there was none to end.
         """
-        return self._end_epoch(values) or {}
+        return self._end_row(values or {}, tentative=tentative) or {}
 
     @never_raises
-    def _end_epoch(self, values: dict[str, Any], *, tentative: bool = False) -> dict[str, float]:
-        if not self._in_epoch:
-            self._warn_once("end_epoch", "end_epoch() without start_epoch() is ignored")
+    def _end_row(self, values: Mapping[str, Any], *, tentative: bool) -> dict[str, float]:
+        if not self.in_row:
+            self._warn_once("end", "end_epoch() without start_epoch() is ignored")
             return {}
-        wait_for_gpu()
+        cuda_synchronize()
         self.log(**values)
         if self._flops is not None and "flops" not in self._values:
             samples = self._values.get("samples", math.nan)
             self._values["flops"] = self._flops.training_flops(samples)
-        self._in_epoch = False
+        self.in_row = False
         row = self._recorder.end_epoch(self._values, tentative=tentative)
-        self._ended_epochs += 1
+        self._ended_rows += 1
         if isinstance(self._whole, RankExchange):
             self._whole.share(self._progress, for_ranks_s(row))
             row = self._whole.last_row()
         return row
 
-    def _leave(self) -> None:
-        """Left by `break` or by an exception: which of them, the end of the run will show."""
-        if self._in_epoch:
-            self._end_epoch({}, tentative=True)
-
-    @contextmanager
-    def validation(self) -> Iterator[None]:
-        """What runs inside is validation; it is part of the epoch, and shown apart."""
-        self.start_validation()
-        try:
-            yield
-        finally:
-            self.end_validation()
-
     @never_raises
     def start_validation(self) -> None:
-        """Validation begins inside an epoch."""
-        wait_for_gpu()
+        """Validation begins inside a row."""
+        cuda_synchronize()
         self._recorder.start_validation()
 
     @never_raises
     def end_validation(self) -> None:
         """Validation ends."""
-        wait_for_gpu()
+        cuda_synchronize()
         self._recorder.end_validation()
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """What runs inside is no training: it counts neither in the epoch nor in the total."""
-        wait_for_gpu()
+        """What runs inside is no training: it counts neither in the row nor in the total."""
+        cuda_synchronize()
         self._recorder.pause()
         try:
             yield
@@ -246,7 +177,7 @@ class Run:
 
     @never_raises
     def log(self, /, **values: Any) -> None:
-        """Set columns of the epoch that is running, or add to the one that has just ended."""
+        """Set columns of the row that is running, or add to the one that has just ended."""
         numbers = {}
         for name, value in values.items():
             if name in EPOCH_COLUMNS and name not in _SETTABLE:
@@ -256,15 +187,14 @@ class Run:
                 numbers[name] = float(value)
             except (TypeError, ValueError):
                 self._warn_once(name, f"the value of {name!r} is no number and is left out")
-        if self._in_epoch:
+        if self.in_row:
             self._values |= numbers
-        elif numbers and not self._has_ended():
-            if self._any_epoch:
+        elif numbers and not self._is_over():
+            if self._ended_rows:
                 self._recorder.add_metrics(numbers)
             else:
-                self._warn_once(
-                    "early", f"{', '.join(numbers)} logged before the first epoch is lost"
-                )
+                names = ", ".join(numbers)
+                self._warn_once("early", f"{names} logged before the first epoch is lost")
 
     @never_raises
     def describe(self, /, **meta: Any) -> None:
@@ -298,24 +228,14 @@ class Run:
             self._flops = count
         return count
 
-    @property
-    def training_to_forward(self) -> float | None:
-        """FLOPs of forward and backward ÷ FLOPs of forward; None if not counted. Can be set."""
-        if self._flops is None or not self._flops.is_training_counted:
-            return None
-        return self._flops.training_to_forward
-
-    @training_to_forward.setter
-    def training_to_forward(self, ratio: float) -> None:
+    def set_training_to_forward(self, ratio: float) -> None:
+        """From now on, forward and backward have so many times the FLOPs of forward."""
         if self._flops is not None and self._flops.is_training_counted:
             self._flops = replace(self._flops, training_to_forward=ratio)
 
     @never_raises
     def expect(self, estimate: Estimate) -> None:
-        """Begin `projection` with an estimate from before the run, such as `estimate_pre` gives.
-
-        It has to be of all that is measured; as epochs come in, they take its place.
-        """
+        """Begin `projection` with an estimate of all that is measured, from before the run."""
         self._projector.expect(estimate)
 
     # ------------------------------------------------------------------ parts and processes
@@ -328,51 +248,54 @@ class Run:
             rank: of this process.
             world_size: number of processes.
         """
-        run_id = self.run_id
         self._whole = RankExchange(
-            self._recorder, store, rank=rank, world_size=world_size, run_id=run_id
+            self._recorder, store, rank=rank, world_size=world_size, run_id=self.run_id
         )
-        self._projector = Projector(self._whole, self._confidence)
+        self._projector = Projector(self._whole, self.confidence)
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint has to hold for the run to go on from it: plain numbers and text.
+    def checkpoint(self, *, row_is_over: bool = False) -> RunCheckpoint:
+        """What the run has cost so far, to go on from; after `join`, every rank has to call this.
 
-        With `join`, every rank has to call this, and rank 0's is that of all.
+        Args:
+            row_is_over: whether the row under way has all its steps.
         """
         if isinstance(self._whole, RankExchange):
             self._whole.share(self._progress, RANKS_S)
-        earlier = RunCheckpoint.of(self._whole.trace(readings=False, so_far=True))
-        if self._in_epoch:
-            earlier = earlier.with_values(self._values)
-            is_full = self._interval_steps and self._values.get("steps") == self._interval_steps
-            if self._turns_are_epochs or is_full:
-                earlier = earlier.with_open_row_ended()
-        return earlier.state_dict()
+        known = RunCheckpoint.of(self._whole.trace(readings=False, so_far=True))
+        if self.in_row:
+            known = known.with_values(self._values)
+            if row_is_over:
+                known = known.with_open_row_ended()
+        return known
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint; before the first epoch. With `join`, at rank 0 alone.
+    def continue_from(self, earlier: RunCheckpoint, *, is_recorded: bool = True) -> None:
+        """Go on from a checkpoint, before the first row.
 
-        The epochs of the earlier part come first in the trace, at negative times; what they cost
-        is in the total, and what lies between the checkpoint and this run in neither.
+        Args:
+            earlier: the part of the run before it.
+            is_recorded: whether this process records what that part has cost. What all ranks have
+                measured is counted once, at rank 0.
 
         Raises:
-            TraceError: `state` is not what `state_dict` gave, or the run has epochs already.
+            TraceError: the run has rows already.
         """
-        self.continue_from(RunCheckpoint.from_state_dict(state))
-
-    def continue_from(self, earlier: RunCheckpoint) -> None:
-        """As `load_state_dict`, with a state that was read."""
-        if self._any_epoch or self._earlier != RunCheckpoint():
+        if self.in_row or self._ended_rows or self._earlier_rows is not None:
             raise TraceError("a run can go on from one checkpoint, before its first epoch")
-        self._recorder.continue_from(earlier)
-        self._earlier = earlier
-        self.describe(**earlier.meta)
+        self._earlier_rows = len(earlier)
+        if is_recorded:
+            self._recorder.continue_from(earlier)
+            self.describe(**earlier.meta)
 
-    def begin_anew(self) -> None:
-        """The epoch that the checkpoint was made in is trained from its beginning again."""
+    def drop_carried(self) -> None:
+        """The row that the checkpoint was made in is trained from its beginning again."""
         self._recorder.drop_carried()
 
     # ------------------------------------------------------------------ results
+
+    @property
+    def rows(self) -> int:
+        """How many rows have ended, those of an earlier part of the run included."""
+        return (self._earlier_rows or 0) + self._ended_rows
 
     @property
     def trace(self) -> EnergyTrace:
@@ -381,40 +304,23 @@ class Run:
 
     @property
     def projection(self) -> Estimate | None:
-        """Estimate of the whole run from all epochs so far, by `estimate_step`.
-
-        None while the length of the run is unknown or, unless an estimate from before the run was
-        given to `expect`, the training is not stable.
-        """
+        """Estimate of the whole run; None if nothing can be said yet."""
         return self._project()
 
     @never_raises
     def projection_if_cheap(self) -> Estimate | None:
-        """As `projection`, but None where epochs are so short that making it would show."""
-        return self._projector.project_if_cheap(self._plan)
+        """As `projection`, but None where rows are so short that making it would show."""
+        return self._projector.project_if_cheap(self._length)
 
     @property
-    def planned_epochs(self) -> float | None:
-        """Number of epochs (or intervals) of the whole run; None if unknown. Can be set.
+    def length(self) -> Length:
+        """How long the run is to be. Can be set."""
+        return self._length
 
-        With a fraction where the run ends within one.
-        """
-        return self._plan.epochs
-
-    @planned_epochs.setter
-    def planned_epochs(self, epochs: float | None) -> None:
-        self._plan = self._plan._replace(epochs=epochs)
-        self.describe(planned_epochs=epochs)
-
-    @property
-    def planned_duration_s(self) -> float | None:
-        """Seconds after the first epoch's start at which a time limit ends the run. Can be set."""
-        return self._plan.duration_s
-
-    @planned_duration_s.setter
-    def planned_duration_s(self, duration_s: float | None) -> None:
-        self._plan = self._plan._replace(duration_s=duration_s)
-        self.describe(planned_duration_s=duration_s)
+    @length.setter
+    def length(self, length: Length) -> None:
+        self._length = length
+        self.describe(planned_epochs=length.rows, planned_duration_s=length.duration_s)
 
     @property
     def total_J(self) -> float:
@@ -433,18 +339,18 @@ class Run:
 
     @never_raises
     def _project(self) -> Estimate | None:
-        return self._projector.project(self._plan)
+        return self._projector.project(self._length)
 
     @property
     def _progress(self) -> tuple[int, int]:
-        """Epochs that have ended, and steps of the one under way."""
-        steps = self._values.get("steps", 0.0) if self._in_epoch else 0.0
-        return self._ended_epochs, int(steps) if math.isfinite(steps) else 0
+        """Rows of this part that have ended, and steps of the one under way."""
+        steps = self._values.get("steps", 0.0) if self.in_row else 0.0
+        return self._ended_rows, int(steps) if math.isfinite(steps) else 0
 
-    def _has_ended(self) -> bool:
-        if self._ended:
+    def _is_over(self) -> bool:
+        if self._has_ended:
             self._warn_once("ended", "the run has ended; what follows is not recorded")
-        return self._ended
+        return self._has_ended
 
     def _warn_once(self, key: str, message: str) -> None:
         if key not in self._warned:

@@ -6,9 +6,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from energyest.checks import check_count
+from energyest.errors import ConfigurationError
 from energyest.measure.sensors import Detection, Kind, Sensor, detect
-from energyest.tracking.checks import check_count, check_folder, check_settings
-from energyest.tracking.session import Run
+from energyest.tracking.checks import check_folder, check_settings
+from energyest.tracking.run import Run
+from energyest.tracking.session import Session
 
 log = logging.getLogger("energyest")
 
@@ -51,13 +54,15 @@ def track(
         ConfigurationError: an argument is out of its range. Nothing is raised once the run goes.
     """
     if epochs is not None:
-        check_count(epochs, "epochs")
+        check_count(epochs, "epochs", ConfigurationError)
     check_settings(confidence, interval_s, components)
     run = Run(
-        find_sensors(gpus, components, sensors),
-        folder=check_folder(folder),
-        interval_s=interval_s,
-        confidence=confidence,
+        Session(
+            find_sensors(gpus, components, sensors),
+            folder=check_folder(folder),
+            interval_s=interval_s,
+            confidence=confidence,
+        )
     )
     if epochs is not None:
         run.planned_epochs = epochs

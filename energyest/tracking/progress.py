@@ -1,4 +1,4 @@
-"""What a Lightning training has done so far."""
+"""What a training has done so far: its steps, samples and seconds, and those of a row."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 @dataclass
 class Progress:
-    """What was counted since `fit` began.
+    """What was counted since the training began.
 
     Attributes:
-        rows: epochs or intervals that have ended.
         steps: training batches.
         samples: training samples.
         validation_samples: samples of the validation that runs.
@@ -20,7 +19,6 @@ class Progress:
         carried_steps, carried_samples: of the row that an earlier part of the run had begun.
     """
 
-    rows: int = 0
     steps: int = 0
     samples: int = 0
     validation_samples: int = 0
@@ -33,7 +31,7 @@ class Progress:
     carried_samples: int = 0
 
     def start_epoch(self) -> None:
-        """An epoch of the Trainer begins."""
+        """An epoch begins."""
         self.samples_before_epoch = self.samples
 
     def end_epoch(self) -> int:
@@ -56,11 +54,3 @@ class Progress:
     def row_samples(self) -> int:
         """Samples of the row that runs."""
         return self.samples - self.samples_before_row
-
-    def row_position(self, every: int | None) -> float:
-        """Rows that have ended, and the share of the one that runs.
-
-        Args:
-            every: batches in an interval; None where rows are epochs, which begin.
-        """
-        return self.rows + (0.0 if every is None else self.row_steps / every)

@@ -1,31 +1,45 @@
-"""Changes of what a Lightning training trains: planned by its callbacks, or seen when they come."""
+"""Changes of which parameters a training trains: planned ahead, or seen when they come."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-from energyest.lightning.finetuning import Flip, planned_flips, trainable_names
 from energyest.profiling.flops import count_training_ratios
+from energyest.tracking.plan import TrainingPlan
+from energyest.tracking.session import Session
 
-if TYPE_CHECKING:
-    from pytorch_lightning import LightningModule, Trainer
-
-    from energyest.tracking.session import Run
-
-# Where nothing says how many epochs there will be, callbacks are asked about so many.
-_EPOCHS_AHEAD = 1000
 # So many changes are recorded, and counted for as long as this.
 _MOST_CHANGES = 50
 _MOST_SECONDS = 2.0
 # A change that is undone within so many rows is none, but an alternation.
 _ALTERNATION = 3
 _UNFORESEEN = "requires_grad changed"
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A change of what is trainable, at the start of an epoch.
+
+    Attributes:
+        epoch: the Trainer's number of the epoch.
+        trainable: `requires_grad` of all parameters after it, by their names.
+        callback: class of the callback that makes it.
+    """
+
+    epoch: int
+    trainable: Mapping[str, bool]
+    callback: str
+
+
+def trainable_names(module: nn.Module) -> frozenset[str]:
+    """Names of the parameters that require gradients; another set means that some flipped."""
+    return frozenset(name for name, p in module.named_parameters() if p.requires_grad)
 
 
 @dataclass
@@ -62,15 +76,15 @@ class ChangeWatch:
     """Records in the trace's meta when the trainable parameters change, and what that costs.
 
     Args:
-        run: where to record.
+        session: where to record.
+        plan: tells where in the trace an epoch begins.
         count_flops: whether copies of the model may be made to count FLOPs on.
-        rehearse: whether finetuning callbacks that users wrote may be asked ahead.
     """
 
-    def __init__(self, run: Run, *, count_flops: bool, rehearse: bool) -> None:
-        self._run = run
+    def __init__(self, session: Session, plan: TrainingPlan, *, count_flops: bool) -> None:
+        self._session = session
+        self._plan = plan
         self._count_flops = count_flops
-        self._rehearse = rehearse
         self._flips: list[Flip] = []
         self._changes: list[_Change] = []
         self._earlier: list[Mapping[str, Any]] = []
@@ -84,46 +98,34 @@ class ChangeWatch:
         self._before: tuple[frozenset[str], float] | None = None
         self._alternates = False
 
-    def foresee(self, trainer: Trainer, module: LightningModule) -> None:
-        """Ask the callbacks, before the first epoch."""
-        last = trainer.max_epochs
-        end = last if last is not None and last > 0 else trainer.current_epoch + _EPOCHS_AHEAD
-        self._flips = planned_flips(trainer, module, end, users=self._rehearse)[:_MOST_CHANGES]
+    def expect(self, flips: Sequence[Flip]) -> None:
+        """What will change, by epochs, is known ahead."""
+        self._flips = list(flips)[:_MOST_CHANGES]
 
     def recall(self, changes: Iterable[Mapping[str, Any]]) -> None:
         """Changes that came before or with this part of the run; they stay in the trace's meta."""
         self._earlier += changes
         self._record()
 
-    def begin(
-        self,
-        trainer: Trainer,
-        module: LightningModule,
-        batch: Any,
-        every: int | None,
-        index: int,
-        position: float,
-    ) -> None:
+    def begin(self, module: nn.Module, batch: Any, index: int, position: float) -> None:
         """The first batch is there: count the FLOPs before and after each planned change.
 
         Args:
-            trainer: tells where in the trace an epoch begins.
             module: what is trained.
             batch: the batch.
-            every: batches in an interval; None where rows are epochs.
             index: number of the batch in its epoch, which may be a resumed one.
             position: rows of the trace before the batch, with the share of the one that it is in.
         """
         self._parameters = list(module.parameters())
         self._flags = [p.requires_grad for p in self._parameters]
         self._trainable = trainable_names(module)
-        rows_an_epoch = 1.0 if every is None else trainer.num_training_batches / every
+        every, rows_an_epoch = self._plan.every_n_steps, self._plan.rows_in_epoch
         flips = self._flips if math.isfinite(rows_an_epoch) else []
         names = [frozenset(n for n, on in flip.trainable.items() if on) for flip in flips]
         self._count(module, batch, [self._trainable, *names] if names else [])
         before = self._trainable
         for flip, after in zip(flips, names, strict=True):
-            row = (flip.epoch - trainer.current_epoch) * rows_an_epoch
+            row = (flip.epoch - self._plan.epoch) * rows_an_epoch
             row -= 0.0 if every is None else index / every
             if row > 0:
                 ratio = self._quotient(after, before)
@@ -132,7 +134,7 @@ class ChangeWatch:
         if self._changes:
             self._record()
 
-    def look(self, module: LightningModule, batch: Any, row: float) -> None:
+    def look(self, module: nn.Module, batch: Any, row: float) -> None:
         """An epoch or interval begins: see what is trainable now.
 
         Args:
@@ -153,9 +155,7 @@ class ChangeWatch:
 
     # ------------------------------------------------------------------ inside
 
-    def _take_in(
-        self, module: LightningModule, batch: Any, before: frozenset[str], row: float
-    ) -> None:
+    def _take_in(self, module: nn.Module, batch: Any, before: frozenset[str], row: float) -> None:
         """Other parameters are trainable than before."""
         after = self._trainable
         for change in self._changes:
@@ -179,20 +179,20 @@ class ChangeWatch:
             self._record()
         ratio = self._ratios.get(after)
         if ratio is not None:
-            self._run.training_to_forward = ratio
+            self._session.set_training_to_forward(ratio)
 
     def _goes_back(self, after: frozenset[str], row: float) -> bool:
         assert self._before is not None
         earlier, at = self._before
         return after == earlier and row - at <= _ALTERNATION
 
-    def _count(self, module: LightningModule, batch: Any, choices: list[frozenset[str]]) -> None:
+    def _count(self, module: nn.Module, batch: Any, choices: list[frozenset[str]]) -> None:
         """Count what is not counted yet, as long as that has not taken too long altogether."""
         new = [names for names in dict.fromkeys(choices) if names not in self._ratios]
         if not new or not self._count_flops:
             return
         named = [name for name, _ in module.named_parameters()]
-        with self._run.pause():
+        with self._session.pause():
             for part in (new[:2], *([names] for names in new[2:])):
                 if self._counted_s > _MOST_SECONDS:
                     break
@@ -210,6 +210,6 @@ class ChangeWatch:
 
     def _record(self) -> None:
         changes = sorted(self._changes, key=lambda change: change.row)
-        self._run.describe(
+        self._session.describe(
             planned_changes=[*self._earlier, *(change.as_meta() for change in changes)]
         )

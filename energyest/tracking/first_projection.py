@@ -1,4 +1,4 @@
-"""The first projection of a Lightning training: PRE's, from the first batch on.
+"""The first projection of a training: PRE's, from the first batch on.
 
 Beside a training, nothing may fail: what cannot be described or predicted is noted in the trace.
 """
@@ -10,27 +10,23 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import torch
+from torch import nn
 
 from energyest.estimate import Estimate
 from energyest.estimators.pre.blend import beside_gpu
 from energyest.estimators.pre.estimate import estimate_pre
 from energyest.gpus import resolve_gpu
-from energyest.lightning import trainer_plan as plan
 from energyest.profiling.describe import describe_beside_training
 from energyest.profiling.flops import FlopCount
 from energyest.profiling.tf32 import convolutions_in_tf32, matrix_products_in_tf32
 from energyest.records.devices import gpus_of, of_kind
 from energyest.records.trace import EnergyTrace
 from energyest.records.workload import OPTIMIZERS, Operation, Workload
-
-if TYPE_CHECKING:
-    from pytorch_lightning import LightningModule, Trainer
-
-    from energyest.tracking.session import Run
+from energyest.tracking.plan import Length, TrainingPlan
+from energyest.tracking.session import Session
 
 log = logging.getLogger("energyest")
 
@@ -51,67 +47,59 @@ class FirstProjection:
     them, and not with counting.
 
     Args:
-        run: measures the training.
-        confidence: probability for the interval.
+        session: measures the training.
+        plan: tells precision, optimizer and how long the training is to be.
     """
 
-    def __init__(self, run: Run, confidence: float) -> None:
-        self._run = run
-        self._confidence = confidence
+    def __init__(self, session: Session, plan: TrainingPlan) -> None:
+        self._session = session
+        self._plan = plan
         self._workload: Workload | None = None
         self._pending = True
-        trace = run.trace
+        trace = session.trace
         self._gpus = gpus_of(trace.devices)
         self._host_W = power_now(trace, ("cpu", "ram"))
 
-    def describe(
-        self, trainer: Trainer, module: LightningModule, batch: Any, count: FlopCount | None
-    ) -> None:
+    def describe(self, module: nn.Module, batch: Any, count: FlopCount | None) -> None:
         """Write to the trace's meta what a step of the training does.
 
         Args:
-            trainer: tells precision and optimizer.
             module: what is trained; it is left alone.
             batch: the first batch.
             count: its FLOPs, so that they are not counted twice.
         """
-        if len(self._gpus) != 1 or trainer.world_size > 1 or count is None:
+        if len(self._gpus) != 1 or self._plan.world_size > 1 or count is None:
             self._pending = False  # PRE knows of trainings on one GPU alone
             return
-        with self._noted("workload_note"), self._run.pause():
-            self._workload = _describe(trainer, module, batch, count)
-            self._run.describe(
+        with self._noted("workload_note"), self._session.pause():
+            self._workload = _describe(self._plan, module, batch, count)
+            self._session.describe(
                 workload=self._workload.to_dict(),
                 precision=self._workload.precision,
                 optimizer=self._workload.optimizer,
             )
 
-    def estimate(self, trainer: Trainer, every: int | None) -> None:
-        """Begin the run's projection, once it is known how long an epoch is.
-
-        Args:
-            trainer: tells how long the training is to be.
-            every: batches in an interval; None where rows are epochs.
-        """
+    def estimate(self) -> None:
+        """Begin the run's projection, once it is known how long an epoch is."""
         if self._workload is None or not self._pending:
             return
-        with self._noted("first_projection_note"), self._run.pause():
-            self._estimate(self._workload, trainer, every)
+        with self._noted("first_projection_note"), self._session.pause():
+            self._estimate(self._workload)
 
     # ------------------------------------------------------------------ inside
 
-    def _estimate(self, workload: Workload, trainer: Trainer, every: int | None) -> None:
-        samples = plan.row_samples(trainer, every, workload.batch_size)
+    def _estimate(self, workload: Workload) -> None:
+        samples = self._plan.row_samples(workload.batch_size)
         if samples is None:
             return  # a loader without a length: known after the first epoch
         self._pending = False
-        validation = plan.row_validation_samples(trainer, every, workload.batch_size)
+        validation = self._plan.row_validation_samples(workload.batch_size)
         gpu = resolve_gpu(str(self._gpus[0].get("name")))
-        rows, end_s = self._run.planned_epochs, self._run.planned_duration_s
+        rows, end_s = self._session.length
         if rows is None:
-            rows = plan.planned_rows_at_start(trainer, every)
+            rows = self._plan.rows_at_start()
         if end_s is None:
-            end_s = plan.planned_duration_s(trainer, 0.0, math.nan, every)
+            end_s = self._plan.duration_s(0.0, math.nan)
 
         def of_rows(count: float) -> Estimate:
             with warnings.catch_warnings():
@@ -122,7 +110,7 @@ class FirstProjection:
                     epochs=count,
                     train_samples=samples,
                     validation_samples=validation,
-                    confidence=self._confidence,
+                    confidence=self._session.confidence,
                 )
 
         row_s = of_rows(1.0).duration_s
@@ -132,20 +120,20 @@ class FirstProjection:
         pre = of_rows(min(bounds, default=1.0))
         if self._host_W > 0:
             pre = beside_gpu(pre, self._host_W)
-        pre = replace(pre, unit="epoch" if every is None else "interval")
-        self._run.planned_epochs, self._run.planned_duration_s = rows, end_s
-        self._run.describe(first_projection=_as_meta(pre, samples, validation, self._host_W))
-        self._run.expect(pre)
+        pre = replace(pre, unit=self._session.trace.unit)
+        self._session.length = Length(rows, end_s)
+        self._session.describe(first_projection=_as_meta(pre, samples, validation, self._host_W))
+        self._session.expect(pre)
 
     def _noted(self, name: str) -> _Noted:
-        return _Noted(self._run, name)
+        return _Noted(self._session, name)
 
 
 class _Noted:
     """Holds errors back, and notes them in the meta of the run's trace."""
 
-    def __init__(self, run: Run, name: str) -> None:
-        self._run, self._name = run, name
+    def __init__(self, session: Session, name: str) -> None:
+        self._session, self._name = session, name
 
     def __enter__(self) -> None:
         return
@@ -154,22 +142,22 @@ class _Noted:
         if not isinstance(error, Exception):
             return False  # none, or Ctrl-C
         text = str(error) or type(error).__name__
-        self._run.describe(**{self._name: text.splitlines()[0][:500]})
+        self._session.describe(**{self._name: text.splitlines()[0][:500]})
         log.debug("energyest: no first projection", exc_info=error)
         return True
 
 
-def precision_of(lightning_precision: str, operations: Sequence[Operation] = ()) -> str:
-    """The format in which a Trainer has its model computed.
+def precision_of(stated: str, operations: Sequence[Operation] = ()) -> str:
+    """The format in which a trainer has its model computed.
 
     Args:
-        lightning_precision: the Trainer's word for it, such as "bf16-mixed".
+        stated: the trainer's word for it, such as "bf16-mixed".
         operations: of a step of the model on a GPU: where 32-bit tensors are computed in
             TensorFloat-32 is set apart for convolutions, for which torch allows it by default, and
             for matrix products. What has more of the FLOPs decides.
     """
     for prefix, name in _LIGHTNING_PRECISIONS.items():
-        if lightning_precision.startswith(prefix):
+        if stated.startswith(prefix):
             return name
     cudnn, products = 0.0, 0.0
     for operation in operations:
@@ -210,24 +198,23 @@ def power_now(trace: EnergyTrace, kinds: Sequence[str]) -> float:
     return total_W
 
 
-def _describe(trainer: Trainer, module: torch.nn.Module, batch: Any, count: FlopCount) -> Workload:
-    stated = str(trainer.precision)
-    on_gpu = trainer.strategy.root_device.type == "cuda"
+def _describe(plan: TrainingPlan, module: nn.Module, batch: Any, count: FlopCount) -> Workload:
+    stated = plan.precision
     precision = precision_of(stated)
     workload = describe_beside_training(
         module,
         batch,
         count,
         precision="fp32" if precision == "tf32" else precision,
-        optimizer=optimizer_of(trainer.optimizers),
+        optimizer=optimizer_of(plan.optimizers),
     )
-    if workload.precision == "fp32" and on_gpu:
+    if workload.precision == "fp32" and plan.is_on_gpu:
         # The operations are the same in both.
         workload = replace(workload, precision=precision_of(stated, workload.operations))
     notes = list(workload.notes)
     if stated in ("16-true", "bf16-true"):
         notes.append("weights in half precision are taken as mixed precision")
-    if trainer.accumulate_grad_batches > 1:
+    if plan.accumulate_grad_batches > 1:
         notes.append("the optimizer is taken to step after every batch")
     return replace(workload, notes=tuple(notes))
 

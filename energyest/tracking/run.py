@@ -1,0 +1,257 @@
+"""`Run`: a training loop under measurement, as users of `track()` see it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from energyest.checks import check_count
+from energyest.errors import ConfigurationError
+from energyest.estimate import Estimate
+from energyest.measure.checkpoint import RunCheckpoint
+from energyest.records.trace import EnergyTrace
+from energyest.tracking.session import Session
+
+if TYPE_CHECKING:
+    from energyest.profiling.flops import FlopCount
+
+
+class Run:
+    """A training run under measurement; made by `track()`, a context manager."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._earlier = RunCheckpoint()
+        # What a turn of the loop is; steps of an interval, and those of the one under way.
+        self._turns_are_epochs = False
+        self._interval_steps: int | None = None
+        self._steps_done = 0
+
+    def __enter__(self) -> Run:
+        try:
+            self._session.start()
+        except BaseException:  # Ctrl-C: without an end of the with, nobody else would stop it
+            self._session.stop("interrupted at the start")
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._session.stop("finished" if kind is None else f"interrupted by {kind.__name__}")
+
+    # ------------------------------------------------------------------ the loop
+
+    def start(self) -> None:
+        """Begin to measure, where there is no `with`."""
+        self._session.start()
+
+    def stop(self, status: str = "finished") -> None:
+        """End the run, where there is no `with`; an epoch that has begun counts as interrupted."""
+        self._session.stop(status)
+
+    def epochs(self, epochs: int) -> Iterator[int]:
+        """Iterate over 0 to `epochs` - 1, each turn of the loop being an epoch.
+
+        What happens between two turns counts as the later epoch's. `break` ends the epoch; an
+        exception interrupts it. After `load_state_dict` it goes on with the epoch after the one in
+        which the checkpoint was made.
+
+        Raises:
+            ConfigurationError: `epochs` is not a whole number of 1 or more, or an earlier part of
+                the run had intervals.
+        """
+        check_count(epochs, "epochs", ConfigurationError)
+        first = self._earlier.next_epoch
+        self._earlier.check_unit(None)
+        self.planned_epochs = len(self._earlier) + max(0, epochs - first)
+        self._turns_are_epochs = True
+        self._session.drop_carried()  # an epoch that an exception had cut off
+        for epoch in range(first, epochs):
+            self.start_epoch(epoch, continues=epoch > first)
+            try:
+                yield epoch
+            except GeneratorExit:
+                self._leave()
+                raise
+            self.end_epoch()
+
+    def steps(self, steps: int, *, every_n_steps: int) -> Iterator[int]:
+        """Iterate over 0 to `steps` - 1, each turn of the loop being a training step.
+
+        Every so many steps are an interval, which takes the place of an epoch: in `trace.epochs`,
+        for `log` and `validation`, and at `break` or an exception. The last may be shorter; a step
+        in which the loop is left counts. After `load_state_dict` it goes on with the step after the
+        one in which the checkpoint was made.
+
+        Raises:
+            ConfigurationError: an argument is not a whole number of 1 or more, or an earlier part
+                of the run had intervals of another length.
+        """
+        check_count(steps, "steps", ConfigurationError)
+        check_count(every_n_steps, "every_n_steps", ConfigurationError)
+        self._earlier.check_unit(every_n_steps)
+        earlier, self._interval_steps = self._earlier, every_n_steps
+        self._steps_done = earlier.open_steps
+        first = earlier.steps + self._steps_done
+        to_come = self._steps_done + max(0, steps - first)
+        self.planned_epochs = len(earlier) + to_come / every_n_steps
+        self.describe(interval_steps=every_n_steps)
+        for step in range(first, steps):
+            if not self._session.in_row:
+                self.start_epoch(continues=step > first)
+            self._steps_done += 1
+            self.log(steps=self._steps_done)
+            try:
+                yield step
+            except GeneratorExit:
+                self._leave()
+                raise
+            if self._steps_done == every_n_steps or step + 1 == steps:
+                self.end_epoch()
+                self._steps_done = 0
+
+    def start_epoch(self, epoch: int | None = None, *, continues: bool = False) -> None:
+        """An epoch begins: now, or with `continues` where the one before ended."""
+        self._session.start_row(epoch, continues=continues)
+
+    def end_epoch(self, /, **values: Any) -> dict[str, float]:
+        """An epoch ends.
+
+        Args:
+            **values: metrics, and if you like `steps`, `samples` and `flops` of the epoch.
+
+        Returns:
+            The epoch's row; empty if there was no epoch to end.
+        """
+        return self._session.end_row(values)
+
+    def _leave(self) -> None:
+        """Left by `break` or by an exception: which of them, the end of the run will show."""
+        if self._session.in_row:
+            self._session.end_row(tentative=True)
+
+    @contextmanager
+    def validation(self) -> Iterator[None]:
+        """What runs inside is validation; it is part of the epoch, and shown apart."""
+        self.start_validation()
+        try:
+            yield
+        finally:
+            self.end_validation()
+
+    def start_validation(self) -> None:
+        """Validation begins inside an epoch."""
+        self._session.start_validation()
+
+    def end_validation(self) -> None:
+        """Validation ends."""
+        self._session.end_validation()
+
+    def pause(self) -> AbstractContextManager[None]:
+        """What runs inside is no training: it counts neither in the epoch nor in the total."""
+        return self._session.pause()
+
+    # ------------------------------------------------------------------ facts
+
+    def log(self, /, **values: Any) -> None:
+        """Set columns of the epoch that is running, or add to the one that has just ended."""
+        self._session.log(**values)
+
+    def describe(self, /, **meta: Any) -> None:
+        """Add facts on the run to the trace's meta; plain JSON values."""
+        self._session.describe(**meta)
+
+    def count_flops(self, model: Any, batch: Any) -> FlopCount | None:
+        """Count the FLOPs of a model, a `torch.nn.Module`, once; fills the column `flops`.
+
+        Args:
+            model: the model; it is left alone.
+            batch: a training batch, or the input of the model's forward.
+        """
+        return self._session.count_flops(model, batch)
+
+    def expect(self, estimate: Estimate) -> None:
+        """Begin `projection` with an estimate from before the run, such as `estimate_pre` gives.
+
+        It has to be of all that is measured; as epochs come in, they take its place.
+        """
+        self._session.expect(estimate)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint has to hold for the run to go on from it: plain numbers and text."""
+        is_full = self._interval_steps is not None and self._steps_done == self._interval_steps
+        return self._session.checkpoint(row_is_over=self._turns_are_epochs or is_full).state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint; before the first epoch.
+
+        The epochs of the earlier part come first in the trace, at negative times; what they cost
+        is in the total, and what lies between the checkpoint and this run in neither.
+
+        Raises:
+            TraceError: `state` is not what `state_dict` gave, or the run has epochs already.
+        """
+        earlier = RunCheckpoint.from_state_dict(state)
+        self._session.continue_from(earlier)
+        self._earlier = earlier
+
+    # ------------------------------------------------------------------ results
+
+    @property
+    def trace(self) -> EnergyTrace:
+        """What was measured so far."""
+        return self._session.trace
+
+    @property
+    def projection(self) -> Estimate | None:
+        """Estimate of the whole run from all epochs so far, by `estimate_step`.
+
+        None while the length of the run is unknown or, unless an estimate from before the run was
+        given to `expect`, the training is not stable.
+        """
+        return self._session.projection
+
+    @property
+    def planned_epochs(self) -> float | None:
+        """Number of epochs (or intervals) of the whole run; None if unknown. Can be set.
+
+        With a fraction where the run ends within one.
+        """
+        return self._session.length.rows
+
+    @planned_epochs.setter
+    def planned_epochs(self, epochs: float | None) -> None:
+        self._session.length = self._session.length._replace(rows=epochs)
+
+    @property
+    def planned_duration_s(self) -> float | None:
+        """Seconds after the first epoch's start at which a time limit ends the run. Can be set."""
+        return self._session.length.duration_s
+
+    @planned_duration_s.setter
+    def planned_duration_s(self, duration_s: float | None) -> None:
+        self._session.length = self._session.length._replace(duration_s=duration_s)
+
+    @property
+    def total_J(self) -> float:
+        """Energy in joules since the run started, pauses left out, earlier parts included."""
+        return self._session.total_J
+
+    @property
+    def run_id(self) -> str:
+        """What tells this run from others."""
+        return self._session.run_id
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the trace is written; None if it is in memory only."""
+        return self._session.folder
