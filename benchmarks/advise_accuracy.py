@@ -30,7 +30,7 @@ import energyest
 from energyest.estimators.cross_validation import group_labels
 from energyest.estimators.pre.model import PreModel, packaged
 from energyest.estimators.pre.training_data import TrainedRun, runs_of
-from energyest.gpus import peak_flops
+from energyest.gpus import peak_flops_per_s
 from energyest.tradeoff.advisor import surely_beaten
 from energyest.tradeoff.pareto import undominated
 
@@ -84,7 +84,7 @@ def _tdp(run: TrainedRun) -> float:
 
 def _tdp_flops(run: TrainedRun) -> float:
     """TDP × time at the peak, as Green Algorithms and MLCO2 have it where no time is known."""
-    return run.gpu.tdp_W * _flops(run) / peak_flops(run.gpu, run.workload.precision)
+    return run.gpu.tdp_W * _flops(run) / peak_flops_per_s(run.gpu, run.workload.precision)
 
 
 BASELINES: dict[str, Callable[[TrainedRun], float]] = {

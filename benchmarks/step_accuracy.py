@@ -60,7 +60,7 @@ def flops(run: Delrey2023Run) -> Estimate:
     assert gpu is not None
     total = 3 * run.row["GFLOPs"] * 1e9 * run.row["total seen images"]
     return estimate_flops(
-        run.trace, run.epochs, flops=total, peak_flops_per_s=gpu.peak_flops["fp32"]
+        run.trace, run.epochs, flops=total, peak_flops_per_s=gpu.peak_flops_per_s["fp32"]
     )
 
 

@@ -7,26 +7,31 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from energyest.checks import Error
 from energyest.errors import TraceError
 from energyest.integration import FloatArray
 
-# All of these raise TraceError.
+# All of these raise TraceError, unless told otherwise.
 
 
-def as_vector(values: ArrayLike, name: str) -> FloatArray:
+def as_vector(values: ArrayLike, name: str, error: Error = TraceError) -> FloatArray:
     """Numbers, of one dimension; NaN and infinity are allowed."""
     try:
         raw = np.asarray(values)
-        # Dates would become counts of nanoseconds, and text that looks like numbers, numbers.
-        if raw.dtype.kind in "mMcSU" or (raw.dtype == object and any(map(_is_text, raw.flat))):
-            raise TypeError(f"it holds {raw.dtype}; times are seconds since some start")
+        # They would become counts of nanoseconds.
+        if raw.dtype.kind in "mM":
+            raise TypeError("it holds dates or times of the clock: give seconds since some start")
+        # Text that looks like numbers would become numbers.
+        if raw.dtype.kind in "cSU" or (raw.dtype == object and any(map(_is_text, raw.flat))):
+            kind = "complex numbers" if raw.dtype.kind == "c" else "text"
+            raise TypeError(f"it holds {kind}")
         if np.ma.is_masked(values):
             raise TypeError("it is masked")
         vector = np.array(raw, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise TraceError(f"{name} must hold numbers: {error}") from error
+    except (TypeError, ValueError) as cause:
+        raise error(f"{name} must hold numbers: {cause}") from cause
     if vector.ndim != 1:
-        raise TraceError(f"{name} must have one dimension, not shape {vector.shape}")
+        raise error(f"{name} must have one dimension, not shape {vector.shape}")
     return vector
 
 

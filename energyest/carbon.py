@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 from numpy.typing import ArrayLike
 
 from energyest.arrays import as_vector
+from energyest.checks import finite_or_none, short
 from energyest.errors import EstimateError
 from energyest.integration import FloatArray
 
@@ -95,14 +96,18 @@ def known_countries() -> tuple[str, ...]:
 
 
 @overload
-def co2e_kg(energy_J: float | None, intensity: Intensity, *, pue: float = 1.0) -> float: ...
+def co2e_kg(
+    energy_J: float | None, intensity_g_per_kWh: Intensity, *, pue: float = 1.0
+) -> float: ...
 @overload
 def co2e_kg(
-    energy_J: pd.Series[Any], intensity: Intensity, *, pue: float = 1.0
+    energy_J: pd.Series[Any], intensity_g_per_kWh: Intensity, *, pue: float = 1.0
 ) -> pd.Series[float]: ...
 @overload
-def co2e_kg(energy_J: ArrayLike, intensity: Intensity, *, pue: float = 1.0) -> FloatArray: ...
-def co2e_kg(energy_J: Any, intensity: Intensity, *, pue: float = 1.0) -> Any:
+def co2e_kg(
+    energy_J: ArrayLike, intensity_g_per_kWh: Intensity, *, pue: float = 1.0
+) -> FloatArray: ...
+def co2e_kg(energy_J: Any, intensity_g_per_kWh: Intensity, *, pue: float = 1.0) -> Any:
     """Emissions of an energy in kg CO2e: energy × PUE × intensity.
 
     An `Estimate` and an `EnergyTrace` have a method of the same name. Of a table of runs give the
@@ -112,7 +117,7 @@ def co2e_kg(energy_J: Any, intensity: Intensity, *, pue: float = 1.0) -> Any:
     Args:
         energy_J: joules at the machine: a number, an array of shape (n,) or a Series. Energy that
             was not measured, NaN or None, gives NaN.
-        intensity: a number in g CO2e per kWh, a country, or a `CarbonIntensity`.
+        intensity_g_per_kWh: a number in g CO2e per kWh, a country, or a `CarbonIntensity`.
         pue: power usage effectiveness of the data centre, its energy over that of its machines.
             It is never part of an energy in this package, so it is 1 unless given here.
 
@@ -122,10 +127,9 @@ def co2e_kg(energy_J: Any, intensity: Intensity, *, pue: float = 1.0) -> Any:
 
     Raises:
         EstimateError: the country is not known, the intensity is negative or not finite, the PUE
-            is below 1 or not finite, or `energy_J` is a table or an object, not joules.
-        TraceError: the values of an array or a Series are no numbers.
+            is below 1 or not finite, or `energy_J` holds no joules.
     """
-    kg_per_J = _g_per_kWh(intensity) / 1000 * _checked_pue(pue) / JOULES_PER_KWH
+    kg_per_J = _g_per_kWh(intensity_g_per_kWh) / 1000 * _checked_pue(pue) / JOULES_PER_KWH
     if energy_J is None:
         return math.nan
     if isinstance(energy_J, Real):
@@ -133,14 +137,14 @@ def co2e_kg(energy_J: Any, intensity: Intensity, *, pue: float = 1.0) -> Any:
     import pandas as pd  # noqa: PLC0415  (keeps `import energyest` fast)
 
     if isinstance(energy_J, pd.Series):
-        values = as_vector(energy_J.to_numpy(na_value=math.nan), "energy_J")
+        values = as_vector(energy_J.to_numpy(na_value=math.nan), "energy_J", EstimateError)
         return pd.Series(values * kg_per_J, index=energy_J.index, name="co2e_kg")
     if isinstance(energy_J, pd.DataFrame) or hasattr(energy_J, "co2e_kg"):
         raise EstimateError(
             f"energy_J is of type {type(energy_J).__name__}, not joules: of a table give its "
             "column energy_J; an Estimate and an EnergyTrace have a method co2e_kg"
         )
-    return as_vector(energy_J, "energy_J") * kg_per_J
+    return as_vector(energy_J, "energy_J", EstimateError) * kg_per_J
 
 
 def _g_per_kWh(intensity: Intensity) -> float:
@@ -153,20 +157,22 @@ def _g_per_kWh(intensity: Intensity) -> float:
 
 
 def _check_intensity(g_per_kWh: float) -> None:
-    is_number = isinstance(g_per_kWh, Real) and not isinstance(g_per_kWh, bool)
-    if not (is_number and math.isfinite(g_per_kWh) and g_per_kWh >= 0):
+    value = finite_or_none(g_per_kWh)
+    if value is None or value < 0:
         raise EstimateError(
-            f"intensity {g_per_kWh!r} must be g CO2e per kWh, 0 or more and finite, or a country"
+            f"intensity_g_per_kWh={short(g_per_kWh)} must be g CO2e per kWh, 0 or more and finite, "
+            "or a country"
         )
 
 
 def _checked_pue(pue: float) -> float:
-    if not (isinstance(pue, Real) and math.isfinite(pue) and pue >= 1):
+    value = finite_or_none(pue)
+    if value is None or value < 1:
         raise EstimateError(
-            f"pue={pue!r} must be 1 or more and finite: a data centre needs at least the energy "
-            "of its machines"
+            f"pue={short(pue)} must be 1 or more and finite: a data centre needs at least the "
+            "energy of its machines"
         )
-    return float(pue)
+    return value
 
 
 @cache
@@ -198,6 +204,6 @@ def _unknown(country: str) -> str:
     names = list(dict.fromkeys(known[name] for name in (*part, *alike)))[:4]
     nearest = f"; the nearest names are {', '.join(names)}" if names else ""
     return (
-        f"unknown country {country!r}{nearest}. known_countries() lists all; a number in g CO2e "
-        "per kWh will do as well"
+        f"unknown country {country!r}{nearest}. energyest.carbon.known_countries() lists all; a "
+        "number in g CO2e per kWh will do as well"
     )

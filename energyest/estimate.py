@@ -72,19 +72,19 @@ class Estimate:
         """Total energy in kilowatt-hours."""
         return self.energy_J / JOULES_PER_KWH
 
-    def co2e_kg(self, g_per_kWh: Intensity, *, pue: float = 1.0) -> float:
+    def co2e_kg(self, intensity_g_per_kWh: Intensity, *, pue: float = 1.0) -> float:
         """Emissions in kg CO2e; for the interval see `energyest.carbon.co2e_kg`.
 
         Args:
-            g_per_kWh: carbon intensity of the electricity for the place and time of the training:
-                a number in g CO2e per kWh, a country, or a `CarbonIntensity`.
+            intensity_g_per_kWh: carbon intensity of the electricity where and when the training
+                runs: a number in g CO2e per kWh, a country, or a `CarbonIntensity`.
             pue: power usage effectiveness of the data centre; see `energyest.carbon.co2e_kg`.
 
         Raises:
             EstimateError: the country is not known, the intensity is negative or not finite, or
                 the PUE is below 1 or not finite.
         """
-        return co2e_kg(self.energy_J, g_per_kWh, pue=pue)
+        return co2e_kg(self.energy_J, intensity_g_per_kWh, pue=pue)
 
     def __str__(self) -> str:
         text = f"{format_energy(self.energy_J)} ({self.energy_kWh:.4g} kWh)"

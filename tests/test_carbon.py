@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from energyest.carbon import CarbonIntensity, carbon_intensity, co2e_kg, known_countries
-from energyest.errors import EstimateError, TraceError
+from energyest.errors import EstimateError
 from energyest.estimate import Estimate
 from energyest.records.trace import EnergyTrace
 
@@ -152,7 +152,7 @@ def test_the_column_of_a_table(dtype: str) -> None:
 def test_estimate_and_its_interval() -> None:
     estimate = Estimate(7.2e6, 3.6e6, 10.8e6, 0.9)
     assert estimate.co2e_kg(400) == pytest.approx(0.8)
-    assert estimate.co2e_kg(g_per_kWh=400) == pytest.approx(0.8)
+    assert estimate.co2e_kg(intensity_g_per_kWh=400) == pytest.approx(0.8)
     assert estimate.co2e_kg("FRA", pue=1.1) == pytest.approx(2 * 1.1 * 0.04418)
     interval = co2e_kg([estimate.lower_J, estimate.upper_J], 400)
     np.testing.assert_allclose(interval, [0.4, 1.2])
@@ -178,12 +178,12 @@ def test_a_pue_is_1_or_more(pue: object) -> None:
 
 @pytest.mark.parametrize("intensity", [-1, math.nan, math.inf, None, [400]])
 def test_an_intensity_is_0_or_more(intensity: object) -> None:
-    with pytest.raises(EstimateError, match=r"intensity .* must be g CO2e per kWh"):
+    with pytest.raises(EstimateError, match=r"intensity_g_per_kWh=.* must be g CO2e per kWh"):
         co2e_kg(KWH, intensity)  # type: ignore[arg-type]
 
 
 def test_an_own_intensity_is_checked_as_well() -> None:
-    with pytest.raises(EstimateError, match="intensity -5 must be"):
+    with pytest.raises(EstimateError, match="intensity_g_per_kWh=-5 must be"):
         CarbonIntensity(-5, "nowhere", 2024, "")
 
 
@@ -203,5 +203,5 @@ def test_what_holds_an_energy_is_told_how(energy: object) -> None:
 
 @pytest.mark.parametrize("energy", ["5", ["1", "2"], pd.Series(["1"])])
 def test_text_is_no_energy(energy: object) -> None:
-    with pytest.raises(TraceError, match="energy_J must hold numbers"):
+    with pytest.raises(EstimateError, match="energy_J must hold numbers"):
         co2e_kg(energy, "DE")  # type: ignore[call-overload]

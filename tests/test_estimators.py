@@ -585,4 +585,9 @@ def test_gpu_table_is_sane() -> None:
     assert find_gpu("") is None
     h100 = find_gpu("NVIDIA H100 80GB HBM3")
     assert h100 is not None
-    assert h100.peak_flops["bf16"] > h100.peak_flops["tf32"] > h100.peak_flops["fp32"] > 6e13
+    assert (
+        h100.peak_flops_per_s["bf16"]
+        > h100.peak_flops_per_s["tf32"]
+        > h100.peak_flops_per_s["fp32"]
+        > 6e13
+    )

@@ -18,7 +18,7 @@ from energyest.gpus import (
     gpu_of,
     gpus_present,
     known_gpus,
-    peak_flops,
+    peak_flops_per_s,
     resolve_gpu,
     supports,
 )
@@ -82,8 +82,8 @@ def test_what_every_row_has(gpu: Gpu) -> None:
     assert gpu.compute_capability in CAPABILITIES[gpu.generation]
     assert 2 * GIB <= gpu.memory_bytes <= 300 * GIB
     assert math.isfinite(gpu.bandwidth_bytes_per_s)
-    assert set(gpu.peak_flops) <= set(PRECISIONS)
-    assert "fp32" in gpu.peak_flops
+    assert set(gpu.peak_flops_per_s) <= set(PRECISIONS)
+    assert "fp32" in gpu.peak_flops_per_s
 
 
 @each_row
@@ -91,7 +91,7 @@ def test_fp32_peak_is_two_per_core_and_clock(gpu: Gpu) -> None:
     if math.isnan(gpu.cuda_cores):
         assert gpu.name in {"B100", "B300 SXM6 AC", "GB200", "GB300"}
         return
-    clock_Hz = gpu.peak_flops["fp32"] / (2 * gpu.cuda_cores)
+    clock_Hz = gpu.peak_flops_per_s["fp32"] / (2 * gpu.cuda_cores)
     assert 0.9e9 <= clock_Hz <= 2.65e9
     assert gpu.cuda_cores % (64 if gpu.compute_capability in LANES_OF_64 else 128) == 0
 
@@ -106,7 +106,7 @@ def test_bandwidth_suits_the_memory(gpu: Gpu) -> None:
         lines, least_Gbit, most_Gbit = GDDR[gpu.generation]
         assert 128 / 8 * least_Gbit <= GB_per_s <= lines / 8 * most_Gbit
     # Bytes per FLOP have always been scarce, and never this scarce.
-    assert 0.008 <= gpu.bandwidth_bytes_per_s / gpu.peak_flops["fp32"] <= 0.135
+    assert 0.008 <= gpu.bandwidth_bytes_per_s / gpu.peak_flops_per_s["fp32"] <= 0.135
 
 
 @each_row
@@ -125,22 +125,24 @@ def test_tensor_peaks_follow_from_the_chip(gpu: Gpu) -> None:
     """Data sheets against architecture: peaks are FLOP per clock and SM at about one clock."""
     assert gpu.compute_capability is not None
     rates = relative_rates(gpu.name, gpu.compute_capability)
-    peaks = {name: peak for name, peak in gpu.peak_flops.items() if name != "fp32"}
+    peaks = {name: peak for name, peak in gpu.peak_flops_per_s.items() if name != "fp32"}
     if gpu.name == "RTX PRO 6000 Blackwell Server Edition":
         assert not peaks  # the one row whose source does not tell
         return
     assert set(peaks) == set(rates)
     if gpu.name in SLOWED:
-        assert all(peak < 0.6 * gpu.peak_flops["fp32"] * rates[p] for p, peak in peaks.items())
+        assert all(
+            peak < 0.6 * gpu.peak_flops_per_s["fp32"] * rates[p] for p, peak in peaks.items()
+        )
         return
     for precision, peak in peaks.items():
         # Data sheets state tensor rates at lower clocks than fp32 rates, by up to a seventh.
-        assert peak == pytest.approx(gpu.peak_flops["fp32"] * rates[precision], rel=0.15)
+        assert peak == pytest.approx(gpu.peak_flops_per_s["fp32"] * rates[precision], rel=0.15)
 
 
 @each_row
 def test_tf32_is_half_of_fp16_and_bf16_is_the_same(gpu: Gpu) -> None:
-    peaks = gpu.peak_flops
+    peaks = gpu.peak_flops_per_s
     assert ("tf32" in peaks) == ("bf16" in peaks)
     if "tf32" in peaks:
         assert peaks["tf32"] == pytest.approx(peaks["fp16"] / 2, rel=0.02)
@@ -314,11 +316,11 @@ def test_a_gpu_of_ones_own() -> None:
         ({"tdp_W": 0}, "tdp_W=0"),
         ({"memory_bytes": -1.0}, "memory_bytes"),
         ({"bandwidth_bytes_per_s": 0.0}, "bandwidth_bytes_per_s"),
-        ({"peak_flops": {"fp32": 0.0}}, "fp32"),
+        ({"peak_flops_per_s": {"fp32": 0.0}}, "fp32"),
     ],
 )
 def test_no_number_of_a_gpu_is_zero(changed: dict[str, object], named: str) -> None:
-    values = {"name": "mine", "tdp_W": math.nan, "peak_flops": {"fp32": 1e13}, **changed}
+    values = {"name": "mine", "tdp_W": math.nan, "peak_flops_per_s": {"fp32": 1e13}, **changed}
     with pytest.raises(EstimateError, match=named):
         Gpu(**values)  # type: ignore[arg-type]
 
@@ -354,7 +356,7 @@ def test_which_gpu_has_which_precision(name: str, has: set[str]) -> None:
 
 @each_row
 def test_a_precision_with_a_peak_is_one_that_the_gpu_has(gpu: Gpu) -> None:
-    assert all(check_precision(gpu, precision) == precision for precision in gpu.peak_flops)
+    assert all(check_precision(gpu, precision) == precision for precision in gpu.peak_flops_per_s)
 
 
 def test_a_precision_that_is_missing() -> None:
@@ -381,16 +383,16 @@ def test_precisions_of_a_gpu_whose_capability_is_not_known() -> None:
 
 
 def test_peaks() -> None:
-    assert peak_flops(named("A100"), "tf32") == 156e12
-    assert peak_flops(named("V100"), "tf32") == 15.7e12
-    assert peak_flops(named("V100"), "fp16") == 125e12
+    assert peak_flops_per_s(named("A100"), "tf32") == 156e12
+    assert peak_flops_per_s(named("V100"), "tf32") == 15.7e12
+    assert peak_flops_per_s(named("V100"), "fp16") == 125e12
     # Stored in fp16 and computed in fp32: 1/64 is nobody's choice.
-    assert peak_flops(named("GTX 1080 Ti"), "fp16") == 11.3e12
-    assert peak_flops(named("P100"), "fp16") == 18.7e12
+    assert peak_flops_per_s(named("GTX 1080 Ti"), "fp16") == 11.3e12
+    assert peak_flops_per_s(named("P100"), "fp16") == 18.7e12
     with pytest.raises(EstimateError, match="no bf16 peak known for RTX PRO 6000"):
-        peak_flops(named("RTX PRO 6000 Server"), "bf16")
+        peak_flops_per_s(named("RTX PRO 6000 Server"), "bf16")
     with pytest.raises(EstimateError, match="lacks bf16"):
-        peak_flops(named("T4"), "bf16")
+        peak_flops_per_s(named("T4"), "bf16")
 
 
 # ------------------------------------------------------------------ NVML
@@ -422,7 +424,7 @@ def test_a_gpu_of_this_machine_that_the_table_lacks(laptop: FakeNvml) -> None:
     assert "NVML" in gpu.source
     assert math.isnan(gpu.l2_bytes)
     # 2 × 9728 × 2.04 GHz; tensor cores: 76 SMs × 512 FLOP × 2.04 GHz, as GeForce.
-    assert gpu.peak_flops == pytest.approx(
+    assert gpu.peak_flops_per_s == pytest.approx(
         {"fp32": 39.69e12, "fp16": 79.38e12, "bf16": 79.38e12, "tf32": 39.69e12}, rel=0.001
     )
     assert check_precision(gpu, "bf16") == "bf16"
@@ -451,8 +453,8 @@ def test_nvml_agrees_with_the_data_sheet_of_an_h100(nvml: FakeNvml) -> None:
     assert told.memory_bytes == pytest.approx(sheet.memory_bytes, rel=0.01)
     assert told.bandwidth_bytes_per_s == pytest.approx(sheet.bandwidth_bytes_per_s, rel=0.01)
     # NVML's highest clock is that of fp32 on the data sheet; tensor rates are stated at a lower.
-    assert told.peak_flops["fp32"] == pytest.approx(sheet.peak_flops["fp32"], rel=0.01)
-    assert told.peak_flops == pytest.approx(sheet.peak_flops, rel=0.1)
+    assert told.peak_flops_per_s["fp32"] == pytest.approx(sheet.peak_flops_per_s["fp32"], rel=0.01)
+    assert told.peak_flops_per_s == pytest.approx(sheet.peak_flops_per_s, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -472,9 +474,9 @@ def test_peaks_are_of_precisions_that_the_chip_has(
     nvml.set_name(1, name)
     nvml.set_chip(1, cores=1024, sm_MHz=1000, memory_MHz=2500, bus_bits=64, capability=capability)
     gpu = resolve_gpu(name)
-    assert set(gpu.peak_flops) == precisions
-    assert gpu.peak_flops["fp32"] == 2.048e12
-    assert all(value > 0 for value in gpu.peak_flops.values())
+    assert set(gpu.peak_flops_per_s) == precisions
+    assert gpu.peak_flops_per_s["fp32"] == 2.048e12
+    assert all(value > 0 for value in gpu.peak_flops_per_s.values())
 
 
 def test_turing_without_tensor_cores() -> None:
@@ -488,8 +490,8 @@ def test_turing_without_tensor_cores() -> None:
 @pytest.mark.parametrize(
     ("function", "missing"),
     [
-        ("nvmlDeviceGetNumGpuCores", {"cuda_cores", "peak_flops"}),
-        ("nvmlDeviceGetMaxClockInfo", {"bandwidth_bytes_per_s", "peak_flops"}),
+        ("nvmlDeviceGetNumGpuCores", {"cuda_cores", "peak_flops_per_s"}),
+        ("nvmlDeviceGetMaxClockInfo", {"bandwidth_bytes_per_s", "peak_flops_per_s"}),
         ("nvmlDeviceGetMemoryBusWidth", {"bandwidth_bytes_per_s"}),
         ("nvmlDeviceGetMemoryInfo", {"memory_bytes"}),
         ("nvmlDeviceGetPowerManagementDefaultLimit", {"tdp_W"}),
@@ -507,7 +509,9 @@ def test_what_nvml_does_not_answer_is_not_known(
         for name in ("tdp_W", "bandwidth_bytes_per_s", "memory_bytes", "cuda_cores")
         if math.isnan(getattr(gpu, name))
     }
-    unknown |= {name for name in ("peak_flops", "compute_capability") if not getattr(gpu, name)}
+    unknown |= {
+        name for name in ("peak_flops_per_s", "compute_capability") if not getattr(gpu, name)
+    }
     assert unknown == missing
 
 
@@ -516,7 +520,7 @@ def test_zero_is_not_an_answer(laptop: FakeNvml) -> None:
     gpu = resolve_gpu(LAPTOP)
     assert math.isnan(gpu.cuda_cores)
     assert math.isnan(gpu.bandwidth_bytes_per_s)
-    assert gpu.peak_flops == {}
+    assert gpu.peak_flops_per_s == {}
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_far_from_what_was_measured_the_estimate_says_so(load: Workload) -> None
     odd = Gpu(
         "Odd",
         tdp_W=5.0,
-        peak_flops={"fp32": 1e10, "bf16": 1e10},
+        peak_flops_per_s={"fp32": 1e10, "bf16": 1e10},
         bandwidth_bytes_per_s=1e9,
         memory_bytes=1e9,
         cuda_cores=128,

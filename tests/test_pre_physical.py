@@ -56,7 +56,7 @@ def times(*workloads: Workload, gpu: Gpu = H100, **parameters: float) -> StepTim
 def test_a_large_product_is_bound_by_arithmetic() -> None:
     found = times(workload(LARGE))
     thick = 8192 / (8192 + GUESS["thin_columns"]) * 8192 / (8192 + GUESS["thin_depth"])
-    ideal_s = LARGE.flops / (H100.peak_flops["fp32"] * GUESS["peak_matmul_fp32"] * thick)
+    ideal_s = LARGE.flops / (H100.peak_flops_per_s["fp32"] * GUESS["peak_matmul_fp32"] * thick)
     assert found.math_s[0] == pytest.approx(ideal_s, rel=0.01)
     assert found.memory_s[0] == 0
     assert found.step_s[0] == pytest.approx(ideal_s, rel=0.01)
@@ -117,7 +117,9 @@ def test_the_gradients_of_a_convolution_are_two_but_one_call() -> None:
 @settings(max_examples=30, deadline=None)
 def test_a_better_gpu_is_never_slower(scale: float, name: str, operations: list[Operation]) -> None:
     if name == "peak":
-        better = replace(H100, peak_flops={k: scale * v for k, v in H100.peak_flops.items()})
+        better = replace(
+            H100, peak_flops_per_s={k: scale * v for k, v in H100.peak_flops_per_s.items()}
+        )
     else:
         better = replace(H100, bandwidth_bytes_per_s=scale * H100.bandwidth_bytes_per_s)
     load = workload(*operations)

@@ -227,11 +227,11 @@ def _peak_flops(trace: EnergyTrace) -> float:
         name = str(device.get("name", device.get("device")))
         gpu = find_gpu(name)
         # Generations before tf32 compute in fp32 when asked for it.
-        older = gpu is not None and asked == "tf32" and "tf32" not in gpu.peak_flops
+        older = gpu is not None and asked == "tf32" and "tf32" not in gpu.peak_flops_per_s
         precision = "fp32" if older else asked
-        if gpu is None or precision not in gpu.peak_flops:
+        if gpu is None or precision not in gpu.peak_flops_per_s:
             raise EstimateError(f"no {precision} peak known for {name}: give peak_flops_per_s=")
-        total += gpu.peak_flops[precision]
+        total += gpu.peak_flops_per_s[precision]
     if not total:
         raise EstimateError("the trace names no device: give peak_flops_per_s=")
     return total

@@ -6,7 +6,7 @@ for a GPU that the table lacks, from NVML on the machine that has it.
 
 from energyest.gpus.gpu import Gpu
 from energyest.gpus.lookup import resolve_gpu
-from energyest.gpus.precision import PRECISIONS, check_precision, peak_flops, supports
+from energyest.gpus.precision import PRECISIONS, check_precision, peak_flops_per_s, supports
 from energyest.gpus.present import gpu_of, gpus_present
 from energyest.gpus.table import find_gpu, known_gpus
 
@@ -18,7 +18,7 @@ __all__ = [
     "gpu_of",
     "gpus_present",
     "known_gpus",
-    "peak_flops",
+    "peak_flops_per_s",
     "resolve_gpu",
     "supports",
 ]

@@ -15,8 +15,8 @@ class Gpu:
     Attributes:
         name: product name as NVML gives it, without "NVIDIA".
         tdp_W: board power in watts.
-        peak_flops: precision ("fp32", "tf32", "fp16", "bf16") -> dense peak in FLOP/s (a multiply
-            and an add count as two). A precision without a known peak is left out.
+        peak_flops_per_s: precision ("fp32", "tf32", "fp16", "bf16") -> dense peak in FLOP/s (a
+            multiply and an add count as two). A precision without a known peak is left out.
         source: where the numbers stand.
         bandwidth_bytes_per_s: peak rate of the GPU's memory.
         memory_bytes: size of the GPU's memory.
@@ -31,7 +31,7 @@ class Gpu:
 
     name: str
     tdp_W: float
-    peak_flops: dict[str, float]
+    peak_flops_per_s: dict[str, float]
     source: str = ""
     bandwidth_bytes_per_s: float = math.nan
     memory_bytes: float = math.nan
@@ -47,7 +47,7 @@ class Gpu:
             "memory_bytes": self.memory_bytes,
             "cuda_cores": self.cuda_cores,
             "l2_bytes": self.l2_bytes,
-            **{f"peak_flops[{name!r}]": value for name, value in self.peak_flops.items()},
+            **{f"peak_flops_per_s[{p!r}]": peak for p, peak in self.peak_flops_per_s.items()},
         }
         for name, value in numbers.items():
             if value <= 0 or math.isinf(value):

@@ -17,7 +17,7 @@ _SINCE = {"tf32": (8, 0), "bf16": (8, 0), "fp16": (5, 3)}
 def supports(gpu: Gpu, precision: str) -> bool:
     """Whether the GPU has instructions for "fp32", "tf32", "bf16" or "fp16".
 
-    Where the compute capability is not known, it has those that its `peak_flops` name.
+    Where the compute capability is not known, it has those that its `peak_flops_per_s` name.
 
     Raises:
         EstimateError: no such precision.
@@ -27,7 +27,7 @@ def supports(gpu: Gpu, precision: str) -> bool:
     if precision == "fp32":
         return True
     if gpu.compute_capability is None:
-        return precision in gpu.peak_flops
+        return precision in gpu.peak_flops_per_s
     return gpu.compute_capability >= _SINCE[precision]
 
 
@@ -48,7 +48,7 @@ def check_precision(gpu: Gpu, precision: str) -> str:
     raise EstimateError(f"{gpu.name} lacks {precision}; it has {has}")
 
 
-def peak_flops(gpu: Gpu, precision: str) -> float:
+def peak_flops_per_s(gpu: Gpu, precision: str) -> float:
     """Dense peak in FLOP/s of a training in `precision`, in the one that `check_precision` gives.
 
     A GPU whose own fp16 arithmetic is slower than fp32 (Pascal but for the P100: 1/64 of it)
@@ -59,11 +59,11 @@ def peak_flops(gpu: Gpu, precision: str) -> float:
         EstimateError: as `check_precision`, or the peak is not known.
     """
     used = check_precision(gpu, precision)
-    peak = gpu.peak_flops.get(used, math.nan)
+    peak = gpu.peak_flops_per_s.get(used, math.nan)
     if math.isnan(peak):
         raise EstimateError(
-            f"no {used} peak known for {gpu.name}: pass a Gpu(...) whose peak_flops names it"
+            f"no {used} peak known for {gpu.name}: pass a Gpu(...) whose peak_flops_per_s names it"
         )
     if used == "fp16":
-        return max(peak, gpu.peak_flops.get("fp32", peak))
+        return max(peak, gpu.peak_flops_per_s.get("fp32", peak))
     return peak

@@ -129,7 +129,7 @@ def gpu_of(handle: Any) -> Gpu:
     return Gpu(
         name=name,
         tdp_W=number(lambda: pynvml.nvmlDeviceGetPowerManagementDefaultLimit(handle)) / 1e3,
-        peak_flops=_peaks(name, capability, 2 * cores * clock_Hz),
+        peak_flops_per_s=_peaks(name, capability, 2 * cores * clock_Hz),
         source="NVML on this machine (peaks at the highest clocks)",
         bandwidth_bytes_per_s=bus_bits / 8 * 2 * memory_Hz,
         memory_bytes=number(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).total),

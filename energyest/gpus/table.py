@@ -78,7 +78,7 @@ def _parse(row: dict[str, str]) -> Gpu:
     return Gpu(
         name=row["name"],
         tdp_W=_number(row["tdp_W"]),
-        peak_flops=peaks,
+        peak_flops_per_s=peaks,
         source=row["source"],
         bandwidth_bytes_per_s=_number(row["bandwidth_GB_per_s"]) * 1e9,
         memory_bytes=_number(row["memory_GB"]) * _GIB,

@@ -259,13 +259,13 @@ class EnergyTrace:
                 rows_J -= carried_J
         return rows_J + self._outside_J()
 
-    def co2e_kg(self, intensity: Intensity, *, pue: float = 1.0) -> float:
+    def co2e_kg(self, intensity_g_per_kWh: Intensity, *, pue: float = 1.0) -> float:
         """Emissions of the whole run in kg CO2e: `total_J` × PUE × intensity.
 
         Raises:
             EstimateError: an argument breaks a rule of `energyest.carbon.co2e_kg`, which says more.
         """
-        return co2e_kg(self.total_J, intensity, pue=pue)
+        return co2e_kg(self.total_J, intensity_g_per_kWh, pue=pue)
 
     def _outside_J(self) -> float:
         """What the readings show outside of the epochs, before, between and after them."""

@@ -12,7 +12,7 @@ from energyest.estimators.checks import check_confidence, check_positive, is_num
 from energyest.estimators.pre.estimate import does_not_fit, estimate_pre, mismatch
 from energyest.estimators.pre.model import PreModel, packaged
 from energyest.estimators.pre.totals import check_samples, whole_trainings, with_validation
-from energyest.gpus import Gpu, check_precision, peak_flops, resolve_gpu
+from energyest.gpus import Gpu, check_precision, peak_flops_per_s, resolve_gpu
 from energyest.integration import FloatArray
 from energyest.records.probe import Probe
 from energyest.records.workload import Workload
@@ -250,7 +250,7 @@ def _cannot(workload: Workload, gpu: Gpu) -> str:
     if not any(operation.phase == "forward" for operation in workload.operations):
         return "its workload has no operations of the forward pass to time"
     try:
-        peak_flops(gpu, workload.precision)
+        peak_flops_per_s(gpu, workload.precision)
     except EstimateError as error:
         return str(error)
     return does_not_fit(workload, gpu)

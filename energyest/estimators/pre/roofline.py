@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from energyest.errors import EstimateError
 from energyest.estimators.pre.parameters import FORMATS
-from energyest.gpus import Gpu, check_precision, peak_flops
+from energyest.gpus import Gpu, check_precision, peak_flops_per_s
 from energyest.records.workload import Operation, Workload
 
 Array = NDArray[np.float64]
@@ -266,14 +266,14 @@ def _kind(operation: Operation) -> int:
 
 def _peaks(workload: Workload, gpu: Gpu) -> tuple[float, float]:
     """Arithmetic rates in the workload's precision, and in fp32."""
-    peak = peak_flops(gpu, workload.precision)
+    peak = peak_flops_per_s(gpu, workload.precision)
     if not gpu.bandwidth_bytes_per_s > 0:
         raise EstimateError(
             f"no memory bandwidth known for {gpu.name}: pass a Gpu(...) that names it"
         )
     capability = gpu.compute_capability
     sustained = _UNCROWDED if capability and capability < _CROWDED_SINCE else 1.0
-    peak_fp32 = sustained * gpu.peak_flops.get("fp32", peak)
+    peak_fp32 = sustained * gpu.peak_flops_per_s.get("fp32", peak)
     is_fp32 = check_precision(gpu, workload.precision) == "fp32"
     return (peak_fp32 if is_fp32 else peak), peak_fp32
 

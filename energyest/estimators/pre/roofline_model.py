@@ -268,7 +268,7 @@ def _board_W(pairs: Sequence[Pair]) -> Array:
 def _places(pairs: Sequence[Pair]) -> Array:
     """Where GPUs lie: products that are alike lie close together."""
     rows = [
-        [math.log(gpu.bandwidth_bytes_per_s), math.log(gpu.peak_flops.get("fp32", math.nan))]
+        [math.log(gpu.bandwidth_bytes_per_s), math.log(gpu.peak_flops_per_s.get("fp32", math.nan))]
         for _, gpu in pairs
     ]
     places = np.array(rows)
