@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from energyest.checks import Error
 from energyest.errors import TraceError
-from energyest.integration import FloatArray
+
+FloatArray = NDArray[np.float64]
 
 # All of these raise TraceError, unless told otherwise.
 

@@ -31,10 +31,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from numpy.typing import ArrayLike
 
-from energyest.arrays import as_vector
+from energyest.arrays import FloatArray, as_vector
 from energyest.checks import finite_or_none, short
 from energyest.errors import EstimateError
-from energyest.integration import FloatArray
 
 if TYPE_CHECKING:
     import pandas as pd

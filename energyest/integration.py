@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-FloatArray = NDArray[np.float64]
+from energyest.arrays import FloatArray
 
 # A counter may show, at once, what was drawn since it was last renewed: 0.1 s ago on an H100.
 COUNTER_SLACK_S = 0.5

@@ -41,7 +41,7 @@ from energyest import (
     load_trace,
     track,
 )
-from energyest.__main__ import main
+from energyest.cli import main
 from energyest.estimators.pre.training_data import runs_of
 from energyest.estimators.regression.published import FEATURES
 from energyest.gpus import resolve_gpu

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from energyest import EnergyTrace
-from energyest.__main__ import main
+from energyest.cli import main
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 import pynvml
 import pytest
 
-from energyest.integration import FloatArray
+from energyest.arrays import FloatArray
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import detect
 from energyest.records.trace import EnergyTrace

@@ -339,7 +339,7 @@ sys.addaudithook(watch)
 
 import contextlib, io, logging, pytorch_lightning as pl, torch, warnings
 from energyest import EnergyMonitor, estimate_pre, estimate_step, describe_workload, load_trace
-from energyest.__main__ import main
+from energyest.cli import main
 
 class Net(pl.LightningModule):
     def __init__(self):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from energyest.arrays import FloatArray
 from energyest.errors import EstimateError
-from energyest.integration import FloatArray
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,7 @@ from enum import Enum, auto
 
 import numpy as np
 
-from energyest.integration import FloatArray
+from energyest.arrays import FloatArray
 from energyest.measure.sensors.base import KINDS, Kind
 
 # Rounding of times; a gap is longer.

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from energyest.integration import COUNTER_STALL_S, FloatArray, cumulative_energy
+from energyest.arrays import FloatArray
+from energyest.integration import COUNTER_STALL_S, cumulative_energy
 from energyest.measure.sensors.base import Reading
 
 # Folding costs more than keeping: it is done once so many readings can be dropped.

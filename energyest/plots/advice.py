@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from energyest.arrays import FloatArray
 from energyest.errors import RunsError
-from energyest.integration import FloatArray
 from energyest.plots.style import (
     BLACK,
     COLOURS,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from energyest.integration import FloatArray
+from energyest.arrays import FloatArray
 from energyest.records import storage
 from energyest.records.devices import Device, kind_of
 from energyest.records.meta import read_count, read_list

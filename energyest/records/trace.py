@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from energyest.arrays import (
+    FloatArray,
     as_finite,
     as_positive,
     as_vector,
@@ -22,7 +23,7 @@ from energyest.arrays import (
 )
 from energyest.carbon import Intensity, co2e_kg
 from energyest.errors import TraceError
-from energyest.integration import FloatArray, cumulative_energy
+from energyest.integration import cumulative_energy
 from energyest.records import storage
 from energyest.records.devices import Device, devices_of, names_with_counts
 from energyest.records.meta import read_count, read_list, read_number

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from energyest.arrays import FloatArray
 from energyest.errors import EstimateError
 from energyest.estimators.checks import check_confidence, check_positive, is_number
 from energyest.estimators.pre.estimate import does_not_fit, estimate_pre, mismatch
 from energyest.estimators.pre.model import PreModel, packaged
 from energyest.estimators.pre.totals import check_samples, whole_trainings, with_validation
 from energyest.gpus import Gpu, check_precision, peak_flops_per_s, resolve_gpu
-from energyest.integration import FloatArray
 from energyest.records.probe import Probe
 from energyest.records.workload import Workload
 from energyest.tradeoff.advice import COLUMNS, Advice

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from energyest.integration import FloatArray
+from energyest.arrays import FloatArray
 
 if TYPE_CHECKING:
     import pandas as pd

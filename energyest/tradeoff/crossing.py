@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from energyest.integration import FloatArray
+from energyest.arrays import FloatArray
 
 
 @dataclass(frozen=True)

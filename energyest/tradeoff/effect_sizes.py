@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import mannwhitneyu
 
-from energyest.integration import FloatArray
+from energyest.arrays import FloatArray
 
 # Each with the least value that has that name.
 _CLIFF = ((0.474, "large"), (0.33, "medium"), (0.147, "small"), (0.0, "negligible"))

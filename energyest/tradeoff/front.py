@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from energyest.arrays import FloatArray
 from energyest.errors import RunsError
 from energyest.estimators.checks import check_count, is_number
-from energyest.integration import FloatArray
 from energyest.tradeoff.pareto import undominated
 from energyest.tradeoff.resample import Choices, choices_of
 from energyest.tradeoff.table import (

@@ -12,8 +12,8 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.oneway import anova_oneway
 
+from energyest.arrays import FloatArray
 from energyest.errors import MissingDependencyError, RunsError
-from energyest.integration import FloatArray
 from energyest.tradeoff.effect_sizes import (
     cliffs_delta,
     cliffs_magnitude,

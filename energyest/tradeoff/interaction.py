@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
+from energyest.arrays import FloatArray
 from energyest.errors import RunsError
-from energyest.integration import FloatArray
 from energyest.tradeoff.anova import (
     RESIDUAL,
     aligned_rank_anova,

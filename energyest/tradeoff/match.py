@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
+from energyest.arrays import FloatArray
 from energyest.errors import RunsError
 from energyest.estimators.checks import check_confidence
 from energyest.gpus import find_gpu
-from energyest.integration import FloatArray
 from energyest.tradeoff.crossing import line_crossing
 from energyest.tradeoff.html import as_html
 from energyest.tradeoff.resample import choices_of

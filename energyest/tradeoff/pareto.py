@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from energyest.integration import FloatArray
+from energyest.arrays import FloatArray
 
 
 def undominated(costs: FloatArray) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from energyest.integration import FloatArray
+from energyest.arrays import FloatArray
 from energyest.tradeoff.table import Groups, groups_of
 
 if TYPE_CHECKING:

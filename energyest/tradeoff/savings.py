@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from energyest.arrays import FloatArray
 from energyest.errors import RunsError
 from energyest.estimators.checks import check_confidence, check_count
-from energyest.integration import FloatArray
 from energyest.tradeoff.resample import choices_of, interval
 from energyest.tradeoff.table import (
     CHOICE,

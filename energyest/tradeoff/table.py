@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from energyest.arrays import FloatArray
 from energyest.errors import RunsError
 from energyest.estimators.checks import is_number
-from energyest.integration import FloatArray
 
 if TYPE_CHECKING:
     import pandas as pd

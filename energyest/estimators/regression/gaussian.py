@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from energyest.arrays import FloatArray
 from energyest.errors import EstimateError
 from energyest.estimators.regression.published import (
     FEATURES,
@@ -17,7 +18,6 @@ from energyest.estimators.regression.published import (
     merged_kernel,
 )
 from energyest.estimators.regression.serialize import check_keys, from_numbers, settle, to_numbers
-from energyest.integration import FloatArray
 
 _GFLOPS = FEATURES.index("GFLOPs")
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from energyest.arrays import FloatArray
 from energyest.errors import EstimateError
 from energyest.estimators.regression.serialize import from_numbers, settle, to_numbers
-from energyest.integration import FloatArray
 
 # A line through two settings meets both: nothing would tell how far off it is.
 _FEWEST_SETTINGS = 3

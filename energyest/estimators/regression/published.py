@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
+from energyest.arrays import FloatArray
 from energyest.errors import EstimateError
 from energyest.estimators.checks import check_count, is_number
 from energyest.estimators.regression.serialize import (
@@ -24,7 +25,6 @@ from energyest.estimators.regression.serialize import (
     settle,
     to_numbers,
 )
-from energyest.integration import FloatArray
 
 FEATURES = (
     "batch_size",

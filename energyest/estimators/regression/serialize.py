@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from energyest.arrays import FloatArray
 from energyest.errors import EstimateError
 from energyest.estimators.checks import is_number
-from energyest.integration import FloatArray
 
 T = TypeVar("T")
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from energyest.arrays import FloatArray
 from energyest.errors import EstimateError
 from energyest.estimators.checks import check_confidence, check_count
 from energyest.estimators.cross_validation import CrossValidation, Groups, group_labels
@@ -13,7 +14,6 @@ from energyest.estimators.regression.gaussian import Gaussian
 from energyest.estimators.regression.power_share import PowerShare
 from energyest.estimators.regression.published import FEATURES, Published, fit_published
 from energyest.estimators.regression.serialize import as_floats, check_keys
-from energyest.integration import FloatArray
 from energyest.records import safe_json
 
 if TYPE_CHECKING:

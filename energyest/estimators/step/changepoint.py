@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from energyest.integration import FloatArray
+from energyest.arrays import FloatArray
 
 # What is expected before a run is seen, in terms of the logarithm of energy: relative noise and
 # relative changes. Round numbers from the middle of where the accuracy is flat:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from energyest.arrays import FloatArray
 from energyest.estimators.checks import lacks_durations, positive_or_none
 from energyest.estimators.step.horizon import Horizon, measured_s
 from energyest.estimators.step.interval import error_of
@@ -16,7 +17,6 @@ from energyest.estimators.step.level import MIN_EPOCHS, Level, current_level
 from energyest.estimators.step.planned_changes import PlannedChange, weights_of
 from energyest.estimators.step.spikes import remaining_events, without_spikes
 from energyest.estimators.step.validation import Validations
-from energyest.integration import FloatArray
 from energyest.records.devices import gpus_of
 from energyest.records.trace import EnergyTrace
 

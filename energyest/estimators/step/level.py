@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from energyest.arrays import FloatArray
 from energyest.estimators.step.changepoint import LastChange, last_change
 from energyest.estimators.step.spikes import without_spikes
-from energyest.integration import FloatArray
 
 # A level is believed from so many epochs on, a single epoch that leads over to it included: two
 # agree too easily by chance.

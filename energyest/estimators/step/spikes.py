@@ -8,7 +8,7 @@ import statistics
 import numpy as np
 from numpy.typing import NDArray
 
-from energyest.integration import FloatArray
+from energyest.arrays import FloatArray
 
 # A spike differs from its neighbours by more than so many times what they differ from each other,
 # to which this share of their level is added.

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from energyest.arrays import FloatArray
 from energyest.estimators.step.interval import error_of
 from energyest.estimators.step.level import Level, current_level
 from energyest.estimators.step.spikes import remaining_events
-from energyest.integration import FloatArray
 from energyest.records.meta import read_positive
 from energyest.records.trace import EnergyTrace
 

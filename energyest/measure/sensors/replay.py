@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from energyest.arrays import FloatArray
 from energyest.errors import ConfigurationError
-from energyest.integration import FloatArray
 from energyest.measure.sensors.base import KINDS, Device, Reading
 from energyest.records.trace import EnergyTrace
 
