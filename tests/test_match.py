@@ -103,12 +103,12 @@ def test_a_known_crossing(own: float) -> None:
     assert (row.cheaper_below, row.cheaper_above) == ("small", "large")
     # What is peculiar to a model does not matter; that the ratio is no line widens the interval.
     assert row.crossing == pytest.approx(CROSSING * 1e9, rel=0.35)
-    assert row.lower < CROSSING * 1e9 < row.upper
+    assert row.crossing_lower < CROSSING * 1e9 < row.crossing_upper
     assert (row.covered_from, row.covered_to) == pytest.approx((1e8, 2e10))
     assert row.reason == ""
     said = f"large against small (5 models): large is the cheaper one from {row.crossing / 1e9:.3g}"
     assert str(found).startswith(said)
-    assert f"(90 % interval {row.lower / 1e9:.3g} to {row.upper / 1e9:.3g})" in str(found)
+    assert f"(90 % interval {row.crossing_lower / 1e9:.3g} to {row.crossing_upper / 1e9:.3g})" in str(found)
     assert "<table" in found._repr_html_()
 
 
@@ -136,12 +136,12 @@ def test_energy_and_samples_do_as_well() -> None:
 
 def test_two_models_say_little() -> None:
     row = only(match_gpu(runs("bd")))
-    assert row.lower < row.crossing < row.upper
+    assert row.crossing_lower < row.crossing < row.crossing_upper
     assert "nothing on how others deviate" in row.reason
     single = only(match_gpu(runs("bd", count=2)))
     assert single.crossing == pytest.approx(row.crossing, rel=0.01)
-    assert math.isnan(single.lower)
-    assert math.isnan(single.upper)
+    assert math.isnan(single.crossing_lower)
+    assert math.isnan(single.crossing_upper)
     assert "too few repetitions" in single.reason
 
 
@@ -160,7 +160,7 @@ def test_two_models_say_little() -> None:
 def test_no_crossing_is_made_up(table: pd.DataFrame, reason: str) -> None:
     row = only(match_gpu(table.assign(run=range(len(table)))))
     assert math.isnan(row.crossing)
-    assert math.isnan(row.lower)
+    assert math.isnan(row.crossing_lower)
     assert reason in row.reason
 
 
@@ -182,7 +182,7 @@ def test_a_crossing_does_not_depend_on_power_limits(limits_W: tuple[float, float
     table["power_limit_W"] = table["gpu"].map(dict(zip(("small", "large"), limits_W, strict=True)))
     row, expected = only(match_gpu(table)), only(match_gpu(runs()))
     assert (row.smaller, row.larger) == ("large", "small")  # or by name
-    for name in ("crossing", "lower", "upper", "cheaper_below", "cheaper_above"):
+    for name in ("crossing", "crossing_lower", "crossing_upper", "cheaper_below", "cheaper_above"):
         assert row[name] == pytest.approx(expected[name]), name
 
 
@@ -204,7 +204,7 @@ def test_variances_of_both_gpus_count() -> None:
             own = 1 + np.where(table["gpu"] == noisy, steps, 0.0)
             table["energy_per_sample_J"] *= own
         row = only(match_gpu(table))
-        widths.append(math.log(row.upper / row.lower))
+        widths.append(math.log(row.crossing_upper / row.crossing_lower))
     assert widths[1] > 20 * widths[0]
     assert widths[2] > 20 * widths[0]
 

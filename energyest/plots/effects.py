@@ -33,25 +33,25 @@ _MOST_LEVEL = 4
 
 
 def plot_groups(
-    runs: pd.DataFrame, value: str = "energy_J", by: By = "model", *, alpha: float = 0.05
+    runs: pd.DataFrame, value: str = "energy_J", by: By = "model", *, confidence: float = 0.95
 ) -> Figure:
     """The runs of each group, and Cliff's δ of each pair.
 
     Boxes hold the middle half of a group's runs, with the median; every run is a point. On the
     right, δ tells how much more often a run of the row costs more than one of the column than less;
-    a star marks pairs that differ at the level `alpha`.
+    a star marks pairs that differ at the level 1 − `confidence`.
 
     Args:
         runs: see `compare_groups`.
         value: see `compare_groups`.
         by: see `compare_groups`.
-        alpha: see `compare_groups`.
+        confidence: see `compare_groups`.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
         RunsError: as `compare_groups`.
     """
-    found = compare_groups(runs, value, by, alpha=alpha)
+    found = compare_groups(runs, value, by, confidence=confidence)
     values = numbers(runs, value)
     size, text = scaled(value, values)
     groups = {label(k): values[r] / size for k, r in groups_of(runs, as_names(by)).items()}
@@ -92,7 +92,7 @@ def plot_groups(
         )  # fmt: skip
     right.set_xticks(range(len(names)), names, fontsize=8, rotation=30, ha="right")
     right.set_yticks(range(len(names)), names, fontsize=8)
-    right.set_title(f"Cliff's δ of row over column (* p < {alpha:g})", fontsize=10)
+    right.set_title(f"Cliff's δ of row over column (* p < {1 - confidence:.4g})", fontsize=10)
     figure.colorbar(shown, ax=right, label="δ (no unit)")
     return figure
 

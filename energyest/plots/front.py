@@ -19,16 +19,9 @@ from energyest.plots.style import (
     make_log,
     new_figure,
 )
-from energyest.tradeoff.front import pareto_front
-from energyest.tradeoff.table import (
-    CHOICE,
-    By,
-    Mode,
-    as_names,
-    check_runs,
-    direction,
-    numbers,
-)
+from energyest.tradeoff.metrics import Mode, direction
+from energyest.tradeoff.pareto import pareto_front
+from energyest.tradeoff.table import CHOICE, By, as_names, check_runs, numbers
 
 if TYPE_CHECKING:
     import pandas as pd
