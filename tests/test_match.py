@@ -108,7 +108,8 @@ def test_a_known_crossing(own: float) -> None:
     assert row.reason == ""
     said = f"large against small (5 models): large is the cheaper one from {row.crossing / 1e9:.3g}"
     assert str(found).startswith(said)
-    assert f"(90 % interval {row.crossing_lower / 1e9:.3g} to {row.crossing_upper / 1e9:.3g})" in str(found)
+    ends = f"{row.crossing_lower / 1e9:.3g} to {row.crossing_upper / 1e9:.3g}"
+    assert f"(90 % interval {ends})" in str(found)
     assert "<table" in found._repr_html_()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -98,10 +99,11 @@ def advise(
             `estimate_pre` raises an `EstimateError`.
     """
     workloads, boards = _named(models), _boards(gpus)
+    names = list(workloads)
     mode = direction("quality", mode)
-    qualities = None if quality is None else _qualities(quality, list(workloads), mode)
+    qualities = _qualities(quality, names, mode)
     training = _Training(
-        epochs=_epochs_of(epochs, list(workloads)),
+        epochs=_epochs_of(epochs, names),
         train_samples=check_samples(train_samples, "train_samples", least=1),
         validation_samples=check_samples(validation_samples, "validation_samples", least=0),
         model=_pre_model(model),
@@ -109,17 +111,15 @@ def advise(
     )
     probe_of = _probe_of(probes, workloads, boards)
     rows = [
-        _pair(name, workloads[name], gpu, probe_of.get((name, gpu.name)))
-        for name, gpu in product(workloads, boards)
+        _pair(name, workloads[name], gpu, probe_of.get((name, gpu.name)), qualities[name])
+        for name, gpu in product(names, boards)
     ]
-    for row in rows:
-        row["quality"] = np.nan if qualities is None else qualities[row["model"]]
     possible = [row for row in rows if not row["note"]]
     impossible = [row for row in rows if row["note"]]
     _predict([row for row in possible if row["probe"] is None], training)
-    _use_probes([row for row in possible if row["probe"] is not None], training)
+    _use_probes([row for row in possible if row["probe"]], training)
     _finish(possible)
-    known_mode = None if qualities is None else mode
+    known_mode = None if quality is None else mode
     return Advice(_table(possible, impossible, known_mode), training.confidence, known_mode)
 
 
@@ -163,17 +163,10 @@ def _boards(gpus: Sequence[str | Gpu] | str | Gpu) -> list[Gpu]:
 
 
 def _epochs_of(epochs: float | Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
-    numbers = (
-        _of_each(epochs, names, "epochs")
-        if isinstance(epochs, Mapping)
-        else dict.fromkeys(names, epochs)
-    )
-    return {
-        name: check_positive(
-            number, f"epochs of {name}" if isinstance(epochs, Mapping) else "epochs"
-        )
-        for name, number in numbers.items()
-    }
+    if not isinstance(epochs, Mapping):
+        return dict.fromkeys(names, check_positive(epochs, "epochs"))
+    numbers = _of_each(epochs, names, "epochs")
+    return {name: check_positive(number, f"epochs of {name}") for name, number in numbers.items()}
 
 
 def _of_each(values: Mapping[str, float], names: Sequence[str], what: str) -> dict[str, float]:
@@ -197,8 +190,12 @@ def _of_each(values: Mapping[str, float], names: Sequence[str], what: str) -> di
     return {name: float(values[name]) for name in names}
 
 
-def _qualities(quality: Mapping[str, float], names: Sequence[str], mode: Mode) -> dict[str, float]:
-    """The quality of each name; shares do not stand beside percentages."""
+def _qualities(
+    quality: Mapping[str, float] | None, names: Sequence[str], mode: Mode
+) -> dict[str, float]:
+    """The quality of each name, or NaN; shares do not stand beside percentages."""
+    if quality is None:
+        return dict.fromkeys(names, math.nan)
     found = _of_each(quality, names, "quality")
     if mode == "max":
         check_quality(pd.DataFrame({"run": list(found), "quality": found.values()}), "quality")
@@ -258,8 +255,8 @@ def _cannot(workload: Workload, gpu: Gpu) -> str:
 # ------------------------------------------------------------------ what is expected
 
 
-def _pair(name: str, workload: Workload, gpu: Gpu, probe: Probe | None) -> Row:
-    """What is known of a pair: its `note` says why it cannot be, `remarks` what else to say."""
+def _pair(name: str, workload: Workload, gpu: Gpu, probe: Probe | None, quality: float) -> Row:
+    """A pair before its costs are known; a `note` says why it cannot be trained."""
     cannot = _cannot(workload, gpu) if probe is None else ""
     used = workload.precision if cannot else check_precision(gpu, workload.precision)
     remarks = [f"computes in {used}, as it lacks {workload.precision}"]
@@ -268,6 +265,7 @@ def _pair(name: str, workload: Workload, gpu: Gpu, probe: Probe | None) -> Row:
         "gpu": gpu.name,
         "batch_size": workload.batch_size,
         "precision": used,
+        "quality": quality,
         "note": cannot,
         "remarks": [*(remarks if used != workload.precision else []), *workload.notes],
         "pair": (workload, gpu),
