@@ -156,10 +156,13 @@ def test_no_test_from_nothing(groups: dict[str, list[float]], message: str) -> N
 
 
 def test_a_group_of_copies_is_named() -> None:
-    runs = by_group({"a": [5.0] * 5, "b": [1.0, 2, 4, 7, 9]}).assign(run=range(10))
+    runs = by_group({"<a>": [5.0] * 5, "b": [1.0, 2, 4, 7, 9]}).assign(run=range(10))
     found = compare_groups(runs)
     assert found.test == "Kruskal-Wallis"
-    assert any("all runs are equal in a" in note for note in found.notes)
+    assert any("all runs are equal in <a>" in note for note in found.notes)
+    page = found._repr_html_()
+    assert "<li>all runs are equal in &lt;a&gt;" in page
+    assert "<a>" not in page
 
 
 # ---------------------------------------------------------------------- two factors

@@ -12,7 +12,7 @@ from scipy import stats
 
 from energyest.errors import RunsError
 from energyest.tradeoff import match_gpu
-from energyest.tradeoff.crossing import line_crossing
+from energyest.tradeoff.crossing import gpu_crossing, line_crossing
 from tests import reference_effects as reference
 
 
@@ -54,6 +54,41 @@ def test_fieller_at_its_ends_and_without_any() -> None:
     two = line_crossing(np.array([0.0, 1]), np.array([-1.0, 1]), np.array([0.01, 0.01]), 0.9)
     assert two.x == pytest.approx(0.5)
     assert two.lower == pytest.approx(0.5 - (two.upper - 0.5))
+
+
+@pytest.mark.parametrize(
+    ("at", "noise", "given"),
+    [
+        (1.5, 0.02, ["lower", "upper"]),
+        (1.8, 0.4, ["lower"]),
+        (1.2, 0.4, ["upper"]),
+        (1.5, 0.5, []),
+    ],
+)
+def test_ends_beyond_the_measured_complexities_are_not_given(
+    at: float, noise: float, given: list[str]
+) -> None:
+    x = np.array([0.0, 1, 2, 3])
+    ratio = x - at + noise * np.array([1.0, -1, -1, 1])
+    line = line_crossing(x, ratio, np.zeros(4), 0.9)
+    assert math.isfinite(line.lower)
+    inside = {"lower": line.lower >= 0, "upper": line.upper <= 3}
+    assert [end for end, is_inside in inside.items() if is_inside] == given
+    row = gpu_crossing(x, ratio, np.zeros(4), ("small", "large"), 0.9)
+    if not given:
+        assert row["reason"] == (
+            "both ends of its interval lie outside of the complexities measured on both"
+        )
+        assert np.isnan([row["crossing"], row["crossing_lower"], row["crossing_upper"]]).all()
+        assert (row["cheaper_below"], row["cheaper_above"]) == ("", "")
+        return
+    assert row["crossing"] == pytest.approx(math.exp(at))
+    for end in ("lower", "upper"):
+        value = row[f"crossing_{end}"]
+        assert value == pytest.approx(
+            math.exp(getattr(line, end)) if end in given else math.nan, nan_ok=True
+        )
+        assert (f"the {end} end lies outside" in str(row["reason"])) == (end not in given)
 
 
 # Energy per sample of a small and a large GPU: a fixed part, and one for each GFLOP.

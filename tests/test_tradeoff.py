@@ -228,6 +228,9 @@ def test_a_bad_argument_is_named(function: Any, argument: str, values: list[Any]
     for value in values:
         with pytest.raises(RunsError, match=rf"\b{argument}\b[\w, ]*=.* must "):
             function(runs, **{**given, argument: value})
+    if argument == "mode" and function is pareto_front:  # where it is not needed, too
+        with pytest.raises(RunsError, match="mode='best' must"):
+            pareto_front(RUNS, quality=None, mode="best")  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------- tables

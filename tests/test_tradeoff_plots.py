@@ -64,6 +64,9 @@ def test_front(tmp_path: Path) -> None:
     line = next(line for line in figure.axes[0].lines if line.get_label() == "Pareto front")
     np.testing.assert_allclose(line.get_xdata(), front["energy_J"])
     np.testing.assert_allclose(line.get_ydata(), front["val_acc"])
+    framed = [line for line in figure.axes[0].lines if line.get_markersize() == 10]
+    on_front = [line.get_xdata()[0] for line in framed if len(line.get_xdata())]
+    np.testing.assert_allclose(sorted(on_front), front["energy_J"])
     figure.savefig(tmp_path / "front.png")
     one = plots.plot_front(table[table["gpu"] == "A40"], by="model")
     assert "Pareto front" in texts(one)
@@ -134,8 +137,28 @@ def test_match(tmp_path: Path) -> None:
         "power (share of the limit)",
     ]
     figure.savefig(tmp_path / "match.png")
+    assert not figure.axes[0].texts  # no crossing
     bare = runs().drop(columns=["utilization", "mean_power_W"])
     assert len(plots.plot_match(match_gpu(bare)).axes) == 1
+
+
+def test_a_crossing_is_drawn_with_the_cheaper_gpu_on_either_side() -> None:
+    table = runs()
+    gain = (table["flops_per_sample"] / 1e9) ** -0.2  # the H100 gains with complexity
+    table["energy_J"] *= np.where(table["gpu"] == "H100", 0.7 * gain, 1.0)
+    match = match_gpu(table)
+    crossing = match.crossings.iloc[0]
+    assert 1e8 < crossing["crossing"] < 8e9
+    axes = plots.plot_match(match).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["A40 | H100"]
+    assert axes.texts[0].get_position()[0] == crossing["crossing"]
+    band = axes.patches[0].get_extents().transformed(axes.transData.inverted())
+    ends = np.where(
+        np.isnan(crossing[["crossing_lower", "crossing_upper"]].to_numpy(float)),
+        crossing[["covered_from", "covered_to"]].to_numpy(float),
+        crossing[["crossing_lower", "crossing_upper"]].to_numpy(float),
+    )
+    np.testing.assert_allclose((band.x0, band.x1), ends)
 
 
 @pytest.mark.parametrize("plot", [plots.plot_interaction, plots.plot_match, plots.plot_advice])
