@@ -29,7 +29,7 @@ def plot_trace(
 
     Args:
         trace: a finished or running training.
-        epochs: number of epochs of the whole training; by default those of the trace.
+        epochs: number of epochs of the whole training; by default as many as the trace has.
         observed: project from the first `observed` epochs; by default from all.
 
     Raises:

@@ -69,7 +69,7 @@ def as_names(by: By, what: str = "by") -> list[str]:
     """Names of columns from one name or several.
 
     Raises:
-        RunsError: there is none, one twice, or something else than a name.
+        RunsError: there is no name, one twice, or something that is not a name.
     """
     names = [by] if isinstance(by, str) else list(by) if isinstance(by, Iterable) else []
     if not names or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
