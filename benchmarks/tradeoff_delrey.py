@@ -80,17 +80,17 @@ def _choices(runs: pd.DataFrame) -> list[tuple[str, float, float]]:
     print(cheapest_within(runs, 0.02, quality="f1", by=CHOICE).to_string(index=False))
     pairs = savings(runs, quality="f1")
     _title("The largest savings, 90 % bootstrap intervals")
-    print(pairs.head(5).drop(columns=["from_runs", "to_runs"]).round(4).to_string(index=False))
+    print(pairs.head(5).drop(columns=["from_runs", "to_runs"]).to_string(index=False))
     best = pairs.iloc[0]
     saved_J = runs.groupby(CHOICE)["energy_J"].median()
-    dear, cheap = ("vgg16", "RTX 3090"), ("mobilenet_v2", "RTX 3070")
+    expensive, cheap = ("vgg16", "RTX 3090"), ("mobilenet_v2", "RTX 3070")
     median = runs.groupby(CHOICE)["f1"].median()
-    kg = co2e_kg([saved_J[dear], saved_J[cheap]], "ES")
+    kg = co2e_kg([saved_J[expensive], saved_J[cheap]], "ES")
     print(f"\nIn Spain, {kg[0]:.3f} against {kg[1]:.3f} kg CO2e a training")
-    assert (best.from_model, best.from_gpu, best.to_model, best.to_gpu) == (*dear, *cheap)
+    assert (best.from_model, best.from_gpu, best.to_model, best.to_gpu) == (*expensive, *cheap)
     return [
-        ("largest saving (%)", best.saving_pct, 100 * (1 - saved_J[cheap] / saved_J[dear])),
-        ("points of F1", 100 * best.quality_change, 100 * (median[cheap] - median[dear])),
+        ("largest saving (%)", 100 * best.saving, 100 * (1 - saved_J[cheap] / saved_J[expensive])),
+        ("points of F1", 100 * best.quality_change, 100 * (median[cheap] - median[expensive])),
     ]
 
 

@@ -96,8 +96,7 @@ def intervals(tables: int) -> None:
                 {"model": np.repeat(["a", "b"], count), "energy_J": np.exp(logs.ravel())}
             )
             row = savings(table, quality=None, by="model", seed=seed).iloc[0]
-            truth = 100 * (1 - np.exp(-0.7))
-            held += row.saving_lower_pct <= truth <= row.saving_upper_pct
+            held += row.saving_lower <= 1 - np.exp(-0.7) <= row.saving_upper
         print(f"saving of log-normal energies, {count} runs a choice: {100 * held / tables:.1f}")
     for models in (4, 8):
         chance, held, given = np.random.default_rng(models), 0, 0
@@ -121,8 +120,9 @@ def intervals(tables: int) -> None:
             row = match_gpu(table).crossings.iloc[0]
             if np.isfinite(row.crossing):
                 given += 1
-                ends = np.nan_to_num(row.lower, nan=0.0), np.nan_to_num(row.upper, nan=np.inf)
-                held += ends[0] <= 2e9 <= ends[1]
+                lower = np.nan_to_num(row.crossing_lower, nan=0.0)
+                upper = np.nan_to_num(row.crossing_upper, nan=np.inf)
+                held += lower <= 2e9 <= upper
         print(
             f"crossing, {models} models: {100 * held / given:.1f} of those given, which are "
             f"{100 * given / tables:.0f} of 100"

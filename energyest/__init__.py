@@ -55,10 +55,10 @@ if TYPE_CHECKING:
     from energyest.tracking.track import track
     from energyest.tradeoff.advisor import advise
     from energyest.tradeoff.collect import collect_runs
-    from energyest.tradeoff.front import cheapest_within, pareto_front
     from energyest.tradeoff.groups import compare_groups
     from energyest.tradeoff.interaction import interaction
     from energyest.tradeoff.match import match_gpu
+    from energyest.tradeoff.pareto import cheapest_within, pareto_front
     from energyest.tradeoff.savings import savings
 
 __version__ = "0.1.0"
@@ -87,7 +87,7 @@ _MODULES = {
     "WorkloadError": "errors",
     "advise": "tradeoff.advisor",
     "carbon_intensity": "carbon",
-    "cheapest_within": "tradeoff.front",
+    "cheapest_within": "tradeoff.pareto",
     "co2e_kg": "carbon",
     "collect_runs": "tradeoff.collect",
     "compare_estimators": "estimators.compare",
@@ -101,7 +101,7 @@ _MODULES = {
     "load_trace": "records.loading",
     "load_traces": "records.load_many",
     "match_gpu": "tradeoff.match",
-    "pareto_front": "tradeoff.front",
+    "pareto_front": "tradeoff.pareto",
     "probe": "profiling.probe",
     "savings": "tradeoff.savings",
     "track": "tracking.track",

@@ -62,7 +62,7 @@ def check_positive(value: Any, name: str, error: Error) -> float:
     """Refuse what is not a finite number above 0."""
     number = positive_or_none(value)
     if number is None:
-        raise error(f"{name}={short(value)} must be a finite number above 0")
+        raise error(f"{name}={short(value)} must be positive and finite")
     return number
 
 
@@ -70,7 +70,7 @@ def check_not_negative(value: Any, name: str, error: Error) -> float:
     """Refuse what is not a finite number of 0 or more."""
     number = finite_or_none(value)
     if number is None or number < 0:
-        raise error(f"{name}={short(value)} must be a finite number of 0 or more")
+        raise error(f"{name}={short(value)} must be finite and 0 or more")
     return number
 
 
@@ -84,10 +84,7 @@ def check_share(value: Any, name: str, error: Error) -> float:
 def check_confidence(value: Any, error: Error) -> float:
     """Refuse what is not a probability that an interval can have."""
     if not (is_number(value) and 0 < value <= MOST_CONFIDENCE):
-        raise error(
-            f"confidence={short(value)} must be a probability above 0 and at most 1 - 1e-9, "
-            "such as 0.9"
-        )
+        raise error(f"confidence={short(value)} must lie between 0 and 1, at 1 - 1e-9 at most")
     return float(value)
 
 

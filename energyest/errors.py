@@ -16,7 +16,7 @@ class EstimateError(EnergyestError, ValueError):
 
 
 class RunsError(EnergyestError, ValueError):
-    """A table of finished runs lacks what an analysis needs to be valid; the message says what."""
+    """A table of runs, or an argument of their analysis, breaks a rule; the message says which."""
 
 
 class WorkloadError(EnergyestError, ValueError):

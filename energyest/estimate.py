@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import math
 from dataclasses import dataclass
 from typing import Any
 
 from energyest.carbon import JOULES_PER_KWH, Intensity, co2e_kg
+from energyest.display import as_html
 from energyest.errors import EnergyestError
 
 
@@ -93,29 +93,16 @@ class Estimate:
         if self.duration_s is not None:
             text += f" in {format_duration(self.duration_s)}"
         if self.lower_J is not None and self.upper_J is not None:
-            text += f", {_interval(self)}"
+            ends = f"{format_energy(self.lower_J)} to {format_energy(self.upper_J)}"
+            text += f", {100 * (self.confidence or 0):.6g} % interval {ends}"
         if self.method:
             text += f" [{self.method}]"
         return text
 
     def _repr_html_(self) -> str:
-        rows = [("energy", f"{format_energy(self.energy_J)} ({self.energy_kWh:.4g} kWh)")]
-        if self.lower_J is not None and self.upper_J is not None:
-            rows.append(("interval", _interval(self)))
-        if self.epochs is not None:
-            rows.append((f"{self.unit}s", f"{self.epochs:.6g}"))
-        if self.duration_s is not None:
-            rows.append(("duration", format_duration(self.duration_s)))
-        if self.measured_J is not None:
-            rows.append(("of it measured", format_energy(self.measured_J)))
-        rows.append(("method", self.method))
-        rows += [("assumes", assumption) for assumption in self.assumptions]
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
-            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
-            for name, value in rows
-        )
-        return f"<table>{cells}</table>"
+        measured_J = self.measured_J
+        known = [] if measured_J is None else [f"measured so far: {format_energy(measured_J)}"]
+        return as_html(str(self), notes=[*known, *self.assumptions])
 
 
 class NotStableError(EnergyestError):
@@ -168,12 +155,3 @@ def format_duration(duration_s: float) -> str:
     if minutes < 60:
         return f"{minutes} min {seconds:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _interval(estimate: Estimate) -> str:
-    assert estimate.lower_J is not None
-    assert estimate.upper_J is not None
-    return (
-        f"{100 * (estimate.confidence or 0):.6g} % interval "
-        f"{format_energy(estimate.lower_J)} to {format_energy(estimate.upper_J)}"
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -554,7 +555,12 @@ def test_text_and_units() -> None:
     assert str(estimate) == (
         "7.2 MJ (2 kWh) for 100 epochs in 1 h 02 min, 90 % interval 7 MJ to 7.4 MJ [STEP <x>]"
     )
-    assert "STEP &lt;x&gt;" in estimate._repr_html_()
+    page = replace(estimate, assumptions=("a < b",))._repr_html_()
+    assert page == (
+        "<p>7.2 MJ (2 kWh) for 100 epochs in 1 h 02 min, 90 % interval 7 MJ to 7.4 MJ "
+        "[STEP &lt;x&gt;]</p><ul><li>measured so far: 1 MJ</li><li>a &lt; b</li></ul>"
+    )
+    assert Estimate(5.0)._repr_html_() == "<p>5 J (1.389e-06 kWh)</p>"
     assert str(Estimate(5.0)) == "5 J (1.389e-06 kWh)"
     with pytest.raises(EstimateError, match="intensity"):
         estimate.co2e_kg(-1)

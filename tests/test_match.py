@@ -12,7 +12,7 @@ from scipy import stats
 
 from energyest.errors import RunsError
 from energyest.tradeoff import match_gpu
-from energyest.tradeoff.crossing import line_crossing
+from energyest.tradeoff.crossing import gpu_crossing, line_crossing
 from tests import reference_effects as reference
 
 
@@ -54,6 +54,41 @@ def test_fieller_at_its_ends_and_without_any() -> None:
     two = line_crossing(np.array([0.0, 1]), np.array([-1.0, 1]), np.array([0.01, 0.01]), 0.9)
     assert two.x == pytest.approx(0.5)
     assert two.lower == pytest.approx(0.5 - (two.upper - 0.5))
+
+
+@pytest.mark.parametrize(
+    ("at", "noise", "given"),
+    [
+        (1.5, 0.02, ["lower", "upper"]),
+        (1.8, 0.4, ["lower"]),
+        (1.2, 0.4, ["upper"]),
+        (1.5, 0.5, []),
+    ],
+)
+def test_ends_beyond_the_measured_complexities_are_not_given(
+    at: float, noise: float, given: list[str]
+) -> None:
+    x = np.array([0.0, 1, 2, 3])
+    ratio = x - at + noise * np.array([1.0, -1, -1, 1])
+    line = line_crossing(x, ratio, np.zeros(4), 0.9)
+    assert math.isfinite(line.lower)
+    inside = {"lower": line.lower >= 0, "upper": line.upper <= 3}
+    assert [end for end, is_inside in inside.items() if is_inside] == given
+    row = gpu_crossing(x, ratio, np.zeros(4), ("small", "large"), 0.9)
+    if not given:
+        assert row["reason"] == (
+            "both ends of its interval lie outside of the complexities measured on both"
+        )
+        assert np.isnan([row["crossing"], row["crossing_lower"], row["crossing_upper"]]).all()
+        assert (row["cheaper_below"], row["cheaper_above"]) == ("", "")
+        return
+    assert row["crossing"] == pytest.approx(math.exp(at))
+    for end in ("lower", "upper"):
+        value = row[f"crossing_{end}"]
+        assert value == pytest.approx(
+            math.exp(getattr(line, end)) if end in given else math.nan, nan_ok=True
+        )
+        assert (f"the {end} end lies outside" in str(row["reason"])) == (end not in given)
 
 
 # Energy per sample of a small and a large GPU: a fixed part, and one for each GFLOP.
@@ -103,12 +138,13 @@ def test_a_known_crossing(own: float) -> None:
     assert (row.cheaper_below, row.cheaper_above) == ("small", "large")
     # What is peculiar to a model does not matter; that the ratio is no line widens the interval.
     assert row.crossing == pytest.approx(CROSSING * 1e9, rel=0.35)
-    assert row.lower < CROSSING * 1e9 < row.upper
+    assert row.crossing_lower < CROSSING * 1e9 < row.crossing_upper
     assert (row.covered_from, row.covered_to) == pytest.approx((1e8, 2e10))
     assert row.reason == ""
     said = f"large against small (5 models): large is the cheaper one from {row.crossing / 1e9:.3g}"
     assert str(found).startswith(said)
-    assert f"(90 % interval {row.lower / 1e9:.3g} to {row.upper / 1e9:.3g})" in str(found)
+    ends = f"{row.crossing_lower / 1e9:.3g} to {row.crossing_upper / 1e9:.3g}"
+    assert f"(90 % interval {ends})" in str(found)
     assert "<table" in found._repr_html_()
 
 
@@ -136,12 +172,12 @@ def test_energy_and_samples_do_as_well() -> None:
 
 def test_two_models_say_little() -> None:
     row = only(match_gpu(runs("bd")))
-    assert row.lower < row.crossing < row.upper
+    assert row.crossing_lower < row.crossing < row.crossing_upper
     assert "nothing on how others deviate" in row.reason
     single = only(match_gpu(runs("bd", count=2)))
     assert single.crossing == pytest.approx(row.crossing, rel=0.01)
-    assert math.isnan(single.lower)
-    assert math.isnan(single.upper)
+    assert math.isnan(single.crossing_lower)
+    assert math.isnan(single.crossing_upper)
     assert "too few repetitions" in single.reason
 
 
@@ -160,7 +196,7 @@ def test_two_models_say_little() -> None:
 def test_no_crossing_is_made_up(table: pd.DataFrame, reason: str) -> None:
     row = only(match_gpu(table.assign(run=range(len(table)))))
     assert math.isnan(row.crossing)
-    assert math.isnan(row.lower)
+    assert math.isnan(row.crossing_lower)
     assert reason in row.reason
 
 
@@ -182,7 +218,7 @@ def test_a_crossing_does_not_depend_on_power_limits(limits_W: tuple[float, float
     table["power_limit_W"] = table["gpu"].map(dict(zip(("small", "large"), limits_W, strict=True)))
     row, expected = only(match_gpu(table)), only(match_gpu(runs()))
     assert (row.smaller, row.larger) == ("large", "small")  # or by name
-    for name in ("crossing", "lower", "upper", "cheaper_below", "cheaper_above"):
+    for name in ("crossing", "crossing_lower", "crossing_upper", "cheaper_below", "cheaper_above"):
         assert row[name] == pytest.approx(expected[name]), name
 
 
@@ -204,7 +240,7 @@ def test_variances_of_both_gpus_count() -> None:
             own = 1 + np.where(table["gpu"] == noisy, steps, 0.0)
             table["energy_per_sample_J"] *= own
         row = only(match_gpu(table))
-        widths.append(math.log(row.upper / row.lower))
+        widths.append(math.log(row.crossing_upper / row.crossing_lower))
     assert widths[1] > 20 * widths[0]
     assert widths[2] > 20 * widths[0]
 

@@ -37,8 +37,8 @@ def test_it_runs(cells: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -
     assert len(names["runs"]) == 72
     # What its text says.
     advised = names["predicted"]
-    assert (advised["lower_J"] < advised["measured_J"]).all()
-    assert (advised["measured_J"] < advised["upper_J"]).all()
+    assert (advised["energy_lower_J"] < advised["measured_J"]).all()
+    assert (advised["measured_J"] < advised["energy_upper_J"]).all()
     order = advised.groupby("model")[["energy_J", "measured_J"]].mean().rank()
     assert (order["energy_J"] - order["measured_J"]).abs().sort_values().to_list() == [0] * 4 + [
         1,

@@ -18,6 +18,7 @@ from energyest import (
 )
 from energyest.estimators.comparison import EstimatorComparison
 from energyest.plots import plot_comparison, plot_trace, style
+from energyest.plots.axes import is_wide, make_log, name_axis, show_durations
 
 ENERGY = np.concatenate([[300.0], np.tile([100.0, 102, 98], 13)])
 
@@ -43,10 +44,15 @@ def test_finished_run_projected_from_half() -> None:
         "90 % interval",
     ]
     dashed = next(line for line in projection.lines if line.get_linestyle() == "--")
+    low, high = projection.get_ylim()
+    assert low == 0
+    assert high > dashed.get_ydata()[-1]  # the projection's end is inside
     expected = ENERGY[:20].sum() + 20 * ENERGY[1:20].mean()
     assert list(dashed.get_xdata()) == [20, 40]
     assert list(dashed.get_ydata()) == pytest.approx([ENERGY[:20].sum(), expected], rel=1e-4)
-    assert all(axes.get_xlabel() and "(J)" in axes.get_ylabel() for axes in figure.axes)
+    assert [axes.get_xlabel() for axes in figure.axes] == ["epoch", "epochs"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["energy", "cumulative energy"]
+    assert [axes.yaxis.get_major_formatter()(2500) for axes in figure.axes] == ["2.5 kJ"] * 2
     figure.savefig(io.BytesIO())
 
 
@@ -54,7 +60,9 @@ def test_readings_bring_a_panel_of_power() -> None:
     trace = EnergyTrace.from_power(np.arange(0, 41.0), np.full(41, 50.0), np.arange(4, 41, 4.0))
     figure = plot_trace(trace)
     assert len(figure.axes) == 3
-    assert figure.axes[0].get_ylabel() == "power (W)"
+    assert figure.axes[0].get_xlabel() == "time (s)"
+    assert figure.axes[0].get_ylabel() == "power"
+    assert figure.axes[0].yaxis.get_major_formatter()(50) == "50 W"
 
 
 def test_not_stable_says_so_inside() -> None:
@@ -110,15 +118,17 @@ def test_one_panel_for_each_estimator_that_answers() -> None:
     for axes, method in zip(figure.axes, answering, strict=True):
         points = next(line for line in axes.lines if line.get_label() == method)
         rows = compared.runs.query("method == @method and energy_J.notna()")
-        assert list(points.get_xdata()) == pytest.approx(list(rows["measured_J"] / 1e3))
-        assert list(points.get_ydata()) == pytest.approx(list(rows["energy_J"] / 1e3))
+        assert list(points.get_xdata()) == pytest.approx(list(rows["measured_J"]))
+        assert list(points.get_ydata()) == pytest.approx(list(rows["energy_J"]))
         assert axes.get_xlim() == axes.get_ylim()
     refused = next(line for line in figure.axes[-1].lines if line.get_label() == "refused")
     assert titles[-1].startswith("MLCO2")
     assert "1 of 2 runs" in titles[-1]
-    assert list(refused.get_xdata()) == pytest.approx([ENERGY.sum() / 1e3])
-    assert figure.axes[0].get_ylabel() == "estimated energy (kJ)"
-    assert figure.axes[-1].get_xlabel() == "measured energy (kJ)"
+    assert list(refused.get_xdata()) == pytest.approx([ENERGY.sum()])
+    assert figure.axes[0].get_ylabel() == "estimated energy"
+    assert figure.axes[-1].get_xlabel() == "measured energy"
+    for axis in (figure.axes[0].yaxis, figure.axes[-1].xaxis):
+        assert axis.get_major_formatter()(3000) == "3 kJ"
     figure.savefig(io.BytesIO())
 
 
@@ -152,23 +162,49 @@ def test_what_is_no_comparison() -> None:
         )
 
 
-# ---------------------------------------------------------------------- style
+# ---------------------------------------------------------------------- axes and style
 
 
 @pytest.mark.parametrize(
-    ("energy_J", "unit"),
+    ("column", "name", "value", "tick"),
     [
-        ([3.0, math.nan], (1.0, "J")),
-        ([5e3, 6e3, 1.0], (1e3, "kJ")),
-        ([2e9], (1e9, "GJ")),
-        ([], (1, "J")),
+        ("energy_J", "energy", 2500.0, "2.5 kJ"),
+        ("energy_per_sample_J", "energy per sample", 0.03, "30 mJ"),
+        ("energy_Wh", "energy", 2e6, "2 MWh"),
+        ("power_W", "power", 700.0, "700 W"),
+        ("memory_bytes", "memory", 80e9, "80 GB"),
+        # Prefixes would make nonsense of these.
+        ("energy_kWh", "energy (kWh)", 2000.0, "2000"),
+        ("duration_s", "duration (s)", 7200.0, "7200"),
+        ("co2e_kg", "co2e (kg)", 2000.0, "2000"),
+        # No units.
+        ("val_acc", "val_acc", 0.5, "0.5"),
+        ("J", "J", 0.5, "0.5"),
     ],
 )
-def test_unit_of_energies(energy_J: list[float], unit: tuple[float, str]) -> None:
-    assert style.energy_unit(energy_J) == unit
+def test_names_and_units_of_axes(column: str, name: str, value: float, tick: str) -> None:
+    panel = style.new_figure(4, 3).subplots()
+    make_log(panel, "y")
+    name_axis(panel.yaxis, column, what="median {}")
+    assert panel.get_ylabel() == f"median {name}"
+    assert panel.yaxis.get_major_formatter()(value) == tick
+
+
+def test_ticks_of_durations() -> None:
+    panel = style.new_figure(4, 3).subplots()
+    panel.plot([20.0, 100_000.0], [1, 2])
+    make_log(panel, "x")
+    show_durations(panel.xaxis)
+    shown = [tick.get_text() for tick in panel.get_xticklabels()]
+    low, high = panel.get_xlim()
+    inside = [text for text, s in zip(shown, panel.get_xticks(), strict=True) if low <= s <= high]
+    assert inside == ["30 s", "1 min", "3 min", "10 min", "30 min", "1 h", "3 h", "10 h", "1 d"]
+    assert panel.get_xticks()[shown.index("3 h")] == 10800
 
 
 def test_series_differ_in_more_than_colour() -> None:
-    assert len(set(zip(style.COLOURS * 8, style.MARKERS * 7, strict=True))) == 56
-    assert not style.is_wide([0.0, 1e9])
-    assert not style.is_wide([])
+    assert len({style.series_style(i)[:2] for i in range(56)}) == 56
+    assert len(set(map(style.series_style, range(5)))) == 5
+    assert not is_wide([0.0, 1e9])
+    assert not is_wide([])
+    assert is_wide([1.0, math.nan, 30.0])

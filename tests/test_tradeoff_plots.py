@@ -55,14 +55,18 @@ def texts(figure: Figure) -> str:
 def test_front(tmp_path: Path) -> None:
     table = runs()
     figure = plots.plot_front(table)
-    assert labels(figure) == ["energy (kJ)", "val_acc (higher is better)"]
+    assert labels(figure) == ["energy", "val_acc (higher is better)"]
+    assert figure.axes[0].xaxis.get_major_formatter()(2e3) == "2 kJ"
     shown = texts(figure)
     assert all(name in shown for name in ("Pareto front", "A40", "H100", "a", "b", "c"))
     assert "1 run lies outside" in shown
     front = pareto_front(table, by=["model", "gpu"])
     line = next(line for line in figure.axes[0].lines if line.get_label() == "Pareto front")
-    np.testing.assert_allclose(np.asarray(line.get_xdata()) * 1e3, front["energy_J"])
+    np.testing.assert_allclose(line.get_xdata(), front["energy_J"])
     np.testing.assert_allclose(line.get_ydata(), front["val_acc"])
+    framed = [line for line in figure.axes[0].lines if line.get_markersize() == 10]
+    on_front = [line.get_xdata()[0] for line in framed if len(line.get_xdata())]
+    np.testing.assert_allclose(sorted(on_front), front["energy_J"])
     figure.savefig(tmp_path / "front.png")
     one = plots.plot_front(table[table["gpu"] == "A40"], by="model")
     assert "Pareto front" in texts(one)
@@ -88,7 +92,8 @@ def test_colour_is_never_all() -> None:
 def test_savings_and_their_intervals(tmp_path: Path) -> None:
     table = savings(runs())
     figure = plots.plot_savings(table, most=4)
-    assert labels(figure) == ["saving (%)", "change of quality (in its own unit)"]
+    assert labels(figure) == ["saving", "change of quality (in its own unit)"]
+    assert figure.axes[0].xaxis.get_major_formatter().format_pct(0.8, 0.5) == "80 %"
     ticks = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert (
         ticks[-1] == "c, A40 → a, A40" if table.from_gpu[0] == "A40" else ticks[-1].startswith("c")
@@ -97,13 +102,15 @@ def test_savings_and_their_intervals(tmp_path: Path) -> None:
     figure.savefig(tmp_path / "savings.png")
     assert len(plots.plot_savings(savings(runs(), quality=None)).axes) == 1
     assert plots.plot_savings(savings(runs(count=2))).axes
-    with pytest.raises(RunsError, match="lacks 'saving_pct'"):
+    with pytest.raises(RunsError, match="lacks 'saving'"):
         plots.plot_savings(runs())
+    with pytest.raises(RunsError, match="most=0 must be"):
+        plots.plot_savings(table, most=0)
 
 
 def test_groups(tmp_path: Path) -> None:
     figure = plots.plot_groups(runs().query("gpu == 'A40'"))
-    assert labels(figure)[0] == "energy (kJ)"
+    assert labels(figure)[0] == "energy"
     assert "Cliff" in figure.axes[1].get_title()
     assert "1.00*" in texts(figure)
     figure.savefig(tmp_path / "groups.png")
@@ -112,10 +119,10 @@ def test_groups(tmp_path: Path) -> None:
 def test_interaction_and_shares(tmp_path: Path) -> None:
     result = interaction(runs())
     figure = plots.plot_interaction(result)
-    assert labels(figure) == ["model", "median energy (kJ)", "share of the sum of squares (%)"]
+    assert labels(figure) == ["model", "median energy", "share of the sum of squares"]
     heights = [bar.get_height() for bar in figure.axes[1].patches]
-    np.testing.assert_allclose(heights, 100 * result.effects["share"])
-    assert sum(heights) == pytest.approx(100)
+    np.testing.assert_allclose(heights, result.effects["share"])
+    assert sum(heights) == pytest.approx(1)
     figure.savefig(tmp_path / "interaction.png")
     plain = interaction(runs(), "val_acc", log=False)
     assert "median val_acc" in labels(plots.plot_interaction(plain))
@@ -125,13 +132,33 @@ def test_match(tmp_path: Path) -> None:
     match = match_gpu(runs())
     figure = plots.plot_match(match)
     assert labels(figure)[1::2] == [
-        "energy per sample (J)",
+        "energy per sample",
         "utilisation (share of time)",
         "power (share of the limit)",
     ]
     figure.savefig(tmp_path / "match.png")
+    assert not figure.axes[0].texts  # no crossing
     bare = runs().drop(columns=["utilization", "mean_power_W"])
     assert len(plots.plot_match(match_gpu(bare)).axes) == 1
+
+
+def test_a_crossing_is_drawn_with_the_cheaper_gpu_on_either_side() -> None:
+    table = runs()
+    gain = (table["flops_per_sample"] / 1e9) ** -0.2  # the H100 gains with complexity
+    table["energy_J"] *= np.where(table["gpu"] == "H100", 0.7 * gain, 1.0)
+    match = match_gpu(table)
+    crossing = match.crossings.iloc[0]
+    assert 1e8 < crossing["crossing"] < 8e9
+    axes = plots.plot_match(match).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["A40 | H100"]
+    assert axes.texts[0].get_position()[0] == crossing["crossing"]
+    band = axes.patches[0].get_extents().transformed(axes.transData.inverted())
+    ends = np.where(
+        np.isnan(crossing[["crossing_lower", "crossing_upper"]].to_numpy(float)),
+        crossing[["covered_from", "covered_to"]].to_numpy(float),
+        crossing[["crossing_lower", "crossing_upper"]].to_numpy(float),
+    )
+    np.testing.assert_allclose((band.x0, band.x1), ends)
 
 
 @pytest.mark.parametrize("plot", [plots.plot_interaction, plots.plot_match, plots.plot_advice])

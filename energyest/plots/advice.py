@@ -1,26 +1,19 @@
-"""What pairs of a model and a GPU are expected to cost: energy against time."""
+"""`plot_advice`: expected energy against expected time of pairs of a model and a GPU."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from energyest.arrays import FloatArray
 from energyest.errors import RunsError
-from energyest.plots.style import (
-    BLACK,
-    COLOURS,
-    GREY,
-    MARKERS,
-    energy_unit,
-    make_log,
-    new_figure,
-)
+from energyest.plots.axes import make_log, show_durations, show_unit
+from energyest.plots.style import BLACK, GREY, new_figure, series_style
 from energyest.tradeoff.advice import Advice
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -41,9 +34,9 @@ _HEIGHT = {1: "bottom", 0: "center", -1: "top"}
 def plot_advice(advice: Advice) -> Figure:
     """Expected energy, with its interval, against expected time, on logarithmic axes.
 
-    Colour and shape tell GPUs apart, a name beside the marker the model; of many pairs, only those
-    on the front have a name. Hollow markers are extrapolations. Pairs on the front have a black
-    frame, and without qualities a line joins them; pale pairs are surely beaten by another one.
+    Colour and shape tell GPUs apart, and a name beside the marker tells the model; of many pairs,
+    only those on the front have a name. Hollow markers are extrapolations. Pairs on the front have
+    a black frame, and without qualities a line joins them; pale pairs are surely beaten by another.
 
     Args:
         advice: from `advise`.
@@ -57,40 +50,39 @@ def plot_advice(advice: Advice) -> Figure:
     rows = advice.table.dropna(subset=["energy_J"])
     if not len(rows):
         raise RunsError("no pair can be trained: the notes of the advice's table say why")
-    size, unit = energy_unit(rows["energy_J"])
-    seconds, time_unit = _time_unit(rows["duration_s"].to_numpy(float))
     figure = new_figure(8, 5)
     axes = figure.subplots()
     styles = {
-        gpu: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
+        gpu: series_style(i)[:2]
         for i, gpu in enumerate(dict.fromkeys(advice.table["gpu"]))
         if gpu in set(rows["gpu"])
     }
     for row in rows.to_dict("records"):
-        _draw(axes, row, *styles[row["gpu"]], row["duration_s"] / seconds, size)
+        _draw(axes, row, *styles[row["gpu"]])
     if advice.mode is None:
         front = advice.front.sort_values("duration_s")
         axes.step(
-            front["duration_s"] / seconds, front["energy_J"] / size,
-            where="post", color=BLACK, lw=1, zorder=1.5,
-        )  # fmt: skip
+            front["duration_s"], front["energy_J"], where="post", color=BLACK, lw=1, zorder=1.5
+        )
     make_log(axes, "x", "y")
+    show_durations(axes.xaxis)
+    show_unit(axes.yaxis, "J")
     axes.set(
-        xlabel=f"expected duration ({time_unit})",
-        ylabel=f"expected energy of the GPU ({unit})",
+        xlabel="expected duration",
+        ylabel="expected energy of the GPU",
         title="Energy and time, before training",
     )
     axes.grid(color=GREY, alpha=0.2)
     _explain(axes, advice, styles)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     named = rows if len(rows) <= _MOST_NAMED else advice.front
-    _write_names(figure, axes, named, rows, seconds, size)
+    _write_names(figure, axes, named, rows)
     return figure
 
 
-def _draw(axes: Axes, row: dict[Any, Any], colour: str, marker: str, x: float, size: float) -> None:
-    y = row["energy_J"] / size
-    spread = [[y - row["lower_J"] / size], [row["upper_J"] / size - y]]
+def _draw(axes: Axes, row: dict[Any, Any], colour: str, marker: str) -> None:
+    x, y = row["duration_s"], row["energy_J"]
+    spread = [[y - row["energy_lower_J"]], [row["energy_upper_J"] - y]]
     alpha = 1.0 if row["may_be_on_front"] else 0.3
     axes.errorbar(x, y, spread, fmt="none", color=colour, lw=1, alpha=0.6 * alpha, zorder=2)
     face = "white" if row["basis"] == "extrapolation" else colour
@@ -121,16 +113,14 @@ def _explain(axes: Axes, advice: Advice, styles: dict[str, tuple[str, str]]) -> 
         axes.plot([], [], "o", color=GREY, alpha=0.3, mew=1.5, ls="", label="surely beaten")
 
 
-def _write_names(
-    figure: Figure, axes: Axes, named: pd.DataFrame, rows: pd.DataFrame, seconds: float, size: float
-) -> None:
+def _write_names(figure: Figure, axes: Axes, named: pd.DataFrame, rows: pd.DataFrame) -> None:
     """Models' names beside their markers, each where it covers least of the others."""
     from matplotlib.patheffects import withStroke  # noqa: PLC0415
 
     figure.draw_without_rendering()  # settles where the axes lie
     axes.set_autoscale_on(False)
     pixels = figure.dpi / 72
-    at = np.stack([rows["duration_s"] / seconds, rows["energy_J"] / size], axis=1)
+    at = rows[["duration_s", "energy_J"]].to_numpy(float)
     markers = axes.transData.transform(at)
     frame = np.array(axes.get_window_extent().extents)
     taken = np.concatenate([markers - _RADIUS * pixels, markers + _RADIUS * pixels], axis=1)
@@ -170,10 +160,3 @@ def _overlap(boxes: FloatArray, other: FloatArray) -> FloatArray:
     sides = np.minimum(boxes[:, 2:], other[2:]) - np.maximum(boxes[:, :2], other[:2])
     shared: FloatArray = np.maximum(sides, 0.0).prod(axis=1)
     return shared
-
-
-def _time_unit(duration_s: FloatArray) -> tuple[float, str]:
-    """The unit in which durations are best read, by their median: seconds in one, and its name."""
-    usual = float(np.median(duration_s))
-    units = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
-    return next(((size, name) for size, name in units if usual >= size), (1.0, "s"))

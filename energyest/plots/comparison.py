@@ -1,4 +1,4 @@
-"""Estimators on many runs as a picture: what they said against what was measured."""
+"""`plot_comparison`: what estimators said of many runs against what was measured."""
 
 from __future__ import annotations
 
@@ -7,23 +7,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from energyest.errors import EstimateError
 from energyest.estimators.comparison import EstimatorComparison
-from energyest.plots.style import (
-    BLACK,
-    COLOURS,
-    GREY,
-    MARKERS,
-    energy_unit,
-    is_wide,
-    make_log,
-    new_figure,
-)
+from energyest.plots.axes import is_wide, make_log, name_axis, show_unit
+from energyest.plots.style import BLACK, GREY, new_figure, series_style
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -45,14 +37,10 @@ def plot_comparison(
         comparison: from `compare_estimators` with many runs.
         by: tell runs apart by their model or GPU; by default all runs of a panel look alike.
 
-    Returns:
-        A matplotlib figure, which belongs to no window: save it with `.savefig`, or let a
-        notebook show it.
-
     Raises:
         MissingDependencyError: matplotlib is not installed.
-        EstimateError: `comparison` is something else, no estimator answered a run, or `by` is not
-            known.
+        EstimateError: `comparison` is something else, no estimator answered a run, or `by` is
+            neither "model" nor "gpu".
     """
     if not isinstance(comparison, EstimatorComparison):
         raise EstimateError(
@@ -65,26 +53,23 @@ def plot_comparison(
     methods = list(summary.index[summary["runs"] > 0])
     if not methods:
         raise EstimateError("no estimator answered any run: there is nothing to plot")
-    size, unit = energy_unit(runs["measured_J"])
-    energies = runs[["measured_J", "energy_J"]].to_numpy() / size
+    energies = runs[["measured_J", "energy_J"]].to_numpy()
     columns = min(_MOST_COLUMNS, len(methods))
     rows = math.ceil(len(methods) / columns)
-    told_apart = by or "method"
+    column = by or "method"
     names = methods if by is None else list(dict.fromkeys(runs[by]))
     legend_rows = 1 if by is None else math.ceil((len(names) + 2) / columns)
     figure = new_figure(
         _PANEL_IN * columns + 0.5, (_PANEL_IN + 0.5) * rows + 0.5 + 0.22 * legend_rows
     )
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    looks = {
-        name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)
-    }
+    looks = {name: series_style(i)[:2] for i, name in enumerate(names)}
     for place, axes in enumerate(grid.flat):
         if place >= len(methods):
             axes.remove()
             continue
         of_method = runs[runs["method"] == methods[place]]
-        _draw(axes, of_method.assign(look=of_method[told_apart]), looks, size)
+        _draw(axes, of_method.assign(look=of_method[column]), looks)
         _frame(axes, energies)
         pct, answered = summary.loc[methods[place], ["MAPE_pct", "runs"]]
         axes.set_title(
@@ -92,24 +77,22 @@ def plot_comparison(
             fontsize="medium",
         )
         if place + columns >= len(methods):  # no panel below
-            axes.set_xlabel(f"measured energy ({unit})")
+            name_axis(axes.xaxis, "energy_J", what="measured {}")
             axes.tick_params(labelbottom=True)
         if place % columns == 0:
-            axes.set_ylabel(f"estimated energy ({unit})")
+            name_axis(axes.yaxis, "energy_J", what="estimated {}")
     _add_legend(figure, columns, hidden=methods if by is None else [])
     return figure
 
 
-def _draw(
-    axes: Axes, rows: pd.DataFrame, looks: Mapping[str, tuple[str, str]], size: float
-) -> None:
+def _draw(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, tuple[str, str]]) -> None:
     """The runs of one method."""
     answered = rows[rows["energy_J"].notna()]
     refused = rows[rows["energy_J"].isna()]
     for name, group in answered.groupby("look", sort=False):
         colour, marker = looks[str(name)]
-        measured, energy = group["measured_J"] / size, group["energy_J"] / size
-        below, above = energy - group["lower_J"] / size, group["upper_J"] / size - energy
+        measured, energy = group["measured_J"], group["energy_J"]
+        below, above = energy - group["lower_J"], group["upper_J"] - energy
         known = below.notna() & above.notna()
         axes.errorbar(
             measured[known],
@@ -132,7 +115,7 @@ def _draw(
         )
     if len(refused):
         axes.plot(
-            refused["measured_J"] / size,
+            refused["measured_J"],
             np.full(len(refused), 0.03),
             "|",
             color=BLACK,
@@ -147,10 +130,12 @@ def _frame(axes: Axes, energies: NDArray[np.float64]) -> None:
     known = energies[np.isfinite(energies)]
     low, high = 0.0, 1.05 * float(known.max())
     if is_wide(known):
-        make_log(axes, "x", "y")
+        make_log(axes, "x", "y", subs=(1.0,))
         low, high = float(known.min()) / 1.4, float(known.max()) * 1.4
     axes.plot([low, high], [low, high], "--", color=GREY, lw=1, zorder=1, label="no error")
     axes.set(xlim=(low, high), ylim=(low, high), box_aspect=1)
+    for axis in (axes.xaxis, axes.yaxis):
+        show_unit(axis, "J")
 
 
 def _add_legend(figure: Figure, columns: int, hidden: list[str]) -> None:

@@ -1,31 +1,23 @@
-"""Groups of runs, and two factors together."""
+"""`plot_groups` and `plot_interaction`: groups of runs, and two factors together."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
+from energyest.arrays import FloatArray
 from energyest.errors import RunsError
-from energyest.plots.labels import scaled
-from energyest.plots.style import (
-    BLACK,
-    BLUE,
-    COLOURS,
-    GREY,
-    HATCHES,
-    LINES,
-    MARKERS,
-    is_wide,
-    make_log,
-    new_figure,
-)
-from energyest.tradeoff.groups import compare_groups
+from energyest.plots.axes import is_wide, make_log, name_axis, show_percent
+from energyest.plots.style import BLACK, BLUE, COLOURS, GREY, HATCHES, new_figure, series_style
+from energyest.tradeoff.groups import GroupComparison, compare_groups
 from energyest.tradeoff.interaction import Interaction
 from energyest.tradeoff.table import By, as_names, groups_of, label, numbers
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # More levels than this have no room for names side by side.
@@ -33,68 +25,78 @@ _MOST_LEVEL = 4
 
 
 def plot_groups(
-    runs: pd.DataFrame, value: str = "energy_J", by: By = "model", *, alpha: float = 0.05
+    runs: pd.DataFrame, value: str = "energy_J", by: By = "model", *, confidence: float = 0.95
 ) -> Figure:
     """The runs of each group, and Cliff's δ of each pair.
 
     Boxes hold the middle half of a group's runs, with the median; every run is a point. On the
-    right, δ tells how much more often a run of the row costs more than one of the column than less;
-    a star marks pairs that differ at the level `alpha`.
+    right, δ says how much more often a run of the row costs more than one of the column than less;
+    a star marks pairs that differ at the level 1 − `confidence`.
 
     Args:
         runs: see `compare_groups`.
         value: see `compare_groups`.
         by: see `compare_groups`.
-        alpha: see `compare_groups`.
+        confidence: see `compare_groups`.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
         RunsError: as `compare_groups`.
     """
-    found = compare_groups(runs, value, by, alpha=alpha)
+    found = compare_groups(runs, value, by, confidence=confidence)
     values = numbers(runs, value)
-    size, text = scaled(value, values)
-    groups = {label(k): values[r] / size for k, r in groups_of(runs, as_names(by)).items()}
-    names = sorted(groups, key=lambda name: float(np.median(groups[name])))
-    figure = new_figure(10, 1.6 + 0.5 * len(names))
+    groups = {label(key): values[rows] for key, rows in groups_of(runs, as_names(by)).items()}
+    groups = dict(sorted(groups.items(), key=lambda group: float(np.median(group[1]))))
+    figure = new_figure(10, 1.6 + 0.5 * len(groups))
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
-    left.boxplot(
-        [groups[name] for name in names],
+    _draw_groups(left, groups, value)
+    left.set_title(
+        f"{found.test}: p = {found.p_value:.2g}, η² = {found.eta_squared:.2f}", fontsize=10
+    )
+    _draw_deltas(right, found, list(groups))
+    figure.colorbar(right.images[0], ax=right, label="δ (no unit)")
+    return figure
+
+
+def _draw_groups(axes: Axes, groups: Mapping[str, FloatArray], value: str) -> None:
+    """A box for each group, and a point for each run."""
+    axes.boxplot(
+        list(groups.values()),
         orientation="horizontal",
         showfliers=False,
         medianprops={"color": BLACK},
     )
     jitter = np.random.default_rng(0)
-    for i, name in enumerate(names):
-        beside = i + 1 + jitter.uniform(-0.12, 0.12, len(groups[name]))
-        left.plot(groups[name], beside, "o", ms=3, color=BLUE, alpha=0.6)
-    left.set_yticks(range(1, len(names) + 1), names, fontsize=8)
+    for place, group in enumerate(groups.values(), start=1):
+        beside = place + jitter.uniform(-0.12, 0.12, len(group))
+        axes.plot(group, beside, "o", ms=3, color=BLUE, alpha=0.6)
+    axes.set_yticks(range(1, len(groups) + 1), list(groups), fontsize=8)
     if is_wide(np.concatenate(list(groups.values()))):
-        make_log(left, "x")
-    left.set(xlabel=text)
-    left.set_title(
-        f"{found.test}: p = {found.p_value:.2g}, η² = {found.eta_squared:.2f}", fontsize=10
-    )
+        make_log(axes, "x")
+    name_axis(axes.xaxis, value)
+
+
+def _draw_deltas(axes: Axes, found: GroupComparison, names: Sequence[str]) -> None:
+    """Cliff's δ of each pair as a matrix."""
     place = {name: i for i, name in enumerate(names)}
     delta = np.zeros((len(names), len(names)))
     stars = np.full(delta.shape, "", dtype=object)
     pair: Any
     for pair in found.pairs.itertuples():
         i, j = place[pair.a], place[pair.b]
-        delta[i, j], delta[j, i] = pair.cliffs_delta, -pair.cliffs_delta
+        delta[i, j], delta[j, i] = pair.cliffs_delta, 0.0 - pair.cliffs_delta  # not -0.0
         stars[i, j] = stars[j, i] = "*" if pair.significant else ""
-    shown = right.imshow(delta, cmap="PuOr", vmin=-1, vmax=1, origin="lower", aspect="auto")
+    axes.imshow(delta, cmap="PuOr", vmin=-1, vmax=1, origin="lower", aspect="auto")
     for i, j in zip(*np.nonzero(~np.eye(len(names), dtype=bool)), strict=True):
         dark = abs(delta[i, j]) > 0.7
-        right.text(
+        axes.text(
             j, i, f"{delta[i, j]:.2f}{stars[i, j]}", ha="center", va="center", fontsize=8,
             color="white" if dark else BLACK,
         )  # fmt: skip
-    right.set_xticks(range(len(names)), names, fontsize=8, rotation=30, ha="right")
-    right.set_yticks(range(len(names)), names, fontsize=8)
-    right.set_title(f"Cliff's δ of row over column (* p < {alpha:g})", fontsize=10)
-    figure.colorbar(shown, ax=right, label="δ (no unit)")
-    return figure
+    axes.set_xticks(range(len(names)), names, fontsize=8, rotation=30, ha="right")
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    level = 1 - found.confidence
+    axes.set_title(f"Cliff's δ of row over column (* p < {level:.4g})", fontsize=10)
 
 
 def plot_interaction(result: Interaction) -> Figure:
@@ -112,44 +114,53 @@ def plot_interaction(result: Interaction) -> Figure:
     """
     if not isinstance(result, Interaction):
         raise RunsError(f"result is a {type(result).__name__}: it must be one of interaction()")
-    cells, (first, second) = result.cells, result.factors
-    size, text = scaled(result.value, cells["median"])
-    order = cells.groupby(first)["median"].median().sort_values().index
     figure = new_figure(9, 4)
     left, right = figure.subplots(1, 2, width_ratios=[3, 1])
+    _draw_cells(left, result)
+    _draw_shares(right, result)
+    return figure
+
+
+def _draw_cells(axes: Axes, result: Interaction) -> None:
+    """A line for each level of the second factor over the levels of the first."""
+    cells, (first, second) = result.cells, result.factors
+    order = cells.groupby(first)["median"].median().sort_values().index
     for i, (level, part) in enumerate(cells.groupby(second)):
         rows = part.set_index(first).loc[order]
-        middle, std = rows["median"].to_numpy() / size, rows["std"].to_numpy()
+        middle, std = rows["median"].to_numpy(), rows["std"].to_numpy()
         ends = (
             [middle - middle * np.exp(-std), middle * np.exp(std) - middle]
             if result.log
-            else [std / size, std / size]
+            else [std, std]
         )
         position = np.arange(len(order)) + 0.06 * (i - (cells[second].nunique() - 1) / 2)
-        left.errorbar(
-            position, middle, yerr=ends, capsize=3, color=COLOURS[i % len(COLOURS)],
-            marker=MARKERS[i % len(MARKERS)], ls=LINES[i % len(LINES)], label=str(level),
+        colour, marker, line = series_style(i)
+        axes.errorbar(
+            position, middle, yerr=ends, capsize=3, color=colour, marker=marker, ls=line,
+            label=str(level),
         )  # fmt: skip
-    left.set_xticks(range(len(order)), list(order), fontsize=8)
-    left.tick_params(axis="x", rotation=20 if len(order) > _MOST_LEVEL else 0)
+    axes.set_xticks(range(len(order)), list(order), fontsize=8)
+    axes.tick_params(axis="x", rotation=20 if len(order) > _MOST_LEVEL else 0)
     if result.log:
-        make_log(left, "y")
-    left.set(
-        xlabel=first, ylabel=f"median {text}", title="Without an interaction, lines are parallel"
-    )
-    left.legend(title=second, frameon=False, fontsize=8)
+        make_log(axes, "y")
+    name_axis(axes.yaxis, result.value, what="median {}")
+    axes.set(xlabel=first, title="Without an interaction, lines are parallel")
+    axes.legend(title=second, frameon=False, fontsize=8)
+
+
+def _draw_shares(axes: Axes, result: Interaction) -> None:
+    """What each effect makes up of the sum of squares, in one bar."""
     bottom = 0.0
     for i, (name, share) in enumerate(result.effects["share"].items()):
-        height = 100 * float(share)
-        right.bar(
-            0, height, bottom=bottom, width=0.5, color=[*COLOURS[:3], GREY][i], ec=BLACK,
-            hatch=HATCHES[i], label=f"{name}: {height:.3g} %",
+        axes.bar(
+            0, share, bottom=bottom, width=0.5, color=[*COLOURS[:3], GREY][i], ec=BLACK,
+            hatch=HATCHES[i], label=f"{name}: {100 * share:.3g} %",
         )  # fmt: skip
-        bottom += height
-    right.set(ylabel="share of the sum of squares (%)", xticks=[], xlim=(-0.5, 0.5))
-    handles, names = right.get_legend_handles_labels()
-    right.legend(
+        bottom += float(share)
+    show_percent(axes.yaxis)
+    axes.set(ylabel="share of the sum of squares", xticks=[], xlim=(-0.5, 0.5))
+    handles, names = axes.get_legend_handles_labels()
+    axes.legend(
         handles[::-1], names[::-1], frameon=False, fontsize=8, loc="upper center",
         bbox_to_anchor=(0.5, -0.02),
     )  # fmt: skip
-    return figure

@@ -1,37 +1,22 @@
-"""Cost against quality with the Pareto front, and what choices save."""
+"""`plot_front` and `plot_savings`: cost against quality, and what choices save."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
-from energyest.plots.labels import scaled
-from energyest.plots.style import (
-    BLACK,
-    BLUE,
-    COLOURS,
-    GREY,
-    MARKERS,
-    VERMILION,
-    is_wide,
-    make_log,
-    new_figure,
-)
-from energyest.tradeoff.front import pareto_front
-from energyest.tradeoff.table import (
-    CHOICE,
-    By,
-    Mode,
-    as_names,
-    check_runs,
-    direction,
-    numbers,
-)
+from energyest.checks import check_count
+from energyest.errors import RunsError
+from energyest.plots.axes import is_wide, make_log, name_axis, show_percent
+from energyest.plots.style import BLACK, BLUE, GREY, VERMILION, new_figure, series_style
+from energyest.tradeoff.metrics import Mode, direction
+from energyest.tradeoff.pareto import pareto_front
+from energyest.tradeoff.table import CHOICE, By, as_names, check_runs, numbers
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -47,7 +32,7 @@ def plot_front(
     """What each choice costs and achieves, and the front of those that no other beats.
 
     A large marker is the median of a choice's runs, a small one a run; the line joins the front,
-    whose markers are framed. Colour tells the last column of `by` apart, shape the others.
+    whose markers are framed. The colour stands for the last column of `by`, the shape for the rest.
 
     Args:
         runs: one row a run.
@@ -64,48 +49,53 @@ def plot_front(
     front = pareto_front(runs, cost, quality, by=names, mode=mode)
     table = runs.reset_index(drop=True)
     table = table[names].assign(**{name: numbers(table, name) for name in (cost, quality)})
-    size, label = scaled(cost, table[cost])
+    choices = dict(list(table.groupby(names, observed=True)))
     figure = new_figure(8, 4.6)
     axes = figure.subplots()
-    medians = table.groupby(names, observed=True)[[cost, quality]].median().reset_index()
-    told = names[:-1] or names
-    kinds = {kind: COLOURS[i % len(COLOURS)] for i, kind in enumerate(_levels(medians, names[-1:]))}
-    shapes = {key: MARKERS[i % len(MARKERS)] for i, key in enumerate(_levels(medians, told))}
-    on_front = set(map(tuple, front[names].to_numpy()))
-    every = dict(list(table.groupby(names, observed=True)))
-    for row in medians.to_dict("records"):
-        key = tuple(row[name] for name in names)
-        colour, marker = kinds[key[-1:]], shapes[tuple(row[name] for name in told)]
-        part = every[key]
-        axes.plot(part[cost] / size, part[quality], marker, ms=4, color=colour, alpha=0.3, mew=0)
-        best = key in on_front
-        axes.plot(
-            row[cost] / size, row[quality], marker, ms=10 if best else 7, color=colour,
-            mec=BLACK, mew=1.6 if best else 0.5, zorder=4 if best else 3,
-        )  # fmt: skip
-    better = 1 if direction(quality, mode) == "max" else -1
-    steps = front.sort_values(cost)
-    axes.step(
-        steps[cost] / size, steps[quality], where="post", color=BLACK, lw=1, label="Pareto front"
-    )
-    for key, marker in shapes.items():
-        axes.plot(
-            [], [], marker, color=GREY, mec=BLACK, ms=7, ls="", label=", ".join(map(str, key))
-        )
-    if told != names[-1:]:
-        for key, colour in kinds.items():
-            axes.plot([], [], "_", color=colour, ms=10, mew=5, ls="", label=str(key[0]))
+    axes.step(front[cost], front[quality], where="post", color=BLACK, lw=1, label="Pareto front")
+    on_front = set(front[names].itertuples(index=False, name=None))
+    _draw_choices(axes, choices, on_front, cost, quality)
     if is_wide(table[cost]):
         make_log(axes, "x")
-    _show_most(axes, table[quality].to_numpy(float), medians[quality].to_numpy(float))
-    axes.set(
-        xlabel=label,
-        ylabel=f"{scaled(quality, table[quality])[1]} ({'higher' if better > 0 else 'lower'} is "
-        "better)",
-        title="Cost and quality",
-    )
+    name_axis(axes.xaxis, cost)
+    better = "higher" if direction(quality, mode) == "max" else "lower"
+    name_axis(axes.yaxis, quality, what=f"{{}} ({better} is better)")
+    medians = np.array([own[quality].median() for own in choices.values()])
+    _show_most(axes, table[quality].to_numpy(float), medians)
+    axes.set_title("Cost and quality")
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
+
+
+def _draw_choices(
+    axes: Axes,
+    choices: Mapping[tuple[Any, ...], pd.DataFrame],
+    on_front: Collection[tuple[Any, ...]],
+    cost: str,
+    quality: str,
+) -> None:
+    """Runs and medians of each choice, and what their colours and shapes stand for."""
+    lasts, rests = dict.fromkeys(key[-1] for key in choices), dict.fromkeys(map(_rest, choices))
+    colours = {last: series_style(i)[0] for i, last in enumerate(lasts)}
+    markers = {rest: series_style(i)[1] for i, rest in enumerate(rests)}
+    for key, own in choices.items():
+        colour, marker, best = colours[key[-1]], markers[_rest(key)], key in on_front
+        axes.plot(own[cost], own[quality], marker, ms=4, color=colour, alpha=0.3, mew=0)
+        axes.plot(
+            own[cost].median(), own[quality].median(), marker, ms=10 if best else 7, color=colour,
+            mec=BLACK, mew=1.6 if best else 0.5, zorder=4 if best else 3,
+        )  # fmt: skip
+    for rest, marker in markers.items():
+        text = ", ".join(map(str, rest))
+        axes.plot([], [], marker, color=GREY, mec=BLACK, ms=7, ls="", label=text)
+    if len(next(iter(choices))) > 1:
+        for last, colour in colours.items():
+            axes.plot([], [], "_", color=colour, ms=10, mew=5, ls="", label=str(last))
+
+
+def _rest(key: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a marker's shape stands for: all but the last column, or the only one."""
+    return key[:-1] or key
 
 
 def plot_savings(table: pd.DataFrame, *, most: int = 12) -> Figure:
@@ -117,29 +107,28 @@ def plot_savings(table: pd.DataFrame, *, most: int = 12) -> Figure:
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
-        RunsError: the table is not one of `savings`.
+        RunsError: the table does not come from `savings`, or `most` is not 1 or more.
     """
-    check_runs(table, ["saving_pct", "saving_lower_pct", "saving_upper_pct"])
-    shown = table.head(most).iloc[::-1]
-    position = np.arange(len(shown))
+    check_runs(table, ["saving", "saving_lower", "saving_upper"])
+    shown = table.head(check_count(most, "most", RunsError)).iloc[::-1]
     has_quality = "quality_change" in shown
     figure = new_figure(9 if has_quality else 7, 1.2 + 0.36 * len(shown))
     panels = figure.subplots(1, 2 if has_quality else 1, sharey=True, squeeze=False)[0]
-    _dots(panels[0], shown, "saving_pct", "saving_lower_pct", "saving_upper_pct", BLUE, "o")
-    panels[0].set_yticks(position, _pairs(shown), fontsize=8)
-    panels[0].set(xlabel="saving (%)", title="What the cheaper choice saves")
+    _dots(panels[0], shown, "saving", BLUE, "o")
+    show_percent(panels[0].xaxis)
+    panels[0].set_yticks(range(len(shown)), _pairs(shown), fontsize=8)
+    panels[0].set(xlabel="saving", title="What the cheaper choice saves")
     if has_quality:
-        _dots(panels[1], shown, "quality_change", "quality_lower", "quality_upper", VERMILION, "s")
+        _dots(panels[1], shown, "quality_change", VERMILION, "s")
         panels[1].axvline(0, color=GREY, lw=1)
         panels[1].set(xlabel="change of quality (in its own unit)", title="and what it changes")
     return figure
 
 
-def _dots(
-    axes: Axes, table: pd.DataFrame, middle: str, lower: str, upper: str, colour: str, marker: str
-) -> None:
-    centre = table[middle].to_numpy(float)
-    spread = np.abs(np.stack([centre - table[lower], table[upper] - centre]))
+def _dots(axes: Axes, table: pd.DataFrame, name: str, colour: str, marker: str) -> None:
+    """A quantity of each row with its interval, where that is known."""
+    centre = table[name].to_numpy(float)
+    spread = np.abs(np.stack([centre - table[f"{name}_lower"], table[f"{name}_upper"] - centre]))
     position = np.arange(len(table))
     known = np.isfinite(spread).all(axis=0)
     axes.plot(centre, position, marker, color=colour)
@@ -147,10 +136,6 @@ def _dots(
         centre[known], position[known], xerr=spread[:, known], fmt="none", color=colour, capsize=3
     )
     axes.grid(axis="x", color=GREY, alpha=0.3)
-
-
-def _levels(table: pd.DataFrame, names: Sequence[str]) -> list[tuple[object, ...]]:
-    return list(dict.fromkeys(map(tuple, table[list(names)].to_numpy())))
 
 
 def _pairs(table: pd.DataFrame) -> list[str]:

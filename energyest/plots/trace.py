@@ -1,4 +1,4 @@
-"""One trace as a picture: power, energy of each epoch, projection."""
+"""`plot_trace`: power over time, energy of each epoch, and the projection."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from energyest.checks import check_count
 from energyest.errors import EstimateError, TraceError
 from energyest.estimate import Estimate, NotStableError
-from energyest.estimators.checks import check_count, check_epochs
+from energyest.estimators.checks import check_epochs
 from energyest.estimators.step.estimate import estimate_step
+from energyest.plots.axes import name_axis
 from energyest.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, new_figure
 from energyest.records.trace import EnergyTrace
 
@@ -28,12 +30,8 @@ def plot_trace(
 
     Args:
         trace: a finished or running training.
-        epochs: number of epochs of the whole training; by default those of the trace.
+        epochs: number of epochs of the whole training; by default as many as the trace has.
         observed: project from the first `observed` epochs; by default from all.
-
-    Returns:
-        A matplotlib figure, which belongs to no window: save it with `.savefig`, or let a
-        notebook show it.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -43,7 +41,7 @@ def plot_trace(
     if not len(trace):
         raise TraceError("the trace holds no epoch to plot")
     epochs = check_epochs(trace, len(trace) if epochs is None else epochs)
-    observed = check_count(len(trace) if observed is None else observed, "observed")
+    observed = check_count(len(trace) if observed is None else observed, "observed", EstimateError)
     observed = min(observed, len(trace))
     has_power = len(trace.power_columns["time_s"]) > 0
     figure = new_figure(8, 8 if has_power else 5.5)
@@ -63,7 +61,9 @@ def _plot_power(axes: Axes, trace: EnergyTrace) -> None:
         axes.plot(
             columns["time_s"][rows], columns["power_W"][rows], lw=1, color=colour, label=str(device)
         )
-    axes.set(xlabel="time (s)", ylabel="power (W)", title="Power")
+    name_axis(axes.xaxis, "time_s")
+    name_axis(axes.yaxis, "power_W")
+    axes.set_title("Power")
     axes.set_ylim(bottom=0)
     axes.legend(loc="best", frameon=False)
 
@@ -73,17 +73,19 @@ def _plot_epochs(axes: Axes, trace: EnergyTrace) -> None:
     validation_J = np.nan_to_num(trace.column("validation_energy_J"))
     energy_J = trace.column("energy_J")
     axes.bar(position, energy_J - validation_J, color=BLUE, label="training")
-    if validation_J.any():
+    validated = validation_J > 0
+    if validated.any():
         axes.bar(
-            position,
-            validation_J,
-            bottom=energy_J - validation_J,
+            position[validated],
+            validation_J[validated],
+            bottom=(energy_J - validation_J)[validated],
             color=ORANGE,
             hatch="//",
             label="validation",
         )
         axes.legend(loc="lower right", framealpha=1)
-    axes.set(xlabel=trace.unit, ylabel="energy (J)", title=f"Energy of each {trace.unit}")
+    name_axis(axes.yaxis, "energy_J")
+    axes.set(xlabel=trace.unit, title=f"Energy of each {trace.unit}")
 
 
 def _plot_projection(axes: Axes, trace: EnergyTrace, epochs: float, observed: int) -> None:
@@ -94,12 +96,11 @@ def _plot_projection(axes: Axes, trace: EnergyTrace, epochs: float, observed: in
     axes.plot(position[seen], total_J[seen], "o", ms=3, color=BLACK, label="measured")
     if not seen.all():
         axes.plot(position[~seen], total_J[~seen], "o", ms=3, color=GREY, label="measured later")
+    name_axis(axes.yaxis, "cumulative_energy_J")
     axes.set(
         xlabel=f"{trace.unit}s",
-        ylabel="cumulative energy (J)",
         title=f"Projection after {observed} of {epochs:g} {trace.unit}s",
     )
-    axes.set_ylim(bottom=0)
     try:
         estimate = estimate_step(trace.head(observed), epochs)
     except (NotStableError, EstimateError) as error:
@@ -107,6 +108,7 @@ def _plot_projection(axes: Axes, trace: EnergyTrace, epochs: float, observed: in
         axes.text(0.98, 0.05, fill(reason, 60), ha="right", va="bottom", transform=axes.transAxes)
     else:
         _draw_estimate(axes, estimate, observed, float(total_J[observed - 1]))
+    axes.set_ylim(bottom=0)
     axes.legend(loc="upper left", frameon=False)
 
 

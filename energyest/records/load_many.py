@@ -1,4 +1,4 @@
-"""`load_traces`: all traces below a folder."""
+"""`load_traces`: the traces below a folder, or one by one, by name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load_traces(source: Source) -> dict[str, EnergyTrace]:
 
     Raises:
         RunsError: there is no trace, or `source` is something else.
-        TraceError: a folder that was named as a trace is none.
+        TraceError: a folder that was named as a trace holds no trace.
 
     Warns:
         UserWarning: a trace below the folder cannot be read, and was left out.
@@ -55,7 +55,7 @@ def _trace(item: object) -> EnergyTrace:
 
 
 def _traces_in(folder: Path) -> dict[str, EnergyTrace]:
-    """All traces below a folder; those of other ranks lie within that of their run."""
+    """All traces below a folder, without what lies in another trace: its other ranks."""
     if not folder.is_dir():
         raise RunsError(f"there is no folder {folder}")
     found: dict[str, EnergyTrace] = {}

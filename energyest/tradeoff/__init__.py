@@ -1,13 +1,13 @@
-"""Finished runs, and runs to come, to decisions: functions over a table with one row a run."""
+"""Analysis of finished runs, one row a run in a table, and advice on the next one."""
 
 from energyest.records.load_many import load_traces
 from energyest.tradeoff.advice import Advice
 from energyest.tradeoff.advisor import advise
 from energyest.tradeoff.collect import collect_runs
-from energyest.tradeoff.front import cheapest_within, pareto_front
 from energyest.tradeoff.groups import GroupComparison, compare_groups
 from energyest.tradeoff.interaction import Interaction, interaction
 from energyest.tradeoff.match import GpuMatch, match_gpu
+from energyest.tradeoff.pareto import cheapest_within, pareto_front
 from energyest.tradeoff.savings import savings
 
 __all__ = [

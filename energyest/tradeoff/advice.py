@@ -5,21 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from energyest.display import as_html, as_text
 from energyest.errors import RunsError
 from energyest.estimate import format_duration, format_energy
 from energyest.estimators.pre.estimate import GPU_ALONE
-from energyest.tradeoff.front import cheapest_within
-from energyest.tradeoff.html import as_html
-from energyest.tradeoff.table import Mode
-
-if TYPE_CHECKING:
-    import pandas as pd
+from energyest.tradeoff.metrics import Mode
+from energyest.tradeoff.pareto import cheapest_within
 
 COLUMNS = (
     *("model", "gpu", "batch_size", "precision"),
-    *("energy_J", "lower_J", "upper_J", "duration_s", "mean_power_W", "quality"),
+    *("energy_J", "energy_lower_J", "energy_upper_J"),
+    *("duration_s", "mean_power_W", "quality"),
     *("basis", "on_front", "may_be_on_front", "note"),
 )
 # Rows of a table in text.
@@ -35,14 +34,14 @@ class Advice:
 
             - `model`, `gpu`, `batch_size`;
             - `precision`: the one that the GPU computes in;
-            - `energy_J`, with the interval `lower_J` to `upper_J`: of the GPU, in the whole
-              training; `duration_s`; `mean_power_W`;
+            - `energy_J`, with the interval `energy_lower_J` to `energy_upper_J`: of the GPU, in the
+              whole training; `duration_s`; `mean_power_W`;
             - `quality`: as the caller expects it, or NaN;
             - `basis`: "interpolation" between trainings that were measured, "extrapolation" beyond
-              them, "probe"; NaN where the pair cannot be;
+              them, "probe"; NaN where the pair cannot be trained;
             - `on_front`: no other pair is expected to beat it in energy, time and quality;
             - `may_be_on_front`: that cannot be ruled out, as estimates are uncertain;
-            - `note`: why it is an extrapolation, or cannot be.
+            - `note`: why it is an extrapolation, or cannot be trained.
         confidence: probability for the intervals and for `may_be_on_front`.
         mode: whether more quality is better, "max", or less, "min"; None without qualities.
     """
@@ -60,7 +59,7 @@ class Advice:
     def cheapest_within(self, within: float) -> pd.DataFrame:
         """The pair with the least expected energy whose quality is near enough to the best.
 
-        The best is that of the pairs that can be.
+        The best quality is taken over the pairs that can be trained.
 
         Args:
             within: by how much the quality may be worse than the best, in its own unit.
@@ -70,7 +69,8 @@ class Advice:
             quality is worse than the best.
 
         Raises:
-            RunsError: there are no qualities, or no pair can be; or as the function of this name.
+            RunsError: there are no qualities, or no pair can be trained; or as the function of this
+                name.
         """
         if self.mode is None:
             raise RunsError("no quality is known: pass quality={name: value, ...} to advise")
@@ -82,9 +82,9 @@ class Advice:
     def __str__(self) -> str:
         # Notes are too long for a line; they are the same for many rows.
         shown = _readable(self.front.head(_MOST_SHOWN).assign(note=""))
-        lines = [self._heading(), "", shown.to_string(index=False)]
         left = len(self.front) - len(shown)
-        return "\n".join([*lines, *([f"and {left} more"] if left > 0 else []), "", *self._notes()])
+        more = [f"{left} more pairs are on the front"] if left else []
+        return as_text(self._heading(), [shown] if len(shown) else [], [*more, *self._notes()])
 
     __repr__ = __str__
 
@@ -111,11 +111,13 @@ class Advice:
         if beyond:
             notes.append(
                 f"extrapolations on the front: {beyond}; their notes say beyond what, and a "
-                "probe is surer"
+                "probe is more certain"
             )
         impossible = int(self.table["energy_J"].isna().sum())
         if impossible:
-            notes.append(f"{impossible} of {len(self.table)} pairs cannot be: their notes say why")
+            notes.append(
+                f"{impossible} of {len(self.table)} pairs cannot be trained: their notes say why"
+            )
         return notes
 
 
@@ -125,8 +127,7 @@ def _pair(row: pd.Series) -> str:
 
 
 def _readable(rows: pd.DataFrame) -> pd.DataFrame:
-    """The table with units in its cells, and without columns that say nothing."""
-    import pandas as pd  # noqa: PLC0415
+    """The table with units in its cells, and without empty columns."""
 
     def cells(name: str, text: Callable[[float], str]) -> list[str]:
         return ["" if math.isnan(value) else text(value) for value in rows[name]]
@@ -139,12 +140,12 @@ def _readable(rows: pd.DataFrame) -> pd.DataFrame:
             "batch": rows["batch_size"],
             "precision": rows["precision"],
             "energy": cells("energy_J", format_energy),
-            "from": cells("lower_J", format_energy),
-            "to": cells("upper_J", format_energy),
+            "from": cells("energy_lower_J", format_energy),
+            "to": cells("energy_upper_J", format_energy),
             "time": cells("duration_s", format_duration),
             "power": cells("mean_power_W", "{:.0f} W".format),
             "quality": cells("quality", "{:.4g}".format),
-            "basis": rows["basis"].fillna("cannot be"),
+            "basis": rows["basis"].fillna("cannot be trained"),
             "front": front.mask(~rows["on_front"] & rows["may_be_on_front"], "may be"),
             "note": rows["note"],
         }

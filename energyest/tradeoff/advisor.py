@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from energyest.arrays import FloatArray
-from energyest.errors import EstimateError
-from energyest.estimators.checks import check_confidence, check_positive, is_number
+from energyest.checks import check_confidence, check_positive, is_number
+from energyest.errors import EstimateError, RunsError
 from energyest.estimators.pre.estimate import does_not_fit, estimate_pre, mismatch
 from energyest.estimators.pre.model import PreModel, packaged
 from energyest.estimators.pre.totals import check_samples, whole_trainings, with_validation
@@ -17,16 +22,26 @@ from energyest.gpus import Gpu, check_precision, peak_flops_per_s, resolve_gpu
 from energyest.records.probe import Probe
 from energyest.records.workload import Workload
 from energyest.tradeoff.advice import COLUMNS, Advice
+from energyest.tradeoff.metrics import Mode, direction
 from energyest.tradeoff.pareto import undominated
-from energyest.tradeoff.table import Mode, check_quality, direction
+from energyest.tradeoff.table import as_runs_errors, check_quality
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from numpy.typing import NDArray
-
+#: A pair of a model and a GPU: columns of the advice's table, and what they are made from.
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Training:
+    """What is to be trained, and how sure the answer has to be."""
+
+    epochs: dict[str, float]
+    train_samples: int
+    validation_samples: int
+    model: PreModel
+    confidence: float
+
+
+@as_runs_errors()
 def advise(
     models: Mapping[str, Workload] | Sequence[Workload] | Workload,
     gpus: Sequence[str | Gpu] | str | Gpu,
@@ -36,23 +51,23 @@ def advise(
     validation_samples: int = 0,
     quality: Mapping[str, float] | None = None,
     mode: Mode = "max",
-    probes: Sequence[Probe] = (),
+    probes: Sequence[Probe] | Probe = (),
     model: PreModel | None = None,
     confidence: float = 0.9,
 ) -> Advice:
     """What every model would cost on every GPU, and which pairs no other pair beats.
 
-    Each pair's numbers are those of `estimate_pre`: the energy of the GPU alone, without
-    processors, memory and cooling. A slower GPU keeps the rest of its machine busy for longer,
-    which is not in them.
+    Each pair's numbers come from `estimate_pre`: the energy of the GPU alone, without processors,
+    memory and cooling. A slower GPU keeps the rest of its machine busy for longer, which they do
+    not include.
 
     A pair is on the front if no other is expected to take as little energy and time, with as good a
-    quality, and less of one of them. As expectations are off, `may_be_on_front` also marks pairs of
-    which that cannot be ruled out: no other is below them in energy *and* in time by more than
-    the root of the sum of the squares of both half-widths, in logarithms. That takes errors of two
-    pairs as independent. They are between two models on one GPU (ratios deviated 0.96 times as much
-    as independent ones in `benchmarks/data/sweep.jsonl.gz`); between two GPUs for one model they
-    are partly shared (0.65 times in zeus_nsdi23), and the rule is wider than it needs to be.
+    quality, and less of one of them. As expectations are off, `may_be_on_front` also marks pairs
+    that may belong there: no other is below them in energy *and* in time by more than the root of
+    the sum of the squares of both half-widths, in logarithms. That takes errors of two pairs as
+    independent. For two models on one GPU they are (ratios deviated 0.96 times as much as
+    independent ones in `benchmarks/data/sweep.jsonl.gz`); for one model on two GPUs they are partly
+    shared (0.65 times in zeus_nsdi23), and the rule is wider than it needs to be.
 
     Among models on a GPU that was measured, this chose far better than FLOPs or parameters do:
     the truly cheapest of six unseen networks in 83 to 90 % of menus, against 33 to 52 %. Among GPUs
@@ -60,9 +75,9 @@ def advise(
     71 % of cases, the lower TDP alone in 83 % (`benchmarks/advise_accuracy.py`). Probe those.
 
     Args:
-        models: workloads by name, from `describe_workload`; or one or a list of them, whose models
-            then are the names. One model may be there with several batch sizes or precisions, under
-            a name each.
+        models: workloads by name, from `describe_workload`; or one or a list of them, named by
+            their models. One model may be there with several batch sizes or precisions, under a
+            name each.
         gpus: names ("H100", "RTX 3090") or `Gpu`s, one or several.
         epochs: number of epochs, above 0: for all, or for each name in `models`.
         train_samples: samples in an epoch.
@@ -74,61 +89,38 @@ def advise(
         confidence: probability for the intervals and for `may_be_on_front`.
 
     Returns:
-        The advice, with one row a pair in its `table`. A pair that cannot be, as the GPU lacks the
-        precision or the memory, stands at its end with the reason, and NaN for its costs.
+        The advice, with one row a pair in its `table`. A pair that cannot be trained, as the GPU
+        lacks the precision or the memory, stands at its end with the reason, and NaN for its costs.
 
     Raises:
-        EstimateError: there is no model or GPU, or one is there twice; a GPU is unknown (the
-            nearest names are given) or lacks numbers; names in `epochs` or `quality` are not those
-            of `models`; a number is out of its range; a probe is of no pair; or as `estimate_pre`.
+        RunsError: there is no model or GPU, or one is there twice; a GPU is unknown (the nearest
+            names are given) or lacks numbers; names in `epochs` or `quality` are not the names of
+            `models`; a number is out of its range; a probe belongs to no pair; and where
+            `estimate_pre` raises an `EstimateError`.
     """
-    named, boards = _named(models), _boards(gpus)
-    names = list(named)
-    epochs_of = _epochs_of(epochs, names)
-    train_samples = check_samples(train_samples, "train_samples", least=1)
-    validation_samples = check_samples(validation_samples, "validation_samples", least=0)
-    known = packaged() if model is None else model
-    if not isinstance(known, PreModel):
-        raise EstimateError(f"model is a {type(model).__name__}: it must be a fitted PreModel")
-    direction("quality", mode)
-    if quality is not None:
-        quality = _of_each(quality, names, "quality")
-        _check_units(quality, mode)
-    samples = {"train_samples": train_samples, "validation_samples": validation_samples}
-    asked: dict[str, Any] = {"model": known, "confidence": check_confidence(confidence), **samples}
-    probe_of = _probe_of(probes, named, boards)
-    possible: list[Row] = []
-    impossible: list[Row] = []
-    for name, workload in named.items():
-        for gpu in boards:
-            probe = probe_of.get((name, gpu.name))
-            row: Row = {
-                "model": name,
-                "gpu": gpu.name,
-                "batch_size": workload.batch_size,
-                "precision": workload.precision,
-                "quality": np.nan if quality is None else quality[name],
-            }
-            cannot = "" if probe else _cannot(workload, gpu)
-            if cannot:
-                impossible.append({**row, "note": cannot})
-                continue
-            row |= _computes_in(workload, gpu)
-            if probe:
-                row |= _probed(probe, workload, epochs_of[name], asked)
-            else:
-                row |= {"pair": (workload, gpu), "epochs": epochs_of[name]}
-            possible.append(row)
-    _foretell([row for row in possible if "pair" in row], asked)
-    for row in possible:
-        row["note"] = "; ".join([*row["reasons"], *row["remarks"]])
-        if not np.isfinite(row["energy_J"] * row["duration_s"]):
-            raise EstimateError(
-                f"energy and time of {row['model']} on {row['gpu']} are too large for a number: "
-                "ask for fewer epochs or samples"
-            )
-    table = _table(possible, impossible, None if quality is None else mode)
-    return Advice(table, asked["confidence"], None if quality is None else mode)
+    workloads, boards = _named(models), _boards(gpus)
+    names = list(workloads)
+    mode = direction("quality", mode)
+    qualities = _qualities(quality, names, mode)
+    training = _Training(
+        epochs=_epochs_of(epochs, names),
+        train_samples=check_samples(train_samples, "train_samples", least=1),
+        validation_samples=check_samples(validation_samples, "validation_samples", least=0),
+        model=_pre_model(model),
+        confidence=check_confidence(confidence, RunsError),
+    )
+    probe_of = _probe_of(probes, workloads, boards)
+    rows = [
+        _pair(name, workloads[name], gpu, probe_of.get((name, gpu.name)), qualities[name])
+        for name, gpu in product(names, boards)
+    ]
+    possible = [row for row in rows if not row["note"]]
+    impossible = [row for row in rows if row["note"]]
+    _predict([row for row in possible if row["probe"] is None], training)
+    _use_probes([row for row in possible if row["probe"]], training)
+    _finish(possible)
+    known_mode = None if quality is None else mode
+    return Advice(_table(possible, impossible, known_mode), training.confidence, known_mode)
 
 
 # ------------------------------------------------------------------ what was asked
@@ -142,17 +134,17 @@ def _named(models: Mapping[str, Workload] | Sequence[Workload] | Workload) -> di
         pairs = [(getattr(workload, "model", ""), workload) for workload in several]
     for name, workload in pairs:
         if not isinstance(workload, Workload):
-            raise EstimateError(
+            raise RunsError(
                 f"models hold a {type(workload).__name__}: they must be workloads from "
                 "describe_workload, in a dict by name or in a list"
             )
         if not (isinstance(name, str) and name):
-            raise EstimateError(f"name={name!r} of a model must be a text")
+            raise RunsError(f"name={name!r} of a model must be a text")
     if not pairs:
-        raise EstimateError("there is no model to give advice on")
+        raise RunsError("there is no model to give advice on")
     twice = _first_double([name for name, _ in pairs])
     if twice:
-        raise EstimateError(
+        raise RunsError(
             f"two workloads are of the model {twice!r}: pass a dict with a name for each, such as "
             f'{{"{twice}, batch 32": ..., "{twice}, batch 64": ...}}'
         )
@@ -163,54 +155,61 @@ def _boards(gpus: Sequence[str | Gpu] | str | Gpu) -> list[Gpu]:
     several = [gpus] if isinstance(gpus, str | Gpu) or not isinstance(gpus, Iterable) else gpus
     boards = [resolve_gpu(gpu) for gpu in several]
     if not boards:
-        raise EstimateError("there is no GPU to give advice on")
+        raise RunsError("there is no GPU to give advice on")
     twice = _first_double([gpu.name for gpu in boards])
     if twice:
-        raise EstimateError(f"the GPU {twice} is named twice: name it once")
+        raise RunsError(f"the GPU {twice} is named twice: name it once")
     return boards
 
 
 def _epochs_of(epochs: float | Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
-    numbers = (
-        _of_each(epochs, names, "epochs")
-        if isinstance(epochs, Mapping)
-        else dict.fromkeys(names, epochs)
-    )
+    if not isinstance(epochs, Mapping):
+        return dict.fromkeys(names, check_positive(epochs, "epochs", RunsError))
+    numbers = _of_each(epochs, names, "epochs")
     return {
-        name: check_positive(
-            number, f"epochs of {name}" if isinstance(epochs, Mapping) else "epochs"
-        )
+        name: check_positive(number, f"epochs of {name}", RunsError)
         for name, number in numbers.items()
     }
 
 
 def _of_each(values: Mapping[str, float], names: Sequence[str], what: str) -> dict[str, float]:
-    """A finite number for each name, and none for any other."""
+    """A finite number for each name, and for no other."""
     if not isinstance(values, Mapping):
-        raise EstimateError(
+        raise RunsError(
             f"{what} is a {type(values).__name__}: it must be a dict from the names of the models"
         )
     for lacking, text in (
         ([name for name in names if name not in values], "is not known for"),
-        ([name for name in values if name not in names], "names what is no model here:"),
+        ([name for name in values if name not in names], "names a model that is not here:"),
     ):
         if lacking:
-            raise EstimateError(
+            raise RunsError(
                 f"{what} {text} {', '.join(map(repr, lacking))}; the models are "
                 f"{', '.join(map(repr, names))}"
             )
     for name in names:
         if not (is_number(values[name]) and np.isfinite(values[name])):
-            raise EstimateError(f"{what} of {name!r} is {values[name]!r}: it must be a number")
+            raise RunsError(f"{what} of {name!r} is {values[name]!r}: it must be a number")
     return {name: float(values[name]) for name in names}
 
 
-def _check_units(quality: Mapping[str, float], mode: Mode) -> None:
-    """Shares do not stand beside percentages."""
-    import pandas as pd  # noqa: PLC0415
-
+def _qualities(
+    quality: Mapping[str, float] | None, names: Sequence[str], mode: Mode
+) -> dict[str, float]:
+    """The quality of each name, or NaN; shares do not stand beside percentages."""
+    if quality is None:
+        return dict.fromkeys(names, math.nan)
+    found = _of_each(quality, names, "quality")
     if mode == "max":
-        check_quality(pd.DataFrame({"run": list(quality), "quality": quality.values()}), "quality")
+        check_quality(pd.DataFrame({"run": list(found), "quality": found.values()}), "quality")
+    return found
+
+
+def _pre_model(model: PreModel | None) -> PreModel:
+    known = packaged() if model is None else model
+    if not isinstance(known, PreModel):
+        raise RunsError(f"model is a {type(model).__name__}: it must be a fitted PreModel")
+    return known
 
 
 def _first_double(names: Sequence[str]) -> str:
@@ -218,13 +217,13 @@ def _first_double(names: Sequence[str]) -> str:
 
 
 def _probe_of(
-    probes: Sequence[Probe], named: Mapping[str, Workload], boards: Sequence[Gpu]
+    probes: Sequence[Probe] | Probe, named: Mapping[str, Workload], boards: Sequence[Gpu]
 ) -> dict[tuple[str, str], Probe]:
     """(name, GPU) -> its probe."""
     found: dict[tuple[str, str], Probe] = {}
-    for probe in [probes] if isinstance(probes, Probe) else probes:
+    for probe in probes if isinstance(probes, Iterable) else [probes]:
         if not isinstance(probe, Probe):
-            raise EstimateError(
+            raise RunsError(
                 f"probes hold a {type(probe).__name__}: they must be Probes from probe()"
             )
         of = [
@@ -234,19 +233,19 @@ def _probe_of(
             if gpu.name == probe.gpu.name and not mismatch(probe, workload)
         ]
         if not of:
-            raise EstimateError(
+            raise RunsError(
                 f"the probe of {probe.workload.model} on {probe.gpu.name} is of no pair that was "
-                "asked for: model, batch size, precision, optimizer and FLOPs have to be the same"
+                "asked for: model, batch size, precision, optimizer and FLOPs must be the same"
             )
         twice = [pair for pair in of if pair in found]
         if twice:
-            raise EstimateError(f"{twice[0][0]!r} on {twice[0][1]} is probed twice: give one probe")
+            raise RunsError(f"{twice[0][0]!r} on {twice[0][1]} is probed twice: give one probe")
         found.update(dict.fromkeys(of, probe))
     return found
 
 
 def _cannot(workload: Workload, gpu: Gpu) -> str:
-    """Why the workload cannot be trained, or be predicted, on the GPU; nothing where it can."""
+    """Why the workload cannot be trained, or predicted, on the GPU; empty where it can."""
     if not any(operation.phase == "forward" for operation in workload.operations):
         return "its workload has no operations of the forward pass to time"
     try:
@@ -259,44 +258,39 @@ def _cannot(workload: Workload, gpu: Gpu) -> str:
 # ------------------------------------------------------------------ what is expected
 
 
-def _probed(probe: Probe, workload: Workload, epochs: float, asked: Mapping[str, Any]) -> Row:
-    found = estimate_pre(workload, probe=probe, epochs=epochs, **asked)
-    assert found.upper_J is not None
+def _pair(name: str, workload: Workload, gpu: Gpu, probe: Probe | None, quality: float) -> Row:
+    """A pair before its costs are known; a `note` says why it cannot be trained."""
+    cannot = _cannot(workload, gpu) if probe is None else ""
+    used = workload.precision if cannot else check_precision(gpu, workload.precision)
+    remarks = [f"computes in {used}, as it lacks {workload.precision}"]
     return {
-        "energy_J": found.energy_J,
-        "duration_s": found.duration_s,
-        "half": float(np.log(found.upper_J / found.energy_J)),
-        "basis": "probe",
-        "reasons": (),
-    }
-
-
-def _computes_in(workload: Workload, gpu: Gpu) -> Row:
-    """The precision that the GPU computes in, and what is to be said of it and of the workload."""
-    used = check_precision(gpu, workload.precision)
-    instead = [f"computes in {used}, as it lacks {workload.precision}"]
-    return {
+        "model": name,
+        "gpu": gpu.name,
+        "batch_size": workload.batch_size,
         "precision": used,
-        "remarks": (*(instead if used != workload.precision else []), *workload.notes),
+        "quality": quality,
+        "note": cannot,
+        "remarks": [*(remarks if used != workload.precision else []), *workload.notes],
+        "pair": (workload, gpu),
+        "probe": probe,
     }
 
 
-def _foretell(rows: Sequence[Row], asked: Mapping[str, Any]) -> None:
+def _predict(rows: Sequence[Row], training: _Training) -> None:
     """Fill in what is expected of the pairs, all at once: one by one takes ten times as long."""
     if not rows:
         return
-    known: PreModel = asked["model"]
     pairs = [row["pair"] for row in rows]
-    predicted = known.predict(with_validation(pairs))
+    predicted = training.model.predict(with_validation(pairs))
     total = whole_trainings(
         pairs,
         predicted,
-        known.half_width(predicted, asked["confidence"]),
-        epochs=np.array([row["epochs"] for row in rows]),
-        train_samples=asked["train_samples"],
-        validation_samples=asked["validation_samples"],
+        training.model.half_width(predicted, training.confidence),
+        epochs=np.array([training.epochs[row["model"]] for row in rows]),
+        train_samples=training.train_samples,
+        validation_samples=training.validation_samples,
     )
-    reasons = known.beyond_measured(pairs, predicted)
+    reasons = training.model.beyond_measured(pairs, predicted)
     for i, row in enumerate(rows):
         row |= {
             "energy_J": total.energy_J[i],
@@ -307,9 +301,40 @@ def _foretell(rows: Sequence[Row], asked: Mapping[str, Any]) -> None:
         }
 
 
-def _table(possible: Sequence[Row], impossible: Sequence[Row], mode: Mode | None) -> pd.DataFrame:
-    import pandas as pd  # noqa: PLC0415
+def _use_probes(rows: Sequence[Row], training: _Training) -> None:
+    """Fill in what is expected of pairs that were probed."""
+    for row in rows:
+        found = estimate_pre(
+            row["pair"][0],
+            probe=row["probe"],
+            epochs=training.epochs[row["model"]],
+            train_samples=training.train_samples,
+            validation_samples=training.validation_samples,
+            model=training.model,
+            confidence=training.confidence,
+        )
+        assert found.upper_J is not None
+        row |= {
+            "energy_J": found.energy_J,
+            "duration_s": found.duration_s,
+            "half": float(np.log(found.upper_J / found.energy_J)),
+            "basis": "probe",
+            "reasons": (),
+        }
 
+
+def _finish(rows: Sequence[Row]) -> None:
+    """Write the notes of possible pairs, and refuse overflows."""
+    for row in rows:
+        row["note"] = "; ".join([*row["reasons"], *row["remarks"]])
+        if not np.isfinite(row["energy_J"] * row["duration_s"]):
+            raise RunsError(
+                f"energy and time of {row['model']} on {row['gpu']} are too large for a number: "
+                "ask for fewer epochs or samples"
+            )
+
+
+def _table(possible: Sequence[Row], impossible: Sequence[Row], mode: Mode | None) -> pd.DataFrame:
     table = pd.DataFrame([*possible, *impossible]).reindex(columns=[*COLUMNS, "half"])
     n = len(possible)
     is_possible = np.arange(len(table)) < n
@@ -323,8 +348,8 @@ def _table(possible: Sequence[Row], impossible: Sequence[Row], mode: Mode | None
     may_be[:n] = ~surely_beaten(energy_J[:n], duration_s[:n], worse[:n], half[:n])
     table = table[list(COLUMNS)].assign(
         energy_J=energy_J,
-        lower_J=energy_J * np.exp(-half),
-        upper_J=energy_J * np.exp(half),
+        energy_lower_J=energy_J * np.exp(-half),
+        energy_upper_J=energy_J * np.exp(half),
         duration_s=duration_s,
         mean_power_W=energy_J / duration_s,
         on_front=on_front,
@@ -338,12 +363,12 @@ def _table(possible: Sequence[Row], impossible: Sequence[Row], mode: Mode | None
 def surely_beaten(
     energy_J: FloatArray, duration_s: FloatArray, worse: FloatArray, half: FloatArray
 ) -> NDArray[np.bool_]:
-    """Which pairs another one beats whatever the errors, within the confidence of `half`.
+    """Which pairs another one beats whatever the errors, at the confidence of `half`.
 
-    Each end of an interval is missed with half of what the confidence leaves, so both ends,
-    that of the energy and that of the time, are missed with no more than all of it. Errors of the
-    time are taken to be like those of the energy: on unseen architectures the energy's
-    interval held the time of 88 % of steps, the energy of 91 %.
+    Each end of an interval is missed with half of what the confidence leaves, so the ends of the
+    energy and of the time together are missed with no more than all of it. Errors of the time are
+    taken to be like errors of the energy: on unseen architectures the energy's interval held the
+    time of 88 % of steps, and the energy of 91 %.
     """
     ln_J, ln_s = np.log(energy_J), np.log(duration_s)
     beaten = [

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
 from energyest.arrays import FloatArray
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 RESIDUAL = "residual"
 _EFFECTS = ("a", "b", "a:b")
@@ -35,7 +31,6 @@ def two_way_anova(
         Rows `a`, `b`, `a:b` and `residual`; columns `sum_sq`, `share` (of the sum of squares around
         the mean), `df`, `F`, `p_value`, `partial_eta_squared`.
     """
-    import pandas as pd  # noqa: PLC0415
     from statsmodels.formula.api import ols  # noqa: PLC0415  (slow to import)
     from statsmodels.stats.anova import anova_lm  # noqa: PLC0415
 
@@ -60,15 +55,13 @@ def aligned_rank_anova(y: FloatArray, a: Levels, b: Levels) -> pd.DataFrame:
     factorial analyses using only ANOVA procedures, CHI 2011: from each value its cell's mean is
     taken, the effect as the means of means show it is added, the result is ranked, and the ANOVA of
     the ranks, with type III sums of squares as in R's ARTool, is read for this effect alone. Plain
-    ranks find interactions that are not there. Where pairs have different numbers of runs, the
+    ranks find interactions that do not exist. Where pairs have different numbers of runs, the
     alignment leaves a little of the other effects.
 
     Returns:
         As `two_way_anova`, the columns `F`, `p_value` and `partial_eta_squared`; NaN for what is
         left.
     """
-    import pandas as pd  # noqa: PLC0415
-
     residuals = cell_residuals(y, a, b)
     mean_a, mean_b, cell = (_means(y, keys) for keys in ((a,), (b,), (a, b)))
     effects = {
@@ -91,7 +84,7 @@ def robust_anova(y: FloatArray, a: Levels, b: Levels) -> pd.DataFrame:
     """F, p and partial η² of each effect where pairs are spread differently, as by HC3.
 
     Returns:
-        As `aligned_rank_anova`; partial η² is that which has this F.
+        As `aligned_rank_anova`; partial η² is computed from F.
     """
     found = two_way_anova(y, a, b, typ=3, robust="hc3")
     effect = found["F"] * found["df"]
@@ -108,8 +101,6 @@ def cell_residuals(y: FloatArray, a: Levels, b: Levels) -> FloatArray:
 
 def _means(y: FloatArray, keys: tuple[Levels, ...]) -> FloatArray:
     """The mean of each run's level, or pair of levels, shape (runs,)."""
-    import pandas as pd  # noqa: PLC0415
-
     grouped = pd.DataFrame({"y": y, **{str(i): key for i, key in enumerate(keys)}})
     means: FloatArray = (
         grouped.groupby([str(i) for i in range(len(keys))])["y"].transform("mean").to_numpy(float)

@@ -5,21 +5,20 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from energyest.checks import is_number, number_or_nan
 from energyest.errors import RunsError
 from energyest.estimators.baselines import mean_utilization
-from energyest.estimators.checks import is_number
 from energyest.records.devices import accelerators_of
 from energyest.records.load_many import Source, load_traces
+from energyest.records.meta import read_number, read_object, read_objects, read_text
 from energyest.records.run_labels import gpu_names, model_name
 from energyest.records.trace import EnergyTrace
-from energyest.tradeoff.table import Mode, direction
-
-if TYPE_CHECKING:
-    import pandas as pd
+from energyest.tradeoff.metrics import Mode, check_mode, direction
 
 #: What a table of runs has in any case; hyperparameters and metrics follow.
 COLUMNS = (
@@ -43,13 +42,13 @@ def collect_runs(
     Args:
         source: a folder that holds traces at any depth, such as `lightning_logs`; or see
             `load_traces`.
-        model: hyperparameter that names the model; by default the name of its class is taken,
-            which is the same for all where one LightningModule wraps many networks.
-        monitor: a metric: all metrics are those of the epoch where it is best. By default each
+        model: hyperparameter that names the model. By default it is the name of its class, which
+            is the same for all runs where one LightningModule wraps many networks.
+        monitor: a metric: all metrics are taken from the epoch where it is best. By default each
             metric is the last that was logged.
         mode: whether more of `monitor` is better, "max", or less, "min"; by default as its name
             says (a loss or an error is better when it is less).
-        unfinished: take runs that were interrupted or still go on, too; their energy is what they
+        unfinished: also take runs that were interrupted or still go on; their energy is what they
             have used so far.
 
     Returns:
@@ -60,39 +59,23 @@ def collect_runs(
         `power_limit_W` (of its GPUs), `utilization` (share of time that they were busy), `samples`
         (trained), `energy_per_sample_J` (of the epochs, validation included),
         `flops_per_sample` (forward, a multiply and an add as two), `parameters`, `status`,
-        `started`; then its hyperparameters and its metrics. NaN is what was not recorded.
+        `started`; then its hyperparameters and its metrics. What was not recorded is NaN.
 
     Raises:
-        RunsError: there is no trace, no finished one, or none has the metric or hyperparameter.
-        TraceError: a folder that was named as a trace is none.
+        RunsError: there is no trace, no finished one, or none has the metric or hyperparameter; an
+            argument is not what it must be.
+        TraceError: a folder that was named as a trace holds no trace.
 
     Warns:
-        UserWarning: a trace was left out: it cannot be read, or has not finished. Models of
-            different sizes have one name: `model` is needed.
+        UserWarning: a trace was left out, because it cannot be read, has not finished or is a copy;
+            or models of different sizes have one name, so that `model` is needed.
     """
-    import pandas as pd  # noqa: PLC0415  (keeps `import energyest` fast)
-
+    check_mode(mode)
+    for argument, value in (("model", model), ("monitor", monitor)):
+        if not (value is None or isinstance(value, str)):
+            raise RunsError(f"{argument}={value!r} must be a name, or None")
     traces = load_traces(source)
-    superseded = {
-        str(part["run_id"])
-        for trace in traces.values()
-        for part in _list(trace.meta.get("earlier_parts"))
-        if isinstance(part, dict) and "run_id" in part
-    }
-    rows, left_out = [], []
-    seen: dict[str, str] = {}
-    for name, trace in traces.items():
-        run_id = trace.meta.get("run_id")
-        # A run that was resumed is there as a whole in the trace of its last part.
-        if str(run_id) in superseded:
-            continue
-        if isinstance(run_id, str) and seen.setdefault(run_id, name) != name:
-            left_out.append(f"{name} (a copy of {seen[run_id]})")
-            continue
-        if not unfinished and trace.meta.get("status", "finished") != "finished":
-            left_out.append(f"{name} ({trace.meta['status']})")
-            continue
-        rows.append(_row(name, trace, model, monitor, mode))
+    chosen, left_out = _chosen(traces, unfinished)
     if left_out:
         warnings.warn(
             f"left out, as they have not finished or are copies: {', '.join(left_out)}; "
@@ -100,24 +83,57 @@ def collect_runs(
             UserWarning,
             stacklevel=2,
         )
-    if not rows:
+    if not chosen:
         raise RunsError(f"none of the {len(traces)} traces is of a finished run")
+    rows = [_row(name, trace, model, monitor, mode) for name, trace in chosen.items()]
     table = pd.DataFrame(rows)
+    _check_names(table, model, monitor)
+    in_order: pd.DataFrame = table.sort_values(["started", "run"], ignore_index=True)
+    return in_order
+
+
+def _chosen(
+    traces: Mapping[str, EnergyTrace], unfinished: bool
+) -> tuple[dict[str, EnergyTrace], list[str]]:
+    """Each run once, and the names of copies and unfinished runs, with the reason."""
+    superseded = _superseded(traces)
+    chosen: dict[str, EnergyTrace] = {}
+    left_out: list[str] = []
+    first: dict[str, str] = {}  # run ID -> the name that it was met by
+    for name, trace in traces.items():
+        run_id = read_text(trace.meta, "run_id")
+        status = read_text(trace.meta, "status") or "finished"
+        if run_id in superseded:
+            continue
+        if run_id is not None and first.setdefault(run_id, name) != name:
+            left_out.append(f"{name} (a copy of {first[run_id]})")
+        elif status != "finished" and not unfinished:
+            left_out.append(f"{name} ({status})")
+        else:
+            chosen[name] = trace
+    return chosen, left_out
+
+
+def _superseded(traces: Mapping[str, EnergyTrace]) -> set[str]:
+    """IDs of runs that were resumed: the trace of their last part holds all of them."""
+    return {
+        str(part["run_id"])
+        for trace in traces.values()
+        for part in read_objects(trace.meta, "earlier_parts")
+        if "run_id" in part
+    }
+
+
+def _check_names(table: pd.DataFrame, model: str | None, monitor: str | None) -> None:
+    """The hyperparameter and the metric are there, and the models are told apart."""
     others = ", ".join(str(column) for column in table.columns if column not in COLUMNS) or "none"
     if model is not None and table["model"].isna().all():
         raise RunsError(f"no run has the hyperparameter {model!r}: there is {others}")
     if monitor is not None and (monitor in COLUMNS or monitor not in table):
         raise RunsError(f"no run has the metric {monitor!r}: there is {others}")
-    if model is None:
-        _warn_of_one_name_for_many(table, others)
-    in_order: pd.DataFrame = table.sort_values(["started", "run"], ignore_index=True)
-    return in_order
-
-
-def _warn_of_one_name_for_many(table: pd.DataFrame, others: str) -> None:
     sizes = table.groupby("model")["parameters"].nunique()
     several = sizes[sizes > 1]
-    if len(several):
+    if model is None and len(several):
         warnings.warn(
             f"runs named {several.index[0]!r} are of {several.iloc[0]} different numbers of "
             f"parameters: name the hyperparameter that tells them apart in model= (there is "
@@ -130,42 +146,54 @@ def _warn_of_one_name_for_many(table: pd.DataFrame, others: str) -> None:
 def _row(
     name: str, trace: EnergyTrace, model: str | None, monitor: str | None, mode: Mode | None
 ) -> dict[str, Any]:
-    meta, energy_J = trace.meta, trace.column("energy_J")
-    total_J, gpu_J, epochs_s = trace.total_J, _sum(trace, "gpu_energy_J"), _sum(trace, "duration_s")
-    duration_s = _number(meta.get("duration_s"), epochs_s)
-    samples = _sum(trace, "samples")
-    gpus = accelerators_of(trace.devices)
-    limits_W = [_number(gpu.get("power_limit_W")) for gpu in gpus]
-    utilization = mean_utilization(trace)
-    facts = meta.get("model")
-    facts = facts if isinstance(facts, Mapping) else {}
-    hparams = meta.get("hparams")
-    hparams = hparams if isinstance(hparams, Mapping) else {}
-    hparams = {str(name): value for name, value in hparams.items() if _is_plain(value)}
+    meta, gpus = trace.meta, accelerators_of(trace.devices)
     row: dict[str, Any] = {
         "run": name,
         "model": model_name(trace, model) or None,
         "gpu": gpu_names(trace) or None,
         "gpus": len(gpus),
-        "batch_size": _number(meta.get("batch_size")),
-        "precision": _text(meta.get("precision")),
+        "batch_size": number_or_nan(meta.get("batch_size")),
+        "precision": read_text(meta, "precision"),
         "epochs": len(trace),
-        "energy_J": total_J,
+        **_costs(trace, [number_or_nan(gpu.get("power_limit_W")) for gpu in gpus]),
+        "flops_per_sample": number_or_nan(meta.get("forward_flops_per_sample")),
+        "parameters": number_or_nan(read_object(meta, "model").get("parameters")),
+        "status": read_text(meta, "status"),
+        "started": read_text(meta, "start_time") or "",
+    }
+    others = _hyperparameters(trace) | _metrics(trace, monitor, mode)
+    return row | {name: value for name, value in others.items() if name not in row}
+
+
+def _costs(trace: EnergyTrace, limits_W: list[float]) -> dict[str, float]:
+    """Energy, time and power of the whole run, and what a sample took; NaN if not known."""
+    gpu_J, epochs_s, samples = (
+        _sum(trace, name) for name in ("gpu_energy_J", "duration_s", "samples")
+    )
+    recorded_s = read_number(trace.meta, "duration_s")
+    duration_s = epochs_s if recorded_s is None else recorded_s
+    utilization = mean_utilization(trace)
+    return {
+        "energy_J": trace.total_J,
         "gpu_energy_J": gpu_J,
         "duration_s": duration_s,
-        "mean_power_W": total_J / duration_s if duration_s > 0 else math.nan,
-        "gpu_power_W": gpu_J / epochs_s if epochs_s > 0 else math.nan,
+        "mean_power_W": _quotient(trace.total_J, duration_s),
+        "gpu_power_W": _quotient(gpu_J, epochs_s),
         "power_limit_W": sum(limits_W) if limits_W else math.nan,
         "utilization": math.nan if utilization is None else utilization,
         "samples": samples,
-        "energy_per_sample_J": float(np.sum(energy_J)) / samples if samples > 0 else math.nan,
-        "flops_per_sample": _number(meta.get("forward_flops_per_sample")),
-        "parameters": _number(facts.get("parameters")),
-        "status": _text(meta.get("status")),
-        "started": str(meta.get("start_time") or ""),
+        "energy_per_sample_J": _quotient(float(np.sum(trace.column("energy_J"))), samples),
     }
-    others = hparams | _metrics(trace, monitor, mode)
-    return row | {name: value for name, value in others.items() if name not in row}
+
+
+def _hyperparameters(trace: EnergyTrace) -> dict[str, Any]:
+    """Hyperparameters that a cell of a table can hold."""
+    hparams = read_object(trace.meta, "hparams")
+    return {
+        str(name): value
+        for name, value in hparams.items()
+        if isinstance(value, str | bool) or is_number(value)
+    }
 
 
 def _metrics(trace: EnergyTrace, monitor: str | None, mode: Mode | None) -> dict[str, float]:
@@ -188,17 +216,5 @@ def _sum(trace: EnergyTrace, name: str) -> float:
     return float(np.sum(values)) if len(values) else math.nan
 
 
-def _number(value: object, otherwise: float = math.nan) -> float:
-    return float(value) if is_number(value) else otherwise
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _is_plain(value: object) -> bool:
-    return isinstance(value, str | bool) or is_number(value)
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _quotient(amount: float, of: float) -> float:
+    return amount / of if of > 0 else math.nan

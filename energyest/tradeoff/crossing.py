@@ -1,4 +1,4 @@
-"""Where a straight line crosses zero, with its interval."""
+"""From which complexity on the other of two GPUs is the cheaper one, with Fieller's interval."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def line_crossing(
     """Fit a line by least squares and find where it crosses zero, with Fieller's interval.
 
     The interval holds every x where the line's own interval holds 0 (E. Fieller, J. R. Stat. Soc. B
-    16, 1954). Of three points or more, what they deviate from the line tells its variance; two lie
-    on their line, and only what is known of each point's own variance tells it.
+    16, 1954). With three points or more, their deviations from the line give its variance. Two lie
+    on their line, and its variance comes from the variances of the points.
 
     Args:
         x: shape (points,), not all equal.
@@ -64,3 +64,103 @@ def line_crossing(
         return Crossing(at, -math.inf, math.inf, float(slope))
     half = math.sqrt(inside) / a
     return Crossing(at, -b / a - half, -b / a + half, float(slope))
+
+
+def gpu_crossing(
+    x: FloatArray,
+    ratio: FloatArray,
+    variance: FloatArray,
+    pair: tuple[str, str],
+    confidence: float,
+) -> dict[str, object]:
+    """Where the other GPU becomes the cheaper one, or why that cannot be said.
+
+    Args:
+        x: logarithm of the models' FLOPs per sample, shape (models,).
+        ratio: logarithm of the smaller GPU's energy over the larger one's, shape (models,).
+        variance: of `ratio` between repetitions; NaN where these are too few.
+        pair: names of the smaller and the larger GPU.
+        confidence: probability for the interval.
+
+    Returns:
+        The columns `crossing` to `reason` of `GpuMatch.crossings`.
+    """
+    reason = _why_no_line(x, ratio, pair)
+    sides, ends, at = ("", ""), {"lower": math.nan, "upper": math.nan}, math.nan
+    if not reason:
+        found = line_crossing(x, ratio, variance, confidence)
+        reason = _why_no_crossing(found, x)
+        if not reason:
+            at, ends = math.exp(found.x), _measured_ends(found, x)
+            sides = pair if found.slope > 0 else pair[::-1]
+            reason = "; ".join(_reservations(ends, x, variance))
+    return {
+        "crossing": at,
+        "crossing_lower": ends["lower"],
+        "crossing_upper": ends["upper"],
+        "cheaper_below": sides[0],
+        "cheaper_above": sides[1],
+        "covered_from": math.exp(x.min()) if len(x) else math.nan,
+        "covered_to": math.exp(x.max()) if len(x) else math.nan,
+        "reason": reason,
+    }
+
+
+def _why_no_line(x: FloatArray, ratio: FloatArray, pair: tuple[str, str]) -> str:
+    """Why no crossing is looked for; empty where one is."""
+    smaller, larger = pair
+    if len(x) < 2 or np.ptp(x) == 0:
+        return (
+            f"{len(set(x))} complexity was measured on both: two models of different FLOPs per "
+            "sample are needed"
+        )
+    if (ratio < 0).all() or (ratio > 0).all():
+        first, last = np.exp(-ratio[[np.argmin(x), np.argmax(x)]])
+        return (
+            f"{larger if ratio[0] > 0 else smaller} is the cheaper one for all models measured on "
+            f"both ({larger} needs {first:.3g} times the energy of {smaller} for the simplest, "
+            f"{last:.3g} times for the most complex)"
+        )
+    return ""
+
+
+def _why_no_crossing(found: Crossing, x: FloatArray) -> str:
+    """Why the line's crossing is not to be trusted; empty where it is."""
+    if not x.min() <= found.x <= x.max():
+        return (
+            "one is the cheaper for some of the models and the other for others, but not by their "
+            "complexity"
+        )
+    if len(x) == 2:
+        return ""
+    if math.isinf(found.upper):
+        return (
+            "the models deviate too much from a common line to say where it crosses: measure more "
+            "of them on both"
+        )
+    if all(map(math.isnan, _measured_ends(found, x).values())):
+        return "both ends of its interval lie outside of the complexities measured on both"
+    return ""
+
+
+def _measured_ends(found: Crossing, x: FloatArray) -> dict[str, float]:
+    """Ends of the interval in FLOPs; NaN where they lie outside of what was measured."""
+    return {
+        "lower": math.exp(found.lower) if found.lower >= x.min() else math.nan,
+        "upper": math.exp(found.upper) if found.upper <= x.max() else math.nan,
+    }
+
+
+def _reservations(ends: dict[str, float], x: FloatArray, variance: FloatArray) -> list[str]:
+    """What the interval of a crossing leaves open."""
+    if len(x) == 2 and np.isnan(variance).any():
+        return ["too few repetitions of these two models for an interval"]
+    beside = "between two models, the interval says nothing on how others deviate"
+    return [
+        *([beside] if len(x) == 2 else []),
+        *(
+            f"the {end} end lies outside of the complexities measured on both"
+            for end, value in ends.items()
+            if math.isnan(value)
+        ),
+    ]

@@ -1,4 +1,4 @@
-"""How large an effect is, beside whether there is one: figures, and the words for them."""
+"""Effect sizes, η², ε² and Cliff's δ, and the usual words for them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def of_ranks(H: float, k: int, n: int) -> tuple[float, float]:
     """η² and ε² of Kruskal and Wallis' H for k groups of n values in all.
 
     M. Tomczak, E. Tomczak, Trends in Sport Sciences 1 (2014): η² = (H − k + 1) ÷ (n − k), which can
-    be below 0 where there is no effect, and ε² = H (n + 1) ÷ (n² − 1) = H ÷ (n − 1).
+    be below 0 without an effect, and ε² = H (n + 1) ÷ (n² − 1) = H ÷ (n − 1).
     """
     return (H - k + 1) / (n - k), H / (n - 1)
 

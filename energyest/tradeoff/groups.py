@@ -6,13 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 from statsmodels.stats.oneway import anova_oneway
 
 from energyest.arrays import FloatArray
+from energyest.checks import check_confidence
+from energyest.display import as_html, as_text
 from energyest.errors import MissingDependencyError, RunsError
 from energyest.tradeoff.effect_sizes import (
     cliffs_delta,
@@ -21,11 +23,9 @@ from energyest.tradeoff.effect_sizes import (
     of_ranks,
     of_variance,
 )
-from energyest.tradeoff.html import as_html
 from energyest.tradeoff.table import (
     By,
     as_names,
-    check_alpha,
     check_choices,
     check_runs,
     check_value,
@@ -34,10 +34,7 @@ from energyest.tradeoff.table import (
     named,
 )
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-# Shapiro and Wilk's test needs 3 values; a spread within a group is not to be had from fewer.
+# Shapiro and Wilk's test needs 3 values, and so does a spread within a group.
 FEWEST_RUNS = 3
 # Below this, a test of normality sees coarse deviations at best (N. Razali, Y. Wah, 2011), and the
 # chi-square distribution is a rough guide to H (W. Kruskal, W. Wallis, 1952, for 5 and less).
@@ -57,11 +54,11 @@ class GroupComparison:
         p_value: of the test.
         eta_squared: share of the variance (of ranks, for Kruskal-Wallis) that groups make up.
         epsilon_squared: the same, less biased; see `effect_sizes`.
-        alpha: level of all decisions.
+        confidence: 1 − level of all decisions.
         groups: a row a group: `group, runs, mean, median, std, shapiro_W, shapiro_p`; the last two
             are NaN where all values of a group are equal.
         levene_W: Levene's statistic, around medians (Brown and Forsythe).
-        levene_p: its p-value; below `alpha` the groups are spread differently.
+        levene_p: its p-value; below 1 − `confidence` the groups are spread differently.
         pairs: a row a pair: `a, b, difference` (of means or medians, as the test has it),
             `ratio` (likewise), `p_value` (Games-Howell, or Dunn with Holm's correction),
             `significant`, `cliffs_delta`, `magnitude`.
@@ -76,7 +73,7 @@ class GroupComparison:
     p_value: float
     eta_squared: float
     epsilon_squared: float
-    alpha: float
+    confidence: float
     groups: pd.DataFrame
     levene_W: float
     levene_p: float
@@ -89,59 +86,60 @@ class GroupComparison:
         return eta_magnitude(self.eta_squared)
 
     def __str__(self) -> str:
-        name = "F" if self.test == "Welch ANOVA" else "H"
-        degrees = ", ".join(f"{d:.4g}" for d in self.degrees)
-        lines = [
-            f"{self.value} by {', '.join(self.by)}: {self.test}, {name}({degrees}) = "
-            f"{self.statistic:.4g}, p = {self.p_value:.3g}, η² = {self.eta_squared:.3f} "
-            f"({self.magnitude}), ε² = {self.epsilon_squared:.3f}",
-            self.groups.to_string(index=False, float_format="{:.4g}".format),
-            self.pairs.to_string(index=False, float_format="{:.4g}".format),
-            *self.notes,
-        ]
-        return "\n".join(lines)
+        return as_text(self._heading(), [self.groups, self.pairs], self.notes)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return as_html(str(self).splitlines()[0], [self.groups, self.pairs], self.notes)
+        return as_html(self._heading(), [self.groups, self.pairs], self.notes)
+
+    def _heading(self) -> str:
+        name = "F" if self.test == "Welch ANOVA" else "H"
+        degrees = ", ".join(f"{d:.4g}" for d in self.degrees)
+        return (
+            f"{self.value} by {', '.join(self.by)}: {self.test}, {name}({degrees}) = "
+            f"{self.statistic:.4g}, p = {self.p_value:.3g}, η² = {self.eta_squared:.3f} "
+            f"({self.magnitude}), ε² = {self.epsilon_squared:.3f}"
+        )
 
 
 def compare_groups(
-    runs: pd.DataFrame, value: str = "energy_J", by: By = "model", *, alpha: float = 0.05
+    runs: pd.DataFrame, value: str = "energy_J", by: By = "model", *, confidence: float = 0.95
 ) -> GroupComparison:
     """Whether groups of runs differ, as the paper tests it.
 
-    Where no group deviates from a normal distribution (Shapiro and Wilk), Welch's ANOVA compares
-    the means, which needs no equal spreads, and Games and Howell's test each pair. Else Kruskal and
-    Wallis' test compares the ranks, and Dunn's each pair, with Holm's correction. Levene's test
-    says what a difference of ranks is: of which group tends to be above the other, and where groups
-    are spread alike and have one shape, of medians. Runs are taken to be independent of each other.
+    Where no group deviates from a normal distribution (Shapiro and Wilk), Welch's ANOVA, which
+    needs no equal spreads, compares the means, and Games and Howell's test each pair. Otherwise
+    Kruskal and Wallis' test compares the ranks, and Dunn's each pair, with Holm's correction.
+    Levene's test says what a difference of ranks means: that medians differ, if groups are spread
+    alike and have one shape; otherwise, that one group tends to lie above the other. Runs are taken
+    to be independent of each other.
 
     Args:
         runs: one row a run.
         value: column to compare.
         by: column, or columns, that make a group.
-        alpha: level of all decisions.
+        confidence: tests decide at the level 1 − `confidence`.
 
     Raises:
         RunsError: there are fewer than two groups; a group has fewer than 3 runs; all runs have the
-            same value; a column is missing or holds what is no number; a value is not known; alpha
-            is no probability.
+            same value; a column is missing or does not hold numbers; a value is not known; the
+            confidence does not lie between 0 and 1.
         MissingDependencyError: Dunn's test needs scikit-posthocs, which is not installed.
     """
     names = as_names(by)
     table = check_runs(runs, as_names([*names, value], "by and value"))
-    alpha = check_alpha(alpha)
+    confidence = check_confidence(confidence, RunsError)
+    level = 1 - confidence
     check_choices(table, names)
     values = check_value(table, value, names)
     places = groups_of(table, names)
-    # Tests do not depend on the scale, but squares of very large or small values are no numbers.
+    # Tests do not depend on the scale, but squares of very large or small values overflow.
     scale = math.ldexp(1.0, math.frexp(float(np.abs(values).max()))[1])  # division is exact
     labels, members = list(map(label, places)), [values[rows] / scale for rows in places.values()]
     _check_groups(labels, members, value, names)
     groups = _describe(labels, members)
-    normal = bool((groups["shapiro_p"] > alpha).all())
+    normal = bool((groups["shapiro_p"] > level).all())
     levene = stats.levene(*members, center="median")
     if normal:
         test = anova_oneway(members, use_var="unequal")
@@ -153,7 +151,7 @@ def compare_groups(
         degrees = (float(len(members) - 1),)
         sizes = of_ranks(float(test.statistic), len(members), len(values))
         p_values = _dunn(members)
-    pairs = _pairs(labels, members, p_values, normal, alpha)
+    pairs = _pairs(labels, members, p_values, normal, level)
     pairs["difference"] *= scale
     groups[["mean", "median", "std"]] *= scale
     return GroupComparison(
@@ -165,12 +163,12 @@ def compare_groups(
         p_value=float(test.pvalue),
         eta_squared=sizes[0],
         epsilon_squared=sizes[1],
-        alpha=alpha,
+        confidence=confidence,
         groups=groups,
         levene_W=float(levene.statistic),
         levene_p=float(levene.pvalue),
         pairs=pairs,
-        notes=_notes(groups, normal, float(levene.pvalue), alpha),
+        notes=_notes(groups, normal, float(levene.pvalue), level),
     )
 
 
@@ -199,8 +197,6 @@ def _check_groups(
 
 
 def _describe(labels: Sequence[str], members: Sequence[FloatArray]) -> pd.DataFrame:
-    import pandas as pd  # noqa: PLC0415
-
     rows = []
     for name, group in zip(labels, members, strict=True):
         spread = np.ptp(group) > 0
@@ -227,10 +223,8 @@ def _pairs(
     members: Sequence[FloatArray],
     p_values: FloatArray,
     normal: bool,
-    alpha: float,
+    level: float,
 ) -> pd.DataFrame:
-    import pandas as pd  # noqa: PLC0415
-
     middles = [float(np.mean(group) if normal else np.median(group)) for group in members]
     rows = []
     for i, j in combinations(range(len(members)), 2):
@@ -242,7 +236,7 @@ def _pairs(
                 "difference": middles[i] - middles[j],
                 "ratio": middles[i] / middles[j] if middles[j] else np.nan,
                 "p_value": p_values[i, j],
-                "significant": bool(p_values[i, j] < alpha),
+                "significant": bool(p_values[i, j] < level),
                 "cliffs_delta": delta,
                 "magnitude": cliffs_magnitude(delta),
             }
@@ -251,8 +245,8 @@ def _pairs(
     return found
 
 
-def _notes(groups: pd.DataFrame, normal: bool, levene_p: float, alpha: float) -> tuple[str, ...]:
-    odd = groups[~(groups["shapiro_p"] > alpha)]
+def _notes(groups: pd.DataFrame, normal: bool, levene_p: float, level: float) -> tuple[str, ...]:
+    odd = groups[~(groups["shapiro_p"] > level)]
     if normal:
         notes = ["no group deviates from a normal distribution: means are compared (Games-Howell)"]
     else:
@@ -260,7 +254,7 @@ def _notes(groups: pd.DataFrame, normal: bool, levene_p: float, alpha: float) ->
             f"not normally distributed: {named(list(odd['group']))}: ranks are compared (Dunn, "
             "Holm)"
         ]
-        alike = levene_p > alpha
+        alike = levene_p > level
         notes.append(
             "Levene sees no difference in spread: a difference is one of medians, if the groups "
             "have one shape as well"

@@ -1,30 +1,32 @@
-"""`interaction`: how much two factors make up of a cost, each alone and both together."""
+"""`interaction`: a two-way analysis of variance, what each factor and both together make up."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import TYPE_CHECKING
+from itertools import product
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from energyest.arrays import FloatArray
+from energyest.checks import check_confidence
+from energyest.display import as_html, as_text
 from energyest.errors import RunsError
 from energyest.tradeoff.anova import (
     RESIDUAL,
+    Levels,
     aligned_rank_anova,
     cell_residuals,
     robust_anova,
     two_way_anova,
 )
-from energyest.tradeoff.html import as_html
 from energyest.tradeoff.table import (
     Groups,
     as_names,
-    check_alpha,
     check_choices,
     check_runs,
     check_value,
@@ -33,13 +35,6 @@ from energyest.tradeoff.table import (
     refuse_taken,
 )
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-# More levels than this of the factor that has fewer, and the blocks to search are too many.
-_MOST_LEVELS = 12
-# So many complete parts are named.
-_MOST_BLOCKS = 3
 #: Runs of each pair that a comparison of their spreads needs: with five, Levene's test overlooks
 #: most differences that turn one table of eight into a false alarm (benchmarks/tradeoff_errors.py).
 FEWEST_SPREAD = 10
@@ -62,7 +57,7 @@ class Interaction:
             was analysed.
         shapiro_p: of the residuals.
         levene_p: of the cells' spreads, around medians; NaN where a cell has fewer than 10 runs.
-        alpha: level of all decisions.
+        confidence: 1 − level of all decisions.
         notes: what to keep in mind, one sentence each.
     """
 
@@ -74,23 +69,20 @@ class Interaction:
     cells: pd.DataFrame
     shapiro_p: float
     levene_p: float
-    alpha: float
+    confidence: float
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        effects = self.effects.rename_axis("effect").reset_index()
-        lines = [
-            self._heading(),
-            effects.to_string(index=False, float_format="{:.4g}".format, na_rep=""),
-            *self.notes,
-        ]
-        return "\n".join(lines)
+        return as_text(self._heading(), [self._named_effects()], self.notes)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        effects = self.effects.rename_axis("effect").reset_index()
-        return as_html(self._heading(), [effects, self.cells], self.notes)
+        return as_html(self._heading(), [self._named_effects(), self.cells], self.notes)
+
+    def _named_effects(self) -> pd.DataFrame:
+        effects: pd.DataFrame = self.effects.rename_axis("effect").reset_index()
+        return effects
 
     def _heading(self) -> str:
         shares = ", ".join(
@@ -105,43 +97,44 @@ def interaction(
     factors: Sequence[str] = ("model", "gpu"),
     *,
     log: bool = True,
-    alpha: float = 0.05,
+    confidence: float = 0.95,
 ) -> Interaction:
     """How much two factors and their interaction make up of a value.
 
-    A two-way analysis of variance of the value's logarithm: an interaction there is one of factors,
-    where a choice multiplies the cost by more on one GPU than on another. The sums of squares are
-    of that in any case; the p-values come
+    A two-way analysis of variance of the value's logarithm: an interaction there means that a
+    choice multiplies the cost by more on one GPU than on another. The sums of squares always come
+    from this analysis; the p-values come
 
-    - from it, where neither of its assumptions fails;
-    - from variances of each pair's own (HC3), where pairs are spread differently (Levene), or have
-      fewer than 10 runs, too few to tell: aligned ranks would find interactions there that are not;
-    - from aligned ranks (J. Wobbrock et al., The aligned rank transform, CHI 2011), where the
-      residuals deviate from a normal distribution (Shapiro and Wilk), spread alike.
+    - from it as well, where neither of its assumptions fails;
+    - from each pair's own variance (HC3), where pairs are spread differently (Levene), or have
+      fewer than 10 runs, too few to tell: aligned ranks would find interactions that do not exist;
+    - from aligned ranks (J. Wobbrock et al., The aligned rank transform, CHI 2011), where pairs are
+      spread alike but the residuals deviate from a normal distribution (Shapiro and Wilk).
 
     Args:
         runs: one row a run.
         value: column to analyse.
         factors: two columns.
         log: whether to analyse its logarithm.
-        alpha: level of all decisions.
+        confidence: tests decide at the level 1 − `confidence`.
 
     Raises:
-        RunsError: a pair of levels has no run (the message names complete parts of the table), or
-            one alone; a factor has a single level; the value is the same in all runs of each pair;
-            a column is missing or holds what is no number; a value is not known, or not above 0
-            where its logarithm is taken.
+        RunsError: a pair of levels has fewer than two runs; a factor has a single level; the value
+            is the same in all runs of each pair; a column is missing or does not hold numbers; a
+            value is not known, or not above 0 where its logarithm is taken; the confidence does not
+            lie between 0 and 1.
     """
     names = as_names(factors, "factors")
     if len(names) != 2:
         raise RunsError(f"factors={factors!r} must name two columns")
     table = check_runs(runs, as_names([*names, value], "factors and value"))
-    alpha = check_alpha(alpha)
+    confidence = check_confidence(confidence, RunsError)
+    level = 1 - confidence
     refuse_taken(names, ("runs", "mean", "median", "std"))
     check_choices(table, names)
     plain = check_value(table, value, names, positive=log)
     y = np.log(plain) if log else plain
-    # By their text, so that levels of any type can be told apart and sorted.
+    # As text, so that levels of any type can be compared and sorted.
     a, b = (table[name].astype(str).to_numpy() for name in names)
     _check_cells(a, b, names)
     places = groups_of(table, names)
@@ -156,11 +149,11 @@ def interaction(
     enough = min(map(len, groups)) >= FEWEST_SPREAD
     levene_p = float(stats.levene(*groups, center="median").pvalue) if enough else math.nan
     effects, test = two_way_anova(y, a, b), "two-way ANOVA"
-    told = ["F", "p_value", "partial_eta_squared"]
-    if not levene_p > alpha:
-        effects[told], test = robust_anova(y, a, b), "two-way ANOVA, HC3"
-    elif not shapiro_p > alpha:
-        effects[told], test = aligned_rank_anova(y, a, b), "aligned rank transform"
+    tested = ["F", "p_value", "partial_eta_squared"]
+    if not levene_p > level:
+        effects[tested], test = robust_anova(y, a, b), "two-way ANOVA, HC3"
+    elif not shapiro_p > level:
+        effects[tested], test = aligned_rank_anova(y, a, b), "aligned rank transform"
     effects = effects.rename(index={"a": names[0], "b": names[1], "a:b": f"{names[0]}:{names[1]}"})
     return Interaction(
         value=value,
@@ -171,71 +164,51 @@ def interaction(
         cells=_cells(places, plain, y, names),
         shapiro_p=shapiro_p,
         levene_p=levene_p,
-        alpha=alpha,
+        confidence=confidence,
         notes=_notes(effects, groups, test, shapiro_p, levene_p),
     )
 
 
-def complete_blocks(a: Sequence[str], b: Sequence[str]) -> list[tuple[list[str], list[str]]]:
-    """The largest sets of levels of two factors of which every pair occurs.
-
-    Args:
-        a: the first factor's level of each run, shape (runs,).
-        b: the second factor's.
-
-    Returns:
-        Levels of the first and of the second factor, two or more of each; several pairs of sets
-        where they are equally large; none where there is no such set, or too many to search.
-    """
-    pairs = set(zip(a, b, strict=True))
-    few, many = sorted(set(a)), sorted(set(b))
-    turned = len(few) > len(many)
-    if turned:
-        few, many = many, few
-        pairs = {(y, x) for x, y in pairs}
-    if len(few) > _MOST_LEVELS:
-        return []
-    blocks = []
-    for size in range(2, len(few) + 1):
-        for rows in combinations(few, size):
-            columns = [y for y in many if all((x, y) in pairs for x in rows)]
-            if len(columns) > 1:
-                blocks.append((list(rows), columns))
-    most = max((len(x) * len(y) for x, y in blocks), default=0)
-    largest = [block for block in blocks if len(block[0]) * len(block[1]) == most]
-    return [(y, x) for x, y in largest] if turned else largest
-
-
-def _check_cells(a: FloatArray, b: FloatArray, names: Sequence[str]) -> None:
-    for name, levels in zip(names, (a, b), strict=True):
-        if len(set(levels)) < 2:
-            raise RunsError(f"{name} is {levels[0]!r} in all runs: an effect needs two levels")
-    counts = {(x, y): 0 for x in sorted(set(a)) for y in sorted(set(b))}
-    for pair in zip(a, b, strict=True):
-        counts[pair] += 1
-    empty = [f"{x} on {y}" for (x, y), count in counts.items() if count == 0]
+def _check_cells(a: Levels, b: Levels, names: Sequence[str]) -> None:
+    """Two levels or more of each factor, and two runs or more of each pair of levels."""
+    levels = sorted(set(a)), sorted(set(b))
+    for name, own in zip(names, levels, strict=True):
+        if len(own) < 2:
+            raise RunsError(f"{name} is {own[0]!r} in all runs: an effect needs two levels")
+    counts = Counter(zip(a, b, strict=True))
+    empty = [pair for pair in product(*levels) if not counts[pair]]
     if empty:
-        blocks = complete_blocks(list(a), list(b))
-        advice = "; or ".join(
-            f"{names[0]} in {', '.join(x)} and {names[1]} in {', '.join(y)}"
-            for x, y in blocks[:_MOST_BLOCKS]
-        )
         raise RunsError(
-            f"there is no run of {named(empty)}: an interaction needs every pair of {names[0]} "
-            f"and {names[1]}."
-            + (f" Complete is: {advice}" if blocks else " No part of the table is complete")
+            f"there is no run of {_named_pairs(empty)}: an interaction needs runs of every pair of "
+            f"{names[0]} and {names[1]}; {_remedy(empty, levels, names)}"
         )
-    single = [f"{x} on {y}" for (x, y), count in counts.items() if count == 1]
+    single = [pair for pair in product(*levels) if counts[pair] == 1]
     if single:
         raise RunsError(
-            f"there is one run alone of {named(single)}: an interaction cannot be told from "
-            "chance without repetitions; two or more of each pair are needed"
+            f"there is only one run of {_named_pairs(single)}: without repetitions an interaction "
+            "cannot be told from chance; each pair needs two or more"
         )
+
+
+def _remedy(
+    empty: Sequence[tuple[str, str]], levels: Sequence[Sequence[str]], names: Sequence[str]
+) -> str:
+    """Which single level to leave out so that every pair has runs, if one is enough."""
+    in_all = [
+        f"{name} {column[0]}"
+        for name, column, own in zip(names, zip(*empty, strict=True), levels, strict=True)
+        if len(set(column)) == 1 and len(own) > 2
+    ]
+    if in_all:
+        return f"train the missing ones, or leave out {' or '.join(in_all)}"
+    return "train the missing ones, or choose levels of which all pairs have runs"
+
+
+def _named_pairs(pairs: Sequence[tuple[str, str]]) -> str:
+    return named([f"{x} on {y}" for x, y in pairs])
 
 
 def _cells(places: Groups, plain: FloatArray, y: FloatArray, names: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd  # noqa: PLC0415
-
     rows = []
     for key, members in places.items():
         own = plain[members]

@@ -6,17 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from energyest.arrays import FloatArray
+from energyest.checks import check_confidence
+from energyest.display import as_html, as_text
 from energyest.errors import RunsError
-from energyest.estimators.checks import check_confidence
 from energyest.gpus import find_gpu
-from energyest.tradeoff.crossing import line_crossing
-from energyest.tradeoff.html import as_html
+from energyest.tradeoff.crossing import gpu_crossing
 from energyest.tradeoff.resample import choices_of
 from energyest.tradeoff.table import (
     By,
@@ -31,15 +32,11 @@ from energyest.tradeoff.table import (
     refuse_taken,
 )
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 # With fewer models, no order of them has a two-sided probability below 5 % by chance: 2/4! = 8 %.
 _FEWEST_RANKED = 5
 # FLOPs of one model are counted alike on all GPUs, but for a last, smaller batch.
 _SAME_COMPLEXITY = 1.01
 _PER_SAMPLE = "energy_per_sample_J"
-_SIDES = ("cheaper_below", "cheaper_above")
 _QUANTITIES = ("utilization", "mean_power_W")
 
 
@@ -54,10 +51,11 @@ class GpuMatch:
         relations: a row a GPU and quantity: `gpu, quantity, models, spearman_rho, p_value` against
             FLOPs per sample; the p-value is NaN for fewer than 5 models.
         crossings: a row a pair of GPUs: `smaller, larger` (by power limit, or by name where that is
-            the same or not known), `models` (measured on both), `crossing, lower, upper` (FLOPs per
-            sample), `cheaper_below, cheaper_above` (the GPU that is the cheaper one on either side
-            of the crossing), `covered_from, covered_to` (FLOPs per sample measured on both),
-            `reason`: why there is no crossing or end of its interval, where that is NaN.
+            the same or not known), `models` (measured on both), `crossing, crossing_lower,
+            crossing_upper` (FLOPs per sample), `cheaper_below, cheaper_above` (the GPU that is the
+            cheaper one on either side of the crossing), `covered_from, covered_to` (FLOPs per
+            sample measured on both), `reason`: why there is no crossing or end of its interval,
+            where that is NaN.
         confidence: probability for the intervals.
         flops: column of `points` that holds the complexity.
         gpu: column that names the GPU.
@@ -73,27 +71,28 @@ class GpuMatch:
     model: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = [self._say(row) for row in self.crossings.to_dict("records")]
-        return "\n".join(lines)
+        return as_text("\n".join(self._sentences()))
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return as_html(
-            "Which GPU for which complexity", [self.crossings, self.points, self.relations]
-        )
+        tables = [self.crossings, self.points, self.relations]
+        return as_html("Which GPU for which complexity", tables, self._sentences())
 
-    def _say(self, row: dict[Any, Any]) -> str:
+    def _sentences(self) -> list[str]:
+        return [self._sentence(row) for row in self.crossings.to_dict("records")]
+
+    def _sentence(self, row: dict[Any, Any]) -> str:
         pair = f"{row['larger']} against {row['smaller']} ({row['models']} models)"
         if not math.isfinite(row["crossing"]):
             return f"{pair}: no crossing: {row['reason']}"
-        ends = [
+        lower, upper = (
             f"{row[end] / 1e9:.3g}" if math.isfinite(row[end]) else "?"
-            for end in ("lower", "upper")
-        ]
+            for end in ("crossing_lower", "crossing_upper")
+        )
         text = (
             f"{pair}: {row['cheaper_above']} is the cheaper one from {row['crossing'] / 1e9:.3g} "
-            f"GFLOPs per sample on ({100 * self.confidence:.0f} % interval {ends[0]} to {ends[1]})"
+            f"GFLOPs per sample on ({100 * self.confidence:.0f} % interval {lower} to {upper})"
         )
         return f"{text}; {row['reason']}" if row["reason"] else text
 
@@ -108,11 +107,11 @@ def match_gpu(
 ) -> GpuMatch:
     """Energy per sample, utilisation and power against complexity, for each GPU.
 
-    Two GPUs are compared on the models that were measured on both, so that what is peculiar to a
-    model falls out: a line is fitted to the logarithm of their energies' ratio against that of the
-    FLOPs per sample. Where it crosses zero, the other GPU becomes the cheaper one. The interval is
-    Fieller's: of three models or more, models that deviate from the line widen it; between two, it
-    says how well these two were measured and nothing on how others deviate.
+    Two GPUs are compared on the models that were measured on both, so that the peculiarities of a
+    model cancel: a line is fitted to the logarithm of the ratio of their energies against the
+    logarithm of the FLOPs per sample. Where it crosses zero, the other GPU becomes the cheaper one.
+    The interval is Fieller's: with three models or more, models that deviate from the line widen
+    it; with two, it says how well these two were measured and nothing about other models.
 
     Args:
         runs: one row a run, with the columns `energy_per_sample_J`, or else `energy_J` and
@@ -125,28 +124,17 @@ def match_gpu(
         confidence: probability for the intervals.
 
     Raises:
-        RunsError: there are fewer than two GPUs; a column is missing, or holds what is no positive
-            number in one unit; a value is not known; a model has several complexities.
-        EstimateError: the confidence is no probability.
+        RunsError: there are fewer than two GPUs; a column is missing, or does not hold positive
+            numbers in one unit; a value is not known; a model has several complexities; the
+            confidence does not lie between 0 and 1.
     """
-    confidence = check_confidence(confidence)
+    confidence = check_confidence(confidence, RunsError)
     models = as_names(model, "model")
-    by = as_names([*models, gpu], "model and gpu")
+    *by, _ = as_names([*models, gpu, flops], "model, gpu and flops")
     table = check_runs(runs, [*by, flops])
     check_choices(table, by)
-    refuse_taken(by, ("runs", "power_share", flops, _PER_SAMPLE, *_QUANTITIES, "power_limit_W"))
-    if _PER_SAMPLE in table.columns:
-        energy_J = check_cost(table, _PER_SAMPLE, by)
-    else:
-        check_columns(table, ["energy_J", "samples"])
-        energy_J = check_cost(table, "energy_J", by) / numbers(table, "samples", positive=True)
-    columns = {flops: numbers(table, flops, positive=True), _PER_SAMPLE: energy_J}
-    for name in _QUANTITIES:
-        if name in table.columns:
-            columns[name] = numbers(table, name, known=False)
-    if (columns.get("utilization", np.zeros(1)) > 1).any():
-        raise RunsError("utilization must be a share of time from 0 to 1, not in per cent")
-    table = table[by].assign(**columns, power_limit_W=_limits_W(table, gpu))
+    refuse_taken([*by, flops], ("runs", "power_share", _PER_SAMPLE, *_QUANTITIES, "power_limit_W"))
+    table = _measured(table, by, flops, gpu)
     if table[gpu].nunique() < 2:
         raise RunsError(f"all runs are on one {gpu} ({table[gpu].iloc[0]}): a match needs two")
     _check_complexity(table, flops, models)
@@ -162,13 +150,30 @@ def match_gpu(
     )
 
 
-def _limits_W(table: pd.DataFrame, gpu: str) -> FloatArray:
-    """Power limits as recorded, or else of data sheets."""
-    sheets = {name: find_gpu(str(name)) for name in table[gpu].unique()}
-    known = table[gpu].map({n: math.nan if g is None else g.tdp_W for n, g in sheets.items()})
+def _measured(runs: pd.DataFrame, by: Sequence[str], flops: str, gpu: str) -> pd.DataFrame:
+    """Complexity, energy per sample and what else is known of each run, as numbers."""
+    if _PER_SAMPLE in runs.columns:
+        energy_J = check_cost(runs, _PER_SAMPLE, by)
+    else:
+        check_columns(runs, ["energy_J", "samples"])
+        energy_J = check_cost(runs, "energy_J", by) / numbers(runs, "samples", positive=True)
+    columns = {flops: numbers(runs, flops, positive=True), _PER_SAMPLE: energy_J}
+    for name in _QUANTITIES:
+        if name in runs.columns:
+            columns[name] = numbers(runs, name, known=False)
+    if (columns.get("utilization", np.zeros(1)) > 1).any():
+        raise RunsError("utilization must be a share of time from 0 to 1, not in per cent")
+    table: pd.DataFrame = runs[list(by)].assign(**columns, power_limit_W=_limits_W(runs, gpu))
+    return table
+
+
+def _limits_W(runs: pd.DataFrame, gpu: str) -> FloatArray:
+    """Power limits as recorded, or else from data sheets."""
+    sheets = {name: find_gpu(str(name)) for name in runs[gpu].unique()}
+    known = runs[gpu].map({n: math.nan if g is None else g.tdp_W for n, g in sheets.items()})
     limits: FloatArray = known.to_numpy(dtype=np.float64)
-    if "power_limit_W" in table.columns:
-        recorded = numbers(table, "power_limit_W", positive=True, known=False)
+    if "power_limit_W" in runs.columns:
+        recorded = numbers(runs, "power_limit_W", positive=True, known=False)
         limits = np.where(np.isnan(recorded), limits, recorded)
     return limits
 
@@ -195,34 +200,25 @@ def _points(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def _relations(points: pd.DataFrame, flops: str, gpu: str) -> pd.DataFrame:
-    import pandas as pd  # noqa: PLC0415
-
     rows = []
     for name, part in points.groupby(gpu, observed=True):
         for quantity in (_PER_SAMPLE, *_QUANTITIES):
             if quantity in part:
                 rho, p_value = _spearman(part[flops].to_numpy(), part[quantity].to_numpy())
-                rows.append(
-                    {
-                        "gpu": name,
-                        "quantity": quantity,
-                        "models": len(part),
-                        "spearman_rho": rho,
-                        "p_value": p_value,
-                    }
-                )
-    found: pd.DataFrame = pd.DataFrame(rows)
+                rows.append((name, quantity, len(part), rho, p_value))
+    columns = ["gpu", "quantity", "models", "spearman_rho", "p_value"]
+    found: pd.DataFrame = pd.DataFrame(rows, columns=columns)
     return found
 
 
 def _spearman(x: FloatArray, y: FloatArray) -> tuple[float, float]:
-    """Spearman's ρ, and its two-sided p-value by permutation; NaN where it cannot be told."""
+    """Spearman's ρ, and its two-sided p-value by permutation; NaN where it cannot be computed."""
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan, math.nan
     rho = float(stats.spearmanr(x, y).statistic)
     if len(x) < _FEWEST_RANKED:
         return rho, math.nan
-    # The usual t distribution tells half of the true p-value of five models.
+    # The usual t distribution gives half of the true p-value of five models.
     ranks = stats.rankdata(x) - (len(x) + 1) / 2, stats.rankdata(y)
     test = stats.permutation_test(
         (ranks[0],),
@@ -243,120 +239,38 @@ def _crossings(
     models: Sequence[str],
     confidence: float,
 ) -> pd.DataFrame:
-    import pandas as pd  # noqa: PLC0415
-
-    # Of the logarithm of each median: what repetitions drawn anew make of it.
-    energy_J = {_PER_SAMPLE: table[_PER_SAMPLE].to_numpy(float)}
-    choices = choices_of(table, energy_J, [gpu, *models])
-    draws = choices.draws(confidence, seed=0)[_PER_SAMPLE]
-    each = pd.DataFrame(
-        {
-            "log": np.log(choices.medians[_PER_SAMPLE]),
-            "error": np.log(draws).var(axis=1),
-        },
-        index=pd.MultiIndex.from_tuples(choices.keys),
-    )
+    log_J, variance = _log_energies(table, [gpu, *models], confidence)
     complexity = np.log(points.groupby(list(models), observed=True)[flops].median())
-    limits_W = points.groupby(gpu, observed=True)["power_limit_W"].median()
     rows = []
-    known = limits_W.notna().all()
-    for pair in combinations(
-        sorted(limits_W.index, key=lambda g: (limits_W[g] if known else 0.0, str(g))), 2
-    ):
-        smaller, larger = pair
-        of_smaller, of_larger = each.loc[smaller], each.loc[larger]
-        both = of_smaller.index.intersection(of_larger.index)
-        of_smaller, of_larger = of_smaller.loc[both], of_larger.loc[both]
-        x = complexity.loc[both].to_numpy(float)
-        row = {"smaller": smaller, "larger": larger, "models": len(both)}
-        ratio = (of_smaller["log"] - of_larger["log"]).to_numpy(float)
-        error = (of_smaller["error"] + of_larger["error"]).to_numpy(float)
-        told = _crossing(x, ratio, error, pair, confidence)
-        rows.append(row | told)
+    for smaller, larger in combinations(_by_size(points, gpu), 2):
+        both = log_J.loc[smaller].index.intersection(log_J.loc[larger].index)
+        ratio = log_J.loc[smaller].loc[both] - log_J.loc[larger].loc[both]
+        error = variance.loc[smaller].loc[both] + variance.loc[larger].loc[both]
+        crossing = gpu_crossing(
+            complexity.loc[both].to_numpy(float),
+            ratio.to_numpy(float),
+            error.to_numpy(float),
+            (smaller, larger),
+            confidence,
+        )
+        rows.append({"smaller": smaller, "larger": larger, "models": len(both)} | crossing)
     found: pd.DataFrame = pd.DataFrame(rows)
     return found
 
 
-def _crossing(
-    x: FloatArray,
-    ratio: FloatArray,
-    error: FloatArray,
-    pair: tuple[str, str],
-    confidence: float,
-) -> dict[str, object]:
-    """Where the other GPU becomes the cheaper one, or why that cannot be said.
-
-    Args:
-        x: logarithm of the models' FLOPs per sample.
-        ratio: logarithm of the smaller GPU's energy over the larger one's.
-        error: variance of `ratio` by repetition; NaN where there are none.
-        pair: names of the two.
-        confidence: probability for the interval.
-    """
-    smaller, larger = pair
-    if len(x) < 2 or np.ptp(x) == 0:
-        return _refused(
-            x,
-            f"{len(set(x))} complexity was measured on both: two models of different FLOPs per "
-            "sample are needed",
-        )
-    if (ratio < 0).all() or (ratio > 0).all():
-        first, last = np.exp(-ratio[[np.argmin(x), np.argmax(x)]])
-        cheaper = larger if ratio[0] > 0 else smaller
-        return _refused(
-            x,
-            f"{cheaper} is the cheaper one for all models measured on both ({larger} needs "
-            f"{first:.3g} times the energy of {smaller} for the simplest, {last:.3g} times for the "
-            "most complex)",
-        )
-    found = line_crossing(x, ratio, error, confidence)
-    if not x.min() <= found.x <= x.max():
-        return _refused(
-            x,
-            "one is the cheaper for some of the models and the other for others, but not by their "
-            "complexity",
-        )
-    if len(x) > 2 and math.isinf(found.upper):
-        return _refused(
-            x,
-            "the models deviate too much from a common line to say where it crosses: measure more "
-            "of them on both",
-        )
-    reasons = []
-    if len(x) == 2:
-        reasons.append(
-            "between two models, the interval says nothing on how others deviate"
-            if np.isfinite(error).all()
-            else "too few repetitions of these two models for an interval"
-        )
-    ends = {}
-    for end, within in (("lower", found.lower >= x.min()), ("upper", found.upper <= x.max())):
-        value = getattr(found, end)
-        ends[end] = math.exp(value) if within and math.isfinite(value) else math.nan
-        if math.isnan(ends[end]) and not (len(x) == 2 and np.isnan(error).any()):
-            reasons.append(f"the {end} end lies outside of the complexities measured on both")
-    if len(x) > 2 and all(map(math.isnan, ends.values())):
-        return _refused(
-            x, "both ends of its interval lie outside of the complexities measured on both"
-        )
-    sides = pair if found.slope > 0 else pair[::-1]
-    return {
-        "crossing": math.exp(found.x),
-        **ends,
-        **dict(zip(_SIDES, sides, strict=True)),
-        **_covered(x),
-        "reason": "; ".join(reasons),
-    }
+def _log_energies(
+    table: pd.DataFrame, by: Sequence[str], confidence: float
+) -> tuple[pd.Series[float], pd.Series[float]]:
+    """Logarithm of each choice's median energy, and its variance between resamples."""
+    choices = choices_of(table, {_PER_SAMPLE: table[_PER_SAMPLE].to_numpy(float)}, by)
+    draws = choices.draws(confidence, seed=0)[_PER_SAMPLE]
+    index = pd.MultiIndex.from_tuples(choices.keys)
+    log_J = pd.Series(np.log(choices.medians[_PER_SAMPLE]), index)
+    return log_J, pd.Series(np.log(draws).var(axis=1), index)
 
 
-def _refused(x: FloatArray, reason: str) -> dict[str, object]:
-    nothing = dict.fromkeys(("crossing", "lower", "upper"), math.nan)
-    return {**nothing, **dict.fromkeys(_SIDES, ""), **_covered(x), "reason": reason}
-
-
-def _covered(x: FloatArray) -> dict[str, float]:
-    known = len(x) > 0
-    return {
-        "covered_from": math.exp(x.min()) if known else math.nan,
-        "covered_to": math.exp(x.max()) if known else math.nan,
-    }
+def _by_size(points: pd.DataFrame, gpu: str) -> list[Any]:
+    """The GPUs by power limit, or by name where limits are equal or not all known."""
+    limits_W = points.groupby(gpu, observed=True)["power_limit_W"].median()
+    known = limits_W.notna().all()
+    return sorted(limits_W.index, key=lambda name: (limits_W[name] if known else 0.0, str(name)))

@@ -1,20 +1,18 @@
-"""Medians of choices, and how they vary when their repetitions are drawn anew."""
+"""The bootstrap: medians of choices, and how they vary when repetitions are drawn anew."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from energyest.arrays import FloatArray
 from energyest.tradeoff.table import Groups, groups_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: Medians are drawn so often; an end of a 90 % interval is then one of 4.5 to 5.5 %.
 RESAMPLES = 2_000
@@ -25,7 +23,7 @@ class Choices:
     """Choices with the medians of their repetitions.
 
     Attributes:
-        groups: what makes each choice, the values of the columns it is made by -> its rows.
+        groups: values of the columns that make a choice -> places of its rows.
         columns: name -> numbers of shape (runs,).
         medians: name -> shape (choices,).
     """
@@ -69,7 +67,7 @@ def fewest_repetitions(confidence: float) -> int:
     """How many repetitions an interval of a median needs.
 
     All of n independent repetitions lie on one side of the true median with probability
-    2^(1−n): then no interval that is made of them holds it.
+    2^(1−n), and no interval made of them then holds it.
     """
     return 1 + math.ceil(-math.log2(1 - confidence))
 

@@ -1,14 +1,15 @@
-"""`savings`: what each choice saves against each dearer one, and what it gives up for that."""
+"""`savings`: what each choice saves against each more expensive one, and what it gives up."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 
 from energyest.arrays import FloatArray
+from energyest.checks import check_confidence, check_count
 from energyest.errors import RunsError
-from energyest.estimators.checks import check_confidence, check_count
 from energyest.tradeoff.resample import choices_of, interval
 from energyest.tradeoff.table import (
     CHOICE,
@@ -21,8 +22,7 @@ from energyest.tradeoff.table import (
     refuse_taken,
 )
 
-if TYPE_CHECKING:
-    import pandas as pd
+Change = Callable[[FloatArray, FloatArray], FloatArray]
 
 
 def savings(
@@ -36,9 +36,10 @@ def savings(
 ) -> pd.DataFrame:
     """Relative saving and difference in quality of every pair of choices, largest saving first.
 
-    The saving is 1 − median cost of the cheaper ÷ median cost of the dearer one; the difference is
-    that of the median qualities. Intervals are percentiles of a bootstrap: the repetitions of each
-    choice are drawn anew, with replacement, cost and quality of a run together.
+    The saving is 1 − median cost of the cheaper ÷ median cost of the more expensive choice; the
+    change in quality is the difference of their medians. Intervals are percentiles of a bootstrap:
+    the repetitions of each choice are drawn anew, with replacement, cost and quality of a run
+    together.
 
     Args:
         runs: one row a run.
@@ -49,24 +50,23 @@ def savings(
         seed: of the bootstrap.
 
     Returns:
-        One row a pair, from the dearer to the cheaper choice: `from_<column>` and `to_<column>` for
-        each column of `by`, `saving_pct, saving_lower_pct, saving_upper_pct`, `quality_change`
-        (cheaper − dearer, in the quality's unit), `quality_lower, quality_upper`, `from_runs` and
-        `to_runs`. An end of an interval is NaN where a choice has too few repetitions to give one:
-        of n, all lie on one side of the true median in 2^(1−n) of all cases, so 90 % need 5.
+        One row a pair, from the more expensive to the cheaper choice: `from_<column>` and
+        `to_<column>` for each column of `by`; `saving, saving_lower, saving_upper` as shares, 1 for
+        all of the cost; `quality_change, quality_change_lower, quality_change_upper` (cheaper −
+        more expensive, in the quality's unit); `from_runs` and `to_runs`. An end of an interval is
+        NaN where a choice has too few repetitions to give one: all of n lie on one side of the true
+        median in 2^(1−n) of all cases, so 90 % need 5.
 
     Raises:
-        RunsError: there is one choice alone; a column is missing or holds what is no number in one
-            unit; a value is not known.
-        EstimateError: the confidence is no probability.
+        RunsError: there is only one choice; a column is missing or does not hold numbers in one
+            unit; a value is not known; the confidence does not lie between 0 and 1, or the seed is
+            not a whole number of 0 or more.
     """
-    import pandas as pd  # noqa: PLC0415
-
     names = as_names(by)
     qualities = [] if quality is None else [quality]
     table = check_runs(runs, as_names([*names, cost, *qualities], "by, cost and quality"))
-    confidence = check_confidence(confidence)
-    check_count(seed, "seed", least=0)
+    confidence = check_confidence(confidence, RunsError)
+    check_count(seed, "seed", RunsError, least=0)
     refuse_taken(names, ["runs"])  # the result has from_runs and to_runs
     check_choices(table, names)
     values = {cost: check_cost(table, cost, names)}
@@ -76,30 +76,29 @@ def savings(
     if len(choices.keys) < 2:
         raise RunsError(f"all runs are of one choice ({names}): a saving needs two")
     order = np.argsort(choices.medians[cost], kind="stable")
-    cheap, dear = np.triu_indices(len(order), 1)
-    cheap, dear = order[cheap], order[dear]
+    cheap, expensive = (order[places] for places in np.triu_indices(len(order), 1))
 
-    columns = {f"from_{n}": [choices.keys[i][k] for i in dear] for k, n in enumerate(names)}
+    columns = {f"from_{n}": [choices.keys[i][k] for i in expensive] for k, n in enumerate(names)}
     columns |= {f"to_{n}": [choices.keys[i][k] for i in cheap] for k, n in enumerate(names)}
     found = pd.DataFrame(columns)
-    # Draws a pair at a time: those of a thousand pairs at once would be 80 MB.
-    pairs = list(zip(cheap, dear, strict=True))
-    drawn = choices.draws(confidence, seed)
-    medians, draws = choices.medians[cost], drawn[cost]
-    found["saving_pct"] = _saving(medians[cheap], medians[dear])
-    ends = [interval(_saving(draws[to], draws[of]), confidence) for to, of in pairs]
-    found["saving_lower_pct"], found["saving_upper_pct"] = np.transpose(ends)
+    changes: dict[str, tuple[str, Change]] = {"saving": (cost, _saving)}
     if quality is not None:
-        medians, draws = choices.medians[quality], drawn[quality]
-        found["quality_change"] = medians[cheap] - medians[dear]
-        ends = [interval(draws[to] - draws[of], confidence) for to, of in pairs]
-        found["quality_lower"], found["quality_upper"] = np.transpose(ends)
-    found["from_runs"] = choices.counts[dear]
+        changes["quality_change"] = (quality, np.subtract)
+    drawn = choices.draws(confidence, seed)
+    for name, (column, change) in changes.items():
+        medians, draws = choices.medians[column], drawn[column]
+        found[name] = change(medians[cheap], medians[expensive])
+        # Draws a pair at a time: a thousand pairs at once would take 80 MB.
+        pairs = zip(cheap, expensive, strict=True)
+        ends = [interval(change(draws[to], draws[of]), confidence) for to, of in pairs]
+        found[f"{name}_lower"], found[f"{name}_upper"] = np.transpose(ends)
+    found["from_runs"] = choices.counts[expensive]
     found["to_runs"] = choices.counts[cheap]
-    found = found.sort_values("saving_pct", ascending=False, kind="stable")
-    in_order: pd.DataFrame = found.reset_index(drop=True)
+    in_order: pd.DataFrame = found.sort_values(
+        "saving", ascending=False, kind="stable", ignore_index=True
+    )
     return in_order
 
 
-def _saving(cheaper: FloatArray, dearer: FloatArray) -> FloatArray:
-    return 100 * (1 - cheaper / dearer)
+def _saving(cheaper: FloatArray, more_expensive: FloatArray) -> FloatArray:
+    return 1 - cheaper / more_expensive

@@ -1,27 +1,24 @@
-"""What a table of runs has to be before anything is concluded from it."""
+"""Checks of a table of runs: its columns, their units, and which runs are repetitions."""
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from energyest.arrays import FloatArray
-from energyest.errors import RunsError
-from energyest.estimators.checks import is_number
+from energyest.errors import EstimateError, RunsError
+from energyest.tradeoff.metrics import is_share
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-Mode = Literal["max", "min"]
 By = str | Sequence[str]
 #: Key of each group -> places of its rows.
 Groups = dict[tuple[Any, ...], NDArray[np.intp]]
-#: What makes one choice, where the caller does not say otherwise.
+#: The columns that make a choice, unless the caller says otherwise.
 CHOICE = ("model", "gpu")
 # What changes the cost of a run: runs that differ in it are no repetitions.
 _SETTINGS = (*CHOICE, "batch_size", "precision", "gpus")
@@ -32,19 +29,48 @@ _COSTS = ("_J", "_Wh", "_kWh", "_s", "_W", "_kg")
 _WIDEST_GAP = 30.0
 # A board's own power and an energy from a counter agree within a few per cent.
 _MOST_OFF = 3.0
-# Names of metrics, as far as they are one word of a column's name.
-_MORE_IS_BETTER = re.compile(
-    r"acc\w*|f\d?|fscore|auc|auroc|auprc|roc|ap|map|mrr|ndcg|hits?|precision|recall|sensitivity|"
-    r"specificity|iou|miou|jaccard|dice|bleu|rouge\w?|meteor|r|psnr|ssim|kappa|mcc|corr\w*|pearson|"
-    r"spearman|top|exact|em|score|quality|reward|return|success|fitness"
-)
-_LESS_IS_BETTER = re.compile(
-    r"loss|err\w*|mse|rmse|rmsle|msle|mae|mape|smape|nll|perplexity|ppl|bpc|bpb|bpd|wer|cer|ter|eer|"
-    r"ece|fid|kid|crps|brier|lpips|kl|divergence|distance|deviation|regret|fpr|fnr"
-)
-_SHARE = re.compile(r"acc\w*|f\d|auc|auroc|precision|recall|iou|miou|dice|map|top|quality")
 # In a message, so many rows, groups or columns are named.
 _MOST_NAMED = 4
+
+# ------------------------------------------------------------------ arguments
+
+
+@contextmanager
+def as_runs_errors() -> Iterator[None]:
+    """Turn the errors of checks that estimators share into `RunsError`."""
+    try:
+        yield
+    except EstimateError as error:
+        raise RunsError(str(error)) from error
+
+
+def as_names(by: By, what: str = "by") -> list[str]:
+    """Names of columns from one name or several.
+
+    Raises:
+        RunsError: there is no name, one twice, or something that is not a name.
+    """
+    names = [by] if isinstance(by, str) else list(by) if isinstance(by, Iterable) else []
+    if not names or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
+        raise RunsError(f"{what}={by!r} must name one column or several different ones")
+    return names
+
+
+def refuse_taken(names: Sequence[str], taken: Sequence[str]) -> None:
+    """Refuse columns of the caller that have the name of a column of the result.
+
+    Raises:
+        RunsError: one has; it must be renamed.
+    """
+    clash = [name for name in names if name in taken]
+    if clash:
+        raise RunsError(
+            f"{_listed(clash)} would stand beside a column of the result with this name: rename it "
+            f"with runs.rename(columns={{{clash[0]!r}: ...}})"
+        )
+
+
+# ------------------------------------------------------------------ the table
 
 
 def check_runs(runs: object, columns: Sequence[str] = (), *, repeated: bool = True) -> pd.DataFrame:
@@ -57,10 +83,8 @@ def check_runs(runs: object, columns: Sequence[str] = (), *, repeated: bool = Tr
 
     Raises:
         RunsError: it is no DataFrame, has no row, lacks a column, names a column twice, or holds a
-            run twice: one that has a name in a column `run`, or every row is there again.
+            run twice: rows with a column `run` are equal, or every row has its copy.
     """
-    import pandas as pd  # noqa: PLC0415
-
     if not isinstance(runs, pd.DataFrame):
         raise RunsError(
             f"runs is a {type(runs).__name__}: it must be a DataFrame with one row a run, for "
@@ -75,8 +99,8 @@ def check_runs(runs: object, columns: Sequence[str] = (), *, repeated: bool = Tr
     again = runs.astype(str).duplicated(keep=False)
     if (repeated and again.all()) or ("run" in runs.columns and again.any()):
         raise RunsError(
-            f"{int(again.sum())} rows are there twice ({_rows(runs, again)}): a run counts once; "
-            "runs.drop_duplicates() leaves one of each"
+            f"{int(again.sum())} duplicate rows ({_rows(runs, again)}): each run must be there "
+            "once; runs.drop_duplicates() leaves one of each"
         )
     return runs
 
@@ -92,87 +116,6 @@ def check_columns(runs: pd.DataFrame, columns: Sequence[str]) -> None:
         raise RunsError(
             f"the table of runs lacks {_listed(missing)}: it has {_listed(runs.columns)}"
         )
-
-
-def as_names(by: By, what: str = "by") -> list[str]:
-    """Names of columns from one name or several.
-
-    Raises:
-        RunsError: there is none, or one twice.
-    """
-    names = [by] if isinstance(by, str) else list(by or ())
-    if not names or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
-        raise RunsError(f"{what}={by!r} must name one column or several different ones")
-    return names
-
-
-def refuse_taken(names: Sequence[str], taken: Sequence[str]) -> None:
-    """Columns of the caller are not called as columns of the result are.
-
-    Raises:
-        RunsError: one is; it has to be renamed.
-    """
-    clash = [name for name in names if name in taken]
-    if clash:
-        raise RunsError(
-            f"{_listed(clash)} would stand beside a column of the result with this name: rename it "
-            f"with runs.rename(columns={{{clash[0]!r}: ...}})"
-        )
-
-
-def groups_of(runs: pd.DataFrame, by: Sequence[str]) -> Groups:
-    """Key of each group -> places of its rows, in order of the keys; without empty groups."""
-    # Columns alone: levels of an index may have the same names.
-    keys = runs[list(by)].reset_index(drop=True)
-    found = keys.groupby(list(by), observed=True, sort=True).indices
-    return {key if isinstance(key, tuple) else (key,): rows for key, rows in found.items()}
-
-
-def numbers(
-    runs: pd.DataFrame, name: str, *, positive: bool = False, known: bool = True
-) -> FloatArray:
-    """A column as numbers of shape (runs,), all finite.
-
-    Args:
-        runs: the table.
-        name: the column.
-        positive: whether 0 and less are refused: energies, durations, FLOPs.
-        known: whether missing values are refused; else they are NaN.
-
-    Raises:
-        RunsError: values are text, dates or truth values, missing, infinite, or not positive; their
-            rows are named.
-    """
-    import pandas as pd  # noqa: PLC0415
-
-    column = runs[name]
-    kinds = pd.api.types
-    if kinds.is_object_dtype(column) or kinds.is_string_dtype(column):
-        converted = pd.to_numeric(column, errors="coerce")
-        text = converted.isna() & column.notna()
-        if text.any():
-            raise RunsError(
-                f"{name} must hold numbers in one unit: {column[text].iloc[0]!r} in row "
-                f"{_rows(runs, text)} is none"
-            )
-        column = converted
-    elif (
-        kinds.is_bool_dtype(column)
-        or kinds.is_complex_dtype(column)
-        or not kinds.is_numeric_dtype(column)
-    ):
-        raise RunsError(f"{name} must hold numbers in one unit, not {column.dtype}")
-    values: FloatArray = column.to_numpy(dtype=np.float64, na_value=np.nan)
-    unknown = ~np.isfinite(values) if known else np.isinf(values)
-    if unknown.any():
-        raise RunsError(
-            f"{name} is not known for {int(unknown.sum())} of {len(runs)} runs "
-            f"({_rows(runs, unknown)}){_other_unit(runs, name)}: leave them out with "
-            f"runs.dropna(subset=[{name!r}]), or find out what it was"
-        )
-    if positive and (values <= 0).any():
-        raise RunsError(f"{name} must be above 0: {_rows(runs, values <= 0)}")
-    return values
 
 
 def check_choices(runs: pd.DataFrame, by: Sequence[str]) -> None:
@@ -195,8 +138,8 @@ def check_choices(runs: pd.DataFrame, by: Sequence[str]) -> None:
         for name in settings:
             if len(set(runs[name].iloc[rows])) > 1:
                 warnings.warn(
-                    f"runs of {label(key)} differ in {name} and are no repetitions: choose those "
-                    f"of one {name}, or let {name} be a part of what makes a choice",
+                    f"runs of {label(key)} differ in {name} and are no repetitions: choose the "
+                    f"runs of one {name}, or add {name} to the columns that make a choice",
                     UserWarning,
                     stacklevel=3,
                 )
@@ -204,9 +147,7 @@ def check_choices(runs: pd.DataFrame, by: Sequence[str]) -> None:
 
 
 def _settings(runs: pd.DataFrame, by: Sequence[str]) -> list[str]:
-    """Columns beside `by` that hold settings; a `precision` of fractions is a metric, and none."""
-    import pandas as pd  # noqa: PLC0415
-
+    """Columns beside `by` that hold settings; a `precision` of fractions is a metric instead."""
     return [
         name
         for name in _SETTINGS
@@ -216,44 +157,59 @@ def _settings(runs: pd.DataFrame, by: Sequence[str]) -> list[str]:
     ]
 
 
-def check_cost(runs: pd.DataFrame, name: str, by: Sequence[str] = ()) -> FloatArray:
-    """A cost as positive numbers of shape (runs,), in the same unit in all rows.
+def groups_of(runs: pd.DataFrame, by: Sequence[str]) -> Groups:
+    """Key of each group -> places of its rows, in order of the keys; without empty groups."""
+    # Columns alone: levels of an index may have the same names.
+    keys = runs[list(by)].reset_index(drop=True)
+    found = keys.groupby(list(by), observed=True, sort=True).indices
+    return {key if isinstance(key, tuple) else (key,): rows for key, rows in found.items()}
+
+
+# ------------------------------------------------------------------ one column
+
+
+def numbers(
+    runs: pd.DataFrame, name: str, *, positive: bool = False, known: bool = True
+) -> FloatArray:
+    """A column as numbers of shape (runs,), all finite.
 
     Args:
         runs: the table.
         name: the column.
-        by: what makes a choice; settings that the table knows do as well. Nothing where runs are no
-            repetitions, and may differ as they like.
+        positive: whether 0 and less are refused: energies, durations, FLOPs.
+        known: whether missing values are refused; else they are NaN.
 
     Raises:
-        RunsError: as `numbers`. Between repetitions of a choice gapes a factor of thirty or more,
-            or energies are not `mean_power_W` × `duration_s`, by a factor above three.
+        RunsError: values are text, dates or truth values, missing, infinite, or not positive; their
+            rows are named.
     """
-    values = numbers(runs, name, positive=True)
-    # A setting that is not known for a run is none that it differs in.
-    known = [name for name in _settings(runs, by) if runs[name].notna().all()]
-    for key, rows in groups_of(runs, [*by, *known]).items() if by else ():
-        steps = np.sort(values[rows])
-        gaps = steps[1:] / steps[:-1]
-        if len(gaps) and gaps.max() > _WIDEST_GAP:
-            place = int(np.argmax(gaps))
+    column = runs[name]
+    kinds = pd.api.types
+    if kinds.is_object_dtype(column) or kinds.is_string_dtype(column):
+        converted = pd.to_numeric(column, errors="coerce")
+        text = converted.isna() & column.notna()
+        if text.any():
             raise RunsError(
-                f"{name} of {label(key)} is {steps[place]:.4g} or less, and then "
-                f"{steps[place + 1]:.4g} or more: repetitions do not lie so far apart; are units "
-                "mixed, or runs of different lengths?"
+                f"{name} must hold numbers in one unit: {column[text].iloc[0]!r} in row "
+                f"{_rows(runs, text)} is not a number"
             )
-    if name == "energy_J" and {"mean_power_W", "duration_s"} <= set(runs.columns):
-        power_W, duration_s = (
-            numbers(runs, n, known=False) for n in ("mean_power_W", "duration_s")
+        column = converted
+    elif (
+        kinds.is_bool_dtype(column)
+        or kinds.is_complex_dtype(column)
+        or not kinds.is_numeric_dtype(column)
+    ):
+        raise RunsError(f"{name} must hold numbers in one unit, not {column.dtype}")
+    values: FloatArray = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    unknown = ~np.isfinite(values) if known else np.isinf(values)
+    if unknown.any():
+        raise RunsError(
+            f"{name} is not known for {int(unknown.sum())} of {len(runs)} runs "
+            f"({_rows(runs, unknown)}){_other_unit(runs, name)}: leave them out with "
+            f"runs.dropna(subset=[{name!r}]), or find out what it was"
         )
-        with np.errstate(divide="ignore", invalid="ignore"):
-            factor = values / (power_W * duration_s)
-        wrong = np.isfinite(factor) & ((factor > _MOST_OFF) | (factor < 1 / _MOST_OFF))
-        if wrong.any():
-            raise RunsError(
-                f"energy_J is {factor[wrong][0]:.3g} times mean_power_W × duration_s in row "
-                f"{_rows(runs, wrong)}: one of them is in another unit"
-            )
+    if positive and (values <= 0).any():
+        raise RunsError(f"{name} must be above 0: {_rows(runs, values <= 0)}")
     return values
 
 
@@ -276,6 +232,56 @@ def check_value(
     return check_quality(runs, name, positive=positive)
 
 
+def check_cost(runs: pd.DataFrame, name: str, by: Sequence[str] = ()) -> FloatArray:
+    """A cost as positive numbers of shape (runs,), in the same unit in all rows.
+
+    Args:
+        runs: the table.
+        name: the column.
+        by: what makes a choice; settings that the table knows do as well. Empty where runs are not
+            repetitions, and may differ as they like.
+
+    Raises:
+        RunsError: as `numbers`. There is a gap of a factor of thirty or more between repetitions of
+            a choice, or energies are not `mean_power_W` × `duration_s`, by a factor above three.
+    """
+    values = numbers(runs, name, positive=True)
+    if by:
+        _refuse_gaps(runs, name, values, by)
+    if name == "energy_J" and {"mean_power_W", "duration_s"} <= set(runs.columns):
+        _refuse_other_power(runs, values)
+    return values
+
+
+def _refuse_gaps(runs: pd.DataFrame, name: str, values: FloatArray, by: Sequence[str]) -> None:
+    """Repetitions lie close to each other."""
+    # Runs cannot be told to differ in a setting that is unknown for one of them.
+    known = [setting for setting in _settings(runs, by) if runs[setting].notna().all()]
+    for key, rows in groups_of(runs, [*by, *known]).items():
+        steps = np.sort(values[rows])
+        gaps = steps[1:] / steps[:-1]
+        if len(gaps) and gaps.max() > _WIDEST_GAP:
+            place = int(np.argmax(gaps))
+            raise RunsError(
+                f"{name} of {label(key)} is {steps[place]:.4g} or less, and then "
+                f"{steps[place + 1]:.4g} or more: repetitions do not lie so far apart; are units "
+                "mixed, or runs of different lengths?"
+            )
+
+
+def _refuse_other_power(runs: pd.DataFrame, energy_J: FloatArray) -> None:
+    """Energies are power × time, as far as these are known."""
+    power_W, duration_s = (numbers(runs, n, known=False) for n in ("mean_power_W", "duration_s"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factor = energy_J / (power_W * duration_s)
+    wrong = np.isfinite(factor) & ((factor > _MOST_OFF) | (factor < 1 / _MOST_OFF))
+    if wrong.any():
+        raise RunsError(
+            f"energy_J is {factor[wrong][0]:.3g} times mean_power_W × duration_s in row "
+            f"{_rows(runs, wrong)}: one of them is in another unit"
+        )
+
+
 def check_quality(runs: pd.DataFrame, name: str, *, positive: bool = False) -> FloatArray:
     """A quality as numbers of shape (runs,), all shares or all percentages.
 
@@ -284,7 +290,7 @@ def check_quality(runs: pd.DataFrame, name: str, *, positive: bool = False) -> F
     """
     values = numbers(runs, name, positive=positive)
     shares = values <= 1
-    if any(map(_SHARE.fullmatch, _words(name))) and values.min() >= 0 and 1 < values.max() <= 100:
+    if is_share(name) and values.min() >= 0 and 1 < values.max() <= 100:
         # A training that fails may reach 0.1 %; what would be as good as the others is a share.
         alike = shares & (200 * values >= values[~shares].min()) & (values < 1)
         if alike.any():
@@ -296,46 +302,7 @@ def check_quality(runs: pd.DataFrame, name: str, *, positive: bool = False) -> F
     return values
 
 
-def direction(name: str, mode: Mode | None) -> Mode:
-    """Whether more of a quality is better: as the caller says, or else as its name does.
-
-    Raises:
-        RunsError: `mode` is neither "max", "min" nor None; or it is None, and the name says nothing
-            or both.
-    """
-    if mode not in ("max", "min", None):
-        raise RunsError(f"mode={mode!r} must be 'max' or 'min'")
-    if mode is not None:
-        return mode
-    more = any(map(_MORE_IS_BETTER.fullmatch, _words(name)))
-    less = any(map(_LESS_IS_BETTER.fullmatch, _words(name)))
-    if more == less:
-        raise RunsError(
-            f"whether more of {name!r} is better does not show in its name: say mode='max' or "
-            "mode='min'"
-        )
-    return "max" if more else "min"
-
-
-def _words(name: str) -> list[str]:
-    """The words of a column's name, small: val, acc, acctop5, top5, top of `val_AccTop5`."""
-    whole = re.split(r"[^A-Za-z0-9]+", name)
-    parts = [
-        word for part in whole for word in re.findall(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*", part)
-    ]
-    words = [word.lower() for word in (*whole, *parts)]
-    return [form for word in words for form in (word, word.rstrip("0123456789")) if form]
-
-
-def check_alpha(alpha: float) -> float:
-    """Refuse a level that is no probability between 0 and 1.
-
-    Raises:
-        RunsError: it is not.
-    """
-    if not (is_number(alpha) and 0 < alpha < 1):
-        raise RunsError(f"alpha={alpha!r} must lie between 0 and 1")
-    return float(alpha)
+# ------------------------------------------------------------------ names in messages
 
 
 def label(key: object) -> str:
@@ -343,18 +310,18 @@ def label(key: object) -> str:
     return ", ".join(map(str, key)) if isinstance(key, tuple) else str(key)
 
 
-def _rows(runs: pd.DataFrame, chosen: object) -> str:
-    """Which rows these are, the first few by name."""
-    rows = np.asarray(chosen, dtype=bool)
-    names = runs["run"].to_numpy() if "run" in runs.columns else runs.index.to_numpy()
-    return named(list(map(str, names[rows])))
-
-
 def named(names: Sequence[str]) -> str:
     """The first few names, and how many there are more."""
     shown = ", ".join(names[:_MOST_NAMED])
     more = len(names) - _MOST_NAMED
     return shown if more <= 0 else f"{shown} and {more} more"
+
+
+def _rows(runs: pd.DataFrame, chosen: object) -> str:
+    """Which rows these are, the first few by name."""
+    rows = np.asarray(chosen, dtype=bool)
+    names = runs["run"].to_numpy() if "run" in runs.columns else runs.index.to_numpy()
+    return named(list(map(str, names[rows])))
 
 
 def _other_unit(runs: pd.DataFrame, name: str) -> str:
@@ -368,5 +335,5 @@ def _other_unit(runs: pd.DataFrame, name: str) -> str:
     return f", but there is also {_listed(others)}" if others else ""
 
 
-def _listed(names: object) -> str:
-    return ", ".join(map(repr, map(str, names)))  # type: ignore[call-overload]
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(map(repr, map(str, names)))
