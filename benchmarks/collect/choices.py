@@ -1,28 +1,26 @@
-"""Train six networks of very different size several times, to choose among with their traces.
+"""Train six networks of very different size several times, and keep their traces to choose among.
 
 A Lightning Trainer with `EnergyMonitor()` trains each network on handwritten digits (scikit-learn's
-`load_digits`, which needs no download): 180 of the 1,797 images are trained on, the others are for
-validation, by one stratified split for all runs. So few images leave room for real differences in
-accuracy, and so many for validation measure them finely. The split is part of the task and not
-redrawn: what differs between two runs of a network is its first weights, the order of the
-images, how they are shifted, and the machine. No two runs have the same seed: give each machine
-a `--seed` of its own.
+`load_digits`, which needs no download). 180 of the 1,797 images are for training, the others for
+validation; one stratified split serves all runs. So few training images leave room for real
+differences in accuracy, and so many for validation measure them finely. The split is part of the
+task: two runs of a network differ in first weights, order of the images, random shifts, and
+machine. No two runs have the same seed: give each machine its own `--seed`.
 
 The images are on the GPU and are enlarged there, so that the loader costs next to nothing.
-Repetitions are blocks: each network once, in a random order, so that a machine that grows warm does
-not favour one of them. Before the first block each network is trained for one epoch that is thrown
-away: what a process loads once is then loaded. `cudnn.benchmark` stays off, as what it finds would
-be kept from the first run of a network to the others.
+Repetitions are blocks: each network once, in random order, so that a machine that warms up does not
+favour one of them. Before the first block each network trains for one discarded epoch, so that
+everything a process loads once is loaded. `cudnn.benchmark` stays off: the first run of a network
+would pass on what it finds to the others.
 
-Every run leaves its trace in `FOLDER/<model>-<gpu>-<repetition>/energy`. From its meta the name of
-the host and the GPU's bus address are taken away, and the GPU's UUID is replaced by the first six
-hexadecimal digits of its SHA-256; all else is as `EnergyMonitor` has written it. Which network it
-was is told by `meta["hparams"]["architecture"]`. A run that is there is not made again. Exits with
-2 without a GPU.
+Every run leaves its trace in `FOLDER/<model>-<gpu>-<repetition>/energy`. Its meta lacks the host's
+name and the GPU's bus address, and the GPU's UUID is replaced by the first six hexadecimal digits
+of its SHA-256; all else is as `EnergyMonitor` wrote it. `meta["hparams"]["architecture"]` names the
+network. A run that exists is not repeated. Exits with 2 without a GPU.
 
-    python benchmarks/collect_choices.py --out FOLDER --seed 1 [--repetitions 6] [--budget-s 500]
-    python benchmarks/collect_choices.py --out FOLDER --device cpu --tiny --repetitions 1
-    python benchmarks/collect_choices.py --out FOLDER --show
+    python -m benchmarks.collect.choices --out FOLDER --seed 1 [--repetitions 6] [--budget-s 500]
+    python -m benchmarks.collect.choices --out FOLDER --device cpu --tiny --repetitions 1
+    python -m benchmarks.collect.choices --out FOLDER --show
 """
 
 from __future__ import annotations
@@ -56,13 +54,13 @@ from energyest.tradeoff.collect import collect_runs
 
 MODELS = ("small_cnn", "shufflenet_v2_x0_5", "mobilenet_v2", "resnet18", "resnet50", "vgg11_bn")
 TRAIN_IMAGES, SPLIT_SEED, VALIDATION_BATCH_SIZE = 180, 0, 256
-# Of images that are 8 pixels wide: so far they are moved, and so strong is the noise (white is 1).
+# Images are 8 pixels wide: how far they are shifted, and how strong the noise is (white is 1).
 SHIFT_PIXELS, NOISE = 1.0, 0.1
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is trained: `steps` batches are an epoch, `image_size` is an image's edge."""
+    """How much is trained: `steps` batches an epoch, images of `image_size` pixels a side."""
 
     epochs: int = 12
     steps: int = 32
@@ -93,7 +91,7 @@ def build(architecture: str) -> nn.Module:
 
 
 class Classifier(pl.LightningModule):
-    """A network for digits, trained on images that are shifted a little and noisy."""
+    """A network for digits, trained on slightly shifted and noisy images."""
 
     def __init__(
         self, architecture: str, image_size: int, seed: int, learning_rate: float = 1e-3
@@ -138,9 +136,9 @@ class Classifier(pl.LightningModule):
 
 
 class Batches:
-    """Batches of tensors that are on the device; `steps` of them, or each image once.
+    """Batches of tensors on the device: `steps` of them, or each image once.
 
-    With `steps`, all images are gone through in a random order, again and again.
+    With `steps`, the images come in random order, again and again.
     """
 
     def __init__(
@@ -205,7 +203,7 @@ def train(
 
 
 def without_identities(meta: dict[str, Any]) -> dict[str, Any]:
-    """The meta of a trace, without what tells which machine it was; GPUs keep a short label."""
+    """The meta of a trace without what identifies the machine; GPUs keep a short label."""
     devices = []
     for device in meta["devices"]:
         kept = {name: value for name, value in device.items() if name != "pci_bus_id"}
@@ -228,7 +226,7 @@ def collect(args: argparse.Namespace) -> None:
     for repetition in range(args.repetitions):
         block_began = time.monotonic()
         if block_began - began + longest_s > args.budget_s:
-            print(f"the time is up before repetition {repetition}")
+            print(f"out of time before repetition {repetition}")
             break
         for place, architecture in enumerate(orders.sample(MODELS, len(MODELS))):
             folder = args.out / f"{architecture}-{gpu}-{repetition}" / "energy"
@@ -249,7 +247,7 @@ def collect(args: argparse.Namespace) -> None:
 
 
 def table(folder: Path) -> pd.DataFrame:
-    """One row for each GPU and network, of all runs in the folder; medians, and two ranges."""
+    """A row for each GPU and network, from all runs in the folder: medians and two ranges."""
     groups = collect_runs(folder, model="architecture").groupby(["gpu", "model"], dropna=False)
     shown = groups[["energy_J", "gpu_energy_J", "duration_s", "mean_power_W", "utilization"]]
     table = shown.median()
@@ -264,7 +262,7 @@ def table(folder: Path) -> pd.DataFrame:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Collect traces of networks to choose among.")
     parser.add_argument("--out", type=Path, required=True, help="folder of the traces")
-    parser.add_argument("--seed", type=int, default=1, help="another one on each machine")
+    parser.add_argument("--seed", type=int, default=1, help="a different one on each machine")
     parser.add_argument("--repetitions", type=int, default=6)
     parser.add_argument("--budget-s", type=float, default=500, help="seconds for all of the runs")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
@@ -273,9 +271,9 @@ def main() -> None:
     args = parser.parse_args()
     if not args.show:
         if args.device == "cuda" and not torch.cuda.is_available():
-            parser.exit(2, "collect_choices: torch sees no NVIDIA GPU (try --device cpu --tiny)\n")
+            parser.exit(2, "choices: torch sees no NVIDIA GPU (try --device cpu --tiny)\n")
         if importlib.util.find_spec("torchvision") is None:
-            parser.exit(2, "collect_choices: torchvision is missing: pip install torchvision\n")
+            parser.exit(2, "choices: torchvision is missing: pip install torchvision\n")
         for name in ("pytorch_lightning", "lightning"):
             logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module="pytorch_lightning")

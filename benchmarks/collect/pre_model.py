@@ -1,6 +1,6 @@
 """Fit PRE's packaged model to the sweep and write it to `energyest/data/pre_model.json`.
 
-python benchmarks/pre_fit.py
+python -m benchmarks.collect.pre_model
 """
 
 from __future__ import annotations
@@ -8,9 +8,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from sweep_table import runs
-
 import energyest
+from benchmarks.common.sweep_table import runs
 from energyest.estimators.pre.model import PreModel
 
 TARGET = Path(energyest.__file__).parent / "data" / "pre_model.json"

@@ -1,15 +1,15 @@
-"""Train real networks on an NVIDIA GPU and write the GPU's energy of every epoch as CSV.
+"""Train networks in eight scenarios on an NVIDIA GPU; write the energy of every epoch as CSV.
 
 The inputs are synthetic and in pinned memory; losses, gradients and optimizer steps are real. Each
 setting is one training in one scenario: plain, validation after each or each fifth epoch, a
-backbone that thaws, inputs or batches that grow, slow inputs, checkpoints. Epoch 0 is eight steps
-from cold; their time gives the number of steps of each later epoch.
+backbone that is unfrozen, inputs or batches that grow, slow inputs, checkpoints. Epoch 0 is eight
+cold steps; their time gives the number of steps of each later epoch.
 
 After every run, its epochs are added to `epochs.csv` and its facts to `runs.csv`; an empty field is
-unknown or does not apply. A run that is there is not made again. Exits with 2 without a GPU.
+unknown or does not apply. A run that is in the files is not repeated. Exits with 2 without a GPU.
 
-    python benchmarks/collect_runs.py --out FOLDER [--runs NAME ...] [--budget-s 540]
-    python benchmarks/collect_runs.py --out FOLDER --device cpu --tiny --epochs 8 --epoch-s 0.1
+    python -m benchmarks.collect.scenarios --out FOLDER [--runs NAME ...] [--budget-s 540]
+    python -m benchmarks.collect.scenarios --out FOLDER --device cpu --tiny --epochs 8 --epoch-s 0.1
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from energyest.profiling.training_flops import flop_counter
 
 CLASSES, VOCABULARY = 1000, 8192
 COLD_STEPS, UNTIMED_STEPS = 8, 3
-CHANGES = {"unfreeze": 1 / 3, "resize": 1 / 2, "batch_ramp": 1 / 4}  # after this part of a run
+CHANGES = {"unfreeze": 1 / 3, "resize": 1 / 2, "batch_ramp": 1 / 4}  # after this share of a run
 COLUMNS = ["epoch", "start_s", "end_s", "duration_s", "gpu_energy_J"]
 COLUMNS += ["validation_energy_J", "validation_s", "steps", "samples"]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One training: `size` is the edge of its images or the length of its sequences."""
+    """One training; `size` is the side of its images or the length of its sequences."""
 
     scenario: str
     model: str
@@ -53,7 +53,7 @@ class Setting:
     precision: str
     optimizer: str
     seed: int
-    validation: float = 0.0  # its steps, as a part of those of training
+    validation: float = 0.0  # its steps divided by the training steps
 
     @property
     def name(self) -> str:
@@ -69,8 +69,8 @@ class Setting:
         return replace(self, size=2 * self.size) if self.scenario == "resize" else self
 
 
-# The first ten cover all scenarios. No two share the shapes of their convolutions: cuDNN remembers
-# for the whole process which algorithm it found to be the fastest.
+# The first ten cover all scenarios. No two have convolutions of the same shapes, because cuDNN
+# remembers for the whole process which algorithm was fastest.
 SETTINGS = (
     Setting("plain", "torchvision/resnet50", 128, 224, "bf16", "sgd", 1),
     Setting("validation", "own/transformer", 16, 512, "tf32", "adamw", 2, 0.2),
@@ -125,7 +125,7 @@ class LanguageModel(nn.Module):
 
 
 def convnet() -> nn.Module:
-    """Twenty narrow layers: with small batches, the GPU waits for launches most of the time."""
+    """Twenty narrow layers: with small batches, the GPU mostly waits for launches."""
     layers: list[nn.Module] = [nn.Conv2d(3, 32, 3, padding=1)]
     for _ in range(20):
         layers += [nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()]
@@ -149,7 +149,7 @@ def freeze(model: nn.Module, frozen: bool) -> None:
 
 
 def make_batch(setting: Setting, device: str) -> list[Tensor]:
-    """Inputs and labels: in pinned memory for a GPU, without values for counting FLOPs."""
+    """Inputs and labels: in pinned memory for a GPU, on meta tensors to count FLOPs."""
     where = "meta" if device == "meta" else "cpu"
     shape = (setting.batch_size, setting.size)
     batch = [torch.randint(VOCABULARY, shape, device=where) for _ in range(2)]
@@ -164,7 +164,7 @@ def loss_of(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def training_flops(model: nn.Module, setting: Setting) -> float:
-    """FLOPs of forward and backward for one sample, counted on a copy; NaN if that fails."""
+    """FLOPs of forward and backward for one sample, counted on a copy; NaN on failure."""
     try:
         batch = make_batch(replace(setting, batch_size=1), "meta")
         with flop_counter() as counter:
@@ -176,7 +176,7 @@ def training_flops(model: nn.Module, setting: Setting) -> float:
 
 
 class Training:
-    """A network, its optimizer and its batches, and the change that is planned."""
+    """A network with its optimizer, its batches and its planned change."""
 
     def __init__(self, setting: Setting, device: str, *, tiny: bool) -> None:
         torch.manual_seed(setting.seed)
@@ -191,7 +191,7 @@ class Training:
             self.facts[f"training_flops_per_sample_{when}"] = training_flops(model, phase)
         phases = dict.fromkeys([setting, setting.changed()])
         self.planned = [[make_batch(phase, device) for _ in range(4)] for phase in phases]
-        # What is frozen has no gradient, so that the optimizer passes it over.
+        # Frozen parameters have no gradient, so the optimizer skips them.
         parameters = model.to(device).parameters()
         if setting.optimizer == "sgd":
             self.optimizer: Any = torch.optim.SGD(parameters, lr=0.01, momentum=0.9)
@@ -211,7 +211,7 @@ class Training:
     def forward(self, step: int) -> Tensor:
         inputs, labels = self.planned[0][step % 4]
         if self.setting.scenario == "input_bound":
-            # As a slow loader does, in this thread: make, normalise and flip the images.
+            # Like a slow loader, in this thread: make, normalise and flip the images.
             images = self.random.standard_normal(inputs.shape, dtype=np.float32)
             images = (images - images.mean(axis=(2, 3), keepdims=True)) / images.std()
             inputs.copy_(torch.from_numpy(np.ascontiguousarray(images[..., ::-1])))
@@ -291,14 +291,16 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--epoch-s", type=float, default=1.0, help="seconds of an epoch, about")
     parser.add_argument("--budget-s", type=float, default=540, help="seconds for all of the runs")
-    parser.add_argument("--full-first-epoch", action="store_true", help="epoch 0 as the others")
+    parser.add_argument(
+        "--full-first-epoch", action="store_true", help="make epoch 0 as long as the others"
+    )
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small inputs, to try the script")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
-        parser.exit(2, "collect_runs: torch sees no NVIDIA GPU (--device cpu --tiny for a try)\n")
+        parser.exit(2, "scenarios: torch sees no NVIDIA GPU (--device cpu --tiny for a try)\n")
     if args.device == "cuda" and importlib.util.find_spec("torchvision") is None:
-        parser.exit(2, "collect_runs: torchvision is not installed: pip install torchvision\n")
+        parser.exit(2, "scenarios: torchvision is not installed: pip install torchvision\n")
     gpu = torch.cuda.get_device_name(0) if args.device == "cuda" else "cpu"
     short = next(iter(re.findall(r"[a-z]*\d+", gpu.lower())), gpu)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -310,7 +312,7 @@ def main() -> None:
             continue
         run_began = time.monotonic()
         if run_began - began + longest_s > args.budget_s:
-            print(f"the time is up before {setting.name}")
+            print(f"out of time before {setting.name}")
             break
         try:
             epochs, row = collect(setting, args)

@@ -1,16 +1,16 @@
-"""Train many models for some seconds each on an NVIDIA GPU, and write what each step costs.
+"""Train many models for a few seconds each on an NVIDIA GPU, and write what a step of each costs.
 
-A setting is drawn at random (see `zoo.py`) and trained in a loop of its own under `track`, or by a
-Lightning Trainer with `EnergyMonitor`. Inputs are synthetic, in pinned memory. Epoch 0 is cold; the
-epochs after it are what is written down. Then each setting's model is described as a workload, on
-the CPU.
+A setting is drawn at random (see `benchmarks.common.model_zoo`) and trained in a plain loop under
+`track`, or by a Lightning Trainer with `EnergyMonitor`. Inputs are synthetic, in pinned memory.
+Epoch 0 is cold; only the epochs after it count. Then each setting's model is described as a
+workload, on the CPU.
 
-Lines of JSON are added to `FOLDER/runs.jsonl` and `FOLDER/workloads.jsonl`; a setting that is there
-is not measured again, so an interrupted sweep goes on where it was. Settings that do not fit into
-the GPU's memory are written with their error. Exits with 2 without a GPU.
+Lines of JSON are added to `FOLDER/runs.jsonl` and `FOLDER/workloads.jsonl`. A setting that is in
+the files is not measured again, so an interrupted sweep can be continued. Settings that do not fit
+into the GPU's memory are written with their error. Exits with 2 without a GPU.
 
-    python benchmarks/collect_sweep.py --out FOLDER --seed 1 --minutes 30
-    python benchmarks/collect_sweep.py --out FOLDER --seed 1 --runs 3 --device cpu
+    python -m benchmarks.collect.sweep --out FOLDER --seed 1 --minutes 30
+    python -m benchmarks.collect.sweep --out FOLDER --seed 1 --runs 3 --device cpu
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
-from zoo import Setting, build, draw_settings, loss_of, optimizer_of
 
+from benchmarks.common.model_zoo import Setting, build, draw_settings, loss_of, optimizer_of
 from energyest import EnergyestError, EnergyMonitor, EnergyTrace, track
 from energyest.profiling.describe import describe_workload
 
@@ -48,8 +48,8 @@ WARM_S, EPOCH_S, EPOCHS = 0.6, 0.9, 2
 class Steps:
     """Batches for one epoch: the same batch again and again until the epoch's time is over.
 
-    The GPU has done all its work when the epoch ends, and a batch is not handed out when the GPU is
-    far behind, so that the clock that ends the epoch is the GPU's.
+    At most eight batches are queued, and the GPU has finished when the epoch ends, so that the
+    epoch lasts as long as the GPU works.
     """
 
     def __init__(self, batch: tuple[Tensor, ...], device: torch.device) -> None:
@@ -145,7 +145,7 @@ def train_lightning(model: nn.Module, steps: Steps, setting: Setting, folder: Pa
 
 
 def measure(setting: Setting, device: torch.device, scratch: Path) -> dict[str, Any]:
-    """Train one setting and return what its warm epochs cost."""
+    """Train one setting; returns what its warm epochs cost."""
     exact = setting.precision == "fp32"
     torch.backends.cuda.matmul.allow_tf32 = not exact
     torch.backends.cudnn.allow_tf32 = not exact
@@ -198,7 +198,7 @@ def describe(setting: dict[str, Any]) -> dict[str, Any]:
         try:
             with torch.device("meta"):
                 model, batch = build(chosen)
-        except NotImplementedError:  # a model that computes its own widths with tensors
+        except NotImplementedError:  # the model computes its widths with tensors
             model, batch = build(chosen)
         if chosen.loop == "lightning":
             model = lightning_module(model, chosen)
@@ -221,7 +221,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             found.append(json.loads(line))
-        except json.JSONDecodeError:  # the last line of an interrupted sweep
+        except json.JSONDecodeError:  # cut short: the last line of an interrupted sweep
             continue
     return found
 
@@ -283,11 +283,11 @@ def main() -> int:
     parser.add_argument("--describe", action="store_true", help="only describe what was measured")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not (arguments.describe or torch.cuda.is_available()):
-        print("no NVIDIA GPU that torch can use: nothing was measured")
+        print("sweep: torch sees no NVIDIA GPU; nothing was measured")
         return 2
     missing = [p for p in ("torchvision", "transformers") if importlib.util.find_spec(p) is None]
     if missing:
-        print(f"not installed, so their models are left out: {', '.join(missing)}")
+        print(f"without {' and '.join(missing)}, their models are left out")
     for name in ("pytorch_lightning", "lightning", "energyest"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")

@@ -1,7 +1,7 @@
-"""Models to measure, by name, and random settings to train them in.
+"""Models to measure, by name, and random settings in which to train them.
 
 A model's name is `family/name`: `torchvision/resnet50`, `transformers/bert-d768-l12`,
-`own/gpt-d512-l8`. Numbers in the names of families made here are widths (d), layers (l).
+`own/gpt-d512-l8`. In the names of configurable models, d is the width and l the number of layers.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ OTHERS = ("mlp", "unet", "conv1d")
 
 @dataclass(frozen=True)
 class Setting:
-    """One training: `size` is the edge of its images or the length of its sequences, or 0."""
+    """One training; `size` is the side of its images, the length of its sequences, or 0."""
 
     model: str
     batch_size: int
@@ -83,7 +83,7 @@ class Setting:
 
 
 def draw_settings(seed: int, families: str = ".*") -> Iterator[Setting]:
-    """Settings at random for ever; models, then batch sizes, are equally likely."""
+    """Random settings without end; models, then batch sizes, are equally likely."""
     chance = random.Random(seed)
     while True:
         kind = chance.choices(("vision", "sequence", "hf", "other"), (0.58, 0.18, 0.1, 0.14))[0]
@@ -163,7 +163,7 @@ _DRAW = {
 
 
 def build(setting: Setting) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """The model, and a random batch of inputs and targets; on the default device, the batch on CPU.
+    """The model, on the default device, and a random batch of inputs and targets, on the CPU.
 
     Raises:
         ValueError: the name is unknown.
@@ -236,7 +236,7 @@ def _vision(name: str) -> nn.Module:
 
 
 class _HuggingFace(nn.Module):
-    """A network of the package transformers, of random weights, with a head of two classes."""
+    """A network from transformers with random weights and a head of two classes."""
 
     def __init__(self, kind: str, width: int, layers: int) -> None:
         super().__init__()

@@ -1,29 +1,36 @@
-"""Real data that the benchmarks read; third-party files are not part of this repository."""
+"""Finished trainings that the benchmarks read: the paper's authors', hopper's, and our own.
+
+Third-party files are not part of this repository; `data_folder` says where they are looked for.
+"""
 
 from __future__ import annotations
 
-import os
-import sys
+import tarfile
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from energyest import EnergyTrace, PlannedChange
+from benchmarks.common.data_folder import FOLDER, PACKAGED, REPOSITORY, require
+from energyest import EnergyTrace, PlannedChange, load_trace
 from energyest.integration import cumulative_energy
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Beside the checkout, unless ENERGYEST_DATA names another folder.
-DATA = Path(os.environ.get("ENERGYEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+# What is read of the data beside the checkout.
+DELREY_READINGS = ("delrey2023/power_samples.parquet", "delrey2023/runs.csv")
+DELREY_TABLE = ("delrey2023/run_table.csv",)
+HOPPER_LONG = tuple(f"hopper/long_runs_{f}" for f in ("runs.csv", "epochs.csv", "samples.parquet"))
+CHOICES = REPOSITORY / "examples" / "data" / "choices.tar.gz"
 
 
 @dataclass(frozen=True)
 class Delrey2023Run:
-    """A training by the authors of STEP, and what is known of it beside its readings."""
+    """A training by the authors of STEP, with its row of facts."""
 
     run_id: str
     trace: EnergyTrace
@@ -35,7 +42,7 @@ class Delrey2023Run:
 
     @property
     def ram_GB(self) -> float:
-        """Memory of the machine, as the authors state it for each environment."""
+        """The machine's memory, as the authors state it for each environment."""
         return 16.0 if self.row["environment"] == "cloud" else 32.0
 
 
@@ -46,11 +53,8 @@ def delrey2023() -> Iterator[Delrey2023Run]:
     """
     import pandas as pd
 
-    folder = DATA / "delrey2023"
-    readings, runs = folder / "power_samples.parquet", folder / "runs.csv"
-    for file in (readings, runs):
-        if not file.exists():
-            missing(file)
+    require(*DELREY_READINGS)
+    readings, runs = (FOLDER / name for name in DELREY_READINGS)
     samples = pd.read_parquet(readings)
     table = pd.read_csv(runs).set_index("run_id")
     for run_id, of_run in samples.groupby("run_id", observed=True):
@@ -74,18 +78,16 @@ def delrey2023() -> Iterator[Delrey2023Run]:
 
 
 def delrey2023_table() -> pd.DataFrame:
-    """150 finished trainings of the same authors on three GPUs, 30 of them with no readings.
+    """150 finished trainings by the same authors on three GPUs; 30 of them have no readings.
 
-    Columns as `energyest.tradeoff` names them. FLOPs are those that the authors report (for
-    MobileNetV2 a third of what two for each multiply-add gives), `samples` all images seen, those
-    of validation included.
+    Columns as `energyest.tradeoff` names them. FLOPs are as the authors report them: for
+    MobileNetV2 a third of what one gets by counting 2 for each multiply-add. `samples` counts all
+    images seen, in training and in validation.
     """
     import pandas as pd
 
-    file = DATA / "delrey2023" / "run_table.csv"
-    if not file.exists():
-        missing(file)
-    runs = pd.read_csv(file)
+    require(*DELREY_TABLE)
+    runs = pd.read_csv(FOLDER / DELREY_TABLE[0])
     named = {
         "model": runs["architecture"],
         "gpu": runs["gpu model"].str.removeprefix("NVIDIA GeForce "),
@@ -109,15 +111,15 @@ def delrey2023_table() -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class LongRun:
-    """A finished training that others are compared with, whatever its source.
+    """A finished training against which projections of its first epochs are judged.
 
     Attributes:
         run_id: its name.
-        group: data set and scenario; figures are given for each.
-        setting: model and GPU: what makes runs alike.
+        group: data set and scenario; figures are given for each group.
+        setting: model and GPU; runs of one setting are alike.
         trace: all of its epochs.
-        changes_at: the epoch at which a change that was planned takes place; None without one.
-        flops_ratio: training FLOPs of an epoch after that change divided by those before it.
+        changes_at: the epoch at which a planned change takes place; None without one.
+        flops_ratio: training FLOPs of an epoch after that change, divided by those before it.
     """
 
     run_id: str
@@ -148,15 +150,16 @@ class LongRun:
 
 
 def long_runs() -> list[LongRun]:
-    """All trainings of 40 epochs and more: third-party and own."""
+    """All trainings of 40 epochs and more: the authors', hopper's and our own."""
+    require(*DELREY_READINGS, *HOPPER_LONG)
     return [*_of_delrey2023(), *of_hopper(), *_own()]
 
 
 def _of_delrey2023() -> Iterator[LongRun]:
     for run in delrey2023():
         setting = f"{run.row['environment']}-{run.row['architecture']}"
-        # The protocol thaws the base at epoch 10. As every run is cut into equal parts and frozen
-        # epochs are shorter, the change comes a little earlier in the trace.
+        # The protocol unfreezes the base at epoch 10. Every run is cut into equal parts, and frozen
+        # epochs are shorter, so the change comes a little earlier in the trace.
         yield LongRun(run.run_id, "delrey2023", setting, run.trace, changes_at=10)
 
 
@@ -169,11 +172,8 @@ def of_hopper(reading: str = "counter") -> Iterator[LongRun]:
     """
     import pandas as pd
 
-    folder = DATA / "hopper"
-    files = [folder / f"long_runs_{name}" for name in ("runs.csv", "epochs.csv", "samples.parquet")]
-    for file in files:
-        if not file.exists():
-            missing(file)
+    require(*HOPPER_LONG)
+    files = [FOLDER / name for name in HOPPER_LONG]
     runs, epochs = (pd.read_csv(file) for file in files[:2])
     readings = pd.read_parquet(files[2])
     for _, row in runs.iterrows():
@@ -211,21 +211,20 @@ def _of_gpu(row: Any) -> dict[str, Any]:
     return {"devices": [{**gpu, "power_limit_W": float(row["power_limit_W"])}]}
 
 
-# Epoch of the change and ratio of the training FLOPs: a backbone that is frozen costs its forward
+# Epoch of the change and ratio of the training FLOPs. A frozen backbone costs only its forward
 # pass, a third of its training; twice the resolution is four times the pixels.
 _HOPPER_CHANGES = {"unfreeze": (13, 3.0), "resize": (20, 4.0)}
 
 
 def _own() -> Iterator[LongRun]:
-    """Trainings measured for this project with `collect_runs.py`, which are part of it."""
+    """Trainings measured for this project by `benchmarks.collect.scenarios`."""
     import pandas as pd
 
-    folder = Path(__file__).parent / "data"
-    epochs = pd.read_csv(folder / "long_runs_epochs.csv")
-    runs = pd.read_csv(folder / "long_runs.csv")
+    epochs = pd.read_csv(PACKAGED / "long_runs_epochs.csv")
+    runs = pd.read_csv(PACKAGED / "long_runs.csv")
     for _, row in runs.iterrows():
         # The last epoch is left out: its end was read at another phase of the counter's 0.1 s tick
-        # than the ends of the others, which shows on epochs as short as these.
+        # than the other ends, which matters for epochs as short as these.
         of_run = epochs[epochs["run_id"] == row["run_id"]].iloc[:-1]
         trace = EnergyTrace.from_epochs(
             of_run["gpu_energy_J"],
@@ -251,11 +250,8 @@ def _own() -> Iterator[LongRun]:
         )
 
 
-def missing(file: Path) -> NoReturn:
-    """Say which file is missing, and end with status 2."""
-    print(
-        f"{Path(sys.argv[0]).name}: {file} is missing. Put the data folder there, or name another "
-        "one in the environment variable ENERGYEST_DATA",
-        file=sys.stderr,
-    )
-    sys.exit(2)
+def choices() -> dict[str, EnergyTrace]:
+    """72 traces of `benchmarks.collect.choices`, which are part of the examples, by name of run."""
+    with tempfile.TemporaryDirectory() as folder, tarfile.open(CHOICES) as archive:
+        archive.extractall(folder, filter="data")
+        return {p.parent.name: load_trace(p) for p in sorted(Path(folder).glob("*/*/energy"))}

@@ -8,7 +8,7 @@ whose peak memory is printed, imports included.
 Exits with 1 at the first error that is none of the package's; the message names the folder that the
 input was saved to.
 
-    python benchmarks/fuzz.py --inputs 10000
+    python -m benchmarks.endurance.fuzz --inputs 10000
 """
 
 from __future__ import annotations
@@ -21,13 +21,10 @@ import resource
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timezone
-from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pandas as pd
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import energyest
 from tests.fuzzing import ForeignError, Outcome, fuzz, loaders

@@ -2,16 +2,16 @@
 
 A ResNet-50 and a small launch-bound network train with and without the monitor. Printed for each:
 
-- the trace's GPU total against the difference of NVML's energy counter, read by this script itself
-  right after the monitor starts and right before it stops (must agree within 1 %; without counting
-  FLOPs, a pause that the trace leaves out and the counter does not);
+- the trace's GPU total against NVML's energy counter, which this script itself reads right after
+  the monitor starts and right before it stops (must agree within 1 %; FLOPs are not counted here,
+  because the trace leaves out that pause and the counter does not);
 - the sum of the epochs against that total (within 0.5 %);
 - whether the loss of every step is the same, bit for bit, with and without the monitor;
 - the slowdown from interleaved repetitions (with, without, without, with, ...).
 
-Exits with 1 if one of the first three fails, with 2 if something that it needs is missing.
+Exits with 1 if one of the first three fails, with 2 without a GPU.
 
-    python benchmarks/gpu_check.py [--quick] [--only energy | bits]
+    python -m benchmarks.endurance.gpu_check [--quick] [--only energy | bits]
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import platform
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import Any
 
 # Must be set before CUDA starts: with it, cuBLAS is deterministic.
@@ -40,8 +38,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-import energyest
-from energyest import EnergyMonitor
+from benchmarks.common.head import gpu_name, print_head
+from energyest import EnergyMonitor, EnergyTrace
 
 
 class Classifier(pl.LightningModule):
@@ -145,7 +143,7 @@ class Outcome:
     epoch_s: np.ndarray
     wall_s: float
     counter_J: float = 0.0
-    trace: energyest.EnergyTrace = field(default_factory=lambda: energyest.EnergyTrace({}))
+    trace: EnergyTrace = field(default_factory=lambda: EnergyTrace({}))
 
 
 def resnet50() -> nn.Module:
@@ -266,7 +264,7 @@ def main() -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="fewer epochs, to try the script: what lies outside of epochs then weighs more",
+        help="fewer epochs, to try the script; energy outside of epochs then weighs more",
     )
     parser.add_argument("--only", choices=["energy", "bits"])
     given = parser.parse_args()
@@ -280,13 +278,7 @@ def main() -> None:
     pynvml.nvmlInit()
     uuid = str(torch.cuda.get_device_properties(0).uuid)
     handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
-    print(f"# gpu_check, {datetime.now(timezone.utc):%Y-%m-%d}\n")
-    print(
-        f"{torch.cuda.get_device_name(0)}, driver {pynvml.nvmlSystemGetDriverVersion()}, "
-        f"CUDA {torch.version.cuda}, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, pytorch-lightning {pl.__version__}, "
-        f"energyest {energyest.__version__}"
-    )
+    print_head(__file__, "torch", "torchvision", "pytorch-lightning", device=gpu_name())
     scale = 4 if given.quick else 1
     cases = [
         Case("ResNet-50", resnet50, (64, 3, 224, 224), 1000, 60, 20 // scale, 5, 5 // scale),

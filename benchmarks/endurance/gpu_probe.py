@@ -1,13 +1,13 @@
 """How well PRE and a probe predict what trainings cost on the GPU at hand.
 
-First a Lightning training of six short epochs, with `monitor.projection` at its first batch and
-after each epoch beside its total. Then, for some models of `zoo.py`: what `estimate_pre` says
-without a probe, what a probe measures, and what a training of several seconds under `track` costs.
+First a Lightning training of six short epochs: `monitor.projection` at its first batch and after
+each epoch, and its total. Then, for nine models of `model_zoo`: what `estimate_pre` says without a
+probe, what a probe measures, and what a training of several seconds under `track` costs.
 
-What fails is printed, and the rest goes on. No model is begun once the models have taken
-`--seconds`. Exits with 1 if something failed or was left out, and with 2 without a GPU.
+A failure is printed, and the rest goes on. No model is started once `--seconds` have passed. Exits
+with 1 if something failed or was left out, and with 2 without a GPU.
 
-    python benchmarks/gpu_probe.py --seconds 100
+    python -m benchmarks.endurance.gpu_probe --seconds 100
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import collect_sweep
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from zoo import Setting, build, loss_of
 
+from benchmarks.collect import sweep
+from benchmarks.common.head import gpu_name, print_head
+from benchmarks.common.model_zoo import Setting, build, loss_of
 from energyest import EnergyMonitor
 from energyest.estimators.pre.estimate import estimate_pre
 from energyest.profiling.probe import probe
@@ -50,7 +51,7 @@ SETTINGS = (
 TRUTH_EPOCHS = 4
 EPOCHS, EPOCH_BATCHES, BATCH_SIZE = 6, 120, 64
 
-# At once, whatever becomes of the rest.
+# Without a buffer, so that it is seen even if the process is killed later.
 say = partial(print, flush=True)
 
 
@@ -76,7 +77,7 @@ def probed(setting: Setting) -> tuple[Probe, float]:
 
 
 def _held_bytes() -> int:
-    """What tensors take on the GPU; not the workspaces that cuBLAS keeps once it was used."""
+    """GPU memory taken by tensors, without the workspaces that cuBLAS keeps."""
     clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
     if clear is not None:
         torch.cuda.synchronize()
@@ -86,14 +87,14 @@ def _held_bytes() -> int:
 
 def truth(setting: Setting) -> tuple[float, float]:
     """Measured seconds and watts of a step, in a training of several seconds."""
-    collect_sweep.EPOCHS = TRUTH_EPOCHS
+    sweep.EPOCHS = TRUTH_EPOCHS
     with tempfile.TemporaryDirectory() as scratch:
-        facts = collect_sweep.measure(setting, torch.device("cuda"), Path(scratch))
+        facts = sweep.measure(setting, torch.device("cuda"), Path(scratch))
     return facts["duration_s"] / facts["steps"], facts["gpu_energy_J"] / facts["duration_s"]
 
 
 def compare(seconds: float) -> bool:
-    """A line for each setting, and the errors of all; whether none failed or was left out."""
+    """Print a line for each setting and the errors of all; returns whether all were done."""
     say(
         f"{'setting':52s} {'measured':>25s}   {'PRE: time, power, energy':>29s}   "
         f"{'probe: time, power, energy':>29s}   PRE holds  probe holds  probe took"
@@ -129,7 +130,7 @@ def compare(seconds: float) -> bool:
 
 
 def _compared(setting: Setting) -> tuple[dict[str, list[float]], str]:
-    """By how much time, power and energy of PRE and of the probe are off, and a line that says."""
+    """Relative errors of time, power and energy by PRE and by the probe, and a line to print."""
     found, spent_s = probed(setting)
     _free()
     step_s, power_W = truth(setting)
@@ -206,7 +207,7 @@ def live() -> None:
         enable_model_summary=False,
     )
     loader = DataLoader(Repeated(batch), batch_size=None)
-    trainer.fit(collect_sweep.lightning_module(model, setting), loader)
+    trainer.fit(sweep.lightning_module(model, setting), loader)
     trace = monitor.trace
     total_J = float(trace.column("energy_J").sum())
     gpu_J = float(trace.column("gpu_energy_J").sum())
@@ -222,12 +223,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=100, help="time for the models")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
-        say("no NVIDIA GPU that torch can use: nothing was measured")
+        say("gpu_probe: torch sees no NVIDIA GPU; nothing was measured")
         return 2
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     began_s = time.monotonic()
-    say(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    print_head(__file__, "torch", "pytorch-lightning", device=gpu_name())
     complete = True
     try:
         live()

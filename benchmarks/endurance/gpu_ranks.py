@@ -1,18 +1,18 @@
-"""Check `EnergyMonitor` on real GPUs where trainings go wrong or go in several processes.
+"""Check `EnergyMonitor` on real GPUs when trainings fail or run in several processes.
 
-- ranks: DDP with a process on every GPU; on a machine with one GPU, two processes share it (gloo)
-  and it must be counted once. Energies of each rank and of all against NVML's counters (1 %), rank
-  0's live trace against the one on disk, and how long its epochs wait for the other ranks.
+- ranks: DDP with a process on every GPU. On a machine with one GPU, two processes share it (gloo)
+  and it must be counted once. The energies of each rank and of all ranks against NVML's counters
+  (1 %), rank 0's live trace against the one on disk, and how long its epochs wait for other ranks.
 - fsdp: the same through FSDP, stopped after a checkpoint and resumed from it.
-- visible: the GPU named by its UUID, abbreviated, in CUDA_VISIBLE_DEVICES.
+- visible: CUDA_VISIBLE_DEVICES names the GPU by an abbreviated UUID.
 - kill: SIGKILL in mid-epoch; the trace on disk against the counter at the kill (1 s of power).
 - oom: more memory than the GPU has; the training ends with torch's error, the trace loads.
-- resume: `--checkpoint FILE`: written if it is not there; else a training goes on from it, on this
-  machine or another, with its epochs and their energy.
+- resume, with `--checkpoint FILE`: the file is written if it does not exist; otherwise a training
+  continues from it, on this machine or another, with its epochs and their energy.
 
 Exits with 1 if a check fails, with 2 without a GPU.
 
-    python benchmarks/gpu_ranks.py [--checkpoint FILE] [--only NAME ...]
+    python -m benchmarks.endurance.gpu_ranks [--checkpoint FILE] [--only NAME ...]
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ import sys
 import tempfile
 import time
 import warnings
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 import energyest
+from benchmarks.common.head import gpu_name, print_head
 from energyest import EnergyMonitor, load_trace
 
 EPOCHS, BATCH, SIDE = 5, 64, 96
@@ -46,7 +46,7 @@ SAMPLES = 60 * BATCH
 
 
 class Net(pl.LightningModule):
-    """Some convolutions, and on demand an allocation that is too large."""
+    """A few convolutions, and on demand an allocation that is too large."""
 
     def __init__(self, oom: bool = False) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def counter_J() -> float:
 
 
 class Start(pl.Callback):
-    """Stands after the monitor: reads the counter when that has begun."""
+    """Stands after the monitor: reads the counter once the monitor has started."""
 
     def __init__(self) -> None:
         self.start_J = 0.0
@@ -90,7 +90,7 @@ class Start(pl.Callback):
 
 
 class End(pl.Callback):
-    """Stands before the monitor: reads the counter when that is about to end."""
+    """Stands before the monitor: reads the counter when the monitor is about to stop."""
 
     def __init__(self) -> None:
         self.end_J = 0.0
@@ -100,7 +100,7 @@ class End(pl.Callback):
 
 
 class Waits(pl.Callback):
-    """Stands before and behind the monitor: how long its end of an epoch takes."""
+    """Stands before and after the monitor: how long its hook at the end of an epoch takes."""
 
     def __init__(self) -> None:
         self.began_s = 0.0
@@ -120,7 +120,7 @@ class Waits(pl.Callback):
 
 
 def say(**facts: Any) -> None:
-    """A line for the process that has started this one."""
+    """Print a line for the process that started this one."""
     print("FACTS " + json.dumps(facts), flush=True)
 
 
@@ -130,8 +130,8 @@ def say(**facts: Any) -> None:
 def worker(options: argparse.Namespace) -> None:
     pynvml.nvmlInit()
     torch.manual_seed(0)
-    # The GPU alone: two "nodes" on one machine would both count its processors. And without
-    # counting FLOPs, a pause that the trace leaves out and NVML's counter does not.
+    # Only the GPU: two "nodes" on one machine would both count its processors. FLOPs are not
+    # counted, because the trace leaves out that pause and NVML's counter does not.
     monitor = EnergyMonitor(components=("gpu",), count_flops=options.count_flops)
     start, end, waits = Start(), End(), Waits()
     callbacks: list[Any] = [end, waits.before(), monitor, start, waits]
@@ -171,7 +171,7 @@ def worker(options: argparse.Namespace) -> None:
 
 
 def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-    command = [sys.executable, __file__, "--worker", *arguments]
+    command = [sys.executable, "-m", "benchmarks.endurance.gpu_ranks", "--worker", *arguments]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -182,7 +182,7 @@ def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 
 
 def facts(process: subprocess.Popen[str], timeout_s: float = 150) -> tuple[list[Any], str, int]:
-    """What it said, what it complained of, and its exit status."""
+    """Its facts, its standard error, and its exit status."""
     out, errors = process.communicate(timeout=timeout_s)
     said = [json.loads(ln[6:]) for ln in out.splitlines() if ln.startswith("FACTS ")]
     return said, errors, process.returncode
@@ -217,7 +217,7 @@ def check_ranks(check: Checks, folder: Path) -> None:
     ranks = 2 if shared else gpus
     port = str(29500 + os.getpid() % 1000)
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    # Two "nodes" of one process each, that have the same GPU; or a process for each GPU.
+    # Two "nodes" of one process each that share the GPU, or a process for each GPU.
     where = ["--devices=1", "--nodes=2", "--strategy=gloo"]
     if not shared:
         where = [f"--devices={gpus}", "--nodes=1", "--strategy=ddp"]
@@ -376,7 +376,7 @@ CHECKS = {
 def main() -> int:
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--only", nargs="+", default=list(CHECKS), choices=[*CHECKS, "resume"])
     parser.add_argument("--worker", action="store_true")
@@ -396,13 +396,9 @@ def main() -> int:
     if "resume" in options.only and options.checkpoint is None:
         parser.error("resume needs --checkpoint")
     if not torch.cuda.is_available():
-        print("needs an NVIDIA GPU", file=sys.stderr)
+        print("gpu_ranks: torch sees no NVIDIA GPU", file=sys.stderr)
         return 2
-    now = datetime.now(timezone.utc).date()
-    print(
-        f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {now}, "
-        f"torch {torch.__version__}, pytorch-lightning {pl.__version__}"
-    )
+    print_head(__file__, "torch", "pytorch-lightning", device=gpu_name())
     check = Checks()
     with tempfile.TemporaryDirectory() as folder:
         for name in options.only:

@@ -1,44 +1,43 @@
-"""The projection while real trainings run on a GPU, through a Lightning Trainer.
+"""How accurate the live projection is while Lightning trains real networks on a GPU.
 
-1. A language model of one epoch, by intervals of steps: how far off the projection was on the way,
-   the total against the GPU's own counter, and what the intervals cost in time.
-2. A backbone that `BackboneFinetuning` thaws: the projection before and after.
-3. A change that nobody announced: the warning.
+1. A language model trained for one epoch, in intervals of steps: the errors of the projection on
+   the way, the total against the GPU's own counter, and the time that the intervals cost.
+2. A backbone that `BackboneFinetuning` unfreezes: the projection before and after.
+3. An unannounced change: the warning.
 4. `max_time`: the projection of a training that the clock ends.
 
-Needs an NVIDIA GPU and torchvision; exits with 2 without.
+Exits with 2 without an NVIDIA GPU or torchvision.
 
-    python benchmarks/gpu_step.py
+    python -m benchmarks.endurance.gpu_step
 """
 
 from __future__ import annotations
 
 import importlib.util
 import logging
-import platform
 import statistics
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from collect_runs import LanguageModel
 from pytorch_lightning.callbacks import BackboneFinetuning
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-import energyest
+from benchmarks.collect.scenarios import LanguageModel
+from benchmarks.common.head import gpu_name, print_head
 from energyest import EnergyMonitor
 
 VOCABULARY = 8192
 
 
 class Batches(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """So many batches, made of a few in pinned memory."""
+    """`length` batches, taken in turn from a few in pinned memory."""
 
     def __init__(self, batches: list[tuple[Tensor, Tensor]], length: int) -> None:
         self.batches, self.length = [[p.pin_memory() for p in b] for b in batches], length
@@ -55,7 +54,7 @@ def loader(batches: list[tuple[Tensor, Tensor]], length: int) -> Any:
 
 
 class Task(pl.LightningModule):
-    """A network and its loss; parameters that are frozen at first join the optimizer later."""
+    """A network and its loss; parameters frozen at first join the optimizer later."""
 
     def __init__(self, network: nn.Module, head: nn.Module | None = None) -> None:
         super().__init__()
@@ -109,7 +108,7 @@ def trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
 
 
 class Projections(pl.Callback):
-    """Keeps each new projection of a monitor, and the number of rows that it was made from."""
+    """Keeps each projection of a monitor by the number of rows behind it."""
 
     def __init__(self, monitor: EnergyMonitor) -> None:
         self.monitor, self.seen = monitor, {}
@@ -186,7 +185,7 @@ def cost_of_intervals() -> None:
 
 
 class StepClock(pl.Callback):
-    """Seconds from the 50th step to the end, the GPU's queue included."""
+    """Seconds from the 50th step to the end, including the GPU's queue."""
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
         if index == 50:
@@ -198,12 +197,12 @@ class StepClock(pl.Callback):
         self.seconds = time.perf_counter() - self.began_s
 
 
-def thawing() -> None:
-    print("\n## BackboneFinetuning thaws a ResNet-50 at epoch 8 of 24\n")
+def unfreezing() -> None:
+    print("\n## BackboneFinetuning unfreezes a ResNet-50 at epoch 8 of 24\n")
     monitor = EnergyMonitor(components=["gpu"])
     projections = Projections(monitor)
-    thaw = BackboneFinetuning(unfreeze_backbone_at_epoch=8, verbose=False)
-    trainer(projections, thaw, monitor, max_epochs=24).fit(resnet(), loader(images(), 40))
+    finetuning = BackboneFinetuning(unfreeze_backbone_at_epoch=8, verbose=False)
+    trainer(projections, finetuning, monitor, max_epochs=24).fit(resnet(), loader(images(), 40))
     print(f"planned: {monitor.trace.meta['planned_changes']}")
     energy_J = monitor.trace.column("energy_J")
     flops = monitor.trace.column("flops")
@@ -215,7 +214,7 @@ def thawing() -> None:
 
 
 def unannounced() -> None:
-    print("\n## A resolution that doubles at epoch 8 of 16 without a word\n")
+    print("\n## A resolution that doubles, unannounced, at epoch 8 of 16\n")
 
     class Resizing(Task):
         def training_step(self, batch: list[Tensor], index: int) -> Tensor:
@@ -254,13 +253,8 @@ def main() -> None:
         sys.exit(2)
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    print(f"# gpu_step, {datetime.now(timezone.utc):%Y-%m-%d}\n")
-    print(
-        f"{torch.cuda.get_device_name(0)}, Python {platform.python_version()}, torch "
-        f"{torch.__version__}, pytorch-lightning {pl.__version__}, energyest "
-        f"{energyest.__version__}"
-    )
-    parts: list[Callable[[], None]] = [one_epoch_by_intervals, cost_of_intervals, thawing]
+    print_head(__file__, "torch", "torchvision", "pytorch-lightning", device=gpu_name())
+    parts: list[Callable[[], None]] = [one_epoch_by_intervals, cost_of_intervals, unfreezing]
     for part in (*parts, unannounced, by_the_clock):
         part()
 

@@ -10,7 +10,7 @@ state is 3 % too high, so that only their counters are right.
 
 Exits with 1 if a figure misses its aim.
 
-    python benchmarks/long_run.py --days 30 --gpus 8
+    python -m benchmarks.endurance.long_run --days 30 --gpus 8
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ power. Exits with 1 if anything is violated, with 2 without a C compiler.
 Open files are judged from the third training on, memory after half an hour: the report says what
 a short soak leaves out.
 
-    python benchmarks/soak.py --minutes 60 --seed 1
+    python -m benchmarks.endurance.soak --minutes 60 --seed 1
 """
 
 from __future__ import annotations
@@ -48,8 +48,6 @@ import psutil
 import pynvml
 import pytorch_lightning as pl
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from energyest import EnergyMonitor, EnergyTrace, load_trace
 from energyest.integration import COUNTER_SLACK_S

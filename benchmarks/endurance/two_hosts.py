@@ -9,7 +9,7 @@ its processes are killed.
 Needs Linux, and root or the right to make user namespaces; the namespaces end with the script.
 Exits with 1 if a check fails, with 2 where namespaces cannot be made.
 
-    python benchmarks/two_hosts.py
+    python -m benchmarks.endurance.two_hosts
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import torch
 import energyest
 from energyest import EnergyTrace, load_trace
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 WATTS = (100.0, 30.0, 50.0, 20.0)  # of tests/ranks.py
 NAMES, ADDRESSES = ("host-a", "host-b"), ("10.77.0.1", "10.77.0.2")
 EPOCHS = 6

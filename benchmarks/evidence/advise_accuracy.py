@@ -1,32 +1,32 @@
-"""How good the choices are that `advise` makes before training, and what others would choose.
+"""How good `advise`'s choices before training are, compared with simpler ways to choose.
 
 The trainings of `data/sweep.jsonl.gz` are predicted with their architecture left out of the fit.
-Out of random menus of them, the one with the least expected energy for a sample is chosen, and
-compared with the truly cheapest. The packaged model is then asked of trainings that it was not
-fitted to: the 72 of `examples/data`, six networks on an H100 and an H200, and those of
-`../shared/data/zeus_nsdi23` on V100, P100 and RTX 6000, which no fit has seen. Exits with 2 where
-data are missing, after the rest.
+From random menus of them, the one with the lowest predicted energy for a sample is chosen, and
+compared with the truly cheapest. The packaged model is then asked about trainings that it was not
+fitted to: the 72 of `examples/data`, six networks on an H100 and an H200; and those of
+`zeus_nsdi23` on V100, P100 and RTX 6000, which no fit has seen. Where zeus_nsdi23 is missing, the
+rest is still done, and the exit status is 2.
 
-    python benchmarks/advise_accuracy.py
+    python -m benchmarks.evidence.advise_accuracy
 """
 
 from __future__ import annotations
 
 import itertools
-import platform
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 
 import numpy as np
 import pandas as pd
-import pre_older
-from compare_runs import own as own_traces
 from scipy.stats import rankdata
-from sweep_table import rows, runs
 
-import energyest
+from benchmarks.common import older_trainings
+from benchmarks.common.data_folder import missing
+from benchmarks.common.head import print_head
+from benchmarks.common.real_trainings import choices as choice_traces
+from benchmarks.common.sweep_table import rows, runs
 from energyest.estimators.cross_validation import group_labels
 from energyest.estimators.pre.model import PreModel, packaged
 from energyest.estimators.pre.training_data import TrainedRun, runs_of
@@ -39,8 +39,8 @@ MENUS, SIZES = 2000, (3, 6, 12)
 
 
 @dataclass(frozen=True)
-class Foretold:
-    """What a model said of a training that it had not seen."""
+class Prediction:
+    """What a model predicts for a training that it has not seen."""
 
     energy_J: float
     step_s: float
@@ -48,22 +48,22 @@ class Foretold:
     is_unlike: bool
 
 
-def foretold_by(model: PreModel, asked: Sequence[TrainedRun]) -> list[Foretold]:
+def predicted_by(model: PreModel, asked: Sequence[TrainedRun]) -> list[Prediction]:
     found = model.predict([run.pair for run in asked])
     halves = model.half_width(found, CONFIDENCE)
     columns = (found.energy_J, found.step_s, halves, found.is_unlike)
-    return [Foretold(*values) for values in zip(*columns, strict=True)]
+    return [Prediction(*values) for values in zip(*columns, strict=True)]
 
 
-def left_out(made: Sequence[TrainedRun], groups: str) -> list[Foretold]:
+def left_out(made: Sequence[TrainedRun], groups: str) -> list[Prediction]:
     """Each run predicted by a fit without its model or GPU, in the order of the runs."""
     labels = group_labels(groups, [r.model for r in made], [r.gpu.name for r in made])
-    found: dict[int, Foretold] = {}
+    found: dict[int, Prediction] = {}
     for label in sorted(set(labels)):
         kept = [run for run, other in zip(made, labels, strict=True) if other != label]
         places = [i for i, other in enumerate(labels) if other == label]
         model = PreModel(start=None).fit(kept)
-        found |= dict(zip(places, foretold_by(model, [made[i] for i in places]), strict=True))
+        found |= dict(zip(places, predicted_by(model, [made[i] for i in places]), strict=True))
     return [found[i] for i in range(len(made))]
 
 
@@ -83,7 +83,7 @@ def _tdp(run: TrainedRun) -> float:
 
 
 def _tdp_flops(run: TrainedRun) -> float:
-    """TDP × time at the peak, as Green Algorithms and MLCO2 have it where no time is known."""
+    """TDP × time at the peak: Green Algorithms and MLCO2 where no time is known."""
     return run.gpu.tdp_W * _flops(run) / peak_flops(run.gpu, run.workload.precision)
 
 
@@ -98,7 +98,7 @@ BASELINES: dict[str, Callable[[TrainedRun], float]] = {
 
 
 def menus(groups: Sequence[Sequence[int]], models: Sequence[str], size: int) -> Iterator[list[int]]:
-    """Random menus, each out of one group, of settings of different architectures."""
+    """Random menus of settings of different architectures, each menu from one group."""
     chance = np.random.default_rng(0)
     usable = [group for group in groups if len({models[i] for i in group}) >= size]
     weights = np.array([len(group) for group in usable], float)
@@ -114,7 +114,7 @@ def show_menus(
     title: str,
     groups: Sequence[Sequence[int]],
     made: Sequence[TrainedRun],
-    said: Sequence[Foretold],
+    said: Sequence[Prediction],
 ) -> None:
     per_sample_J = np.array([run.energy_J / run.workload.batch_size for run in made])
     batch = np.array([run.workload.batch_size for run in made])
@@ -140,7 +140,7 @@ def show_menus(
 
 
 def spearman(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Mean of the rank correlations of menus, each a row."""
+    """Mean rank correlation over the menus, which are rows."""
     ranks = [rankdata(values, axis=1) - (values.shape[1] + 1) / 2 for values in (scores, truth)]
     products = [
         np.sum(a * b, axis=1) for a, b in ((ranks[0], ranks[1]), *zip(ranks, ranks, strict=True))
@@ -156,8 +156,8 @@ def _line(name: str, size: int, regret: np.ndarray, rank: float) -> None:
     )
 
 
-def show_fronts(menu: np.ndarray, made: Sequence[TrainedRun], said: Sequence[Foretold]) -> None:
-    """How much of the true front of energy and time the two marks of `advise` hold."""
+def show_fronts(menu: np.ndarray, made: Sequence[TrainedRun], said: Sequence[Prediction]) -> None:
+    """How much of the true front of energy and time `advise`'s two marks cover."""
     batch = np.array([run.workload.batch_size for run in made])
     true = np.array([[run.energy_J, run.step_s] for run in made]) / batch[:, None]
     expected = np.array([[f.energy_J, f.step_s] for f in said]) / batch[:, None]
@@ -185,8 +185,8 @@ def show_fronts(menu: np.ndarray, made: Sequence[TrainedRun], said: Sequence[For
 # ------------------------------------------------------------------ which GPU
 
 
-def show_gpus(title: str, made: Sequence[TrainedRun], said: Sequence[Foretold]) -> None:
-    """Pairs of runs of one setting on two GPUs: which one is cheaper."""
+def show_gpus(title: str, made: Sequence[TrainedRun], said: Sequence[Prediction]) -> None:
+    """Pairs of runs of one setting on two GPUs: which GPU is cheaper."""
     settings: dict[tuple[object, ...], list[int]] = {}
     for i, run in enumerate(made):
         load = run.workload
@@ -238,7 +238,7 @@ def _rms(values: np.ndarray) -> float:
 # ------------------------------------------------------------------ interpolation or extrapolation
 
 
-def show_errors(title: str, made: Sequence[TrainedRun], said: Sequence[Foretold]) -> None:
+def show_errors(title: str, made: Sequence[TrainedRun], said: Sequence[Prediction]) -> None:
     off = np.log([f.energy_J / run.energy_J for f, run in zip(said, made, strict=True)])
     held = np.abs(off) <= [f.half for f in said]
     unlike = np.array([f.is_unlike for f in said])
@@ -255,8 +255,8 @@ def show_errors(title: str, made: Sequence[TrainedRun], said: Sequence[Foretold]
             )
 
 
-def show_sharing(made: Sequence[TrainedRun], said: Sequence[Foretold]) -> None:
-    """How much two architectures' errors on one GPU have in common."""
+def show_sharing(made: Sequence[TrainedRun], said: Sequence[Prediction]) -> None:
+    """How much the errors of two architectures on one GPU have in common."""
     off = np.log([f.energy_J / run.energy_J for f, run in zip(said, made, strict=True)])
     print("\nratio of two architectures on one GPU, against independent errors")
     for gpu in sorted({run.gpu.name for run in made}):
@@ -279,8 +279,8 @@ def of_each_gpu(made: Sequence[TrainedRun]) -> list[list[int]]:
 
 
 def choices() -> list[TrainedRun]:
-    """The network and GPU of each six repetitions in `examples/data`, with their medians."""
-    traces = own_traces()
+    """`examples/data`: a row for each network and GPU, with the medians of six repetitions."""
+    traces = choice_traces()
     repetitions: dict[tuple[str, str], list[TrainedRun]] = {}
     for trace, run in zip(traces.values(), runs_of(list(traces.values())), strict=True):
         name = trace.meta["hparams"]["architecture"]
@@ -295,12 +295,12 @@ def choices() -> list[TrainedRun]:
     ]
 
 
-def main() -> None:
+def main() -> int:
     began_s = time.perf_counter()
-    print(
-        f"# advise_accuracy, {datetime.now(timezone.utc).date()}\n\nenergyest "
-        f"{energyest.__version__}, numpy {np.__version__}, Python {platform.python_version()}\n"
-    )
+    absent = missing(*older_trainings.FILES.values())
+    if absent is not None:
+        print(f"advise_accuracy: {absent}", file=sys.stderr, flush=True)
+    print_head(__file__, "numpy", "scipy")
     table = rows()
     made = runs(table)
     print(f"{len(made)} trainings of {len({run.model for run in made})} architectures")
@@ -317,19 +317,22 @@ def main() -> None:
     images = [list(g) for kind, g in pd.Series(range(len(made))).groupby(kinds) if kind]
     show_menus("networks for images of one size on one GPU", images, made, said)
     own = choices()
-    by_packaged = foretold_by(packaged(), own)
+    by_packaged = predicted_by(packaged(), own)
     show_errors(
         "six networks on an H100 and an H200 (examples/data), packaged model", own, by_packaged
     )
     show_menus("networks of examples/data on one GPU", of_each_gpu(own), own, by_packaged)
     show_gpus("examples/data, by the packaged model", own, by_packaged)
     print(f"\n{time.perf_counter() - began_s:.0f} s", flush=True)
-    older = list(pre_older.trained())  # ends with 2 where the data are missing
-    by_packaged = foretold_by(packaged(), older)
+    if absent is not None:
+        return 2
+    older = list(older_trainings.trained())
+    by_packaged = predicted_by(packaged(), older)
     show_errors("GPUs not measured (zeus_nsdi23)", older, by_packaged)
     show_gpus("zeus_nsdi23, by the packaged model", older, by_packaged)
     print(f"\n{time.perf_counter() - began_s:.0f} s")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

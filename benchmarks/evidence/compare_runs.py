@@ -1,48 +1,37 @@
 """Every estimator on many finished trainings, as the paper compares them: RMSE, MAPE and R².
 
-1. 72 own trainings of twelve epochs on an H100 and an H200 (`examples/data`), four epochs of each
-   observed; PRE has seen none of them;
-2. 120 trainings of S. del Rey, GAISSA-UPC/seaa2023_ect (CC BY 4.0; not part of this repository, see
-   docs/benchmarks.md), 15 epochs of each observed. They hold no workload for PRE, and as each run
-   is cut into equal parts, no estimator gains by knowing their durations, as the paper has it.
+1. 72 trainings of our own, twelve epochs each, on an H100 and an H200 (`examples/data`). Four
+   epochs of each are observed. PRE has seen none of them.
+2. 120 trainings by S. del Rey, GAISSA-UPC/seaa2023_ect (CC BY 4.0; not part of this repository).
+   15 epochs of each are observed. They hold no workload for PRE. Since each run is cut into equal
+   parts, knowing the duration, as the paper does, helps no estimator.
 
-Exits with 2 if data are missing.
+Where the second data set is missing, the first is still compared, and the exit status is 2.
 
-    python benchmarks/compare_runs.py [--plots FOLDER]
+    python -m benchmarks.evidence.compare_runs [--plots FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
-import tarfile
-import tempfile
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
-from datasets import delrey2023
 
-import energyest
-from energyest import EnergyTrace, EstimatorComparison, compare_estimators, load_trace
+from benchmarks.common.data_folder import missing
+from benchmarks.common.head import print_head
+from benchmarks.common.real_trainings import DELREY_READINGS, choices, delrey2023
+from energyest import EnergyTrace, EstimatorComparison, compare_estimators
 
-OWN = Path(__file__).parents[1] / "examples" / "data" / "choices.tar.gz"
 OBSERVED_OWN = 4
 
 
-def own() -> dict[str, EnergyTrace]:
-    """The traces of `collect_choices.py`."""
-    with tempfile.TemporaryDirectory() as folder, tarfile.open(OWN) as archive:
-        archive.extractall(folder, filter="data")
-        return {p.parent.name: load_trace(p) for p in sorted(Path(folder).glob("*/*/energy"))}
-
-
 def authors() -> dict[str, EnergyTrace]:
-    """The authors' runs with what the baselines want to know: memory and FLOPs."""
+    """The authors' runs with what the baselines need to know: memory and FLOPs."""
     found = {}
     for run in delrey2023():
-        # A step's FLOPs are three times those of its forward pass.
+        # A step costs three times the FLOPs of its forward pass.
         total = 3e9 * run.row["GFLOPs"] * run.row["total seen images"]
         flops = np.full(run.epochs, total / run.epochs)
         ram = {"device": "ram:0", "kind": "ram", "memory_bytes": 1e9 * run.ram_GB}
@@ -58,14 +47,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plots", type=Path, help="folder for the pictures")
     options = parser.parse_args()
-    print(
-        f"# compare_runs, {datetime.now(timezone.utc).date()}\n\nenergyest "
-        f"{energyest.__version__}, numpy {np.__version__}, Python {platform.python_version()}"
-    )
-    compared = {"own": compare_estimators(own(), observed=OBSERVED_OWN, model="architecture")}
+    absent = missing(*DELREY_READINGS)
+    if absent is not None:
+        print(f"compare_runs: {absent}", file=sys.stderr)
+    print_head(__file__, "numpy")
+    compared = {"own": compare_estimators(choices(), observed=OBSERVED_OWN, model="architecture")}
     _show("Own, H100 and H200", compared["own"])
-    compared["delrey"] = compare_estimators(authors())
-    _show("delrey2023", compared["delrey"])
+    if absent is None:
+        compared["delrey"] = compare_estimators(authors())
+        print()
+        _show("delrey2023", compared["delrey"])
     if options.plots is not None:
         from energyest import plots
 
@@ -73,11 +64,11 @@ def main() -> int:
         for name, comparison in compared.items():
             figure = plots.plot_comparison(comparison, by="model")
             figure.savefig(options.plots / f"estimators_{name}.png", dpi=150)
-    return 0
+    return 0 if absent is None else 2
 
 
 def _show(title: str, comparison: EstimatorComparison) -> None:
-    print(f"\n{title}: {comparison}")
+    print(f"{title}: {comparison}")
 
 
 if __name__ == "__main__":

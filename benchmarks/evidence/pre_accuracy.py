@@ -1,49 +1,34 @@
 """How well PRE predicts trainings on models, GPUs and generations that it has not seen.
 
-Reads the packaged sweep (which holds hopper's trainings), the probe's readings in
-`../shared/data/hopper`, older generations in `../shared/data/zeus_nsdi23`, and the authors' table
-in `../shared/data/delrey2023`. Exits with 2 where data are missing, with 1 if a figure is missed.
+Reads the packaged sweep, which holds hopper's trainings, and from the data beside the checkout
+hopper's readings (for the probe), `zeus_nsdi23` (older generations) and `delrey2023` (the authors'
+table). Exits with 1 if a goal is missed, with 2 if data are missing.
 
-    python benchmarks/pre_accuracy.py
+    python -m benchmarks.evidence.pre_accuracy
 """
 
 from __future__ import annotations
 
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 import numpy as np
-import pre_delrey
-import pre_older
-import pre_probe
-import sklearn
-from sweep_table import family, rows, runs
 
+from benchmarks.common.data_folder import require
+from benchmarks.common.goal import Goal
+from benchmarks.common.head import print_head
+from benchmarks.common.older_trainings import FILES as ZEUS
+from benchmarks.common.real_trainings import DELREY_TABLE
+from benchmarks.common.sweep_table import HOPPER_SWEEP, family, rows, runs
+from benchmarks.evidence import pre_delrey, pre_older, pre_probe
 from energyest.estimators.pre.model import PreModel
 from energyest.estimators.pre.roofline_model import RooflineModel
 from energyest.estimators.pre.training_data import TrainedRun
 from energyest.estimators.regression.published import fit_published
 
 CONFIDENCE = 0.9
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure that was asked for."""
-
-    name: str
-    asked: str
-    reached: str
-    met: bool
-
-    def __str__(self) -> str:
-        return (
-            f"{'met   ' if self.met else 'MISSED'} {self.name}: {self.reached} (asked {self.asked})"
-        )
 
 
 def fitted(learnt: Sequence[TrainedRun]) -> RooflineModel:
@@ -56,7 +41,7 @@ def fitted(learnt: Sequence[TrainedRun]) -> RooflineModel:
 
 
 @dataclass(frozen=True)
-class Foretold:
+class Predicted:
     """Step times and powers, each of shape (n,), of runs that had no part in the fit."""
 
     step_s: np.ndarray
@@ -65,8 +50,8 @@ class Foretold:
 
 def left_out(
     table: Sequence[TrainedRun], asked: Sequence[int], label: Callable[[TrainedRun], str]
-) -> tuple[Foretold, Foretold]:
-    """The runs `asked`, each predicted without its label in the fit: machine unknown, and known."""
+) -> tuple[Predicted, Predicted]:
+    """Predict the runs `asked` by fits without their label: machine unknown, and known."""
     found = np.empty((4, len(table)))
     for name in sorted({label(table[i]) for i in asked}):
         model = fitted([run for run in table if label(run) != name])
@@ -75,7 +60,7 @@ def left_out(
         unknown, known = model.predict(pairs), model.predict(pairs, [table[i].host for i in chosen])
         found[:, chosen] = [unknown.step_s, unknown.power_W, known.step_s, known.power_W]
     unknown_s, unknown_W, known_s, known_W = found[:, list(asked)]
-    return Foretold(unknown_s, unknown_W), Foretold(known_s, known_W)
+    return Predicted(unknown_s, unknown_W), Predicted(known_s, known_W)
 
 
 def errors(predicted: np.ndarray, measured: np.ndarray) -> tuple[float, float]:
@@ -84,7 +69,7 @@ def errors(predicted: np.ndarray, measured: np.ndarray) -> tuple[float, float]:
     return float(off.mean()), float(np.median(off))
 
 
-def show(name: str, found: Foretold, truth: Sequence[TrainedRun]) -> None:
+def show(name: str, found: Predicted, truth: Sequence[TrainedRun]) -> None:
     times, powers = np.array([r.step_s for r in truth]), np.array([r.power_W for r in truth])
     parts = [
         f"{quantity} {mean:5.1f} {median:5.1f}"
@@ -126,7 +111,7 @@ def kernel_ridge(table: list[dict], asked: Sequence[int], labels: Sequence[str])
         )
 
 
-def hopper() -> list[Figure]:
+def hopper() -> list[Goal]:
     """The 84 trainings of hopper, predicted without their architecture, or their GPU."""
     table = rows()
     made = runs(table)
@@ -135,7 +120,7 @@ def hopper() -> list[Figure]:
     alone = list(range(len(asked)))
     energy_J = np.array([run.energy_J for run in truth])
     power_W = np.array([run.power_W for run in truth])
-    figures = []
+    goals = []
     print(f"\nhopper, {len(asked)} trainings; mean and median absolute error in %")
     for left, label in (("architecture", _model), ("GPU", _gpu)):
         print(f" unseen {left}")
@@ -145,10 +130,10 @@ def hopper() -> list[Figure]:
         show("packaged model's way, machine known", known, truth)
         show("packaged model's way, machine unknown", unknown, truth)
         found = errors(unknown.step_s * unknown.power_W, energy_J)
-        figures.append(_figure(f"energy per sample, unseen {left} (hopper)", found, (20, 12)))
+        goals.append(_goal(f"energy per sample, unseen {left} (hopper)", found, (20, 12)))
         if label is _model:
             found = errors(unknown.power_W, power_W)
-            figures.append(_figure("mean power, unseen architecture (hopper)", found, (10, 7)))
+            goals.append(_goal("mean power, unseen architecture (hopper)", found, (10, 7)))
     print(" unseen family of architectures")
     unknown, known = left_out(made, asked, lambda run: family(run.model))
     show("packaged model's way, machine known", known, truth)
@@ -159,13 +144,13 @@ def hopper() -> list[Figure]:
     unknown, known = left_out(made, asked, lambda run: fold_of[id(run)])
     show("packaged model's way, machine known", known, truth)
     show("packaged model's way, machine unknown", unknown, truth)
-    return figures
+    return goals
 
 
-def intervals() -> list[Figure]:
-    """Coverage on groups that no part of the fit has seen, calibration included."""
+def intervals() -> list[Goal]:
+    """Coverage on groups that no part of the fit has seen, nor its calibration."""
     print(f"\nall {len(rows())} trainings, intervals of {100 * CONFIDENCE:.0f} %")
-    figures = []
+    goals = []
     for groups in ("model", "gpu", None):
         validated = PreModel(start=None).cross_validate(runs(), groups, confidence=CONFIDENCE)
         print(f"  {validated}", flush=True)
@@ -173,14 +158,14 @@ def intervals() -> list[Figure]:
             covered = 100 * (validated.coverage or 0)
             met = 85 <= covered <= 95
             name = "coverage of 90 % intervals, unseen architecture"
-            figures.append(Figure(name, "85 to 95 %", f"{covered:.0f} %", met))
-    return figures
+            goals.append(Goal(name, "85 to 95 %", f"{covered:.0f} %", met))
+    return goals
 
 
-def _figure(name: str, found: tuple[float, float], asked: tuple[float, float]) -> Figure:
+def _goal(name: str, found: tuple[float, float], asked: tuple[float, float]) -> Goal:
     met = all(a <= b for a, b in zip(found, asked, strict=True))
     mean, median = found
-    return Figure(name, f"{asked[0]} %, {asked[1]} %", f"{mean:.1f} %, {median:.1f} %", met)
+    return Goal(name, f"{asked[0]} %, {asked[1]} %", f"{mean:.1f} %, {median:.1f} %", met)
 
 
 def _model(run: TrainedRun) -> str:
@@ -193,16 +178,15 @@ def _gpu(run: TrainedRun) -> str:
 
 def main() -> int:
     began_s = time.perf_counter()
-    now = datetime.now(timezone.utc).date().isoformat()
-    print(f"{now}, Python {platform.python_version()}, scikit-learn {sklearn.__version__}")
-    figures = [*hopper(), *intervals()]
-    figures.append(_figure("with a probe (hopper)", pre_probe.report(), (5, 3)))
-    figures.append(_figure("older generations (zeus_nsdi23)", pre_older.report(), (30, 20)))
-    figures += [Figure(*figure) for figure in pre_delrey.report()]
+    require(*HOPPER_SWEEP, *ZEUS.values(), *DELREY_TABLE)  # at once, not after minutes
+    print_head(__file__, "scikit-learn", "numpy")
+    goals = [*hopper(), *intervals()]
+    goals.append(_goal("with a probe (hopper)", pre_probe.report(), (5, 3)))
+    goals.append(_goal("older generations (zeus_nsdi23)", pre_older.report(), (30, 20)))
+    goals += pre_delrey.report()
     print(f"\n{time.perf_counter() - began_s:.0f} s")
-    for figure in figures:
-        print(figure)
-    return 0 if all(figure.met for figure in figures) else 1
+    print(*goals, sep="\n")
+    return 0 if all(goal.met for goal in goals) else 1
 
 
 if __name__ == "__main__":

@@ -1,38 +1,35 @@
-"""How far off PRE from a table is on the authors' runs, for known and for unknown settings.
+"""How accurate PRE from a table is on the authors' runs, for known and for unknown settings.
 
-The 150 public runs of the first study (the paper, arXiv 2307.05520, has 1225), by the published
-regressors and by the two that go beyond them, all through `TableModel`:
+The 150 public runs of the first study (the paper, arXiv 2307.05520, has 1225), predicted by the
+published regressors and by two more, all through `TableModel`:
 
-1. random 70/30 splits, as in the paper: the training part by 5-fold cross-validation, and the test
-   part, beside the figures of the paper. Repetitions of a setting stand on both sides, so that the
-   mean of each setting is shown too: what any method could reach;
-2. each GPU left out in turn, and each architecture.
+1. Random 70/30 splits, as in the paper: the training part by 5-fold cross-validation, and the test
+   part, beside the paper's figures. Both sides of a split hold repetitions of the same settings, so
+   the mean of each setting is shown too: the best that any method could reach.
+2. Each GPU left out in turn, and each architecture.
 
-Exits with 1 if a figure is missed, with 2 if data are missing.
+Exits with 1 if a goal is missed, with 2 if data are missing.
 
-    python benchmarks/pre_delrey.py               # as published: 100 random draws of the settings
-    python benchmarks/pre_delrey.py --draws 1000  # ten times as long
+    python -m benchmarks.evidence.pre_delrey               # as published: 100 random draws
+    python -m benchmarks.evidence.pre_delrey --draws 1000  # takes ten times as long
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import platform
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import sklearn
-from datasets import delrey2023_table
 
-import energyest
+from benchmarks.common.goal import Goal
+from benchmarks.common.head import print_head
+from benchmarks.common.real_trainings import delrey2023_table
 from energyest.estimators.cross_validation import CrossValidation
 from energyest.estimators.regression.published import Published
 from energyest.estimators.regression.table_model import Regressor, TableModel, Target
@@ -44,16 +41,16 @@ POWER, ENERGY = "mean_power_W", "epoch_energy_J"
 LEFT_OUT: tuple[Regressor, ...] = ("kernel_ridge", "gaussian_process", "power_share")
 GROUPS = {"gpu": "one GPU left out", "model": "one architecture left out"}
 
-# CUDA cores and memory in GB as in the paper. The power limit is that of the run: its RTX 3070
-# had 240 W, where the paper's table says 220 W.
+# CUDA cores and memory in GB, as in the paper. The power limit is taken from the run: its RTX 3070
+# had 240 W; the paper's table says 220 W.
 GPUS = {
     "RTX 3090": (10496, 24),
     "RTX 3070": (5888, 8),
     "GTX 750 Ti": (640, 2),
 }
-# Memory of the machine in GB is no column of the table: 16 for the cloud and 32 for the second
-# machine are as in `datasets.py`. That of the third is not known, so that it is given the value of
-# the other local machine. One value for each machine only repeats which machine it is.
+# The machine's memory in GB, which the table lacks: 16 for the cloud and 32 for the second machine,
+# as in `real_trainings`. The third machine's is unknown and set to that of the other local machine.
+# With one value for each machine, the feature only says which machine it is.
 RAM_GB = {"Cloud": 16, "Local ML Engineer/Gamer": 32, "Local Normal User": 32}
 IMAGE_SIZE = 128
 
@@ -70,15 +67,6 @@ ASKED, ASKED_LEFT_OUT = 2.0, 25.0
 ASKED_COVERAGE = (0.85, 0.95)
 
 
-class Figure(NamedTuple):
-    """What was asked for, and what came of it."""
-
-    name: str
-    asked: str
-    reached: str
-    met: bool
-
-
 @dataclass(frozen=True)
 class Job:
     """A model to be fitted to the training part of a random split, or cross-validated."""
@@ -91,7 +79,7 @@ class Job:
 
 
 def read_runs() -> pd.DataFrame:
-    """The 150 finished runs (S. del Rey, GAISSA-UPC/seaa2023_ect, CC BY 4.0), for `TableModel`."""
+    """The 150 finished runs (S. del Rey, GAISSA-UPC/seaa2023_ect, CC BY 4.0) for `TableModel`."""
     runs = delrey2023_table()
     gpus = np.array([GPUS[name] for name in runs["gpu"]], dtype=np.float64)
     return pd.DataFrame(
@@ -115,7 +103,7 @@ def read_runs() -> pd.DataFrame:
 
 
 def split_of(table: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Runs to fit, and runs to judge by."""
+    """Runs to fit to, and runs to judge by."""
     order = np.random.default_rng(seed).permutation(len(table))
     held_out = round(TEST_SHARE * len(table))
     return table.iloc[np.sort(order[held_out:])], table.iloc[np.sort(order[:held_out])]
@@ -126,9 +114,9 @@ def mape(measured: pd.Series, predicted: np.ndarray) -> float:
 
 
 def mean_of_setting(table: pd.DataFrame, target: str) -> list[float]:
-    """Errors in % on the test parts, once each setting is known: its mean in the training part.
+    """Errors in % on the test parts of predicting a setting's mean in the training part.
 
-    No function of the ten features can do much better: all runs of a setting have the same ones.
+    No function of the ten features can do much better: all runs of a setting share them.
     """
     found = []
     for seed in range(SPLITS):
@@ -205,8 +193,8 @@ def show_left_out(found: dict[Job, CrossValidation]) -> None:
         )
 
 
-def report(draws: int = 100) -> list[Figure]:
-    """Print the tables; what was asked for comes back."""
+def report(draws: int = 100) -> list[Goal]:
+    """Print the tables; returns the goals."""
     table = read_runs()
     jobs = [
         *(
@@ -224,14 +212,14 @@ def report(draws: int = 100) -> list[Figure]:
     print(f"\ndelrey2023: {len(table)} runs of {settings} settings, {draws} draws")
     show_random(table, random)
     show_left_out(left_out)
-    return figures(table, random, left_out)
+    return goals(table, random, left_out)
 
 
-def figures(
+def goals(
     table: pd.DataFrame,
     random: dict[Job, tuple[float, dict[str, float]]],
     left_out: dict[Job, CrossValidation],
-) -> list[Figure]:
+) -> list[Goal]:
     found = []
     floor = np.mean(mean_of_setting(table, POWER))
     for regressor, name in (
@@ -245,7 +233,7 @@ def figures(
         if error > ASKED:
             reached += "; so few settings need an alpha that the published search seldom draws"
         found.append(
-            Figure(
+            Goal(
                 f"delrey2023, random split, mean power, {name}",
                 f"{ASKED} %",
                 reached,
@@ -259,7 +247,7 @@ def figures(
         )
         error = 100 * share.errors().mean()
         found.append(
-            Figure(
+            Goal(
                 f"delrey2023, {title}, mean power, power_share",
                 f"{ASKED_LEFT_OUT:.0f} %",
                 f"{error:.1f} %; kernel ridge {100 * published.errors().mean():.0f} %",
@@ -270,7 +258,7 @@ def figures(
         held = share.coverage
         assert held is not None
         found.append(
-            Figure(
+            Goal(
                 f"delrey2023, {title}, coverage of 90 % intervals",
                 f"{100 * low:.0f} to {100 * high:.0f} %",
                 f"{100 * held:.0f} %",
@@ -285,19 +273,11 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=100, help="settings tried (published: 100)")
     arguments = parser.parse_args()
     began_s = time.perf_counter()
-    print(
-        f"# pre_delrey, {datetime.now(timezone.utc):%Y-%m-%d}: energyest {energyest.__version__}, "
-        f"scikit-learn {sklearn.__version__}, numpy {np.__version__}, "
-        f"Python {platform.python_version()}"
-    )
+    print_head(__file__, "scikit-learn", "numpy")
     found = report(arguments.draws)
     print(f"\n{time.perf_counter() - began_s:.0f} s\n")
-    for figure in found:
-        print(
-            f"{'met   ' if figure.met else 'MISSED'} {figure.name}: {figure.reached} "
-            f"(asked {figure.asked})"
-        )
-    return 0 if all(figure.met for figure in found) else 1
+    print(*found, sep="\n")
+    return 0 if all(goal.met for goal in found) else 1
 
 
 if __name__ == "__main__":

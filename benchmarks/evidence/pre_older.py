@@ -1,136 +1,26 @@
-"""PRE on generations that it has not seen: V100, RTX 6000 and P100, by others' measurements.
+"""PRE on GPU generations that it has not seen: V100, RTX 6000 and P100, measured by others.
 
-The trainings are those of the artifact of Zeus (You et al., NSDI'23) at the highest power limit.
-Their networks are built again: ResNet-50 at 224 pixels, BERT base on SQuAD (sequences of 384
-tokens, 88,524 of them), and ShuffleNetV2 for the 32 pixels of CIFAR-100. Sentiment140 is left out,
-since the lengths of its sequences are not known. What their steps do stands in
-`data/older_workloads.json.gz`, which is written anew, with torchvision and transformers, by
+Prints the errors of the packaged model, and those of a model fitted to two of the three GPUs and
+asked about the third. Exits with 2 if data are missing.
 
-    python benchmarks/pre_older.py --describe
+    python -m benchmarks.evidence.pre_older
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
-import torch
-from datasets import DATA, missing
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
+from benchmarks.common.head import print_head
+from benchmarks.common.older_trainings import GPUS, trained
 from energyest.estimators.pre.model import PreModel, packaged
-from energyest.estimators.pre.training_data import TrainedRun
-from energyest.gpus import resolve_gpu
-from energyest.profiling.describe import describe_workload
-from energyest.records.workload import Workload
-
-WORKLOADS = Path(__file__).parent / "data" / "older_workloads.json.gz"
-GPUS = {
-    "v100": "Tesla V100-PCIE-32GB",
-    "rtx6000": "Quadro RTX 6000",
-    "p100": "Tesla P100-PCIE-16GB",
-}
-# Data set -> network, samples of an epoch.
-TRAINED = {
-    "imagenet": ("resnet50", 1_281_167),
-    "squad": ("bert_base_uncased", 88_524),
-    "cifar100": ("shufflenetv2", 50_000),
-}
-
-
-class _Answers(nn.Module):
-    """BERT base that marks the start and the end of an answer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        from transformers import BertConfig, BertForQuestionAnswering
-
-        self.net = BertForQuestionAnswering(BertConfig())
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        output = self.net(input_ids=tokens, attention_mask=torch.ones_like(tokens))
-        return torch.stack([output.start_logits, output.end_logits], 1)
-
-
-def _network(name: str) -> nn.Module:
-    from torchvision import models
-
-    if name == "resnet50":
-        return models.resnet50()
-    if name == "bert_base_uncased":
-        return _Answers()
-    network = models.shufflenet_v2_x1_0(num_classes=100)
-    # As usual for images of 32 pixels: nothing is thrown away before the first stage.
-    network.conv1[0] = nn.Conv2d(3, 24, 3, padding=1)
-    network.maxpool = nn.Identity()
-    return network
-
-
-def _workload(network: nn.Module, name: str, batch: int, optimizer: str) -> Workload:
-    with torch.device("meta"):
-        labels = torch.empty(batch, dtype=torch.long)
-        if name == "bert_base_uncased":
-            example = (torch.empty(batch, 384, dtype=torch.long), labels[:, None].expand(-1, 2))
-        else:
-            size = 224 if name == "resnet50" else 32
-            example = (torch.empty(batch, 3, size, size), labels)
-    loss = None
-    if name == "bert_base_uncased":
-        loss = _loss_of_answers
-    return describe_workload(network, example, optimizer=optimizer, loss=loss)
-
-
-def _loss_of_answers(output: Tensor, target: Tensor) -> Tensor:
-    return cross_entropy(output.flatten(0, 1), target.flatten())
-
-
-def rows() -> Iterator[tuple[str, str, Any]]:
-    """GPU, network, and row of the artifact's tables."""
-    for short in GPUS:
-        path = DATA / "zeus_nsdi23" / f"summary_power_{short}.csv"
-        if not path.exists():
-            missing(path)
-        table = pd.read_csv(path)
-        for row in table[table.power_limit == table.power_limit.max()].itertuples():
-            if row.dataset in TRAINED:
-                yield short, TRAINED[row.dataset][0], row
-
-
-def describe() -> None:
-    """Write what a step of each training does."""
-    with torch.device("meta"):
-        networks = {name: _network(name) for name, _ in TRAINED.values()}
-    described = {}
-    for _, name, row in rows():
-        key = f"{name} {row.batch_size} {row.optimizer}"
-        if key not in described:
-            step = _workload(networks[name], name, int(row.batch_size), row.optimizer)
-            described[key] = step.to_dict()
-    text = json.dumps(described, sort_keys=True)
-    WORKLOADS.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
-
-
-def trained() -> Iterator[TrainedRun]:
-    """The trainings; `host` is the machine of a GPU."""
-    described = json.loads(gzip.decompress(WORKLOADS.read_bytes()))
-    for short, name, row in rows():
-        workload = Workload.from_dict(described[f"{name} {row.batch_size} {row.optimizer}"])
-        step_s = row.time_per_epoch * row.batch_size / TRAINED[row.dataset][1]
-        gpu = resolve_gpu(GPUS[short])
-        yield TrainedRun(workload, gpu, step_s, row.average_power, name, short)
 
 
 def report() -> tuple[float, float]:
-    """Mean and median absolute error in per cent of the energy, by the packaged model."""
+    """Mean and median absolute error of the energy in per cent, by the packaged model."""
     warnings.simplefilter("ignore")
     truth = list(trained())
     known = packaged()
@@ -168,7 +58,6 @@ def _line(name: str, found: np.ndarray, measured: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--describe"]:
-        describe()
+    print_head(__file__, "numpy")
     report()
     sys.exit(0)

@@ -1,6 +1,8 @@
-"""What a probe of a few steps is worth: the first warm epochs of hopper against the rest of them.
+"""What a probe of a few steps is worth: hopper's first warm epochs against the rest of each run.
 
-python benchmarks/pre_probe.py
+Exits with 2 if data are missing.
+
+    python -m benchmarks.evidence.pre_probe
 """
 
 from __future__ import annotations
@@ -9,20 +11,19 @@ import sys
 
 import numpy as np
 import pandas as pd
-from datasets import DATA, missing
-from sweep_table import counter_power_W
+
+from benchmarks.common.data_folder import FOLDER, require
+from benchmarks.common.head import print_head
+from benchmarks.common.sweep_table import HOPPER_SWEEP, counter_power_W
 
 STEPS, SECONDS = 30, 1.2  # as energyest.probe does by default
 
 
 def predicted_and_measured() -> tuple[np.ndarray, np.ndarray]:
     """Energy of a sample by the probe and in the epochs after it, each of shape (n,)."""
-    folder = DATA / "hopper"
-    for name in ("sweep_epochs.csv", "sweep_samples.parquet"):
-        if not (folder / name).exists():
-            missing(folder / name)
-    epochs = pd.read_csv(folder / "sweep_epochs.csv")
-    samples = pd.read_parquet(folder / "sweep_samples.parquet")
+    require(*HOPPER_SWEEP)
+    _, epochs_file, samples_file = (FOLDER / name for name in HOPPER_SWEEP)
+    epochs, samples = pd.read_csv(epochs_file), pd.read_parquet(samples_file)
     found = []
     for run_id, of_run in epochs[epochs.epoch > 0].groupby("run_id"):
         read = samples[samples.run_id == run_id]
@@ -59,5 +60,6 @@ def report() -> tuple[float, float]:
 
 
 if __name__ == "__main__":
+    print_head(__file__, "numpy")
     report()
     sys.exit(0)

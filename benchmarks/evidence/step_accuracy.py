@@ -10,23 +10,27 @@ Each training is projected from its first epochs and compared with its measured 
 
 Exits with 1 if a figure differs or misses its aim, with 2 if data are missing.
 
-    python benchmarks/step_accuracy.py
+    python -m benchmarks.evidence.step_accuracy
 """
 
 from __future__ import annotations
 
-import platform
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timezone
 from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
-from datasets import Delrey2023Run, LongRun, delrey2023, long_runs, of_hopper
 
-import energyest
+from benchmarks.common.head import print_head
+from benchmarks.common.real_trainings import (
+    Delrey2023Run,
+    LongRun,
+    delrey2023,
+    long_runs,
+    of_hopper,
+)
 from energyest import EnergyTrace, Estimate, NotStableError, estimate_step
 from energyest.estimators import (
     estimate_first_epoch,
@@ -333,12 +337,8 @@ def show(title: str, table: pd.DataFrame) -> None:
 
 
 def main() -> None:
-    paper_runs, runs = list(delrey2023()), long_runs()
-    print(f"# step_accuracy, {datetime.now(timezone.utc):%Y-%m-%d}\n")
-    print(
-        f"energyest {energyest.__version__}, numpy {np.__version__}, "
-        f"Python {platform.python_version()}\n"
-    )
+    runs, paper_runs = long_runs(), list(delrey2023())
+    print_head(__file__, "numpy")
     table, agree = paper_table(paper_runs)
     show(f"The paper's evaluation, {len(paper_runs)} trainings of delrey2023:", table)
     verdict = "agrees within 2 %" if agree else "DIFFERS by more than 2 %"

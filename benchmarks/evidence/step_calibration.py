@@ -1,35 +1,32 @@
 """Where the constants of STEP's interval come from, and how well they hold on runs left out.
 
-Every training of `datasets.long_runs` is projected after each of its epochs, once its last change
-of level is behind it. The errors of these projections are taken to be t-distributed, with a
+Every training of `real_trainings.long_runs` is projected after each of its epochs, once its last
+change of level is behind it. The errors of these projections are taken to be t-distributed, with a
 variance that is a weighted sum of what the level shows (see `energyest.estimators.step.interval`);
 the weights and the degrees of freedom are those of the greatest likelihood. To see how they hold on
 runs that were not seen, groups of runs are left out in turn: a model on a GPU, and a data set. The
 interval is stretched until, on data sets that were left out, it holds as often as it says.
 
-Then, how the accuracy of the projection depends on what
-`energyest.estimators.step.changepoint` expects
-before a run is seen: each constant halved and doubled.
+Then: how the accuracy of the projection depends on what `energyest.estimators.step.changepoint`
+expects before it has seen a run. Each of its constants is halved and doubled.
 
 Exits with 1 if the constants in the package are not those found here, with 2 if data are missing.
 
-    python benchmarks/step_calibration.py
+    python -m benchmarks.evidence.step_calibration
 """
 
 from __future__ import annotations
 
-import platform
 import sys
 from collections.abc import Callable
-from datetime import datetime, timezone
 
 import numpy as np
 import pandas as pd
-from datasets import LongRun, long_runs
 from scipy.optimize import minimize
 from scipy.stats import t as student_t
 
-import energyest
+from benchmarks.common.head import print_head
+from benchmarks.common.real_trainings import LongRun, long_runs
 from energyest import EnergyTrace, NotStableError, estimate_step
 from energyest.estimators.step import changepoint as regimes
 from energyest.estimators.step import interval
@@ -220,12 +217,8 @@ def synthetic(draws: int = 200) -> pd.DataFrame:
 def main() -> None:
     runs = long_runs()
     table = pd.DataFrame([row for run in runs for row in projections(run)])
-    print(f"# step_calibration, {datetime.now(timezone.utc):%Y-%m-%d}\n")
-    print(
-        f"{len(table)} projections of {table['run'].nunique()} trainings; "
-        f"energyest {energyest.__version__}, numpy {np.__version__}, "
-        f"Python {platform.python_version()}\n"
-    )
+    print_head(__file__, "numpy", "scipy")
+    print(f"{len(table)} projections of {table['run'].nunique()} trainings\n")
     stretch = needed_stretch(table)
     found = stretched(fit(table), stretch)
     packaged = np.array([*interval.WEIGHTS, interval.UNSEEN**2, interval.TAILS])

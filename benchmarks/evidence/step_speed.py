@@ -1,28 +1,25 @@
 """How long STEP takes, beside stumpy and ruptures on the same signals.
 
-The signals are made here: a cold first epoch, a change of level, noise. Times are the median of
+The signals are made here: a cold first epoch, a change of level, noise. Each time is the median of
 repeated calls in one process, after a first call that compiles and imports.
 
 Exits with 1 if a time misses its aim, with 2 if stumpy or ruptures is not installed.
 
-    python benchmarks/step_speed.py
+    python -m benchmarks.evidence.step_speed
 """
 
 from __future__ import annotations
 
-import os
-import platform
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from datetime import datetime, timezone
 from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
 
-import energyest
+from benchmarks.common.head import print_head
 from energyest import EnergyTrace, estimate_step, find_stable_epoch
 
 EPOCHS, READINGS = 1000, 100_000
@@ -94,18 +91,10 @@ def peers(power_W: np.ndarray, energy_J: np.ndarray) -> dict[str, tuple[Callable
 
 def main() -> None:
     if not (find_spec("stumpy") and find_spec("ruptures")):
-        print("step_speed: pip install stumpy ruptures", file=sys.stderr)
+        print("step_speed: missing: pip install stumpy ruptures", file=sys.stderr)
         sys.exit(2)
     warnings.simplefilter("ignore")
-    print(f"# step_speed, {datetime.now(timezone.utc):%Y-%m-%d}\n")
-    import ruptures
-    import stumpy
-
-    print(
-        f"energyest {energyest.__version__}, stumpy {stumpy.__version__}, ruptures "
-        f"{ruptures.__version__}, numpy {np.__version__}, Python {platform.python_version()}, "
-        f"{platform.machine()}, {os.cpu_count()} cores\n"
-    )
+    print_head(__file__, "stumpy", "ruptures", "numpy")
     rows: dict[str, dict[str, object]] = {}
     slowest_s = 0.0
     for kind in ("constant", "changed", "checkpoints", "validation"):

@@ -1,29 +1,26 @@
 """The trade-off analysis on 150 finished trainings by the authors of the method.
 
-Five architectures on three GPUs, 15 repetitions each, ten of the fifteen pairs (S. del Rey,
-GAISSA-UPC/seaa2023_ect, CC BY 4.0; not part of this repository, see docs/benchmarks.md). Prints
-what the functions of `energyest.tradeoff` make of them, beside the same figures from plain pandas,
-and exits with 1 where they differ, with 2 where the data are missing.
+Ten pairs of an architecture and a GPU, out of five architectures and three GPUs, 15 repetitions
+each (S. del Rey, GAISSA-UPC/seaa2023_ect, CC BY 4.0; not part of this repository). Prints what the
+functions of `energyest.tradeoff` say about them, and the same figures from plain pandas. Exits with
+1 if the two differ, with 2 if data or scikit-posthocs are missing.
 
-    python benchmarks/tradeoff_delrey.py [--plots FOLDER]
+    python -m benchmarks.evidence.tradeoff_delrey [--plots FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 import warnings
-from datetime import datetime, timezone
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import scipy
-import statsmodels
-from datasets import delrey2023_table
 
-import energyest
+from benchmarks.common.head import print_head
+from benchmarks.common.real_trainings import delrey2023_table
 from energyest.carbon import co2e_kg
 from energyest.tradeoff import (
     cheapest_within,
@@ -41,19 +38,17 @@ THREE = ["mobilenet_v2", "nasnet_mobile", "resnet50"]
 
 
 def main() -> int:
-    """Print the analysis; 1 where a figure is not what plain pandas says."""
+    """Print the analysis; 1 if plain pandas finds another figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plots", type=Path, help="folder for the pictures")
     options = parser.parse_args()
+    if find_spec("scikit_posthocs") is None:
+        print("tradeoff_delrey: missing: pip install scikit-posthocs", file=sys.stderr)
+        return 2
     pd.set_option("display.width", 120, "display.max_columns", 20, "display.precision", 4)
     runs = delrey2023_table()
     three = runs[runs["model"].isin(THREE) & runs["gpu"].isin(BOTH)]
-    now = datetime.now(timezone.utc).date()
-    print(
-        f"# tradeoff_delrey, {now}\n\nenergyest {energyest.__version__}, "
-        f"scipy {scipy.__version__}, statsmodels {statsmodels.__version__}, "
-        f"Python {platform.python_version()}\n"
-    )
+    print_head(__file__, "scipy", "statsmodels", "scikit-posthocs")
     print(f"{len(runs)} runs, {runs.groupby(CHOICE).ngroups} choices of architecture and GPU")
     checks = [*_choices(runs), *_factors(three)]
     _groups(runs)
@@ -101,7 +96,7 @@ def _factors(three: pd.DataFrame) -> list[tuple[str, float, float]]:
         found = interaction(three, value)
         print(found)
         print()
-        # All pairs have 15 runs: sums of squares are those of means.
+        # All pairs have 15 runs, so the sums of squares follow from the means.
         log = np.log(three[value])
         total = float(((log - log.mean()) ** 2).sum())
         by_pair = log.groupby([three["model"], three["gpu"]]).transform("mean")
@@ -118,7 +113,7 @@ def _factors(three: pd.DataFrame) -> list[tuple[str, float, float]]:
             checks.append(
                 (f"share of {name} in {value} (%)", 100 * found.effects["share"][name], share)
             )
-    # What repetitions of a pair differ in: early stopping ends them after 47 to 150 epochs.
+    # Why repetitions of a pair differ: early stopping ends them after 47 to 150 epochs.
     pair = [three["model"], three["gpu"]]
     energy, images = np.log(three["energy_J"]), np.log(three["samples"])
     own = energy - energy.groupby(pair).transform("mean")
