@@ -8,6 +8,7 @@ described. Which batch sizes and optimizers occur is read from the tables of Zeu
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 import sys
@@ -83,6 +84,7 @@ def describe() -> None:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     absent = [name for name in ("torchvision", "transformers") if find_spec(name) is None]
     if absent:
         print(f"older_workloads: missing: pip install {' '.join(absent)}", file=sys.stderr)

@@ -5,6 +5,7 @@ python -m benchmarks.collect.pre_model
 
 from __future__ import annotations
 
+import argparse
 import time
 from pathlib import Path
 
@@ -16,14 +17,17 @@ TARGET = Path(energyest.__file__).parent / "data" / "pre_model.json"
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=TARGET, help="write it elsewhere")
+    out = parser.parse_args().out
     learnt = runs()
     began_s = time.perf_counter()
     model = PreModel(start=None).fit(learnt)
-    model.save(TARGET)
+    model.save(out)
     print(
         f"{len(learnt)} trainings of {len({run.model for run in learnt})} architectures on "
         f"{', '.join(model.gpus_)}; {time.perf_counter() - began_s:.0f} s; "
-        f"{TARGET.stat().st_size / 1e3:.0f} kB"
+        f"{out.stat().st_size / 1e3:.0f} kB"
     )
     print(f"hosts: { ({name: round(value, 2) for name, value in model.core_.hosts.items()}) }")
     return 0

@@ -13,6 +13,7 @@ Exits with 2 without an NVIDIA GPU or torchvision.
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import logging
 import statistics
@@ -248,6 +249,7 @@ def by_the_clock() -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     if not torch.cuda.is_available() or importlib.util.find_spec("torchvision") is None:
         print("gpu_step: needs an NVIDIA GPU that torch sees, and torchvision", file=sys.stderr)
         sys.exit(2)

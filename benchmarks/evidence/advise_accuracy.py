@@ -12,6 +12,7 @@ rest is still done, and the exit status is 2.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import sys
 import time
@@ -296,6 +297,7 @@ def choices() -> list[TrainedRun]:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     began_s = time.perf_counter()
     absent = missing(*older_trainings.FILES.values())
     if absent is not None:

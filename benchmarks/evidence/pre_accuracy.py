@@ -9,6 +9,7 @@ table). Exits with 1 if a goal is missed, with 2 if data are missing.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -177,6 +178,7 @@ def _gpu(run: TrainedRun) -> str:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     began_s = time.perf_counter()
     require(*HOPPER_SWEEP, *ZEUS.values(), *DELREY_TABLE)  # at once, not after minutes
     print_head(__file__, "scikit-learn", "numpy")

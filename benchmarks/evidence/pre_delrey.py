@@ -27,9 +27,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from benchmarks.common.data_folder import require
 from benchmarks.common.goal import Goal
 from benchmarks.common.head import print_head
-from benchmarks.common.real_trainings import delrey2023_table
+from benchmarks.common.real_trainings import DELREY_TABLE, delrey2023_table
 from energyest.estimators.cross_validation import CrossValidation
 from energyest.estimators.regression.published import Published
 from energyest.estimators.regression.table_model import Regressor, TableModel, Target
@@ -272,6 +273,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="PRE from a table, on the authors' public runs")
     parser.add_argument("--draws", type=int, default=100, help="settings tried (published: 100)")
     arguments = parser.parse_args()
+    require(*DELREY_TABLE)
     began_s = time.perf_counter()
     print_head(__file__, "scikit-learn", "numpy")
     found = report(arguments.draws)

@@ -8,14 +8,15 @@ asked about the third. Exits with 2 if data are missing.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import warnings
 from dataclasses import replace
 
 import numpy as np
 
+from benchmarks.common.data_folder import require
 from benchmarks.common.head import print_head
-from benchmarks.common.older_trainings import GPUS, trained
+from benchmarks.common.older_trainings import FILES, GPUS, trained
 from energyest.estimators.pre.model import PreModel, packaged
 
 
@@ -57,7 +58,12 @@ def _line(name: str, found: np.ndarray, measured: np.ndarray) -> None:
     print(f"  {name:<46}{off.mean():6.1f} {np.median(off):6.1f}", flush=True)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    require(*FILES.values())
     print_head(__file__, "numpy")
     report()
-    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

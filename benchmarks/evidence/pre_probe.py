@@ -7,7 +7,7 @@ Exits with 2 if data are missing.
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,6 @@ STEPS, SECONDS = 30, 1.2  # as energyest.probe does by default
 
 def predicted_and_measured() -> tuple[np.ndarray, np.ndarray]:
     """Energy of a sample by the probe and in the epochs after it, each of shape (n,)."""
-    require(*HOPPER_SWEEP)
     _, epochs_file, samples_file = (FOLDER / name for name in HOPPER_SWEEP)
     epochs, samples = pd.read_csv(epochs_file), pd.read_parquet(samples_file)
     found = []
@@ -59,7 +58,12 @@ def report() -> tuple[float, float]:
     return 100 * float(off.mean()), 100 * float(np.median(off))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    require(*HOPPER_SWEEP)
     print_head(__file__, "numpy")
     report()
-    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

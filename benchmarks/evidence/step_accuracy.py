@@ -15,6 +15,7 @@ Exits with 1 if a figure differs or misses its aim, with 2 if data are missing.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -337,6 +338,7 @@ def show(title: str, table: pd.DataFrame) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     runs, paper_runs = long_runs(), list(delrey2023())
     print_head(__file__, "numpy")
     table, agree = paper_table(paper_runs)

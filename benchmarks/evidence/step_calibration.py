@@ -17,6 +17,7 @@ Exits with 1 if the constants in the package are not those found here, with 2 if
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 
@@ -215,6 +216,7 @@ def synthetic(draws: int = 200) -> pd.DataFrame:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     runs = long_runs()
     table = pd.DataFrame([row for run in runs for row in projections(run)])
     print_head(__file__, "numpy", "scipy")

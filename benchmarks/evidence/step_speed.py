@@ -10,6 +10,7 @@ Exits with 1 if a time misses its aim, with 2 if stumpy or ruptures is not insta
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 import warnings
@@ -90,6 +91,7 @@ def peers(power_W: np.ndarray, energy_J: np.ndarray) -> dict[str, tuple[Callable
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     if not (find_spec("stumpy") and find_spec("ruptures")):
         print("step_speed: missing: pip install stumpy ruptures", file=sys.stderr)
         sys.exit(2)

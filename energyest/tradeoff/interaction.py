@@ -41,7 +41,8 @@ _MOST_LEVELS = 12
 # So many complete parts are named.
 _MOST_BLOCKS = 3
 #: Runs of each pair that a comparison of their spreads needs: with five, Levene's test overlooks
-#: most differences that turn one table of eight into a false alarm (benchmarks/tradeoff_errors.py).
+#: most differences that turn one table of eight into a false alarm
+#: (benchmarks/evidence/tradeoff_errors.py).
 FEWEST_SPREAD = 10
 
 
