@@ -137,7 +137,7 @@ class Case:
 
 @dataclass
 class Outcome:
-    """What one training gave."""
+    """What came out of one training."""
 
     losses: np.ndarray
     epoch_s: np.ndarray
@@ -155,7 +155,7 @@ def resnet50() -> nn.Module:
 
 
 def small_network() -> nn.Module:
-    """Forty narrow layers: the GPU waits for launches most of the time."""
+    """Forty narrow layers: the GPU mostly waits for launches."""
     layers: list[nn.Module] = []
     for _ in range(40):
         layers += [nn.Linear(64, 64), nn.ReLU()]

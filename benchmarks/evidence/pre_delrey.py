@@ -35,7 +35,7 @@ from energyest.estimators.cross_validation import CrossValidation
 from energyest.estimators.regression.published import Published
 from energyest.estimators.regression.table_model import Regressor, TableModel, Target
 
-# The deviation of kernel ridge between splits is 0.6 points: of six, the mean is off by 0.25.
+# Kernel ridge deviates by 0.6 points between splits, so the mean of six is off by 0.25.
 SPLITS = 6
 TEST_SHARE = 0.3
 POWER, ENERGY = "mean_power_W", "epoch_energy_J"
@@ -63,7 +63,7 @@ PUBLISHED: dict[tuple[str, str], tuple[float, float]] = {
     (POWER, "svr"): (0.966, 3.1),
     (ENERGY, "kernel_ridge"): (0.965, 6.0),
 }
-# Asked in %: of a random split, and of a GPU or an architecture left out.
+# Goals in %: for a random split, and for a GPU or an architecture left out.
 ASKED, ASKED_LEFT_OUT = 2.0, 25.0
 ASKED_COVERAGE = (0.85, 0.95)
 

@@ -159,7 +159,7 @@ def by_ruptures(run: LongRun, observed: int) -> float:
 
 
 def since_likeliest(run: LongRun, observed: int) -> float:
-    """Mean since the most probable start of the level, in place of that over all starts."""
+    """Mean since the level's most probable start, instead of the mean over all starts."""
     start = Forecaster(run.trace.head(observed)).start
     return scaled(run, observed, run.energy_J[start:observed].mean())
 
@@ -201,7 +201,7 @@ def methods_table(runs: list[LongRun]) -> pd.DataFrame:
 
 
 def ratio_errors(runs: list[LongRun]) -> str:
-    """How far off the energy of an epoch after a change is that was guessed from its FLOPs."""
+    """Errors of guessing, from its FLOPs, the energy of an epoch after a change."""
     off: dict[str, list[float]] = {"without": [], "with": []}
     for run in runs:
         if run.flops_ratio is not None and run.changes_at is not None:
@@ -218,7 +218,7 @@ def ratio_errors(runs: list[LongRun]) -> str:
 
 
 def change_table(runs: list[LongRun]) -> pd.DataFrame:
-    """Error in % before a planned change, not declared and declared, and some epochs after it."""
+    """Error in % before a planned change, undeclared and declared, and some epochs after it."""
     rows = {}
     for run in runs:
         if run.changes_at is None or run.group == "delrey2023":
@@ -227,7 +227,7 @@ def change_table(runs: list[LongRun]) -> pd.DataFrame:
         declared, _ = step(run, before, planned=run.planned)
         old_J = np.median(run.energy_J[2 : run.changes_at])
         new_J = np.median(run.energy_J[run.changes_at + 1 :])
-        # The same without what the trace knows of the GPU: its power limit.
+        # The same trace without its GPU's power limit.
         plain = replace(run, trace=EnergyTrace(run.trace.epoch_columns))
         rows[run.run_id] = {
             "FLOPs": run.flops_ratio,
@@ -269,7 +269,7 @@ def judged(run: LongRun) -> pd.DataFrame:
 
 
 def interval_table(runs: list[LongRun]) -> pd.DataFrame:
-    """Coverage, each run counting alike, and the median half-width, in %."""
+    """Coverage, with equal weight for each run, and the median half-width, in %."""
     rows = {}
     tables = {run.run_id: judged(run) for run in runs}
     sets = dict.fromkeys(run.group.split()[0] for run in runs)
@@ -298,7 +298,7 @@ def interval_table(runs: list[LongRun]) -> pd.DataFrame:
 
 
 def aims(methods: pd.DataFrame, changes: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
-    """The figures that this benchmark is to reach."""
+    """The goals of this benchmark, and whether they are met."""
 
     def automatic(group: str, observed: int) -> float:
         rows = methods[

@@ -68,7 +68,7 @@ def projections(run: LongRun) -> list[dict[str, float | str]]:
 
 
 def weights_of(table: pd.DataFrame) -> np.ndarray:
-    """Each data set counts alike, in it each run, in it each projection."""
+    """Weights that give each data set the same say, and each run in it, and each projection."""
     per_run = 1 / table.groupby("run")["error"].transform("size")
     return (per_run / per_run.groupby(table["data set"]).transform("sum")).to_numpy()
 
@@ -109,9 +109,9 @@ def stretched(found: np.ndarray, stretch: float) -> np.ndarray:
 
 
 def needed_stretch(table: pd.DataFrame) -> float:
-    """By how much wider the interval must be to hold as often as it says where it was not fitted.
+    """The factor by which the interval must be wider to hold as often as it says on unseen data.
 
-    Data sets that are left out in turn count alike.
+    Each data set is left out in turn; all have the same weight.
     """
     unseen = left_out(table, "data set")
     needed = unseen["error"].abs() * unseen["share"] / unseen["half"]
@@ -123,7 +123,7 @@ def needed_stretch(table: pd.DataFrame) -> float:
 
 
 def coverage(table: pd.DataFrame) -> pd.DataFrame:
-    """Share held in %, each run counting alike, and the median half-width in %."""
+    """Share held in %, with equal weight for each run, and the median half-width in %."""
     old = table[table["on level"] >= SETTLED]
     runs = old.groupby(["group", "run"]).agg(held=("held", "mean"), half=("half", "median"))
     result = 100 * runs.groupby("group").agg(held=("held", "mean"), half=("half", "median"))
@@ -151,7 +151,7 @@ def sensitivity(runs: list[LongRun]) -> pd.DataFrame:
 
 
 def mape(runs: list[LongRun]) -> dict[str, float]:
-    """By data set; delrey2023 after so many epochs, others from 3 epochs into the last level on."""
+    """By data set: delrey2023 after 12 to 25 epochs, others from 3 epochs into the last level."""
     off: dict[str, list[float]] = {}
     for run in runs:
         delrey = run.group == "delrey2023"
@@ -196,7 +196,7 @@ SIGNALS: dict[str, Signal] = {
 
 
 def synthetic(draws: int = 200) -> pd.DataFrame:
-    """How often the packaged 90 % interval holds on signals of known kind, in %."""
+    """How often the packaged 90 % interval holds on made-up signals, in %."""
     rows: dict[str, dict[str, float]] = {}
     for name, make in SIGNALS.items():
         rows[name] = {}

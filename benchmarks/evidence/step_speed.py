@@ -67,7 +67,7 @@ def median_s(call: Callable[[], object], repeats: int) -> float:
 
 
 def peers(power_W: np.ndarray, energy_J: np.ndarray) -> dict[str, tuple[Callable[[], int], int]]:
-    """Searches for one change: each returns where it found it; and how often it is repeated."""
+    """Searches for one change, which return its place, and how often to repeat each."""
     import ruptures as rpt
     import stumpy
 
