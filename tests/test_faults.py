@@ -20,7 +20,7 @@ CASES = load_cases()
 def soak(nvml_library: Path) -> Iterator[subprocess.Popen[str]]:
     """Some seconds of the soak, beside the faults, which sleep most of the time."""
     with subprocess.Popen(
-        [sys.executable, "benchmarks/soak.py", "--minutes", "0.2", "--seed", "1"],
+        [sys.executable, "-m", "benchmarks.endurance.soak", "--minutes", "0.2", "--seed", "1"],
         cwd=ROOT,
         env=environment(nvml_library),
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""What grows while a run goes on, and how fast; the month itself is `benchmarks/long_run.py`."""
+"""What grows while a run goes on, and how fast; `benchmarks/endurance/long_run.py` runs a month."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.long_run import Run, WaveSensor, epoch_errors, sensors, without_threads
+from benchmarks.endurance.long_run import Run, WaveSensor, epoch_errors, sensors, without_threads
 from energyest import EnergyTrace, load_trace
 from energyest.measure import tables
 from energyest.measure.meter import Meter, PowerIntegral

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.long_run import Run, sensors, without_threads
+from benchmarks.endurance.long_run import Run, sensors, without_threads
 from energyest import EnergyTrace, load_trace
 from energyest.measure.folder import TraceFolder
 from energyest.measure.sensors import Reading

@@ -72,7 +72,8 @@ def advise(
     Among models on a GPU that was measured, this chose far better than FLOPs or parameters do:
     the truly cheapest of six unseen networks in 83 to 90 % of menus, against 33 to 52 %. Among GPUs
     that were not measured it did not: of two of V100, P100 and RTX 6000 it took the cheaper one in
-    71 % of cases, the lower TDP alone in 83 % (`benchmarks/advise_accuracy.py`). Probe those.
+    71 % of cases, the lower TDP alone in 83 % (`benchmarks/evidence/advise_accuracy.py`). Probe
+    those.
 
     Args:
         models: workloads by name, from `describe_workload`; or one or a list of them, named by

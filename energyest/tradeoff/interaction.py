@@ -36,7 +36,8 @@ from energyest.tradeoff.table import (
 )
 
 #: Runs of each pair that a comparison of their spreads needs: with five, Levene's test overlooks
-#: most differences that turn one table of eight into a false alarm (benchmarks/tradeoff_errors.py).
+#: most differences that turn one table of eight into a false alarm
+#: (benchmarks/evidence/tradeoff_errors.py).
 FEWEST_SPREAD = 10
 
 

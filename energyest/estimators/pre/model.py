@@ -182,7 +182,7 @@ class PreModel:
         """Why each prediction is an extrapolation, one sentence a reason; none if it is not.
 
         On architectures that a fit had not seen, energies of workloads unlike those measured were
-        off by 19 % in the median, others by 13 % (`benchmarks/advise_accuracy.py`).
+        off by 19 % in the median, others by 13 % (`benchmarks/evidence/advise_accuracy.py`).
 
         Args:
             pairs: workloads on GPUs, of length n.

@@ -2,8 +2,8 @@
 
 Bayesian, because the answer is uncertain just when it matters: a few epochs after a change, one
 more or one less decides over the level. A mean over all answers, weighted by their probability, is
-about as accurate as the mean since the most probable one (`benchmarks/step_accuracy.py` has both);
-what the others add is how sure it is, which the interval needs.
+about as accurate as the mean since the most probable one (`benchmarks/evidence/step_accuracy.py`
+has both); what the others add is how sure it is, which the interval needs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from energyest.arrays import FloatArray
 
 # What is expected before a run is seen, in terms of the logarithm of energy: relative noise and
 # relative changes. Round numbers from the middle of where the accuracy is flat:
-# `benchmarks/step_calibration.py` prints it for half and for twice each of them.
+# `benchmarks/evidence/step_calibration.py` prints it for half and for twice each of them.
 #: The spread of epochs around their level, unless a run jumps more from epoch to epoch, ...
 NOISE = 0.015
 #: ... which counts as much as this many epochs that were seen.

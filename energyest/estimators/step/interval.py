@@ -10,7 +10,7 @@ from energyest.estimators.step.level import Level
 
 # Weights of what is known about the error, and the heaviness of its tails: fitted to the errors of
 # projections of real trainings, groups of which were left out in turn, by
-# `benchmarks/step_calibration.py`.
+# `benchmarks/evidence/step_calibration.py`.
 #: Of the uncertainty of the level, the noise of the epochs to come, and the drift.
 WEIGHTS = (0.728, 1.028, 0.130)
 #: Error that a level of one epoch does not show yet.

@@ -16,7 +16,7 @@ from energyest.records.trace import EnergyTrace
 
 # How far off a guess from FLOPs is, without and with knowledge of the load: the error that nine of
 # ten changes of real trainings stay below, divided by the 90 % quantile of `interval`.
-# `benchmarks/step_accuracy.py` prints both errors.
+# `benchmarks/evidence/step_accuracy.py` prints both errors.
 _FLOPS_ERROR = 0.14
 _LOAD_ERROR = 0.07
 # A ratio of energies that the user states is taken to be this good.

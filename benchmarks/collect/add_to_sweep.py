@@ -1,0 +1,125 @@
+"""Add measured trainings to the table that PRE's packaged model is fitted to.
+
+Either a folder that `benchmarks.collect.sweep` wrote, or hopper's sweep from beside the checkout,
+whose models are built and described again (with torchvision). Rows of the same machines are
+replaced.
+
+    python -m benchmarks.collect.add_to_sweep --folder FOLDER --host NAME
+    python -m benchmarks.collect.add_to_sweep --hopper
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.collect.sweep import describe
+from benchmarks.common.data_folder import FOLDER, require
+from benchmarks.common.sweep_table import HOPPER_SWEEP, TABLE, Row, counter_power_W, rows
+
+
+def write(table: list[Row]) -> None:
+    """Write the table, sorted and without a time stamp: the same rows give the same file."""
+    text = io.StringIO()
+    for row in sorted(table, key=lambda row: (row["host"], row["name"])):
+        text.write(json.dumps(row, sort_keys=True) + "\n")
+    TABLE.write_bytes(gzip.compress(text.getvalue().encode(), 9, mtime=0))
+
+
+def of_folder(folder: Path, host: str) -> Iterator[Row]:
+    """Trainings of `benchmarks.collect.sweep` that were measured and described."""
+    workloads = {row["name"]: row for row in _lines(folder / "workloads.jsonl")}
+    for run in _lines(folder / "runs.jsonl"):
+        workload = dict(workloads.get(run["name"], {"error": "not described"}))
+        if "error" in run or "error" in workload or run["gpu_energy_J"] is None:
+            continue
+        del workload["name"]
+        # Counter and instant power have independent errors: take their mean.
+        power_W = (run["gpu_energy_J"] / run["duration_s"] + run["instant_power_W"]) / 2
+        names = ("name", "model", "batch_size", "size", "precision", "optimizer", "loop", "gpu")
+        yield {
+            **{name: run[name] for name in names},
+            "host": host,
+            "step_s": run["duration_s"] / run["steps"],
+            "power_W": power_W,
+            "peak_gpu_memory_bytes": run["peak_gpu_memory_bytes"],
+            "workload": workload,
+        }
+
+
+def _lines(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def of_hopper() -> Iterator[Row]:
+    """The trainings of `hopper/sweep_*`; the name of the machine is part of the run's."""
+    import pandas as pd
+
+    require(*HOPPER_SWEEP)
+    files = [FOLDER / name for name in HOPPER_SWEEP]
+    table, epochs = (pd.read_csv(file) for file in files[:2])
+    samples = pd.read_parquet(files[2])
+    for run in table.itertuples():
+        warm = epochs[(epochs.run_id == run.run_id) & (epochs.epoch > 0)]
+        read = samples[samples.run_id == run.run_id]
+        setting = _hopper_setting(run)
+        workload = dict(describe(setting))
+        if "error" in workload:
+            print(f"{run.run_id}: {workload['error']}")
+            continue
+        del workload["name"]
+        assert workload["parameters"] == run.parameters, run.run_id
+        yield {
+            "name": run.run_id,
+            **setting,
+            "gpu": run.gpu,
+            "host": run.run_id[:6],
+            "step_s": float((warm.train_end_s - warm.start_s).sum() / warm.steps.sum()),
+            "power_W": counter_power_W(read, warm.start_s.min(), warm.end_s.max()),
+            "peak_gpu_memory_bytes": int(run.peak_gpu_memory_bytes),
+            "workload": workload,
+        }
+
+
+def _hopper_setting(run: Any) -> Row:
+    kinds = {"transformer": "encoder", "lstm": "lstm", "mlp": "mlp"}
+    size = run.image_size if np.isfinite(run.image_size) else run.seq_len
+    own = f"own/{kinds.get(run.model)}-d{run.d_model:.0f}-l{run.layers:.0f}"
+    return {
+        "model": own if run.model in kinds else f"torchvision/{run.model}",
+        "batch_size": int(run.batch_size),
+        "size": int(size) if np.isfinite(size) else 0,
+        "precision": run.precision,
+        "optimizer": run.optimizer,
+        "loop": "plain",
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, help="a folder of benchmarks.collect.sweep")
+    parser.add_argument("--host", help="a name for its machine")
+    parser.add_argument("--hopper", action="store_true", help="describe and add hopper/sweep_*")
+    arguments = parser.parse_args()
+    if not (arguments.hopper or (arguments.folder and arguments.host)):
+        parser.error("give --hopper, or --folder and --host")
+    for name in ("runs.jsonl", "workloads.jsonl"):
+        if arguments.folder and not (arguments.folder / name).exists():
+            parser.exit(2, f"add_to_sweep: missing: {arguments.folder / name}\n")
+    new = list(of_hopper() if arguments.hopper else of_folder(arguments.folder, arguments.host))
+    hosts = {row["host"] for row in new}
+    kept = [row for row in rows() if row["host"] not in hosts] if TABLE.exists() else []
+    write([*kept, *new])
+    print(f"{len(new)} trainings added, {len(kept)} kept, in {TABLE.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,97 @@
+"""Write what a training step on the older GPUs does: `data/older_workloads.json.gz`.
+
+The networks are built again on meta tensors, which needs torchvision and transformers, and
+described. Which batch sizes and optimizers occur is read from the tables of Zeus.
+
+    python -m benchmarks.collect.older_workloads
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import sys
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from benchmarks.common.older_trainings import TRAINED, WORKLOADS, rows
+from energyest.profiling.describe import describe_workload
+from energyest.records.workload import Workload
+
+
+class _Answers(nn.Module):
+    """BERT base that marks where an answer starts and ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from transformers import BertConfig, BertForQuestionAnswering
+
+        self.net = BertForQuestionAnswering(BertConfig())
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        output = self.net(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+        return torch.stack([output.start_logits, output.end_logits], 1)
+
+
+def _network(name: str) -> nn.Module:
+    from torchvision import models
+
+    if name == "resnet50":
+        return models.resnet50()
+    if name == "bert_base_uncased":
+        return _Answers()
+    network = models.shufflenet_v2_x1_0(num_classes=100)
+    # As usual for images of 32 pixels: no pooling and no stride before the first stage.
+    network.conv1[0] = nn.Conv2d(3, 24, 3, padding=1)
+    network.maxpool = nn.Identity()
+    return network
+
+
+def _workload(network: nn.Module, name: str, batch: int, optimizer: str) -> Workload:
+    with torch.device("meta"):
+        labels = torch.empty(batch, dtype=torch.long)
+        if name == "bert_base_uncased":
+            example = (torch.empty(batch, 384, dtype=torch.long), labels[:, None].expand(-1, 2))
+        else:
+            size = 224 if name == "resnet50" else 32
+            example = (torch.empty(batch, 3, size, size), labels)
+    loss = None
+    if name == "bert_base_uncased":
+        loss = _loss_of_answers
+    return describe_workload(network, example, optimizer=optimizer, loss=loss)
+
+
+def _loss_of_answers(output: Tensor, target: Tensor) -> Tensor:
+    return cross_entropy(output.flatten(0, 1), target.flatten())
+
+
+def describe() -> None:
+    """Write what a step of each training does."""
+    with torch.device("meta"):
+        networks = {name: _network(name) for name, _ in TRAINED.values()}
+    described = {}
+    for _, name, row in rows():
+        key = f"{name} {row.batch_size} {row.optimizer}"
+        if key not in described:
+            step = _workload(networks[name], name, int(row.batch_size), row.optimizer)
+            described[key] = step.to_dict()
+    text = json.dumps(described, sort_keys=True)
+    WORKLOADS.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+
+
+def main() -> int:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    absent = [name for name in ("torchvision", "transformers") if find_spec(name) is None]
+    if absent:
+        print(f"older_workloads: missing: pip install {' '.join(absent)}", file=sys.stderr)
+        return 2
+    describe()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Fit PRE's packaged model to the sweep and write it to `energyest/data/pre_model.json`.
+
+python -m benchmarks.collect.pre_model
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import energyest
+from benchmarks.common.sweep_table import runs
+from energyest.estimators.pre.model import PreModel
+
+TARGET = Path(energyest.__file__).parent / "data" / "pre_model.json"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=TARGET, help="write it elsewhere")
+    out = parser.parse_args().out
+    learnt = runs()
+    began_s = time.perf_counter()
+    model = PreModel(start=None).fit(learnt)
+    model.save(out)
+    print(
+        f"{len(learnt)} trainings of {len({run.model for run in learnt})} architectures on "
+        f"{', '.join(model.gpus_)}; {time.perf_counter() - began_s:.0f} s; "
+        f"{out.stat().st_size / 1e3:.0f} kB"
+    )
+    print(f"hosts: { ({name: round(value, 2) for name, value in model.core_.hosts.items()}) }")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

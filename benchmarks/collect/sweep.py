@@ -1,0 +1,302 @@
+"""Train many models for a few seconds each on an NVIDIA GPU, and write what a step of each costs.
+
+A setting is drawn at random (see `benchmarks.common.model_zoo`) and trained in a plain loop under
+`track`, or by a Lightning Trainer with `EnergyMonitor`. Inputs are synthetic, in pinned memory.
+Epoch 0 is cold; only the epochs after it count. Then each setting's model is described as a
+workload, on the CPU.
+
+Lines of JSON are added to `FOLDER/runs.jsonl` and `FOLDER/workloads.jsonl`. A setting that is in
+the files is not measured again, so an interrupted sweep can be continued. Settings that do not fit
+into the GPU's memory are written with their error. Exits with 2 without a GPU.
+
+    python -m benchmarks.collect.sweep --out FOLDER --seed 1 --minutes 30
+    python -m benchmarks.collect.sweep --out FOLDER --seed 1 --runs 3 --device cpu
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import json
+import logging
+import multiprocessing
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+from tqdm import tqdm
+
+from benchmarks.common.model_zoo import Setting, build, draw_settings, loss_of, optimizer_of
+from energyest import EnergyestError, EnergyMonitor, EnergyTrace, track
+from energyest.profiling.describe import describe_workload
+
+MIXED = {"bf16": torch.bfloat16, "fp16": torch.float16}
+WARM_S, EPOCH_S, EPOCHS = 0.6, 0.9, 2
+
+
+class Steps:
+    """Batches for one epoch: the same batch again and again until the epoch's time is over.
+
+    At most eight batches are queued, and the GPU has finished when the epoch ends, so that the
+    epoch lasts as long as the GPU works.
+    """
+
+    def __init__(self, batch: tuple[Tensor, ...], device: torch.device) -> None:
+        self.batch, self.device = batch, device
+        self.epoch = 0
+        self.counts: list[int] = []
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        end_s = time.monotonic() + (EPOCH_S if self.epoch else WARM_S)
+        self.epoch += 1
+        self.counts.append(0)
+        events: list[Any] = []
+        while time.monotonic() < end_s or self.counts[-1] < 3:
+            self.counts[-1] += 1
+            yield self.batch
+            if self.device.type == "cuda":
+                events.append(torch.cuda.Event())
+                events[-1].record()
+                if len(events) > 8:
+                    events.pop(0).synchronize()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+class _Endless(IterableDataset[Any]):
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.steps)
+
+
+def train_plain(model: nn.Module, steps: Steps, setting: Setting) -> EnergyTrace:
+    optimizer = optimizer_of(setting.optimizer, model)
+    mixed = MIXED.get(setting.precision)
+    scaler = torch.amp.GradScaler(steps.device.type, enabled=setting.precision == "fp16")
+    with track() as run:
+        for _ in run.epochs(1 + EPOCHS):
+            for batch in steps:
+                inputs, target = (t.to(steps.device, non_blocking=True) for t in batch)
+                with torch.autocast(steps.device.type, mixed, enabled=mixed is not None):
+                    loss = loss_of(model(inputs), target)
+                optimizer.zero_grad()
+                if setting.precision == "fp16":
+                    scaler.scale(loss).backward()
+                    scaler.step(optimizer)
+                    scaler.update()
+                else:
+                    loss.backward()
+                    optimizer.step()
+    return run.trace
+
+
+def lightning_module(model: nn.Module, setting: Setting) -> Any:
+    import pytorch_lightning as pl
+
+    class Module(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = model
+
+        def forward(self, inputs: Tensor) -> Any:
+            return self.net(inputs)
+
+        def training_step(self, batch: Any, _: int) -> Tensor:
+            return loss_of(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return optimizer_of(setting.optimizer, self.net)
+
+    return Module()
+
+
+def train_lightning(model: nn.Module, steps: Steps, setting: Setting, folder: Path) -> EnergyTrace:
+    import pytorch_lightning as pl
+
+    monitor = EnergyMonitor(folder, count_flops=False)
+    trainer = pl.Trainer(
+        max_epochs=1 + EPOCHS,
+        accelerator="gpu" if steps.device.type == "cuda" else "cpu",
+        devices=1,
+        precision={"bf16": "bf16-mixed", "fp16": "16-mixed"}.get(setting.precision, "32-true"),
+        callbacks=[monitor],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    loader = DataLoader(_Endless(steps), batch_size=None)
+    trainer.fit(lightning_module(model, setting), loader)
+    return monitor.trace
+
+
+def measure(setting: Setting, device: torch.device, scratch: Path) -> dict[str, Any]:
+    """Train one setting; returns what its warm epochs cost."""
+    exact = setting.precision == "fp32"
+    torch.backends.cuda.matmul.allow_tf32 = not exact
+    torch.backends.cudnn.allow_tf32 = not exact
+    with device:
+        model, batch = build(setting)
+    if device.type == "cuda":
+        batch = tuple(t.pin_memory() for t in batch)
+        torch.cuda.reset_peak_memory_stats()
+    steps = Steps(batch, device)
+    if setting.loop == "lightning":
+        trace = train_lightning(model, steps, setting, scratch / "energy")
+    else:
+        trace = train_plain(model, steps, setting)
+    return _facts(trace, steps, model)
+
+
+def _facts(trace: EnergyTrace, steps: Steps, model: nn.Module) -> dict[str, Any]:
+    epochs = trace.epochs.iloc[1:]
+    duration_s = float(epochs["duration_s"].sum())
+    count = sum(steps.counts[1:])
+    power = trace.power
+    warm = (power["time_s"] > epochs["start_s"].iloc[0] + 0.15) & (
+        power["time_s"] <= epochs["end_s"].iloc[-1]
+    )
+    gpu = next((d for d in trace.devices if d.get("kind") == "gpu"), {})
+    readings = power[warm & power["device"].astype(str).str.startswith("gpu")]
+    peak = torch.cuda.max_memory_allocated() if steps.device.type == "cuda" else None
+    facts = {
+        "gpu": gpu.get("name"),
+        "power_limit_W": gpu.get("power_limit_W"),
+        "steps": count,
+        "duration_s": duration_s,
+        "gpu_energy_J": float(epochs["gpu_energy_J"].sum(skipna=False)),
+        "instant_power_W": float(readings["power_W"].mean()),
+        "epoch_duration_s": [float(v) for v in epochs["duration_s"]],
+        "epoch_gpu_energy_J": [None if np.isnan(v) else float(v) for v in epochs["gpu_energy_J"]],
+        "epoch_steps": steps.counts[1:],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "peak_gpu_memory_bytes": peak,
+    }
+    return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in facts.items()}
+
+
+def describe(setting: dict[str, Any]) -> dict[str, Any]:
+    """The workload of a setting, in a process of its own."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    chosen = Setting(**setting)
+    try:
+        try:
+            with torch.device("meta"):
+                model, batch = build(chosen)
+        except NotImplementedError:  # the model computes its widths with tensors
+            model, batch = build(chosen)
+        if chosen.loop == "lightning":
+            model = lightning_module(model, chosen)
+        workload = describe_workload(
+            model,
+            batch,
+            precision=chosen.precision,
+            optimizer=chosen.optimizer,
+            loss=None if chosen.loop == "lightning" else loss_of,
+        )
+    except EnergyestError as error:
+        return {"name": chosen.name, "error": str(error)}
+    return {"name": chosen.name, **workload.to_dict(), "model": chosen.model}
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:  # cut short: the last line of an interrupted sweep
+            continue
+    return found
+
+
+def _add(path: Path, content: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(content) + "\n")
+
+
+def measure_all(arguments: argparse.Namespace, device: torch.device) -> None:
+    path = arguments.out / "runs.jsonl"
+    done = {row["name"] for row in _lines(path)}
+    end_s = time.monotonic() + arguments.minutes * 60
+    bar = tqdm(total=arguments.runs, unit="run", mininterval=5)
+    for setting in draw_settings(arguments.seed, arguments.models):
+        if bar.n >= arguments.runs or time.monotonic() > end_s:
+            break
+        bar.update()
+        if setting.name in done:
+            continue
+        done.add(setting.name)
+        bar.set_postfix_str(setting.name)
+        row = {"name": setting.name, **asdict(setting), "torch": torch.__version__}
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                row |= measure(setting, device, Path(scratch))
+        except (torch.OutOfMemoryError, RuntimeError, ValueError) as error:
+            row["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        _add(path, row)
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    bar.close()
+
+
+def describe_all(arguments: argparse.Namespace) -> None:
+    path = arguments.out / "workloads.jsonl"
+    done = {row["name"] for row in _lines(path)}
+    names = list(Setting.__dataclass_fields__)
+    rows = [r for r in _lines(arguments.out / "runs.jsonl") if "error" not in r]
+    todo = [{name: row[name] for name in names} for row in rows if row["name"] not in done]
+    workers = max(1, min(16, (os.cpu_count() or 2) - 1))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        for content in tqdm(
+            pool.map(describe, todo), total=len(todo), unit="workload", mininterval=5
+        ):
+            _add(path, content)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the tables")
+    parser.add_argument("--seed", type=int, default=1, help="which settings are drawn")
+    parser.add_argument("--runs", type=int, default=1000, help="settings to draw")
+    parser.add_argument("--minutes", type=float, default=60, help="time for measuring")
+    parser.add_argument("--models", default=".*", help="regular expression of the models' names")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--describe", action="store_true", help="only describe what was measured")
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and not (arguments.describe or torch.cuda.is_available()):
+        print("sweep: torch sees no NVIDIA GPU; nothing was measured")
+        return 2
+    missing = [p for p in ("torchvision", "transformers") if importlib.util.find_spec(p) is None]
+    if missing:
+        print(f"without {' and '.join(missing)}, their models are left out")
+    for name in ("pytorch_lightning", "lightning", "energyest"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if not arguments.describe:
+        measure_all(arguments, torch.device(arguments.device))
+    describe_all(arguments)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

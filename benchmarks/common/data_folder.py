@@ -1,0 +1,41 @@
+"""Where the benchmarks find their data, and what they say when a file is not there.
+
+`PACKAGED` is part of the repository. `FOLDER` holds data that are not: it is `../shared/data`
+beside the checkout, or the folder that the environment variable ENERGYEST_DATA names.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGED = REPOSITORY / "benchmarks" / "data"
+FOLDER = Path(os.environ.get("ENERGYEST_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+def missing(*names: str) -> str | None:
+    """What is needed to read these files and is not there, as a message; None if all is there.
+
+    Args:
+        names: paths below `FOLDER`.
+    """
+    absent = [str(FOLDER / name) for name in names if not (FOLDER / name).exists()]
+    if absent:
+        return (
+            f"missing: {', '.join(absent)}. Put the data there, or name their folder in the "
+            "environment variable ENERGYEST_DATA (benchmarks/README.md says where they come from)"
+        )
+    if any(name.endswith(".parquet") for name in names) and find_spec("pyarrow") is None:
+        return "missing: the package pyarrow, which reads .parquet files: pip install pyarrow"
+    return None
+
+
+def require(*names: str) -> None:
+    """End the process with status 2 and a message if one of these files cannot be read."""
+    message = missing(*names)
+    if message is not None:
+        print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr)
+        sys.exit(2)

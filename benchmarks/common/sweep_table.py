@@ -1,0 +1,76 @@
+"""The table of short trainings that PRE's packaged model is fitted to: `data/sweep.jsonl.gz`.
+
+Each line is one training: its setting, the machine, the mean length and power of a warm step, and
+the step's workload. `benchmarks.collect.add_to_sweep` writes it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common.data_folder import PACKAGED
+from energyest.estimators.pre.training_data import TrainedRun
+from energyest.gpus import resolve_gpu
+from energyest.records.workload import Workload
+
+TABLE = PACKAGED / "sweep.jsonl.gz"
+# The same of hopper, as it was measured, in the data beside the checkout.
+HOPPER_SWEEP = tuple(f"hopper/sweep_{f}" for f in ("runs.csv", "epochs.csv", "samples.parquet"))
+Row = dict[str, Any]
+_FAMILIES = {
+    "transformer": r"encoder|gpt|bert|distilbert|vit|swin",
+    "residual": r"resn|wide_resnet|densenet",
+    "mobile": r"mobilenet|mnasnet|efficientnet|regnet|shufflenet",
+    "recurrent": r"lstm|gru",
+    "inception": r"inception|googlenet",
+    "plain": r"vgg|alexnet|squeezenet",
+}
+
+
+def rows() -> list[Row]:
+    """The table, one dictionary a training."""
+    with gzip.open(TABLE, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def runs(table: list[Row] | None = None) -> list[TrainedRun]:
+    """The table as a `PreModel` learns from it; runs of one architecture form one group."""
+    return [
+        TrainedRun(
+            Workload.from_dict(row["workload"]),
+            resolve_gpu(row["gpu"]),
+            row["step_s"],
+            row["power_W"],
+            architecture(row["model"]),
+            row["host"],
+        )
+        for row in (rows() if table is None else table)
+    ]
+
+
+def architecture(model: str) -> str:
+    """A model's name without its width and number of layers."""
+    return model.split("-d", 1)[0]
+
+
+def family(model: str) -> str:
+    """The family of a model: architectures that are built alike."""
+    name = architecture(model).split("/")[-1]
+    for kind, pattern in _FAMILIES.items():
+        if re.match(pattern, name):
+            return kind
+    return name
+
+
+def counter_power_W(samples: Any, start_s: float, end_s: float) -> float:
+    """Mean power from the first to the last tick of the energy counter in that time."""
+    inside = samples[(samples.t_s >= start_s) & (samples.t_s <= end_s)]
+    time_s, energy_J = inside.t_s.to_numpy(float), inside.energy_mJ.to_numpy(float) / 1e3
+    ticks = np.flatnonzero(np.diff(energy_J) > 0) + 1
+    first, last = ticks[0], ticks[-1]
+    return float((energy_J[last] - energy_J[first]) / (time_s[last] - time_s[first]))

@@ -1,0 +1,1 @@
+"""Does it hold: long runs, faults, hostile files, several processes, real GPUs."""

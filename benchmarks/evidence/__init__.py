@@ -1,0 +1,1 @@
+"""How accurate energyest is and how fast: recorded trainings and synthetic signals, no GPU."""

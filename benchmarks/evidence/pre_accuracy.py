@@ -1,0 +1,195 @@
+"""How well PRE predicts trainings on models, GPUs and generations that it has not seen.
+
+Reads the packaged sweep, which holds hopper's trainings, and from the data beside the checkout
+hopper's readings (for the probe), `zeus_nsdi23` (older generations) and `delrey2023` (the authors'
+table). Exits with 1 if a goal is missed, with 2 if data are missing.
+
+    python -m benchmarks.evidence.pre_accuracy
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.common.data_folder import require
+from benchmarks.common.goal import Goal
+from benchmarks.common.head import print_head
+from benchmarks.common.older_trainings import FILES as ZEUS
+from benchmarks.common.real_trainings import DELREY_TABLE
+from benchmarks.common.sweep_table import HOPPER_SWEEP, family, rows, runs
+from benchmarks.evidence import pre_delrey, pre_older, pre_probe
+from energyest.estimators.pre.model import PreModel
+from energyest.estimators.pre.roofline_model import RooflineModel
+from energyest.estimators.pre.training_data import TrainedRun
+from energyest.estimators.regression.published import fit_published
+
+CONFIDENCE = 0.9
+
+
+def fitted(learnt: Sequence[TrainedRun]) -> RooflineModel:
+    return RooflineModel.fit(
+        [run.pair for run in learnt],
+        np.array([run.step_s for run in learnt]),
+        np.array([run.power_W for run in learnt]),
+        hosts=[run.host for run in learnt],
+    )
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Step times and powers, each of shape (n,), of runs that had no part in the fit."""
+
+    step_s: np.ndarray
+    power_W: np.ndarray
+
+
+def left_out(
+    table: Sequence[TrainedRun], asked: Sequence[int], label: Callable[[TrainedRun], str]
+) -> tuple[Predicted, Predicted]:
+    """Predict the runs `asked` by fits without their label: machine unknown, and known."""
+    found = np.empty((4, len(table)))
+    for name in sorted({label(table[i]) for i in asked}):
+        model = fitted([run for run in table if label(run) != name])
+        chosen = [i for i in asked if label(table[i]) == name]
+        pairs = [table[i].pair for i in chosen]
+        unknown, known = model.predict(pairs), model.predict(pairs, [table[i].host for i in chosen])
+        found[:, chosen] = [unknown.step_s, unknown.power_W, known.step_s, known.power_W]
+    unknown_s, unknown_W, known_s, known_W = found[:, list(asked)]
+    return Predicted(unknown_s, unknown_W), Predicted(known_s, known_W)
+
+
+def errors(predicted: np.ndarray, measured: np.ndarray) -> tuple[float, float]:
+    """Mean and median absolute error in per cent."""
+    off = 100 * np.abs(predicted / measured - 1)
+    return float(off.mean()), float(np.median(off))
+
+
+def show(name: str, found: Predicted, truth: Sequence[TrainedRun]) -> None:
+    times, powers = np.array([r.step_s for r in truth]), np.array([r.power_W for r in truth])
+    parts = [
+        f"{quantity} {mean:5.1f} {median:5.1f}"
+        for quantity, predicted, measured in (
+            ("energy", found.step_s * found.power_W, times * powers),
+            ("power", found.power_W, powers),
+            ("step time", found.step_s, times),
+        )
+        for mean, median in [errors(predicted, measured)]
+    ]
+    print(f"  {name:<46}{' | '.join(parts)}", flush=True)
+
+
+def kernel_ridge(table: list[dict], asked: Sequence[int], labels: Sequence[str]) -> None:
+    """The paper's features and regressor, for energy per sample and mean power."""
+    names = np.array(labels)
+    made = runs(table)
+    features = np.array(
+        [
+            (
+                *(row["batch_size"], row["size"], row["size"], 125.9, 0, 0),
+                row["workload"]["forward_flops_per_sample"] / 1e9,
+                *(run.gpu.cuda_cores, run.gpu.memory_bytes / 2**30, run.gpu.tdp_W),
+            )
+            for row, run in zip(table, made, strict=True)
+        ]
+    )
+    energy_J = np.array([run.energy_J / run.workload.batch_size for run in made])
+    for quantity, target in (("energy", energy_J), ("power", np.array([r.power_W for r in made]))):
+        found = np.empty(len(table))
+        for name in sorted({names[i] for i in asked}):
+            chosen = np.array([i for i in asked if names[i] == name])
+            rest = np.flatnonzero(names != name)
+            published = fit_published(features[rest], target[rest], regressor="kernel_ridge")
+            found[chosen] = published.predict(features[chosen])
+        mean, median = errors(found[list(asked)], target[list(asked)])
+        print(
+            f"  kernel ridge, paper's features: {quantity:<14}{quantity} {mean:5.1f} {median:5.1f}"
+        )
+
+
+def hopper() -> list[Goal]:
+    """The 84 trainings of hopper, predicted without their architecture, or their GPU."""
+    table = rows()
+    made = runs(table)
+    asked = [i for i, run in enumerate(made) if run.host.startswith("pre-")]
+    truth = [made[i] for i in asked]
+    alone = list(range(len(asked)))
+    energy_J = np.array([run.energy_J for run in truth])
+    power_W = np.array([run.power_W for run in truth])
+    goals = []
+    print(f"\nhopper, {len(asked)} trainings; mean and median absolute error in %")
+    for left, label in (("architecture", _model), ("GPU", _gpu)):
+        print(f" unseen {left}")
+        kernel_ridge([table[i] for i in asked], alone, [label(run) for run in truth])
+        show("fitted to hopper alone", left_out(truth, alone, label)[0], truth)
+        unknown, known = left_out(made, asked, label)
+        show("packaged model's way, machine known", known, truth)
+        show("packaged model's way, machine unknown", unknown, truth)
+        found = errors(unknown.step_s * unknown.power_W, energy_J)
+        goals.append(_goal(f"energy per sample, unseen {left} (hopper)", found, (20, 12)))
+        if label is _model:
+            found = errors(unknown.power_W, power_W)
+            goals.append(_goal("mean power, unseen architecture (hopper)", found, (10, 7)))
+    print(" unseen family of architectures")
+    unknown, known = left_out(made, asked, lambda run: family(run.model))
+    show("packaged model's way, machine known", known, truth)
+    show("packaged model's way, machine unknown", unknown, truth)
+    print(" random fifths")
+    order = np.random.default_rng(0).permutation(len(made)) % 5
+    fold_of = {id(run): str(fold) for run, fold in zip(made, order, strict=True)}
+    unknown, known = left_out(made, asked, lambda run: fold_of[id(run)])
+    show("packaged model's way, machine known", known, truth)
+    show("packaged model's way, machine unknown", unknown, truth)
+    return goals
+
+
+def intervals() -> list[Goal]:
+    """Coverage on groups that no part of the fit has seen, nor its calibration."""
+    print(f"\nall {len(rows())} trainings, intervals of {100 * CONFIDENCE:.0f} %")
+    goals = []
+    for groups in ("model", "gpu", None):
+        validated = PreModel(start=None).cross_validate(runs(), groups, confidence=CONFIDENCE)
+        print(f"  {validated}", flush=True)
+        if groups == "model":
+            covered = 100 * (validated.coverage or 0)
+            met = 85 <= covered <= 95
+            name = "coverage of 90 % intervals, unseen architecture"
+            goals.append(Goal(name, "85 to 95 %", f"{covered:.0f} %", met))
+    return goals
+
+
+def _goal(name: str, found: tuple[float, float], asked: tuple[float, float]) -> Goal:
+    met = all(a <= b for a, b in zip(found, asked, strict=True))
+    mean, median = found
+    return Goal(name, f"{asked[0]} %, {asked[1]} %", f"{mean:.1f} %, {median:.1f} %", met)
+
+
+def _model(run: TrainedRun) -> str:
+    return run.model
+
+
+def _gpu(run: TrainedRun) -> str:
+    return run.gpu.name
+
+
+def main() -> int:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    began_s = time.perf_counter()
+    require(*HOPPER_SWEEP, *ZEUS.values(), *DELREY_TABLE)  # at once, not after minutes
+    print_head(__file__, "scikit-learn", "numpy")
+    goals = [*hopper(), *intervals()]
+    goals.append(_goal("with a probe (hopper)", pre_probe.report(), (5, 3)))
+    goals.append(_goal("older generations (zeus_nsdi23)", pre_older.report(), (30, 20)))
+    goals += pre_delrey.report()
+    print(f"\n{time.perf_counter() - began_s:.0f} s")
+    print(*goals, sep="\n")
+    return 0 if all(goal.met for goal in goals) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
