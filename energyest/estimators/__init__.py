@@ -11,8 +11,8 @@ from energyest.estimators.baselines import (
     estimate_mlco2,
 )
 from energyest.estimators.compare import compare_estimators
-from energyest.estimators.comparison import EstimatorComparison
 from energyest.estimators.pre.estimate import estimate_pre
+from energyest.estimators.scores import EstimatorScores, score_estimators
 from energyest.estimators.step.estimate import estimate_step
 from energyest.estimators.step.planned_changes import PlannedChange
 from energyest.estimators.step.stability import find_stable_epoch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Estimate",
-    "EstimatorComparison",
+    "EstimatorScores",
     "PlannedChange",
     "PreModel",
     "TableModel",
@@ -35,6 +35,7 @@ __all__ = [
     "estimate_pre",
     "estimate_step",
     "find_stable_epoch",
+    "score_estimators",
 ]
 
 # They are estimators of scikit-learn, which takes longer to import than all else together.
