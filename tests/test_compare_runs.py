@@ -390,7 +390,7 @@ def test_pre_counts_the_samples_that_the_trace_counts(measured_step: dict[str, A
     ("meta", "message"),
     [
         ({"workload": None}, "holds no workload"),
-        ({"workload": {}}, "not a stored workload"),
+        ({"workload": {"model": "net"}}, "not a stored workload"),
         ({"devices": [A40, A40]}, "names 2"),
         ({"devices": []}, "names 0"),
         ({"devices": [{**A40, "name": "Abacus 9"}]}, "unknown GPU 'Abacus 9'"),
