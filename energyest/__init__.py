@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     )
     from energyest.estimate import Estimate, NotStableError
     from energyest.estimators.compare import compare_estimators
-    from energyest.estimators.comparison import EstimatorComparison
     from energyest.estimators.pre.estimate import estimate_pre
     from energyest.estimators.pre.model import PreModel
     from energyest.estimators.regression.table_model import TableModel
+    from energyest.estimators.scores import EstimatorScores, score_estimators
     from energyest.estimators.step.estimate import estimate_step
     from energyest.estimators.step.planned_changes import PlannedChange
     from energyest.estimators.step.stability import find_stable_epoch
@@ -72,7 +72,7 @@ _MODULES = {
     "EnergyestError": "errors",
     "Estimate": "estimate",
     "EstimateError": "errors",
-    "EstimatorComparison": "estimators.comparison",
+    "EstimatorScores": "estimators.scores",
     "Gpu": "gpus",
     "MissingDependencyError": "errors",
     "NotStableError": "estimate",
@@ -104,6 +104,7 @@ _MODULES = {
     "pareto_front": "tradeoff.pareto",
     "probe": "profiling.probe",
     "savings": "tradeoff.savings",
+    "score_estimators": "estimators.scores",
     "track": "tracking.track",
 }
 
@@ -114,7 +115,7 @@ __all__ = [
     "EnergyestError",
     "Estimate",
     "EstimateError",
-    "EstimatorComparison",
+    "EstimatorScores",
     "Gpu",
     "MissingDependencyError",
     "NotStableError",
@@ -146,6 +147,7 @@ __all__ = [
     "pareto_front",
     "probe",
     "savings",
+    "score_estimators",
     "track",
 ]
 

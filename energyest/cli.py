@@ -152,6 +152,8 @@ def _project(folder: str, epochs: float | None, steps: int | None) -> None:
         estimate, unstable = error.estimate, error
     if estimate.epochs is not None:
         table = compare_estimators(trace, estimate.epochs)
+        if "error" in table:
+            table = table.assign(error=100 * table["error"]).rename(columns={"error": "error (%)"})
         _say(f"{table.to_string(float_format='%.1f', na_rep='-')}\n")
     if unstable is not None:
         raise unstable

@@ -132,10 +132,10 @@ def main() -> None:
 
 
 def _table(comparison: Any) -> str:
-    columns = [
-        c for c in ("energy_J", "lower_J", "upper_J", "error_pct", "note") if c in comparison
-    ]
+    columns = [c for c in ("energy_J", "lower_J", "upper_J", "error", "note") if c in comparison]
     table = comparison[columns].copy()
+    if "error" in table:
+        table = table.assign(error=100 * table["error"]).rename(columns={"error": "error (%)"})
     table["note"] = table["note"].str.slice(0, 76)
     return str(table.to_string(float_format=lambda value: f"{value:,.1f}", na_rep="-"))
 

@@ -43,7 +43,7 @@ from energyest import (
 )
 from energyest.cli import main
 from energyest.estimators.pre.training_data import runs_of
-from energyest.estimators.regression.published import FEATURES
+from energyest.estimators.regression.features import FEATURES
 from energyest.gpus import resolve_gpu
 from energyest.measure.sensors.replay import ReplaySensor
 from energyest.records import storage
@@ -396,7 +396,7 @@ def _among_ranks(file: str, data: bytes) -> Content:
 
 
 @functools.cache
-def _real_json(kind: str) -> Content:
+def real_json(kind: str) -> Content:
     """A file of a model, a workload or a probe."""
     if kind == "pre":
         import energyest
@@ -433,7 +433,7 @@ def _runs() -> pd.DataFrame:
 @st.composite
 def _edited(draw: st.DrawFn, kind: str) -> Content:
     """A real file of JSON in which hypothesis replaced, or slightly moved, a few entries."""
-    content = json.loads(_real_json(kind)["it.json"])
+    content = json.loads(real_json(kind)["it.json"])
     near = draw(st.integers(0, 3)) == 0  # or else nearly all of them are refused
     for _ in range(draw(st.integers(1, 3))):
         holder: Any = content
@@ -570,5 +570,5 @@ def loaders() -> Iterator[Loader]:
         ("probe", "Probe", _use_probe),
         ("state", "Run.load_state_dict", _use_state),
     ):
-        real = functools.partial(_real_json, kind)
+        real = functools.partial(real_json, kind)
         yield Loader(name, real, "it.json", _edited(kind), use)

@@ -52,6 +52,16 @@ def test_project(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "1.1 kJ (0.0003056 kWh) for 10 epochs" in capsys.readouterr().out
 
 
+def test_of_a_finished_run_errors_are_in_per_cent(
+    folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["project", folder, "-n", "5"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert "error (%)" in head
+    row = next(row for row in rows if row.startswith("first epoch"))
+    assert row.split()[-2:] == ["400.0", "66.7"]  # 1000 J instead of 600 J
+
+
 def test_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, acc in (("one", 0.25), ("two", 0.5)):
         hparams = {"arch": "a\x1b[31m\nb", "lr": 0.5, "optimizer": f"adam {name}"}

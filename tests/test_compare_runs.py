@@ -18,13 +18,14 @@ from sklearn.metrics import mean_absolute_percentage_error, r2_score, root_mean_
 from energyest import (
     EnergyTrace,
     EstimateError,
+    EstimatorScores,
     PlannedChange,
     Workload,
     compare_estimators,
     estimate_pre,
     estimate_step,
+    score_estimators,
 )
-from energyest.estimators.comparison import EstimatorComparison
 from energyest.estimators.pre.blend import beside_gpu
 
 DATA = Path(__file__).parents[1] / "benchmarks" / "data"
@@ -56,7 +57,7 @@ def flat(epoch_J: float, epochs: int = 40, **facts: Any) -> EnergyTrace:
     return EnergyTrace.from_epochs(np.full(epochs, epoch_J), np.ones(epochs), meta=meta, **facts)
 
 
-def row(comparison: EstimatorComparison, run: str, method: str) -> pd.Series:
+def row(comparison: EstimatorScores, run: str, method: str) -> pd.Series:
     table = comparison.runs
     return table[(table["run"] == run) & (table["method"] == method)].iloc[0]
 
@@ -66,7 +67,7 @@ def row(comparison: EstimatorComparison, run: str, method: str) -> pd.Series:
 
 def test_real_runs_give_the_figures_of_scikit_learn() -> None:
     runs = real_runs()
-    comparison = compare_estimators(runs, observed=16)
+    comparison = score_estimators(runs, observed=16)
     assert len(comparison.runs) == METHODS * len(runs)
     checked = 0
     for name, scores in comparison.summary.iterrows():
@@ -74,12 +75,12 @@ def test_real_runs_give_the_figures_of_scikit_learn() -> None:
         assert scores["runs"] == len(rows)
         assert scores["runs"] + scores["refused"] == len(runs)
         if rows.empty:
-            assert scores[["RMSE_J", "MAPE_pct", "median_pct", "bias_pct", "R2"]].isna().all()
+            assert scores[["RMSE_J", "MAPE", "median_error", "bias", "R2"]].isna().all()
             continue
         true_J, said_J = rows["measured_J"], rows["energy_J"]
         assert scores["RMSE_J"] == pytest.approx(root_mean_squared_error(true_J, said_J))
         off = mean_absolute_percentage_error(true_J, said_J)
-        assert scores["MAPE_pct"] == pytest.approx(100 * off)
+        assert scores["MAPE"] == pytest.approx(off)
         assert scores["R2"] == pytest.approx(r2_score(true_J, said_J))
         checked += 1
     assert checked >= 5
@@ -87,7 +88,7 @@ def test_real_runs_give_the_figures_of_scikit_learn() -> None:
 
 def test_each_run_has_the_rows_of_its_own_comparison() -> None:
     runs = real_runs()
-    comparison = compare_estimators(runs, observed=16)
+    comparison = score_estimators(runs, observed=16)
     for name, trace in list(runs.items())[:2]:
         alone = compare_estimators(trace, len(trace), observed=16)
         mine = comparison.runs[comparison.runs["run"] == name].set_index("method")
@@ -97,7 +98,7 @@ def test_each_run_has_the_rows_of_its_own_comparison() -> None:
         assert set(mine["gpu"]) == {"NVIDIA H100 80GB HBM3"}
 
 
-def table_of(measured_J: list[float], estimates: dict[str, list[float]]) -> EstimatorComparison:
+def table_of(measured_J: list[float], estimates: dict[str, list[float]]) -> EstimatorScores:
     """A comparison with the numbers that `summary` and `shared` look at."""
     rows = [
         {
@@ -109,13 +110,13 @@ def table_of(measured_J: list[float], estimates: dict[str, list[float]]) -> Esti
             "lower_J": 0.9 * said_J,
             "upper_J": 1.1 * said_J,
             "error_J": said_J - true_J,
-            "error_pct": 100 * (said_J / true_J - 1),
+            "error": said_J / true_J - 1,
             "note": "" if said_J == said_J else "no idea",
         }
         for method, said in estimates.items()
         for i, (true_J, said_J) in enumerate(zip(measured_J, said, strict=True))
     ]
-    return EstimatorComparison(pd.DataFrame(rows), 0.9)
+    return EstimatorScores(pd.DataFrame(rows), 0.9)
 
 
 ENERGIES = st.floats(1.0, 1e9)
@@ -126,16 +127,16 @@ ENERGIES = st.floats(1.0, 1e9)
 def test_summary_of_any_numbers(pairs: list[tuple[float, float]]) -> None:
     true_J, said_J = (list(values) for values in zip(*pairs, strict=True))
     scores = table_of(true_J, {"a": said_J}).summary.loc["a"]
-    errors_pct = 100 * (np.array(said_J) / true_J - 1)
+    errors = np.array(said_J) / true_J - 1
     assert scores["RMSE_J"] == pytest.approx(root_mean_squared_error(true_J, said_J))
-    assert scores["median_pct"] == pytest.approx(np.median(np.abs(errors_pct)))
-    assert scores["bias_pct"] == pytest.approx(errors_pct.mean())
+    assert scores["median_error"] == pytest.approx(np.median(np.abs(errors)))
+    assert scores["bias"] == pytest.approx(errors.mean())
     if len(set(true_J)) > 1:
         assert scores["R2"] == pytest.approx(r2_score(true_J, said_J), rel=1e-6)
     else:
         assert math.isnan(scores["R2"])
-    held = [0.9 * said <= true <= 1.1 * said for true, said in pairs]
-    assert scores["held"] == pytest.approx(np.mean(held))
+    covered = [0.9 * said <= true <= 1.1 * said for true, said in pairs]
+    assert scores["coverage"] == pytest.approx(np.mean(covered))
 
 
 @settings(max_examples=40, deadline=None)
@@ -160,25 +161,25 @@ def test_refusing_does_not_help_over_shared_runs(
 
 
 def test_r2_needs_runs_that_differ() -> None:
-    alike = compare_estimators([flat(10), flat(10)]).summary
+    alike = score_estimators([flat(10), flat(10)]).summary
     assert alike["R2"].isna().all()
     assert alike.loc["STEP", "RMSE_J"] == pytest.approx(0, abs=1e-9)
-    assert math.isnan(compare_estimators([flat(10)]).summary.loc["STEP", "R2"])
-    differ = compare_estimators([flat(10), flat(20)]).summary
+    assert math.isnan(score_estimators([flat(10)]).summary.loc["STEP", "R2"])
+    differ = score_estimators([flat(10), flat(20)]).summary
     assert differ.loc["STEP", "R2"] == pytest.approx(1)
 
 
 def test_intervals_are_counted_where_there_are_any() -> None:
-    summary = compare_estimators(real_runs(), observed=16).summary
-    assert 0 <= summary.loc["STEP", "held"] <= 1
-    assert math.isnan(summary.loc["MLCO2", "held"])
+    summary = score_estimators(real_runs(), observed=16).summary
+    assert 0 <= summary.loc["STEP", "coverage"] <= 1
+    assert math.isnan(summary.loc["MLCO2", "coverage"])
 
 
 # ---------------------------------------------------------------------- what is compared
 
 
 def test_half_of_short_runs_is_observed_by_default() -> None:
-    comparison = compare_estimators({"long": flat(1), "short": flat(1, 21), "two": flat(1, 2)})
+    comparison = score_estimators({"long": flat(1), "short": flat(1, 21), "two": flat(1, 2)})
     observed = comparison.runs.groupby("run")["observed"].first()
     assert observed.to_dict() == {"long": 15, "short": 10, "two": 1}
     short = row(comparison, "short", "STEP, paper (start 10, window 5)")
@@ -188,7 +189,7 @@ def test_half_of_short_runs_is_observed_by_default() -> None:
 
 
 def test_epochs_cut_all_runs_alike() -> None:
-    comparison = compare_estimators({"a": flat(1), "b": flat(2, 30)}, 20, observed=5)
+    comparison = score_estimators({"a": flat(1), "b": flat(2, 30)}, 20, observed=5)
     assert set(comparison.runs["epochs"]) == {20}
     assert row(comparison, "b", "first epoch")["measured_J"] == 40
 
@@ -196,14 +197,14 @@ def test_epochs_cut_all_runs_alike() -> None:
 def test_a_last_epoch_that_was_planned_to_break_off() -> None:
     energy_J = np.array([*[10.0] * 20, 5.0])
     trace = EnergyTrace.from_epochs(energy_J, energy_J / 10, meta={"planned_epochs": 20.5})
-    first = row(compare_estimators([trace]), "0", "first epoch")
+    first = row(score_estimators([trace]), "0", "first epoch")
     assert first["epochs"] == 20.5
     assert first["error_J"] == pytest.approx(0)
 
 
 def test_names_come_from_the_runs() -> None:
     named = flat(1, meta={"run_id": "lr-3", "model": "net", "devices": [A40, A40]})
-    comparison = compare_estimators([flat(1), named])
+    comparison = score_estimators([flat(1), named])
     assert list(dict.fromkeys(comparison.runs["run"])) == ["0", "lr-3"]
     assert row(comparison, "lr-3", "STEP")["gpu"] == "2 x NVIDIA A40"
     assert row(comparison, "lr-3", "STEP")["model"] == "net"
@@ -212,22 +213,22 @@ def test_names_come_from_the_runs() -> None:
 def test_measured_duration_is_passed_on() -> None:
     duration_s = np.array([*[1.0] * 20, *[3.0] * 20])
     trace = EnergyTrace.from_epochs(np.full(40, 300.0), duration_s, meta={"devices": [A40]})
-    assert row(compare_estimators([trace]), "0", "MLCO2")["energy_J"] == 300 * 40
-    known = row(compare_estimators([trace], duration_s="measured"), "0", "MLCO2")
+    assert row(score_estimators([trace]), "0", "MLCO2")["energy_J"] == 300 * 40
+    known = row(score_estimators([trace], measured_duration=True), "0", "MLCO2")
     assert known["energy_J"] == 300 * duration_s.sum()
-    alone = compare_estimators(trace, 40, observed=15, duration_s="measured")
+    alone = compare_estimators(trace, 40, observed=15, measured_duration=True)
     assert alone.loc["MLCO2", "energy_J"] == 300 * duration_s.sum()
     with pytest.raises(EstimateError, match="durations of all 80"):
-        compare_estimators(trace, 80, duration_s="measured")
+        compare_estimators(trace, 80, measured_duration=True)
 
 
 def test_planned_changes_and_steps_are_passed_on() -> None:
     energy_J = np.array([*[10.0] * 20, *[30.0] * 20])
     trace = EnergyTrace.from_epochs(energy_J, np.ones(40), steps=np.full(40, 7.0))
     changes = (PlannedChange(20, energy_ratio=3.0) for _ in range(1))
-    comparison = compare_estimators({"a": trace, "b": trace}, planned=changes)
+    comparison = score_estimators({"a": trace, "b": trace}, planned=changes)
     for name in "ab":
-        assert row(comparison, name, "STEP")["error_pct"] == pytest.approx(0, abs=0.1)
+        assert row(comparison, name, "STEP")["error"] == pytest.approx(0, abs=1e-3)
     by_steps = compare_estimators(trace.head(15), steps=7 * 40)
     assert by_steps.loc["STEP", "energy_J"] == estimate_step(trace.head(15), 40).energy_J
     with pytest.raises(EstimateError, match="must be a list"):
@@ -257,28 +258,35 @@ UNREAD = EnergyTrace({"epoch": np.arange(40.0), "energy_J": np.array([*[1.0] * 3
         ([flat(1, meta={"run_id": "x"})] * 2, {}, r"^run 'x': more than one"),
         ({1: flat(1)}, {}, "must be text"),
         ([flat(1), flat(1).epochs], {}, "run '1' is a DataFrame"),
-        ([flat(1)], {"steps": 4}, "for one training"),
-        ([flat(1)], {"duration_s": 4.0}, "for one training"),
-        ([UNREAD.head(39)], {"duration_s": "measured"}, r"^run '0': duration_s='measured'"),
+        ([UNREAD.head(39)], {"measured_duration": True}, r"^run '0': measured_duration=True"),
         ([flat(1)], {"epochs": math.nan}, "epochs=nan"),
         ([flat(1)], {"observed": -1}, "observed=-1"),
         ([flat(1)], {"confidence": 2}, "confidence=2"),
-        (flat(1).epochs, {"epochs": 40}, "trace is a DataFrame"),
-        ("runs", {}, "trace is a str"),
+        (flat(1), {"epochs": 40}, "traces is a EnergyTrace: it must be a list"),
+        ("runs", {}, "traces is a str"),
     ],
 )
-def test_what_cannot_be_compared_is_named(runs: Any, options: dict, message: str) -> None:
+def test_what_cannot_be_scored_is_named(runs: Any, options: dict, message: str) -> None:
     with pytest.raises(EstimateError, match=message):
-        compare_estimators(runs, **options)
+        score_estimators(runs, **options)
+
+
+def test_one_training_is_compared_and_many_are_scored() -> None:
+    with pytest.raises(EstimateError, match="trace is a list"):
+        compare_estimators([flat(1)], 40)  # type: ignore[arg-type]
+    with pytest.raises(EstimateError, match="but not both"):
+        compare_estimators(flat(1), 40, duration_s=4.0, measured_duration=True)
+    with pytest.raises(EstimateError, match="duration_s='measured'"):
+        compare_estimators(flat(1), 40, duration_s="measured")  # type: ignore[arg-type]
 
 
 def test_unknown_method() -> None:
-    with pytest.raises(EstimateError, match="'STOP' is no method"):
-        compare_estimators([flat(1)]).shared("STOP")
+    with pytest.raises(EstimateError, match="'STOP' is not a method"):
+        score_estimators([flat(1)]).shared("STOP")
 
 
 def test_texts_show_the_summary_and_the_shared_runs() -> None:
-    comparison = compare_estimators({"a": flat(1e3), "b": flat(2e3, 20)})
+    comparison = score_estimators({"a": flat(1e3), "b": flat(2e3, 20)})
     text = str(comparison)
     assert text.startswith("2 runs, estimated after 10 to 15 epochs, intervals of 90 %:")
     assert "The same over 1 run that all of these answered:" in text
@@ -286,7 +294,7 @@ def test_texts_show_the_summary_and_the_shared_runs() -> None:
     page = comparison._repr_html_()
     assert page.count("<table") == 2
     assert "Green Algorithms" in page
-    alone = str(compare_estimators([flat(1e3)]).shared("STEP", "first epoch"))
+    alone = str(score_estimators([flat(1e3)]).shared("STEP", "first epoch"))
     assert "that all" not in alone
     apart = table_of([1.0, 2.0], {"a": [1.0, math.nan], "b": [math.nan, 2.0]})
     assert "no run was answered by all of a, b" in str(apart)
@@ -333,16 +341,16 @@ def predicted(step: dict[str, Any], validation_samples: int = 0) -> Any:
 
 
 def test_pre_is_held_against_a_real_training(measured_step: dict[str, Any]) -> None:
-    pre = row(compare_estimators([trained(measured_step)]), "0", "PRE")
+    pre = row(score_estimators([trained(measured_step)]), "0", "PRE")
     expected = predicted(measured_step)
     assert pre["energy_J"] == pytest.approx(expected.energy_J)
     assert (pre["lower_J"], pre["upper_J"]) == pytest.approx((expected.lower_J, expected.upper_J))
-    assert abs(pre["error_pct"]) < 30  # the packaged model has learnt from this training
+    assert abs(pre["error"]) < 0.3  # the packaged model has learnt from this training
     assert pre["note"] == ""
 
 
 def test_pre_takes_other_devices_from_the_observed_epochs(measured_step: dict[str, Any]) -> None:
-    pre = row(compare_estimators([trained(measured_step, cpu_W=120.0)]), "0", "PRE")
+    pre = row(score_estimators([trained(measured_step, cpu_W=120.0)]), "0", "PRE")
     expected = beside_gpu(predicted(measured_step), 120.0)
     assert pre["energy_J"] == pytest.approx(expected.energy_J)
     assert pre["upper_J"] == pytest.approx(expected.upper_J)
@@ -382,7 +390,7 @@ def test_pre_counts_the_samples_that_the_trace_counts(measured_step: dict[str, A
     ("meta", "message"),
     [
         ({"workload": None}, "holds no workload"),
-        ({"workload": {}}, "not a stored workload"),
+        ({"workload": {"model": "net"}}, "not a stored workload"),
         ({"devices": [A40, A40]}, "names 2"),
         ({"devices": []}, "names 0"),
         ({"devices": [{**A40, "name": "Abacus 9"}]}, "unknown GPU 'Abacus 9'"),

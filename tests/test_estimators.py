@@ -507,8 +507,8 @@ def test_comparison() -> None:
     trace = trace_of(THAW, devices=[A40])
     table = compare_estimators(trace, 40, observed=20, ram_GB=16)
     assert table.loc["STEP", "energy_J"] == estimate_step(trace.head(20), 40).energy_J
-    expected = 100 * (80 * 40 / THAW.sum() - 1)
-    assert table.loc["first epoch", "error_pct"] == pytest.approx(expected)
+    expected = 80 * 40 / THAW.sum() - 1
+    assert table.loc["first epoch", "error"] == pytest.approx(expected)
     assert math.isnan(table.loc["FLOPs", "energy_J"])
     assert "no FLOPs" in table.loc["FLOPs", "note"]
 
@@ -536,7 +536,7 @@ def test_comparison_refuses_bad_arguments(arguments: dict) -> None:
 
 def test_comparison_of_a_running_training() -> None:
     table = compare_estimators(trace_of(THAW[:12]), 40)
-    assert "error_pct" not in table
+    assert "error" not in table
     assert "more are needed" in table.loc["STEP, paper (start 10, window 5)", "note"]
     assert compare_estimators(EnergyTrace.from_epochs(energy_J=[]), 40)["energy_J"].isna().all()
     with pytest.raises(EstimateError, match="fewer than the 40"):

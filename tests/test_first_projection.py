@@ -78,7 +78,7 @@ class Early(pytorch_lightning.Callback):
 
 @pytest.fixture(autouse=True)
 def packaged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pre_estimate, "packaged", small_model)
+    monkeypatch.setattr(pre_estimate, "packaged", lambda: small_model().fitted_)
 
 
 def fit(tmp_path: Path, *sensors: Any, data: Any = None, **options: Any) -> tuple[Any, list[Any]]:

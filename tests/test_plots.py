@@ -12,11 +12,11 @@ import pytest
 from energyest import (
     EnergyTrace,
     EstimateError,
+    EstimatorScores,
     MissingDependencyError,
     TraceError,
-    compare_estimators,
+    score_estimators,
 )
-from energyest.estimators.comparison import EstimatorComparison
 from energyest.plots import plot_comparison, plot_trace, style
 from energyest.plots.axes import is_wide, make_log, name_axis, show_durations
 
@@ -96,9 +96,9 @@ def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------------- estimators on many runs
 
 
-def comparison(spread: float = 3.0) -> EstimatorComparison:
+def comparison(spread: float = 3.0) -> EstimatorScores:
     a40 = {"device": "gpu:0", "kind": "gpu", "name": "NVIDIA A40", "power_limit_W": 300}
-    return compare_estimators(
+    return score_estimators(
         {
             "small": EnergyTrace.from_epochs(ENERGY, np.ones(40), meta={"model": "net"}),
             "large": EnergyTrace.from_epochs(
@@ -158,7 +158,7 @@ def test_what_is_no_comparison() -> None:
     silent = comparison()
     with pytest.raises(EstimateError, match="nothing to plot"):
         plot_comparison(
-            EstimatorComparison(silent.runs[silent.runs["method"] == "PRE"], silent.confidence)
+            EstimatorScores(silent.runs[silent.runs["method"] == "PRE"], silent.confidence)
         )
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from energyest import (
     estimate_step,
     load_trace,
 )
+from energyest.estimators.regression import table_model
 from energyest.gpus import resolve_gpu
 from energyest.records import storage
 from energyest.records.safe_json import DEEPEST, parse_json
@@ -403,11 +404,11 @@ def load(content):
     for name, text in content.items():
         (folder / "energy" / name).write_bytes(text.encode("latin-1"))
     for read in (load_trace, lambda f: PreModel.load(f / "meta.json"),
-                 lambda f: TableModel.load(f / "meta.json")):
+                 lambda f: TableModel.load(f / "model.json")):
         with contextlib.suppress(EnergyestError):
             read(folder / "energy")
 
-for content in hostile[:3]:
+for content in hostile[:6]:
     load(content)  # what the package imports the first time
 watching = True
 for content in hostile:
@@ -420,14 +421,19 @@ print(len(hostile), sorted(seen))
 def test_loading_runs_no_code(folder: Path, tmp_path: Path) -> None:
     import random
 
-    from tests.fuzzing import mutate
+    from tests.fuzzing import mutate, real_json
 
     dice, real = random.Random(1), real_trace()
-    hostile = [real]
+    regressors = get_args(table_model.Regressor)
+    models = [real_json(kind)["it.json"] for kind in regressors]
+    hostile = [real] * len(models)
     payload = f"cos\nsystem\n(S'touch {tmp_path / 'was-here'}'\ntR.".encode()
     for name in FILES:
         hostile += [real | {name: mutate(real[name], dice)} for _ in range(30)]
         hostile += [real | {name: payload}, real | {name: b'{"__reduce__": ["os.system", "x"]}\n'}]
+    # The models that come first are whole, and what they import is not counted.
+    models += [mutate(dice.choice(models), dice) for _ in hostile[len(models) :]]
+    hostile = [one | {"model.json": m} for one, m in zip(hostile, models, strict=True)]
     texts = [{n: data.decode("latin-1") for n, data in one.items()} for one in hostile]
     (tmp_path / "inputs.json").write_text(json.dumps(texts))
     script = [sys.executable, "-c", HOSTILE, str(ROOT), str(tmp_path)]

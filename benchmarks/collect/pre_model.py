@@ -26,10 +26,12 @@ def main() -> int:
     model.save(out)
     print(
         f"{len(learnt)} trainings of {len({run.model for run in learnt})} architectures on "
-        f"{', '.join(model.gpus_)}; {time.perf_counter() - began_s:.0f} s; "
+        f"{', '.join(model.fitted_.gpus)}; {time.perf_counter() - began_s:.0f} s; "
         f"{out.stat().st_size / 1e3:.0f} kB"
     )
-    print(f"hosts: { ({name: round(value, 2) for name, value in model.core_.hosts.items()}) }")
+    print(
+        f"hosts: { ({name: round(value, 2) for name, value in model.fitted_.core.hosts.items()}) }"
+    )
     return 0
 
 

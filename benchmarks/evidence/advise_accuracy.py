@@ -29,7 +29,8 @@ from benchmarks.common.head import print_head
 from benchmarks.common.real_trainings import choices as choice_traces
 from benchmarks.common.sweep_table import rows, runs
 from energyest.estimators.cross_validation import group_labels
-from energyest.estimators.pre.model import PreModel, packaged
+from energyest.estimators.pre.fitted import FittedPreModel, packaged
+from energyest.estimators.pre.model import PreModel
 from energyest.estimators.pre.training_data import TrainedRun, runs_of
 from energyest.gpus import peak_flops_per_s
 from energyest.tradeoff.advisor import surely_beaten
@@ -49,7 +50,7 @@ class Prediction:
     is_unlike: bool
 
 
-def predicted_by(model: PreModel, asked: Sequence[TrainedRun]) -> list[Prediction]:
+def predicted_by(model: FittedPreModel, asked: Sequence[TrainedRun]) -> list[Prediction]:
     found = model.predict([run.pair for run in asked])
     halves = model.half_width(found, CONFIDENCE)
     columns = (found.energy_J, found.step_s, halves, found.is_unlike)
@@ -63,7 +64,7 @@ def left_out(made: Sequence[TrainedRun], groups: str) -> list[Prediction]:
     for label in sorted(set(labels)):
         kept = [run for run, other in zip(made, labels, strict=True) if other != label]
         places = [i for i, other in enumerate(labels) if other == label]
-        model = PreModel(start=None).fit(kept)
+        model = PreModel(start=None).fit(kept).fitted_
         found |= dict(zip(places, predicted_by(model, [made[i] for i in places]), strict=True))
     return [found[i] for i in range(len(made))]
 

@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.common.data_folder import missing
 from benchmarks.common.head import print_head
 from benchmarks.common.real_trainings import DELREY_READINGS, choices, delrey2023
-from energyest import EnergyTrace, EstimatorComparison, compare_estimators
+from energyest import EnergyTrace, EstimatorScores, score_estimators
 
 OBSERVED_OWN = 4
 
@@ -51,24 +51,24 @@ def main() -> int:
     if absent is not None:
         print(f"compare_runs: {absent}", file=sys.stderr)
     print_head(__file__, "numpy")
-    compared = {"own": compare_estimators(choices(), observed=OBSERVED_OWN, model="architecture")}
+    compared = {"own": score_estimators(choices(), observed=OBSERVED_OWN, model="architecture")}
     _show("Own, H100 and H200", compared["own"])
     if absent is None:
-        compared["delrey"] = compare_estimators(authors())
+        compared["delrey"] = score_estimators(authors())
         print()
         _show("delrey2023", compared["delrey"])
     if options.plots is not None:
         from energyest import plots
 
         options.plots.mkdir(parents=True, exist_ok=True)
-        for name, comparison in compared.items():
-            figure = plots.plot_comparison(comparison, by="model")
+        for name, scores in compared.items():
+            figure = plots.plot_comparison(scores, by="model")
             figure.savefig(options.plots / f"estimators_{name}.png", dpi=150)
     return 0 if absent is None else 2
 
 
-def _show(title: str, comparison: EstimatorComparison) -> None:
-    print(f"{title}: {comparison}")
+def _show(title: str, scores: EstimatorScores) -> None:
+    print(f"{title}: {scores}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ import numpy as np
 from benchmarks.common.data_folder import require
 from benchmarks.common.head import print_head
 from benchmarks.common.older_trainings import FILES, GPUS, trained
-from energyest.estimators.pre.model import PreModel, packaged
+from energyest.estimators.pre.fitted import packaged
+from energyest.estimators.pre.model import PreModel
 
 
 def report() -> tuple[float, float]:

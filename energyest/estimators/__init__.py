@@ -1,5 +1,8 @@
 """Traces and workloads to estimates, without torch and NVML."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from energyest.estimate import Estimate
 from energyest.estimators.baselines import (
     estimate_first_epoch,
@@ -8,17 +11,19 @@ from energyest.estimators.baselines import (
     estimate_mlco2,
 )
 from energyest.estimators.compare import compare_estimators
-from energyest.estimators.comparison import EstimatorComparison
 from energyest.estimators.pre.estimate import estimate_pre
-from energyest.estimators.pre.model import PreModel
-from energyest.estimators.regression.table_model import TableModel
+from energyest.estimators.scores import EstimatorScores, score_estimators
 from energyest.estimators.step.estimate import estimate_step
 from energyest.estimators.step.planned_changes import PlannedChange
 from energyest.estimators.step.stability import find_stable_epoch
 
+if TYPE_CHECKING:
+    from energyest.estimators.pre.model import PreModel
+    from energyest.estimators.regression.table_model import TableModel
+
 __all__ = [
     "Estimate",
-    "EstimatorComparison",
+    "EstimatorScores",
     "PlannedChange",
     "PreModel",
     "TableModel",
@@ -30,4 +35,14 @@ __all__ = [
     "estimate_pre",
     "estimate_step",
     "find_stable_epoch",
+    "score_estimators",
 ]
+
+# They are estimators of scikit-learn, which takes longer to import than all else together.
+_MODULES = {"PreModel": "pre.model", "TableModel": "regression.table_model"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

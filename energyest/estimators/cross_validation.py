@@ -1,4 +1,4 @@
-"""What a cross-validation of a PRE model found, and how runs are parted for it."""
+"""What a cross-validation of a PRE model found, and how runs are divided for it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class CrossValidation:
 
     Attributes:
         table: a row a run: `model`, `gpu`, and for each quantity `measured_<quantity>`,
-            `predicted_<quantity>`, and where the model gives an interval, `lower_<quantity>` and
-            `upper_<quantity>`. The quantity that matters most stands first.
-        confidence: probability that the interval is meant to hold.
+            `predicted_<quantity>`, and where the model gives an interval, `<quantity>_lower` and
+            `<quantity>_upper`. The quantity that matters most stands first.
+        confidence: probability that the interval is meant to cover a run.
         groups: what was left out at a time: "model", "gpu", or None for random fifths.
     """
 
@@ -66,14 +66,15 @@ class CrossValidation:
 
     @property
     def coverage(self) -> float | None:
-        """Share of the runs that the interval holds; None of a model that gives none."""
-        held = [
-            (self.table[f"lower_{name}"] <= self.table[f"measured_{name}"])
-            & (self.table[f"measured_{name}"] <= self.table[f"upper_{name}"])
+        """Share of the runs that the interval covers; None for a model that gives none."""
+        covered = [
+            self.table[f"measured_{name}"].between(
+                self.table[f"{name}_lower"], self.table[f"{name}_upper"]
+            )
             for name in self.quantities
-            if f"lower_{name}" in self.table
+            if f"{name}_lower" in self.table
         ]
-        return float(np.mean(held)) if held else None
+        return float(np.mean(covered)) if covered else None
 
     def __str__(self) -> str:
         parts = [
@@ -83,7 +84,7 @@ class CrossValidation:
         ]
         if self.coverage is not None:
             parts.append(
-                f"{100 * self.confidence:.0f} % interval holds {100 * self.coverage:.0f} %"
+                f"{100 * self.confidence:.0f} % interval covers {100 * self.coverage:.0f} %"
             )
         left_out = f"unseen {self.groups}" if self.groups else "random fifths"
         return f"{len(self.table)} runs, {left_out}: {'; '.join(parts)}"
@@ -100,7 +101,7 @@ def group_labels(groups: Groups, models: Sequence[str], gpus: Sequence[str]) -> 
         gpus: name of its GPU, of shape (n,).
 
     Raises:
-        EstimateError: `groups` is none of these, or all runs are of one part.
+        EstimateError: `groups` is none of these, or there are fewer than two parts.
     """
     if groups is None:
         order = np.random.default_rng(0).permutation(len(models))
@@ -118,7 +119,7 @@ def group_labels(groups: Groups, models: Sequence[str], gpus: Sequence[str]) -> 
 
 
 def parts(names: Sequence[str], count: int) -> dict[str, int]:
-    """Names dealt out to at most so many parts, at random but always alike.
+    """Deal out names to at most so many parts, at random but always the same ones.
 
     So neighbours in the alphabet, often of one family, do not lie in one part.
     """

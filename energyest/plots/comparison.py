@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from energyest.errors import EstimateError
-from energyest.estimators.comparison import EstimatorComparison
+from energyest.estimators.scores import EstimatorScores
 from energyest.plots.axes import is_wide, make_log, name_axis, show_unit
 from energyest.plots.style import BLACK, GREY, new_figure, series_style
 
@@ -25,7 +25,7 @@ _PANEL_IN = 2.7
 
 
 def plot_comparison(
-    comparison: EstimatorComparison, *, by: Literal["model", "gpu"] | None = None
+    comparison: EstimatorScores, *, by: Literal["model", "gpu"] | None = None
 ) -> Figure:
     """Estimated against measured energy of every run, one panel for each estimator.
 
@@ -34,7 +34,7 @@ def plot_comparison(
     no run have no panel. Axes are logarithmic where energies are far apart.
 
     Args:
-        comparison: from `compare_estimators` with many runs.
+        comparison: from `score_estimators`.
         by: tell runs apart by their model or GPU; by default all runs of a panel look alike.
 
     Raises:
@@ -42,10 +42,9 @@ def plot_comparison(
         EstimateError: `comparison` is something else, no estimator answered a run, or `by` is
             neither "model" nor "gpu".
     """
-    if not isinstance(comparison, EstimatorComparison):
+    if not isinstance(comparison, EstimatorScores):
         raise EstimateError(
-            f"comparison is a {type(comparison).__name__}: it must be what compare_estimators "
-            "gives for many runs"
+            f"comparison is a {type(comparison).__name__}: it must be what score_estimators gives"
         )
     if by not in (None, "model", "gpu"):
         raise EstimateError(f"by={by!r} is not known: it is 'model' or 'gpu'")
@@ -71,9 +70,9 @@ def plot_comparison(
         of_method = runs[runs["method"] == methods[place]]
         _draw(axes, of_method.assign(look=of_method[column]), looks)
         _frame(axes, energies)
-        pct, answered = summary.loc[methods[place], ["MAPE_pct", "runs"]]
+        error, answered = summary.loc[methods[place], ["MAPE", "runs"]]
         axes.set_title(
-            f"{methods[place]}\nMAPE {pct:.3g} %, {answered:.0f} of {len(of_method)} runs",
+            f"{methods[place]}\nMAPE {100 * error:.3g} %, {answered:.0f} of {len(of_method)} runs",
             fontsize="medium",
         )
         if place + columns >= len(methods):  # no panel below

@@ -15,7 +15,7 @@ _META_FILE = "meta.json"
 
 
 def load_traces(source: Source) -> dict[str, EnergyTrace]:
-    """Many traces by name, for `collect_runs` and `compare_estimators`.
+    """Many traces by name, for `collect_runs` and `score_estimators`.
 
     Args:
         source: a folder that holds traces at any depth, which are named by their folders within it;

@@ -106,9 +106,11 @@ def check_kind(content: Any, kind: str, newest: int, name: str) -> None:
     """
     if not isinstance(content, dict) or content.get("kind") != f"energyest {kind}":
         raise EstimateError(f"{name} holds no {kind}")
-    if content.get("format") != newest:
+    found = content.get("format")
+    if found != newest:
+        older = isinstance(found, int) and found < newest
         raise EstimateError(
-            f"{name} has format {content.get('format')!r}; this version reads {newest}"
+            f"{name} has format {found!r}; this version reads {newest}" + ": fit it again" * older
         )
 
 

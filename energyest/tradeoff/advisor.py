@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from energyest.arrays import FloatArray
 from energyest.checks import check_confidence, check_positive, is_number
 from energyest.errors import EstimateError, RunsError
-from energyest.estimators.pre.estimate import does_not_fit, estimate_pre, mismatch
-from energyest.estimators.pre.model import PreModel, packaged
+from energyest.estimators.pre.estimate import does_not_fit, estimate_pre, fitted_of, mismatch
+from energyest.estimators.pre.fitted import FittedPreModel
 from energyest.estimators.pre.totals import check_samples, whole_trainings, with_validation
 from energyest.gpus import Gpu, check_precision, peak_flops_per_s, resolve_gpu
 from energyest.records.probe import Probe
@@ -25,6 +25,9 @@ from energyest.tradeoff.advice import COLUMNS, Advice
 from energyest.tradeoff.metrics import Mode, direction
 from energyest.tradeoff.pareto import undominated
 from energyest.tradeoff.table import as_runs_errors, check_quality
+
+if TYPE_CHECKING:
+    from energyest.estimators.pre.model import PreModel
 
 #: A pair of a model and a GPU: columns of the advice's table, and what they are made from.
 Row = dict[str, Any]
@@ -37,7 +40,8 @@ class _Training:
     epochs: dict[str, float]
     train_samples: int
     validation_samples: int
-    model: PreModel
+    model: PreModel | None
+    fitted: FittedPreModel
     confidence: float
 
 
@@ -107,7 +111,8 @@ def advise(
         epochs=_epochs_of(epochs, names),
         train_samples=check_samples(train_samples, "train_samples", least=1),
         validation_samples=check_samples(validation_samples, "validation_samples", least=0),
-        model=_pre_model(model),
+        model=model,
+        fitted=fitted_of(model),
         confidence=check_confidence(confidence, RunsError),
     )
     probe_of = _probe_of(probes, workloads, boards)
@@ -206,13 +211,6 @@ def _qualities(
     return found
 
 
-def _pre_model(model: PreModel | None) -> PreModel:
-    known = packaged() if model is None else model
-    if not isinstance(known, PreModel):
-        raise RunsError(f"model is a {type(model).__name__}: it must be a fitted PreModel")
-    return known
-
-
 def _first_double(names: Sequence[str]) -> str:
     return next((name for i, name in enumerate(names) if name in names[:i]), "")
 
@@ -282,16 +280,16 @@ def _predict(rows: Sequence[Row], training: _Training) -> None:
     if not rows:
         return
     pairs = [row["pair"] for row in rows]
-    predicted = training.model.predict(with_validation(pairs))
+    predicted = training.fitted.predict(with_validation(pairs))
     total = whole_trainings(
         pairs,
         predicted,
-        training.model.half_width(predicted, training.confidence),
+        training.fitted.half_width(predicted, training.confidence),
         epochs=np.array([training.epochs[row["model"]] for row in rows]),
         train_samples=training.train_samples,
         validation_samples=training.validation_samples,
     )
-    reasons = training.model.beyond_measured(pairs, predicted)
+    reasons = training.fitted.beyond_measured(pairs, predicted)
     for i, row in enumerate(rows):
         row |= {
             "energy_J": total.energy_J[i],

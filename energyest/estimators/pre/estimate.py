@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import ndtri
@@ -12,12 +13,15 @@ from scipy.special import ndtri
 from energyest.errors import EstimateError
 from energyest.estimate import Estimate
 from energyest.estimators.checks import check_confidence, is_number
-from energyest.estimators.pre.model import PreModel, packaged
+from energyest.estimators.pre.fitted import FittedPreModel, packaged
 from energyest.estimators.pre.roofline_model import Predictions
 from energyest.estimators.pre.totals import check_samples, whole_trainings, with_validation
 from energyest.gpus import Gpu, check_precision, resolve_gpu
 from energyest.records.probe import Probe
 from energyest.records.workload import Workload
+
+if TYPE_CHECKING:
+    from energyest.estimators.pre.model import PreModel
 
 DEFAULT_GPU = "H100"
 GPU_ALONE = "the energy of the GPU alone: processors and memory come on top"
@@ -92,9 +96,7 @@ def estimate_pre(
     confidence = check_confidence(confidence)
     chosen = _choose_gpu(gpu, workload, probe)
     used = check_precision(chosen, workload.precision)
-    known = packaged() if model is None else model
-    if not isinstance(known, PreModel):
-        raise EstimateError(f"model is a {type(model).__name__}: it must be a fitted PreModel")
+    known = fitted_of(model)
     pairs = [(workload, chosen)]
     predicted = known.predict(with_validation(pairs))
     halves = known.half_width(predicted, confidence)
@@ -126,6 +128,24 @@ def estimate_pre(
     )
 
 
+def fitted_of(model: PreModel | None) -> FittedPreModel:
+    """What a model has learnt; without one, what the packaged one has.
+
+    Raises:
+        EstimateError: it is not a `PreModel`, or not a fitted one.
+    """
+    if model is None:
+        return packaged()
+    # Late: whoever has such a model has imported scikit-learn, and nobody else needs it.
+    from energyest.estimators.not_fitted import check_fitted  # noqa: PLC0415
+    from energyest.estimators.pre.model import PreModel  # noqa: PLC0415
+
+    if not isinstance(model, PreModel):
+        raise EstimateError(f"model is a {type(model).__name__}: it must be a fitted PreModel")
+    check_fitted(model)
+    return model.fitted_
+
+
 def _choose_gpu(gpu: str | Gpu | None, workload: Workload, probe: Probe | None) -> Gpu:
     """The GPU that is asked for; a probe has to be one of it, and of the same workload."""
     if probe is None:
@@ -155,7 +175,7 @@ def mismatch(probe: Probe, workload: Workload) -> str:
     return ""
 
 
-def _as_probed(predicted: Predictions, model: PreModel, probe: Probe) -> Predictions:
+def _as_probed(predicted: Predictions, model: FittedPreModel, probe: Probe) -> Predictions:
     """Predictions, corrected by what is measured and predicted of the probe's own steps."""
     expected = model.predict([(probe.workload, probe.gpu)])
     return replace(
@@ -171,7 +191,7 @@ def _as_probed(predicted: Predictions, model: PreModel, probe: Probe) -> Predict
 def _assumptions(
     workload: Workload,
     gpu: Gpu,
-    model: PreModel,
+    model: FittedPreModel,
     predicted: Predictions,
     half: float,
     probe: Probe | None,

@@ -2,62 +2,81 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
 
 import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, clone
 
 from energyest.arrays import FloatArray
 from energyest.errors import EstimateError
-from energyest.estimators.checks import check_confidence, check_count
+from energyest.estimators.checks import check_confidence, check_count, is_number
 from energyest.estimators.cross_validation import CrossValidation, Groups, group_labels
-from energyest.estimators.regression.gaussian import Gaussian
-from energyest.estimators.regression.power_share import PowerShare
-from energyest.estimators.regression.published import FEATURES, Published, fit_published
-from energyest.estimators.regression.serialize import as_floats, check_keys
+from energyest.estimators.not_fitted import check_fitted
+from energyest.estimators.regression.features import (
+    FEATURES,
+    check_columns,
+    number_column,
+)
+from energyest.estimators.regression.pipelines import (
+    LEAST_SETTING,
+    MOST_SETTING,
+    SCORES,
+    SETTINGS,
+    make_pipeline,
+    search,
+)
+from energyest.estimators.regression.power_share import SHARED, PowerShare
 from energyest.records import safe_json
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Regressor = Literal["linear", "ridge", "kernel_ridge", "svr", "gaussian_process", "power_share"]
 Target = Literal["mean_power_W", "epoch_energy_J"]
 
-_FORMAT = 1
+_FORMAT = 2
 _KIND = "table model"
-_SHARED = ("batch_size", "GFLOPs", "gpu_power_limit_W")
+# Runs that are alike in these too, where they are there, are repetitions of one setting.
+_NAMES = ("model", "gpu")
 # SVR searches settings that suit numbers of the size of the paper's targets: W, and kJ an epoch.
-_PUBLISHED_UNIT = {"mean_power_W": 1.0, "epoch_energy_J": 1e3}
+_UNIT = {"mean_power_W": 1.0, "epoch_energy_J": 1e3}
+# A kernel of more rows would take gigabytes, and minutes to load.
+_MOST_ROWS = 2_000
 
 
-class TableModel:
+class TableModel(BaseEstimator):
     """PRE from a few numbers a run: the published regressions, and two that go beyond them.
 
-    The published ones (`linear`, `ridge`, `kernel_ridge`, `svr`; see `fit_published`) and
-    `gaussian_process` (see `Gaussian`) learn from the ten `FEATURES` of the paper. They interpolate
-    between settings like those measured, and fall apart for a GPU or a model that no run has: on
-    the authors' 150 public runs mean power by kernel ridge is then 84 to 86 % off.
+    The published ones (`linear`, `ridge`, `kernel_ridge`, `svr`) and `gaussian_process` learn from
+    the ten `FEATURES` of the paper; see `pipelines.search`. They interpolate between settings like
+    those measured. For a GPU or a model that no run has, their errors become very large: on the
+    authors' 150 public runs mean power by kernel ridge is then 84 to 86 % off.
 
     `power_share` is for that case, and for mean power alone: the share of the GPU's power limit
     that a training draws grows with a power of GFLOPs × batch size and ends at the limit. It needs
     three of the features, is about 12 % off on left-out GPUs and models of the same runs, and is
     the only one with an interval. Its limits: the level of one class of GPUs is not that of another
     (79 runs on an H100 and an H200 draw about 0.6 times the share that consumer GPUs draw for the
-    same FLOPs, and the interval fitted to those holds a quarter of them), so fit it to runs like
-    yours; and it knows nothing of precision, data loading or memory traffic (fitted to such runs of
-    all precisions it is 24 % off on unseen models, and its 90 % interval holds 91 %). Where
+    same FLOPs, and the interval fitted to those covers a quarter of them), so fit it to runs like
+    yours; and it ignores precision, data loading and memory traffic (fitted to such runs of
+    all precisions it is 24 % off on unseen models, and its 90 % interval covers 91 %). Where
     operations are known, `PreModel` does better.
+
+    It follows scikit-learn's conventions, but takes a whole table: what it predicts is a column.
 
     Args:
         regressor: "linear", "ridge", "kernel_ridge", "svr", "gaussian_process" or "power_share".
         target: "mean_power_W", mean power of the GPU over a training; or "epoch_energy_J".
         draws: settings that `ridge`, `kernel_ridge` and `svr` try at random; 100 as published.
-        seed: of these draws and their folds; the same seed gives the same model.
+        folds: parts of the rows that are left out in turn, for their scores and those of `linear`.
+        seed: of draws and folds, from 0 to 2**32 - 1; the same seed gives the same model.
 
     Attributes:
-        fitted_: the fitted `Published`, `Gaussian` or `PowerShare`.
-
-    Raises:
-        EstimateError: an argument is out of its range, or `power_share` is asked for energy.
+        fitted_: the fitted pipeline of scikit-learn, or a `PowerShare`.
+        best_params_: the settings that the search found, name -> number; empty for `linear` and
+            `power_share`.
+        cv_scores_: `r2`, `mape` (1 is 100 %) and `rmse` (in W or kJ) of a published regressor over
+            its folds, see `pipelines.search`; empty for the others.
+        training_: the numbers that it learnt from, as a DataFrame.
     """
 
     def __init__(
@@ -66,28 +85,19 @@ class TableModel:
         target: Target = "mean_power_W",
         *,
         draws: int = 100,
+        folds: int = 5,
         seed: int = 0,
     ) -> None:
-        for name, value, known in (
-            ("regressor", regressor, get_args(Regressor)),
-            ("target", target, get_args(Target)),
-        ):
-            if value not in known:
-                raise EstimateError(f"{name}={value!r} must be one of {', '.join(known)}")
-        if regressor == "power_share" and target != "mean_power_W":
-            raise EstimateError(
-                f"power_share knows mean_power_W alone, not {target}: multiply its power by the "
-                "duration of an epoch, or choose another regressor"
-            )
         self.regressor = regressor
         self.target = target
-        self.draws = check_count(draws, "draws")
-        self.seed = check_count(seed, "seed", 0)
+        self.draws = draws
+        self.folds = folds
+        self.seed = seed
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of a table that the model predicts from."""
-        return _SHARED if self.regressor == "power_share" else FEATURES
+        return SHARED if self.regressor == "power_share" else FEATURES
 
     # ------------------------------------------------------------------ learning
 
@@ -95,44 +105,52 @@ class TableModel:
         """Learn from finished trainings.
 
         Args:
-            table: a row a run: the `columns`, in the units that their names say, and the target,
-                positive. `power_share` takes runs for repetitions of one setting if they are alike
-                in its columns, and in `model` and `gpu` where these are there.
+            table: a row a run, 2000 at most: the `columns`, in the units that their names say, and
+                the target, positive. `power_share` takes runs for repetitions of one setting if
+                they are alike in its columns, and in `model` and `gpu` where these are there.
 
         Returns:
             The model itself.
 
         Raises:
-            EstimateError: a column is missing, or holds what is no finite number; the target is
-                not positive; GFLOPs are not, for `power_share` and `gaussian_process`; there are
-                too few runs: ten for the published regressors, two for `gaussian_process`, three
-                settings for `power_share`.
+            EstimateError: a setting of the model is out of its range; a column is missing, or holds
+                something other than finite numbers of sizes from 1e-15 to 1e15; the target is not
+                positive; GFLOPs are not, for `power_share` and `gaussian_process`; there are too
+                many runs, or too few: two in each fold for the published regressors, two for
+                `gaussian_process`, three settings for `power_share`.
         """
-        features = self._features(table)
-        target = _numbers(table, self.target, positive=True)
+        self._check_settings()
+        training = self._training(table)
         if self.regressor == "power_share":
-            batch_GFLOPs, limit_W = _load_and_limit(features)
-            alike = [*_SHARED, *(name for name in ("model", "gpu") if name in table)]
-            setting = table.groupby(alike, dropna=False).ngroup().to_numpy()
-            self.fitted_: Published | Gaussian | PowerShare = PowerShare.fit(
-                batch_GFLOPs, target / limit_W, setting
-            )
-        elif self.regressor == "gaussian_process":
-            self.fitted_ = Gaussian.fit(features, target, seed=self.seed)
+            return self._refit(training, {}, {})
+        settings, scores = search(
+            self.regressor,
+            *self._known(training),
+            draws=self.draws,
+            folds=self.folds,
+            seed=self.seed,
+        )
+        return self._refit(training, settings, scores)
+
+    def _refit(
+        self, training: pd.DataFrame, settings: dict[str, float], scores: dict[str, float]
+    ) -> TableModel:
+        """Fit with settings that were found: what `fit` ends with, and all that `load` does."""
+        features, target = self._known(training)
+        if self.regressor == "power_share":
+            alike = [name for name in training if name != self.target]
+            setting = training.groupby(alike, sort=False).ngroup().to_numpy()
+            fitted: Any = PowerShare.fit(features, target, setting)
         else:
-            self.fitted_ = fit_published(
-                features,
-                target / _PUBLISHED_UNIT[self.target],
-                regressor=self.regressor,
-                draws=self.draws,
-                seed=self.seed,
-            )
+            fitted = make_pipeline(self.regressor, settings).fit(features, target)
+        self.fitted_, self.training_ = fitted, training
+        self.best_params_, self.cv_scores_ = settings, scores
         return self
 
     def cross_validate(
         self, table: pd.DataFrame, groups: Groups = "model", *, confidence: float = 0.9
     ) -> CrossValidation:
-        """Foretell each run by a model that was fitted without its group.
+        """Predict each run by a model that was fitted without its group.
 
         Args:
             table: as for `fit`, with a column `model` or `gpu` to group by.
@@ -146,35 +164,28 @@ class TableModel:
         Raises:
             EstimateError: there are fewer than two groups, or as `fit` of the runs that are left.
         """
-        import pandas as pd  # noqa: PLC0415
-
+        self._check_settings()
         check_confidence(confidence)
-        self._features(table)
-        measured = _numbers(table, self.target, positive=True)
-        if groups in ("model", "gpu"):
+        measured = self._training(table)[self.target].to_numpy()
+        if groups in _NAMES:
             _check_names(table, groups)
         named = {
             name: [str(value) for value in table[name]] if name in table else [""] * len(table)
-            for name in ("model", "gpu")
+            for name in _NAMES
         }
         labels = np.array(group_labels(groups, named["model"], named["gpu"]))
-        found = np.full((3, len(table)), np.nan)
+        found = pd.DataFrame({**named, f"measured_{self.target}": measured}, index=table.index)
         for label in sorted(set(labels)):
             left = labels == label
-            model = self._alike().fit(table[~left])
-            found[0, left] = model.predict(table[left])
-            if isinstance(model.fitted_, PowerShare):
-                found[1:, left] = model.predict_interval(table[left], confidence)
-        columns = {
-            **named,
-            f"measured_{self.target}": measured,
-            f"predicted_{self.target}": found[0],
-        }
-        if self.regressor == "power_share":
-            columns |= {f"lower_{self.target}": found[1], f"upper_{self.target}": found[2]}
-        return CrossValidation(pd.DataFrame(columns, index=table.index), confidence, groups)
+            model = clone(self).fit(table[~left])
+            found.loc[left, f"predicted_{self.target}"] = model.predict(table[left])
+            if self.regressor == "power_share":
+                lower, upper = model.predict_interval(table[left], confidence)
+                found.loc[left, f"{self.target}_lower"] = lower
+                found.loc[left, f"{self.target}_upper"] = upper
+        return CrossValidation(found, confidence, groups)
 
-    # ------------------------------------------------------------------ telling
+    # ------------------------------------------------------------------ predicting
 
     def predict(self, table: pd.DataFrame) -> FloatArray:
         """The target of each row, of shape (n,), in W or J.
@@ -183,16 +194,15 @@ class TableModel:
             table: with the model's `columns`.
 
         Raises:
-            EstimateError: the model was not fitted; a column is missing, or holds what is no
-                finite number.
+            NotFittedError: the model was not fitted; it is an EstimateError too.
+            EstimateError: a column is missing, or holds something other than finite numbers.
         """
-        fitted, features = self._fitted(), self._features(table)
-        if isinstance(fitted, PowerShare):
-            batch_GFLOPs, limit_W = _load_and_limit(features)
-            return limit_W * fitted.predict(batch_GFLOPs)
-        if isinstance(fitted, Gaussian):
-            return fitted.predict(features)
-        return _PUBLISHED_UNIT[self.target] * fitted.predict(features)
+        check_fitted(self)
+        features = self._features(table)
+        if not len(features):
+            return np.empty(0)
+        predicted: FloatArray = _UNIT[self.target] * self.fitted_.predict(features)
+        return predicted
 
     def predict_interval(
         self, table: pd.DataFrame, confidence: float = 0.9
@@ -200,7 +210,7 @@ class TableModel:
         """Where the mean power of a single run lies, on a GPU or with a model never seen.
 
         It ends at the power limit. On left-out GPUs and models of the authors' 150 public runs the
-        90 % interval held 90 % and 87 % of the runs; these are ten settings, so that a setting
+        90 % interval covered 90 % and 87 % of the runs; these are ten settings, so that a setting
         more or less makes ten points.
 
         Args:
@@ -214,108 +224,113 @@ class TableModel:
             EstimateError: the regressor is not `power_share`; or as `predict`.
         """
         check_confidence(confidence)
-        fitted, features = self._fitted(), self._features(table)
-        if not isinstance(fitted, PowerShare):
+        check_fitted(self)
+        if not isinstance(self.fitted_, PowerShare):
             raise EstimateError(f"{self.regressor} gives no interval: power_share does")
-        batch_GFLOPs, limit_W = _load_and_limit(features)
-        power_W = limit_W * fitted.predict(batch_GFLOPs)
-        factor = fitted.factor(batch_GFLOPs, confidence)
-        return power_W / factor, np.minimum(power_W * factor, limit_W)
+        return self.fitted_.interval(self._features(table), confidence)
 
     # ------------------------------------------------------------------ files
 
     def save(self, path: safe_json.AnyPath) -> None:
-        """Write the fitted model as JSON: numbers and names, nothing that could run.
+        """Write the model's settings and what it learnt from, as JSON: nothing that could run.
 
         Raises:
-            EstimateError: the model was not fitted.
+            NotFittedError: the model was not fitted; it is an EstimateError too.
             OSError: the file cannot be written.
         """
+        check_fitted(self)
         content = {
             "kind": f"energyest {_KIND}",
             "format": _FORMAT,
-            "regressor": self.regressor,
-            "target": self.target,
-            "draws": self.draws,
-            "seed": self.seed,
-            "fitted": self._fitted().to_dict(),
+            "settings": self.get_params(),
+            "best_params": self.best_params_,
+            "cv_scores": self.cv_scores_,
+            "training": self.training_.to_dict("list"),
         }
         safe_json.write_json(path, content)
 
     @classmethod
     def load(cls, path: safe_json.AnyPath) -> TableModel:
-        """Read what `save` wrote.
+        """Read what `save` wrote: the model is fitted again, with the settings that were found.
 
         Raises:
-            EstimateError: the file is no such model, is damaged, or is of a newer version.
+            EstimateError: the file is no such model, is damaged, or is of another version.
             FileNotFoundError: there is no such file.
         """
         content = safe_json.read_json(path)
         safe_json.check_kind(content, _KIND, _FORMAT, str(path))
-        settings = ("regressor", "target", "draws", "seed")
         try:
-            check_keys(content, {"kind", "format", "fitted", *settings}, "a table model")
-            regressor, target, draws, seed = (content[name] for name in settings)
-            model = cls(regressor, target, draws=draws, seed=seed)
-            model.fitted_ = _stored(model.regressor).from_dict(content["fitted"])
-            if getattr(model.fitted_, "regressor", regressor) != regressor:
-                raise EstimateError(f"a {regressor} model cannot hold one of another regressor")
-        except EstimateError as error:
+            return cls._from_dict(content)
+        # A ValueError of scikit-learn's: numbers that are in range, but cannot be fitted together.
+        except ValueError as error:
             raise EstimateError(f"{path} is damaged: {error}") from error
-        return model
+
+    @classmethod
+    def _from_dict(cls, content: Mapping[str, Any]) -> TableModel:
+        parts = ("settings", "best_params", "cv_scores", "training")
+        _check_keys(content, ("kind", "format", *parts), "a table model")
+        settings, best_params, cv_scores, training = (content[part] for part in parts)
+        _check_keys(settings, cls().get_params(), "settings")
+        model = cls(**settings)
+        model._check_settings()
+        _check_keys(best_params, SETTINGS[model.regressor], "best_params")
+        _check_keys(cv_scores, SCORES[model.regressor], "cv_scores")
+        for name, value in [*best_params.items(), *cv_scores.items()]:
+            low, high = (LEAST_SETTING, MOST_SETTING) if name in best_params else (-np.inf, np.inf)
+            if not (is_number(value) and low <= value <= high):
+                raise EstimateError(f"{name}={value!r} must lie between {low:g} and {high:g}")
+        if not isinstance(training, dict):
+            raise EstimateError(f"training must be a dict, not a {type(training).__name__}")
+        table = pd.DataFrame(training)
+        for name in (name for name in _NAMES if name in table):
+            number_column(table, name)
+        return model._refit(model._training(table), best_params, cv_scores)
 
     # ------------------------------------------------------------------ inside
 
-    def _alike(self) -> TableModel:
-        """One of the same settings that has learnt nothing."""
-        return TableModel(self.regressor, self.target, draws=self.draws, seed=self.seed)
+    def _check_settings(self) -> None:
+        for name, value, known in (
+            ("regressor", self.regressor, get_args(Regressor)),
+            ("target", self.target, get_args(Target)),
+        ):
+            if value not in known:
+                raise EstimateError(f"{name}={value!r} must be one of {', '.join(known)}")
+        if self.regressor == "power_share" and self.target != "mean_power_W":
+            raise EstimateError(
+                f"power_share predicts mean_power_W alone, not {self.target}: multiply its power "
+                "by the duration of an epoch, or choose another regressor"
+            )
+        check_count(self.draws, "draws")
+        check_count(self.folds, "folds", 2)
+        if check_count(self.seed, "seed", 0) >= 2**32:
+            raise EstimateError(f"seed={self.seed} must be below 2**32")
 
-    def _fitted(self) -> Published | Gaussian | PowerShare:
-        if not hasattr(self, "fitted_"):
-            raise EstimateError("this TableModel knows nothing yet: fit it, or load one")
-        return self.fitted_
+    def _training(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The numbers to learn from: the columns, the target, and names as whole numbers."""
+        features = self._features(table)
+        training: pd.DataFrame = pd.DataFrame(features, columns=list(self.columns))
+        training[self.target] = number_column(table, self.target, positive=True)
+        if len(table) > _MOST_ROWS:
+            raise EstimateError(
+                f"the table has {len(table)} rows: {_MOST_ROWS} are the most to learn from"
+            )
+        if self.regressor == "power_share":
+            for name in (name for name in _NAMES if name in table):
+                training[name] = pd.factorize(table[name], use_na_sentinel=False)[0]
+        return training
+
+    def _known(self, training: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
+        """Features, and the target in the unit of the fit."""
+        target = training[self.target].to_numpy(float) / _UNIT[self.target]
+        return training[list(self.columns)].to_numpy(float), target
 
     def _features(self, table: pd.DataFrame) -> FloatArray:
         """The columns that the model predicts from, of shape (n, columns)."""
-        if not (hasattr(table, "columns") and hasattr(table, "groupby")):
-            raise EstimateError(f"the table is a {type(table).__name__}: it must be a DataFrame")
-        missing = [name for name in self.columns if name not in table]
-        if missing:
-            raise EstimateError(f"the table lacks the columns {', '.join(missing)}")
-        positive = _SHARED if self.regressor == "power_share" else ()
+        check_columns(table, self.columns)
+        positive = {"power_share": SHARED, "gaussian_process": ("GFLOPs",)}.get(self.regressor, ())
         return np.column_stack(
-            [_numbers(table, name, positive=name in positive) for name in self.columns]
+            [number_column(table, name, positive=name in positive) for name in self.columns]
         )
-
-
-def _stored(regressor: Regressor) -> type[Published] | type[Gaussian] | type[PowerShare]:
-    """What a model of a regressor is stored as."""
-    if regressor == "power_share":
-        return PowerShare
-    if regressor == "gaussian_process":
-        return Gaussian
-    return Published
-
-
-def _load_and_limit(shared: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """GFLOPs × batch size, and the power limit in W, from the columns `_SHARED`."""
-    batch_size, GFLOPs, limit_W = shared.T
-    return batch_size * GFLOPs, limit_W
-
-
-def _numbers(table: pd.DataFrame, name: str, *, positive: bool) -> FloatArray:
-    """A column as floats; the message of what it refuses names the row by its place."""
-    if name not in table:
-        raise EstimateError(f"the table lacks the column {name}")
-    values = as_floats(table[name].to_numpy(), f"column {name}")
-    if values.ndim != 1:
-        raise EstimateError(f"the table has more than one column {name}")
-    bad = ~np.isfinite(values) | (positive & (values <= 0))
-    if bad.any():
-        row = int(np.argmax(bad))
-        must = "positive and finite" if positive else "finite"
-        raise EstimateError(f"{name} in row {row} is {values[row]:g}: it must be {must}")
-    return values
 
 
 def _check_names(table: pd.DataFrame, name: str) -> None:
@@ -325,3 +340,9 @@ def _check_names(table: pd.DataFrame, name: str) -> None:
     lacking = table[name].isna().to_numpy()
     if lacking.any():
         raise EstimateError(f"row {int(np.argmax(lacking))} has no {name} to group by")
+
+
+def _check_keys(parts: object, names: Iterable[str], of: str) -> None:
+    """Refuse what is not a dict of these keys alone; `of` says whose keys they are."""
+    if not isinstance(parts, dict) or set(parts) != set(names):
+        raise EstimateError(f"{of} must have the parts {', '.join(names) or '(none)'} alone")
