@@ -77,7 +77,7 @@ def check_not_negative(value: Any, name: str, error: Error) -> float:
 def check_share(value: Any, name: str, error: Error) -> float:
     """Refuse what is not a number from 0 to 1."""
     if not (is_number(value) and 0 <= value <= 1):
-        raise error(f"{name}={short(value)} must be a share from 0 to 1")
+        raise error(f"{name}={short(value)} must lie between 0 and 1")
     return float(value)
 
 

@@ -243,10 +243,10 @@ def test_error_survives_pickling_and_copying() -> None:
     ("arguments", "message"),
     [
         ({"epochs": 4}, "epochs=4 is fewer than the 5 epochs measured"),
-        ({"epochs": 0}, "epochs=0 must be a number above 0"),
-        ({"epochs": math.inf}, "must be a number above 0"),
+        ({"epochs": 0}, "epochs=0 must be positive"),
+        ({"epochs": math.inf}, "must be positive"),
         ({"epochs": 3.5}, "epochs=3.5 is fewer than the 5 epochs measured"),
-        ({"epochs": True}, "must be a number above 0"),
+        ({"epochs": True}, "must be positive"),
         ({"epochs": 10, "steps": 100}, "give one of them"),
         ({"epochs": None, "steps": 100}, "does not say how many steps"),
         ({"epochs": None}, "how long is the training"),

@@ -10,14 +10,16 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from energyest.errors import EstimateError
-from energyest.estimate import Estimate, NotStableError
-from energyest.estimators.checks import (
+from energyest.checks import (
     check_count,
-    check_epochs,
+    check_not_negative,
     check_positive,
+    check_share,
     is_number,
 )
+from energyest.errors import EstimateError
+from energyest.estimate import Estimate, NotStableError
+from energyest.estimators.arguments import check_epochs
 from energyest.gpus import find_gpu
 from energyest.records.devices import Device, accelerators_of, kind_of, of_kind
 from energyest.records.meta import read_text
@@ -44,7 +46,7 @@ def estimate_first_epoch(trace: EnergyTrace, epochs: float, *, observed: int = 1
         EstimateError: fewer `epochs` than were measured, or `observed` is not 1 or more.
     """
     epochs = check_epochs(trace, epochs)
-    observed = check_count(observed, "observed")
+    observed = check_count(observed, "observed", EstimateError)
     seen_J = trace.column("energy_J")[:observed]
     if len(seen_J) < observed or not np.isfinite(seen_J).all():
         measured = int(np.isfinite(seen_J).sum())
@@ -121,15 +123,13 @@ def estimate_green_algorithms(
     total_s, assumption = _duration(trace, epochs, duration_s)
     watts = _tdp_W(trace, tdp_W)
     memory_GB = _ram_GB(trace) if ram_GB is None else ram_GB
-    if not (is_number(memory_GB) and math.isfinite(memory_GB) and memory_GB >= 0):
-        raise EstimateError(f"ram_GB={memory_GB!r} must be 0 or more")
+    memory_GB = check_not_negative(memory_GB, "ram_GB", EstimateError)
     busy = mean_utilization(trace) if utilization is None else utilization
     assumptions = list(assumption)
     if busy is None:
         busy = 1.0
         assumptions.append("the device is busy all the time (no utilisation was read)")
-    if not (is_number(busy) and 0 <= busy <= 1):
-        raise EstimateError(f"utilization={busy!r} must lie between 0 and 1")
+    busy = check_share(busy, "utilization", EstimateError)
     return Estimate(
         energy_J=(watts * busy + RAM_W_PER_GB * memory_GB) * total_s,
         duration_s=total_s,
@@ -175,9 +175,9 @@ def estimate_flops(
         flops = float(counted.mean()) * epochs
     peak = _peak_flops(trace) if peak_flops_per_s is None else peak_flops_per_s
     watts = _tdp_W(trace, tdp_W)
-    check_positive(flops, "flops")
-    check_positive(peak, "peak_flops_per_s")
-    check_positive(efficiency, "efficiency")
+    check_positive(flops, "flops", EstimateError)
+    check_positive(peak, "peak_flops_per_s", EstimateError)
+    check_positive(efficiency, "efficiency", EstimateError)
     return Estimate(
         energy_J=flops / (peak / watts * efficiency),
         epochs=epochs,
@@ -194,7 +194,7 @@ def _duration(
 ) -> tuple[float, tuple[str, ...]]:
     epochs = check_epochs(trace, epochs)
     if duration_s is not None:
-        return check_positive(duration_s, "duration_s"), ()
+        return check_positive(duration_s, "duration_s", EstimateError), ()
     measured_s = trace.column("duration_s")
     measured_s = measured_s[np.isfinite(measured_s)]
     if not len(measured_s):
@@ -208,7 +208,7 @@ def _tdp_W(trace: EnergyTrace, tdp_W: float | None) -> float:
         tdp_W = sum(known) if known else math.nan
         if not math.isfinite(tdp_W):
             raise EstimateError("the trace names no device with a known TDP: give tdp_W=")
-    return check_positive(tdp_W, "tdp_W")
+    return check_positive(tdp_W, "tdp_W", EstimateError)
 
 
 def _device_tdp_W(device: Device) -> float:

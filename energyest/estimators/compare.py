@@ -8,20 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from energyest.checks import check_confidence, check_count, check_positive
 from energyest.errors import EstimateError
 from energyest.estimate import Estimate, NotStableError
+from energyest.estimators.arguments import check_epochs, check_trace
 from energyest.estimators.baselines import (
     estimate_first_epoch,
     estimate_flops,
     estimate_green_algorithms,
     estimate_mlco2,
-)
-from energyest.estimators.checks import (
-    check_confidence,
-    check_count,
-    check_epochs,
-    check_positive,
-    check_trace,
 )
 from energyest.estimators.pre.from_trace import estimate_pre_of
 from energyest.estimators.step.estimate import estimate_step
@@ -90,12 +85,16 @@ def compare_estimators(
 
     # What is wrong with the arguments is an error, not a note in each row.
     check_trace(trace)
-    check_confidence(confidence)
+    check_confidence(confidence, EstimateError)
     if tdp_W is not None:
-        check_positive(tdp_W, "tdp_W")
+        check_positive(tdp_W, "tdp_W", EstimateError)
     if duration_s is not None:
-        check_positive(duration_s, "duration_s")
-    seen = trace if observed is None else trace.head(check_count(observed, "observed", least=0))
+        check_positive(duration_s, "duration_s", EstimateError)
+    seen = (
+        trace
+        if observed is None
+        else trace.head(check_count(observed, "observed", EstimateError, least=0))
+    )
     epochs = find_horizon(seen, epochs, steps, None).epochs
     if math.isinf(epochs):
         raise EstimateError("the training is planned in time, not in epochs: give epochs")

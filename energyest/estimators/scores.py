@@ -11,14 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from energyest.checks import check_confidence, check_count, check_positive, positive_or_none
 from energyest.errors import EstimateError
 from energyest.estimate import format_energy
-from energyest.estimators.checks import (
-    check_confidence,
-    check_count,
-    check_positive,
-    positive_or_none,
-)
 from energyest.estimators.compare import PAPER_EPOCHS, Planned, compare_estimators, measured_sum
 from energyest.records.run_labels import gpu_names, model_name
 from energyest.records.trace import EnergyTrace
@@ -76,7 +71,7 @@ def score_estimators(
     import pandas as pd  # noqa: PLC0415  (keeps `import energyest` fast)
 
     known: dict[str, Any] = {
-        "confidence": check_confidence(confidence),
+        "confidence": check_confidence(confidence, EstimateError),
         "measured_duration": measured_duration,
         "planned": [*planned] if isinstance(planned, Iterator) else planned,
         "tdp_W": tdp_W,
@@ -84,9 +79,9 @@ def score_estimators(
         "ram_GB": ram_GB,
     }
     if observed is not None:
-        observed = check_count(observed, "observed", least=0)
+        observed = check_count(observed, "observed", EstimateError, least=0)
     if epochs is not None:
-        check_positive(epochs, "epochs")
+        check_positive(epochs, "epochs", EstimateError)
     runs = _named(traces)
     lengths = {name: _length(t) if epochs is None else epochs for name, t in runs.items()}
     seen = {name: _observed(n) if observed is None else observed for name, n in lengths.items()}

@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from energyest.checks import check_positive
 from energyest.errors import ConfigurationError, TraceError
 from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.ledger import Event, Mark
@@ -82,8 +83,7 @@ class Recorder:
         meta: Mapping[str, Any] | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        if not (math.isfinite(interval_s) and interval_s > 0):
-            raise ConfigurationError(f"interval_s={interval_s!r} must be positive")
+        interval_s = check_positive(interval_s, "interval_s", ConfigurationError)
         self._sensors = list(sensors)
         self._clock = clock
         self._pid = os.getpid()

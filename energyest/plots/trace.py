@@ -10,7 +10,7 @@ import numpy as np
 from energyest.checks import check_count
 from energyest.errors import EstimateError, TraceError
 from energyest.estimate import Estimate, NotStableError
-from energyest.estimators.checks import check_epochs
+from energyest.estimators.arguments import check_epochs
 from energyest.estimators.step.estimate import estimate_step
 from energyest.plots.axes import name_axis
 from energyest.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, new_figure

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from energyest.checks import check_count
 from energyest.errors import ProbeError, WorkloadError
 from energyest.gpus import check_precision, resolve_gpu
 from energyest.measure.sensors import Sensor, detect
@@ -63,8 +64,7 @@ def probe(
         WorkloadError: as `describe_workload`.
         EstimateError: nothing is known of the GPU, or it lacks the precision.
     """
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise ProbeError(f"steps={steps!r} must be a whole number of 1 or more")
+    steps = check_count(steps, "steps", ProbeError)
     device = _cuda_device(gpu)
     workload = describe_workload(model, batch, precision=precision, optimizer=optimizer, loss=loss)
     workload = replace(workload, loop="plain")  # which is what will be measured

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
 
+from energyest.checks import is_number, short
 from energyest.errors import EstimateError
 from energyest.gpus import Gpu
 from energyest.records.workload import LARGEST, Workload
@@ -34,10 +34,9 @@ class Probe:
     def __post_init__(self) -> None:
         for name in ("steps", "step_s", "power_W"):
             value = getattr(self, name)
-            is_number = isinstance(value, Real) and not isinstance(value, bool)
-            if not (is_number and 1 / LARGEST <= value <= LARGEST):
+            if not (is_number(value) and 1 / LARGEST <= value <= LARGEST):
                 raise EstimateError(
-                    f"{name}={repr(value)[:100]} of a probe must be a number above 0, from "
+                    f"{name}={short(value)} of a probe must be a number above 0, from "
                     f"{1 / LARGEST:.0e} to {LARGEST:.0e}"
                 )
 

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from energyest.checks import is_count, is_number
 from energyest.errors import TraceError
 from energyest.records.safe_json import parse_json, read_bytes
 
@@ -243,7 +244,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise TraceError(f"{path} is damaged: {error}") from error
     version = meta.get("format") if isinstance(meta, dict) else None
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+    if not is_count(version, 1):
         raise TraceError(f"{path} is damaged: it states no format number")
     if version > FORMAT:
         raise TraceError(
@@ -324,7 +325,7 @@ class _Table:
 
     def amend(self, row: object, values: Mapping[str, float]) -> None:
         """Add to the row of that number."""
-        if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < self._rows:
+        if not is_count(row) or row >= self._rows:
             raise LookupError(f"there is no row {reprlib.repr(row)} to add to")
         self._hold(values)
         for name, value in values.items():
@@ -344,7 +345,7 @@ def _number(value: object) -> float:
     """A number of a row as a float; null is what was not measured."""
     if value is None:
         return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         raise TypeError(f"{reprlib.repr(value)} is not a number")
     return float(value)
 

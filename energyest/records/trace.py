@@ -22,6 +22,7 @@ from energyest.arrays import (
     refuse,
 )
 from energyest.carbon import Intensity, co2e_kg
+from energyest.checks import check_count
 from energyest.errors import TraceError
 from energyest.integration import cumulative_energy
 from energyest.records import storage
@@ -298,8 +299,7 @@ class EnergyTrace:
         Raises:
             TraceError: `epochs` is negative.
         """
-        if not isinstance(epochs, int | np.integer) or epochs < 0:
-            raise TraceError(f"head({epochs!r}): the number of epochs must be 0 or more")
+        epochs = check_count(epochs, "epochs", TraceError, least=0)
         if epochs >= len(self):
             return self
         last_s = float(self.column("end_s")[epochs - 1]) if epochs else -math.inf

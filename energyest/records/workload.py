@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from energyest.checks import is_count, is_number, short
 from energyest.errors import WorkloadError
 from energyest.gpus.precision import PRECISIONS
 
@@ -211,12 +212,13 @@ def _check(workload: Workload) -> None:
             _check_number(name, field.type, getattr(operation, field.name), least)
 
 
-def _check_number(name: str, kind: object, value: object, least: int) -> None:
+def _check_number(name: str, kind: object, value: Any, least: int) -> None:
     """Refuse what a field of that kind, by its annotation, cannot hold."""
     if kind not in ("int", "float"):
         return
-    wanted, word = (int, "whole number") if kind == "int" else (int | float, "number")
+    word = "whole number" if kind == "int" else "number"
     # The comparisons are also what NaN fails.
-    if not isinstance(value, wanted) or isinstance(value, bool) or not least <= value <= LARGEST:
+    fits = is_count(value) if kind == "int" else is_number(value)
+    if not (fits and least <= value <= LARGEST):
         text = f"a {word} of {least} or more, up to {LARGEST:.0e}"
-        raise WorkloadError(f"{name}={repr(value)[:100]} must be {text}")
+        raise WorkloadError(f"{name}={short(value)} must be {text}")

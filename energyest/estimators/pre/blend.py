@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import ndtri
 
+from energyest.checks import check_confidence
 from energyest.errors import EstimateError
 from energyest.estimate import Estimate
-from energyest.estimators.checks import check_confidence, check_trace
+from energyest.estimators.arguments import check_trace
 from energyest.estimators.pre.estimate import GPU_ALONE
 from energyest.estimators.step.horizon import Horizon, find_horizon, measured_s
 from energyest.estimators.step.planned_changes import PlannedChange, planned_changes, weights_of
@@ -83,7 +84,9 @@ def blend(
     check_trace(trace)
     if not (pre.epochs and pre.lower_J and pre.upper_J and pre.confidence):
         raise EstimateError("pre needs epochs and an interval, as estimate_pre gives them")
-    confidence = check_confidence(pre.confidence if confidence is None else confidence)
+    confidence = check_confidence(
+        pre.confidence if confidence is None else confidence, EstimateError
+    )
     energy_J = trace.column("energy_J")
     done = int(np.isfinite(energy_J).sum())
     horizon = _horizon(pre, trace, epochs)

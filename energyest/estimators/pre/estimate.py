@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import ndtri
 
+from energyest.checks import check_confidence, is_number
 from energyest.errors import EstimateError
 from energyest.estimate import Estimate
-from energyest.estimators.checks import check_confidence, is_number
 from energyest.estimators.pre.fitted import FittedPreModel, packaged
 from energyest.estimators.pre.roofline_model import Predictions
 from energyest.estimators.pre.totals import check_samples, whole_trainings, with_validation
@@ -93,7 +93,7 @@ def estimate_pre(
         raise EstimateError(f"epochs={epochs!r} must be a number above 0")
     train_samples = check_samples(train_samples, "train_samples", least=1)
     validation_samples = check_samples(validation_samples, "validation_samples", least=0)
-    confidence = check_confidence(confidence)
+    confidence = check_confidence(confidence, EstimateError)
     chosen = _choose_gpu(gpu, workload, probe)
     used = check_precision(chosen, workload.precision)
     known = fitted_of(model)

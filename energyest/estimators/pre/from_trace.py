@@ -9,7 +9,7 @@ import numpy as np
 
 from energyest.errors import EstimateError, WorkloadError
 from energyest.estimate import Estimate
-from energyest.estimators.checks import check_trace
+from energyest.estimators.arguments import check_trace
 from energyest.estimators.pre.blend import beside_gpu, blend
 from energyest.estimators.pre.estimate import estimate_pre
 from energyest.gpus import resolve_gpu

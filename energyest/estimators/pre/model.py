@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, clone
 
+from energyest.checks import check_confidence
 from energyest.errors import EstimateError
-from energyest.estimators.checks import check_confidence
 from energyest.estimators.cross_validation import (
     FOLDS,
     CrossValidation,
@@ -99,7 +99,7 @@ class PreModel(BaseEstimator):
                 `fit`.
         """
         self._check_settings()
-        check_confidence(confidence)
+        check_confidence(confidence, EstimateError)
         runs = runs_of(data)
         labels = group_labels(groups, [run.model for run in runs], [run.gpu.name for run in runs])
         rows = []

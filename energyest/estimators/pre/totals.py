@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from energyest.checks import is_number
 from energyest.errors import EstimateError
-from energyest.estimators.checks import is_number
 from energyest.estimators.pre.roofline import Array
 from energyest.estimators.pre.roofline_model import Pair, Predictions
 from energyest.records.workload import Workload

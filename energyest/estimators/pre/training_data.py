@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from energyest.checks import check_positive
 from energyest.errors import EstimateError, WorkloadError
-from energyest.estimators.checks import check_positive
 from energyest.gpus import Gpu, resolve_gpu
 from energyest.records.devices import gpus_of, name_of
 from energyest.records.meta import read_count, read_object, read_text
@@ -47,7 +47,7 @@ class TrainedRun:
 
     def __post_init__(self) -> None:
         for name in ("step_s", "power_W"):
-            object.__setattr__(self, name, check_positive(getattr(self, name), name))
+            object.__setattr__(self, name, check_positive(getattr(self, name), name, EstimateError))
 
     @property
     def pair(self) -> tuple[Workload, Gpu]:

@@ -10,8 +10,8 @@ import pandas as pd
 from sklearn.base import BaseEstimator, clone
 
 from energyest.arrays import FloatArray
+from energyest.checks import check_confidence, check_count, is_number
 from energyest.errors import EstimateError
-from energyest.estimators.checks import check_confidence, check_count, is_number
 from energyest.estimators.cross_validation import CrossValidation, Groups, group_labels
 from energyest.estimators.not_fitted import check_fitted
 from energyest.estimators.regression.features import (
@@ -165,7 +165,7 @@ class TableModel(BaseEstimator):
             EstimateError: there are fewer than two groups, or as `fit` of the runs that are left.
         """
         self._check_settings()
-        check_confidence(confidence)
+        check_confidence(confidence, EstimateError)
         measured = self._training(table)[self.target].to_numpy()
         if groups in _NAMES:
             _check_names(table, groups)
@@ -223,7 +223,7 @@ class TableModel(BaseEstimator):
         Raises:
             EstimateError: the regressor is not `power_share`; or as `predict`.
         """
-        check_confidence(confidence)
+        check_confidence(confidence, EstimateError)
         check_fitted(self)
         if not isinstance(self.fitted_, PowerShare):
             raise EstimateError(f"{self.regressor} gives no interval: power_share does")
@@ -300,9 +300,9 @@ class TableModel(BaseEstimator):
                 f"power_share predicts mean_power_W alone, not {self.target}: multiply its power "
                 "by the duration of an epoch, or choose another regressor"
             )
-        check_count(self.draws, "draws")
-        check_count(self.folds, "folds", 2)
-        if check_count(self.seed, "seed", 0) >= 2**32:
+        check_count(self.draws, "draws", EstimateError)
+        check_count(self.folds, "folds", EstimateError, least=2)
+        if check_count(self.seed, "seed", EstimateError, least=0) >= 2**32:
             raise EstimateError(f"seed={self.seed} must be below 2**32")
 
     def _training(self, table: pd.DataFrame) -> pd.DataFrame:

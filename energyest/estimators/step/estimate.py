@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from energyest.checks import check_confidence
 from energyest.errors import EstimateError
 from energyest.estimate import Estimate, NotStableError
-from energyest.estimators.checks import check_confidence, check_trace, lacks_durations
+from energyest.estimators.arguments import check_trace, lacks_durations
 from energyest.estimators.step.forecast import Forecast, Forecaster
 from energyest.estimators.step.horizon import Horizon, find_horizon, measured_s
 from energyest.estimators.step.interval import quantile
@@ -85,7 +86,7 @@ def estimate_step(
             or nothing that says how long the training is.
     """
     check_trace(trace)
-    confidence = check_confidence(confidence)
+    confidence = check_confidence(confidence, EstimateError)
     if form not in ("energy", "power"):
         raise EstimateError(f"form={form!r} is not known: it is 'energy' or 'power'")
     horizon = find_horizon(trace, epochs, steps, duration_s)

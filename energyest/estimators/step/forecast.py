@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from energyest.arrays import FloatArray
-from energyest.estimators.checks import lacks_durations, positive_or_none
+from energyest.checks import positive_or_none
+from energyest.estimators.arguments import lacks_durations
 from energyest.estimators.step.horizon import Horizon, measured_s
 from energyest.estimators.step.interval import error_of
 from energyest.estimators.step.level import MIN_EPOCHS, Level, current_level

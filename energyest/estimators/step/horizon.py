@@ -7,13 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from energyest.checks import check_count, check_positive
 from energyest.errors import EstimateError
-from energyest.estimators.checks import (
-    check_count,
-    check_epochs,
-    check_positive,
-    whole,
-)
+from energyest.estimators.arguments import check_epochs, whole
 from energyest.records.meta import read_positive
 from energyest.records.trace import EnergyTrace
 
@@ -71,7 +67,7 @@ def find_horizon(
 
 def check_duration(trace: EnergyTrace, duration_s: float) -> float:
     """Refuse a duration shorter than what was measured."""
-    seconds = check_positive(duration_s, "duration_s")
+    seconds = check_positive(duration_s, "duration_s", EstimateError)
     if seconds < measured_s(trace) * (1 - 1e-9):
         raise EstimateError(
             f"duration_s={duration_s:g} is shorter than the {measured_s(trace):g} s measured "
@@ -91,7 +87,7 @@ def _done(trace: EnergyTrace, planned: float) -> float:
 
 
 def _epochs_of(trace: EnergyTrace, steps: int) -> float:
-    number = check_count(steps, "steps")
+    number = check_count(steps, "steps", EstimateError)
     of_epochs = trace.column("steps")
     if not len(of_epochs) or not (of_epochs > 0).all() or not np.isfinite(of_epochs).all():
         raise EstimateError(

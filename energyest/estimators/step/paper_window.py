@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 
+from energyest.checks import check_count, is_count
 from energyest.errors import EstimateError
 from energyest.estimate import Estimate
-from energyest.estimators.checks import check_count, lacks_durations
+from energyest.estimators.arguments import lacks_durations
 from energyest.estimators.step.horizon import Horizon
 from energyest.estimators.step.interval import error_of, quantile
 from energyest.estimators.step.level import fixed_level
@@ -101,12 +102,11 @@ def check_window(
     """
     last = math.ceil(epochs) - 1 if math.isfinite(epochs) else epochs
     if start != "auto":
-        whole = isinstance(start, int | np.integer) and not isinstance(start, bool)
-        if not (whole and 0 <= start <= last):
+        if not is_count(start) or start > last:
             raise EstimateError(f"start={start!r} must be 'auto' or an epoch from 0 to {last}")
         start = int(start)
     if window is not None:
-        window = check_count(window, "window")
+        window = check_count(window, "window", EstimateError)
         if (0 if start == "auto" else start) + window > last + 1:
             raise EstimateError(
                 f"start={start} and window={window} reach past the last of {last + 1} epochs"

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from energyest.checks import check_positive, is_number
 from energyest.errors import EstimateError
-from energyest.estimators.checks import check_positive, is_number
 from energyest.records.meta import read_objects
 from energyest.records.trace import EnergyTrace
 
@@ -74,7 +74,7 @@ class PlannedChange:
         for name in ("flops_ratio", "energy_ratio"):
             value = getattr(self, name)
             if value is not None:
-                check_positive(value, f"PlannedChange: {name}")
+                check_positive(value, f"PlannedChange: {name}", EstimateError)
 
     @property
     def is_known(self) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 
 from energyest.errors import EstimateError
 from energyest.estimate import NotStableError
-from energyest.estimators.checks import check_trace
+from energyest.estimators.arguments import check_trace
 from energyest.estimators.step.fluss import fluss_epoch
 from energyest.estimators.step.forecast import Forecaster
 from energyest.estimators.step.level import MIN_EPOCHS

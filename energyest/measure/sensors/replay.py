@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from energyest.arrays import FloatArray
+from energyest.checks import check_positive, number_or_nan
 from energyest.errors import ConfigurationError
 from energyest.measure.sensors.base import KINDS, Device, Reading
 from energyest.records.trace import EnergyTrace
@@ -39,8 +38,7 @@ class ReplaySensor:
         name = names[0] if device is None else device
         if name not in names:
             raise ConfigurationError(f"device {name!r} is not in the trace: it has {names}")
-        if not (math.isfinite(speed) and speed > 0):
-            raise ConfigurationError(f"speed={speed!r} must be positive")
+        speed = check_positive(speed, "speed", ConfigurationError)
         rows = trace.power_columns["device"] == name
         time = trace.power_columns["time_s"][rows]
         self._time_s: FloatArray = time - time[0]
@@ -55,8 +53,8 @@ class ReplaySensor:
             name=str(recorded.get("name", name)),
             source="modelled" if recorded.get("source") == "modelled" else "measured",
             method="replay of a recorded trace",
-            power_limit_W=_number(recorded.get("power_limit_W")) * speed,
-            memory_bytes=_number(recorded.get("memory_bytes")),
+            power_limit_W=number_or_nan(recorded.get("power_limit_W")) * speed,
+            memory_bytes=number_or_nan(recorded.get("memory_bytes")),
         )
 
     def read(self, time_s: float) -> Reading:
@@ -72,7 +70,3 @@ class ReplaySensor:
 
     def close(self) -> None:
         """Nothing is held."""
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
