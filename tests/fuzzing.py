@@ -29,23 +29,19 @@ from hypothesis import strategies as st
 from energyest import (
     EnergyestError,
     EnergyTrace,
-    Gpu,
-    PreModel,
-    Probe,
-    TableModel,
-    Workload,
     compare_estimators,
     estimate_pre,
     estimate_step,
-    find_stable_epoch,
     load_trace,
     track,
 )
 from energyest.cli import main
+from energyest.estimators import PreModel, TableModel, find_stable_epoch
 from energyest.estimators.pre.training_data import runs_of
 from energyest.estimators.regression.features import FEATURES
-from energyest.gpus import resolve_gpu
+from energyest.gpus import Gpu, resolve_gpu
 from energyest.measure.sensors.replay import ReplaySensor
+from energyest.profiling import Probe, Workload
 from energyest.records import storage
 from tests.synthetic_pre import workload
 

@@ -25,17 +25,19 @@ from energyest import (
     EnergyTrace,
     Estimate,
     PlannedChange,
-    Workload,
+    compare_estimators,
+    estimate_pre,
+    estimate_step,
+    load_trace,
+)
+from energyest.estimators import find_stable_epoch
+from energyest.profiling import Workload
+from energyest.tradeoff import (
     advise,
     cheapest_within,
     collect_runs,
-    compare_estimators,
     compare_groups,
-    estimate_pre,
-    estimate_step,
-    find_stable_epoch,
     interaction,
-    load_trace,
     match_gpu,
     pareto_front,
     savings,

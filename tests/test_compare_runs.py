@@ -15,18 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import mean_absolute_percentage_error, r2_score, root_mean_squared_error
 
-from energyest import (
-    EnergyTrace,
-    EstimateError,
-    EstimatorScores,
-    PlannedChange,
-    Workload,
-    compare_estimators,
-    estimate_pre,
-    estimate_step,
-    score_estimators,
-)
+from energyest import EnergyTrace, PlannedChange, compare_estimators, estimate_pre, estimate_step
+from energyest.errors import EstimateError
+from energyest.estimators import EstimatorScores, score_estimators
 from energyest.estimators.pre.blend import beside_gpu
+from energyest.profiling import Workload
 
 DATA = Path(__file__).parents[1] / "benchmarks" / "data"
 METHODS = 9

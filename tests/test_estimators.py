@@ -12,20 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energyest import (
-    EnergyTrace,
-    Estimate,
-    EstimateError,
-    NotStableError,
-    compare_estimators,
-    estimate_step,
-    find_stable_epoch,
-)
+from energyest import EnergyTrace, Estimate, NotStableError, compare_estimators, estimate_step
+from energyest.errors import EstimateError
 from energyest.estimators import (
     estimate_first_epoch,
     estimate_flops,
     estimate_green_algorithms,
     estimate_mlco2,
+    find_stable_epoch,
 )
 from energyest.gpus import find_gpu
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from energyest import EnergyTrace, Estimate, EstimateError, NotStableError, estimate_step
+from energyest import EnergyTrace, Estimate, NotStableError, estimate_step
+from energyest.errors import EstimateError
 from energyest.estimators.pre.blend import (
     HOST_DEVIATION,
     LEVEL_DEVIATION,

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from energyest import ConfigurationError, EnergyMonitor, load_trace, track
+from energyest import EnergyMonitor, load_trace, track
+from energyest.errors import ConfigurationError
 from energyest.tracking import session as session_module
 from tests.test_lightning import (
     BATCH,

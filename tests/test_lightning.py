@@ -29,7 +29,8 @@ import torchmetrics
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from energyest import ConfigurationError, EnergyMonitor, estimate_step, load_trace
+from energyest import EnergyMonitor, estimate_step, load_trace
+from energyest.errors import ConfigurationError
 from energyest.lightning.run_metadata import _hyperparameters
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import Device, Kind, Reading

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from energyest import ConfigurationError, estimate_step, load_trace, track
+from energyest import estimate_step, load_trace, track
+from energyest.errors import ConfigurationError
 from tests.test_recorder import Broken, Constant
 
 EPOCH_S = 0.06

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energyest import EnergyTrace, TraceError, load_trace
+from energyest import EnergyTrace, load_trace
 from energyest.distributed.rank_exchange import RankExchange
+from energyest.errors import TraceError
 from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import Device, Reading

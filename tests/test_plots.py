@@ -9,14 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from energyest import (
-    EnergyTrace,
-    EstimateError,
-    EstimatorScores,
-    MissingDependencyError,
-    TraceError,
-    score_estimators,
-)
+from energyest import EnergyTrace
+from energyest.errors import EstimateError, MissingDependencyError, TraceError
+from energyest.estimators import EstimatorScores, score_estimators
 from energyest.plots import plot_comparison, plot_trace, style
 from energyest.plots.axes import is_wide, make_log, name_axis, show_durations
 

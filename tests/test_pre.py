@@ -15,14 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn, rand, randint
 
-from energyest import (
-    EnergyestError,
-    EnergyTrace,
-    EstimateError,
-    advise,
-    describe_workload,
-    estimate_pre,
-)
+from energyest import EnergyestError, EnergyTrace, describe_workload, estimate_pre
+from energyest.errors import EstimateError
 from energyest.estimators.pre.fitted import packaged
 from energyest.estimators.pre.model import PreModel
 from energyest.estimators.pre.power import power_shares
@@ -30,6 +24,7 @@ from energyest.estimators.pre.roofline import Layout, step_times
 from energyest.estimators.pre.training_data import runs_of
 from energyest.gpus import Gpu, resolve_gpu
 from energyest.records.workload import Workload
+from energyest.tradeoff import advise
 from tests.test_pre_physical import GUESS, POWER_GUESS, some_runs
 
 NET = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.Flatten())

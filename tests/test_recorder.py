@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from energyest import ConfigurationError, load_trace
+from energyest import load_trace
+from energyest.errors import ConfigurationError
 from energyest.measure.ledger import Event, Ledger, Mark, Usage
 from energyest.measure.meter import Meter
 from energyest.measure.recorder import Recorder

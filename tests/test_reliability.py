@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from energyest import ConfigurationError, EnergyTrace, load_trace, track
+from energyest import EnergyTrace, load_trace, track
+from energyest.errors import ConfigurationError
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import Reading
 from energyest.measure.writer import TraceWriter

@@ -14,15 +14,8 @@ import pytest
 import pytorch_lightning
 import torch
 
-from energyest import (
-    ConfigurationError,
-    EnergyMonitor,
-    NotStableError,
-    estimate_step,
-    load_trace,
-    track,
-)
-from energyest.errors import TraceError
+from energyest import EnergyMonitor, NotStableError, estimate_step, load_trace, track
+from energyest.errors import ConfigurationError, TraceError
 from energyest.measure.sensors import Device, Reading
 from energyest.records.trace import EnergyTrace
 from tests.test_lightning import (

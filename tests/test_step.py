@@ -9,14 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energyest import (
-    EnergyTrace,
-    EstimateError,
-    NotStableError,
-    PlannedChange,
-    estimate_step,
-    find_stable_epoch,
-)
+from energyest import EnergyTrace, NotStableError, PlannedChange, estimate_step
+from energyest.errors import EstimateError
+from energyest.estimators import find_stable_epoch
 from energyest.estimators.step.spikes import remaining_events, without_spikes
 
 

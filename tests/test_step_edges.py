@@ -7,14 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from energyest import (
-    EnergyTrace,
-    EstimateError,
-    NotStableError,
-    PlannedChange,
-    estimate_step,
-    find_stable_epoch,
-)
+from energyest import EnergyTrace, NotStableError, PlannedChange, estimate_step
+from energyest.errors import EstimateError
+from energyest.estimators import find_stable_epoch
 from energyest.estimators.step.spikes import without_spikes
 from tests.test_step import trace_of
 

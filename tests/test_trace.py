@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from energyest import EnergyestError, EnergyTrace, TraceError, load_trace
+from energyest import EnergyestError, EnergyTrace, load_trace
+from energyest.errors import TraceError
 from energyest.records.trace import EPOCH_COLUMNS, POWER_COLUMNS
 
 

@@ -15,17 +15,12 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from energyest import (
-    EnergyTrace,
-    EstimateError,
-    PreModel,
-    Probe,
-    TraceError,
-    estimate_step,
-    load_trace,
-)
+from energyest import EnergyTrace, estimate_step, load_trace
+from energyest.errors import EstimateError, TraceError
+from energyest.estimators import PreModel
 from energyest.estimators.regression import table_model
 from energyest.gpus import resolve_gpu
+from energyest.profiling import Probe
 from energyest.records import storage
 from energyest.records.safe_json import DEEPEST, parse_json
 from tests.fuzzing import Loader, fuzz, loaders, real_trace
@@ -339,7 +334,7 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 
 import contextlib, io, logging, pytorch_lightning as pl, torch, warnings
-from energyest import EnergyMonitor, estimate_pre, estimate_step, describe_workload, load_trace
+from energyest import EnergyMonitor, describe_workload, estimate_pre, estimate_step, load_trace
 from energyest.cli import main
 
 class Net(pl.LightningModule):
@@ -385,7 +380,8 @@ import contextlib, json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import tests.fuzzing as fuzzing
-from energyest import EnergyestError, PreModel, TableModel, load_trace
+from energyest import EnergyestError, load_trace
+from energyest.estimators import PreModel, TableModel
 folder = Path(sys.argv[2])
 hostile = json.loads((folder / "inputs.json").read_text())
 WATCHED = {"pickle.find_class", "os.system", "subprocess.Popen", "os.exec", "os.posix_spawn",

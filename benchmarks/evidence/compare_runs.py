@@ -22,7 +22,8 @@ import numpy as np
 from benchmarks.common.data_folder import missing
 from benchmarks.common.head import print_head
 from benchmarks.common.real_trainings import DELREY_READINGS, choices, delrey2023
-from energyest import EnergyTrace, EstimatorScores, score_estimators
+from energyest import EnergyTrace
+from energyest.estimators import EstimatorScores, score_estimators
 
 OBSERVED_OWN = 4
 

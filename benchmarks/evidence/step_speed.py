@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common.head import print_head
-from energyest import EnergyTrace, estimate_step, find_stable_epoch
+from energyest import EnergyTrace, estimate_step
+from energyest.estimators import find_stable_epoch
 
 EPOCHS, READINGS = 1000, 100_000
 ESTIMATE_AIM_S, STABILITY_AIM_S = 1e-3, 50e-3

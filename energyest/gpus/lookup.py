@@ -42,7 +42,7 @@ def _unknown(name: str) -> str:
         message += " (a MIG slice has a part of its GPU's cores and memory)"
     if names:
         message += f"; the nearest names are {', '.join(names)}"
-    return f"{message}. Its data-sheet values can be passed as an energyest.Gpu(...)"
+    return f"{message}. Its data-sheet values can be passed as an energyest.gpus.Gpu(...)"
 
 
 def _nearest(name: str) -> list[str]:

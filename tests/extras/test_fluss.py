@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from energyest import EnergyTrace, EstimateError, find_stable_epoch
+from energyest import EnergyTrace
+from energyest.errors import EstimateError
+from energyest.estimators import find_stable_epoch
 
 pytest.importorskip("stumpy")
 
