@@ -17,10 +17,10 @@ import pytest
 import pytorch_lightning
 import pytorch_lightning.callbacks
 import torch
-from energyest.callbacks import finetuning
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from energyest.lightning import finetuning
 from energyest.lightning.finetuning import Flip, planned_flips, trainable_names
 from tests.test_flops import assert_same, state_of
 

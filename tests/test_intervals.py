@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import pytorch_lightning
 import torch
-from energyest.callbacks import run as run_module
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from energyest import ConfigurationError, EnergyMonitor, load_trace, track
+from energyest.tracking import session as run_module
 from tests.test_lightning import (
     BATCH,
     GPU_W,
