@@ -39,7 +39,6 @@ from energyest import (
     estimate_step,
     find_stable_epoch,
     load_trace,
-    storage,
     track,
 )
 from energyest.__main__ import main
@@ -47,6 +46,7 @@ from energyest.estimators.pre.training_data import runs_of
 from energyest.estimators.regression.published import FEATURES
 from energyest.gpus import resolve_gpu
 from energyest.measure.sensors.replay import ReplaySensor
+from energyest.records import storage
 from tests.synthetic_pre import workload
 
 # Files of a folder, by their names.

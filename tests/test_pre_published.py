@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 from energyest.errors import EstimateError
-from energyest.estimators.pre import published
+from energyest.estimators.regression import published
 from energyest.estimators.regression.published import FEATURES, Published, Regressor, fit_published
 
 REGRESSORS = get_args(Regressor)

@@ -23,9 +23,9 @@ from energyest import (
     TraceError,
     estimate_step,
     load_trace,
-    storage,
 )
 from energyest.gpus import resolve_gpu
+from energyest.records import storage
 from energyest.records.safe_json import DEEPEST, parse_json
 from tests.fuzzing import Loader, fuzz, loaders, real_trace
 from tests.synthetic_pre import workload
