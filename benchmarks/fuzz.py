@@ -30,7 +30,8 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import energyest
-from tests.fuzzing import ForeignError, Outcome, fuzz, loaders
+from simulation.fuzzing import ForeignError, Outcome, fuzz
+from simulation.hostile_files import loaders
 
 
 def run(name: str, inputs: int, chance: int) -> tuple[Outcome | str, float]:

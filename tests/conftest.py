@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake_nvml import FakeNvml, build, compiler_available
+from simulation.fake_nvml import FakeNvml, build, compiler_available
 
 
 @pytest.fixture(scope="session")

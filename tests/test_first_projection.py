@@ -25,8 +25,8 @@ from energyest.lightning.first_projection import optimizer_of, power_now, precis
 from energyest.measure.sensors import Device, detect
 from energyest.profiling.tf32 import tf32
 from energyest.records.workload import Operation, Workload
-from tests.fake_nvml import FakeNvml
-from tests.synthetic_pre import small_model
+from simulation.fake_nvml import FakeNvml
+from simulation.synthetic_pre import small_model
 from tests.test_lightning import (
     BATCH,
     BATCHES,

@@ -18,7 +18,7 @@ from energyest.integration import FloatArray
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import detect
 from energyest.records.trace import EnergyTrace
-from tests.fake_nvml import FakeNvml
+from simulation.fake_nvml import FakeNvml
 
 FIELDS = "nvmlDeviceGetFieldValues"
 AVERAGE = "nvmlDeviceGetPowerUsage"

@@ -28,8 +28,8 @@ from energyest.profiling.step_timing import StepCost, timed_steps
 from energyest.profiling.tf32 import convolutions_in_tf32, matrix_products_in_tf32, tf32
 from energyest.records.probe import Probe
 from energyest.records.workload import OPTIMIZERS, PRECISIONS, Workload
-from tests.fake_nvml import FakeNvml
-from tests.synthetic_pre import small_model, workload
+from simulation.fake_nvml import FakeNvml
+from simulation.synthetic_pre import small_model, workload
 from tests.test_lightning import ConstantSensor, PlNet
 
 CPU = torch.device("cpu")

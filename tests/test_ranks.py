@@ -24,9 +24,9 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def train(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run tests/ranks.py in two processes; ended by force, it is a hang."""
+    """Run simulation/ranks.py in two processes; ended by force, it is a hang."""
     return subprocess.run(
-        [sys.executable, "-m", "tests.ranks", str(folder), *options],
+        [sys.executable, "-m", "simulation.ranks", str(folder), *options],
         check=False,
         cwd=Path(__file__).parents[1],
         capture_output=True,

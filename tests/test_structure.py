@@ -10,22 +10,7 @@ from pathlib import Path
 import pytest
 
 import energyest
-
-PACKAGE = Path(energyest.__file__).parent
-MODULES = sorted(PACKAGE.rglob("*.py"))
-
-
-def imports_of(path: Path) -> set[str]:
-    """Full names of all modules that a file imports, also inside functions."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found.add(node.module or "")
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+from tests.support.source import MODULES, PACKAGE, ROOT, imports_of, strings_of
 
 
 def room(path: Path) -> str:
@@ -93,6 +78,31 @@ def test_estimators_know_no_torch_no_nvml_no_files(path: Path) -> None:
 def test_only_plots_imports_matplotlib(path: Path) -> None:
     names = {name.split(".")[0] for name in imports_of(path)}
     assert "matplotlib" not in names or room(path) == "plots"
+
+
+# What stands beside the package, and what none of its files may import or run.
+BESIDE = {
+    "energyest": ("tests", "simulation", "benchmarks", "examples"),
+    "simulation": ("tests", "benchmarks", "examples"),
+    "benchmarks": ("tests",),
+    "tests": ("benchmarks",),
+}
+
+
+@pytest.mark.parametrize("folder", BESIDE)
+def test_package_and_benchmarks_use_no_tests_and_tests_no_benchmarks(folder: str) -> None:
+    files = sorted((ROOT / folder).rglob("*.py"))
+    if not files:
+        pytest.skip(f"the tests run without {folder}")
+    inside = tuple(f"{other}{sign}" for other in BESIDE[folder] for sign in "./")
+    found = {
+        (str(path.relative_to(ROOT)), name)
+        for path in files
+        # A module or a script may be run, too.
+        for name in imports_of(path) | strings_of(path)
+        if name.startswith(inside)
+    }
+    assert not found
 
 
 def test_files_stay_small() -> None:

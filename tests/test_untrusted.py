@@ -27,11 +27,11 @@ from energyest import (
 from energyest.gpus import resolve_gpu
 from energyest.records import storage
 from energyest.records.safe_json import DEEPEST, parse_json
-from tests.fuzzing import Loader, fuzz, loaders, real_trace
-from tests.synthetic_pre import workload
-from tests.test_structure import MODULES, imports_of
+from simulation.fuzzing import Loader, fuzz, mutate
+from simulation.hostile_files import loaders, real_trace
+from simulation.synthetic_pre import workload
+from tests.support.source import MODULES, ROOT, imports_of
 
-ROOT = Path(__file__).resolve().parents[1]
 NETWORK = {
     *("socket", "ssl", "urllib", "http", "requests", "ftplib", "smtplib", "telnetlib", "xmlrpc"),
     *("socketserver", "asyncio", "aiohttp", "httpx", "urllib3", "websockets", "torch.hub"),
@@ -380,10 +380,8 @@ def test_nothing_connects(tmp_path: Path) -> None:
 HOSTILE = """
 import contextlib, json, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import tests.fuzzing as fuzzing
 from energyest import EnergyestError, PreModel, TableModel, load_trace
-folder = Path(sys.argv[2])
+folder = Path(sys.argv[1])
 hostile = json.loads((folder / "inputs.json").read_text())
 WATCHED = {"pickle.find_class", "os.system", "subprocess.Popen", "os.exec", "os.posix_spawn",
            "exec", "compile", "import", "marshal.loads", "os.fork", "open"}
@@ -418,8 +416,6 @@ print(len(hostile), sorted(seen))
 def test_loading_runs_no_code(folder: Path, tmp_path: Path) -> None:
     import random
 
-    from tests.fuzzing import mutate
-
     dice, real = random.Random(1), real_trace()
     hostile = [real]
     payload = f"cos\nsystem\n(S'touch {tmp_path / 'was-here'}'\ntR.".encode()
@@ -428,7 +424,7 @@ def test_loading_runs_no_code(folder: Path, tmp_path: Path) -> None:
         hostile += [real | {name: payload}, real | {name: b'{"__reduce__": ["os.system", "x"]}\n'}]
     texts = [{n: data.decode("latin-1") for n, data in one.items()} for one in hostile]
     (tmp_path / "inputs.json").write_text(json.dumps(texts))
-    script = [sys.executable, "-c", HOSTILE, str(ROOT), str(tmp_path)]
+    script = [sys.executable, "-c", HOSTILE, str(tmp_path)]
     done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.stdout == f"{len(hostile)} []\n", done.stderr
     assert not (tmp_path / "was-here").exists()

@@ -26,7 +26,7 @@ from energyest.measure.sensors import Detection, detect
 from energyest.measure.sensors.nvml import GpuAddress
 from energyest.measure.sensors.visible import visible_gpus
 from energyest.measure.torch_gpus import address_of, trained_on
-from tests.fake_nvml import FakeNvml
+from simulation.fake_nvml import FakeNvml
 
 # Four GPUs, and MIG devices on the second.
 A, B, C, D = UUIDS = [

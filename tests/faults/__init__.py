@@ -18,10 +18,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.fake_nvml import environment
+from simulation.fake_nvml import environment
 
 if TYPE_CHECKING:
-    from tests.faults.scene import Scene
+    from simulation.scene import Scene
 
 ROOT = Path(__file__).parents[2]
 # Where the cases are, in the order of the page, and the heading of each.

@@ -6,9 +6,10 @@ import os
 import sys
 from pathlib import Path
 
-from tests.fake_nvml import FakeNvml
+from simulation.fake_nvml import FakeNvml
+from simulation.scene import Scene
 from tests.faults import encoded, load_cases
-from tests.faults.scene import Scene, collect_warnings
+from tests.faults.training import collect_warnings
 
 
 def main(library: str, folder: str, *names: str) -> None:

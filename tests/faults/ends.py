@@ -15,6 +15,7 @@ from unittest import mock
 
 from energyest import load_trace, track
 from energyest.tracking.track import Run
+from simulation.scene import Scene
 from tests.faults import (
     Outcome,
     all_epochs_recorded,
@@ -29,7 +30,7 @@ from tests.faults import (
     status,
     within,
 )
-from tests.faults.scene import Scene, exit_status_of, in_a_fork, of_trace, train
+from tests.faults.training import exit_status_of, in_a_fork, of_trace, train
 
 WATTS = 300.0
 OWN_EXIT = "ends with its own exit status"

@@ -10,6 +10,16 @@ from pathlib import Path
 import pynvml
 
 from energyest.measure.sensors import Reading, Sensor, detect
+from simulation.scene import (
+    AVERAGE,
+    COUNTER,
+    EVERYTHING,
+    MEMORY,
+    POWER,
+    TEMPERATURE,
+    UTILIZATION,
+    Scene,
+)
 from tests.faults import (
     Check,
     Outcome,
@@ -26,17 +36,7 @@ from tests.faults import (
     unknown,
     within,
 )
-from tests.faults.scene import (
-    AVERAGE,
-    COUNTER,
-    EVERYTHING,
-    MEMORY,
-    POWER,
-    TEMPERATURE,
-    UTILIZATION,
-    Scene,
-    train,
-)
+from tests.faults.training import train
 
 GOES_ON = "goes on, is not held up"
 # Each sort of reading fails on a GPU of its own, and all of them on the last.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from energyest import load_trace
 from energyest.measure.sensors import detect
+from simulation.scene import Scene
 from tests.faults import (
     Outcome,
     all_epochs_recorded,
@@ -26,7 +27,7 @@ from tests.faults import (
     status,
     within,
 )
-from tests.faults.scene import Scene, exit_status_of, in_a_fork, of_trace
+from tests.faults.training import exit_status_of, in_a_fork, of_trace
 
 if TYPE_CHECKING:
     from energyest import EnergyMonitor

@@ -13,7 +13,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from tests.fake_nvml import FakeNvml, build, compiler_available, environment
+from simulation.fake_nvml import FakeNvml, build, compiler_available, environment
 
 pytestmark = pytest.mark.skipif(not compiler_available(), reason="needs Linux and a C compiler")
 

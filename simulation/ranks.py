@@ -1,5 +1,7 @@
-"""Trains on several CPU processes; run by test_ranks.py and by benchmarks/two_hosts.py:
-`python -m tests.ranks FOLDER [option ...]`, or the same under torchrun.
+"""Trains on several CPU processes.
+
+Run by tests/test_ranks.py and by benchmarks/two_hosts.py: `python -m simulation.ranks FOLDER
+[option ...]`, or the same under torchrun.
 
 Prints, from rank 0, a line of JSON with what the monitor showed while the training ran.
 
@@ -83,6 +85,8 @@ class Monitor(EnergyMonitor):
 
 
 class Net(pl.LightningModule):
+    """One layer, whose step takes as long as it is told to."""
+
     def __init__(self) -> None:
         super().__init__()
         self.layer = torch.nn.Linear(4, 2)

@@ -8,56 +8,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from energyest import load_trace, track
 from energyest.records.trace import EnergyTrace
-from tests.fake_nvml import FakeNvml
+from simulation.scene import Scene
 from tests.faults import Outcome, relative
-
-POWER = "nvmlDeviceGetFieldValues"
-AVERAGE = "nvmlDeviceGetPowerUsage"
-COUNTER = "nvmlDeviceGetTotalEnergyConsumption"
-UTILIZATION = "nvmlDeviceGetUtilizationRates"
-MEMORY = "nvmlDeviceGetMemoryInfo"
-TEMPERATURE = "nvmlDeviceGetTemperature"
-EVERYTHING = (POWER, AVERAGE, COUNTER, UTILIZATION, MEMORY, TEMPERATURE)
-
-
-@dataclass
-class Scene:
-    """The simulated GPUs, and what they really draw.
-
-    Attributes:
-        driver: the simulated driver.
-        steps: GPU -> instants at which its power changed, with the watts from then on.
-        trace: of the last training, as it was in memory.
-        folder: of the last training.
-        end_took_s: how long its end took.
-    """
-
-    driver: FakeNvml
-    steps: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
-    trace: EnergyTrace = field(default_factory=lambda: EnergyTrace({}))
-    folder: Path | None = None
-    end_took_s: float = 0.0
-
-    def draw(self, gpu: int, watts: float) -> None:
-        """Draw so much from now on."""
-        self.driver.set_power(gpu, watts=watts)
-        self.steps.setdefault(gpu, []).append((time.monotonic(), watts))
-
-    def energy_J(self, gpu: int, start_s: float, end_s: float) -> float:
-        """What a GPU has really drawn."""
-        steps = [*self.steps[gpu], (float("inf"), 0.0)]
-        spans = pairwise(steps)
-        return sum(
-            watts * max(0.0, min(until_s, end_s) - max(since_s, start_s))
-            for (since_s, watts), (until_s, _) in spans
-        )
 
 
 def train(
