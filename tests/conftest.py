@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -33,3 +35,9 @@ def nvml(nvml_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNv
     fake = FakeNvml(nvml_library)
     yield fake
     fake.remove()
+
+
+@pytest.fixture(params=["pytorch_lightning", "lightning.pytorch"])
+def pl(request: pytest.FixtureRequest) -> ModuleType:
+    """Either of the two namespaces, whose classes do not mix."""
+    return importlib.import_module(request.param)

@@ -27,7 +27,7 @@ from energyest.errors import WorkloadError
 from energyest.profiling.describe import describe_workload
 from energyest.profiling.flops import count_forward_flops
 from energyest.records.workload import Operation, Workload
-from tests.test_flops import (
+from tests.support.models import (
     Attention,
     Lazy,
     Locked,

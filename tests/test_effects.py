@@ -18,7 +18,7 @@ from energyest.tradeoff import compare_groups, interaction
 from energyest.tradeoff.anova import aligned_rank_anova, two_way_anova
 from energyest.tradeoff.effect_sizes import cliffs_delta, cliffs_magnitude, eta_magnitude
 from energyest.tradeoff.interaction import complete_blocks
-from tests import reference_effects as reference
+from tests.support import reference_effects as reference
 
 
 def by_group(groups: Mapping[str, Sequence[float]]) -> pd.DataFrame:

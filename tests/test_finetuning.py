@@ -22,12 +22,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from energyest.lightning import finetuning
 from energyest.lightning.finetuning import Flip, planned_flips, trainable_names
-from tests.test_flops import assert_same, state_of
+from tests.support.models import assert_same, state_of
+from tests.support.trainers import lightning_warns
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
-]
+pytestmark = lightning_warns
 
 NAMESPACES = [
     pytest.param(pytorch_lightning, id="pytorch_lightning"),

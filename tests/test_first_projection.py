@@ -22,40 +22,35 @@ from energyest.estimators.pre import estimate as pre_estimate
 from energyest.estimators.pre.estimate import GPU_ALONE, estimate_pre
 from energyest.estimators.pre.training_data import runs_of
 from energyest.lightning.first_projection import optimizer_of, power_now, precision_of
-from energyest.measure.sensors import Device, detect
+from energyest.measure.sensors import detect
 from energyest.profiling.tf32 import tf32
 from energyest.records.workload import Operation, Workload
 from simulation.fake_nvml import FakeNvml
 from simulation.synthetic_pre import small_model
-from tests.test_lightning import (
+from tests.support.sensors import Constant
+from tests.support.trainers import (
     BATCH,
     BATCHES,
     CPU_W,
     GPU_W,
     SAMPLES,
-    ConstantSensor,
     Data,
     PlNet,
     Spy,
     Stream,
+    lightning_warns,
     loader,
     make_trainer,
     monitor_of,
     warnings_of,
 )
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
-]
+pytestmark = lightning_warns
 
 
-class H100(ConstantSensor):
+def h100(device: str = "gpu:0", name: str = "NVIDIA H100 80GB HBM3") -> Constant:
     """A GPU that PRE knows, at a power of its own."""
-
-    def __init__(self, power_W: float = GPU_W, name: str = "NVIDIA H100 80GB HBM3") -> None:
-        super().__init__("gpu", power_W)
-        self.device = Device("gpu:0", "gpu", name, "measured", "made up")
+    return Constant(GPU_W, device, name)
 
 
 class Early(pytorch_lightning.Callback):
@@ -86,7 +81,7 @@ def fit(tmp_path: Path, *sensors: Any, data: Any = None, **options: Any) -> tupl
     every, model = options.pop("every", None), options.pop("model", None)
     validation, count = options.pop("validation", None), options.pop("count_flops", True)
     monitor = monitor_of(
-        tmp_path / "energy", *(sensors or [H100()]), every_n_steps=every, count_flops=count
+        tmp_path / "energy", *(sensors or [h100()]), every_n_steps=every, count_flops=count
     )
     early = Early(lambda: monitor.projection)
     trainer = make_trainer(pytorch_lightning, tmp_path, monitor, early, **options)
@@ -149,7 +144,7 @@ def test_step_succeeds(tmp_path: Path) -> None:
 
 
 def test_what_is_logged_follows(tmp_path: Path) -> None:
-    monitor = monitor_of(None, H100())
+    monitor = monitor_of(None, h100())
     spy = Spy(lambda t: (t.callback_metrics.get("energy/projected_J"), monitor.projection))
     trainer = make_trainer(pytorch_lightning, tmp_path, monitor, spy, max_epochs=3, logger=True)
     trainer.fit(PlNet(), loader())
@@ -159,7 +154,7 @@ def test_what_is_logged_follows(tmp_path: Path) -> None:
 
 
 def test_processors_and_memory_go_on(tmp_path: Path) -> None:
-    monitor, seen = fit(tmp_path, H100(), ConstantSensor("cpu", CPU_W), max_epochs=4)
+    monitor, seen = fit(tmp_path, h100(), Constant(CPU_W, "cpu:0"), max_epochs=4)
     alone = fit(tmp_path, max_epochs=4)[1][1]
     first = seen[1]
     assert first.energy_J == pytest.approx(alone.energy_J + CPU_W * alone.duration_s)
@@ -209,7 +204,7 @@ def test_without_an_end_nothing_is_projected(tmp_path: Path) -> None:
         def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
             trainer.should_stop = trainer.current_epoch == 2
 
-    monitor = monitor_of(None, H100())
+    monitor = monitor_of(None, h100())
     early = Early(lambda: monitor.projection)
     trainer = make_trainer(pytorch_lightning, tmp_path, monitor, early, Stop(), max_epochs=-1)
     trainer.fit(PlNet(), loader())
@@ -254,12 +249,12 @@ class ByValue(PlNet):
 @pytest.mark.parametrize(
     ("sensors", "options", "note"),
     [
-        ([ConstantSensor("cpu", 50)], {}, None),
-        ([ConstantSensor("gpu", 50)], {}, "unknown GPU 'constant'"),
-        ([H100(), ConstantSensor("ram", 5)], {"count_flops": False}, None),
-        ([H100()], {"precision": "64-true"}, "precision='fp64' must be one of"),
-        ([H100()], {"model": ByValue()}, "could not be walked through"),
-        ([H100(name="NVIDIA Tesla K80")], {}, "unknown GPU"),
+        ([Constant(50, "cpu:0")], {}, None),
+        ([Constant(50)], {}, "unknown GPU 'constant'"),
+        ([h100(), Constant(5, "ram:0")], {"count_flops": False}, None),
+        ([h100()], {"precision": "64-true"}, "precision='fp64' must be one of"),
+        ([h100()], {"model": ByValue()}, "could not be walked through"),
+        ([h100(name="NVIDIA Tesla K80")], {}, "unknown GPU"),
     ],
 )
 def test_as_before_without_one(
@@ -279,9 +274,7 @@ def test_as_before_without_one(
 
 
 def test_two_gpus(tmp_path: Path) -> None:
-    second = H100()
-    second.device = Device("gpu:1", "gpu", second.device.name, "measured", "made up")
-    monitor, seen = fit(tmp_path, H100(), second, max_epochs=3)
+    monitor, seen = fit(tmp_path, h100(), h100("gpu:1"), max_epochs=3)
     assert seen[:3] == 3 * [None]
     assert "workload" not in monitor.trace.meta
 
@@ -363,7 +356,7 @@ def test_what_a_function_keeps_has_values(tmp_path: Path) -> None:
         _kept_mask.cache_clear()
         torch.manual_seed(0)
         net = Keeping()
-        monitor = [monitor_of(None, H100())] if options else []
+        monitor = [monitor_of(None, h100())] if options else []
         make_trainer(pytorch_lightning, tmp_path, *monitor, max_epochs=1).fit(net, same())
         losses.append(net.losses)
     assert losses[0] == losses[1]
@@ -432,7 +425,7 @@ def test_with_the_simulated_driver(tmp_path: Path, nvml: FakeNvml) -> None:
 
 def test_own_loops_can_begin_with_an_estimate() -> None:
     estimate = Estimate(1000.0, 500.0, 2000.0, 0.9, duration_s=10.0, epochs=10, method="PRE")
-    with track(epochs=10, sensors=[ConstantSensor("gpu", GPU_W)]) as run:
+    with track(epochs=10, sensors=[Constant(GPU_W)]) as run:
         assert run.projection is None
         run.expect(estimate)
         assert run.projection is not None
@@ -444,7 +437,7 @@ def test_own_loops_can_begin_with_an_estimate() -> None:
 
 
 def test_an_estimate_that_cannot_be_used_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    with track(epochs=10, sensors=[ConstantSensor("gpu", GPU_W)]) as run:
+    with track(epochs=10, sensors=[Constant(GPU_W)]) as run:
         run.expect(Estimate(1000.0))
         assert run.projection is None
     assert warnings_of(caplog) == [

@@ -18,44 +18,27 @@ from torch.utils.data import DataLoader
 
 from energyest import ConfigurationError, EnergyMonitor, load_trace, track
 from energyest.tracking import session as run_module
-from tests.test_lightning import (
+from tests.support.loggers import read_csv, read_tensorboard
+from tests.support.sensors import Constant
+from tests.support.trainers import (
     BATCH,
     GPU_W,
     NETS,
     AccidentError,
+    AtBatch,
     PlNet,
     Recipe,
     Stream,
-    loader,
+    batches,
+    both_namespaces,
+    lightning_warns,
     make_trainer,
     monitor_of,
     outcome,
-    read_csv,
-    read_tensorboard,
     warnings_of,
 )
-from tests.test_recorder import Constant
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::UserWarning"),  # Lightning's advice on loaders and paths
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
-]
-both_namespaces = pytest.mark.parametrize("pl", NETS, ids=lambda module: module.__name__)
-
-
-def batches(number: int) -> DataLoader[Any]:
-    return loader(number * BATCH)
-
-
-class AtBatch(pytorch_lightning.Callback):
-    """Looks at something at each batch's start, after the monitor that stands before it."""
-
-    def __init__(self, look: Any) -> None:
-        self.look = look
-        self.seen: list[Any] = []
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, idx: int) -> None:
-        self.seen.append(self.look(trainer))
+pytestmark = lightning_warns
 
 
 # ---------------------------------------------------------------------- the rows

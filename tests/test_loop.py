@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from energyest import ConfigurationError, estimate_step, load_trace, track
-from tests.test_recorder import Broken, Constant
+from tests.support.sensors import Constant, Failing
 
 EPOCH_S = 0.06
 
@@ -121,7 +121,7 @@ def test_two_runs_at_once() -> None:
 
 
 def test_mistakes_do_not_end_a_training(caplog: pytest.LogCaptureFixture) -> None:
-    with track(sensors=[Broken(1)]) as run:
+    with track(sensors=[Failing(1, error=RuntimeError("no such sensor any more"))]) as run:
         assert run.end_epoch(val_acc=1) == {}
         run.start_epoch()
         run.log(energy_J=5, text="not a number", val_acc=0.5)

@@ -20,8 +20,8 @@ from energyest import EnergyTrace, TraceError, load_trace
 from energyest.distributed.rank_exchange import RankExchange
 from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.recorder import Recorder
-from energyest.measure.sensors import Device, Reading
 from energyest.records.ranks import Record, merge
+from tests.support.sensors import Constant
 
 # ---------------------------------------------------------------------- the sum
 
@@ -325,29 +325,15 @@ class Store:
         return self.values.pop(key, None) is not None
 
 
-class Watts:
-    def __init__(self, watts: float, uuid: str) -> None:
-        self.device = Device(
-            "gpu:0", "gpu", "made up", "measured", "made up", details={"uuid": uuid}
-        )
-        self.watts = watts
-
-    def read(self, time_s: float) -> Reading:
-        return Reading(time_s, "gpu:0", self.watts, self.watts * time_s)
-
-    def close(self) -> None:
-        pass
-
-
 class Rank:
     """A process of the training, without the process."""
 
     def __init__(self, store: Store, rank: int, ranks: int = 2, folder: Path | None = None) -> None:
         self.rank, self.epochs = rank, 0
         meta = {"run_id": "r", "rank": rank, "world_size": ranks, "host": f"host{rank}"}
-        self.recorder = Recorder(
-            [Watts(10.0 * (rank + 1), f"GPU-{rank}")], folder=folder, interval_s=0.01, meta=meta
-        )
+        watts = 10.0 * (rank + 1)
+        sensor = Constant(watts, counter_W=watts, uuid=f"GPU-{rank}")
+        self.recorder = Recorder([sensor], folder=folder, interval_s=0.01, meta=meta)
         self.recorder.start()
         self.group = RankExchange(self.recorder, store, rank=rank, world_size=ranks, run_id="r")
 

@@ -18,15 +18,16 @@ from energyest.lightning.trainer_plan import (
     validation_every_n_rows,
     validation_to_training_batches,
 )
-from tests.test_intervals import batches, both_namespaces
-from tests.test_intervals import pytestmark as lightning_warns
-from tests.test_lightning import (
+from tests.support.trainers import (
     BATCH,
     NETS,
     PlNet,
     Spy,
     Stream,
     TwoOptimizers,
+    batches,
+    both_namespaces,
+    lightning_warns,
     make_trainer,
     monitor_of,
 )

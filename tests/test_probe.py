@@ -30,7 +30,8 @@ from energyest.records.probe import Probe
 from energyest.records.workload import OPTIMIZERS, PRECISIONS, Workload
 from simulation.fake_nvml import FakeNvml
 from simulation.synthetic_pre import small_model, workload
-from tests.test_lightning import ConstantSensor, PlNet
+from tests.support.sensors import Constant
+from tests.support.trainers import PlNet
 
 CPU = torch.device("cpu")
 BATCH = (torch.randn(16, 8), torch.randint(3, (16,)))
@@ -64,7 +65,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def cost_of(model: nn.Module, batch: Any = BATCH, **options: Any) -> StepCost:
     """Steps on the CPU, beside a made-up meter."""
-    sensors = options.pop("sensors", [ConstantSensor("gpu", 300.0)])
+    sensors = options.pop("sensors", [Constant(300.0)])
     steps, loss = options.pop("steps", 3), options.pop("loss", None)
     described = workload(model=type(model).__name__, batch_size=16, **options)
     return measure_and_clear(model, batch, CPU, sensors, workload=described, steps=steps, loss=loss)
@@ -226,13 +227,7 @@ def test_an_error_later_on_is_a_probe_error_too() -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_power_that_cannot_be_read() -> None:
-    class Mute(ConstantSensor):
-        closed = 0
-
-        def close(self) -> None:
-            self.closed += 1
-
-    sensor = Mute("gpu", math.nan)
+    sensor = Constant(math.nan)
     with pytest.raises(ProbeError, match="power of the GPU could not be read"):
         cost_of(Net(), sensors=[sensor])
     assert sensor.closed

@@ -15,30 +15,9 @@ from energyest.measure.ledger import Event, Ledger, Mark, Usage
 from energyest.measure.meter import Meter
 from energyest.measure.recorder import Recorder
 from energyest.measure.sampler import Sampler
-from energyest.measure.sensors import Device, Reading
+from energyest.measure.sensors import Reading
 from energyest.measure.tables import ROWS_PER_RATE, EpochTable, ReadingTable
-
-
-class Constant:
-    """Always the same watts, on any device."""
-
-    def __init__(self, watts: float, name: str = "gpu:0") -> None:
-        kind = name.split(":", maxsplit=1)[0]
-        self.device = Device(name, kind, name, "measured", "constant")  # type: ignore[arg-type]
-        self.watts = watts
-        self.closed = False
-
-    def read(self, time_s: float) -> Reading:
-        assert not self.closed
-        return Reading(time_s, self.device.device, power_W=self.watts)
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class Broken(Constant):
-    def read(self, time_s: float) -> Reading:
-        raise RuntimeError("no such sensor any more")
+from tests.support.sensors import Constant, Failing
 
 
 def record(tmp_path: Path | None, *sensors: Constant, epochs: int = 3) -> Recorder:
@@ -67,7 +46,7 @@ def test_components_and_totals() -> None:
     meta = recorder.trace().meta
     assert meta["total_J"] == pytest.approx(420 * meta["duration_s"])
     assert [d["missing_s"] for d in meta["devices"]] == [0, 0, 0]
-    assert all(sensor.closed for sensor in sensors)
+    assert all(sensor.closed and not sensor.reads_once_closed for sensor in sensors)
 
 
 def test_epochs_lie_end_to_end() -> None:
@@ -144,7 +123,9 @@ def test_disk_that_fails_in_mid_run(
 
 
 def test_broken_sensor_is_missing_not_zero(caplog: pytest.LogCaptureFixture) -> None:
-    recorder = record(None, Broken(0), Constant(20, "cpu:0"))
+    recorder = record(
+        None, Failing(0, error=RuntimeError("no such sensor any more")), Constant(20, "cpu:0")
+    )
     epochs = recorder.trace().epochs
     assert np.isnan(epochs["gpu_energy_J"]).all()
     assert np.isnan(epochs["energy_J"]).all()

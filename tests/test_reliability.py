@@ -17,37 +17,19 @@ import pytest
 from energyest import ConfigurationError, load_trace, track
 from energyest.measure.folder import Contents
 from energyest.measure.recorder import Recorder
-from energyest.measure.sensors import Reading
 from energyest.measure.writer import TraceWriter
-from tests.test_recorder import Constant
-
-
-class Hiccup(Constant):
-    """A device with an exact counter, whose readings fail or hang on command."""
-
-    def __init__(self) -> None:
-        super().__init__(100.0)
-        self.origin_s = time.monotonic()
-        self.fails = 0
-        self.goes_on = threading.Event()
-        self.goes_on.set()
-
-    def read(self, time_s: float) -> Reading:
-        self.goes_on.wait(60)
-        if self.fails:
-            return Reading(time_s, "gpu:0")
-        now_s = time.monotonic()
-        return Reading(now_s, "gpu:0", self.watts, 100.0 * (now_s - self.origin_s))
+from tests.support.sensors import Constant, Failing, Hanging
 
 
 def test_readings_that_fail_at_an_edge_move_no_energy() -> None:
-    sensor = Hiccup()
+    # Its counter is exact, whatever its power says.
+    sensor = Failing(100, counter_W=100, fails=0)
     recorder = Recorder([sensor])
     recorder.start()
     for fails in (0, 1, 0, 1, 0):
         recorder.start_epoch(continues=True)
         time.sleep(0.3)
-        sensor.fails = fails
+        sensor.fails = math.inf if fails else 0
         sensor.watts = 900.0 if fails else 100.0  # what holding the last power would book
         recorder.end_epoch()
         time.sleep(0.25)
@@ -59,15 +41,7 @@ def test_readings_that_fail_at_an_edge_move_no_energy() -> None:
 
 
 def test_a_sensor_that_fails_at_first_is_waited_for() -> None:
-    class Late(Constant):
-        reads = 0
-
-        def read(self, time_s: float) -> Reading:
-            self.reads += 1
-            power_W = 50.0 if self.reads > 2 else math.nan
-            return Reading(time_s, "gpu:0", power_W)
-
-    with track(sensors=[Late(50)]) as run:
+    with track(sensors=[Failing(50, fails=2)]) as run:
         run.start_epoch()
         time.sleep(0.1)
         run.end_epoch()
@@ -77,7 +51,7 @@ def test_a_sensor_that_fails_at_first_is_waited_for() -> None:
 
 def test_rows_go_on_while_a_sensor_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("energyest.measure.run_account.MAX_GAP_S", 0.4)
-    sensor = Hiccup()
+    sensor = Hanging()
     recorder = Recorder([sensor], folder=tmp_path / "energy", interval_s=0.1)
     recorder.start()
     sensor.goes_on.clear()
@@ -103,7 +77,7 @@ def test_a_forked_process_leaves_the_run_alone(tmp_path: Path) -> None:
     script = textwrap.dedent(f"""
         import os, sys, time
         from energyest import track
-        from tests.test_recorder import Constant
+        from tests.support.sensors import Constant
         with track({str(tmp_path / "energy")!r}, sensors=[Constant(100)]) as run:
             for epoch in run.epochs(3):
                 time.sleep(0.3)

@@ -23,37 +23,22 @@ from energyest import (
     track,
 )
 from energyest.errors import TraceError
-from energyest.measure.sensors import Device, Reading
 from energyest.records.trace import EnergyTrace
-from tests.test_lightning import (
+from tests.support.sensors import Constant, Failing
+from tests.support.trainers import (
     GPU_W,
     NETS,
     SAMPLES,
     At,
-    ConstantSensor,
     PlNet,
+    lightning_warns,
     loader,
     make_trainer,
     monitor_of,
-    pl,
     warnings_of,
 )
-from tests.test_recorder import Constant
 
-__all__ = ["pl"]  # a fixture
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
-]
-
-
-class Board(ConstantSensor):
-    """A GPU of a name, of constant power."""
-
-    def __init__(self, name: str, power_W: float) -> None:
-        super().__init__("gpu", power_W)
-        self.device = Device("gpu:0", "gpu", name, "measured", "made up")
+pytestmark = lightning_warns
 
 
 def checkpoints(pl: ModuleType, folder: Path, **options: Any) -> Any:
@@ -213,7 +198,7 @@ def test_a_monitor_and_one_of_a_subclass(tmp_path: Path) -> None:
         pass
 
     def monitors() -> tuple[EnergyMonitor, ...]:
-        sensors = [ConstantSensor("gpu", power_W) for power_W in (100.0, 7.0)]
+        sensors = [Constant(power_W) for power_W in (100.0, 7.0)]
         return EnergyMonitor(sensors=sensors[:1]), Other(sensors=sensors[1:])
 
     trainer = make_trainer(pytorch_lightning, tmp_path, *monitors(), max_epochs=2)
@@ -230,7 +215,7 @@ def test_a_monitor_and_one_of_a_subclass(tmp_path: Path) -> None:
 
 def test_changes_up_to_the_checkpoint_stay_in_the_record(tmp_path: Path) -> None:
     """Also of the row in which it was made, and where it is made again in that row."""
-    boards = Board("A", 300.0), Board("B", 100.0), Board("B", 100.0)
+    boards = Constant(300.0, name="A"), Constant(100.0, name="B"), Constant(100.0, name="B")
     path: Path | None = None
     for part, board in enumerate(boards):
         monitor = monitor_of(None, board)
@@ -293,12 +278,12 @@ def test_a_training_that_is_resumed_twice_and_was_interrupted(tmp_path: Path) ->
 
 def test_on_another_gpu(tmp_path: Path) -> None:
     saving = checkpoints(pytorch_lightning, tmp_path, every_n_epochs=1)
-    first = monitor_of(None, Board("NVIDIA H100", 300.0))
+    first = monitor_of(None, Constant(300.0, name="NVIDIA H100"))
     make_trainer(
         pytorch_lightning, tmp_path, first, saving, max_epochs=6, enable_checkpointing=True
     ).fit(PlNet(step_s=0.02), loader())
 
-    monitor = monitor_of(None, Board("NVIDIA A40", 100.0))
+    monitor = monitor_of(None, Constant(100.0, name="NVIDIA A40"))
     projections: list[Any] = []
 
     class Look(pytorch_lightning.Callback):
@@ -637,24 +622,15 @@ def test_a_state_that_is_none() -> None:
                 run.load_state_dict(bad)  # type: ignore[arg-type]
 
 
-class Flaky(Constant):
-    """A device that cannot be read for a while."""
-
-    fails = False
-
-    def read(self, time_s: float) -> Reading:
-        return Reading(time_s, "gpu:0", math.nan if self.fails else self.watts)
-
-
 def test_what_was_not_measured_stays_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("energyest.measure.run_account.MAX_GAP_S", 0.15)
-    sensor = Flaky(100)
+    sensor = Failing(100, fails=0)
     with track(sensors=[sensor], interval_s=0.02) as run:
         for epoch in run.epochs(3):
             time.sleep(0.05)
-            sensor.fails = epoch == 1
+            sensor.fails = math.inf if epoch == 1 else 0
             time.sleep(0.3)
-            sensor.fails = False
+            sensor.fails = 0
             time.sleep(0.05)
         state = saved(run)
     with track(sensors=[Constant(100)]) as later:

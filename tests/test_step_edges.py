@@ -16,7 +16,7 @@ from energyest import (
     find_stable_epoch,
 )
 from energyest.estimators.step.spikes import without_spikes
-from tests.test_step import trace_of
+from tests.support.traces import trace_of
 
 NAN = math.nan
 

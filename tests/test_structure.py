@@ -105,6 +105,17 @@ def test_package_and_benchmarks_use_no_tests_and_tests_no_benchmarks(folder: str
     assert not found
 
 
+def test_no_test_module_imports_another() -> None:
+    """What several need stands in tests/support."""
+    found = {
+        (str(path.relative_to(ROOT)), name)
+        for path in (ROOT / "tests").rglob("*.py")
+        for name in imports_of(path)
+        if name.startswith("tests.") and ".test_" in name
+    }
+    assert not found
+
+
 def test_files_stay_small() -> None:
     longest = {p.name: len(p.read_text().splitlines()) for p in MODULES}
     assert max(longest.values()) <= 450, longest

@@ -16,7 +16,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from energyest.profiling import flops
 from energyest.profiling.flops import FlopCount, count_forward_flops, count_training_ratios
-from tests.test_flops import Attention, Net, Noisy, Raises, Sneaky, StepOnly, assert_same, state_of
+from tests.support.models import (
+    Attention,
+    Net,
+    Noisy,
+    Raises,
+    Sneaky,
+    StepOnly,
+    assert_same,
+    state_of,
+)
 
 F0, F2, F4 = 2 * 8 * 16, 2 * 16 * 16, 2 * 16 * 4  # of the layers of `mlp`
 FORWARD = F0 + F2 + F4

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from energyest import load_trace
-from tests.test_ranks import EPOCHS, WATTS, check_death, check_truth, said, train
+from tests.support.processes import EPOCHS, WATTS, check_death, check_truth, said, train
 
 pytestmark = pytest.mark.timeout(300)
 
