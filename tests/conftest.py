@@ -10,6 +10,17 @@ from types import ModuleType
 import pytest
 
 from simulation.fake_nvml import FakeNvml, build, compiler_available
+from tests.support.threads import end_those_since, own_threads
+
+
+@pytest.fixture(autouse=True)
+def _takes_its_threads_with_it() -> Iterator[None]:
+    """A test that leaves a run behind, as one that fails may, is told so; the next is not."""
+    before = own_threads()
+    yield
+    left = end_those_since(before)
+    if left:
+        pytest.fail(f"left behind: {', '.join(left)}", pytrace=False)
 
 
 @pytest.fixture(scope="session")
