@@ -19,6 +19,7 @@ from energyest.measure.recorder import Recorder
 from energyest.measure.sampler import Sampler
 from energyest.measure.sensors.base import Device, Kind, Reading
 from energyest.measure.writer import TraceWriter
+from simulation.fake_nvml import FakeNvml
 
 WRITE_S = 30.0  # from one time that the disk is brought up to date to the next
 STATED = 1.03  # power that a GPU states ÷ what it draws
@@ -26,28 +27,70 @@ READ_S = 0.004  # an energy counter takes so long
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """Seconds that pass when they are told to: all at once, or by `sleep`."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
+        self.samplers: list[SteppedSampler] = []
 
     def __call__(self) -> float:
         return self.now_s
 
+    def sleep(self, seconds: float) -> None:
+        """Let time pass, in which those that measure read at their beat."""
+        until_s = self.now_s + seconds
+        while self.samplers:
+            sampler = min(self.samplers, key=lambda one: one.next_s)
+            if sampler.next_s > until_s:
+                break
+            self.now_s = max(self.now_s, sampler.next_s)
+            sampler.beat()
+        self.now_s = max(self.now_s, until_s)
+
+
+class NvmlClock(Clock):
+    """The clock of the simulated driver: a call of it that hangs lets time pass."""
+
+    def __init__(self, driver: FakeNvml) -> None:
+        self._driver = driver
+        super().__init__()
+
+    @property
+    def now_s(self) -> float:  # type: ignore[override]
+        return self._driver.time()
+
+    @now_s.setter
+    def now_s(self, seconds: float) -> None:
+        self._driver.set_time(seconds)
+
 
 class SteppedSampler(Sampler):
-    """Reads when it is asked to, without a thread."""
+    """Reads when it is asked to, and while its clock sleeps, without a thread."""
+
+    next_s = 0.0
+    _clock: Clock
 
     def start(self, timeout_s: float = 2.0) -> None:
-        self.read_round()
+        self.next_s = self._clock.now_s
+        self.beat()
+        self._clock.samplers.append(self)
+
+    def beat(self) -> None:
+        """Read as the thread does, which keeps to the beat whoever asks in between."""
+        if self.read_round() > self.next_s - 1e-6:  # the driver's clock counts nanoseconds
+            self.next_s = max(self.next_s + self._interval_s, self._clock.now_s)
 
     def sample_now(self, timeout_s: float) -> bool:
         self._clock.now_s += READ_S
-        self.read_round()
+        self.beat()
         return True
 
     def stop(self, timeout_s: float = 2.0) -> bool:
+        self._clock.now_s = max(self._clock.now_s, self.next_s)
         self.read_round()
+        self._clock.samplers.remove(self)
+        for sensor in self._sensors:
+            sensor.close()
         return True
 
 
@@ -122,15 +165,23 @@ def sensors(gpus: int) -> list[WaveSensor]:
 
 
 @contextmanager
-def without_threads() -> Iterator[None]:
-    """Recorders that are made and run in here read and write when they are asked to."""
+def without_threads(clock: Clock | None = None) -> Iterator[None]:
+    """Recorders that are made and run in here read and write when they are asked to.
+
+    Args:
+        clock: of those that are not given another.
+    """
     stepped = {"Sampler": SteppedSampler, "TraceWriter": SteppedWriter, "_FLUSH_S": WRITE_S}
     usual = {name: getattr(recorder_module, name) for name in stepped}
+    defaults = dict(Recorder.__init__.__kwdefaults__)
     vars(recorder_module).update(stepped)
+    if clock is not None:
+        Recorder.__init__.__kwdefaults__ = {**defaults, "clock": clock}
     try:
         yield
     finally:
         vars(recorder_module).update(usual)
+        Recorder.__init__.__kwdefaults__ = defaults
 
 
 class Run:

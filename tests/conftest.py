@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from simulation.fake_nvml import FakeNvml, build, compiler_available
+from simulation.stepped import Clock, without_threads
 from tests.support.threads import end_those_since, own_threads
 
 
@@ -21,6 +22,14 @@ def _takes_its_threads_with_it() -> Iterator[None]:
     left = end_those_since(before)
     if left:
         pytest.fail(f"left behind: {', '.join(left)}", pytrace=False)
+
+
+@pytest.fixture
+def clock() -> Iterator[Clock]:
+    """A simulated clock: runs that are recorded go by it, and have no threads."""
+    clock = Clock()
+    with without_threads(clock):
+        yield clock
 
 
 @pytest.fixture(scope="session")
