@@ -36,6 +36,9 @@ class Clock:
     def __call__(self) -> float:
         return self.now_s
 
+    def __deepcopy__(self, _: object) -> Clock:
+        return self  # a model that sleeps by it may be copied; time is the same for all
+
     def sleep(self, seconds: float) -> None:
         """Let time pass, in which those that measure read at their beat."""
         until_s = self.now_s + seconds

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from simulation.fake_nvml import FakeNvml, build, compiler_available
-from simulation.stepped import Clock, without_threads
+from simulation.stepped import Clock, NvmlClock, without_threads
 from tests.support.threads import end_those_since, own_threads
 
 
@@ -55,6 +55,14 @@ def nvml(nvml_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNv
     fake = FakeNvml(nvml_library)
     yield fake
     fake.remove()
+
+
+@pytest.fixture
+def nvml_clock(nvml: FakeNvml) -> Iterator[NvmlClock]:
+    """The simulated driver, and runs beside it that are recorded, by one simulated clock."""
+    clock = NvmlClock(nvml)
+    with without_threads(clock):
+        yield clock
 
 
 @pytest.fixture(params=["pytorch_lightning", "lightning.pytorch"])

@@ -19,7 +19,7 @@ from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import detect
 from energyest.records.trace import EnergyTrace
 from simulation.fake_nvml import FakeNvml
-from simulation.stepped import NvmlClock, without_threads
+from simulation.stepped import NvmlClock
 from tests.support.threads import is_within
 
 FIELDS = "nvmlDeviceGetFieldValues"
@@ -30,14 +30,6 @@ COUNTER = "nvmlDeviceGetTotalEnergyConsumption"
 EPOCH_S = 0.75
 # Nothing that comes takes so long, on any machine; what hangs would take longer.
 SHORT_S, LONG_S = 30.0, 600.0
-
-
-@pytest.fixture
-def clock(nvml: FakeNvml) -> Iterator[NvmlClock]:
-    """The simulated driver runs by a simulated clock, and the recorder without threads."""
-    clock = NvmlClock(nvml)
-    with without_threads(clock):
-        yield clock
 
 
 @contextmanager
@@ -91,23 +83,23 @@ def without_power(nvml: FakeNvml, device: int = 0) -> None:
 
 @pytest.mark.parametrize("board", [only_the_counter_tells, without_counter, without_power])
 def test_constant_power(
-    nvml: FakeNvml, clock: NvmlClock, board: Callable[[FakeNvml], None]
+    nvml: FakeNvml, nvml_clock: NvmlClock, board: Callable[[FakeNvml], None]
 ) -> None:
     nvml.set_power(0, watts=300)
     board(nvml)
     with recording() as recorder:
-        run_epoch(recorder, clock)
-        run_epoch(recorder, clock)
+        run_epoch(recorder, nvml_clock)
+        run_epoch(recorder, nvml_clock)
     assert mean_power_W(recorder.trace()) == pytest.approx([300, 300], rel=0.01)
 
 
-def test_gpus_of_both_sorts_add_up(nvml: FakeNvml, clock: NvmlClock) -> None:
+def test_gpus_of_both_sorts_add_up(nvml: FakeNvml, nvml_clock: NvmlClock) -> None:
     nvml.set_power(0, watts=300)
     only_the_counter_tells(nvml, 0)
     nvml.set_power(1, watts=120)
     without_counter(nvml, 1)
     with recording([0, 1]) as recorder:
-        run_epoch(recorder, clock)
+        run_epoch(recorder, nvml_clock)
     trace = recorder.trace()
 
     assert mean_power_W(trace) == pytest.approx([420], rel=0.01)
@@ -117,23 +109,25 @@ def test_gpus_of_both_sorts_add_up(nvml: FakeNvml, clock: NvmlClock) -> None:
     assert by_device == pytest.approx({"gpu:0": 300 * run_s, "gpu:1": 120 * run_s}, rel=0.01)
 
 
-def test_a_step_between_epochs_lands_in_the_right_one(nvml: FakeNvml, clock: NvmlClock) -> None:
+def test_a_step_between_epochs_lands_in_the_right_one(
+    nvml: FakeNvml, nvml_clock: NvmlClock
+) -> None:
     nvml.set_power(0, watts=100)
     with recording() as recorder:
-        run_epoch(recorder, clock)
+        run_epoch(recorder, nvml_clock)
         nvml.set_power(0, watts=500)
-        run_epoch(recorder, clock)
+        run_epoch(recorder, nvml_clock)
     # 2 %: an edge that is off by 4 ms gives one epoch 2 W too many.
     assert mean_power_W(recorder.trace()) == pytest.approx([100, 500], rel=0.02)
 
 
-def test_a_step_between_epochs_without_counter(nvml: FakeNvml, clock: NvmlClock) -> None:
+def test_a_step_between_epochs_without_counter(nvml: FakeNvml, nvml_clock: NvmlClock) -> None:
     nvml.set_power(0, watts=100)
     without_counter(nvml)
     with recording(interval_s=0.02) as recorder:
-        run_epoch(recorder, clock)
+        run_epoch(recorder, nvml_clock)
         nvml.set_power(0, watts=500)
-        run_epoch(recorder, clock)
+        run_epoch(recorder, nvml_clock)
     low, high = mean_power_W(recorder.trace())
     # Of a step between two readings nothing is known but that it happened: half an interval of
     # 400 W may go to the wrong epoch, 5 W on average; and 2 W for edges that are off by 4 ms.
@@ -141,29 +135,29 @@ def test_a_step_between_epochs_without_counter(nvml: FakeNvml, clock: NvmlClock)
     assert high == pytest.approx(500, abs=7)
 
 
-def test_a_step_within_an_epoch(nvml: FakeNvml, clock: NvmlClock) -> None:
+def test_a_step_within_an_epoch(nvml: FakeNvml, nvml_clock: NvmlClock) -> None:
     nvml.set_power(0, watts=100)
     with recording() as recorder:
         recorder.start_epoch()
-        clock.sleep(0.4)
-        stepped_s = clock()
+        nvml_clock.sleep(0.4)
+        stepped_s = nvml_clock()
         nvml.set_power(0, watts=500)
-        clock.sleep(0.4)
+        nvml_clock.sleep(0.4)
         recorder.end_epoch()
-        ended_s = clock()
+        ended_s = nvml_clock()
     (energy_J,) = recorder.trace().column("gpu_energy_J")
     (duration_s,) = recorder.trace().column("duration_s")
     high_s = ended_s - stepped_s
     assert energy_J == pytest.approx(100 * (duration_s - high_s) + 500 * high_s, rel=0.02)
 
 
-def test_back_to_back_epochs_add_up_to_the_total(nvml: FakeNvml, clock: NvmlClock) -> None:
+def test_back_to_back_epochs_add_up_to_the_total(nvml: FakeNvml, nvml_clock: NvmlClock) -> None:
     with recording([0, 1]) as recorder:
         for epoch, watts in enumerate((300, 100, 650, 200)):
             nvml.set_power(0, watts=watts)
             nvml.set_power(1, watts=700 - watts)
             recorder.start_epoch(continues=epoch > 0)
-            clock.sleep(0.35)
+            nvml_clock.sleep(0.35)
             recorder.end_epoch()
     trace = recorder.trace()
 
@@ -172,11 +166,11 @@ def test_back_to_back_epochs_add_up_to_the_total(nvml: FakeNvml, clock: NvmlCloc
     assert trace.total_J == pytest.approx(700 * trace.meta["duration_s"], rel=0.01)
 
 
-def test_the_counter_in_the_trace_is_the_driver_s(nvml: FakeNvml, clock: NvmlClock) -> None:
+def test_the_counter_in_the_trace_is_the_driver_s(nvml: FakeNvml, nvml_clock: NvmlClock) -> None:
     nvml.set_power(0, watts=300)
     nvml.set_counter(0, joules=5_000_000)
     with recording() as recorder:
-        run_epoch(recorder, clock, seconds=0.3)
+        run_epoch(recorder, nvml_clock, seconds=0.3)
     readings = recorder.trace().power_columns
 
     assert set(readings["device"]) == {"gpu:0"}
@@ -206,12 +200,12 @@ def test_the_end_of_a_run_releases_nvml(nvml: FakeNvml) -> None:
     ],
 )
 def test_a_falling_counter(
-    nvml: FakeNvml, clock: NvmlClock, misbehave: Callable[[FakeNvml], None]
+    nvml: FakeNvml, nvml_clock: NvmlClock, misbehave: Callable[[FakeNvml], None]
 ) -> None:
     nvml.set_power(0, watts=300)
     with recording() as recorder:
-        run_epoch(recorder, clock, lambda: misbehave(nvml))
-        run_epoch(recorder, clock)
+        run_epoch(recorder, nvml_clock, lambda: misbehave(nvml))
+        run_epoch(recorder, nvml_clock)
     trace = recorder.trace()
 
     # Before and after, it is off by 1000 J or more: three epochs' worth.
@@ -220,12 +214,12 @@ def test_a_falling_counter(
     assert trace.total_J == pytest.approx(300 * trace.meta["duration_s"], rel=0.01)
 
 
-def test_a_counter_that_restarts_between_epochs(nvml: FakeNvml, clock: NvmlClock) -> None:
+def test_a_counter_that_restarts_between_epochs(nvml: FakeNvml, nvml_clock: NvmlClock) -> None:
     nvml.set_power(0, watts=300)
     with recording() as recorder:
-        run_epoch(recorder, clock)
+        run_epoch(recorder, nvml_clock)
         nvml.set_counter(0, joules=0)
-        run_epoch(recorder, clock)
+        run_epoch(recorder, nvml_clock)
     assert mean_power_W(recorder.trace()) == pytest.approx([300, 300], rel=0.01)
 
 
@@ -242,13 +236,13 @@ def failing(nvml: FakeNvml, *functions: str) -> list[Callable[[], None]]:
     ]
 
 
-def test_a_counter_that_fails_for_a_while_is_bridged(nvml: FakeNvml, clock: NvmlClock) -> None:
+def test_a_counter_that_fails_for_a_while_is_bridged(nvml: FakeNvml, nvml_clock: NvmlClock) -> None:
     nvml.set_power(0, watts=300)
     nvml.fail(FIELDS, code=pynvml.NVML_ERROR_NOT_SUPPORTED, device=0)
     nvml.set_average_power(0, watts=100)
     with recording() as recorder:
-        run_epoch(recorder, clock, *failing(nvml, COUNTER))
-        run_epoch(recorder, clock)
+        run_epoch(recorder, nvml_clock, *failing(nvml, COUNTER))
+        run_epoch(recorder, nvml_clock)
     trace = recorder.trace()
 
     assert np.count_nonzero(np.isnan(trace.power_columns["energy_J"])) >= 2
@@ -257,13 +251,13 @@ def test_a_counter_that_fails_for_a_while_is_bridged(nvml: FakeNvml, clock: Nvml
 
 
 def test_a_counter_that_fails_at_the_end_of_an_epoch_loses_nothing(
-    nvml: FakeNvml, clock: NvmlClock
+    nvml: FakeNvml, nvml_clock: NvmlClock
 ) -> None:
     nvml.set_power(0, watts=300)
     fail, recover = failing(nvml, COUNTER)
     with recording() as recorder:
-        run_epoch(recorder, clock, fail)
-        run_epoch(recorder, clock, recover)
+        run_epoch(recorder, nvml_clock, fail)
+        run_epoch(recorder, nvml_clock, recover)
     trace = recorder.trace()
 
     # Where the epochs meet, power has to stand in; it agrees with the counter here.
@@ -273,13 +267,13 @@ def test_a_counter_that_fails_at_the_end_of_an_epoch_loses_nothing(
 
 @pytest.mark.parametrize("board", [only_the_counter_tells, without_counter])
 def test_a_gpu_that_cannot_be_read_for_a_while(
-    nvml: FakeNvml, clock: NvmlClock, board: Callable[[FakeNvml], None]
+    nvml: FakeNvml, nvml_clock: NvmlClock, board: Callable[[FakeNvml], None]
 ) -> None:
     nvml.set_power(0, watts=300)
     board(nvml)
     with recording() as recorder:
         source = COUNTER if board is only_the_counter_tells else FIELDS
-        run_epoch(recorder, clock, *failing(nvml, *{source, AVERAGE}))
+        run_epoch(recorder, nvml_clock, *failing(nvml, *{source, AVERAGE}))
     trace = recorder.trace()
 
     assert trace.devices[0]["failed_readings"] >= 2
@@ -287,11 +281,11 @@ def test_a_gpu_that_cannot_be_read_for_a_while(
     assert mean_power_W(trace) == pytest.approx([300], rel=0.01)
 
 
-def test_a_gpu_that_is_never_read_costs_nan(nvml: FakeNvml, clock: NvmlClock) -> None:
+def test_a_gpu_that_is_never_read_costs_nan(nvml: FakeNvml, nvml_clock: NvmlClock) -> None:
     without_power(nvml)
     without_counter(nvml)
     with recording([0, 1]) as recorder:
-        run_epoch(recorder, clock, seconds=0.3)
+        run_epoch(recorder, nvml_clock, seconds=0.3)
     trace = recorder.trace()
 
     # A sum without GPU 0 would look like the whole.
@@ -304,11 +298,11 @@ def test_a_gpu_that_is_never_read_costs_nan(nvml: FakeNvml, clock: NvmlClock) ->
 # Calls that hang
 
 
-def test_a_call_that_hangs_for_a_while_loses_nothing(nvml: FakeNvml, clock: NvmlClock) -> None:
+def test_a_call_that_hangs_for_a_while_loses_nothing(nvml: FakeNvml, nvml_clock: NvmlClock) -> None:
     nvml.set_power(0, watts=300)
     with recording() as recorder:
         hang = partial(nvml.delay, COUNTER, seconds=1, times=1)
-        run_epoch(recorder, clock, hang, seconds=2.4)
+        run_epoch(recorder, nvml_clock, hang, seconds=2.4)
     trace = recorder.trace()
 
     assert np.diff(trace.power_columns["time_s"]).max() > 0.5  # it did hang

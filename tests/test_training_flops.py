@@ -266,7 +266,9 @@ def test_scripted_and_exotic_models_have_no_ratio() -> None:
         assert count_forward_flops(model, X).per_sample is None
 
 
-@pytest.mark.parametrize("batch", [X[:, :3], "text", None, [], {}], ids=str)
+@pytest.mark.parametrize(
+    "batch", [X[:, :3], "text", None, [], {}], ids=["tensor", "text", "None", "list", "dict"]
+)
 def test_no_input_no_ratio(batch: Any) -> None:
     assert count_training_ratios(mlp(), batch) is None
     assert count_training_ratios(Raises(), X) is None

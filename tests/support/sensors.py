@@ -89,5 +89,5 @@ class Hanging(Constant):
         self.goes_on.set()
 
     def read(self, time_s: float) -> Reading:
-        self.goes_on.wait(60)
+        self.goes_on.wait(600)
         return super().read(time_s)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import lightning.pytorch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from energyest import EnergyMonitor
+from simulation.stepped import Clock
 from tests.support.sensors import Constant
 
 # Lightning's advice on loaders and paths is not for these.
@@ -57,9 +59,12 @@ class Recipe:
     FORWARD_FLOPS = 2 * 8 * 16 + 2 * 16 + 2 * 16 * 2  # linear, batch norm, linear
     TRAINING_TO_FORWARD = 1 + (8 * 16 + 2 * 16 * 2) / (8 * 16 + 16 * 2)  # of the linear layers
 
-    def __init__(self, step_s: float = 0.0, validation_s: float = 0.0) -> None:
+    def __init__(
+        self, step_s: float = 0.0, validation_s: float = 0.0, clock: Clock | None = None
+    ) -> None:
         super().__init__()
         self.step_s, self.validation_s = step_s, validation_s
+        self.sleep = time.sleep if clock is None else clock.sleep
         self.losses: list[float] = []
         self.net = nn.Sequential(
             nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 2)
@@ -69,7 +74,7 @@ class Recipe:
         return self.net(x)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        time.sleep(self.step_s)
+        self.sleep(self.step_s)
         loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
         self.losses.append(loss.item())
         self.log("train_loss", loss, on_step=False, on_epoch=True)
@@ -79,7 +84,7 @@ class Recipe:
         self.log("late", 10.0 * self.current_epoch)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        time.sleep(self.validation_s)
+        self.sleep(self.validation_s)
         self.log("val_epoch", float(self.current_epoch))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
@@ -138,6 +143,16 @@ class At(pytorch_lightning.Callback):
                 act()
 
         setattr(self, hook, once)
+
+
+def time_limits_go_by(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `Trainer(max_time=...)` go by a simulated clock, in either namespace."""
+    for namespace in NETS:
+        monkeypatch.setattr(
+            importlib.import_module(f"{namespace.__name__}.callbacks.timer"),
+            "time",
+            SimpleNamespace(monotonic=clock),
+        )
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture, holding: str = "") -> list[str]:
