@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 from energyest.records.trace import EnergyTrace
 from simulation.fake_nvml import FakeNvml
+from simulation.stepped import Clock, RealClock
 
 POWER = "nvmlDeviceGetFieldValues"
 AVERAGE = "nvmlDeviceGetPowerUsage"
@@ -25,22 +25,26 @@ class Scene:
 
     Attributes:
         driver: the simulated driver.
+        clock: by which it runs.
         steps: GPU -> instants at which its power changed, with the watts from then on.
         trace: of the last training, as it was in memory.
         folder: of the last training.
-        end_took_s: how long its end took.
+        ends_s: when it began, and when each of its epochs ended, and itself.
+        end_took_s: how long its end took, without the time in which others were busy.
     """
 
     driver: FakeNvml
+    clock: Clock | RealClock = field(default_factory=RealClock)
     steps: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
     trace: EnergyTrace = field(default_factory=lambda: EnergyTrace({}))
     folder: Path | None = None
+    ends_s: list[float] = field(default_factory=list)
     end_took_s: float = 0.0
 
     def draw(self, gpu: int, watts: float) -> None:
         """Draw so much from now on."""
         self.driver.set_power(gpu, watts=watts)
-        self.steps.setdefault(gpu, []).append((time.monotonic(), watts))
+        self.steps.setdefault(gpu, []).append((self.clock(), watts))
 
     def energy_J(self, gpu: int, start_s: float, end_s: float) -> float:
         """What a GPU has really drawn."""

@@ -7,6 +7,7 @@ is new is written between two of them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,17 @@ class Clock:
             self.now_s = max(self.now_s, sampler.next_s)
             sampler.beat()
         self.now_s = max(self.now_s, until_s)
+
+
+class RealClock:
+    """Seconds that pass by themselves, for what can go by either clock."""
+
+    def __call__(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        time.sleep(seconds)
 
 
 class NvmlClock(Clock):
