@@ -13,7 +13,8 @@ and trainings break off. All along it is checked that
 
 The tolerance is not tuned: between two readings of a GPU within which its power changed or a fault
 began or ended, and at the edges of an epoch, energy is unknown by their distance × the largest
-power. Exits with 1 if anything is violated, with 2 without a C compiler.
+power; and where others are busy, readings may come back later by as long as the threads have to
+wait for a processor. Exits with 1 if anything is violated, with 2 without a C compiler.
 
 Open files are judged from the third training on, memory after half an hour: the report says what
 a short soak leaves out.

@@ -27,14 +27,18 @@ import torch
 from energyest import EnergyMonitor, EnergyTrace, load_trace
 from energyest.integration import COUNTER_SLACK_S
 from energyest.measure.sensors import detect
+from simulation.busy import all_waited_s
 from simulation.fake_nvml import FakeNvml, build
 from simulation.scene import Scene
 from simulation.world import GPUS, HIGHEST_W, World
 
 BATCHES, STEP_S = 8, 0.05
-# So long after the end of what keeps a GPU from being read, it is read again at the latest; what is
-# not longer than this, to the next reading, is bridged.
+# So long after the end of what keeps a GPU from being read, it is read again at the latest; later by
+# as much as the threads have to wait for others that are busy. What is not longer than this, to the
+# next reading, is bridged.
 AFTER_S, BRIDGED_S = 1.0, 5.0
+# So long after a training, calls that hung have come back, on any machine.
+LEAK_S = 60.0
 # So many trainings it takes to judge the files that are open, and the memory.
 RUNS_FOR_FILES, SETTLED_RUNS_FOR_MEMORY = 3, 15
 # What memory gains in less time is noise, and not to be extrapolated to an hour.
@@ -103,8 +107,10 @@ class Watch(pl.Callback):
 
     def __init__(self, soak: Soak, monitor: EnergyMonitor, accident: int | None) -> None:
         self.soak, self.monitor, self.accident = soak, monitor, accident
+        self.began_s = 0.0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.began_s = all_waited_s()
         if self.soak.runs > 1:
             self.soak.world.rage(self.monitor.folder)
 
@@ -113,6 +119,7 @@ class Watch(pl.Callback):
         if self.soak.runs == 1 and trainer.current_epoch == 0:
             self.soak.world.rage(self.monitor.folder)
         self.soak.epochs += 1
+        self.soak.busy_s = all_waited_s() - self.began_s
         names = [thread.name for thread in threading.enumerate()]
         for name in ("energyest-sampler", "energyest-writer"):
             if name not in names:
@@ -138,6 +145,8 @@ class Soak:
         self.violations: list[str] = []
         self.files: list[int] = []
         self.memory: list[tuple[float, int]] = []
+        #: How long the threads had to wait for others in the training under way.
+        self.busy_s = 0.0
 
     def violated(self, what: str) -> None:
         """Note what is not as it should be."""
@@ -239,7 +248,7 @@ class Soak:
         for began_s, ended_s in sorted(self.world.hidden):
             if not gaps or began_s > gaps[-1][1]:
                 gaps.append([began_s, began_s])
-            gaps[-1][1] = max(gaps[-1][1], ended_s + AFTER_S)
+            gaps[-1][1] = max(gaps[-1][1], ended_s + AFTER_S + self.busy_s)
         return any(
             ended_s - began_s > BRIDGED_S
             and began_s - origin_s <= until_s
@@ -288,13 +297,12 @@ class Soak:
             self.violated(f"run {self.runs}: the total on the disk is not that in memory")
 
     def _look_for_leaks(self) -> None:
-        for _ in range(50):  # a call that hung may come back yet
-            left = [t.name for t in threading.enumerate() if t.name.startswith("energyest")]
-            if not left:
+        give_up_s = time.monotonic() + LEAK_S
+        while left := [t.name for t in threading.enumerate() if t.name.startswith("energyest")]:
+            if time.monotonic() > give_up_s:
+                self.violated(f"threads are left: {left}")
                 break
             time.sleep(0.1)
-        else:
-            self.violated(f"threads are left: {left}")
         self.files.append(len(_files()))
         # The first trainings open some that stay.
         if len(self.files) >= RUNS_FOR_FILES and self.files[-1] > max(self.files[:2]):

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.processes import EPOCHS, check_death, check_truth, parts, said, train
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_rank_0_shows_and_the_folder_holds_all_ranks(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def _circle(path: Path) -> None:
 
 @pytest.mark.parametrize("make", [_fifo, _device, _outside, _circle, Path.mkdir])
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.timeout(20)  # a FIFO that is opened blocks for ever
+@pytest.mark.timeout(120)  # a FIFO that is opened blocks for ever
 def test_what_is_no_file_of_the_folder(
     folder: Path, name: str, make: Callable[[Path], None]
 ) -> None:
@@ -176,7 +176,7 @@ def test_read_text(folder: Path) -> None:
         storage.read_text(folder, "text", 3)
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_a_model_that_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "model.json")
     for path in (tmp_path / "model.json", tmp_path):

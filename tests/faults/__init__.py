@@ -35,7 +35,7 @@ PARTS = {
 LONGEST_CALL_S = 0.5
 # Most of them sleep most of the time.
 _AT_A_TIME = 12
-_LONGEST_S = 300
+_LONGEST_S = 900
 
 
 @dataclass

@@ -11,7 +11,7 @@ from tests.faults import all_epochs_recorded, goes_on, load_cases, start_all
 NAMES = [name for name, case in load_cases().items() if case.simulated]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_readings_that_fail_hold_nothing_up(nvml_library: Path, tmp_path: Path) -> None:
     pool, futures = start_all(NAMES, nvml_library, tmp_path, real_time=True)
     with pool:

@@ -10,7 +10,7 @@ import pytest
 from energyest import load_trace
 from tests.support.processes import EPOCHS, WATTS, check_death, check_truth, said, train
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_another_engine(tmp_path: Path) -> None:
