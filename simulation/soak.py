@@ -33,9 +33,9 @@ from simulation.scene import Scene
 from simulation.world import GPUS, HIGHEST_W, World
 
 BATCHES, STEP_S = 8, 0.05
-# So long after the end of what keeps a GPU from being read, it is read again at the latest; later by
-# as much as the threads have to wait for others that are busy. What is not longer than this, to the
-# next reading, is bridged.
+# So long after the end of what keeps a GPU from being read, it is read again at the latest; later,
+# by as much as the threads have to wait for others that are busy. What is not longer than this, to
+# the next reading, is bridged.
 AFTER_S, BRIDGED_S = 1.0, 5.0
 # So long after a training, calls that hung have come back, on any machine.
 LEAK_S = 60.0

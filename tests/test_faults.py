@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from simulation.fake_nvml import environment
-from tests.faults import ROOT, Outcome, load_cases, start_all
+from tests.faults import ROOT, Outcome, load_cases, running
 
 CASES = load_cases()
 
@@ -55,10 +55,9 @@ def outcome_of(
         for item in request.session.items
         if item.path == request.path and hasattr(item, "callspec")
     ]
-    pool, futures = start_all(names, nvml_library, tmp_path_factory.mktemp("faults"))
-    with pool:
-        yield lambda name: futures[name].result()[name]
-        pool.shutdown(cancel_futures=True)
+    folder = tmp_path_factory.mktemp("faults")
+    with running(names, nvml_library, folder) as outcome_of_one:
+        yield outcome_of_one
 
 
 @pytest.mark.timeout(900)  # the first one waits for the start of many

@@ -7,16 +7,19 @@ makes docs/reliability.md from them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simulation.fake_nvml import environment
 
@@ -33,9 +36,6 @@ PARTS = {
 }
 # A training is held up by a call of the monitor that takes longer.
 LONGEST_CALL_S = 0.5
-# Most of them sleep most of the time.
-_AT_A_TIME = 12
-_LONGEST_S = 900
 
 
 @dataclass
@@ -144,9 +144,10 @@ def load_cases() -> dict[str, Case]:
 # ---------------------------------------------------------------------- running them
 
 
-def start_all(
+@contextmanager
+def running(
     names: Sequence[str], library: Path, folder: Path, *, real_time: bool = False
-) -> tuple[ThreadPoolExecutor, dict[str, Future[dict[str, Outcome]]]]:
+) -> Iterator[Callable[[str], Outcome]]:
     """Run cases, several at a time, each where the simulated driver is its own.
 
     Args:
@@ -154,6 +155,9 @@ def start_all(
         library: the simulated NVML.
         folder: an empty one; each case gets a folder in it.
         real_time: those that go by a simulated clock go by the real one, too.
+
+    Yields:
+        What waits for the outcome of a case; it raises RuntimeError if that has none.
     """
     together: dict[str, list[str]] = {}
     for name in names:
@@ -161,40 +165,36 @@ def start_all(
         is_quick = case.simulated and not real_time
         key = case.part if case.with_others or is_quick else name
         together.setdefault(key, []).append(name)
-    pool = ThreadPoolExecutor(_AT_A_TIME)
     # The one with the most to do first.
-    groups = sorted(together.values(), key=len, reverse=True)
-    futures = {}
-    for group in groups:
-        future = pool.submit(_run_in_child, group, library, folder, real_time)
-        futures |= dict.fromkeys(group, future)
-    return pool, futures
+    groups = map(",".join, sorted(together.values(), key=len, reverse=True))
+    command = [sys.executable, "-m", "tests.faults.child", *["--real-time"] * real_time]
+    lines: dict[str, dict[str, Any]] = {}
 
+    def outcome_of(name: str) -> Outcome:
+        while name not in lines:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                raise RuntimeError(f"{name}: the process that runs all of them has ended")
+            told = json.loads(line)
+            lines[told["case"]] = told
+        if "error" in lines[name]:
+            raise RuntimeError(f"{name} failed:\n{lines[name]['error']}")
+        return Outcome(**lines[name]["outcome"])
 
-def _run_in_child(
-    names: Sequence[str], library: Path, folder: Path, real_time: bool
-) -> dict[str, Outcome]:
-    command = [sys.executable, "-m", "tests.faults.child", str(library), str(folder), *names]
-    if real_time:
-        command.insert(3, "--real-time")
-    result = subprocess.run(
-        command,
+    with subprocess.Popen(
+        [*command, str(library), str(folder), *groups],
         cwd=ROOT,
         env=environment(library),
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=_LONGEST_S,
-        check=False,
-    )
-    if result.returncode != 0:
-        raise RuntimeError(f"{names} failed with {result.returncode}:\n{result.stderr[-4000:]}")
-    lines = [json.loads(line) for line in result.stdout.splitlines() if line.startswith('{"case"')]
-    return {line["case"]: Outcome(**line["outcome"]) for line in lines}
-
-
-def encoded(name: str, outcome: Outcome) -> str:
-    """The line in which a child hands on an outcome."""
-    return json.dumps({"case": name, "outcome": asdict(outcome)})
+        start_new_session=True,
+    ) as process:
+        try:
+            yield outcome_of
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 # ---------------------------------------------------------------------- checks

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from simulation.fake_nvml import build
-from tests.faults import CASES, LONGEST_CALL_S, PARTS, Case, Outcome, load_cases, start_all
+from tests.faults import CASES, LONGEST_CALL_S, PARTS, Case, Outcome, load_cases, running
 
 HEAD = f"""# Faults
 
@@ -84,9 +84,9 @@ def main(*names: str) -> int:
     load_cases()
     complaints = []
     with tempfile.TemporaryDirectory() as folder:
-        pool, futures = start_all(names or list(CASES), build(Path(folder)), Path(folder))
-        with pool:
-            outcomes = {name: future.result()[name] for name, future in futures.items()}
+        wanted = names or tuple(CASES)
+        with running(wanted, build(Path(folder)), Path(folder)) as outcome_of:
+            outcomes = {name: outcome_of(name) for name in wanted}
     print(HEAD.format(made=made()))
     for part, heading in PARTS.items():
         print(f"## {heading}\n\n| fault | the training | the trace | measured |\n|---|---|---|---|")

@@ -6,17 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import all_epochs_recorded, goes_on, load_cases, start_all
+from tests.faults import all_epochs_recorded, goes_on, load_cases, running
 
 NAMES = [name for name, case in load_cases().items() if case.simulated]
 
 
 @pytest.mark.timeout(900)
 def test_readings_that_fail_hold_nothing_up(nvml_library: Path, tmp_path: Path) -> None:
-    pool, futures = start_all(NAMES, nvml_library, tmp_path, real_time=True)
-    with pool:
-        for name, future in futures.items():
-            outcome = future.result()[name]
+    with running(NAMES, nvml_library, tmp_path, real_time=True) as outcome_of:
+        for name in NAMES:
+            outcome = outcome_of(name)
             assert outcome.slowest_s is not None
             goes_on(outcome)
             all_epochs_recorded(outcome)
