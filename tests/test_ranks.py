@@ -10,23 +10,49 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.support.processes import EPOCHS, check_death, check_truth, parts, said, train
+from tests.support.processes import (
+    EPOCHS,
+    Trained,
+    check_death,
+    check_truth,
+    parts,
+    train,
+    train_at_once,
+)
 
 pytestmark = pytest.mark.timeout(900)
 
 
-def test_rank_0_shows_and_the_folder_holds_all_ranks(tmp_path: Path) -> None:
-    result, plain = train(tmp_path / "with"), train(tmp_path / "without", "monitor=no")
-    assert result.returncode == plain.returncode == 0, result.stderr
-    seen, without = said(result, "SEEN"), said(plain, "SEEN")
-    whole = check_truth(tmp_path / "with")
-    first, second = parts(tmp_path / "with")
+TRAININGS = ("monitor=no", "kill=1", "kill=0")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
+    results = train_at_once(tmp_path_factory.mktemp("ranks"), *TRAININGS)
+    return dict(zip(TRAININGS, results, strict=True))
+
+
+def test_rank_0_shows_and_the_folder_holds_all_ranks(
+    trained: dict[str, Trained], tmp_path: Path
+) -> None:
+    result, plain = train(tmp_path), trained["monitor=no"]
+    assert (result.statuses, plain.statuses) == ([0], [0, 0]), result.stderr + plain.stderr
+    seen, without = result.said("SEEN"), plain.said("SEEN")
+    whole = check_truth(tmp_path)
+    first, second = parts(tmp_path)
     assert len(whole) == len(first) == len(second) == EPOCHS
-    # While it trained: what had ended before was known by the next epoch at the latest.
+    # While it trained: what had ended before was known by the next epoch at the latest, or later by
+    # as long as others were busy.
+    ends_s = whole.column("end_s")
     for epoch, shown in enumerate(seen["epochs"]):
-        assert shown[:epoch] == pytest.approx(whole.column("gpu_energy_J")[:epoch], rel=1e-2)
+        known = np.isfinite(shown)
+        assert known[ends_s[: epoch + 1] < ends_s[epoch] - seen["busy_s"]].all()
+        assert np.array(shown)[known] == pytest.approx(
+            whole.column("gpu_energy_J")[: epoch + 1][known], rel=1e-2
+        )
     assert seen["total_J"] == pytest.approx(first.total_J + second.total_J)
     assert whole.total_J == pytest.approx(seen["total_J"])
     assert seen["projection_J"] == pytest.approx(whole.column("energy_J").sum())
@@ -54,8 +80,10 @@ def extra(calls: dict[str, int], than: dict[str, int]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("option", ["kill=1", "kill=0"])
-def test_every_folder_survives_the_death_of_a_rank(tmp_path: Path, option: str) -> None:
-    check_death(tmp_path, option)
+def test_every_folder_survives_the_death_of_a_rank(
+    trained: dict[str, Trained], option: str
+) -> None:
+    check_death(trained[option], option)
 
 
 AT_THE_EXIT = """

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,29 +15,59 @@ from energyest import EnergyTrace, load_trace
 from tests.support.source import ROOT
 
 EPOCHS = 4
-
-
 WATTS = {0: 100.0, 1: 30.0}
 
 
-def train(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run simulation/ranks.py in two processes; ended by force, it is a hang."""
+class Trained(NamedTuple):
+    """A training of two processes that has ended.
+
+    Attributes:
+        folder: the trace of rank 0 is in its subfolder `energy`.
+        statuses: with which its processes ended, as far as they are known.
+        stdout: what they printed.
+        stderr: what else.
+    """
+
+    folder: Path
+    statuses: list[int]
+    stdout: str
+    stderr: str
+
+    def said(self, word: str) -> dict[str, Any]:
+        """The line of JSON that a process printed after a word."""
+        lines = [line for line in self.stdout.splitlines() if line.startswith(word + " ")]
+        assert len(lines) == 1, self.stdout + self.stderr
+        seen: dict[str, Any] = json.loads(lines[0].removeprefix(word))
+        return seen
+
+
+def train(folder: Path, *options: str) -> Trained:
+    """Train in two processes that Lightning starts."""
+    result = _run("simulation.ranks", str(folder), *options)
+    return Trained(folder, [result.returncode], result.stdout, result.stderr)
+
+
+def train_at_once(folder: Path, *trainings: str) -> list[Trained]:
+    """Train several times, with options in one text, in processes that are forked from one."""
+    result = _run("simulation.forked_ranks", str(folder), *trainings)
+    assert result.returncode == 0, result.stderr
+    places = [folder / str(number) for number in range(len(trainings))]
+    return [
+        Trained(place, statuses, (place / "stdout").read_text(), (place / "stderr").read_text())
+        for place, statuses in zip(places, json.loads(result.stdout), strict=True)
+    ]
+
+
+def _run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Ended by force, it is a hang."""
     return subprocess.run(
-        [sys.executable, "-m", "simulation.ranks", str(folder), *options],
+        [sys.executable, "-m", module, *arguments],
         check=False,
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=600,
     )
-
-
-def said(result: subprocess.CompletedProcess[str], word: str) -> dict[str, Any]:
-    """The line of JSON that a process printed after a word."""
-    lines = [line for line in result.stdout.splitlines() if line.startswith(word + " ")]
-    assert len(lines) == 1, result.stdout + result.stderr
-    seen: dict[str, Any] = json.loads(lines[0].removeprefix(word))
-    return seen
 
 
 def parts(folder: Path) -> list[EnergyTrace]:
@@ -65,14 +95,13 @@ def check_truth(folder: Path) -> EnergyTrace:
     return whole
 
 
-def check_death(tmp_path: Path, option: str) -> None:
+def check_death(result: Trained, option: str) -> None:
     """A rank dies or fails in its third epoch: what was measured is in every folder."""
-    result = train(tmp_path, option)
-    assert result.returncode != 0
+    assert 0 not in result.statuses
     assert "energyest" not in result.stderr
     assert ("ValueError: rank 1 fails" in result.stderr) == (option == "fail=1")
-    whole = check_truth(tmp_path)
+    whole = check_truth(result.folder)
     # Two epochs, or three: the one that failed had ended already.
-    assert all(2 <= len(trace) <= 3 for trace in parts(tmp_path))
+    assert all(2 <= len(trace) <= 3 for trace in parts(result.folder))
     assert np.isfinite(whole.column("energy_J")[:2]).all()
-    assert whole.meta["run_id"] == parts(tmp_path)[1].meta["run_id"]
+    assert whole.meta["run_id"] == parts(result.folder)[1].meta["run_id"]
