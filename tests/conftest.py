@@ -8,10 +8,15 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from simulation.fake_nvml import FakeNvml, build, compiler_available
 from simulation.stepped import Clock, NvmlClock, without_threads
 from tests.support.threads import end_those_since, own_threads
+
+# Whatever else the machine does: an example may take as long as it takes.
+settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any speed")
 
 
 @pytest.fixture(autouse=True)

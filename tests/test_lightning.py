@@ -32,6 +32,7 @@ from simulation.stepped import Clock
 from tests.support.cost import costs_at_most
 from tests.support.loggers import read_csv, read_tensorboard
 from tests.support.sensors import Constant, Failing
+from tests.support.threads import is_within
 from tests.support.trainers import (
     BATCH,
     BATCHES,
@@ -500,9 +501,8 @@ class Net(pl.LightningModule):
     def training_step(self, batch, batch_idx):
         time.sleep(0.02)
         if self.current_epoch == 3 and batch_idx == 2:
-            time.sleep(1.2)  # readings are flushed once a second
             print("now", flush=True)
-            time.sleep(60)
+            time.sleep(600)
         loss = self.layer(batch).sum()
         self.log("loss", loss)
         return loss
@@ -526,8 +526,10 @@ def test_killed_run(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout is not None
         line = next((line for line in process.stdout if line == "now\n"), None)
+        is_there = is_within(lambda: line and len(load_trace(tmp_path / "energy").power))
         process.kill()
     assert line is not None, "the training ended by itself"
+    assert is_there
     trace = load_trace(tmp_path / "energy")
     assert list(trace.epochs.epoch) == [0, 1, 2]
     assert (trace.epochs.energy_J > 0).all()

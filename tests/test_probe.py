@@ -9,9 +9,11 @@ import random
 import weakref
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pynvml
 import pytest
 import torch
 from torch import Tensor, nn
@@ -29,6 +31,7 @@ from energyest.profiling.tf32 import convolutions_in_tf32, matrix_products_in_tf
 from energyest.records.probe import Probe
 from energyest.records.workload import OPTIMIZERS, PRECISIONS, Workload
 from simulation.fake_nvml import FakeNvml
+from simulation.stepped import Clock
 from simulation.synthetic_pre import small_model, workload
 from tests.support.sensors import Constant
 from tests.support.trainers import PlNet
@@ -75,15 +78,17 @@ def cost_of(model: nn.Module, batch: Any = BATCH, **options: Any) -> StepCost:
 
 
 @pytest.mark.usefixtures("quick")
-def test_steps_are_timed_and_metered() -> None:
+def test_steps_are_timed_and_metered(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stepping, "time", SimpleNamespace(monotonic=clock))
+
     class Slow(Net):
         def forward(self, x: Tensor) -> Tensor:
-            stepping.time.sleep(0.01)
+            clock.sleep(0.01)
             return super().forward(x)
 
     cost = cost_of(Slow(), steps=10)
-    assert cost.steps >= 5
-    assert cost.step_s > 0.01
+    assert cost.steps == 10
+    assert cost.step_s == pytest.approx(0.01)
     assert cost.power_W == pytest.approx(300, rel=1e-3)
 
 
@@ -249,6 +254,8 @@ def h100(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml) -> FakeNvml:
     """A simulated H100, whose work the CPU does."""
     nvml.set_name(0, "NVIDIA H100 80GB HBM3")
     nvml.set_power(0, watts=250)
+    # Power alone is exact, whenever it is read.
+    nvml.fail("nvmlDeviceGetTotalEnergyConsumption", code=pynvml.NVML_ERROR_NOT_SUPPORTED, device=0)
     monkeypatch.setattr(probing, "_cuda_device", lambda gpu: CPU)
     monkeypatch.setattr(probing, "address_of", lambda device: "0")
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
@@ -261,7 +268,7 @@ def test_probe_of_a_simulated_gpu() -> None:
     assert found.gpu == resolve_gpu("H100")
     assert (found.workload.model, found.workload.optimizer) == ("PlNet", "sgd_momentum")
     assert found.workload.loop == "plain"  # no Trainer was there
-    assert found.power_W == pytest.approx(250, rel=0.02)
+    assert found.power_W == pytest.approx(250)
     assert found.steps * found.step_s > 0.9  # s
     assert found.energy_per_step_J == pytest.approx(found.step_s * found.power_W)
     assert "H100 80GB HBM3" in str(found)
