@@ -19,6 +19,16 @@ settings.register_profile("any speed", deadline=None, suppress_health_check=[Hea
 settings.load_profile("any speed")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup`, one process runs the tests that share a fixture of their module."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            found = item._fixtureinfo.name2fixturedefs.values()
+            if any(fixture.scope == "module" for fixtures in found for fixture in fixtures):
+                item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture(autouse=True)
 def _takes_its_threads_with_it() -> Iterator[None]:
     """A test that leaves a run behind, as one that fails may, is told so; the next is not."""

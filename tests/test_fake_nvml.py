@@ -409,7 +409,7 @@ def test_a_call_that_hangs_blocks_no_other_and_ends_with_a_reset(fake: FakeNvml)
     assert thread.is_alive()
 
     fake.reset()
-    thread.join(timeout=10)
+    thread.join(timeout=60)
     assert not thread.is_alive()
     assert [type(error) for error in errors] == [pynvml.NVMLError_Uninitialized]
 

@@ -89,7 +89,7 @@ def test_a_forked_process_leaves_the_run_alone(tmp_path: Path) -> None:
                         sys.exit(0)  # unwinds through the with
                     os.waitpid(child, 0)
     """)
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=600)
     trace = load_trace(tmp_path / "energy")
     assert len(trace) == 3
     assert trace.meta["status"] == "finished"
