@@ -55,7 +55,8 @@ class Outcome:
         lost_s: seconds at the end that the trace knows nothing of.
         slowest_s: longest time that a call of the monitor held up the training, without that in
             which others were busy; None by a simulated clock.
-        busy_s: time that the threads of the process had to wait for others that were busy.
+        busy_s: time that the threads of a process that was cut off had to wait for others that were
+            busy, in its last epoch.
         status: in the trace's meta.
         warnings: of the logger `energyest`.
         facts: anything else that the checks of one case need.

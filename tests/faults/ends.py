@@ -74,11 +74,12 @@ def cut_off(
             run.start()
             os.write(pipe, f"{time.monotonic()}\n".encode())
             for epoch in range(3):
+                busy_s = all_waited_s()
                 run.start_epoch(epoch, continues=epoch > 0)
                 time.sleep(1 if epoch < 2 else after_s - 2)
                 if epoch < 2:
                     run.end_epoch()
-            os.write(pipe, f"{time.monotonic()} {all_waited_s()}\n".encode())
+            os.write(pipe, f"{time.monotonic()} {all_waited_s() - busy_s}\n".encode())
             end(run)
 
     pid = in_a_fork(train_on)
