@@ -30,7 +30,9 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The test-suite: on a CPU, without the data beside the checkout, in under six minutes."""
     install(session, "dev")
-    session.run("python", "-m", "pytest", *session.posargs)
+    # One process for each processor, but no more than there is work for.
+    spread = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadgroup")
+    session.run("python", "-m", "pytest", *spread, *session.posargs)
 
 
 @nox.session

@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-from tests.fake_nvml import FakeNvml, build, compiler_available
+from simulation.fake_nvml import FakeNvml, build, compiler_available
+from simulation.stepped import Clock, NvmlClock, without_threads
+from tests.support.threads import end_those_since, own_threads
+
+# Whatever else the machine does: an example may take as long as it takes.
+settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any speed")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup`, one process runs the tests that share a fixture of their module."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            found = item._fixtureinfo.name2fixturedefs.values()
+            if any(fixture.scope == "module" for fixtures in found for fixture in fixtures):
+                item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+@pytest.fixture(autouse=True)
+def _takes_its_threads_with_it() -> Iterator[None]:
+    """A test that leaves a run behind, as one that fails may, is told so; the next is not."""
+    before = own_threads()
+    yield
+    left = end_those_since(before)
+    if left:
+        pytest.fail(f"left behind: {', '.join(left)}", pytrace=False)
+
+
+@pytest.fixture
+def clock() -> Iterator[Clock]:
+    """A simulated clock: runs that are recorded go by it, and have no threads."""
+    clock = Clock()
+    with without_threads(clock):
+        yield clock
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +70,17 @@ def nvml(nvml_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNv
     fake = FakeNvml(nvml_library)
     yield fake
     fake.remove()
+
+
+@pytest.fixture
+def nvml_clock(nvml: FakeNvml) -> Iterator[NvmlClock]:
+    """The simulated driver, and runs beside it that are recorded, by one simulated clock."""
+    clock = NvmlClock(nvml)
+    with without_threads(clock):
+        yield clock
+
+
+@pytest.fixture(params=["pytorch_lightning", "lightning.pytorch"])
+def pl(request: pytest.FixtureRequest) -> ModuleType:
+    """Either of the two namespaces, whose classes do not mix."""
+    return importlib.import_module(request.param)

@@ -19,7 +19,7 @@ from energyest.plots.advice import plot_advice
 from energyest.records.probe import Probe
 from energyest.tradeoff.advice import COLUMNS, Advice
 from energyest.tradeoff.advisor import advise, surely_beaten
-from tests.synthetic_pre import small_model, workload
+from simulation.synthetic_pre import small_model, workload
 
 MODELS = {
     "small": workload(256, 32),

@@ -14,10 +14,15 @@ from torch import nn
 
 from energyest import EnergyMonitor, EnergyTrace, estimate_step, load_trace
 from energyest.profiling.flops import count_forward_flops, count_training_ratios
-from tests.test_intervals import both_namespaces
-from tests.test_intervals import pytestmark as lightning_warns
-from tests.test_lightning import BATCH, loader, make_trainer, monitor_of
-from tests.test_live_projection import warnings_of
+from tests.support.trainers import (
+    BATCH,
+    both_namespaces,
+    lightning_warns,
+    loader,
+    make_trainer,
+    monitor_of,
+    warnings_of,
+)
 
 pytestmark = lightning_warns
 
@@ -158,7 +163,7 @@ def test_what_does_not_come_is_taken_back(tmp_path: Path) -> None:
 def test_a_planned_change_raises_no_alarm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     monitor = monitor_of(tmp_path / "energy")
     fit(pytorch_lightning, tmp_path, monitor, finetuning(pytorch_lightning, 4), epochs=8)
-    assert not [text for text in warnings_of(caplog) if "changed at" in text]
+    assert not warnings_of(caplog, "changed at")
 
 
 def test_no_entry_where_nothing_changes(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from energyest.measure.checkpoint import RunCheckpoint
 from energyest.records.devices import accelerators_of, devices_of, gpus_of, kind_of, of_kind
 from energyest.records.ranks import merge
 from energyest.records.run_labels import gpu_names
-from tests.golden import workloads
+from tests.support.golden import workloads
 
 SPELLINGS: dict[str, dict[str, Any]] = {
     "device and kind": {"device": "gpu:0", "kind": "gpu"},

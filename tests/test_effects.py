@@ -17,7 +17,7 @@ from energyest.errors import MissingDependencyError, RunsError
 from energyest.tradeoff import compare_groups, interaction
 from energyest.tradeoff.anova import aligned_rank_anova, two_way_anova
 from energyest.tradeoff.effect_sizes import cliffs_delta, cliffs_magnitude, eta_magnitude
-from tests import reference_effects as reference
+from tests.support import reference_effects as reference
 
 
 def by_group(groups: Mapping[str, Sequence[float]]) -> pd.DataFrame:

@@ -5,14 +5,10 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-import random
-import threading
 import warnings
 from typing import Any
 
-import numpy as np
 import pytest
-import pytorch_lightning
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -21,6 +17,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from energyest.profiling import flops
 from energyest.profiling.batches import batch_size
 from energyest.profiling.flops import FlopCount, count_forward_flops
+from tests.support.models import (
+    Attention,
+    Lazy,
+    Locked,
+    Net,
+    Noisy,
+    Raises,
+    Sneaky,
+    StepOnly,
+    assert_same,
+    state_of,
+)
 
 
 def by_torch(model: nn.Module, *inputs: Tensor) -> int:
@@ -29,31 +37,6 @@ def by_torch(model: nn.Module, *inputs: Tensor) -> int:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         copy.deepcopy(model).eval()(*inputs)
     return counter.get_total_flops()
-
-
-class Attention(nn.Module):
-    """Self-attention through torch's fused function, which fvcore has no rule for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.qkv = nn.Linear(16, 48)
-
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.qkv(x).unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4)
-        return nn.functional.scaled_dot_product_attention(query, key, value)
-
-
-class Net(nn.Module):
-    """One layer of 2 * 8 * 4 FLOPs, and a place for whatever a test wants to happen."""
-
-    LAYER_FLOPS = 64
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(8, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)
 
 
 # ---------------------------------------------------------------------- the count is right
@@ -260,41 +243,9 @@ def test_batch_size(batch: Any, expected: int | None) -> None:
 # ---------------------------------------------------------------------- it fails in words
 
 
-class Raises(Net):
-    def forward(self, x: Tensor) -> Tensor:
-        raise RuntimeError("no forward today")
-
-
-class Locked(Net):
-    """A lock cannot be copied."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lock = threading.Lock()
-
-
-class Lazy(Net):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.LazyLinear(4)
-
-
 class NothingToCount(Net):
     def forward(self, x: Tensor) -> Tensor:
         return x
-
-
-class Sneaky(Net):
-    """Its forward calls, past the copy, layers of the very model."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(8, affine=False)
-        self.normalise = lambda x: self.norm(x) + 0
-        self.project = lambda x: self.layer(x) + 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.project(self.normalise(x))
 
 
 FAILURES = {
@@ -337,64 +288,6 @@ def test_huge_models_are_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------------- it leaves no trace
 
 
-class Noisy(nn.Module):
-    """Everything that a forward pass can change: statistics, generators, attributes, hooks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
-        self.frozen = nn.Linear(8, 4).requires_grad_(False).eval()
-        self.calls = 0
-        self.net[0].register_forward_hook(lambda *_: setattr(self, "calls", self.calls + 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        x = x + random.random() + np.random.rand() + torch.rand(1)  # noqa: NPY002
-        return self.frozen(self.net(x))
-
-
-def state_of(model: nn.Module) -> dict[str, Any]:
-    return {
-        "values": {name: tensor.clone() for name, tensor in model.state_dict().items()},
-        "training": [module.training for module in model.modules()],
-        "requires_grad": [p.requires_grad for p in model.parameters()],
-        "grads": [p.grad for p in model.parameters()],
-        "identities": [id(p) for p in [*model.parameters(), *model.buffers()]],
-        "hooks": [
-            len(hooks)
-            for module in model.modules()
-            for name, hooks in vars(module).items()
-            if name.endswith("_hooks")
-        ],
-        "attributes": [sorted(vars(module)) for module in model.modules()],
-        "calls": getattr(model, "calls", 0),
-        "generators": (
-            torch.get_rng_state(),
-            random.getstate(),
-            np.random.get_state(legacy=False),  # noqa: NPY002
-        ),
-    }
-
-
-def assert_same(before: Any, after: Any) -> None:
-    """Equality that also looks into tensors."""
-    assert type(before) is type(after)
-    if isinstance(before, Tensor):
-        assert torch.equal(before, after)
-    elif isinstance(before, np.ndarray):
-        assert np.array_equal(before, after)
-    elif isinstance(before, dict):
-        assert before.keys() == after.keys()
-        for name in before:
-            assert_same(before[name], after[name])
-    elif isinstance(before, list | tuple):
-        assert len(before) == len(after)
-        for one, other in zip(before, after, strict=True):
-            assert_same(one, other)
-    else:
-        assert before == after
-
-
 @pytest.mark.parametrize("kind", [Net, Noisy, Raises, Locked, NothingToCount, Sneaky])
 @pytest.mark.parametrize("batch", [X, (X, Y), {"x": X}, "text"], ids=["x", "xy", "dict", "text"])
 def test_model_and_generators_are_left_alone(kind: type[nn.Module], batch: Any) -> None:
@@ -411,20 +304,6 @@ def test_noisy_model_is_counted_and_stays_picklable() -> None:
     model = Raises()
     count_forward_flops(model, X)
     assert pickle.loads(pickle.dumps(model)).layer.weight.equal(model.layer.weight)
-
-
-class StepOnly(pytorch_lightning.LightningModule):
-    """Has no forward: the training step calls its layers itself, and logs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder, self.decoder = nn.Linear(8, 3), nn.Linear(3, 8)
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> dict[str, Tensor]:
-        inputs, _ = batch
-        loss = (self.decoder(self.encoder(inputs)) - inputs).square().mean()
-        self.log("loss", loss)
-        return {"loss": loss}
 
 
 def test_module_without_forward_is_counted_through_its_training_step(

@@ -1,4 +1,4 @@
-"""Numbers that were pinned before the code was moved; `tests/golden.py` says how they are made."""
+"""Numbers that were pinned before the code was moved, made as `tests.support.golden` says."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests import golden
+from tests.support import golden
 
 
 @pytest.mark.parametrize("part", golden.PARTS)

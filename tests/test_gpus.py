@@ -24,7 +24,7 @@ from energyest.gpus import (
 )
 from energyest.gpus.present import relative_rates
 from energyest.gpus.table import _rows, spelling, spellings
-from tests.fake_nvml import FakeNvml
+from simulation.fake_nvml import FakeNvml
 
 GIB = 2**30
 ROWS = known_gpus()

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import copy
-import csv
 import importlib
 import logging
 import math
 import pickle
-import random
 import signal
 import subprocess
 import sys
-import threading
-import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,169 +23,42 @@ import pytorch_lightning
 import torch
 import torchmetrics
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader
 
 from energyest import EnergyMonitor, estimate_step, load_trace
 from energyest.errors import ConfigurationError
 from energyest.lightning.run_metadata import _hyperparameters
 from energyest.measure.recorder import Recorder
-from energyest.measure.sensors import Device, Kind, Reading
+from simulation.stepped import Clock
+from tests.support.cost import costs_at_most
+from tests.support.loggers import read_csv, read_tensorboard
+from tests.support.sensors import Constant, Failing
+from tests.support.threads import is_within
+from tests.support.trainers import (
+    BATCH,
+    BATCHES,
+    CPU_W,
+    GPU_W,
+    NETS,
+    RAM_W,
+    SAMPLES,
+    AccidentError,
+    At,
+    LightningNet,
+    PlNet,
+    Recipe,
+    Spy,
+    Stream,
+    TwoOptimizers,
+    lightning_warns,
+    loader,
+    make_trainer,
+    monitor_of,
+    outcome,
+    warnings_of,
+)
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::UserWarning"),  # Lightning's advice on loaders and paths
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
-]
-
-SAMPLES, BATCH, BATCHES = 32, 8, 4
-GPU_W, CPU_W, RAM_W = 300.0, 100.0, 5.0
-
-
-class ConstantSensor:
-    """A device of constant power: the energy of any span of time is known."""
-
-    def __init__(self, kind: Kind, power_W: float) -> None:
-        self.device = Device(f"{kind}:0", kind, "constant", "measured", "made up")
-        self.power_W = power_W
-
-    def read(self, time_s: float) -> Reading:
-        return Reading(time_s, self.device.device, power_W=self.power_W)
-
-    def close(self) -> None:
-        pass
-
-
-class BrokenSensor(ConstantSensor):
-    def read(self, time_s: float) -> Reading:
-        raise OSError("no such device")
-
-
-def monitor_of(folder: Path | None = None, *sensors: ConstantSensor, **options: Any) -> Any:
-    """A monitor of devices whose power is known; short trainings need short intervals."""
-    sensors = sensors or (ConstantSensor("gpu", GPU_W),)
-    return EnergyMonitor(folder, sensors=sensors, interval_s=0.01, **options)
-
-
-class Data(Dataset[Any]):
-    """Two classes; each look at a sample draws from the generators, as augmentations do."""
-
-    def __init__(self, samples: int = SAMPLES) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.x = torch.randn(samples, 8, generator=generator)
-        self.y = (self.x[:, 0] > 0).long()
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        noise = random.gauss(0, 0.1) + np.random.normal(0, 0.1)  # noqa: NPY002
-        return self.x[i] + noise, self.y[i]
-
-
-class Recipe:
-    """A small net with everything that a careless monitor could disturb."""
-
-    FORWARD_FLOPS = 2 * 8 * 16 + 2 * 16 + 2 * 16 * 2  # linear, batch norm, linear
-    TRAINING_TO_FORWARD = 1 + (8 * 16 + 2 * 16 * 2) / (8 * 16 + 16 * 2)  # of the linear layers
-
-    def __init__(self, step_s: float = 0.0, validation_s: float = 0.0) -> None:
-        super().__init__()
-        self.step_s, self.validation_s = step_s, validation_s
-        self.losses: list[float] = []
-        self.net = nn.Sequential(
-            nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 2)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        time.sleep(self.step_s)
-        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
-        self.losses.append(loss.item())
-        self.log("train_loss", loss, on_step=False, on_epoch=True)
-        return loss
-
-    def on_train_epoch_end(self) -> None:
-        self.log("late", 10.0 * self.current_epoch)
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        time.sleep(self.validation_s)
-        self.log("val_epoch", float(self.current_epoch))
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
-
-
-class PlNet(Recipe, pytorch_lightning.LightningModule):
-    pass
-
-
-class LightningNet(Recipe, lightning.pytorch.LightningModule):
-    pass
-
-
-NETS = {pytorch_lightning: PlNet, lightning.pytorch: LightningNet}
-
-
-@pytest.fixture(params=["pytorch_lightning", "lightning.pytorch"])
-def pl(request: pytest.FixtureRequest) -> ModuleType:
-    """Either of the two namespaces, whose classes do not mix."""
-    return importlib.import_module(request.param)
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    """However a training ends, the sampler's thread ends with it."""
-    yield
-    assert "energyest-sampler" not in [thread.name for thread in threading.enumerate()]
-
-
-def loader(samples: int = SAMPLES, **options: Any) -> DataLoader[Any]:
-    return DataLoader(Data(samples), batch_size=BATCH, **options)
-
-
-def make_trainer(pl: ModuleType, folder: Path, *callbacks: Any, **options: Any) -> Any:
-    options = {"logger": False, "enable_checkpointing": False, **options}
-    return pl.Trainer(
-        accelerator="cpu",
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-        **options,
-    )
-
-
-class Spy(pytorch_lightning.Callback):
-    """Notes something at the end of each epoch, after the monitor that stands before it."""
-
-    def __init__(self, look: Callable[[Any], Any]) -> None:
-        self.look = look
-        self.seen: list[Any] = []
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self.seen.append(self.look(trainer))
-
-
-class At(pytorch_lightning.Callback):
-    """Does something once, in a hook of an epoch."""
-
-    def __init__(self, hook: str, epoch: int, act: Callable[[], None]) -> None:
-        def once(trainer: Any, *args: Any) -> None:
-            in_the_middle = "batch" not in hook or args[-1] == 1
-            if trainer.current_epoch == epoch and in_the_middle:
-                act()
-
-        setattr(self, hook, once)
-
-
-def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == "energyest"]
-
+pytestmark = lightning_warns
 
 # ---------------------------------------------------------------------- the record
 
@@ -212,8 +81,8 @@ def test_works_without_arguments(pl: ModuleType, tmp_path: Path) -> None:
 
 
 def test_epochs_table(pl: ModuleType, tmp_path: Path) -> None:
-    sensors = [ConstantSensor("gpu", GPU_W), ConstantSensor("cpu", CPU_W)]
-    monitor = monitor_of(tmp_path / "energy", *sensors, ConstantSensor("ram", RAM_W))
+    sensors = [Constant(GPU_W), Constant(CPU_W, "cpu:0")]
+    monitor = monitor_of(tmp_path / "energy", *sensors, Constant(RAM_W, "ram:0"))
     model = NETS[pl](step_s=0.005, validation_s=0.01)
     make_trainer(pl, tmp_path, monitor, max_epochs=3).fit(model, loader(), loader(2 * BATCH))
 
@@ -295,9 +164,8 @@ def test_hyperparameters_that_cannot_be_read() -> None:
 def test_not_more_hyperparameters_than_a_table_has_room_for() -> None:
     module = PlNet()
     module.save_hyperparameters({f"a{i}": i for i in range(200_000)})
-    began_s = time.perf_counter()
-    assert len(_hyperparameters(module)) == 100
-    assert time.perf_counter() - began_s < 0.5
+    with costs_at_most(0.5):
+        assert len(_hyperparameters(module)) == 100
 
 
 def test_what_is_not_measured_is_nan(tmp_path: Path) -> None:
@@ -381,32 +249,6 @@ def test_metrics_named_like_columns_do_not_replace_them(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------- how long a training lasts
-
-
-class Stream(IterableDataset[Any]):
-    """A data set without a length."""
-
-    def __iter__(self) -> Iterator[Any]:
-        data = Data()
-        return (data[i] for i in range(SAMPLES))
-
-
-class TwoOptimizers(PlNet):
-    """Manual optimisation: each batch makes two optimizer steps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        for optimizer in self.optimizers():
-            loss = super().training_step(batch, batch_idx)
-            optimizer.zero_grad()
-            self.manual_backward(loss)
-            optimizer.step()
-
-    def configure_optimizers(self) -> Any:
-        return [super(TwoOptimizers, self).configure_optimizers() for _ in range(2)]
 
 
 @pytest.mark.parametrize(
@@ -511,10 +353,6 @@ def test_fast_dev_run_writes_nothing(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------- broken off
-
-
-class AccidentError(Exception):
-    """Something in the user's code."""
 
 
 def break_off(
@@ -664,9 +502,8 @@ class Net(pl.LightningModule):
     def training_step(self, batch, batch_idx):
         time.sleep(0.02)
         if self.current_epoch == 3 and batch_idx == 2:
-            time.sleep(1.2)  # readings are flushed once a second
             print("now", flush=True)
-            time.sleep(60)
+            time.sleep(600)
         loss = self.layer(batch).sum()
         self.log("loss", loss)
         return loss
@@ -690,8 +527,10 @@ def test_killed_run(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout is not None
         line = next((line for line in process.stdout if line == "now\n"), None)
+        is_there = is_within(lambda: line and len(load_trace(tmp_path / "energy").power))
         process.kill()
     assert line is not None, "the training ended by itself"
+    assert is_there
     trace = load_trace(tmp_path / "energy")
     assert list(trace.epochs.epoch) == [0, 1, 2]
     assert (trace.epochs.energy_J > 0).all()
@@ -788,27 +627,7 @@ def test_no_logger(tmp_path: Path) -> None:
     assert trainer.callback_metrics["energy/epoch_J"] == pytest.approx(last.energy_J)
 
 
-def read_csv(folder: str) -> dict[str, dict[int, float]]:
-    columns: dict[str, dict[int, float]] = {}
-    with open(Path(folder) / "metrics.csv", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value:
-                    columns.setdefault(name, {})[int(row["step"])] = float(value)
-    return columns
-
-
-def read_tensorboard(folder: str) -> dict[str, dict[int, float]]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(folder).Reload()
-    return {
-        name: {event.step: event.value for event in events.Scalars(name)}
-        for name in events.Tags()["scalars"]
-    }
-
-
-def test_every_logger_gets_the_energy(pl: ModuleType, tmp_path: Path) -> None:
+def test_every_logger_gets_the_energy(pl: ModuleType, clock: Clock, tmp_path: Path) -> None:
     loggers = [
         pl.loggers.CSVLogger(tmp_path / "csv"),
         pl.loggers.TensorBoardLogger(tmp_path / "tensorboard"),
@@ -816,7 +635,7 @@ def test_every_logger_gets_the_energy(pl: ModuleType, tmp_path: Path) -> None:
     monitor = monitor_of()
     spy = Spy(lambda trainer: (monitor.projection, dict(trainer.progress_bar_metrics)))
     trainer = make_trainer(pl, tmp_path, monitor, spy, max_epochs=8, logger=loggers)
-    trainer.fit(NETS[pl](step_s=0.02), loader())
+    trainer.fit(NETS[pl](step_s=0.02, clock=clock), loader())
 
     assert monitor.folder == Path(loggers[0].log_dir) / "energy"
     epochs = monitor.trace.epochs
@@ -866,7 +685,7 @@ def test_model_checkpoint_by_energy(pl: ModuleType, tmp_path: Path) -> None:
     assert f"epoch={energy_J.argmin()}-" in best.best_model_path
 
 
-def test_results_while_training_runs(pl: ModuleType, tmp_path: Path) -> None:
+def test_results_while_training_runs(pl: ModuleType, clock: Clock, tmp_path: Path) -> None:
     monitor = monitor_of(tmp_path / "energy")
     planned = 8
     within: list[Any] = []
@@ -884,7 +703,7 @@ def test_results_while_training_runs(pl: ModuleType, tmp_path: Path) -> None:
 
     spy = Spy(look)
     trainer = make_trainer(pl, tmp_path, monitor, Watch(), spy, max_epochs=planned)
-    trainer.fit(NETS[pl](step_s=0.02), loader())
+    trainer.fit(NETS[pl](step_s=0.02, clock=clock), loader())
 
     assert all(epoch == epochs for epoch, epochs, _ in within)
     assert all(np.diff([total for *_, total in within]) > 0)
@@ -925,7 +744,9 @@ def test_folder_that_cannot_be_written(
 
 
 def test_sensor_that_cannot_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    monitor = monitor_of(None, BrokenSensor("gpu", GPU_W), ConstantSensor("ram", RAM_W))
+    monitor = monitor_of(
+        None, Failing(GPU_W, error=OSError("no such device")), Constant(RAM_W, "ram:0")
+    )
     model = PlNet(step_s=0.01)
     make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=3).fit(model, loader())
     assert len(model.losses) == 3 * BATCHES
@@ -991,39 +812,6 @@ class CannotTrace(PlNet):
         return self.net(x)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None: ...
-
-
-def outcome(net: type[Recipe], pl: ModuleType, folder: Path, *callbacks: Any) -> dict[str, Any]:
-    """Everything that a training leaves behind."""
-    pl.seed_everything(3, verbose=False)
-    model = net()
-    modes: list[Any] = []
-
-    class Watch(pytorch_lightning.Callback):
-        def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-            modes.append([module.training for module in model.modules()])
-
-    make_trainer(pl, folder, *callbacks, Watch(), max_epochs=3).fit(
-        model, loader(shuffle=True), loader()
-    )
-    return {
-        "losses": model.losses,
-        "values": [tensor.clone() for tensor in model.state_dict().values()],
-        "torch": torch.get_rng_state(),
-        "numpy": np.random.get_state(legacy=False)["state"]["key"],  # noqa: NPY002
-        "numpy position": np.random.get_state(legacy=False)["state"]["pos"],  # noqa: NPY002
-        "python": random.getstate(),
-        "modes": [*modes, [module.training for module in model.modules()]],
-        "gradients": [p.requires_grad for p in model.parameters()],
-        "attributes": [sorted(vars(module)) for module in model.modules()],
-        "hooks": [
-            (name, len(hooks))
-            for module in model.modules()
-            for name, hooks in vars(module).items()
-            if name.endswith("_hooks")
-        ],
-        "model": model,
-    }
 
 
 @pytest.mark.parametrize("net", [PlNet, LightningNet, Frozen, Compiled, CannotTrace])

@@ -13,13 +13,8 @@ from energyest import EnergyTrace, Estimate, estimate_step, track
 from energyest.tracking import live_projection as projection
 from energyest.tracking.live_projection import Projector, RegimeWatch
 from energyest.tracking.plan import Length
-from tests.test_lightning import PlNet, loader, make_trainer, monitor_of
-from tests.test_lightning import warnings_of as all_warnings_of
-from tests.test_recorder import Constant
-
-
-def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [text for text in all_warnings_of(caplog) if "changed at" in text]
+from tests.support.sensors import Constant
+from tests.support.trainers import PlNet, loader, make_trainer, monitor_of, warnings_of
 
 
 class Replay:
@@ -164,7 +159,7 @@ def test_projections_take_a_hundredth_of_the_time(
 
 def test_a_change_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     projections = replay(level(400, 13) + level(900, 30, seed=1))
-    (text,) = warnings_of(caplog)
+    (text,) = warnings_of(caplog, "changed at")
     assert "energyest: the energy per epoch changed at epoch 13: the projection went from" in text
     before = projections[12]
     assert before is not None
@@ -176,30 +171,30 @@ def test_a_change_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_later_changes_are_said_as_well(caplog: pytest.LogCaptureFixture) -> None:
     replay(level(400, 12) + level(900, 12, seed=1) + level(300, 12, seed=2))
-    assert ["at epoch 12:" in text for text in warnings_of(caplog)] == [True, False]
-    assert "at epoch 24:" in warnings_of(caplog)[1]
+    assert ["at epoch 12:" in text for text in warnings_of(caplog, "changed at")] == [True, False]
+    assert "at epoch 24:" in warnings_of(caplog, "changed at")[1]
 
 
 def test_nothing_changes(caplog: pytest.LogCaptureFixture) -> None:
     replay([150.0, *level(100, 40)])  # a cold first epoch is a level of its own
-    assert warnings_of(caplog) == []
+    assert warnings_of(caplog, "changed at") == []
 
 
 @pytest.mark.parametrize("epoch", [12, 12.4, 13])
 def test_an_announced_change_is_not_said(epoch: float, caplog: pytest.LogCaptureFixture) -> None:
     changes = [{"epoch": epoch, "flops_ratio": 2.0, "reason": "backbone"}]
     replay(level(400, 13) + level(900, 10, seed=1), planned_changes=changes)
-    assert warnings_of(caplog) == []
+    assert warnings_of(caplog, "changed at") == []
 
 
 def test_a_change_that_was_announced_for_another_epoch(caplog: pytest.LogCaptureFixture) -> None:
     replay(level(400, 13) + level(900, 10, seed=1), planned_changes=[{"epoch": 5}])
-    assert len(warnings_of(caplog)) == 1
+    assert len(warnings_of(caplog, "changed at")) == 1
 
 
 def test_intervals_are_named(caplog: pytest.LogCaptureFixture) -> None:
     replay(level(400, 13) + level(900, 10, seed=1), interval_steps=200)
-    assert "energy per interval changed at interval 13" in warnings_of(caplog)[0]
+    assert "energy per interval changed at interval 13" in warnings_of(caplog, "changed at")[0]
 
 
 def estimate(start: int | None, energy_J: float, half_J: float | None = 1.0) -> Estimate:
@@ -222,7 +217,7 @@ def test_only_the_announced_row_is_passed_over(
     watch = RegimeWatch()
     for start, energy_J in ((0, 100), (9, 200)):  # far out of the interval
         watch.see(estimate(start, energy_J), Length(100), trace)
-    assert len(warnings_of(caplog)) == warnings
+    assert len(warnings_of(caplog, "changed at")) == warnings
 
 
 @pytest.mark.parametrize(
@@ -244,7 +239,7 @@ def test_rules(
     watch = RegimeWatch()
     for start, energy_J in seen:
         watch.see(estimate(start, energy_J), Length(100), EMPTY)
-    assert len(warnings_of(caplog)) == warnings
+    assert len(warnings_of(caplog, "changed at")) == warnings
 
 
 def test_what_cannot_be_compared(caplog: pytest.LogCaptureFixture) -> None:
@@ -257,12 +252,12 @@ def test_what_cannot_be_compared(caplog: pytest.LogCaptureFixture) -> None:
         watch = RegimeWatch()
         watch.see(first, Length(100), EMPTY)
         watch.see(second, plan, EMPTY)
-    assert warnings_of(caplog) == []
+    assert warnings_of(caplog, "changed at") == []
     # The length that `max_steps` comes to varies a little with the batches so far.
     watch = RegimeWatch()
     watch.see(estimate(0, 100), Length(100), EMPTY)
     watch.see(estimate(9, 200), Length(100.3), EMPTY)
-    assert len(warnings_of(caplog)) == 1
+    assert len(warnings_of(caplog, "changed at")) == 1
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -272,6 +267,6 @@ def test_in_a_training(every: int | None, tmp_path: Path, caplog: pytest.LogCapt
     monitor = monitor_of(every_n_steps=every, count_flops=False)
     trainer = make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=12)
     trainer.fit(PlNet(), loader())
-    (text,) = warnings_of(caplog)
+    (text,) = warnings_of(caplog, "changed at")
     assert "at epoch 9:" in text
     assert monitor.projection is not None

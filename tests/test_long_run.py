@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.endurance.long_run import Run, WaveSensor, epoch_errors, sensors, without_threads
 from energyest import EnergyTrace, load_trace
 from energyest.measure import tables
 from energyest.measure.meter import Meter, PowerIntegral
+from energyest.measure.reading_table import ROWS_PER_RATE, ReadingTable
 from energyest.measure.sensors import Reading
-from energyest.measure.tables import ROWS_PER_RATE, EpochTable, ReadingTable
+from energyest.records.epoch_table import EpochTable
+from simulation.stepped import Run, WaveSensor, epoch_errors, sensors, without_threads
 
 EPOCH_S = 61.3
 ROW_BYTES = 6 * 8 + 2  # numbers of 8 bytes and that of the device

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from pathlib import Path
 
@@ -14,7 +13,8 @@ import torch
 
 from energyest import estimate_step, load_trace, track
 from energyest.errors import ConfigurationError
-from tests.test_recorder import Broken, Constant
+from tests.support.sensors import Constant, Failing
+from tests.support.threads import is_within, own_threads
 
 EPOCH_S = 0.06
 
@@ -33,7 +33,8 @@ def test_loop(tmp_path: Path) -> None:
     assert (trace.column("validation_s") >= EPOCH_S / 2).all()
     assert (trace.column("validation_s") < trace.column("duration_s")).all()
     assert np.allclose(trace.column("energy_J"), 200 * trace.column("duration_s"))
-    assert trace.column("energy_J").sum() == pytest.approx(trace.total_J, rel=0.05)
+    assert trace.total_J == pytest.approx(200 * trace.meta["duration_s"])
+    assert trace.column("energy_J").sum() <= trace.total_J * (1 + 1e-9)
     assert len(load_trace(tmp_path / "energy")) == 6
     assert run.projection is not None
     assert run.projection.energy_J == pytest.approx(trace.column("energy_J").sum())
@@ -47,9 +48,10 @@ def test_projection_while_running() -> None:
                 assert run.projection is None
             if epoch == 8:
                 break
-        assert run.projection == estimate_step(run.trace, 50)
-    # Up to what the ends of nine epochs of 60 ms may jitter.
-    assert run.projection.energy_J == pytest.approx(50 * 200 * EPOCH_S, rel=0.1)
+        assert run.projection is not None
+        assert run.projection.energy_J == pytest.approx(estimate_step(run.trace, 50).energy_J)
+    energy_J = run.trace.column("energy_J")
+    assert 50 * energy_J.min() <= run.projection.energy_J <= 50 * energy_J.max()
 
 
 def test_own_loop() -> None:
@@ -65,8 +67,10 @@ def test_own_loop() -> None:
     assert row["steps"] == 3
     assert row["energy_J"] == pytest.approx(100 * row["duration_s"])
     # What lies between is in no epoch, but in the total.
-    assert run.trace.column("duration_s").max() < 0.2
-    assert run.total_J > 100 * 0.4
+    outside_s = run.trace.meta["duration_s"] - run.trace.column("duration_s").sum()
+    assert outside_s >= 0.3
+    outside_J = run.total_J - run.trace.column("energy_J").sum()
+    assert outside_J == pytest.approx(100 * outside_s)
 
 
 def test_break_keeps_the_epoch() -> None:
@@ -122,7 +126,7 @@ def test_two_runs_at_once() -> None:
 
 
 def test_mistakes_do_not_end_a_training(caplog: pytest.LogCaptureFixture) -> None:
-    with track(sensors=[Broken(1)]) as run:
+    with track(sensors=[Failing(1, error=RuntimeError("no such sensor any more"))]) as run:
         assert run.end_epoch(val_acc=1) == {}
         run.start_epoch()
         run.log(energy_J=5, text="not a number", val_acc=0.5)
@@ -171,9 +175,10 @@ def test_flops_that_cannot_be_counted(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_on_this_machine() -> None:
     """Whatever sensors there are: every epoch costs something, and nothing is left behind."""
+    before = own_threads()
     with track() as run:
         for _ in run.epochs(3):
             time.sleep(0.15)
     assert (run.trace.column("energy_J") > 0).all()
     assert {d["source"] for d in run.trace.devices} <= {"measured", "modelled"}
-    assert not [t for t in threading.enumerate() if t.name.startswith("energyest")]
+    assert is_within(lambda: own_threads() <= before)

@@ -13,7 +13,7 @@ from scipy import stats
 from energyest.errors import RunsError
 from energyest.tradeoff import match_gpu
 from energyest.tradeoff.crossing import gpu_crossing, line_crossing
-from tests import reference_effects as reference
+from tests.support import reference_effects as reference
 
 
 def test_fieller_of_a_published_calibration() -> None:

@@ -14,7 +14,7 @@ import pytest
 from energyest.errors import ConfigurationError
 from energyest.measure.sensors import Detection, Reading, detect
 from energyest.measure.sensors.nvml import NvmlSensor
-from tests.fake_nvml import FakeNvml
+from simulation.fake_nvml import FakeNvml
 
 # Arguments of FakeNvml.fail and FakeNvml.calls.
 Question = dict[str, Any]

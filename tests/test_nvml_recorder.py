@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,16 +18,18 @@ from energyest.arrays import FloatArray
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import detect
 from energyest.records.trace import EnergyTrace
-from tests.fake_nvml import FakeNvml
+from simulation.fake_nvml import FakeNvml
+from simulation.stepped import NvmlClock
+from tests.support.threads import is_within
 
 FIELDS = "nvmlDeviceGetFieldValues"
 AVERAGE = "nvmlDeviceGetPowerUsage"
 COUNTER = "nvmlDeviceGetTotalEnergyConsumption"
 
-# An epoch as long as is needed for its edges, which are known to a few milliseconds on a busy
-# machine, not to matter; and no multiple of the sampling interval, so that no reading happens to
-# fall on an edge.
+# No multiple of the sampling interval, so that no reading happens to fall on an edge.
 EPOCH_S = 0.75
+# Nothing that comes takes so long, on any machine; what hangs would take longer.
+SHORT_S, LONG_S = 30.0, 600.0
 
 
 @contextmanager
@@ -40,13 +42,18 @@ def recording(gpus: Sequence[int] = (0,), **options: Any) -> Iterator[Recorder]:
         recorder.stop()
 
 
-def run_epoch(recorder: Recorder, *actions: Callable[[], None], seconds: float = EPOCH_S) -> None:
+def run_epoch(
+    recorder: Recorder,
+    clock: NvmlClock,
+    *actions: Callable[[], None],
+    seconds: float = EPOCH_S,
+) -> None:
     """An epoch in which the actions happen at equal distances."""
     recorder.start_epoch()
     for action in actions:
-        time.sleep(seconds / (len(actions) + 1))
+        clock.sleep(seconds / (len(actions) + 1))
         action()
-    time.sleep(seconds / (len(actions) + 1))
+    clock.sleep(seconds / (len(actions) + 1))
     recorder.end_epoch()
 
 
@@ -75,22 +82,24 @@ def without_power(nvml: FakeNvml, device: int = 0) -> None:
 
 
 @pytest.mark.parametrize("board", [only_the_counter_tells, without_counter, without_power])
-def test_constant_power(nvml: FakeNvml, board: Callable[[FakeNvml], None]) -> None:
+def test_constant_power(
+    nvml: FakeNvml, nvml_clock: NvmlClock, board: Callable[[FakeNvml], None]
+) -> None:
     nvml.set_power(0, watts=300)
     board(nvml)
     with recording() as recorder:
-        run_epoch(recorder)
-        run_epoch(recorder)
+        run_epoch(recorder, nvml_clock)
+        run_epoch(recorder, nvml_clock)
     assert mean_power_W(recorder.trace()) == pytest.approx([300, 300], rel=0.01)
 
 
-def test_gpus_of_both_sorts_add_up(nvml: FakeNvml) -> None:
+def test_gpus_of_both_sorts_add_up(nvml: FakeNvml, nvml_clock: NvmlClock) -> None:
     nvml.set_power(0, watts=300)
     only_the_counter_tells(nvml, 0)
     nvml.set_power(1, watts=120)
     without_counter(nvml, 1)
     with recording([0, 1]) as recorder:
-        run_epoch(recorder)
+        run_epoch(recorder, nvml_clock)
     trace = recorder.trace()
 
     assert mean_power_W(trace) == pytest.approx([420], rel=0.01)
@@ -100,23 +109,25 @@ def test_gpus_of_both_sorts_add_up(nvml: FakeNvml) -> None:
     assert by_device == pytest.approx({"gpu:0": 300 * run_s, "gpu:1": 120 * run_s}, rel=0.01)
 
 
-def test_a_step_between_epochs_lands_in_the_right_one(nvml: FakeNvml) -> None:
+def test_a_step_between_epochs_lands_in_the_right_one(
+    nvml: FakeNvml, nvml_clock: NvmlClock
+) -> None:
     nvml.set_power(0, watts=100)
     with recording() as recorder:
-        run_epoch(recorder)
+        run_epoch(recorder, nvml_clock)
         nvml.set_power(0, watts=500)
-        run_epoch(recorder)
+        run_epoch(recorder, nvml_clock)
     # 2 %: an edge that is off by 4 ms gives one epoch 2 W too many.
     assert mean_power_W(recorder.trace()) == pytest.approx([100, 500], rel=0.02)
 
 
-def test_a_step_between_epochs_without_counter(nvml: FakeNvml) -> None:
+def test_a_step_between_epochs_without_counter(nvml: FakeNvml, nvml_clock: NvmlClock) -> None:
     nvml.set_power(0, watts=100)
     without_counter(nvml)
     with recording(interval_s=0.02) as recorder:
-        run_epoch(recorder)
+        run_epoch(recorder, nvml_clock)
         nvml.set_power(0, watts=500)
-        run_epoch(recorder)
+        run_epoch(recorder, nvml_clock)
     low, high = mean_power_W(recorder.trace())
     # Of a step between two readings nothing is known but that it happened: half an interval of
     # 400 W may go to the wrong epoch, 5 W on average; and 2 W for edges that are off by 4 ms.
@@ -124,29 +135,29 @@ def test_a_step_between_epochs_without_counter(nvml: FakeNvml) -> None:
     assert high == pytest.approx(500, abs=7)
 
 
-def test_a_step_within_an_epoch(nvml: FakeNvml) -> None:
+def test_a_step_within_an_epoch(nvml: FakeNvml, nvml_clock: NvmlClock) -> None:
     nvml.set_power(0, watts=100)
     with recording() as recorder:
         recorder.start_epoch()
-        time.sleep(0.4)
-        stepped_s = time.monotonic()
+        nvml_clock.sleep(0.4)
+        stepped_s = nvml_clock()
         nvml.set_power(0, watts=500)
-        time.sleep(0.4)
+        nvml_clock.sleep(0.4)
         recorder.end_epoch()
-        ended_s = time.monotonic()
+        ended_s = nvml_clock()
     (energy_J,) = recorder.trace().column("gpu_energy_J")
     (duration_s,) = recorder.trace().column("duration_s")
     high_s = ended_s - stepped_s
     assert energy_J == pytest.approx(100 * (duration_s - high_s) + 500 * high_s, rel=0.02)
 
 
-def test_back_to_back_epochs_add_up_to_the_total(nvml: FakeNvml) -> None:
+def test_back_to_back_epochs_add_up_to_the_total(nvml: FakeNvml, nvml_clock: NvmlClock) -> None:
     with recording([0, 1]) as recorder:
         for epoch, watts in enumerate((300, 100, 650, 200)):
             nvml.set_power(0, watts=watts)
             nvml.set_power(1, watts=700 - watts)
             recorder.start_epoch(continues=epoch > 0)
-            time.sleep(0.35)
+            nvml_clock.sleep(0.35)
             recorder.end_epoch()
     trace = recorder.trace()
 
@@ -155,11 +166,11 @@ def test_back_to_back_epochs_add_up_to_the_total(nvml: FakeNvml) -> None:
     assert trace.total_J == pytest.approx(700 * trace.meta["duration_s"], rel=0.01)
 
 
-def test_the_counter_in_the_trace_is_the_driver_s(nvml: FakeNvml) -> None:
+def test_the_counter_in_the_trace_is_the_driver_s(nvml: FakeNvml, nvml_clock: NvmlClock) -> None:
     nvml.set_power(0, watts=300)
     nvml.set_counter(0, joules=5_000_000)
     with recording() as recorder:
-        run_epoch(recorder, seconds=0.3)
+        run_epoch(recorder, nvml_clock, seconds=0.3)
     readings = recorder.trace().power_columns
 
     assert set(readings["device"]) == {"gpu:0"}
@@ -188,11 +199,13 @@ def test_the_end_of_a_run_releases_nvml(nvml: FakeNvml) -> None:
         pytest.param(lambda nvml: nvml.shift_counter(0, joules=-1000), id="jumps back"),
     ],
 )
-def test_a_falling_counter(nvml: FakeNvml, misbehave: Callable[[FakeNvml], None]) -> None:
+def test_a_falling_counter(
+    nvml: FakeNvml, nvml_clock: NvmlClock, misbehave: Callable[[FakeNvml], None]
+) -> None:
     nvml.set_power(0, watts=300)
     with recording() as recorder:
-        run_epoch(recorder, lambda: misbehave(nvml))
-        run_epoch(recorder)
+        run_epoch(recorder, nvml_clock, lambda: misbehave(nvml))
+        run_epoch(recorder, nvml_clock)
     trace = recorder.trace()
 
     # Before and after, it is off by 1000 J or more: three epochs' worth.
@@ -201,12 +214,12 @@ def test_a_falling_counter(nvml: FakeNvml, misbehave: Callable[[FakeNvml], None]
     assert trace.total_J == pytest.approx(300 * trace.meta["duration_s"], rel=0.01)
 
 
-def test_a_counter_that_restarts_between_epochs(nvml: FakeNvml) -> None:
+def test_a_counter_that_restarts_between_epochs(nvml: FakeNvml, nvml_clock: NvmlClock) -> None:
     nvml.set_power(0, watts=300)
     with recording() as recorder:
-        run_epoch(recorder)
+        run_epoch(recorder, nvml_clock)
         nvml.set_counter(0, joules=0)
-        run_epoch(recorder)
+        run_epoch(recorder, nvml_clock)
     assert mean_power_W(recorder.trace()) == pytest.approx([300, 300], rel=0.01)
 
 
@@ -223,13 +236,13 @@ def failing(nvml: FakeNvml, *functions: str) -> list[Callable[[], None]]:
     ]
 
 
-def test_a_counter_that_fails_for_a_while_is_bridged(nvml: FakeNvml) -> None:
+def test_a_counter_that_fails_for_a_while_is_bridged(nvml: FakeNvml, nvml_clock: NvmlClock) -> None:
     nvml.set_power(0, watts=300)
     nvml.fail(FIELDS, code=pynvml.NVML_ERROR_NOT_SUPPORTED, device=0)
     nvml.set_average_power(0, watts=100)
     with recording() as recorder:
-        run_epoch(recorder, *failing(nvml, COUNTER))
-        run_epoch(recorder)
+        run_epoch(recorder, nvml_clock, *failing(nvml, COUNTER))
+        run_epoch(recorder, nvml_clock)
     trace = recorder.trace()
 
     assert np.count_nonzero(np.isnan(trace.power_columns["energy_J"])) >= 2
@@ -237,12 +250,14 @@ def test_a_counter_that_fails_for_a_while_is_bridged(nvml: FakeNvml) -> None:
     assert mean_power_W(trace) == pytest.approx([300, 300], rel=0.01)
 
 
-def test_a_counter_that_fails_at_the_end_of_an_epoch_loses_nothing(nvml: FakeNvml) -> None:
+def test_a_counter_that_fails_at_the_end_of_an_epoch_loses_nothing(
+    nvml: FakeNvml, nvml_clock: NvmlClock
+) -> None:
     nvml.set_power(0, watts=300)
     fail, recover = failing(nvml, COUNTER)
     with recording() as recorder:
-        run_epoch(recorder, fail)
-        run_epoch(recorder, recover)
+        run_epoch(recorder, nvml_clock, fail)
+        run_epoch(recorder, nvml_clock, recover)
     trace = recorder.trace()
 
     # Where the epochs meet, power has to stand in; it agrees with the counter here.
@@ -252,13 +267,13 @@ def test_a_counter_that_fails_at_the_end_of_an_epoch_loses_nothing(nvml: FakeNvm
 
 @pytest.mark.parametrize("board", [only_the_counter_tells, without_counter])
 def test_a_gpu_that_cannot_be_read_for_a_while(
-    nvml: FakeNvml, board: Callable[[FakeNvml], None]
+    nvml: FakeNvml, nvml_clock: NvmlClock, board: Callable[[FakeNvml], None]
 ) -> None:
     nvml.set_power(0, watts=300)
     board(nvml)
     with recording() as recorder:
         source = COUNTER if board is only_the_counter_tells else FIELDS
-        run_epoch(recorder, *failing(nvml, *{source, AVERAGE}))
+        run_epoch(recorder, nvml_clock, *failing(nvml, *{source, AVERAGE}))
     trace = recorder.trace()
 
     assert trace.devices[0]["failed_readings"] >= 2
@@ -266,11 +281,11 @@ def test_a_gpu_that_cannot_be_read_for_a_while(
     assert mean_power_W(trace) == pytest.approx([300], rel=0.01)
 
 
-def test_a_gpu_that_is_never_read_costs_nan(nvml: FakeNvml) -> None:
+def test_a_gpu_that_is_never_read_costs_nan(nvml: FakeNvml, nvml_clock: NvmlClock) -> None:
     without_power(nvml)
     without_counter(nvml)
     with recording([0, 1]) as recorder:
-        run_epoch(recorder, seconds=0.3)
+        run_epoch(recorder, nvml_clock, seconds=0.3)
     trace = recorder.trace()
 
     # A sum without GPU 0 would look like the whole.
@@ -283,15 +298,19 @@ def test_a_gpu_that_is_never_read_costs_nan(nvml: FakeNvml) -> None:
 # Calls that hang
 
 
-@pytest.fixture
-def hanging(nvml: FakeNvml) -> Iterator[FakeNvml]:
-    """A driver whose calls may hang; what hangs has ended when the next test begins."""
-    yield nvml
-    nvml.reset()
-    for thread in threading.enumerate():
-        if thread.name == "energyest-sampler":
-            thread.join(10)
-            assert not thread.is_alive()
+def test_a_call_that_hangs_for_a_while_loses_nothing(nvml: FakeNvml, nvml_clock: NvmlClock) -> None:
+    nvml.set_power(0, watts=300)
+    with recording() as recorder:
+        hang = partial(nvml.delay, COUNTER, seconds=1, times=1)
+        run_epoch(recorder, nvml_clock, hang, seconds=2.4)
+    trace = recorder.trace()
+
+    assert np.diff(trace.power_columns["time_s"]).max() > 0.5  # it did hang
+    assert mean_power_W(trace) == pytest.approx([300], rel=0.01)
+    assert trace.total_J == pytest.approx(300 * trace.meta["duration_s"], rel=0.01)
+
+
+# In a thread and by the real clock: what hangs would do so for longer than any of it may take.
 
 
 def seconds_of(action: Callable[[], object]) -> float:
@@ -301,54 +320,55 @@ def seconds_of(action: Callable[[], object]) -> float:
 
 
 def test_a_hanging_call_holds_up_neither_epoch_nor_end(
-    hanging: FakeNvml, caplog: pytest.LogCaptureFixture
+    nvml: FakeNvml, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hanging.set_power(0, watts=300)
+    nvml.set_power(0, watts=300)
+    without_counter(nvml)  # power alone is exact, whenever it is read
     recorder = Recorder(detect([0], components=("gpu",)))
+    waits_s: list[float] = []
+    sample_now = recorder._sampler.sample_now
+
+    def noted(timeout_s: float) -> bool:
+        waits_s.append(timeout_s)
+        return sample_now(timeout_s)
+
     recorder.start()
-    run_epoch(recorder, seconds=0.5)
+    recorder.start_epoch()
+    time.sleep(0.3)
+    recorder.end_epoch()
     recorder.start_epoch()
     time.sleep(0.2)
-    hanging.delay(COUNTER, seconds=3)
-    time.sleep(0.3)
+    calls = nvml.calls(FIELDS)
+    nvml.delay(FIELDS, seconds=LONG_S)
+    assert is_within(lambda: nvml.calls(FIELDS) > calls)
 
-    # The end of an epoch is in the training's way: there a hundredth of the epoch is much.
-    assert seconds_of(recorder.end_epoch) < 0.25
+    monkeypatch.setattr(recorder._sampler, "sample_now", noted)
+    # The end of an epoch is in the training's way: there a fiftieth of the epoch is much.
+    assert seconds_of(recorder.end_epoch) < SHORT_S
+    last = recorder.trace()
+    assert sum(waits_s) <= 0.02 * last.column("duration_s")[-1]
     with caplog.at_level(logging.WARNING, "energyest"):
-        assert seconds_of(recorder.stop) < 2.5
+        assert seconds_of(recorder.stop) < SHORT_S
     assert any("hangs" in record.message for record in caplog.records)
     trace = recorder.trace()
-    # The last power is taken to continue through 0.3 s without readings.
-    assert mean_power_W(trace) == pytest.approx([300, 300], rel=0.01)
+    # The last power is taken to continue.
+    assert mean_power_W(trace) == pytest.approx([300, 300])
     assert trace.meta["status"] == "finished"
 
     # What hung comes back after the end, and changes nothing.
-    hanging.reset()
-    for thread in threading.enumerate():
-        if thread.name == "energyest-sampler":
-            thread.join(10)
+    nvml.reset()
+    assert is_within(lambda: not recorder._sampler._thread.is_alive())
     late = recorder.trace()
     assert len(late.power_columns["time_s"]) == len(trace.power_columns["time_s"])
     assert late.total_J == trace.total_J
 
 
-def test_a_call_that_hangs_from_the_start(hanging: FakeNvml) -> None:
-    hanging.set_power(0, watts=300)
+def test_a_call_that_hangs_from_the_start(nvml: FakeNvml) -> None:
+    nvml.set_power(0, watts=300)
     sensors = detect([0], components=("gpu",))
-    hanging.delay(COUNTER, seconds=3, times=1)
+    nvml.delay(COUNTER, seconds=LONG_S, times=1)
     recorder = Recorder(sensors)
-    assert seconds_of(recorder.start) < 2.5
+    assert seconds_of(recorder.start) < SHORT_S
     recorder.start_epoch()
-    assert seconds_of(recorder.end_epoch) < 0.25
-    assert seconds_of(recorder.stop) < 2.5
-
-
-def test_a_call_that_hangs_for_a_while_loses_nothing(hanging: FakeNvml) -> None:
-    hanging.set_power(0, watts=300)
-    with recording() as recorder:
-        run_epoch(recorder, lambda: hanging.delay(COUNTER, seconds=1, times=1), seconds=2.4)
-    trace = recorder.trace()
-
-    assert np.diff(trace.power_columns["time_s"]).max() > 0.5  # it did hang
-    assert mean_power_W(trace) == pytest.approx([300], rel=0.01)
-    assert trace.total_J == pytest.approx(300 * trace.meta["duration_s"], rel=0.01)
+    assert seconds_of(recorder.end_epoch) < SHORT_S
+    assert seconds_of(recorder.stop) < SHORT_S

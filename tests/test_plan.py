@@ -13,17 +13,20 @@ import pytorch_lightning
 from torch.utils.data import DataLoader
 
 from energyest.lightning.trainer_plan import TrainerPlan
-from tests.test_intervals import batches, both_namespaces
-from tests.test_intervals import pytestmark as lightning_warns
-from tests.test_lightning import (
+from simulation.stepped import Clock
+from tests.support.trainers import (
     BATCH,
     NETS,
     PlNet,
     Spy,
     Stream,
     TwoOptimizers,
+    batches,
+    both_namespaces,
+    lightning_warns,
     make_trainer,
     monitor_of,
+    time_limits_go_by,
 )
 
 pytestmark = lightning_warns
@@ -152,7 +155,14 @@ def test_planned_intervals(facts: dict[str, Any], rows: float | None) -> None:
 
 @both_namespaces
 @pytest.mark.parametrize("every", [None, 3])
-def test_time_limit(pl: ModuleType, every: int | None, tmp_path: Path) -> None:
+def test_time_limit(
+    pl: ModuleType,
+    every: int | None,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    time_limits_go_by(clock, monkeypatch)
     monitor = monitor_of(every_n_steps=every, count_flops=False)
     limit = {"milliseconds": 600}
     seen: list[float | None] = []
@@ -163,25 +173,27 @@ def test_time_limit(pl: ModuleType, every: int | None, tmp_path: Path) -> None:
                 seen.append(monitor._session.length.duration_s)
 
     trainer = make_trainer(pl, tmp_path, monitor, Look(), max_epochs=1000, max_time=limit)
-    trainer.fit(NETS[pl](step_s=0.01), batches(4))
+    trainer.fit(NETS[pl](step_s=0.01, clock=clock), batches(4))
     trace = monitor.trace
-    assert seen[0] is not None  # a busy machine makes the clock no sharper than this
-    assert 0.4 < seen[0] < 2
-    assert 0.4 < trace.column("duration_s").sum() < 4
+    assert seen[0] == pytest.approx(0.6, abs=0.01)
+    assert 0.6 <= trace.column("duration_s").sum() + 1e-9 < 0.62  # to the end of a batch
     # The training has come to its end.
     assert trace.meta["planned_duration_s"] is None
     assert trace.meta["planned_epochs"] == len(trace)
     assert trace.meta["status"] == "finished"
 
 
-def test_time_limit_at_the_end_of_an_epoch(tmp_path: Path) -> None:
+def test_time_limit_at_the_end_of_an_epoch(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    time_limits_go_by(clock, monkeypatch)
     timer = pytorch_lightning.callbacks.Timer(timedelta(milliseconds=300), interval="epoch")
     monitor = monitor_of(count_flops=False)
     trainer = make_trainer(pytorch_lightning, tmp_path, timer, monitor, max_epochs=-1)
-    trainer.fit(PlNet(step_s=0.05), batches(4))
+    trainer.fit(PlNet(step_s=0.05, clock=clock), batches(4))
     # Not before an epoch's end, and not before the limit, which counts from after the run's start.
-    assert set(monitor.trace.column("steps")) == {4}
-    assert monitor.trace.column("end_s")[-1] > 0.29
+    assert list(monitor.trace.column("steps")) == [4, 4]
+    assert 0.4 <= monitor.trace.column("end_s")[-1] + 1e-9 < 0.45
 
 
 def timer(remaining_s: float | None, interval: str = "step") -> Any:

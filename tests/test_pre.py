@@ -25,7 +25,7 @@ from energyest.estimators.pre.training_data import runs_of
 from energyest.gpus import Gpu, resolve_gpu
 from energyest.records.workload import Workload
 from energyest.tradeoff import advise
-from tests.test_pre_physical import GUESS, POWER_GUESS, some_runs
+from tests.support.roofline_runs import GUESS, POWER_GUESS, some_runs
 
 NET = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.Flatten())
 NET.append(nn.Linear(64 * 62 * 62, 10))

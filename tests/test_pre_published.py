@@ -15,8 +15,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
+from energyest.estimators import TableModel
 from energyest.estimators.regression.features import FEATURES
-from energyest.estimators.regression.table_model import TableModel
 
 SLOPES = np.arange(1.0, 11.0)
 SIZES = np.array([32, 128, 128, 16, 3e4, 1e4, 3, 6e3, 10, 250])

@@ -9,9 +9,11 @@ import random
 import weakref
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pynvml
 import pytest
 import torch
 from torch import Tensor, nn
@@ -28,9 +30,11 @@ from energyest.profiling.step_timing import StepCost, timed_steps
 from energyest.profiling.tf32 import convolutions_in_tf32, matrix_products_in_tf32, tf32
 from energyest.records.probe import Probe
 from energyest.records.workload import OPTIMIZERS, PRECISIONS, Workload
-from tests.fake_nvml import FakeNvml
-from tests.synthetic_pre import small_model, workload
-from tests.test_lightning import ConstantSensor, PlNet
+from simulation.fake_nvml import FakeNvml
+from simulation.stepped import Clock
+from simulation.synthetic_pre import small_model, workload
+from tests.support.sensors import Constant
+from tests.support.trainers import PlNet
 
 CPU = torch.device("cpu")
 BATCH = (torch.randn(16, 8), torch.randint(3, (16,)))
@@ -64,7 +68,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def cost_of(model: nn.Module, batch: Any = BATCH, **options: Any) -> StepCost:
     """Steps on the CPU, beside a made-up meter."""
-    sensors = options.pop("sensors", [ConstantSensor("gpu", 300.0)])
+    sensors = options.pop("sensors", [Constant(300.0)])
     steps, loss = options.pop("steps", 3), options.pop("loss", None)
     described = workload(model=type(model).__name__, batch_size=16, **options)
     return measure_and_clear(model, batch, CPU, sensors, workload=described, steps=steps, loss=loss)
@@ -74,15 +78,17 @@ def cost_of(model: nn.Module, batch: Any = BATCH, **options: Any) -> StepCost:
 
 
 @pytest.mark.usefixtures("quick")
-def test_steps_are_timed_and_metered() -> None:
+def test_steps_are_timed_and_metered(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stepping, "time", SimpleNamespace(monotonic=clock))
+
     class Slow(Net):
         def forward(self, x: Tensor) -> Tensor:
-            stepping.time.sleep(0.01)
+            clock.sleep(0.01)
             return super().forward(x)
 
     cost = cost_of(Slow(), steps=10)
-    assert cost.steps >= 5
-    assert cost.step_s > 0.01
+    assert cost.steps == 10
+    assert cost.step_s == pytest.approx(0.01)
     assert cost.power_W == pytest.approx(300, rel=1e-3)
 
 
@@ -226,13 +232,7 @@ def test_an_error_later_on_is_a_probe_error_too() -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_power_that_cannot_be_read() -> None:
-    class Mute(ConstantSensor):
-        closed = 0
-
-        def close(self) -> None:
-            self.closed += 1
-
-    sensor = Mute("gpu", math.nan)
+    sensor = Constant(math.nan)
     with pytest.raises(ProbeError, match="power of the GPU could not be read"):
         cost_of(Net(), sensors=[sensor])
     assert sensor.closed
@@ -254,6 +254,8 @@ def h100(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml) -> FakeNvml:
     """A simulated H100, whose work the CPU does."""
     nvml.set_name(0, "NVIDIA H100 80GB HBM3")
     nvml.set_power(0, watts=250)
+    # Power alone is exact, whenever it is read.
+    nvml.fail("nvmlDeviceGetTotalEnergyConsumption", code=pynvml.NVML_ERROR_NOT_SUPPORTED, device=0)
     monkeypatch.setattr(probing, "_cuda_device", lambda gpu: CPU)
     monkeypatch.setattr(probing, "address_of", lambda device: "0")
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
@@ -266,7 +268,7 @@ def test_probe_of_a_simulated_gpu() -> None:
     assert found.gpu == resolve_gpu("H100")
     assert (found.workload.model, found.workload.optimizer) == ("PlNet", "sgd_momentum")
     assert found.workload.loop == "plain"  # no Trainer was there
-    assert found.power_W == pytest.approx(250, rel=0.02)
+    assert found.power_W == pytest.approx(250)
     assert found.steps * found.step_s > 0.9  # s
     assert found.energy_per_step_J == pytest.approx(found.step_s * found.power_W)
     assert "H100 80GB HBM3" in str(found)

@@ -6,78 +6,51 @@ More of it, which takes longer, is in tests/long.
 from __future__ import annotations
 
 import itertools
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from energyest import EnergyTrace, load_trace
+from tests.support.processes import (
+    EPOCHS,
+    Trained,
+    check_death,
+    check_truth,
+    parts,
+    train,
+    train_at_once,
+)
 
-EPOCHS = 4
-WATTS = {0: 100.0, 1: 30.0}
-
-pytestmark = pytest.mark.timeout(300)
-
-
-def train(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run tests/ranks.py in two processes; ended by force, it is a hang."""
-    return subprocess.run(
-        [sys.executable, "-m", "tests.ranks", str(folder), *options],
-        check=False,
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+pytestmark = pytest.mark.timeout(900)
 
 
-def said(result: subprocess.CompletedProcess[str], word: str) -> dict[str, Any]:
-    """The line of JSON that a process printed after a word."""
-    lines = [line for line in result.stdout.splitlines() if line.startswith(word + " ")]
-    assert len(lines) == 1, result.stdout + result.stderr
-    seen: dict[str, Any] = json.loads(lines[0].removeprefix(word))
-    return seen
+TRAININGS = ("monitor=no", "kill=1", "kill=0")
 
 
-def parts(folder: Path) -> list[EnergyTrace]:
-    return [load_trace(folder / "energy", ranks=[0]), load_trace(folder / "energy/rank1")]
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
+    results = train_at_once(tmp_path_factory.mktemp("ranks"), *TRAININGS)
+    return dict(zip(TRAININGS, results, strict=True))
 
 
-def check_truth(folder: Path) -> EnergyTrace:
-    """Each rank's energy is that of its GPU; their sum is that of both, or unknown."""
-    own = parts(folder)
-    for rank, trace in enumerate(own):
-        truth_J = WATTS[rank] * trace.column("duration_s")
-        assert trace.column("gpu_energy_J") == pytest.approx(truth_J, rel=1e-3)
-    whole = load_trace(folder / "energy")
-    both = min(map(len, own))
-    for name in ("energy_J", "gpu_energy_J"):
-        sums = sum(trace.column(name)[:both] for trace in own)
-        if name == "gpu_energy_J":
-            assert whole.column(name)[:both] == pytest.approx(sums)
-        assert np.isnan(whole.column(name)[both:]).all()
-    # Processors and memory are the machine's: one of the processes counts them.
-    assert whole.column("cpu_energy_J")[:both] == pytest.approx(
-        own[0].column("cpu_energy_J")[:both]
-    )
-    assert {d["kind"] for d in own[1].devices} == {"gpu"}
-    return whole
-
-
-def test_rank_0_shows_and_the_folder_holds_all_ranks(tmp_path: Path) -> None:
-    result, plain = train(tmp_path / "with"), train(tmp_path / "without", "monitor=no")
-    assert result.returncode == plain.returncode == 0, result.stderr
-    seen, without = said(result, "SEEN"), said(plain, "SEEN")
-    whole = check_truth(tmp_path / "with")
-    first, second = parts(tmp_path / "with")
+def test_rank_0_shows_and_the_folder_holds_all_ranks(
+    trained: dict[str, Trained], tmp_path: Path
+) -> None:
+    result, plain = train(tmp_path), trained["monitor=no"]
+    assert (result.statuses, plain.statuses) == ([0], [0, 0]), result.stderr + plain.stderr
+    seen, without = result.said("SEEN"), plain.said("SEEN")
+    whole = check_truth(tmp_path)
+    first, second = parts(tmp_path)
     assert len(whole) == len(first) == len(second) == EPOCHS
-    # While it trained: what had ended before was known by the next epoch at the latest.
+    # While it trained: what had ended before was known by the next epoch at the latest, or later by
+    # as long as others were busy.
+    ends_s = whole.column("end_s")
     for epoch, shown in enumerate(seen["epochs"]):
-        assert shown[:epoch] == pytest.approx(whole.column("gpu_energy_J")[:epoch], rel=1e-2)
+        known = np.isfinite(shown)
+        assert known[ends_s[: epoch + 1] < ends_s[epoch] - seen["busy_s"]].all()
+        assert np.array(shown)[known] == pytest.approx(
+            whole.column("gpu_energy_J")[: epoch + 1][known], rel=1e-2
+        )
     assert seen["total_J"] == pytest.approx(first.total_J + second.total_J)
     assert whole.total_J == pytest.approx(seen["total_J"])
     assert seen["projection_J"] == pytest.approx(whole.column("energy_J").sum())
@@ -105,18 +78,7 @@ def extra(calls: dict[str, int], than: dict[str, int]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("option", ["kill=1", "kill=0"])
-def test_every_folder_survives_the_death_of_a_rank(tmp_path: Path, option: str) -> None:
-    check_death(tmp_path, option)
-
-
-def check_death(tmp_path: Path, option: str) -> None:
-    """A rank dies or fails in its third epoch: what was measured is in every folder."""
-    result = train(tmp_path, option)
-    assert result.returncode != 0
-    assert "energyest" not in result.stderr
-    assert ("ValueError: rank 1 fails" in result.stderr) == (option == "fail=1")
-    whole = check_truth(tmp_path)
-    # Two epochs, or three: the one that failed had ended already.
-    assert all(2 <= len(trace) <= 3 for trace in parts(tmp_path))
-    assert np.isfinite(whole.column("energy_J")[:2]).all()
-    assert whole.meta["run_id"] == parts(tmp_path)[1].meta["run_id"]
+def test_every_folder_survives_the_death_of_a_rank(
+    trained: dict[str, Trained], option: str
+) -> None:
+    check_death(trained[option], option)

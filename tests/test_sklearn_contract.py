@@ -15,7 +15,7 @@ from sklearn.utils import estimator_checks
 from energyest.errors import EstimateError
 from energyest.estimators import PreModel, TableModel
 from energyest.estimators.pre.fitted import packaged
-from tests.test_pre_table import runs_table
+from tests.support.run_tables import runs_table
 
 MODELS: dict[type[BaseEstimator], dict[str, Any]] = {
     PreModel: {"start": None},

@@ -13,13 +13,7 @@ from energyest import EnergyTrace, NotStableError, PlannedChange, estimate_step
 from energyest.errors import EstimateError
 from energyest.estimators import find_stable_epoch
 from energyest.estimators.step.spikes import remaining_events, without_spikes
-
-
-def trace_of(energy_J, duration_s=2.0, *, meta=None, **columns) -> EnergyTrace:
-    energy = np.asarray(energy_J, dtype=float)
-    return EnergyTrace.from_epochs(
-        energy, np.broadcast_to(duration_s, energy.shape), meta=meta, **columns
-    )
+from tests.support.traces import trace_of
 
 
 def noisy(level: float, size: int, noise: float = 0.003) -> np.ndarray:

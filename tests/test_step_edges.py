@@ -11,7 +11,7 @@ from energyest import EnergyTrace, NotStableError, PlannedChange, estimate_step
 from energyest.errors import EstimateError
 from energyest.estimators import find_stable_epoch
 from energyest.estimators.step.spikes import without_spikes
-from tests.test_step import trace_of
+from tests.support.traces import trace_of
 
 NAN = math.nan
 

@@ -16,7 +16,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from energyest.profiling import flops
 from energyest.profiling.flops import FlopCount, count_forward_flops, count_training_ratios
-from tests.test_flops import Attention, Net, Noisy, Raises, Sneaky, StepOnly, assert_same, state_of
+from tests.support.models import (
+    Attention,
+    Net,
+    Noisy,
+    Raises,
+    Sneaky,
+    StepOnly,
+    assert_same,
+    state_of,
+)
 
 F0, F2, F4 = 2 * 8 * 16, 2 * 16 * 16, 2 * 16 * 4  # of the layers of `mlp`
 FORWARD = F0 + F2 + F4
@@ -257,7 +266,9 @@ def test_scripted_and_exotic_models_have_no_ratio() -> None:
         assert count_forward_flops(model, X).per_sample is None
 
 
-@pytest.mark.parametrize("batch", [X[:, :3], "text", None, [], {}], ids=str)
+@pytest.mark.parametrize(
+    "batch", [X[:, :3], "text", None, [], {}], ids=["tensor", "text", "None", "list", "dict"]
+)
 def test_no_input_no_ratio(batch: Any) -> None:
     assert count_training_ratios(mlp(), batch) is None
     assert count_training_ratios(Raises(), X) is None

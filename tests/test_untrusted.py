@@ -7,7 +7,6 @@ import math
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -23,11 +22,12 @@ from energyest.gpus import resolve_gpu
 from energyest.profiling import Probe
 from energyest.records import storage
 from energyest.records.safe_json import DEEPEST, parse_json
-from tests.fuzzing import Loader, fuzz, loaders, real_trace
-from tests.synthetic_pre import workload
-from tests.test_structure import MODULES, imports_of
+from simulation.fuzzing import Loader, fuzz, mutate
+from simulation.hostile_files import loaders, real_json, real_trace
+from simulation.synthetic_pre import workload
+from tests.support.cost import costs_at_most
+from tests.support.source import MODULES, ROOT, imports_of
 
-ROOT = Path(__file__).resolve().parents[1]
 NETWORK = {
     *("socket", "ssl", "urllib", "http", "requests", "ftplib", "smtplib", "telnetlib", "xmlrpc"),
     *("socketserver", "asyncio", "aiohttp", "httpx", "urllib3", "websockets", "torch.hub"),
@@ -86,7 +86,7 @@ def _circle(path: Path) -> None:
 
 @pytest.mark.parametrize("make", [_fifo, _device, _outside, _circle, Path.mkdir])
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.timeout(20)  # a FIFO that is opened blocks for ever
+@pytest.mark.timeout(120)  # a FIFO that is opened blocks for ever
 def test_what_is_no_file_of_the_folder(
     folder: Path, name: str, make: Callable[[Path], None]
 ) -> None:
@@ -172,7 +172,7 @@ def test_read_text(folder: Path) -> None:
         storage.read_text(folder, "text", 3)
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_a_model_that_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "model.json")
     for path in (tmp_path / "model.json", tmp_path):
@@ -213,10 +213,8 @@ def test_a_meta_that_could_not_be_read_back_is_not_written(folder: Path, tmp_pat
 
 
 def _quickly_refused(folder: Path, match: str) -> None:
-    begin_s = time.perf_counter()
-    with pytest.raises(TraceError, match=match):
+    with costs_at_most(10), pytest.raises(TraceError, match=match):
         load_trace(folder)
-    assert time.perf_counter() - begin_s < 10
 
 
 def test_rows_that_each_name_other_columns(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,11 +255,12 @@ def test_a_device_for_every_reading(folder: Path) -> None:
 
 @pytest.mark.parametrize("text", ["9" * 400, "9" * 10_000_000, "1e999", "NaN", "-Infinity"])
 def test_numbers_that_no_float_holds(folder: Path, text: str) -> None:
-    begin_s = time.perf_counter()
     for content in (text, f'{{"a": [{text}]}}'):
-        with pytest.raises(ValueError, match=r"is no number|limit|too large"):
+        with (
+            costs_at_most(5),
+            pytest.raises(ValueError, match=r"is no number|limit|too large"),
+        ):
             parse_json(content)
-    assert time.perf_counter() - begin_s < 5
 
 
 def test_depth() -> None:
@@ -378,11 +377,9 @@ def test_nothing_connects(tmp_path: Path) -> None:
 HOSTILE = """
 import contextlib, json, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import tests.fuzzing as fuzzing
 from energyest import EnergyestError, load_trace
 from energyest.estimators import PreModel, TableModel
-folder = Path(sys.argv[2])
+folder = Path(sys.argv[1])
 hostile = json.loads((folder / "inputs.json").read_text())
 WATCHED = {"pickle.find_class", "os.system", "subprocess.Popen", "os.exec", "os.posix_spawn",
            "exec", "compile", "import", "marshal.loads", "os.fork", "open"}
@@ -417,8 +414,6 @@ print(len(hostile), sorted(seen))
 def test_loading_runs_no_code(folder: Path, tmp_path: Path) -> None:
     import random
 
-    from tests.fuzzing import mutate, real_json
-
     dice, real = random.Random(1), real_trace()
     regressors = get_args(table_model.Regressor)
     models = [real_json(kind)["it.json"] for kind in regressors]
@@ -432,7 +427,7 @@ def test_loading_runs_no_code(folder: Path, tmp_path: Path) -> None:
     hostile = [one | {"model.json": m} for one, m in zip(hostile, models, strict=True)]
     texts = [{n: data.decode("latin-1") for n, data in one.items()} for one in hostile]
     (tmp_path / "inputs.json").write_text(json.dumps(texts))
-    script = [sys.executable, "-c", HOSTILE, str(ROOT), str(tmp_path)]
+    script = [sys.executable, "-c", HOSTILE, str(tmp_path)]
     done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.stdout == f"{len(hostile)} []\n", done.stderr
     assert not (tmp_path / "was-here").exists()

@@ -6,7 +6,6 @@ import math
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from types import SimpleNamespace
@@ -26,7 +25,8 @@ from energyest.measure.sensors import Detection, detect
 from energyest.measure.sensors.nvml import GpuAddress
 from energyest.measure.sensors.visible import visible_gpus
 from energyest.measure.torch_gpus import address_of, trained_on
-from tests.fake_nvml import FakeNvml
+from simulation.fake_nvml import FakeNvml
+from simulation.stepped import NvmlClock
 
 # Four GPUs, and MIG devices on the second.
 A, B, C, D = UUIDS = [
@@ -319,13 +319,13 @@ def test_speeds_that_are_not_known_count_as_slow(
 
 @pytest.mark.parametrize("visible", [f"{D},{B}", "3,1", "GPU-6e25,GPU-1c97"])
 def test_the_recorded_energy_is_that_of_the_gpus_in_use(
-    nvml: FakeNvml, environment: Callable[..., None], visible: str
+    nvml: FakeNvml, nvml_clock: NvmlClock, environment: Callable[..., None], visible: str
 ) -> None:
     alike(nvml)
     environment(visible)
     with energyest.track(components=["gpu"], interval_s=0.02) as run:
         for _ in run.epochs(2):
-            time.sleep(0.15)
+            nvml_clock.sleep(0.15)
     trace = run.trace
     power = trace.power.groupby("device")["power_W"].unique()
     assert {device: list(values) for device, values in power.items()} == {
@@ -670,13 +670,16 @@ def test_a_gap_among_the_numbers_of_mig_devices(nvml: FakeNvml) -> None:
 
 @pytest.mark.parametrize("names", [[M, N], [N, B, 1], None])
 def test_the_energy_of_a_shared_gpu_counts_once(
-    nvml: FakeNvml, environment: Callable[..., None], names: list[int | str] | None
+    nvml: FakeNvml,
+    nvml_clock: NvmlClock,
+    environment: Callable[..., None],
+    names: list[int | str] | None,
 ) -> None:
     sliced(nvml)
     environment(f"{N},{M}")
     with energyest.track(gpus=names, components=["gpu"], interval_s=0.02) as run:
         for _ in run.epochs(1):
-            time.sleep(0.15)
+            nvml_clock.sleep(0.15)
     assert run.trace.epochs["mean_power_W"][0] == pytest.approx(220, rel=0.05)
     (device,) = run.trace.meta["devices"]
     assert (device["uuid"], device["mig"], device["shared"]) == (B, MIGS, True)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.endurance.long_run import Run, sensors, without_threads
 from energyest import EnergyTrace, load_trace
 from energyest.measure.folder import TraceFolder
 from energyest.measure.sensors import Reading
 from energyest.measure.writer import TraceWriter
 from energyest.records import storage
+from simulation.stepped import Run, sensors, without_threads
 
 META = {"run_id": "r", "status": "running"}
 

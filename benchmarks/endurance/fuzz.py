@@ -27,7 +27,8 @@ import numpy as np
 import pandas as pd
 
 import energyest
-from tests.fuzzing import ForeignError, Outcome, fuzz, loaders
+from simulation.fuzzing import ForeignError, Outcome, fuzz
+from simulation.hostile_files import loaders
 
 
 def run(name: str, inputs: int, chance: int) -> tuple[Outcome | str, float]:

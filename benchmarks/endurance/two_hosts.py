@@ -35,7 +35,7 @@ import energyest
 from energyest import EnergyTrace, load_trace
 
 ROOT = Path(__file__).resolve().parents[2]
-WATTS = (100.0, 30.0, 50.0, 20.0)  # of tests/ranks.py
+WATTS = (100.0, 30.0, 50.0, 20.0)  # of simulation/ranks.py
 NAMES, ADDRESSES = ("host-a", "host-b"), ("10.77.0.1", "10.77.0.2")
 EPOCHS = 6
 # After so long without the others, gloo gives up; and this script, which takes that for a hang.
@@ -123,7 +123,7 @@ class Hosts:
             (host.disk / name).mkdir()
             launch = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "2"]
             meet = ["--node-rank", str(number), "--master-addr", ADDRESSES[0]]
-            script = ["--master-port", "29500", "-m", "tests.ranks", str(self.disk / name)]
+            script = ["--master-port", "29500", "-m", "simulation.ranks", str(self.disk / name)]
             options = (*options, "devices=2", "nodes=2", f"timeout_s={TIMEOUT_S}")
             processes.append(
                 subprocess.Popen(

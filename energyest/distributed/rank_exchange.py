@@ -21,7 +21,7 @@ from energyest.distributed.rank_copies import RankCopies, Update
 from energyest.distributed.store_connection import Store
 from energyest.distributed.store_worker import Request, StoreWorker
 from energyest.measure.recorder import Recorder
-from energyest.measure.tables import EpochTable
+from energyest.records.epoch_table import EpochTable
 from energyest.records.ranks import SUMMED, merge
 from energyest.records.trace import EnergyTrace
 

@@ -19,10 +19,10 @@ from energyest.checks import check_positive
 from energyest.errors import ConfigurationError, TraceError
 from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.ledger import Event, Mark
+from energyest.measure.reading_table import ReadingTable
 from energyest.measure.run_account import RunAccount
 from energyest.measure.sampler import Clock, Sampler
 from energyest.measure.sensors.base import Reading, Sensor
-from energyest.measure.tables import ReadingTable
 from energyest.measure.writer import TraceWriter
 from energyest.records.safe_json import parse_json
 from energyest.records.storage import encode_meta

@@ -16,7 +16,7 @@ from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.ledger import Event, Ledger, Mark, Usage, plus
 from energyest.measure.meter import Meter, PowerIntegral
 from energyest.measure.sensors.base import Device, Reading
-from energyest.measure.tables import EpochTable
+from energyest.records.epoch_table import EpochTable
 from energyest.records.storage import encode_amendment, encode_epoch
 
 log = logging.getLogger("energyest")

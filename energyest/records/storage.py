@@ -19,7 +19,6 @@ import json
 import math
 import os
 import reprlib
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from energyest.arrays import FloatArray
 from energyest.checks import is_count, is_number
 from energyest.errors import TraceError
+from energyest.records.epoch_table import EpochTable
 from energyest.records.safe_json import parse_json, read_bytes
 
 FORMAT = 1
@@ -153,7 +154,7 @@ def write_folder(
         raise TraceError(f"cannot write a trace to {folder}: {error}") from error
 
 
-def read_folder(folder: Path) -> tuple[Columns, Columns, dict[str, Any]]:
+def read_folder(folder: Path) -> tuple[dict[str, FloatArray], Columns, dict[str, Any]]:
     """Read a trace: the columns of its epochs, the columns of its readings, its meta.
 
     Raises:
@@ -254,7 +255,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     return {name: value for name, value in meta.items() if name != "format"}
 
 
-def _read_latest(folder: Path, run_id: object, epochs: Columns) -> dict[str, Any]:
+def _read_latest(folder: Path, run_id: object, epochs: Mapping[str, FloatArray]) -> dict[str, Any]:
     """What was known last of a run that has not ended; empty if that is not there or no good."""
     try:
         latest = parse_json(read_text(folder, LATEST_FILE, MOST_META_BYTES) or "null")
@@ -289,8 +290,8 @@ def _renew(sums: dict[str, Any], before: Mapping[str, Any], after: Mapping[str, 
                 sums[name] = old - was + has
 
 
-def _read_epochs(folder: Path) -> Columns:
-    table = _Table()
+def _read_epochs(folder: Path) -> dict[str, FloatArray]:
+    table = EpochTable(MOST_EPOCHS, MOST_VALUES)
     data = _read_bytes(folder, EPOCHS_FILE, MOST_EPOCHS_BYTES, whole_lines=True) or b""
     for number, line in enumerate(io.BytesIO(data), start=1):
         try:
@@ -298,7 +299,7 @@ def _read_epochs(folder: Path) -> Columns:
             amends = row.pop(AMENDS, None)
             values = {name: _number(value) for name, value in row.items()}
             if amends is not None:
-                table.amend(amends, values)
+                table.amend(values, amends)
             elif "epoch" in values:
                 table.append(values)
             else:
@@ -306,39 +307,7 @@ def _read_epochs(folder: Path) -> Columns:
         except (ValueError, TypeError, AttributeError, LookupError) as error:
             path = folder / EPOCHS_FILE
             raise TraceError(f"{path}, line {number}, is damaged: {error!r}") from error
-    return {name: np.array(values) for name, values in table.columns.items()}
-
-
-class _Table:
-    """Columns that grow by rows which may each lack some names; what lacks is NaN."""
-
-    def __init__(self) -> None:
-        self.columns: dict[str, array[float]] = {}
-        self._rows = 0
-
-    def append(self, values: Mapping[str, float]) -> None:
-        """Add a row."""
-        self._rows += 1
-        self._hold(values)
-        for name, column in self.columns.items():
-            column.append(values.get(name, math.nan))
-
-    def amend(self, row: object, values: Mapping[str, float]) -> None:
-        """Add to the row of that number."""
-        if not is_count(row) or row >= self._rows:
-            raise LookupError(f"there is no row {reprlib.repr(row)} to add to")
-        self._hold(values)
-        for name, value in values.items():
-            self.columns[name][row] = value
-
-    def _hold(self, values: Mapping[str, float]) -> None:
-        """Make columns of new names, as long as the others are; refuse what grows too large."""
-        new = [name for name in values if name not in self.columns]
-        names = len(self.columns) + len(new)
-        if self._rows > MOST_EPOCHS or self._rows * names > MOST_VALUES:
-            raise ValueError(f"{self._rows} rows of {names} columns are too much")
-        before = len(next(iter(self.columns.values()), ()))
-        self.columns.update((name, array("d", [math.nan]) * before) for name in new)
+    return table.columns()
 
 
 def _number(value: object) -> float:

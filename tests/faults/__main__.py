@@ -13,8 +13,8 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.fake_nvml import build
-from tests.faults import CASES, LONGEST_CALL_S, PARTS, Case, Outcome, load_cases, start_all
+from simulation.fake_nvml import build
+from tests.faults import CASES, LONGEST_CALL_S, PARTS, Case, Outcome, load_cases, running
 
 HEAD = f"""# Faults
 
@@ -26,7 +26,8 @@ NVML library in the place of the driver, and measures what comes of it; the test
 (`tests/test_faults.py`) and fails where an outcome is another. In the last column, *error* is that
 of the run's energy against what the simulated GPUs have really drawn, *missing* what the trace says
 was not measured, *longest call* what the monitor held the training up for, and *lost* what the
-trace of a run that was cut off knows nothing of.
+trace of a run that was cut off knows nothing of. Readings that fail or are wrong go by a simulated
+clock here, on which no call takes long; by the real one, they are in `tests/long`.
 
 In all of them the training goes on, or ends with its own exit status. *Is not held up* means that
 no call of the monitor at the start or end of an epoch takes longer than {LONGEST_CALL_S:g} s.
@@ -83,9 +84,9 @@ def main(*names: str) -> int:
     load_cases()
     complaints = []
     with tempfile.TemporaryDirectory() as folder:
-        pool, futures = start_all(names or list(CASES), build(Path(folder)), Path(folder))
-        with pool:
-            outcomes = {name: future.result()[name] for name, future in futures.items()}
+        wanted = names or tuple(CASES)
+        with running(wanted, build(Path(folder)), Path(folder)) as outcome_of:
+            outcomes = {name: outcome_of(name) for name in wanted}
     print(HEAD.format(made=made()))
     for part, heading in PARTS.items():
         print(f"## {heading}\n\n| fault | the training | the trace | measured |\n|---|---|---|---|")

@@ -17,6 +17,7 @@ from unittest import mock
 from energyest import load_trace, track
 from energyest.measure import folder as folder_module
 from energyest.records import storage
+from simulation.scene import Scene
 from tests.faults import (
     Outcome,
     all_epochs_recorded,
@@ -28,7 +29,7 @@ from tests.faults import (
     warns,
     within,
 )
-from tests.faults.scene import Scene, train
+from tests.faults.training import train
 
 GOES_ON = "goes on, is not held up"
 WRITER = "energyest.measure.writer"

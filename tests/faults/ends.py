@@ -15,6 +15,8 @@ from unittest import mock
 
 from energyest import load_trace, track
 from energyest.tracking.track import Run
+from simulation.busy import all_waited_s
+from simulation.scene import Scene
 from tests.faults import (
     Outcome,
     all_epochs_recorded,
@@ -29,12 +31,18 @@ from tests.faults import (
     status,
     within,
 )
-from tests.faults.scene import Scene, exit_status_of, in_a_fork, of_trace, train
+from tests.faults.training import (
+    WATTS,
+    draw_exactly,
+    exit_status_of,
+    in_a_fork,
+    of_trace,
+    train,
+)
 
-WATTS = 300.0
 OWN_EXIT = "ends with its own exit status"
 CUT = "interrupted by the end of the process"
-RATE = "energyest.measure.tables.ROWS_PER_RATE"
+RATE = "energyest.measure.reading_table.ROWS_PER_RATE"
 
 
 def cut_off(
@@ -61,30 +69,31 @@ def cut_off(
     def train_on() -> None:
         # Readings are thinned as they are in a run of weeks: none comes to the disk in this one.
         with mock.patch(RATE, 1):
-            scene.draw(0, WATTS)
+            draw_exactly(scene)
             run = track(folder / "energy", gpus=[0], components=["gpu"])
             run.start()
             os.write(pipe, f"{time.monotonic()}\n".encode())
             for epoch in range(3):
+                busy_s = all_waited_s()
                 run.start_epoch(epoch, continues=epoch > 0)
                 time.sleep(1 if epoch < 2 else after_s - 2)
                 if epoch < 2:
                     run.end_epoch()
-            os.write(pipe, f"{time.monotonic()}\n".encode())
+            os.write(pipe, f"{time.monotonic()} {all_waited_s() - busy_s}\n".encode())
             end(run)
 
     pid = in_a_fork(train_on)
     os.close(pipe)
     with os.fdopen(reader) as lines:
         began_s = float(lines.readline())
-        ended_s = float(lines.readline())
+        ended_s, busy_s = map(float, lines.readline().split())
         if from_outside is not None:
             from_outside(pid)
     outcome_status = exit_status_of(pid)
     trace = load_trace(folder / "energy")
     outcome = of_trace(trace)
     outcome.exit_status, outcome.expected_exit = outcome_status, expected_exit
-    outcome.epochs = 2
+    outcome.epochs, outcome.busy_s = 2, round(busy_s, 3)
     outcome.lost_s = round(ended_s - began_s - trace.total_J / WATTS, 3)
     cut = trace.meta.get("interrupted_epoch", {})
     outcome.facts["interrupted epoch"] = cut.get("epoch")
@@ -276,14 +285,12 @@ def forks(scene: Scene, folder: Path) -> Outcome:
     fact("error of the other run is below 1 %", True),
 )
 def two_runs(scene: Scene, folder: Path) -> Outcome:
-    scene.draw(0, WATTS)
+    draw_exactly(scene)
     with track(folder / "energy", gpus=[0], components=["gpu"]) as other:
-        began_s = time.monotonic()
         outcome = train(scene, folder / "energy")
-        ended_s = time.monotonic()
     assert other.folder == folder / "energy"
-    true_J = scene.energy_J(0, began_s, ended_s)
-    error = relative(load_trace(folder / "energy").total_J, true_J)
+    trace = load_trace(folder / "energy")
+    error = relative(trace.total_J, WATTS * trace.meta["duration_s"])
     outcome.facts["error of the other run is below 1 %"] = error is not None and abs(error) < 1
     return outcome
 

@@ -10,6 +10,17 @@ from pathlib import Path
 import pynvml
 
 from energyest.measure.sensors import Reading, Sensor, detect
+from simulation.busy import all_waited_s
+from simulation.scene import (
+    AVERAGE,
+    COUNTER,
+    EVERYTHING,
+    MEMORY,
+    POWER,
+    TEMPERATURE,
+    UTILIZATION,
+    Scene,
+)
 from tests.faults import (
     Check,
     Outcome,
@@ -26,17 +37,7 @@ from tests.faults import (
     unknown,
     within,
 )
-from tests.faults.scene import (
-    AVERAGE,
-    COUNTER,
-    EVERYTHING,
-    MEMORY,
-    POWER,
-    TEMPERATURE,
-    UTILIZATION,
-    Scene,
-    train,
-)
+from tests.faults.training import train
 
 GOES_ON = "goes on, is not held up"
 # Each sort of reading fails on a GPU of its own, and all of them on the last.
@@ -86,6 +87,7 @@ def report_power(scene: Scene, watts: float) -> None:
     within(1),
     nothing_missing,
     failed_readings(LAST, 1),
+    simulated=True,
 )
 def fails_once(scene: Scene, folder: Path) -> Outcome:
     scene.driver.set_device_count(len(SORTS))
@@ -101,6 +103,7 @@ def fails_once(scene: Scene, folder: Path) -> Outcome:
     within(1),
     nothing_missing,
     failed_readings(LAST, 8),
+    simulated=True,
 )
 def fails_often(scene: Scene, folder: Path) -> Outcome:
     scene.driver.set_device_count(len(SORTS))
@@ -116,6 +119,7 @@ def fails_often(scene: Scene, folder: Path) -> Outcome:
     within(1, of_an_epoch=7),  # how the gap of the sixth GPU spreads over its epochs is not known
     nothing_missing,
     failed_readings(LAST, 30),
+    simulated=True,
 )
 def fails_for_4_s(scene: Scene, folder: Path) -> Outcome:
     scene.driver.set_device_count(len(SORTS))
@@ -132,6 +136,7 @@ def fails_for_4_s(scene: Scene, folder: Path) -> Outcome:
     unknown(1, 2, 3, 4, 5, 6),
     nothing_missing,
     failed_readings(LAST, 40),
+    simulated=True,
 )
 def fails_for_5_s(scene: Scene, folder: Path) -> Outcome:
     scene.driver.set_device_count(len(SORTS))
@@ -146,6 +151,7 @@ def fails_for_5_s(scene: Scene, folder: Path) -> Outcome:
     *always,
     within(1),
     nothing_missing,
+    simulated=True,
 )
 def one_sort_fails_for_ever(scene: Scene, folder: Path) -> Outcome:
     scene.driver.set_device_count(len(SORTS) - 1)
@@ -169,6 +175,7 @@ def one_sort_fails_for_ever(scene: Scene, folder: Path) -> Outcome:
     missing("gpu:1", 0, 0),
     failed_readings("gpu:0", 50),
     fact("other GPU is right", True),
+    simulated=True,
 )
 def gpu_is_lost(scene: Scene, folder: Path) -> Outcome:
     outcome = train(scene, folder / "energy", gpus=(0, 1), at={2: lambda: lose(scene, 0)}, epochs=9)
@@ -186,6 +193,7 @@ def gpu_is_lost(scene: Scene, folder: Path) -> Outcome:
     total_within(1),
     unknown(1, 2, 3, 4, 5, 6, 7, 8),
     nothing_missing,
+    simulated=True,
 )
 def gpu_comes_back(scene: Scene, folder: Path) -> Outcome:
     at = {1: lambda: lose(scene, 0), 8: lambda: lose(scene, 0, code=0)}
@@ -200,6 +208,7 @@ def gpu_comes_back(scene: Scene, folder: Path) -> Outcome:
     unknown(1, 2, 3, 4, 5, 6, 7, 8),
     total_unknown,
     missing("gpu:0", 6.9, 9),
+    simulated=True,
 )
 def gpu_comes_back_reset(scene: Scene, folder: Path) -> Outcome:
     def back() -> None:
@@ -219,7 +228,7 @@ def counter_case(
         return train(scene, folder / "energy", at={1: lambda: act(scene)}, epochs=epochs)
 
     provoke.__name__ = name
-    case(fault, GOES_ON, trace, *always, within(1), nothing_missing)(provoke)
+    case(fault, GOES_ON, trace, *always, within(1), nothing_missing, simulated=True)(provoke)
 
 
 STANDS_IN = "nothing is missing: power stands in"
@@ -243,14 +252,22 @@ counter_case(
 )
 
 
-@case("the counter runs backwards", GOES_ON, STANDS_IN, *always, within(1), nothing_missing)
+@case(
+    "the counter runs backwards",
+    GOES_ON,
+    STANDS_IN,
+    *always,
+    within(1),
+    nothing_missing,
+    simulated=True,
+)
 def counter_runs_backwards(scene: Scene, folder: Path) -> Outcome:
     class Backwards:
         """What the driver says, but with a counter that falls as fast as it should rise."""
 
         def __init__(self, sensor: Sensor) -> None:
             self.sensor, self.device = sensor, sensor.device
-            self.began_s = time.monotonic()
+            self.began_s = scene.clock()
 
         def read(self, time_s: float) -> Reading:
             reading = self.sensor.read(time_s)
@@ -273,6 +290,7 @@ def counter_runs_backwards(scene: Scene, folder: Path) -> Outcome:
     unknown(1, 2, 3, 4),
     total_unknown,
     missing("gpu:0", 3.4, 5),
+    simulated=True,
 )
 def counter_stands_still_alone(scene: Scene, folder: Path) -> Outcome:
     without_power(scene)
@@ -297,6 +315,7 @@ def power_case(name: str, fault: str, watts: float) -> None:
         *always,
         within(1),
         nothing_missing,
+        simulated=True,
     )(with_counter)
 
     def alone(scene: Scene, folder: Path) -> Outcome:
@@ -314,6 +333,7 @@ def power_case(name: str, fault: str, watts: float) -> None:
         unknown(1, 2, 3, 4, 5, 6, 7),
         total_unknown,
         failed_readings("gpu:0", 55),
+        simulated=True,
     )(alone)
 
 
@@ -328,6 +348,7 @@ power_case("power_reads_absurdly", "5 kW at a limit of 700 W", 5000)
     *always,
     within(1),
     nothing_missing,
+    simulated=True,
 )
 def power_reads_nan(scene: Scene, folder: Path) -> Outcome:
     class Odd:
@@ -348,6 +369,10 @@ def power_reads_nan(scene: Scene, folder: Path) -> Outcome:
 
 # ---------------------------------------------------------------------- calls that hang
 
+HANG_S = 10.0
+# A gap that is longer is none to be bridged.
+BRIDGED_S = 5.0
+
 
 @case(
     "a call of the driver hangs for 10 s",
@@ -356,12 +381,35 @@ def power_reads_nan(scene: Scene, folder: Path) -> Outcome:
     "before its end are NaN, over the others its energy is spread evenly",
     *always,
     total_within(1),
-    unknown(1, 2, 3, 4, 5, perhaps=[6], percent=20),
+    fact("epochs that are NaN or not without reason", []),
     nothing_missing,
 )
 def driver_hangs(scene: Scene, folder: Path) -> Outcome:
-    at = {1: lambda: scene.driver.delay(COUNTER, seconds=10, times=1)}
-    return train(scene, folder / "energy", at=at, epochs=14)
+    began_s = 0.0
+
+    def hang() -> None:
+        nonlocal began_s
+        began_s = time.monotonic()
+        scene.driver.delay(COUNTER, seconds=HANG_S, times=1)
+
+    outcome = train(scene, folder / "energy", at={1: hang}, epochs=14, counter=True)
+    # Of an epoch that ends so close to 5 s before, the time at which the call comes back decides.
+    late_s = 0.5 + all_waited_s()
+    wrong = []
+    for number, (error, end_s) in enumerate(
+        zip(outcome.epoch_errors, scene.ends_s[1:-1], strict=True)
+    ):
+        before_s = began_s + HANG_S - end_s
+        if end_s > began_s and before_s > BRIDGED_S + 0.1:
+            is_wrong = error is not None
+        elif end_s < began_s or before_s < BRIDGED_S - late_s:
+            is_wrong = error is None or abs(error) > 20
+        else:
+            continue
+        if is_wrong:
+            wrong.append(f"epoch {number}: {error}")
+    outcome.facts["epochs that are NaN or not without reason"] = wrong
+    return outcome
 
 
 @case(
@@ -376,6 +424,6 @@ def driver_hangs(scene: Scene, folder: Path) -> Outcome:
 )
 def driver_hangs_for_ever(scene: Scene, folder: Path) -> Outcome:
     at = {1: lambda: scene.driver.delay(COUNTER, seconds=100, times=1)}
-    outcome = train(scene, folder / "energy", at=at, epochs=9)
+    outcome = train(scene, folder / "energy", at=at, epochs=9, counter=True)
     outcome.facts["its end takes less than 3 s"] = scene.end_took_s < 3
     return outcome

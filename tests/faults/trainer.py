@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from energyest import load_trace
 from energyest.measure.sensors import detect
+from simulation.scene import Scene
 from tests.faults import (
     Outcome,
     all_epochs_recorded,
@@ -26,15 +27,13 @@ from tests.faults import (
     status,
     within,
 )
-from tests.faults.scene import Scene, exit_status_of, in_a_fork, of_trace
+from tests.faults.training import WATTS, draw_exactly, exit_status_of, in_a_fork, of_trace
 
 if TYPE_CHECKING:
     from energyest import EnergyMonitor
 
-WATTS = 300.0
 BATCHES = 4
-# On a busy machine, the time of a reading is known to some 10 ms; an epoch here lasts for 0.2 s.
-RIGHT = within(1, of_an_epoch=10)
+RIGHT = within(1)
 HOOKS = (
     "setup",
     "on_fit_start",
@@ -98,7 +97,7 @@ def monitor(scene: Scene, folder: Path) -> EnergyMonitor:
     """A monitor of GPU 0, which draws so much all the time."""
     from energyest import EnergyMonitor
 
-    scene.draw(0, WATTS)
+    draw_exactly(scene)
     return EnergyMonitor(folder, sensors=detect([0], components=["gpu"]), count_flops=False)
 
 

@@ -200,6 +200,17 @@ class FakeNvml:
         """Let a process compute on the GPU, up to 8 of them, until the next reset."""
         self._call("fake_add_process", device, pid, used_bytes)
 
+    def set_time(self, seconds: float | None) -> None:
+        """Run by a clock that stands still until it is set anew; None: by the real one, as before.
+
+        A call that hangs then returns at once, and the clock has gone on by as much.
+        """
+        self._call("fake_set_time", -1 if seconds is None else round(seconds * 1e9))
+
+    def time(self) -> float:
+        """Seconds by the clock that the counters run by."""
+        return self._call("fake_time") / 1e9
+
     # How the calls go
 
     def fail(

@@ -130,6 +130,7 @@ typedef struct {
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t was_reset;
 static int64_t generation; /* counts resets */
+static int64_t set_ns = -1; /* the time by which the counters run, where it is set by hand */
 static int64_t init_count;
 static int device_count;
 static Device devices[MAX_DEVICES]; /* their addresses are the handles */
@@ -148,6 +149,11 @@ static int64_t now_ns(clockid_t clock)
     struct timespec t;
     clock_gettime(clock, &t);
     return t.tv_sec * NS_PER_S + t.tv_nsec;
+}
+
+static int64_t physics_ns(void)
+{
+    return set_ns < 0 ? now_ns(CLOCK_MONOTONIC) : set_ns;
 }
 
 static int copy(char *text, unsigned length, const char *from)
@@ -188,9 +194,13 @@ static int64_t apply(Rule *rule, int64_t otherwise)
 }
 
 /* Waits, and others can have the mutex meanwhile. A reset ends the wait, so that no hanging call
- * outlives its test. */
+ * outlives its test. Time that is set by hand passes at once. */
 static void hang(int64_t ms)
 {
+    if (set_ns >= 0) {
+        set_ns += ms * NS_PER_MS;
+        return;
+    }
     int64_t end = now_ns(CLOCK_MONOTONIC) + ms * NS_PER_MS, born = generation;
     struct timespec deadline = {end / NS_PER_S, end % NS_PER_S};
     while (generation == born && pthread_cond_timedwait(&was_reset, &mutex, &deadline) != ETIMEDOUT)
@@ -258,7 +268,7 @@ static int index_of(const Device *device)
 /* Brings the energy up to date; to be called before anything changes that it depends on. */
 static void settle(Device *device)
 {
-    int64_t now = now_ns(CLOCK_MONOTONIC);
+    int64_t now = physics_ns();
     if (!device->frozen)
         device->energy_pj += (__int128)device->power_mw * (now - device->since_ns);
     device->since_ns = now;
@@ -587,6 +597,7 @@ int64_t fake_reset(void)
     pthread_mutex_lock(&mutex);
     generation++;
     pthread_cond_broadcast(&was_reset);
+    set_ns = -1;
     init_count = 0;
     device_count = 2;
     memset(functions, 0, sizeof functions);
@@ -630,6 +641,27 @@ int64_t fake_set_device_count(int64_t count)
     if (valid)
         device_count = (int)count;
     return leave(valid ? 0 : -1);
+}
+
+/* From the real time to one that is set, or back (a negative one), no energy is drawn. */
+int64_t fake_set_time(int64_t ns)
+{
+    pthread_mutex_lock(&mutex);
+    int other_clock = (ns < 0) != (set_ns < 0);
+    for (int i = 0; other_clock && i < MAX_DEVICES; i++)
+        settle(&devices[i]);
+    set_ns = ns < 0 ? -1 : ns;
+    for (int i = 0; other_clock && i < MAX_DEVICES; i++)
+        devices[i].since_ns = physics_ns();
+    return leave(0);
+}
+
+int64_t fake_time(void)
+{
+    pthread_mutex_lock(&mutex);
+    int64_t ns = physics_ns();
+    pthread_mutex_unlock(&mutex);
+    return ns;
 }
 
 #define CONTROL(function, type, statement)                                                         \

@@ -1,10 +1,10 @@
-"""What a recorder keeps in memory: rows of epochs, and readings thinned as they become many."""
+"""`ReadingTable`: readings in memory, thinned as they become many."""
 
 from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,57 +16,6 @@ from energyest.measure.sensors.base import Reading
 # two, four, ... readings of a device are merged into one, for as many rows again. Rows so grow as
 # the logarithm of time: 146,000 in a month of ten devices at 10 Hz, of 50 bytes each.
 ROWS_PER_RATE = 10_000
-
-
-class EpochTable:
-    """Rows of epochs in columns: 8 bytes a value, however long a run is."""
-
-    def __init__(self) -> None:
-        self._columns: dict[str, array[float]] = {}
-        self._rows = 0
-
-    def append(self, row: Mapping[str, float]) -> None:
-        """Add a row; names it lacks are NaN in it, names it brings are NaN in earlier rows."""
-        self._rows += 1
-        self._put(row)
-
-    def amend(self, values: Mapping[str, float]) -> None:
-        """Add to the last row; without a row there is nothing to add to."""
-        if self._rows:
-            self._put(values)
-
-    def __len__(self) -> int:
-        return self._rows
-
-    def _put(self, values: Mapping[str, float]) -> None:
-        for name in values:
-            self._columns.setdefault(name, array("d"))
-        for name, column in self._columns.items():
-            column.extend([math.nan] * (self._rows - len(column)))
-            if name in values:
-                column[-1] = values[name]
-
-    def columns(self, more: Sequence[Mapping[str, float]] = ()) -> dict[str, NDArray[np.float64]]:
-        """A copy of the columns, read-only and each of shape (rows,), with some more rows."""
-        names = dict.fromkeys([*self._columns, *(name for row in more for name in row)])
-        columns = {name: np.full(self._rows + len(more), math.nan) for name in names}
-        for name, values in columns.items():
-            if name in self._columns:
-                values[: self._rows] = self._columns[name]
-            values[self._rows :] = [row.get(name, math.nan) for row in more]
-            values.flags.writeable = False
-        return columns
-
-    def rows_from(self, first: int) -> list[dict[str, float]]:
-        """The rows from one of them on."""
-        return [
-            {name: column[row] for name, column in self._columns.items()}
-            for row in range(first, self._rows)
-        ]
-
-    def last(self) -> dict[str, float]:
-        """The last row; empty if there is none."""
-        return self.rows_from(self._rows - 1)[0] if self._rows else {}
 
 
 class ReadingTable:

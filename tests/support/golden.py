@@ -1,7 +1,7 @@
 """Numbers that no change of structure may move: STEP, baselines, PRE, the trade-off analysis.
 
-`python -m tests.golden` writes tests/data/golden.json anew; do that only where a change is meant to
-change results, and say so in its commit.
+`python -m tests.support.golden` writes tests/data/golden.json.gz anew; do that only where a change
+is meant to change results, and say so in its commit.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from energyest.tradeoff import (
     savings,
 )
 
-DATA = Path(__file__).parent / "data"
-CHOICES = Path(__file__).parents[1] / "examples" / "data" / "choices.tar.gz"
+DATA = Path(__file__).parents[1] / "data"
+CHOICES = Path(__file__).parents[2] / "examples" / "data" / "choices.tar.gz"
 GPUS = ("H100", "A100", "RTX 3090", "V100", "L4")
 Numbers = dict[str, float | str | None]
 

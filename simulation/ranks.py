@@ -1,5 +1,7 @@
-"""Trains on several CPU processes; run by test_ranks.py and by benchmarks/two_hosts.py:
-`python -m tests.ranks FOLDER [option ...]`, or the same under torchrun.
+"""Trains on several CPU processes.
+
+Run by tests/test_ranks.py and by benchmarks/two_hosts.py: `python -m simulation.ranks FOLDER
+[option ...]`, or the same under torchrun.
 
 Prints, from rank 0, a line of JSON with what the monitor showed while the training ran.
 
@@ -18,6 +20,7 @@ import signal
 import sys
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +34,10 @@ from energyest import EnergyMonitor
 from energyest.distributed import rank_exchange as group
 from energyest.lightning import monitor as lightning
 from energyest.measure.sensors import Device, Reading
+from simulation.busy import all_waited_s, held_up_s
 
-OPTIONS = dict(argument.partition("=")[::2] for argument in sys.argv[2:])
-EPOCHS, BATCHES = int(OPTIONS.get("epochs", 4)), 8
-STEP_S = float(OPTIONS.get("step_s", 0.05))
+OPTIONS: dict[str, str] = {}  # of this process
+BATCHES = 8
 # What each rank's GPU draws.
 WATTS = (100.0, 30.0, 50.0, 20.0)
 COLLECTIVES = (
@@ -83,6 +86,8 @@ class Monitor(EnergyMonitor):
 
 
 class Net(pl.LightningModule):
+    """One layer, whose step takes as long as it is told to."""
+
     def __init__(self) -> None:
         super().__init__()
         self.layer = torch.nn.Linear(4, 2)
@@ -94,7 +99,7 @@ class Net(pl.LightningModule):
             fully_shard(self.layer, mesh=self.device_mesh["data_parallel"])
 
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
-        time.sleep(STEP_S)
+        time.sleep(float(OPTIONS.get("step_s", 0.05)))
         loss = self.layer(batch[0]).square().mean()
         self.log("loss", loss, sync_dist=True, on_epoch=True, on_step=False)
         return loss
@@ -119,9 +124,7 @@ class Watch(pl.Callback):
         share = group.RankExchange.share
 
         def timed(*args: Any, **kwargs: Any) -> None:
-            began_s = time.monotonic()
-            share(*args, **kwargs)
-            self.seen["wait_s"].append(time.monotonic() - began_s)
+            self.seen["wait_s"].append(held_up_s(partial(share, *args, **kwargs)))
 
         group.RankExchange.share = timed  # type: ignore[method-assign]
 
@@ -140,10 +143,20 @@ class Watch(pl.Callback):
         if trainer.current_epoch == 2 and OPTIONS.get("fail") == str(trainer.global_rank):
             raise ValueError(f"rank {trainer.global_rank} fails")
         if trainer.current_epoch == 2 and OPTIONS.get("kill") == str(trainer.global_rank):
+            self.wait_for_the_disk()
             os.kill(os.getpid(), signal.SIGKILL)
         if self.monitor is not None:
             self.seen["epochs"].append(list(self.monitor.trace.column("gpu_energy_J")))
         print(f"RANK {trainer.global_rank} ended epoch {trainer.current_epoch}", flush=True)
+
+    def wait_for_the_disk(self) -> None:
+        """The epochs that have ended before this one are on it at once, unless others are busy."""
+        assert self.monitor is not None
+        assert self.monitor.folder is not None
+        file = self.monitor.folder / "epochs.jsonl"
+        give_up_s = time.monotonic() + 60
+        while file.read_text().count("\n") < 2 and time.monotonic() < give_up_s:
+            time.sleep(0.01)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for parameter in pl_module.parameters():
@@ -152,7 +165,7 @@ class Watch(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if trainer.global_rank == 0:
-            seen: dict[str, Any] = dict(self.seen)
+            seen: dict[str, Any] = {**self.seen, "busy_s": all_waited_s()}
             if self.monitor is not None:
                 seen["total_J"] = self.monitor.total_J
                 projection = self.monitor.projection
@@ -160,7 +173,8 @@ class Watch(pl.Callback):
             print("SEEN " + json.dumps(seen), flush=True)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, *options: str) -> None:
+    OPTIONS.update(option.partition("=")[::2] for option in options)
     torch.manual_seed(0)
     monitor = None if OPTIONS.get("monitor") == "no" else Monitor()
     strategy: Any = OPTIONS.get("strategy", "ddp")
@@ -169,7 +183,7 @@ def main(folder: Path) -> None:
     if strategy == "model_parallel":
         strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
     trainer = pl.Trainer(
-        max_epochs=EPOCHS,
+        max_epochs=int(OPTIONS.get("epochs", 4)),
         accelerator="cpu",
         devices=int(OPTIONS.get("devices", 2)),
         num_nodes=int(OPTIONS.get("nodes", 1)),
@@ -190,4 +204,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

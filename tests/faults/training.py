@@ -4,60 +4,32 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pynvml
+
 from energyest import load_trace, track
 from energyest.records.trace import EnergyTrace
-from tests.fake_nvml import FakeNvml
+from simulation.busy import held_up_s, waited_s
+from simulation.scene import COUNTER, Scene
+from simulation.stepped import RealClock
 from tests.faults import Outcome, relative
 
-POWER = "nvmlDeviceGetFieldValues"
-AVERAGE = "nvmlDeviceGetPowerUsage"
-COUNTER = "nvmlDeviceGetTotalEnergyConsumption"
-UTILIZATION = "nvmlDeviceGetUtilizationRates"
-MEMORY = "nvmlDeviceGetMemoryInfo"
-TEMPERATURE = "nvmlDeviceGetTemperature"
-EVERYTHING = (POWER, AVERAGE, COUNTER, UTILIZATION, MEMORY, TEMPERATURE)
+# What a GPU draws by the real clock; by a simulated one, a third more in every other epoch.
+WATTS, MORE_W = 300.0, 400.0
 
 
-@dataclass
-class Scene:
-    """The simulated GPUs, and what they really draw.
-
-    Attributes:
-        driver: the simulated driver.
-        steps: GPU -> instants at which its power changed, with the watts from then on.
-        trace: of the last training, as it was in memory.
-        folder: of the last training.
-        end_took_s: how long its end took.
-    """
-
-    driver: FakeNvml
-    steps: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
-    trace: EnergyTrace = field(default_factory=lambda: EnergyTrace({}))
-    folder: Path | None = None
-    end_took_s: float = 0.0
-
-    def draw(self, gpu: int, watts: float) -> None:
-        """Draw so much from now on."""
-        self.driver.set_power(gpu, watts=watts)
-        self.steps.setdefault(gpu, []).append((time.monotonic(), watts))
-
-    def energy_J(self, gpu: int, start_s: float, end_s: float) -> float:
-        """What a GPU has really drawn."""
-        steps = [*self.steps[gpu], (float("inf"), 0.0)]
-        spans = pairwise(steps)
-        return sum(
-            watts * max(0.0, min(until_s, end_s) - max(since_s, start_s))
-            for (since_s, watts), (until_s, _) in spans
-        )
+def draw_exactly(scene: Scene, gpu: int = 0) -> None:
+    """Draw always the same, without a counter: energy is exact, whenever the GPU is read."""
+    scene.draw(gpu, WATTS)
+    scene.driver.fail(COUNTER, code=pynvml.NVML_ERROR_NOT_SUPPORTED, device=gpu)
 
 
 def train(
@@ -70,11 +42,15 @@ def train(
     at: Mapping[int, Callable[[], object]] | None = None,
     sensors: Sequence[Any] | None = None,
     load: bool = True,
+    counter: bool = False,
 ) -> Outcome:
     """Train, with something happening in the middle of some epochs, and compare with the truth.
 
+    By the simulated clock, the truth is what the GPUs drew between the edges of the epochs. By the
+    real one, on which threads may be late, power is constant, and the truth is power × duration.
+
     Args:
-        scene: the simulated GPUs, which draw 300 W and 400 W in turn.
+        scene: the simulated GPUs, and the clock.
         folder: of the trace.
         epochs: how many.
         seconds: how long each of them lasts.
@@ -82,48 +58,54 @@ def train(
         at: epoch -> what happens in the middle of it.
         sensors: in place of those of the GPUs.
         load: compare what is on disk afterwards, and not what is in memory.
+        counter: by the real clock, too, GPUs have an energy counter.
     """
     at = at or {}
-    ends_s, slowest_s = [], 0.0
+    clock, simulated = scene.clock, not isinstance(scene.clock, RealClock)
+    calls_s = [0.0]
     for gpu in gpus:
-        scene.draw(gpu, 300)
+        if simulated or counter:
+            scene.draw(gpu, WATTS)
+        else:
+            draw_exactly(scene, gpu)
     with track(folder, gpus=gpus, components=["gpu"], sensors=sensors) as run:
-        ends_s.append(time.monotonic())
+        ends_s = [clock()]
         for epoch in range(epochs):
-            before_s = time.monotonic()
-            run.start_epoch(epoch, continues=epoch > 0)
-            for gpu in gpus:
-                scene.draw(gpu, 300 + 100 * (epoch % 2))
-            slowest_s = max(slowest_s, time.monotonic() - before_s)
-            time.sleep(seconds / 2)
+            calls_s.append(held_up_s(partial(run.start_epoch, epoch, continues=epoch > 0)))
+            for gpu in gpus if simulated else ():
+                scene.draw(gpu, MORE_W if epoch % 2 else WATTS)
+            clock.sleep(seconds / 2)
             at.get(epoch, int)()
-            time.sleep(seconds / 2)
-            ends_s.append(time.monotonic())
-            run.end_epoch()
-            slowest_s = max(slowest_s, time.monotonic() - ends_s[-1])
-        ends_s.append(time.monotonic())
-    scene.end_took_s = time.monotonic() - ends_s[-1]
-    scene.trace, scene.folder = run.trace, run.folder
+            clock.sleep(seconds / 2)
+            ends_s.append(clock())
+            calls_s.append(held_up_s(run.end_epoch))
+        ends_s.append(clock())
+        scene.end_took_s = -time.monotonic() + waited_s()
+    scene.end_took_s += time.monotonic() - waited_s()
+    scene.trace, scene.folder, scene.ends_s = run.trace, run.folder, ends_s
     trace = load_trace(run.folder) if load and run.folder is not None else run.trace
     outcome = of_trace(trace)
-    outcome.epochs, outcome.planned, outcome.slowest_s = epochs, epochs, round(slowest_s, 3)
+    outcome.epochs = outcome.planned = epochs
+    outcome.slowest_s = None if simulated else round(max(calls_s), 3)
 
-    def true_J(start_s: float, end_s: float, of: Sequence[int] = gpus) -> float:
-        return sum(scene.energy_J(gpu, start_s, end_s) for gpu in of)
+    def true_J(start_s: float, end_s: float, duration_s: float, of: Sequence[int] = gpus) -> float:
+        if simulated:
+            return sum(scene.energy_J(gpu, start_s, end_s) for gpu in of)
+        return WATTS * len(of) * duration_s
 
-    outcome.error_percent = relative(trace.total_J, true_J(ends_s[0], ends_s[-1]))
+    whole = ends_s[0], ends_s[-1], float(trace.meta.get("duration_s", math.nan))
+    outcome.error_percent = relative(trace.total_J, true_J(*whole))
+    columns = (trace.column(name).tolist() for name in ("energy_J", "duration_s"))
     outcome.epoch_errors = [
-        relative(float(measured_J), true_J(start_s, end_s))
-        for measured_J, start_s, end_s in zip(
-            trace.column("energy_J"), ends_s, ends_s[1:-1], strict=False
+        relative(measured_J, true_J(start_s, end_s, duration_s))
+        for start_s, end_s, measured_J, duration_s in zip(
+            ends_s, ends_s[1:-1], *columns, strict=False
         )
     ]
     for gpu, device in zip(gpus, trace.devices, strict=True):
         measured = device["energy_J"]
         outcome.device_errors[device["device"]] = (
-            None
-            if measured is None
-            else relative(measured, true_J(ends_s[0], ends_s[-1], of=[gpu]))
+            None if measured is None else relative(measured, true_J(*whole, of=[gpu]))
         )
     return outcome
 

@@ -13,7 +13,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from tests.fake_nvml import FakeNvml, build, compiler_available, environment
+from simulation.fake_nvml import FakeNvml, build, compiler_available, environment
 
 pytestmark = pytest.mark.skipif(not compiler_available(), reason="needs Linux and a C compiler")
 
@@ -268,6 +268,27 @@ def test_fields_have_types_and_codes_of_their_own(fake: FakeNvml) -> None:
     assert fake.calls("nvmlDeviceGetFieldValues", device=1, field=POWER_AVERAGE) == 1
 
 
+def test_time_can_be_set(fake: FakeNvml) -> None:
+    fake.set_power(0, watts=300)
+    fake.set_time(100)
+    first = energy(0)
+    assert energy(0) == first  # it stands still
+    fake.set_time(102.5)
+    assert energy(0) - first == 750_000
+    fake.delay("nvmlDeviceGetPowerUsage", seconds=60, times=1)
+    assert power(0) == 300_000  # time has passed, but nobody has waited
+    assert fake.time() == 162.5
+    assert energy(0) - first == 300 * 62_500
+    # Back at the real time it goes on, and nothing is drawn by the change itself.
+    fake.set_time(None)
+    _, before, _ = clocked(lambda: None)
+    assert fake.time() >= before
+    assert 0 <= energy(0) - first - 300 * 62_500 < 300_000 * 60
+    fake.set_time(5)
+    fake.reset()
+    assert fake.time() >= before
+
+
 # Failures, delays, counts
 
 
@@ -388,7 +409,7 @@ def test_a_call_that_hangs_blocks_no_other_and_ends_with_a_reset(fake: FakeNvml)
     assert thread.is_alive()
 
     fake.reset()
-    thread.join(timeout=10)
+    thread.join(timeout=60)
     assert not thread.is_alive()
     assert [type(error) for error in errors] == [pynvml.NVMLError_Uninitialized]
 

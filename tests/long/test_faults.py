@@ -1,0 +1,21 @@
+"""Faults of readings by the real clock; tests/test_faults.py lets them go by a simulated one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults import all_epochs_recorded, goes_on, load_cases, running
+
+NAMES = [name for name, case in load_cases().items() if case.simulated]
+
+
+@pytest.mark.timeout(900)
+def test_readings_that_fail_hold_nothing_up(nvml_library: Path, tmp_path: Path) -> None:
+    with running(NAMES, nvml_library, tmp_path, real_time=True) as outcome_of:
+        for name in NAMES:
+            outcome = outcome_of(name)
+            assert outcome.slowest_s is not None
+            goes_on(outcome)
+            all_epochs_recorded(outcome)

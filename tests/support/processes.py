@@ -1,0 +1,107 @@
+"""Trainings of two processes, and what their traces have to hold."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from energyest import EnergyTrace, load_trace
+from tests.support.source import ROOT
+
+EPOCHS = 4
+WATTS = {0: 100.0, 1: 30.0}
+
+
+class Trained(NamedTuple):
+    """A training of two processes that has ended.
+
+    Attributes:
+        folder: the trace of rank 0 is in its subfolder `energy`.
+        statuses: with which its processes ended, as far as they are known.
+        stdout: what they printed.
+        stderr: what else.
+    """
+
+    folder: Path
+    statuses: list[int]
+    stdout: str
+    stderr: str
+
+    def said(self, word: str) -> dict[str, Any]:
+        """The line of JSON that a process printed after a word."""
+        lines = [line for line in self.stdout.splitlines() if line.startswith(word + " ")]
+        assert len(lines) == 1, self.stdout + self.stderr
+        seen: dict[str, Any] = json.loads(lines[0].removeprefix(word))
+        return seen
+
+
+def train(folder: Path, *options: str) -> Trained:
+    """Train in two processes that Lightning starts."""
+    result = _run("simulation.ranks", str(folder), *options)
+    return Trained(folder, [result.returncode], result.stdout, result.stderr)
+
+
+def train_at_once(folder: Path, *trainings: str) -> list[Trained]:
+    """Train several times, with options in one text, in processes that are forked from one."""
+    result = _run("simulation.forked_ranks", str(folder), *trainings)
+    assert result.returncode == 0, result.stderr
+    places = [folder / str(number) for number in range(len(trainings))]
+    return [
+        Trained(place, statuses, (place / "stdout").read_text(), (place / "stderr").read_text())
+        for place, statuses in zip(places, json.loads(result.stdout), strict=True)
+    ]
+
+
+def _run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Ended by force, it is a hang."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def parts(folder: Path) -> list[EnergyTrace]:
+    return [load_trace(folder / "energy", ranks=[0]), load_trace(folder / "energy/rank1")]
+
+
+def check_truth(folder: Path) -> EnergyTrace:
+    """Each rank's energy is that of its GPU; their sum is that of both, or unknown."""
+    own = parts(folder)
+    for rank, trace in enumerate(own):
+        truth_J = WATTS[rank] * trace.column("duration_s")
+        assert trace.column("gpu_energy_J") == pytest.approx(truth_J, rel=1e-3)
+    whole = load_trace(folder / "energy")
+    both = min(map(len, own))
+    for name in ("energy_J", "gpu_energy_J"):
+        sums = sum(trace.column(name)[:both] for trace in own)
+        if name == "gpu_energy_J":
+            assert whole.column(name)[:both] == pytest.approx(sums)
+        assert np.isnan(whole.column(name)[both:]).all()
+    # Processors and memory are the machine's: one of the processes counts them.
+    assert whole.column("cpu_energy_J")[:both] == pytest.approx(
+        own[0].column("cpu_energy_J")[:both]
+    )
+    assert {d["kind"] for d in own[1].devices} == {"gpu"}
+    return whole
+
+
+def check_death(result: Trained, option: str) -> None:
+    """A rank dies or fails in its third epoch: what was measured is in every folder."""
+    assert 0 not in result.statuses
+    assert "energyest" not in result.stderr
+    assert ("ValueError: rank 1 fails" in result.stderr) == (option == "fail=1")
+    whole = check_truth(result.folder)
+    # Two epochs, or three: the one that failed had ended already.
+    assert all(2 <= len(trace) <= 3 for trace in parts(result.folder))
+    assert np.isfinite(whole.column("energy_J")[:2]).all()
+    assert whole.meta["run_id"] == parts(result.folder)[1].meta["run_id"]

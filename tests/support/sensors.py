@@ -1,0 +1,93 @@
+"""Devices whose watts are known, and how they can fail."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any
+
+from energyest.measure.sensors import Device, Reading
+
+
+class Constant:
+    """A device that always draws the same: the energy of any span of time is known.
+
+    Args:
+        watts: what it draws, and may be set anew.
+        device: such as `gpu:0`; what stands before the colon is the kind.
+        name: of the product.
+        counter_W: the power by which an energy counter grows; without it, it has none.
+        details: further facts, such as `uuid`.
+    """
+
+    def __init__(
+        self,
+        watts: float,
+        device: str = "gpu:0",
+        name: str = "constant",
+        *,
+        counter_W: float = math.nan,
+        **details: Any,
+    ) -> None:
+        kind = device.partition(":")[0]
+        self.device = Device(device, kind, name, "measured", "made up", details=details)  # type: ignore[arg-type]
+        self.watts = watts
+        self.counter_W = counter_W
+        self.reads = 0
+        self.closed = False
+        self.reads_once_closed = 0
+
+    def read(self, time_s: float) -> Reading:
+        self.reads += 1
+        self.reads_once_closed += self.closed
+        return Reading(time_s, self.device.device, self.watts, self.counter_W * time_s)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Failing(Constant):
+    """A device that cannot be read so many times from now on; infinity until that is set anew.
+
+    Args:
+        watts: what it draws.
+        device: as above.
+        error: raised where it fails; without one, such a reading is NaN.
+        fails: how many times.
+        options: as above.
+    """
+
+    def __init__(
+        self,
+        watts: float = 100.0,
+        device: str = "gpu:0",
+        *,
+        error: Exception | None = None,
+        fails: float = math.inf,
+        **options: Any,
+    ) -> None:
+        super().__init__(watts, device, **options)
+        self.error = error
+        self.fails = fails
+
+    def read(self, time_s: float) -> Reading:
+        reading = super().read(time_s)
+        if not self.fails:
+            return reading
+        self.fails -= 1
+        if self.error is not None:
+            raise self.error
+        return Reading(time_s, self.device.device)
+
+
+class Hanging(Constant):
+    """A device that is not read while `goes_on` is not set."""
+
+    def __init__(self, watts: float = 100.0, device: str = "gpu:0", **options: Any) -> None:
+        super().__init__(watts, device, **options)
+        self.goes_on = threading.Event()
+        self.goes_on.set()
+
+    def read(self, time_s: float) -> Reading:
+        self.goes_on.wait(600)
+        return super().read(time_s)
