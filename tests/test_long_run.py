@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from energyest import EnergyTrace, load_trace
-from energyest.measure import tables
+from energyest.measure import reading_table
 from energyest.measure.meter import Meter, PowerIntegral
 from energyest.measure.reading_table import ROWS_PER_RATE, ReadingTable
 from energyest.measure.sensors import Reading
@@ -68,7 +68,7 @@ def test_an_hour_of_eight_gpus(tmp_path: Path) -> None:
 
 
 def test_rows_grow_as_the_logarithm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "ROWS_PER_RATE", 60)
+    monkeypatch.setattr(reading_table, "ROWS_PER_RATE", 60)
     table = ReadingTable()
     for i in range(100_000):
         table.add([Reading(i / 10, "gpu:0", power_W=1.0), Reading(i / 10, "cpu:0", power_W=2.0)])
@@ -83,7 +83,7 @@ def test_rows_grow_as_the_logarithm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_devices_share_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "ROWS_PER_RATE", 600)
+    monkeypatch.setattr(reading_table, "ROWS_PER_RATE", 600)
     sizes = []
     for devices in (1, 10):
         table = ReadingTable()
@@ -94,7 +94,7 @@ def test_all_devices_share_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_row_is_the_mean_of_what_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "ROWS_PER_RATE", 1)
+    monkeypatch.setattr(reading_table, "ROWS_PER_RATE", 1)
     table = ReadingTable(origin_s=100.0)
     watts = [5.0, 10.0, math.nan, math.nan, math.nan, math.nan, math.nan]
     for i, power_W in enumerate(watts):

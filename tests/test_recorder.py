@@ -450,7 +450,8 @@ def test_ledger_takes_marks_that_do_not_pair() -> None:
 
 def test_epoch_table_grows_columns() -> None:
     table = EpochTable()
-    table.amend({"lost": 1.0})
+    with pytest.raises(LookupError, match="no row"):
+        table.amend({"lost": 1.0})
     table.append({"a": 1.0})
     table.append({"a": 2.0, "b": 3.0})
     table.amend({"c": 4.0})

@@ -104,7 +104,8 @@ def test_epochs_go_on(
     for name, values in trace.epoch_columns.items():
         np.testing.assert_array_equal(kept.epoch_columns[name], values)
     assert kept.total_J == trace.total_J
-    assert warnings_of(caplog) == []
+    # Epochs of some hundredths of a second do change where others are busy.
+    assert [text for text in warnings_of(caplog) if "changed at" not in text] == []
 
 
 @pytest.mark.parametrize("validation", [False, True])

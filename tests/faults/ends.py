@@ -14,7 +14,8 @@ from pathlib import Path
 from unittest import mock
 
 from energyest import load_trace, track
-from energyest.tracking.track import Run
+from energyest.tracking.run import Run
+from energyest.tracking.session import Session
 from simulation.busy import all_waited_s
 from simulation.scene import Scene
 from tests.faults import (
@@ -230,23 +231,23 @@ def out_of_memory(scene: Scene, folder: Path) -> Outcome:
 )
 def forks(scene: Scene, folder: Path) -> Outcome:
     statuses: list[int] = []
-    runs: list[Run] = []
-    enter = Run.start
+    sessions: list[Session] = []
+    enter = Session.start
 
-    def start(run: Run) -> None:
-        runs.append(run)
-        enter(run)
+    def start(session: Session) -> None:
+        sessions.append(session)
+        enter(session)
 
     def in_the_child() -> None:
-        (run,) = runs
-        run.log(loss=1.0)
-        run.end_epoch()
-        run.start_epoch()
-        _ = run.total_J, run.trace, run.projection
-        run.stop()
+        (session,) = sessions
+        session.log(loss=1.0)
+        session.end_row()
+        session.start_row()
+        _ = session.total_J, session.trace, session.projection
+        session.stop()
 
     def fork() -> None:
-        lock = runs[0]._recorder._lock
+        lock = sessions[0]._recorder._lock
         # A fork while the sampler's thread holds the lock, and others when it comes.
         held, release = threading.Event(), threading.Event()
 
@@ -267,7 +268,7 @@ def forks(scene: Scene, folder: Path) -> Outcome:
         statuses.extend(exit_status_of(pid) for pid in pids)
         signal.alarm(0)
 
-    with mock.patch.object(Run, "start", start):
+    with mock.patch.object(Session, "start", start):
         outcome = train(scene, folder / "energy", at={1: fork})
     outcome.facts["exit status of the children"] = statuses
     return outcome
