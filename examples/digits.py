@@ -132,7 +132,11 @@ def main() -> None:
 
 
 def _table(comparison: Any) -> str:
-    columns = [c for c in ("energy_J", "lower_J", "upper_J", "error", "note") if c in comparison]
+    columns = [
+        c
+        for c in ("energy_J", "energy_lower_J", "energy_upper_J", "error", "note")
+        if c in comparison
+    ]
     table = comparison[columns].copy()
     if "error" in table:
         table = table.assign(error=100 * table["error"]).rename(columns={"error": "error (%)"})

@@ -100,8 +100,8 @@ def table_of(measured_J: list[float], estimates: dict[str, list[float]]) -> Esti
             "method": method,
             "measured_J": true_J,
             "energy_J": said_J,
-            "lower_J": 0.9 * said_J,
-            "upper_J": 1.1 * said_J,
+            "energy_lower_J": 0.9 * said_J,
+            "energy_upper_J": 1.1 * said_J,
             "error_J": said_J - true_J,
             "error": said_J / true_J - 1,
             "note": "" if said_J == said_J else "no idea",
@@ -337,7 +337,9 @@ def test_pre_is_held_against_a_real_training(measured_step: dict[str, Any]) -> N
     pre = row(score_estimators([trained(measured_step)]), "0", "PRE")
     expected = predicted(measured_step)
     assert pre["energy_J"] == pytest.approx(expected.energy_J)
-    assert (pre["lower_J"], pre["upper_J"]) == pytest.approx((expected.lower_J, expected.upper_J))
+    assert (pre["energy_lower_J"], pre["energy_upper_J"]) == pytest.approx(
+        (expected.lower_J, expected.upper_J)
+    )
     assert abs(pre["error"]) < 0.3  # the packaged model has learnt from this training
     assert pre["note"] == ""
 
@@ -346,7 +348,7 @@ def test_pre_takes_other_devices_from_the_observed_epochs(measured_step: dict[st
     pre = row(score_estimators([trained(measured_step, cpu_W=120.0)]), "0", "PRE")
     expected = beside_gpu(predicted(measured_step), 120.0)
     assert pre["energy_J"] == pytest.approx(expected.energy_J)
-    assert pre["upper_J"] == pytest.approx(expected.upper_J)
+    assert pre["energy_upper_J"] == pytest.approx(expected.upper_J)
     samples = 50 * measured_step["batch_size"]
     trace = trained(measured_step, cpu_W=120.0, train_samples=samples)
     table = compare_estimators(trace, 20, observed=0)

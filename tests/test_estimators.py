@@ -513,8 +513,8 @@ def test_comparison_passes_on_what_it_is_given() -> None:
     table = compare_estimators(trace, 40, confidence=0.5, **given)
     step = estimate_step(trace, 40, form="power", confidence=0.5, duration_s=99.0)
     assert table.loc["STEP, power form", "energy_J"] == step.energy_J
-    assert table.loc["STEP, power form", "upper_J"] == step.upper_J
-    assert table.loc["STEP", "upper_J"] == estimate_step(trace, 40, confidence=0.5).upper_J
+    assert table.loc["STEP, power form", "energy_upper_J"] == step.upper_J
+    assert table.loc["STEP", "energy_upper_J"] == estimate_step(trace, 40, confidence=0.5).upper_J
     assert table.loc["MLCO2", "energy_J"] == 990
     assert table.loc["Green Algorithms", "energy_J"] == pytest.approx((10 * 0.5 + 0.3725 * 2) * 99)
 

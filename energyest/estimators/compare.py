@@ -72,7 +72,8 @@ def compare_estimators(
         ram_GB: see `estimate_green_algorithms`.
 
     Returns:
-        One row a method, with `energy_J, lower_J, upper_J, duration_s, note`; where the trace holds
+        One row a method, with `energy_J, energy_lower_J, energy_upper_J, duration_s,
+        note`; where the trace holds
         all `epochs` epochs also `error_J` and `error`, a share of their measured energy. A method
         that cannot be applied has NaN, and `note` says why.
 
@@ -172,10 +173,13 @@ def _row(method: Callable[[], Estimate]) -> dict[str, float | str]:
         note = error.reason
     except EstimateError as error:
         note = str(error)
-    values = {
-        name: math.nan if estimate is None else getattr(estimate, name)
-        for name in ("energy_J", "lower_J", "upper_J", "duration_s")
+    columns = {
+        "energy_J": "energy_J",
+        "energy_lower_J": "lower_J",
+        "energy_upper_J": "upper_J",
+        "duration_s": "duration_s",
     }
+    values = {column: getattr(estimate, name, None) for column, name in columns.items()}
     return {**{n: math.nan if v is None else v for n, v in values.items()}, "note": note}
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     *("run", "model", "gpu", "epochs", "observed", "method", "measured_J"),
-    *("energy_J", "lower_J", "upper_J", "duration_s", "error_J", "error", "note"),
+    *("energy_J", "energy_lower_J", "energy_upper_J", "duration_s", "error_J", "error", "note"),
 )
 # Of runs that cannot be compared, so many are named.
 _MOST_NAMES = 5
@@ -122,7 +122,7 @@ class EstimatorScores:
 
     Attributes:
         runs: one row a run and method, with the columns `run, model, gpu, epochs, observed, method,
-            measured_J, energy_J, lower_J, upper_J, duration_s, error_J, error, note`; `epochs` is
+            measured_J, energy_J, energy_lower_J, energy_upper_J, duration_s, error_J, error, note`; `epochs` is
             how many were estimated, `observed` how many of them the estimators saw, `error` is a
             share of the measured energy. Where a method refused, its numbers are NaN and `note`
             says why.
@@ -233,8 +233,11 @@ def _scores(rows: pd.DataFrame) -> dict[str, float]:
     """The summary's row of one method."""
     answered = rows[rows["energy_J"].notna()]
     measured_J, error_J, error = (answered[name] for name in ("measured_J", "error_J", "error"))
-    with_interval = answered[answered["lower_J"].notna() & answered["upper_J"].notna()]
-    covers = with_interval["measured_J"].between(with_interval["lower_J"], with_interval["upper_J"])
+    with_interval = answered[
+        answered["energy_lower_J"].notna() & answered["energy_upper_J"].notna()
+    ]
+    lower_J, upper_J = with_interval["energy_lower_J"], with_interval["energy_upper_J"]
+    covers = with_interval["measured_J"].between(lower_J, upper_J)
     return {
         "runs": len(answered),
         "refused": len(rows) - len(answered),

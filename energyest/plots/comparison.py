@@ -91,7 +91,7 @@ def _draw(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, tuple[str, str]]) 
     for name, group in answered.groupby("look", sort=False):
         colour, marker = looks[str(name)]
         measured, energy = group["measured_J"], group["energy_J"]
-        below, above = energy - group["lower_J"], group["upper_J"] - energy
+        below, above = energy - group["energy_lower_J"], group["energy_upper_J"] - energy
         known = below.notna() & above.notna()
         axes.errorbar(
             measured[known],
