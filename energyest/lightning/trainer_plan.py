@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from energyest.tracking.plan import TrainingPlan
 
 if TYPE_CHECKING:
@@ -27,53 +29,44 @@ class TrainerPlan(TrainingPlan):
     # ------------------------------------------------------------------ what is trained
 
     @property
+    @override
     def every_n_steps(self) -> int | None:
-        """Training batches in a row; None where rows are epochs."""
         return self._every_n_steps
 
     @property
+    @override
     def epoch(self) -> int:
-        """The Trainer's number of the epoch under way."""
         return int(self._trainer.current_epoch)
 
     @property
+    @override
     def world_size(self) -> int:
-        """Number of processes that train together."""
         return int(self._trainer.world_size)
 
     @property
+    @override
     def precision(self) -> str:
-        """The Trainer's word for the format in which its model is computed."""
         return str(self._trainer.precision)
 
     @property
+    @override
     def is_on_gpu(self) -> bool:
-        """Whether the model is computed on a GPU."""
         return bool(self._trainer.strategy.root_device.type == "cuda")
 
     @property
+    @override
     def optimizers(self) -> Sequence[Any]:
-        """The Trainer's optimizers."""
         return self._trainer.optimizers
 
     @property
+    @override
     def accumulate_grad_batches(self) -> int:
-        """Training batches to an optimizer step."""
         return self._trainer.accumulate_grad_batches
 
     # ------------------------------------------------------------------ rows
 
+    @override
     def rows(self, rows: int, batches: int) -> float | None:
-        """How many rows the trace will have if no time limit ends the training first.
-
-        Args:
-            rows: how many rows there are.
-            batches: training batches in the last of them.
-
-        Returns:
-            Whole rows and, where the training ends within one, the share of the last; None if
-            nothing bounds it, or if the length of an epoch would have to be known and is not.
-        """
         to_come, row = self._batches_to_come(), self.row_batches
         if row is None or not math.isfinite(to_come):
             return None
@@ -82,13 +75,8 @@ class TrainerPlan(TrainingPlan):
         last = min(1.0, batches / row) or 1.0  # no batch: what is left of a resumed epoch
         return rows - 1 + last
 
+    @override
     def rows_at_start(self, rows: int = 0, batches: int = 0) -> float | None:
-        """As `rows`, at the first batch; None where the length of an epoch is not known.
-
-        Args:
-            rows: how many rows an earlier part of the training has.
-            batches: what it has of the row that runs.
-        """
         to_come, row = self._batches_to_come(at_start=True), self.row_batches
         if row is None or not math.isfinite(to_come):
             return None
@@ -100,14 +88,14 @@ class TrainerPlan(TrainingPlan):
         return self._every_n_steps or self._epoch_batches
 
     @property
+    @override
     def rows_in_epoch(self) -> float:
-        """Rows in an epoch; infinite if its length is not known ahead."""
         if self._every_n_steps is None:
             return 1.0
         return self._trainer.num_training_batches / self._every_n_steps
 
+    @override
     def row_samples(self, batch_size: int) -> int | None:
-        """Training samples in a row, at the first batch; None if unknown."""
         batches = self.row_batches
         if batches is None:
             return None
@@ -126,13 +114,8 @@ class TrainerPlan(TrainingPlan):
     # ------------------------------------------------------------------ validation
 
     @property
+    @override
     def validation_every_n_rows(self) -> float | None:
-        """Rows from one validation to the next.
-
-        1 also where several lie within each epoch and rows are epochs; less than 1 where validation
-        comes by batches, regardless of epochs, and more often than rows end. None if there is no
-        validation, or if it comes by the clock.
-        """
         trainer = self._trainer
         epochs, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
         if batches is None or not trainer.enable_validation:
@@ -148,8 +131,8 @@ class TrainerPlan(TrainingPlan):
         return None if row is None else batches / row
 
     @property
+    @override
     def validation_to_training_batches(self) -> float | None:
-        """Batches of one validation for each training batch of a row; None if unknown."""
         if not self._trainer.enable_validation:
             return None
         batches = sum(self._trainer.num_val_batches)  # 0 before the loaders were made
@@ -158,12 +141,8 @@ class TrainerPlan(TrainingPlan):
             return None
         return batches / row
 
+    @override
     def row_validation_samples(self, batch_size: int) -> int:
-        """Samples that are validated for each row, in the mean, at the first batch; 0 if unknown.
-
-        Args:
-            batch_size: of the loaders that do not tell theirs.
-        """
         first: Any = self._trainer.val_dataloaders
         while isinstance(first, list | tuple | dict) and first:
             first = next(iter(first.values() if isinstance(first, dict) else first))
@@ -188,19 +167,8 @@ class TrainerPlan(TrainingPlan):
 
     # ------------------------------------------------------------------ the clock
 
+    @override
     def duration_s(self, elapsed_s: float, row_s: float) -> float | None:
-        """When a time limit ends the training, in seconds since the first row began.
-
-        Pauses are left out, as in `duration_s` of the rows. `Trainer(max_time=...)` gives the
-        Trainer a `Timer`; so may the user.
-
-        Args:
-            elapsed_s: seconds of all rows so far; NaN if unknown.
-            row_s: seconds that the last row took.
-
-        Returns:
-            None without a limit.
-        """
         if not math.isfinite(elapsed_s):
             return None
         ends_s = []
@@ -232,8 +200,8 @@ class TrainerPlan(TrainingPlan):
     # ------------------------------------------------------------------ batches
 
     @property
+    @override
     def batches_seen(self) -> int:
-        """Training batches that the epoch under way, or the last, has been through."""
         progress: Any = self._trainer.fit_loop.epoch_loop.batch_progress.current
         return int(progress.processed)
 

@@ -86,7 +86,11 @@ class TrainingPlan(Protocol):
 
     @property
     def validation_every_n_rows(self) -> float | None:
-        """Rows from one validation to the next; None without validation, or if unknown."""
+        """Rows from one validation to the next; None without validation, or if unknown.
+
+        1 also where several lie within each epoch and rows are epochs; less than 1 where validation
+        comes by batches, regardless of epochs, and more often than rows end.
+        """
         ...
 
     @property
@@ -102,7 +106,8 @@ class TrainingPlan(Protocol):
             batches: training batches in the last of them.
 
         Returns:
-            None if nothing bounds it, or if the length of an epoch is not known.
+            Whole rows and, where the training ends within one, the share of the last; None if
+            nothing bounds it, or if the length of an epoch is not known.
         """
         ...
 
@@ -129,6 +134,8 @@ class TrainingPlan(Protocol):
 
     def duration_s(self, elapsed_s: float, row_s: float) -> float | None:
         """When a time limit ends the training, in seconds since the first row began.
+
+        Pauses are left out, as in `duration_s` of the rows.
 
         Args:
             elapsed_s: seconds of all rows so far; NaN if unknown.
