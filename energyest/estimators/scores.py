@@ -123,9 +123,9 @@ class EstimatorScores:
     Attributes:
         runs: one row a run and method, with the columns `run, model, gpu, epochs, observed, method,
             measured_J, energy_J, energy_lower_J, energy_upper_J, duration_s, error_J, error,
-            note`; `epochs` is how many were estimated, `observed` how many of them the estimators saw, `error` is a
-            share of the measured energy. Where a method refused, its numbers are NaN and `note`
-            says why.
+            note`; `epochs` is how many were estimated, `observed` how many of them the estimators
+            saw, `error` is a share of the measured energy. Where a method refused, its numbers are
+            NaN and `note` says why.
         confidence: probability that an interval is meant to cover the measured energy.
     """
 
