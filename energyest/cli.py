@@ -91,7 +91,7 @@ def _devices() -> None:
 
 
 def _show(folder: str) -> None:
-    from energyest.estimate import format_energy  # noqa: PLC0415
+    from energyest.display import format_energy  # noqa: PLC0415
     from energyest.records.loading import load_trace  # noqa: PLC0415
     from energyest.records.meta import read_text  # noqa: PLC0415
 

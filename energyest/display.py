@@ -1,8 +1,9 @@
-"""How results show themselves: as text, and as HTML in notebooks."""
+"""How results show themselves: units that fit, text, and HTML in notebooks."""
 
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,3 +23,23 @@ def as_html(heading: str, tables: Sequence[pd.DataFrame] = (), notes: Sequence[s
     items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
     listed = [f"<ul>{items}</ul>"] if notes else []
     return "".join([f"<p>{html.escape(heading)}</p>", *shown, *listed])
+
+
+def format_energy(energy_J: float) -> str:
+    """Joules as text with a fitting prefix, such as `492 kJ`."""
+    for size, unit in ((1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ")):
+        if abs(energy_J) >= size:
+            return f"{energy_J / size:.4g} {unit}"
+    return f"{energy_J:.4g} J"
+
+
+def format_duration(duration_s: float) -> str:
+    """Seconds as text, such as `1 h 02 min`, `3 min 20 s` or `4.2 s`."""
+    if not math.isfinite(duration_s):
+        return "an unknown time"
+    if duration_s < 60:
+        return f"{duration_s:.3g} s"
+    minutes, seconds = divmod(round(duration_s), 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

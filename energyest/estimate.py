@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from energyest.carbon import JOULES_PER_KWH, Intensity, co2e_kg
-from energyest.display import as_html
+from energyest.display import as_html, format_duration, format_energy
 from energyest.errors import EnergyestError
 
 
@@ -135,23 +135,3 @@ class NotStableError(EnergyestError):
 
 def _rebuild(message: str, estimate: Estimate | None, missing_epochs: int) -> NotStableError:
     return NotStableError(message, estimate=estimate, missing_epochs=missing_epochs)
-
-
-def format_energy(energy_J: float) -> str:
-    """Joules as text with a fitting prefix, such as `492 kJ`."""
-    for size, unit in ((1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ")):
-        if abs(energy_J) >= size:
-            return f"{energy_J / size:.4g} {unit}"
-    return f"{energy_J:.4g} J"
-
-
-def format_duration(duration_s: float) -> str:
-    """Seconds as text, such as `1 h 02 min`, `3 min 20 s` or `4.2 s`."""
-    if not math.isfinite(duration_s):
-        return "an unknown time"
-    if duration_s < 60:
-        return f"{duration_s:.3g} s"
-    minutes, seconds = divmod(round(duration_s), 60)
-    if minutes < 60:
-        return f"{minutes} min {seconds:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from energyest import EnergyMonitor, compare_estimators, detect
-from energyest.estimate import format_energy
+from energyest.display import format_energy
 from energyest.plots import plot_trace
 
 

@@ -1,6 +1,6 @@
 """Hostile files for everything in the package that reads one, and what has to become of them.
 
-Used by `tests/test_untrusted.py` with few inputs, and by `benchmarks/fuzz.py` with many.
+Used by `tests/test_untrusted.py` with few inputs, and by `benchmarks/endurance/fuzz.py` with many.
 """
 
 from __future__ import annotations

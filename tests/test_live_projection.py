@@ -11,7 +11,7 @@ import pytorch_lightning
 
 from energyest import EnergyTrace, Estimate, estimate_step, track
 from energyest.tracking import live_projection as projection
-from energyest.tracking.live_projection import Projector, RegimeWatch
+from energyest.tracking.live_projection import Projector, LevelWatch
 from energyest.tracking.plan import Length
 from tests.support.sensors import Constant
 from tests.support.trainers import PlNet, loader, make_trainer, monitor_of, warnings_of
@@ -214,7 +214,7 @@ def test_only_the_announced_row_is_passed_over(
 ) -> None:
     changes = [] if row is None else [{"epoch": row, "flops_ratio": 2.0}]
     trace = EnergyTrace.from_epochs([100.0] * 12, meta={"planned_changes": changes})
-    watch = RegimeWatch()
+    watch = LevelWatch()
     for start, energy_J in ((0, 100), (9, 200)):  # far out of the interval
         watch.see(estimate(start, energy_J), Length(100), trace)
     assert len(warnings_of(caplog, "changed at")) == warnings
@@ -225,7 +225,7 @@ def test_only_the_announced_row_is_passed_over(
     [
         ([(0, 100), (9, 100.5), (9, 100.9)], 0),  # within the interval
         ([(0, 100), (9, 100.5), (9, 105)], 1),  # at first within, then not
-        ([(0, 100), (9, 120), (9, 130), (9, 140)], 1),  # more of the same regime
+        ([(0, 100), (9, 120), (9, 130), (9, 140)], 1),  # more of the same level
         ([(0, 100), (9, 120), (10, 130), (11, 140)], 1),  # whose beginning is seen off by some
         ([(0, 100), (9, 120), (13, 140)], 2),
         ([(0, 100), (9, 100.5), (0, 105)], 0),  # it was no change
@@ -236,7 +236,7 @@ def test_only_the_announced_row_is_passed_over(
 def test_rules(
     seen: list[tuple[int | None, float]], warnings: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    watch = RegimeWatch()
+    watch = LevelWatch()
     for start, energy_J in seen:
         watch.see(estimate(start, energy_J), Length(100), EMPTY)
     assert len(warnings_of(caplog, "changed at")) == warnings
@@ -249,12 +249,12 @@ def test_what_cannot_be_compared(caplog: pytest.LogCaptureFixture) -> None:
         (estimate(0, 100), estimate(9, 200), Length(100, 1000.0)),
         (estimate(0, 100), estimate(9, 200, 0.0), Length(100)),  # nothing is left to project
     ]:
-        watch = RegimeWatch()
+        watch = LevelWatch()
         watch.see(first, Length(100), EMPTY)
         watch.see(second, plan, EMPTY)
     assert warnings_of(caplog, "changed at") == []
     # The length that `max_steps` comes to varies a little with the batches so far.
-    watch = RegimeWatch()
+    watch = LevelWatch()
     watch.see(estimate(0, 100), Length(100), EMPTY)
     watch.see(estimate(9, 200), Length(100.3), EMPTY)
     assert len(warnings_of(caplog, "changed at")) == 1

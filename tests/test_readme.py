@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from energyest import EnergyTrace, PlannedChange, estimate_step
-from energyest.estimate import format_energy
+from energyest.display import format_energy
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from energyest import EnergyTrace, NotStableError, PlannedChange, estimate_step
 from energyest.errors import EstimateError
 from energyest.estimators import find_stable_epoch
-from energyest.estimators.step.spikes import remaining_events, without_spikes
+from energyest.estimators.step.spikes import remaining_spikes, without_spikes
 from tests.support.traces import trace_of
 
 
@@ -48,15 +48,15 @@ def test_a_last_value_is_a_spike_if_one_like_it_was_seen() -> None:
 def test_regular_events_are_counted_exactly(period: int, observed: int, total: int) -> None:
     happens = np.array([(epoch + 1) % period == 0 for epoch in range(max(observed, total))])
     positions = np.flatnonzero(happens[:observed])
-    found = remaining_events(positions, observed, total)
+    found = remaining_spikes(positions, observed, total)
     if len(positions) >= 1:
         assert found == happens[observed:total].sum()
 
 
 def test_irregular_events_are_not_counted() -> None:
-    assert remaining_events(np.array([2, 5, 20]), 25, 100) is None
-    assert remaining_events(np.array([4, 9, 14]), 40, 100) is None  # they have stopped
-    assert remaining_events(np.array([4]), 30, 100) is None
+    assert remaining_spikes(np.array([2, 5, 20]), 25, 100) is None
+    assert remaining_spikes(np.array([4, 9, 14]), 40, 100) is None  # they have stopped
+    assert remaining_spikes(np.array([4]), 30, 100) is None
 
 
 def test_checkpoints_every_five_epochs() -> None:

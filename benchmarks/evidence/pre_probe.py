@@ -16,7 +16,7 @@ from benchmarks.common.data_folder import FOLDER, require
 from benchmarks.common.head import print_head
 from benchmarks.common.sweep_table import HOPPER_SWEEP, counter_power_W
 
-STEPS, SECONDS = 30, 1.2  # as energyest.probe does by default
+STEPS, SECONDS = 30, 1.2  # as profiling.probe does by default
 
 
 def predicted_and_measured() -> tuple[np.ndarray, np.ndarray]:

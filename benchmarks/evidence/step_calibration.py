@@ -29,7 +29,7 @@ from scipy.stats import t as student_t
 from benchmarks.common.head import print_head
 from benchmarks.common.real_trainings import LongRun, long_runs
 from energyest import EnergyTrace, NotStableError, estimate_step
-from energyest.estimators.step import changepoint as regimes
+from energyest.estimators.step import changepoint
 from energyest.estimators.step import interval
 from energyest.estimators.step.forecast import Forecaster
 
@@ -140,13 +140,15 @@ def sensitivity(runs: list[LongRun]) -> pd.DataFrame:
     """Mean absolute error in % with each prior constant halved and doubled."""
     rows = {"as packaged": mape(runs)}
     for name in ("NOISE", "NOISE_EPOCHS", "CHANGE_RATE", "SINGLE", "FAR", "NEARNESS"):
-        packaged = getattr(regimes, name)
+        packaged = getattr(changepoint, name)
         for factor in (0.5, 2.0):
             setattr(
-                regimes, name, min(packaged * factor, 0.9) if packaged < 1 else packaged * factor
+                changepoint,
+                name,
+                min(packaged * factor, 0.9) if packaged < 1 else packaged * factor,
             )
             rows[f"{name} x {factor:g}"] = mape(runs)
-        setattr(regimes, name, packaged)
+        setattr(changepoint, name, packaged)
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

@@ -1,4 +1,4 @@
-"""From what a user says to a GPU."""
+"""`resolve_gpu`: the GPU that a user names, from the table or as NVML describes it."""
 
 from __future__ import annotations
 

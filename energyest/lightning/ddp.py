@@ -1,4 +1,4 @@
-"""The monitors of a Lightning training in several processes: one run, recorded in parts."""
+"""Where a Lightning training is recorded, and how its processes make one run of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`EnergyMonitor`: the hooks of a Lightning Trainer, translated into `track()`'s run."""
+"""`EnergyMonitor`: the hooks of a Lightning Trainer, translated for `tracking.Training`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Joules of one device up to any recent instant, from readings as they come."""
+"""Joules of one device up to any recent instant, as readings come: by counter or by power."""
 
 from __future__ import annotations
 

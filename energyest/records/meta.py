@@ -19,14 +19,16 @@ class TraceMeta(TypedDict, total=False):
     training loops the rest; `records.ranks` what concerns several processes.
     """
 
-    #: What tells this run from others; the same in all its processes. Read by `ranks`,
-    #: `tradeoff.collect` (copies), `distributed`.
+    #: What tells this run from others; the same in all its processes. Read by `storage`, `loading`,
+    #: `distributed`, `lightning.ddp`, `scores` and `tradeoff.collect`.
     run_id: str
-    #: "running", "finished" or what interrupted the run. Read by `storage`, `tradeoff.collect`.
+    #: "running", "finished" or what interrupted the run. Read by `storage`, `ranks`,
+    #: `tradeoff.collect` and the command line.
     status: str
-    #: When the run began, in ISO 8601, UTC. Read by `tradeoff.collect`.
+    #: When the run began, in ISO 8601, UTC. Read by `measure.checkpoint`,
+    #: `tradeoff.collect`.
     start_time: str
-    #: Seconds between readings.
+    #: Seconds between readings. For users, as all below that name no reader.
     interval_s: float
     #: What was measured, one object a device; read through `records.devices`.
     devices: list[dict[str, Any]]
@@ -52,17 +54,19 @@ class TraceMeta(TypedDict, total=False):
     notes: list[str]
     #: Versions of the libraries that were in use.
     versions: dict[str, str]
-    #: Name of the machine. Read by `ranks`, PRE's `training_data`.
+    #: Name of the machine. Read by `ranks`, `measure.checkpoint`, PRE's `training_data`.
     host: str
     #: Steps of an interval; without it, rows are epochs. Read by `EnergyTrace.unit`,
     #: `measure.checkpoint`.
     interval_steps: int
     #: The Trainer's number of the first epoch. Read by STEP's `validation`, `measure.checkpoint`.
     first_epoch: int
-    #: How long the run is to be, in rows and in seconds. Read by STEP's `horizon`, `blend`.
+    #: How long the run is to be, in rows and in seconds. Read by STEP's `horizon`, PRE's `blend`,
+    #: `scores` and the command line.
     planned_epochs: float | None
     planned_duration_s: float | None
-    #: Changes that are known ahead, or that came. Read by STEP's `planned_changes`.
+    #: Changes that are known ahead, or that came. Read by STEP's `planned_changes`,
+    #: `tracking.continuation`, `measure.checkpoint`.
     planned_changes: list[dict[str, Any]]
     #: Rows from one validation to the next, and its batches for each of a row's training batches.
     #: Read by STEP's `validation`.
@@ -74,7 +78,7 @@ class TraceMeta(TypedDict, total=False):
     #: Samples of a batch; read by `tradeoff.collect`.
     batch_size: int | None
     #: The model's class and size, and its hyperparameters. Read by `run_labels`,
-    #: `tradeoff.collect`.
+    #: `tradeoff.collect`, PRE's `training_data`.
     model: dict[str, Any]
     hparams: dict[str, Any]
     #: What the model is computed in, and Lightning's word for it. Read by `baselines`,

@@ -1,4 +1,4 @@
-"""The projection of a run that is under way, and a warning where a change of regime moves it."""
+"""The projection of a run that is under way, and a warning where a change of level moves it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import time
 from typing import Protocol
 
 from energyest.errors import EstimateError
-from energyest.estimate import Estimate, NotStableError, format_energy
+from energyest.display import format_energy
+from energyest.estimate import Estimate, NotStableError
 from energyest.estimators.pre.blend import blend
 from energyest.estimators.step.estimate import estimate_step
 from energyest.estimators.step.planned_changes import planned_changes
@@ -52,7 +53,7 @@ class Projector:
         self._known: object = None
         self._projection: Estimate | None = None
         self._pre: Estimate | None = None
-        self._regimes = RegimeWatch()
+        self._levels = LevelWatch()
         self._failed = False
         self._count = 0
         self._made_at_s = -math.inf
@@ -98,7 +99,7 @@ class Projector:
                 return None  # a guess alone is no projection
             known = error.estimate
         else:
-            self._regimes.see(step, length, trace)
+            self._levels.see(step, length, trace)
         if self._pre is None:
             return known
         return blend(self._pre, trace, known, confidence=self._confidence)
@@ -124,7 +125,7 @@ def projection_of(trace: EnergyTrace) -> Estimate | None:
         return None
 
 
-class RegimeWatch:
+class LevelWatch:
     """Warns when a later level moves the projection by more than its interval, once a change."""
 
     def __init__(self) -> None:

@@ -136,7 +136,7 @@ class Session:
     @never_raises
     def _end_row(self, values: Mapping[str, Any], *, tentative: bool) -> dict[str, float]:
         if not self.in_row:
-            self._warn_once("end", "end_epoch() without start_epoch() is ignored")
+            self._warn_once("end", "the end of an epoch that did not begin is ignored")
             return {}
         cuda_synchronize()
         self.log(**values)

@@ -1,4 +1,4 @@
-"""What the training waits for at the edges of an epoch: its own GPU."""
+"""Waiting for the GPU at the edges of an epoch, so that its work counts where it belongs."""
 
 from __future__ import annotations
 

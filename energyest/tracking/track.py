@@ -1,4 +1,4 @@
-"""`track()`: energy of any training loop."""
+"""`track()`: energy of any training loop; and the sensors that a training needs."""
 
 from __future__ import annotations
 

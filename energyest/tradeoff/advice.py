@@ -10,7 +10,7 @@ import pandas as pd
 
 from energyest.display import as_html, as_text
 from energyest.errors import RunsError
-from energyest.estimate import format_duration, format_energy
+from energyest.display import format_duration, format_energy
 from energyest.estimators.pre.estimate import GPU_ALONE
 from energyest.tradeoff.metrics import Mode
 from energyest.tradeoff.pareto import cheapest_within

@@ -89,7 +89,7 @@ def advise(
         validation_samples: samples that are validated after each epoch.
         quality: name -> expected quality, such as an accuracy, taken as exact.
         mode: whether more quality is better, "max", or less, "min".
-        probes: from `energyest.probe`: a pair that was probed is estimated from its probe.
+        probes: from `profiling.probe`: a pair that was probed is estimated from its probe.
         model: a `PreModel` of your own; by default the one that comes with the package.
         confidence: probability for the intervals and for `may_be_on_front`.
 

@@ -71,7 +71,7 @@ def estimate_pre(
         validation_samples: samples that are validated after each epoch, by the forward pass alone,
             in batches of the same size.
         model: a `PreModel` of your own; by default the one that comes with the package.
-        probe: from `energyest.probe`, of the same workload on the same GPU.
+        probe: from `energyest.profiling.probe`, of the same workload on the same GPU.
         confidence: probability for the interval.
 
     Returns:

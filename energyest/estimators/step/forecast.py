@@ -16,7 +16,7 @@ from energyest.estimators.step.horizon import Horizon, measured_s
 from energyest.estimators.step.interval import error_of
 from energyest.estimators.step.level import MIN_EPOCHS, Level, current_level
 from energyest.estimators.step.planned_changes import PlannedChange, weights_of
-from energyest.estimators.step.spikes import remaining_events, without_spikes
+from energyest.estimators.step.spikes import remaining_spikes, without_spikes
 from energyest.estimators.step.validation import Validations
 from energyest.records.devices import gpus_of
 from energyest.records.trace import EnergyTrace
@@ -188,7 +188,7 @@ class Forecaster:
         """
         if self._regular is None:
             return self.level, 0.0
-        to_come = remaining_events(self._spikes, len(self._trace), total)
+        to_come = remaining_spikes(self._spikes, len(self._trace), total)
         if to_come is None:
             return self.level, 0.0
         return self._regular, to_come * self._spike_J

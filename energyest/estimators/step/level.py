@@ -71,7 +71,7 @@ def current_level(values: FloatArray, change: LastChange | None = None) -> Level
     """The level at the end of a sequence.
 
     Its mean is taken over all epochs since it began; as it is not certain when that was, over all
-    answers, each with its probability (see `regimes`). A spike of a single epoch (see `events`)
+    answers, each with its probability (see `changepoint`). A spike of a single epoch (see `spikes`)
     that was the only one on the level is not expected again, nor is one from before.
 
     Args:

@@ -51,7 +51,7 @@ def without_spikes(values: FloatArray) -> FloatArray:
     return cleaned
 
 
-def remaining_events(positions: NDArray[np.intp], measured: int, total: float) -> float | None:
+def remaining_spikes(positions: NDArray[np.intp], measured: int, total: float) -> float | None:
     """How often something that happened in some of the epochs will happen in those to come.
 
     Args:

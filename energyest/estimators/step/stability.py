@@ -1,4 +1,4 @@
-"""Since when has a training cost the same per epoch? Detection of the current regime."""
+"""Since when has a training cost the same per epoch? Detection of the current level."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from energyest.records.trace import EnergyTrace
 
 
 def find_stable_epoch(trace: EnergyTrace, method: str = "changepoint") -> int:
-    """The first epoch of the regime that the training is in now.
+    """The first epoch of the level that the training is in now.
 
     Args:
         trace: the epochs measured so far.
@@ -28,7 +28,7 @@ def find_stable_epoch(trace: EnergyTrace, method: str = "changepoint") -> int:
         the level, such as a cold one, is not part of it.
 
     Raises:
-        NotStableError: that regime is younger than `MIN_EPOCHS` epochs as yet.
+        NotStableError: that level is younger than `MIN_EPOCHS` epochs as yet.
         EstimateError: there is no such method, or too few readings for it.
         MissingDependencyError: the method needs a package that is not installed.
     """

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from energyest.arrays import FloatArray
 from energyest.estimators.step.interval import error_of
 from energyest.estimators.step.level import Level, current_level
-from energyest.estimators.step.spikes import remaining_events
+from energyest.estimators.step.spikes import remaining_spikes
 from energyest.records.meta import read_positive
 from energyest.records.trace import EnergyTrace
 
@@ -99,7 +99,7 @@ class Validations:
             return ToCome(guess * training_J, _GUESS_ERROR * guess * training_J, guess * training_s)
         number = scheduled
         if number is None:
-            number = remaining_events(self._positions, measured, total)
+            number = remaining_spikes(self._positions, measured, total)
         if number is None:
             number = len(self._positions) / measured * (total - measured)
         energy_J = number * self._level.mean

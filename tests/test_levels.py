@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from energyest.estimators.step.changepoint import last_change
 from energyest.estimators.step.level import current_level
-from tests.support.plain_regimes import log_evidence, weights
+from tests.support.plain_levels import log_evidence, weights
 
 
 def draws(seed: int = 11) -> np.random.Generator:
