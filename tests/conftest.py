@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -10,8 +12,9 @@ from types import ModuleType
 import pytest
 from hypothesis import HealthCheck, settings
 
-from simulation.fake_nvml import FakeNvml, build, compiler_available
+from simulation.fake_nvml import FakeNvml, build, compiler_available, environment
 from simulation.stepped import Clock, NvmlClock, without_threads
+from tests.support.forks import Forks
 from tests.support.threads import end_those_since, own_threads
 
 # Whatever else the machine does: an example may take as long as it takes.
@@ -21,11 +24,13 @@ settings.load_profile("any speed")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup`, one process runs the tests that share a fixture of their module."""
+    """With `--dist loadgroup`, one process runs the tests that share what is costly to make."""
     for item in items:
         if isinstance(item, pytest.Function):
-            found = item._fixtureinfo.name2fixturedefs.values()
-            if any(fixture.scope == "module" for fixtures in found for fixture in fixtures):
+            found = item._fixtureinfo.name2fixturedefs
+            if "forks" in found:
+                item.add_marker(pytest.mark.xdist_group("forks"))
+            elif any(f.scope == "module" for fixtures in found.values() for f in fixtures):
                 item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
@@ -53,6 +58,16 @@ def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not compiler_available():
         pytest.skip("the simulated NVML needs Linux and a C compiler (cc, gcc or clang)")
     return build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture(scope="session")
+def forks(request: pytest.FixtureRequest) -> Iterator[Forks]:
+    """Starts processes that have imported torch already, where the simulated NVML is."""
+    found = dict(os.environ)
+    if compiler_available():
+        found = environment(request.getfixturevalue("nvml_library"))
+    with contextlib.closing(Forks(found)) as started:
+        yield started
 
 
 @pytest.fixture(scope="session", autouse=True)
