@@ -31,7 +31,7 @@ def tests(session: nox.Session) -> None:
     """The test-suite: on a CPU, without the data beside the checkout, in under six minutes."""
     install(session, "dev")
     # One process for each processor, but no more than there is work for.
-    spread = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadgroup")
+    spread = ("-n", "logical", "--maxprocesses", "4")
     session.run("python", "-m", "pytest", *spread, *session.posargs)
 
 

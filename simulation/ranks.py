@@ -21,7 +21,6 @@ import sys
 import time
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -173,7 +172,7 @@ class Watch(pl.Callback):
             print("SEEN " + json.dumps(seen), flush=True)
 
 
-def main(folder: Path, *options: str) -> None:
+def main(folder: str, *options: str) -> None:
     OPTIONS.update(option.partition("=")[::2] for option in options)
     torch.manual_seed(0)
     monitor = None if OPTIONS.get("monitor") == "no" else Monitor()
@@ -204,4 +203,4 @@ def main(folder: Path, *options: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main(*sys.argv[1:])

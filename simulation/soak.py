@@ -1,7 +1,7 @@
 """Trainings beside a driver and a disk that fail at random, and what is checked all along.
 
-Run for an hour by `benchmarks/endurance/soak.py`, whose description says what is judged and how, and for some
-seconds by `tests/test_faults.py`.
+Run for an hour by `benchmarks/endurance/soak.py`, whose description says what is judged and how,
+and for some seconds by `tests/test_faults.py`.
 """
 
 from __future__ import annotations

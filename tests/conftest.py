@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from simulation.fake_nvml import FakeNvml, build, compiler_available
+from simulation.fake_nvml import FakeNvml, build, compiler_available, environment
 from simulation.stepped import Clock, NvmlClock, without_threads
+from tests.support.forks import Forks
 from tests.support.threads import end_those_since, own_threads
 
 # Whatever else the machine does: an example may take as long as it takes.
@@ -19,14 +23,29 @@ settings.register_profile("any speed", deadline=None, suppress_health_check=[Hea
 settings.load_profile("any speed")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup`, one process runs the tests that share a fixture of their module."""
-    for item in items:
-        if isinstance(item, pytest.Function):
-            found = item._fixtureinfo.name2fixturedefs.values()
-            if any(fixture.scope == "module" for fixtures in found for fixture in fixtures):
-                item.add_marker(pytest.mark.xdist_group(item.path.stem))
+# Tests that share what is costly to make: one process runs them all, and first of all. (Marks of
+# `xdist_group` would say so, too; xdist 3.8 does not see them under pytest 9.)
+_TOGETHER = {
+    "forks": ("test_faults.py", "test_ranks.py", "test_lightning.py::test_killed_run"),
+    "models of PRE": ("test_pre.py",),
+    "regressions": ("test_pre_table.py", "test_pre_published.py"),
+    "hostile files": ("test_untrusted.py",),
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n`: by these groups, and all other tests one by one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            for group, names in _TOGETHER.items():
+                if any(f"/{name}" in nodeid for name in names):
+                    return group
+            return nodeid
+
+    return ByGroups(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +72,16 @@ def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not compiler_available():
         pytest.skip("the simulated NVML needs Linux and a C compiler (cc, gcc or clang)")
     return build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture(scope="session")
+def forks(request: pytest.FixtureRequest) -> Iterator[Forks]:
+    """Starts processes that have imported torch already, where the simulated NVML is."""
+    found = dict(os.environ)
+    if compiler_available():
+        found = environment(request.getfixturevalue("nvml_library"))
+    with contextlib.closing(Forks(found)) as started:
+        yield started
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,64 +3,44 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from simulation.fake_nvml import environment
-from tests.faults import ROOT, Outcome, load_cases, running
+from tests.faults import Outcome, load_cases, start_all
+from tests.support.forks import LIGHTNING, Forks
 
 CASES = load_cases()
 
-
-# Some seconds of it: the training that they end in is brought to its end.
-SOAK = """
-import json
-from simulation.soak import soak
-soaked = soak(minutes=0.2, seed=1)
-names = ("runs", "epochs", "rows", "unknown_rows", "violations")
-print(json.dumps({**{name: getattr(soaked, name) for name in names},
-                  "faults": sum(soaked.world.counts.values())}))
-"""
-
-
-@pytest.fixture(scope="module")
-def soak(nvml_library: Path) -> Iterator[subprocess.Popen[str]]:
-    """Some seconds of the soak, beside the faults, which sleep most of the time."""
-    with subprocess.Popen(
-        [sys.executable, "-c", SOAK],
-        cwd=ROOT,
-        env=environment(nvml_library),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        yield process
-        process.kill()
+# The first one waits for the start of many.
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
 def outcome_of(
     request: pytest.FixtureRequest,
-    soak: subprocess.Popen[str],
+    forks: Forks,
     nvml_library: Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Callable[[str], Outcome]]:
-    """Runs all cases that are asked for at once, as most of them sleep most of the time."""
+) -> Callable[[str], Outcome]:
+    """Runs all cases that are asked for at once."""
     names = [
         item.callspec.params["name"]
         for item in request.session.items
         if item.path == request.path and hasattr(item, "callspec")
     ]
-    folder = tmp_path_factory.mktemp("faults")
-    with running(names, nvml_library, folder) as outcome_of_one:
-        yield outcome_of_one
+    return start_all(forks, names, nvml_library, tmp_path_factory.mktemp("faults"))
 
 
-@pytest.mark.timeout(900)  # the first one waits for the start of many
+@pytest.fixture(scope="module")
+def soak(forks: Forks, outcome_of: object, tmp_path_factory: pytest.TempPathFactory) -> int:
+    """Some seconds of the soak, beside the faults; its last training is brought to its end."""
+    folder = tmp_path_factory.mktemp("soak")
+    return forks.start("tests.faults.child:run_soak", 0.2, 1, folder=folder, needs=LIGHTNING)
+
+
+@pytest.mark.usefixtures("soak")
 @pytest.mark.parametrize("name", CASES)
 def test_fault(name: str, outcome_of: Callable[[str], Outcome]) -> None:
     outcome = outcome_of(name)
@@ -68,14 +48,13 @@ def test_fault(name: str, outcome_of: Callable[[str], Outcome]) -> None:
         check(outcome)
 
 
-@pytest.mark.timeout(900)
-def test_a_short_soak(soak: subprocess.Popen[str]) -> None:
-    output, _ = soak.communicate(timeout=600)
-    assert soak.returncode == 0, output
-    found = json.loads(output.splitlines()[-1])
+def test_a_short_soak(forks: Forks, soak: int) -> None:
+    ended = forks.wait(soak)
+    assert ended.status == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
     # No energy is wrong, and none is unknown without a fault that explains it, however many are.
-    assert found["violations"] == [], output
-    assert found["runs"] >= 1, output
-    assert found["faults"] >= 1, output
+    assert found["violations"] == [], ended.stdout
+    assert found["runs"] >= 1, ended.stdout
+    assert found["faults"] >= 1, ended.stdout
     # The very first epoch is calm: it at least is known.
-    assert 0 <= found["unknown_rows"] < found["rows"] == found["epochs"], output
+    assert 0 <= found["unknown_rows"] < found["rows"] == found["epochs"], ended.stdout

@@ -8,8 +8,6 @@ import logging
 import math
 import pickle
 import signal
-import subprocess
-import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +29,7 @@ from energyest.lightning.run_metadata import _hyperparameters
 from energyest.measure.recorder import Recorder
 from simulation.stepped import Clock
 from tests.support.cost import costs_at_most
+from tests.support.forks import LIGHTNING, Forks
 from tests.support.loggers import read_csv, read_tensorboard
 from tests.support.sensors import Constant, Failing
 from tests.support.threads import is_within
@@ -490,48 +489,16 @@ def test_ctrl_c(pl: ModuleType, tmp_path: Path) -> None:
     assert len(monitor.trace) == 2
 
 
-KILLED = """
-import sys, time
-import pytorch_lightning as pl, torch
-from energyest import EnergyMonitor
-
-class Net(pl.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(1, 1)
-    def training_step(self, batch, batch_idx):
-        time.sleep(0.02)
-        if self.current_epoch == 3 and batch_idx == 2:
-            print("now", flush=True)
-            time.sleep(600)
-        loss = self.layer(batch).sum()
-        self.log("loss", loss)
-        return loss
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-trainer = pl.Trainer(
-    accelerator="cpu", max_epochs=10, logger=False, enable_checkpointing=False,
-    enable_progress_bar=False, callbacks=[EnergyMonitor(sys.argv[1], components=["ram"])],
-)
-trainer.fit(Net(), torch.utils.data.DataLoader(torch.ones(4, 1)))
-"""
-
-
-def test_killed_run(tmp_path: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(tmp_path / "energy")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        line = next((line for line in process.stdout if line == "now\n"), None)
-        is_there = is_within(lambda: line and len(load_trace(tmp_path / "energy").power))
-        process.kill()
-    assert line is not None, "the training ended by itself"
-    assert is_there
-    trace = load_trace(tmp_path / "energy")
+def test_killed_run(forks: Forks, tmp_path: Path) -> None:
+    folder, said = tmp_path / "energy", tmp_path / "output" / "stdout"
+    number = forks.start(
+        "tests.support.killed:train", str(folder), folder=said.parent, needs=LIGHTNING
+    )
+    assert is_within(lambda: said.exists() and "now\n" in said.read_text())
+    assert is_within(lambda: len(load_trace(folder).power))
+    forks.kill(number)
+    assert forks.wait(number).status == -signal.SIGKILL
+    trace = load_trace(folder)
     assert list(trace.epochs.epoch) == [0, 1, 2]
     assert (trace.epochs.energy_J > 0).all()
     assert list(trace.epochs.steps) == [4, 4, 4]

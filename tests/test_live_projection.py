@@ -11,7 +11,7 @@ import pytorch_lightning
 
 from energyest import EnergyTrace, Estimate, estimate_step, track
 from energyest.tracking import live_projection as projection
-from energyest.tracking.live_projection import Projector, LevelWatch
+from energyest.tracking.live_projection import LevelWatch, Projector
 from energyest.tracking.plan import Length
 from tests.support.sensors import Constant
 from tests.support.trainers import PlNet, loader, make_trainer, monitor_of, warnings_of

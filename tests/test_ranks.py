@@ -6,41 +6,38 @@ More of it, which takes longer, is in tests/long.
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.support.forks import Forks
 from tests.support.processes import (
     EPOCHS,
     Trained,
     check_death,
     check_truth,
     parts,
-    train,
     train_at_once,
 )
 
 pytestmark = pytest.mark.timeout(900)
 
 
-TRAININGS = ("monitor=no", "kill=1", "kill=0")
+TRAININGS = ("", "monitor=no", "kill=1", "kill=0")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
-    results = train_at_once(tmp_path_factory.mktemp("ranks"), *TRAININGS)
+def trained(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
+    results = train_at_once(forks, tmp_path_factory.mktemp("ranks"), *TRAININGS)
     return dict(zip(TRAININGS, results, strict=True))
 
 
-def test_rank_0_shows_and_the_folder_holds_all_ranks(
-    trained: dict[str, Trained], tmp_path: Path
-) -> None:
-    result, plain = train(tmp_path), trained["monitor=no"]
-    assert (result.statuses, plain.statuses) == ([0], [0, 0]), result.stderr + plain.stderr
+def test_rank_0_shows_and_the_folder_holds_all_ranks(trained: dict[str, Trained]) -> None:
+    result, plain = trained[""], trained["monitor=no"]
+    assert result.statuses == plain.statuses == [0, 0], result.stderr + plain.stderr
     seen, without = result.said("SEEN"), plain.said("SEEN")
-    whole = check_truth(tmp_path)
-    first, second = parts(tmp_path)
+    whole = check_truth(result.folder)
+    first, second = parts(result.folder)
     assert len(whole) == len(first) == len(second) == EPOCHS
     # While it trained: what had ended before was known by the next epoch at the latest, or later by
     # as long as others were busy.

@@ -29,8 +29,7 @@ from scipy.stats import t as student_t
 from benchmarks.common.head import print_head
 from benchmarks.common.real_trainings import LongRun, long_runs
 from energyest import EnergyTrace, NotStableError, estimate_step
-from energyest.estimators.step import changepoint
-from energyest.estimators.step import interval
+from energyest.estimators.step import changepoint, interval
 from energyest.estimators.step.forecast import Forecaster
 
 Signal = Callable[[np.random.Generator, int], np.ndarray]

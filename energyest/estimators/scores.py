@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from energyest.checks import check_confidence, check_count, check_positive, positive_or_none
-from energyest.errors import EstimateError
 from energyest.display import format_energy
+from energyest.errors import EstimateError
 from energyest.estimators.compare import PAPER_EPOCHS, Planned, compare_estimators, measured_sum
 from energyest.records.run_labels import gpu_names, model_name
 from energyest.records.trace import EnergyTrace

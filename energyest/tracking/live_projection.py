@@ -7,8 +7,8 @@ import math
 import time
 from typing import Protocol
 
-from energyest.errors import EstimateError
 from energyest.display import format_energy
+from energyest.errors import EstimateError
 from energyest.estimate import Estimate, NotStableError
 from energyest.estimators.pre.blend import blend
 from energyest.estimators.step.estimate import estimate_step

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from energyest.display import as_html, as_text
+from energyest.display import as_html, as_text, format_duration, format_energy
 from energyest.errors import RunsError
-from energyest.display import format_duration, format_energy
 from energyest.estimators.pre.estimate import GPU_ALONE
 from energyest.tradeoff.metrics import Mode
 from energyest.tradeoff.pareto import cheapest_within

@@ -5,6 +5,7 @@ Exits with 1 if a case does not do what it has to. Names of cases as arguments r
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -13,8 +14,9 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-from simulation.fake_nvml import build
-from tests.faults import CASES, LONGEST_CALL_S, PARTS, Case, Outcome, load_cases, running
+from simulation.fake_nvml import build, environment
+from tests.faults import CASES, LONGEST_CALL_S, PARTS, Case, Outcome, load_cases, start_all
+from tests.support.forks import Forks
 
 HEAD = f"""# Faults
 
@@ -84,8 +86,9 @@ def main(*names: str) -> int:
     load_cases()
     complaints = []
     with tempfile.TemporaryDirectory() as folder:
-        wanted = names or tuple(CASES)
-        with running(wanted, build(Path(folder)), Path(folder)) as outcome_of:
+        wanted, library = names or tuple(CASES), build(Path(folder))
+        with contextlib.closing(Forks(environment(library))) as forks:
+            outcome_of = start_all(forks, wanted, library, Path(folder))
             outcomes = {name: outcome_of(name) for name in wanted}
     print(HEAD.format(made=made()))
     for part, heading in PARTS.items():

@@ -72,8 +72,9 @@ def cut_off(
         with mock.patch(RATE, 1):
             draw_exactly(scene)
             run = track(folder / "energy", gpus=[0], components=["gpu"])
+            before_s = time.monotonic()
             run.start()
-            os.write(pipe, f"{time.monotonic()}\n".encode())
+            os.write(pipe, f"{before_s} {time.monotonic()}\n".encode())
             for epoch in range(3):
                 busy_s = all_waited_s()
                 run.start_epoch(epoch, continues=epoch > 0)
@@ -86,16 +87,18 @@ def cut_off(
     pid = in_a_fork(train_on)
     os.close(pipe)
     with os.fdopen(reader) as lines:
-        began_s = float(lines.readline())
+        before_s, began_s = map(float, lines.readline().split())
         ended_s, busy_s = map(float, lines.readline().split())
         if from_outside is not None:
             from_outside(pid)
     outcome_status = exit_status_of(pid)
+    over_s = time.monotonic()
     trace = load_trace(folder / "energy")
     outcome = of_trace(trace)
     outcome.exit_status, outcome.expected_exit = outcome_status, expected_exit
     outcome.epochs, outcome.busy_s = 2, round(busy_s, 3)
     outcome.lost_s = round(ended_s - began_s - trace.total_J / WATTS, 3)
+    outcome.surplus_s = round(trace.total_J / WATTS - (over_s - before_s), 3)
     cut = trace.meta.get("interrupted_epoch", {})
     outcome.facts["interrupted epoch"] = cut.get("epoch")
     outcome.facts["readings on disk"] = len(trace.power)
@@ -264,7 +267,7 @@ def forks(scene: Scene, folder: Path) -> Outcome:
         holder.join()
         pids += [in_a_fork(in_the_child) for _ in range(2)]
         pids.append(in_a_fork(lambda: sys.exit(7)))
-        signal.alarm(30)  # a child that hangs fails this case
+        signal.alarm(600)  # a child that hangs fails this case
         statuses.extend(exit_status_of(pid) for pid in pids)
         signal.alarm(0)
 

@@ -6,16 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import all_epochs_recorded, goes_on, load_cases, running
+from tests.faults import all_epochs_recorded, goes_on, load_cases, start_all
+from tests.support.forks import Forks
 
 NAMES = [name for name, case in load_cases().items() if case.simulated]
 
 
 @pytest.mark.timeout(900)
-def test_readings_that_fail_hold_nothing_up(nvml_library: Path, tmp_path: Path) -> None:
-    with running(NAMES, nvml_library, tmp_path, real_time=True) as outcome_of:
-        for name in NAMES:
-            outcome = outcome_of(name)
-            assert outcome.slowest_s is not None
-            goes_on(outcome)
-            all_epochs_recorded(outcome)
+def test_readings_that_fail_hold_nothing_up(
+    forks: Forks, nvml_library: Path, tmp_path: Path
+) -> None:
+    outcome_of = start_all(forks, NAMES, nvml_library, tmp_path, real_time=True)
+    for name in NAMES:
+        outcome = outcome_of(name)
+        assert outcome.slowest_s is not None
+        goes_on(outcome)
+        all_epochs_recorded(outcome)

@@ -13,6 +13,16 @@ from tests.support.processes import EPOCHS, WATTS, check_death, check_truth, tra
 pytestmark = pytest.mark.timeout(900)
 
 
+def test_processes_that_lightning_starts(tmp_path: Path) -> None:
+    """In tests/test_ranks.py they are started from outside."""
+    result = train(tmp_path)
+    assert result.statuses == [0], result.stderr
+    whole = check_truth(tmp_path)
+    assert len(whole) == EPOCHS
+    assert whole.total_J == pytest.approx(result.said("SEEN")["total_J"])
+    assert whole.meta["missing_ranks"] == []
+
+
 def test_another_engine(tmp_path: Path) -> None:
     result = train(tmp_path, "strategy=model_parallel")
     assert result.statuses == [0], result.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from energyest import EnergyTrace, load_trace
+from tests.support.forks import LIGHTNING, Forks
 from tests.support.source import ROOT
 
 EPOCHS = 4
@@ -42,32 +44,64 @@ class Trained(NamedTuple):
 
 
 def train(folder: Path, *options: str) -> Trained:
-    """Train in two processes that Lightning starts."""
-    result = _run("simulation.ranks", str(folder), *options)
-    return Trained(folder, [result.returncode], result.stdout, result.stderr)
-
-
-def train_at_once(folder: Path, *trainings: str) -> list[Trained]:
-    """Train several times, with options in one text, in processes that are forked from one."""
-    result = _run("simulation.forked_ranks", str(folder), *trainings)
-    assert result.returncode == 0, result.stderr
-    places = [folder / str(number) for number in range(len(trainings))]
-    return [
-        Trained(place, statuses, (place / "stdout").read_text(), (place / "stderr").read_text())
-        for place, statuses in zip(places, json.loads(result.stdout), strict=True)
-    ]
-
-
-def _run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Ended by force, it is a hang."""
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
+    """Train in two processes that Lightning starts; ended by force, it is a hang."""
+    result = subprocess.run(
+        [sys.executable, "-m", "simulation.ranks", str(folder), *options],
         check=False,
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=600,
     )
+    return Trained(folder, [result.returncode], result.stdout, result.stderr)
+
+
+def train_at_once(forks: Forks, folder: Path, *trainings: str) -> list[Trained]:
+    """Train several times, each in two processes that are started from outside.
+
+    Args:
+        forks: starts them.
+        folder: for their traces.
+        trainings: options of each, in one text.
+    """
+    numbers = []
+    for place, options in ((folder / str(n), text.split()) for n, text in enumerate(trainings)):
+        variables = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(_free_port()),
+            "NODE_RANK": "0",
+            "WORLD_SIZE": "2",
+        }
+        numbers.append(
+            [
+                forks.start(
+                    "simulation.ranks:main",
+                    *(str(place), *options),
+                    folder=place / f"output of rank {rank}",
+                    needs=LIGHTNING,
+                    environment={**variables, "LOCAL_RANK": str(rank)},
+                )
+                for rank in (0, 1)
+            ]
+        )
+    ends = [[forks.wait(number) for number in both] for both in numbers]
+    return [
+        Trained(
+            folder / str(n),
+            [end.status for end in both],
+            "".join(end.stdout for end in both),
+            "".join(end.stderr for end in both),
+        )
+        for n, both in enumerate(ends)
+    ]
+
+
+def _free_port() -> int:
+    """One at which the processes of a training may meet."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
 
 
 def parts(folder: Path) -> list[EnergyTrace]:

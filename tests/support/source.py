@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import energyest
@@ -12,10 +13,16 @@ PACKAGE = Path(energyest.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """All nodes of a file's syntax tree."""
+    return [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+
+
 def imports_of(path: Path) -> set[str]:
     """Full names of all modules that a file imports, also inside functions."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -27,5 +34,5 @@ def imports_of(path: Path) -> set[str]:
 
 def strings_of(path: Path) -> set[str]:
     """All strings of a file that may name a module or a script."""
-    tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    return {n.value for n in tree if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    constants = (node for node in nodes_of(path) if isinstance(node, ast.Constant))
+    return {node.value for node in constants if isinstance(node.value, str)}
