@@ -134,7 +134,7 @@ def test_mistakes_do_not_end_a_training(caplog: pytest.LogCaptureFixture) -> Non
         run.end_validation()
     assert row["val_acc"] == 0.5
     assert math.isnan(row["energy_J"])
-    assert "without start_epoch" in caplog.text
+    assert "an epoch that did not begin" in caplog.text
     assert "'energy_J' is measured" in caplog.text
     assert "'text' is no number" in caplog.text
 
