@@ -8,6 +8,7 @@ import sys
 import pytest
 
 pytest.importorskip("torch.distributed")
+needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 
 TCP = 'store = dist.TCPStore("127.0.0.1", 0, 1, True)'
 # A store within others, as torch's own process groups make it.
@@ -56,6 +57,10 @@ worker = StoreWorker(store)
 told = worker.send(lambda store: store.set("a", "b"))
 assert told.wait(60) and told.succeeded
 os.kill(master, signal.SIGSTOP)
+def state(thread):
+    return open(f"/proc/{master}/task/{thread}/stat").read().rpartition(") ")[2][0]
+while {state(thread) for thread in os.listdir(f"/proc/{master}/task")} != {"T"}:
+    pass  # it stops when the machine comes to it
 asked = worker.send(lambda store: store.check(["a"]))
 assert not asked.wait(0.2)
 assert store.host  # the training's own connection is not the one that waits
@@ -73,6 +78,7 @@ def test_a_process_ends_with_its_own_status(store: str, question: str) -> None:
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 3
 
 
+@needs_proc
 def test_a_store_that_answers_again_while_the_process_ends() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", MASTER], stdout=subprocess.PIPE, text=True
