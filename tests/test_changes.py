@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from energyest import EnergyMonitor, EnergyTrace, estimate_step, load_trace
-from energyest.profiling.flops import count_forward_flops, count_training_ratios
+from energyest.profiling.describe import count_flops
 from tests.support.trainers import (
     BATCH,
     both_namespaces,
@@ -111,9 +111,8 @@ def test_a_flip_is_seen_when_it_comes(tmp_path: Path) -> None:
     (entry,) = monitor.trace.meta["planned_changes"]
     assert entry["epoch"] == entry["known_since"] == 3
     assert entry["reason"] == "requires_grad changed"
-    frozen, all_trained = count_training_ratios(
-        model, torch.zeros(4, 8), [{}, {name: True for name, _ in model.named_parameters()}]
-    )
+    frozen = count_flops(model, torch.zeros(4, 8)).training_to_forward
+    all_trained = count_flops(model.requires_grad_(True), torch.zeros(4, 8)).training_to_forward
     assert entry["flops_ratio"] == pytest.approx(frozen / all_trained)
     flops = monitor.trace.column("flops")
     assert flops[3] / flops[2] == pytest.approx(frozen / all_trained)
@@ -242,7 +241,7 @@ def test_a_batch_that_may_be_shared_is_left_alone() -> None:
             return self(batch).sum()
 
     for batch in (Pair(torch.ones(4, 8)), Item(torch.ones(4, 8)), [Item(torch.ones(4, 8))]):
-        count_forward_flops(InPlace(), batch)
+        count_flops(InPlace(), batch)
         x = batch[0].x if isinstance(batch, list) else batch.x
         assert torch.equal(x, torch.ones(4, 8))
 
@@ -267,7 +266,7 @@ def test_a_compiled_function_stays_compiled() -> None:
 
     double = torch.compile(lambda x: x * 2, backend=backend)
     model = Net()
-    count_training_ratios(model, torch.ones(4, 8))
+    count_flops(model, torch.ones(4, 8))
     runs.clear()
     model(torch.ones(4, 8))
     assert len(runs) == 1

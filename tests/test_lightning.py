@@ -23,7 +23,7 @@ import torchmetrics
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from energyest import EnergyMonitor, estimate_step, load_trace
+from energyest import EnergyMonitor, describe_workload, estimate_step, load_trace
 from energyest.errors import ConfigurationError
 from energyest.lightning.run_metadata import _hyperparameters
 from energyest.measure.recorder import Recorder
@@ -99,7 +99,7 @@ def test_epochs_table(pl: ModuleType, tmp_path: Path) -> None:
     assert (epochs.validation_energy_J < epochs.energy_J).all()
     assert list(epochs.steps) == 3 * [BATCHES]
     assert list(epochs.samples) == 3 * [SAMPLES]
-    flops = Recipe.TRAINING_TO_FORWARD * Recipe.FORWARD_FLOPS * SAMPLES
+    flops = Recipe.FORWARD_FLOPS * Recipe.TRAINING_TO_FORWARD * SAMPLES
     assert list(epochs.flops) == pytest.approx(3 * [flops])
     # The user's metrics, whenever in the epoch they were logged.
     losses = np.array(model.losses).reshape(3, BATCHES).mean(axis=1)
@@ -772,7 +772,7 @@ class Compiled(PlNet):
         self.net = torch.compile(self.net, backend="eager")
 
 
-class CannotTrace(PlNet):
+class ForTrainingOnly(PlNet):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             raise RuntimeError("forward is for training only")
@@ -781,7 +781,7 @@ class CannotTrace(PlNet):
     def validation_step(self, batch: Any, batch_idx: int) -> None: ...
 
 
-@pytest.mark.parametrize("net", [PlNet, LightningNet, Frozen, Compiled, CannotTrace])
+@pytest.mark.parametrize("net", [PlNet, LightningNet, Frozen, Compiled, ForTrainingOnly])
 def test_training_is_bit_identical(net: type[Recipe], tmp_path: Path) -> None:
     pl = lightning.pytorch if net is LightningNet else pytorch_lightning
     plain = outcome(net, pl, tmp_path)
@@ -790,7 +790,7 @@ def test_training_is_bit_identical(net: type[Recipe], tmp_path: Path) -> None:
 
     # The monitor did its work, and the training did something that could differ.
     assert len(monitor.trace) == 3
-    assert (monitor.trace.meta["forward_flops_per_sample"] is None) == (net is CannotTrace)
+    assert (monitor.trace.meta["forward_flops_per_sample"] is None) == (net is Compiled)
     assert len(set(plain["losses"])) == 3 * BATCHES
 
     assert watched.pop("losses") == plain.pop("losses")
@@ -805,27 +805,57 @@ def test_training_is_bit_identical(net: type[Recipe], tmp_path: Path) -> None:
         assert torch.equal(unpickled.net[0].weight, model.net[0].weight)
 
 
-@pytest.mark.parametrize("in_place", [False, True])
-def test_flops_of_a_compiled_lightning_module(in_place: bool, tmp_path: Path) -> None:
+def double(x: Tensor) -> Tensor:
+    return x * 2
+
+
+@pytest.mark.parametrize(
+    "what", ["in place", "whole", "a function of its file", "a closure", "its own"]
+)
+def test_compiled_is_not_watched(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = torch.compile(lambda x: x * 2, backend="eager") if what == "a closure" else double
+    if what == "a function of its file":
+        monkeypatch.setitem(globals(), "double", torch.compile(double, backend="eager"))
+
     class Net(PlNet):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            return nn.functional.cross_entropy(self(batch[0]), batch[1])
+            use = kept if what == "a closure" else double
+            return nn.functional.cross_entropy(use(self(batch[0])), batch[1])
 
         def on_train_epoch_end(self) -> None: ...
 
-    monitor, model = monitor_of(), Net()
-    if in_place:
+    model = Net()
+    workload = describe_workload(model, next(iter(loader())))
+    if what == "its own":
+        model.double = torch.compile(lambda x: x * 2, backend="eager")  # type: ignore[assignment]
+    if what == "in place":
         model.compile(backend="eager")
-    compiled = model if in_place else torch.compile(model, backend="eager")
-    make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=1).fit(compiled, loader())
-    assert monitor.trace.meta["forward_flops_per_sample"] == Recipe.FORWARD_FLOPS
-    # Only the training went through the model itself.
-    assert model.net[1].num_batches_tracked == BATCHES
+    trained = torch.compile(model, backend="eager") if what == "whole" else model
+    monitor = monitor_of()
+    make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=2).fit(trained, loader())
+    meta = monitor.trace.meta
+    assert meta["forward_flops_per_sample"] is None
+    assert "is compiled: EnergyMonitor(workload=describe_workload" in meta["flops_note"]
+    assert monitor.trace.epochs.flops.isna().all()
+    assert len(warnings_of(caplog)) == 1
+    # Only the training went through the model.
+    assert model.net[1].num_batches_tracked == 2 * BATCHES
+
+    told = EnergyMonitor(workload=workload, sensors=[Constant(GPU_W)])
+    make_trainer(pytorch_lightning, tmp_path, told, max_epochs=2).fit(trained, loader())
+    assert told.trace.meta["forward_flops_per_sample"] == Recipe.FORWARD_FLOPS
+    flops = Recipe.FORWARD_FLOPS * Recipe.TRAINING_TO_FORWARD * SAMPLES
+    assert told.trace.column("flops") == pytest.approx(flops)
 
 
-def test_forward_that_cannot_be_traced_is_said_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_workload_is_what_describe_workload_returns() -> None:
+    with pytest.raises(ConfigurationError, match="workload is a dict"):
+        EnergyMonitor(workload={})  # type: ignore[arg-type]
+
+
+def test_a_forward_that_needs_its_trainer_is_counted(tmp_path: Path) -> None:
     class Net(PlNet):
         def forward(self, x: Tensor) -> Tensor:
             raise NotImplementedError("only steps")
@@ -836,10 +866,7 @@ def test_forward_that_cannot_be_traced_is_said_once(
 
     monitor = monitor_of()
     make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=2).fit(Net(), loader())
-    assert monitor.trace.epochs.flops.isna().all()
-    assert "only steps" in monitor.trace.meta["flops_note"]
-    assert len(warnings_of(caplog)) == 1
-    assert "only steps" in warnings_of(caplog)[0]
+    assert monitor.trace.meta["forward_flops_per_sample"] == Recipe.FORWARD_FLOPS
 
 
 def test_parameters_that_are_not_there_yet(tmp_path: Path) -> None:
@@ -852,4 +879,4 @@ def test_parameters_that_are_not_there_yet(tmp_path: Path) -> None:
     make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=2).fit(Net(), loader())
     assert (monitor.trace.epochs.energy_J > 0).all()
     assert len(monitor.trace) == 2
-    assert "uninitialized" in monitor.trace.meta["flops_note"]
+    assert monitor.trace.meta["forward_flops_per_sample"] == Recipe.FORWARD_FLOPS

@@ -20,7 +20,13 @@ from energyest.measure.sensors import Kind, Sensor
 from energyest.measure.torch_gpus import trained_on
 from energyest.records.loading import load_trace
 from energyest.records.trace import EnergyTrace
-from energyest.tracking.checks import check_every_n_steps, check_folder, check_settings
+from energyest.records.workload import Workload
+from energyest.tracking.checks import (
+    check_every_n_steps,
+    check_folder,
+    check_settings,
+    check_workload,
+)
 from energyest.tracking.continuation import Position
 from energyest.tracking.guard import never_raises
 from energyest.tracking.live_projection import projection_of
@@ -66,9 +72,11 @@ class EnergyMonitor(Callback):
             memory.
         every_n_steps: batches in an interval, however many of them make an optimizer step; None
             for whole epochs.
-        count_flops: count the FLOPs of the model on a copy, with fvcore: at the first batch, and
-            where other parameters become trainable. The copy also shows what a step does, from
-            which PRE makes the first projection.
+        count_flops: watch what the first steps compute: it gives the FLOPs, as fvcore counts
+            them, and PRE's first projection. Nothing is run for it. A model that is compiled or
+            scripted is not watched.
+        workload: what a step does, from `describe_workload`, if you have it or the model is not
+            watched; the FLOPs and the first projection then come from it.
         rehearse_finetuning: ask finetuning callbacks of your own ahead, too, by calling their
             `finetune_function` for each epoch on copies; Lightning's own are asked anyway.
         sensors: sensors to use instead of those of this machine; they are closed when `fit` ends.
@@ -86,6 +94,7 @@ class EnergyMonitor(Callback):
         components: Sequence[Kind] = ("gpu", "cpu", "ram"),
         every_n_steps: int | None = None,
         count_flops: bool = True,
+        workload: Workload | None = None,
         rehearse_finetuning: bool = False,
         sensors: Sequence[Sensor] | None = None,
         interval_s: float = 0.1,
@@ -96,6 +105,7 @@ class EnergyMonitor(Callback):
         self._components = tuple(components)
         self._every = check_every_n_steps(every_n_steps)
         self._count_flops = count_flops
+        self._workload = check_workload(workload)
         self._rehearse = rehearse_finetuning
         self._sensors = sensors
         self._interval_s = interval_s
@@ -186,6 +196,7 @@ class EnergyMonitor(Callback):
             self._session,
             TrainerPlan(trainer, self._every),
             count_flops=self._count_flops,
+            workload=self._workload,
             take_metrics=lambda: self._metrics.take(trainer),
             log_values=lambda values: self._log(trainer, pl_module, values),
         )
@@ -225,13 +236,34 @@ class EnergyMonitor(Callback):
     ) -> None:
         """A batch ends."""
         if self._training is not None:
-            self._training.end_batch(batch)
+            self._training.end_batch(pl_module, batch)
+
+    @never_raises
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
+    ) -> None:
+        """Forward and backward are over."""
+        if self._training is not None:
+            self._training.before_optimizer_step()
 
     @never_raises
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation begins, unless it is the sanity check or one outside of `fit`."""
         if self._training is not None and not trainer.sanity_checking:
             self._training.start_validation()
+
+    @never_raises
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """A batch is validated next."""
+        if self._training is not None and not trainer.sanity_checking:
+            self._training.start_validation_batch(pl_module, dataloader_idx)
 
     @never_raises
     def on_validation_batch_end(
@@ -245,7 +277,7 @@ class EnergyMonitor(Callback):
     ) -> None:
         """A batch was validated."""
         if self._training is not None and not trainer.sanity_checking:
-            self._training.end_validation_batch(batch)
+            self._training.end_validation_batch(batch, dataloader_idx)
 
     @never_raises
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -15,22 +15,24 @@ from torch.nn.parameter import is_lazy
 from energyest.errors import WorkloadError
 from energyest.profiling.batches import batch_size, map_tensors, tensors_in, unshared
 from energyest.profiling.fake_tensors import ShapesAlone
-from energyest.profiling.flops import FlopCount, count_forward_flops
+from energyest.profiling.flops import TRAINING_TO_FORWARD, FlopCount
+from energyest.profiling.fused_layers import FusedLayers
 from energyest.profiling.model_copy import (
     bare_copy,
     generators_restored,
     in_eval_mode,
     plain_dtype,
+    plain_operators,
     train_as,
 )
-from energyest.profiling.operations import FusedLayers, OperationLog
-from energyest.profiling.training_flops import plain_operators
+from energyest.profiling.operations import OperationLog, WatchedStep, in_a_line
 from energyest.profiling.training_step import Loss, Step, is_lightning, possible_steps
 from energyest.records.workload import Workload, check_optimizer_name, check_precision_name
 
 # A forward that looks at values is run with values, on the CPU; beyond this size that takes long.
 _MOST_PARAMETERS_WITH_VALUES = 200_000_000
 _META = torch.device("meta")
+_NO_GRADIENT = "the loss depends on no trainable parameter"
 
 
 def describe_workload(
@@ -80,46 +82,62 @@ def describe_workload(
     if not batch_size(example_batch):
         raise WorkloadError("example_batch holds no sample: give a batch as for training")
     walk = _walk(model, example_batch, precision, list(possible_steps(model, example_batch, loss)))
-    count = count_forward_flops(model, example_batch)
-    workload = _workload(model, example_batch, walk, count, precision, optimizer)
+    samples = batch_size(example_batch) or 1
+    workload = workload_of(walk.step, model, example_batch, samples, precision, optimizer)
     return replace(workload, notes=(*workload.notes, *_notes_on_types(model)))
 
 
-def describe_beside_training(
-    model: nn.Module, batch: Any, count: FlopCount, *, precision: str, optimizer: str
-) -> Workload:
-    """As `describe_workload`, for a model that is being trained: nothing that takes long or shows.
+def count_flops(model: nn.Module, batch: Any) -> FlopCount:
+    """Count the FLOPs of `model`'s forward pass for one sample of a batch, and what training adds.
 
-    The forward pass is walked through rather than `training_step`, which may write to logs, and
-    nothing is computed: a model whose forward looks at values is refused.
+    Where a LightningModule has no forward of its own, the forward pass is its `training_step`.
+    What the backward pass adds depends on which parameters are trainable now. The model is walked
+    through as by `describe_workload`, and left alone.
 
     Args:
-        model: as of `describe_workload`.
-        batch: a batch of the training.
-        count: of the model's FLOPs: one that could not be counted is not walked through either.
-        precision: as of `describe_workload`.
-        optimizer: likewise.
+        model: any module; a LightningModule's `example_input_array` is preferred to the batch.
+        batch: a batch as the data loader yields it: a tensor, a mapping, or a tuple or list, of
+            which the first item is the input unless all items fit.
 
-    Raises:
-        WorkloadError: as by `describe_workload`, or the FLOPs were not counted.
+    Returns:
+        The count, or the reason why there is none. Nothing is raised.
     """
     model = getattr(model, "_orig_mod", model)
-    if count.per_sample is None:
-        raise WorkloadError(count.note)
-    if not batch_size(batch):
-        raise WorkloadError("the batch does not show how many samples it holds")
-    steps = list(possible_steps(model, batch, forward_first=True))
-    walk = _walk(model, unshared(batch), precision, steps, values=False)
-    return _workload(model, batch, walk, count, precision, optimizer)
+    example = getattr(model, "example_input_array", None)
+    inputs = batch if example is None else example
+    try:
+        steps = list(possible_steps(model, inputs, forward_first=True))
+        walk = _walk(model, unshared(inputs), "fp32", steps, needs_gradients=False)
+    except Exception as error:  # it runs the user's code: anything can happen
+        return FlopCount(None, in_a_line(error))
+    samples = batch_size(inputs) or 1
+    count = walk.step.flop_count(samples)
+    if not walk.has_gradients:
+        note = f"training is taken as {TRAINING_TO_FORWARD:.0f} times the forward pass"
+        count = replace(
+            count,
+            note=f"{note}: {_NO_GRADIENT}",
+            training_to_forward=TRAINING_TO_FORWARD,
+            is_training_counted=False,
+        )
+    return count
 
 
-def _workload(
-    model: nn.Module, batch: Any, walk: _Walk, count: FlopCount, precision: str, optimizer: str
+def workload_of(
+    step: WatchedStep, model: nn.Module, batch: Any, samples: int, precision: str, optimizer: str
 ) -> Workload:
-    log = walk.log
-    samples = batch_size(batch) or 1
-    traced = sum(o.flops * o.count for o in log.operations if o.phase == "forward") / samples
+    """What one step was seen to do, as a workload.
+
+    Args:
+        step: what was seen.
+        model: what was trained.
+        batch: the step's.
+        samples: in the batch.
+        precision: as of `describe_workload`.
+        optimizer: likewise.
+    """
     trainable = [p for p in model.parameters() if p.requires_grad]
+    names = ", ".join(step.uncounted)
     return Workload(
         model=type(model).__name__,
         batch_size=samples,
@@ -128,15 +146,15 @@ def _workload(
         parameters=sum(p.numel() for p in model.parameters()),
         trainable_parameters=sum(p.numel() for p in trainable),
         parameter_tensors=len(trainable),
-        forward_flops_per_sample=traced if count.per_sample is None else count.per_sample,
-        operations=log.operations,
-        forward_calls=log.calls["forward"],
-        backward_calls=log.calls["backward"],
-        module_calls=walk.module_calls,
-        saved_bytes=walk.saved_bytes,
+        forward_flops_per_sample=step.forward_flops / samples,
+        operations=step.operations,
+        forward_calls=step.forward_calls,
+        backward_calls=step.backward_calls,
+        module_calls=step.module_calls,
+        saved_bytes=step.saved_bytes,
         input_bytes=float(sum(t.numel() * t.element_size() for t in tensors_in(batch))),
         loop="lightning" if is_lightning(model) else "plain",
-        notes=walk.notes,
+        notes=(f"the arithmetic of {names} is not counted",) if names else (),
     )
 
 
@@ -151,7 +169,8 @@ class _Walk:
 
     def __init__(self, take: Step, precision: str, modules: nn.Module, inputs: Any) -> None:
         self.log = OperationLog()
-        self.module_calls = 0
+        self.has_gradients = True
+        self._module_calls = 0
         self._saved: dict[int, float] = {}
         for module in modules.modules():
             with suppress(Exception):  # a scripted module takes no hook
@@ -165,7 +184,6 @@ class _Walk:
         with self.log, keep, FusedLayers(self.log):
             with mixed:
                 end = take(modules, inputs)
-            self.log.phase = "backward"
             if end.requires_grad:
                 # As `end.backward()`, which would put `FusedLayers` out of action.
                 engine: Any = torch.autograd.Variable._execution_engine
@@ -174,14 +192,15 @@ class _Walk:
                     (end,), start, False, False, (), allow_unreachable=True, accumulate_grad=True
                 )
             elif any(parameter.requires_grad for parameter in modules.parameters()):
-                raise TypeError("the loss depends on no trainable parameter")
+                self.has_gradients = False
+        if self.log.failure is not None:
+            raise self.log.failure
         own = {_place(tensor) for tensor in held if tensor.layout == torch.strided}
-        self.saved_bytes = sum(size for place, size in self._saved.items() if place not in own)
-        names = ", ".join(self.log.uncounted)
-        self.notes = (f"the arithmetic of {names} is not counted",) if names else ()
+        saved = sum(size for place, size in self._saved.items() if place not in own)
+        self.step = self.log.as_step(self._module_calls, saved)
 
     def _called(self, *_: Any) -> None:
-        self.module_calls += 1
+        self._module_calls += 1
 
     def _keep(self, tensor: Tensor) -> Tensor:
         if self.log.phase == "backward":  # of a checkpointed layer, for a moment
@@ -196,7 +215,12 @@ def _place(tensor: Tensor) -> int:
 
 
 def _walk(
-    model: nn.Module, batch: Any, precision: str, steps: list[Step], *, values: bool = True
+    model: nn.Module,
+    batch: Any,
+    precision: str,
+    steps: list[Step],
+    *,
+    needs_gradients: bool = True,
 ) -> _Walk:
     """The first of the possible steps that can be walked through.
 
@@ -205,22 +229,28 @@ def _walk(
         batch: the batch.
         precision: as of `describe_workload`.
         steps: the possible steps.
-        values: whether values may be computed where shapes do not suffice, which takes long.
+        needs_gradients: refuse a step whose loss depends on nothing that is trained.
     """
     reasons: list[str] = []
     size = sum(p.numel() for p in model.parameters())
     has_values = not any(t.is_meta for t in [*model.parameters(), *tensors_in(batch)])
-    may_compute = values and has_values and size <= _MOST_PARAMETERS_WITH_VALUES
+    may_compute = has_values and size <= _MOST_PARAMETERS_WITH_VALUES
     for with_values in (False, True) if may_compute else (False,):
         for take in steps:
             try:
                 walk = _walk_copy(model, batch, precision, take, with_values)
             except Exception as error:  # it runs the user's code: anything can happen
-                reasons.append(f"{type(error).__name__}: {error}".splitlines()[0][:300])
+                reasons.append(in_a_line(error))
             else:
-                if any(operation.flops for operation in walk.log.operations):
+                if needs_gradients and not walk.has_gradients:
+                    reasons.append(f"TypeError: {_NO_GRADIENT}")
+                # Without a loss, norms alone will do.
+                elif any(operation.flops for operation in walk.step.operations) or (
+                    not needs_gradients and walk.step.forward_flops
+                ):
                     return walk
-                reasons.append("no matrix product or convolution was found in the step")
+                else:
+                    reasons.append("no matrix product or convolution was found in the step")
     reason = "; ".join(dict.fromkeys(reasons)) or "no input for its forward is in the batch"
     raise WorkloadError(f"{type(model).__name__} could not be walked through: {reason}")
 

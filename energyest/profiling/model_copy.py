@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import logging
 import random
+import sys
 import types
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # What a model may hold that is large and takes no part in forward.
 SHARED = (torch.utils.data.Dataset, torch.utils.data.DataLoader)
@@ -133,3 +137,53 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def plain_operators() -> Iterator[None]:
+    """No warnings, and plain matrix products in place of what the counter does not know."""
+    mkldnn: Any = torch.backends.mkldnn
+    enabled = mkldnn.enabled
+    with (
+        warnings.catch_warnings(),
+        _uncompiled(),
+        # It prints whole tracebacks where a model looks at values.
+        quiet("torch._subclasses.fake_tensor", logging.CRITICAL),
+        torch.enable_grad(),
+        # Parameters of 0 may well divide to NaN.
+        torch.autograd.set_detect_anomaly(False),
+        sdpa_kernel(SDPBackend.MATH),  # attention
+    ):
+        warnings.simplefilter("ignore")
+        try:
+            mkldnn.enabled = False  # recurrent layers
+            yield
+        finally:
+            mkldnn.enabled = enabled
+
+
+@contextmanager
+def quiet(name: str, level: int) -> Iterator[None]:
+    """Let a logger of torch's say nothing below a level."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Let no compiled function see the copy: torch would not compile it again for the training.
+
+    Raises:
+        ValueError: this torch cannot be kept from it, and something is compiled.
+    """
+    set_stance = getattr(torch.compiler, "set_stance", None)  # from torch 2.6 on
+    if set_stance is not None:
+        stance: AbstractContextManager[Any] = set_stance("force_eager")
+        return stance
+    if "torch._dynamo" in sys.modules:
+        raise ValueError("compiled functions cannot be left alone in this version of torch")
+    return nullcontext()

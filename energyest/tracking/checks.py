@@ -8,6 +8,7 @@ from pathlib import Path
 from energyest.checks import check_confidence, check_count, check_positive
 from energyest.errors import ConfigurationError
 from energyest.measure.sensors import check_components
+from energyest.records.workload import Workload
 
 
 def check_settings(confidence: float, interval_s: float, components: Sequence[str]) -> None:
@@ -34,3 +35,16 @@ def check_every_n_steps(every_n_steps: int | None) -> int | None:
     if every_n_steps is None:
         return None
     return check_count(every_n_steps, "every_n_steps", ConfigurationError)
+
+
+def check_workload(workload: Workload | None) -> Workload | None:
+    """A workload, or None.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    if workload is None or isinstance(workload, Workload):
+        return workload
+    raise ConfigurationError(
+        f"workload is a {type(workload).__name__}: it must be what describe_workload returns"
+    )

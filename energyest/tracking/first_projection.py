@@ -15,16 +15,18 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from energyest.errors import WorkloadError
 from energyest.estimate import Estimate
 from energyest.estimators.pre.blend import beside_gpu
 from energyest.estimators.pre.estimate import estimate_pre
 from energyest.gpus import resolve_gpu
-from energyest.profiling.describe import describe_beside_training
-from energyest.profiling.flops import FlopCount
+from energyest.profiling.batches import batch_size
+from energyest.profiling.describe import workload_of
+from energyest.profiling.operations import WatchedStep
 from energyest.profiling.tf32 import convolutions_in_tf32, matrix_products_in_tf32
 from energyest.records.devices import gpus_of, of_kind
 from energyest.records.trace import EnergyTrace
-from energyest.records.workload import OPTIMIZERS, Operation, Workload
+from energyest.records.workload import OPTIMIZERS, Operation, Workload, check_precision_name
 from energyest.tracking.plan import Length, TrainingPlan
 from energyest.tracking.session import Session
 
@@ -41,43 +43,53 @@ _CUDNN = ("convolution", "lstm", "gru", "rnn")
 
 
 class FirstProjection:
-    """Describes a training at its first batch and predicts its energy, on one known GPU.
+    """Describes a training after its first batch and predicts its energy, on one known GPU.
 
-    Made before the first batch is looked at: processors are then as busy as the training makes
-    them, and not with counting.
+    Made before that batch: processors are then as busy as the training makes them.
 
     Args:
         session: measures the training.
         plan: tells precision, optimizer and how long the training is to be.
+        workload: what a step does, if it was described before the training.
     """
 
-    def __init__(self, session: Session, plan: TrainingPlan) -> None:
+    def __init__(
+        self, session: Session, plan: TrainingPlan, workload: Workload | None = None
+    ) -> None:
         self._session = session
         self._plan = plan
-        self._workload: Workload | None = None
-        self._pending = True
         trace = session.trace
         self._gpus = gpus_of(trace.devices)
         self._host_W = power_now(trace, ("cpu", "ram"))
+        # PRE knows of trainings on one GPU alone.
+        self._pending = len(self._gpus) == 1 and plan.world_size == 1
+        self._length = Length()
+        self._row_samples: tuple[int | None, int] = (None, 0)
+        self._workload: Workload | None = None
+        if workload is not None and self._pending:
+            self._keep(workload)
 
-    def describe(self, module: nn.Module, batch: Any, count: FlopCount | None) -> None:
-        """Write to the trace's meta what a step of the training does.
+    def look_ahead(self, batch_size: int | None) -> None:
+        """Ask how long the training is to be: between two rows, when the trainer knows best.
 
         Args:
-            module: what is trained; it is left alone.
-            batch: the first batch.
-            count: its FLOPs, so that they are not counted twice.
+            batch_size: of the batches; None if unknown.
         """
-        if len(self._gpus) != 1 or self._plan.world_size > 1 or count is None:
-            self._pending = False  # PRE knows of trainings on one GPU alone
-            return
-        with self._noted("workload_note"), self._session.pause():
-            self._workload = _describe(self._plan, module, batch, count)
-            self._session.describe(
-                workload=self._workload.to_dict(),
-                precision=self._workload.precision,
-                optimizer=self._workload.optimizer,
-            )
+        plan, samples = self._plan, batch_size or 1
+        self._length = Length(plan.rows_at_start(), plan.duration_s(0.0, math.nan))
+        self._row_samples = plan.row_samples(samples), plan.row_validation_samples(samples)
+
+    def describe(self, module: nn.Module, batch: Any, step: WatchedStep) -> None:
+        """Write to the trace's meta what a step of the training does; the first one counts.
+
+        Args:
+            module: what is trained.
+            batch: the batch of the step.
+            step: the step, as it was seen.
+        """
+        if self._pending and self._workload is None:
+            with self._noted("workload_note"), self._session.pause():
+                self._keep(_describe(self._plan, module, batch, step))
 
     def estimate(self) -> None:
         """Begin the run's projection, once it is known how long an epoch is."""
@@ -88,18 +100,23 @@ class FirstProjection:
 
     # ------------------------------------------------------------------ inside
 
+    def _keep(self, workload: Workload) -> None:
+        self._workload = workload
+        self._session.describe(
+            workload=workload.to_dict(),
+            precision=workload.precision,
+            optimizer=workload.optimizer,
+        )
+
     def _estimate(self, workload: Workload) -> None:
-        samples = self._plan.row_samples(workload.batch_size)
+        samples, validation = self._row_samples
         if samples is None:
             return  # a loader without a length: known after the first epoch
         self._pending = False
-        validation = self._plan.row_validation_samples(workload.batch_size)
         gpu = resolve_gpu(str(self._gpus[0].get("name")))
         rows, end_s = self._session.length
-        if rows is None:
-            rows = self._plan.rows_at_start()
-        if end_s is None:
-            end_s = self._plan.duration_s(0.0, math.nan)
+        rows = self._length.rows if rows is None else rows
+        end_s = self._length.duration_s if end_s is None else end_s
 
         def of_rows(count: float) -> Estimate:
             with warnings.catch_warnings():
@@ -198,15 +215,22 @@ def power_now(trace: EnergyTrace, kinds: Sequence[str]) -> float:
     return total_W
 
 
-def _describe(plan: TrainingPlan, module: nn.Module, batch: Any, count: FlopCount) -> Workload:
+def _describe(plan: TrainingPlan, module: nn.Module, batch: Any, step: WatchedStep) -> Workload:
+    samples = batch_size(batch)
+    if not samples:
+        raise WorkloadError("the batch does not show how many samples it holds")
+    if step.problem:
+        raise WorkloadError(step.problem)
     stated = plan.precision
     precision = precision_of(stated)
-    workload = describe_beside_training(
+    check_precision_name(precision)
+    workload = workload_of(
+        step,
         module,
         batch,
-        count,
-        precision="fp32" if precision == "tf32" else precision,
-        optimizer=optimizer_of(plan.optimizers),
+        samples,
+        "fp32" if precision == "tf32" else precision,
+        optimizer_of(plan.optimizers),
     )
     if workload.precision == "fp32" and plan.is_on_gpu:
         # The operations are the same in both.

@@ -7,7 +7,6 @@ import math
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +23,11 @@ from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import Detection
 from energyest.records.trace import EPOCH_COLUMNS, EnergyTrace
+from energyest.records.versions import versions
 from energyest.tracking.guard import never_raises
 from energyest.tracking.live_projection import Projector
 from energyest.tracking.plan import Length
 from energyest.tracking.sync import cuda_synchronize
-from energyest.tracking.versions import versions
 
 if TYPE_CHECKING:
     from energyest.profiling.flops import FlopCount
@@ -211,27 +210,25 @@ class Session:
             model: the model; it is left alone.
             batch: a training batch, or the input of the model's forward.
         """
-        # Here, because torch and fvcore are slow to import, and other loops do without.
-        from energyest.profiling.flops import count_forward_flops  # noqa: PLC0415
+        # Here, because torch is slow to import, and other loops do without.
+        from energyest.profiling.describe import count_flops  # noqa: PLC0415
 
         with self.pause():
-            count = count_forward_flops(model, batch)
+            count = count_flops(model, batch)
+        if count.per_sample is None:
+            log.warning("energyest: FLOPs are not recorded: %s", count.note)
+        self.set_flops(count)
+        return count
+
+    def set_flops(self, count: FlopCount) -> None:
+        """From now on, a sample costs so many FLOPs; fills the column `flops`."""
         self.describe(
             forward_flops_per_sample=count.per_sample,
             flops_note=count.note or "2 per multiply-add",
             training_to_forward_flops=count.training_to_forward,
             flops_uncounted=dict(count.uncounted),
         )
-        if count.per_sample is None:
-            log.warning("energyest: FLOPs are not recorded: %s", count.note)
-        else:
-            self._flops = count
-        return count
-
-    def set_training_to_forward(self, ratio: float) -> None:
-        """From now on, forward and backward have so many times the FLOPs of forward."""
-        if self._flops is not None and self._flops.is_training_counted:
-            self._flops = replace(self._flops, training_to_forward=ratio)
+        self._flops = None if count.per_sample is None else count
 
     @never_raises
     def expect(self, estimate: Estimate) -> None:

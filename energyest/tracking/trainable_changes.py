@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from energyest.profiling.flops import count_training_ratios
 from energyest.tracking.plan import TrainingPlan
 from energyest.tracking.session import Session
 
-# So many changes are recorded, and counted for as long as this.
+# So many changes are recorded.
 _MOST_CHANGES = 50
-_MOST_SECONDS = 2.0
 # A change that is undone within so many rows is none, but an alternation.
 _ALTERNATION = 3
 _UNFORESEEN = "requires_grad changed"
@@ -50,6 +47,7 @@ class _Change:
         row: row of the trace with which it begins; with a fraction, if within one.
         trainable: names of the parameters that are trainable after it.
         reason: who makes it.
+        before: names of those that are trainable before it.
         flops_ratio: training FLOPs after it ÷ those before it; None if unknown.
         known_since: number of rows from which on it was known.
         has_come: whether the parameters were seen to change so.
@@ -58,6 +56,7 @@ class _Change:
     row: float
     trainable: frozenset[str]
     reason: str
+    before: frozenset[str] = frozenset()
     flops_ratio: float | None = None
     known_since: float = 0
     has_come: bool = False
@@ -78,22 +77,28 @@ class ChangeWatch:
     Args:
         session: where to record.
         plan: tells where in the trace an epoch begins.
-        count_flops: whether copies of the model may be made to count FLOPs on.
+        ratio: training FLOPs where the first parameters, by their names, are trainable ÷ those
+            where the second are; None if unknown.
+        on_change: called with what was trainable before, and what is now.
     """
 
-    def __init__(self, session: Session, plan: TrainingPlan, *, count_flops: bool) -> None:
+    def __init__(
+        self,
+        session: Session,
+        plan: TrainingPlan,
+        ratio: Callable[[frozenset[str], frozenset[str]], float | None],
+        on_change: Callable[[frozenset[str], frozenset[str]], None],
+    ) -> None:
         self._session = session
         self._plan = plan
-        self._count_flops = count_flops
+        self._ratio = ratio
+        self._on_change = on_change
         self._flips: list[Flip] = []
         self._changes: list[_Change] = []
         self._earlier: list[Mapping[str, Any]] = []
         self._parameters: list[nn.Parameter] = []
         self._flags: list[bool] = []
         self._trainable: frozenset[str] = frozenset()
-        # FLOPs of forward and backward ÷ those of forward, by what is trainable.
-        self._ratios: dict[frozenset[str], float | None] = {}
-        self._counted_s = 0.0
         # What was trainable before the last change that was not foreseen, and when it came.
         self._before: tuple[frozenset[str], float] | None = None
         self._alternates = False
@@ -107,12 +112,11 @@ class ChangeWatch:
         self._earlier += changes
         self._record()
 
-    def begin(self, module: nn.Module, batch: Any, index: int, position: float) -> None:
-        """The first batch is there: count the FLOPs before and after each planned change.
+    def begin(self, module: nn.Module, index: int, position: float) -> None:
+        """The first batch is there: from now on it shows what changes.
 
         Args:
             module: what is trained.
-            batch: the batch.
             index: number of the batch in its epoch, which may be a resumed one.
             position: rows of the trace before the batch, with the share of the one that it is in.
         """
@@ -122,31 +126,38 @@ class ChangeWatch:
         every, rows_an_epoch = self._plan.every_n_steps, self._plan.rows_in_epoch
         flips = self._flips if math.isfinite(rows_an_epoch) else []
         names = [frozenset(n for n, on in flip.trainable.items() if on) for flip in flips]
-        self._count(module, batch, [self._trainable, *names] if names else [])
         before = self._trainable
         for flip, after in zip(flips, names, strict=True):
             row = (flip.epoch - self._plan.epoch) * rows_an_epoch
             row -= 0.0 if every is None else index / every
             if row > 0:
-                ratio = self._quotient(after, before)
-                self._changes.append(_Change(position + row, after, flip.callback, ratio, position))
+                change = _Change(position + row, after, flip.callback, before, known_since=position)
+                self._changes.append(change)
             before = after
         if self._changes:
             self._record()
 
-    def look(self, module: nn.Module, batch: Any, row: float) -> None:
+    def count(self) -> None:
+        """A step was watched: now it is known what each planned change will cost."""
+        for change in self._changes:
+            if change.flops_ratio is None:
+                change.flops_ratio = self._ratio(change.trainable, change.before)
+        if self._changes:
+            self._record()
+
+    def look(self, module: nn.Module, row: float) -> None:
         """An epoch or interval begins: see what is trainable now.
 
         Args:
             module: what is trained.
-            batch: its first batch.
             row: how many rows of the trace have ended, and the share of the one that runs.
         """
         flags = [p.requires_grad for p in self._parameters]
         if flags != self._flags:
             self._flags = flags
             before, self._trainable = self._trainable, trainable_names(module)
-            self._take_in(module, batch, before, row)
+            self._take_in(before, row)
+            self._on_change(before, self._trainable)
         # What was to change by now and did not is no change.
         kept = [c for c in self._changes if c.has_come or c.row > row]
         if len(kept) < len(self._changes):
@@ -155,7 +166,7 @@ class ChangeWatch:
 
     # ------------------------------------------------------------------ inside
 
-    def _take_in(self, module: nn.Module, batch: Any, before: frozenset[str], row: float) -> None:
+    def _take_in(self, before: frozenset[str], row: float) -> None:
         """Other parameters are trainable than before."""
         after = self._trainable
         for change in self._changes:
@@ -172,41 +183,16 @@ class ChangeWatch:
                 self._record()
                 return
             self._before = (before, row)
-            self._count(module, batch, [before, after])
-            ratio = self._quotient(after, before)
-            self._changes.append(_Change(row, after, _UNFORESEEN, ratio, row, has_come=True))
+            ratio = self._ratio(after, before)
+            change = _Change(row, after, _UNFORESEEN, before, ratio, known_since=row, has_come=True)
+            self._changes.append(change)
             self._changes = self._changes[:_MOST_CHANGES]
             self._record()
-        ratio = self._ratios.get(after)
-        if ratio is not None:
-            self._session.set_training_to_forward(ratio)
 
     def _goes_back(self, after: frozenset[str], row: float) -> bool:
         assert self._before is not None
         earlier, at = self._before
         return after == earlier and row - at <= _ALTERNATION
-
-    def _count(self, module: nn.Module, batch: Any, choices: list[frozenset[str]]) -> None:
-        """Count what is not counted yet, as long as that has not taken too long altogether."""
-        new = [names for names in dict.fromkeys(choices) if names not in self._ratios]
-        if not new or not self._count_flops:
-            return
-        named = [name for name, _ in module.named_parameters()]
-        with self._session.pause():
-            for part in (new[:2], *([names] for names in new[2:])):
-                if self._counted_s > _MOST_SECONDS:
-                    break
-                began_s = time.monotonic()
-                ratios = count_training_ratios(
-                    module, batch, [{name: name in names for name in named} for names in part]
-                )
-                self._counted_s += time.monotonic() - began_s
-                unknown: list[float | None] = [None] * len(part)
-                self._ratios |= dict(zip(part, ratios or unknown, strict=True))
-
-    def _quotient(self, after: frozenset[str], before: frozenset[str]) -> float | None:
-        ratios = self._ratios.get(after), self._ratios.get(before)
-        return None if ratios[0] is None or ratios[1] is None else ratios[0] / ratios[1]
 
     def _record(self) -> None:
         changes = sorted(self._changes, key=lambda change: change.row)

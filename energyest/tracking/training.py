@@ -13,8 +13,10 @@ from typing import Any
 from torch import nn
 
 from energyest.profiling.batches import batch_size
+from energyest.records.workload import Workload
 from energyest.tracking.continuation import Continuation, Position
 from energyest.tracking.first_projection import FirstProjection
+from energyest.tracking.flop_watch import FlopWatch
 from energyest.tracking.guard import never_raises
 from energyest.tracking.plan import Length, TrainingPlan
 from energyest.tracking.progress import Progress
@@ -30,8 +32,9 @@ class Training:
     Args:
         session: measures it.
         plan: what the trainer knows.
-        count_flops: count the FLOPs of the model at the first batch, and where other parameters
+        count_flops: watch what the first steps compute, and the first where other parameters
             become trainable.
+        workload: what a step does, if it was described before; then none is watched.
         take_metrics: what was logged since it was called last.
         log_values: called when a row has ended, with what is to be logged of it, by name.
     """
@@ -42,19 +45,23 @@ class Training:
         plan: TrainingPlan,
         *,
         count_flops: bool,
+        workload: Workload | None = None,
         take_metrics: Callable[[], Metrics],
         log_values: Callable[[Mapping[str, float]], None],
     ) -> None:
         self.session = session
         self._plan = plan
-        self._count_flops = count_flops
+        self._flops = FlopWatch(session, is_on=count_flops, workload=workload)
+        self._describes = count_flops or workload is not None
+        self._workload = workload
         self._take_metrics = take_metrics
         self._log_values = log_values
         self._progress = Progress()
-        self._changes = ChangeWatch(session, plan, count_flops=count_flops)
+        self._changes = ChangeWatch(session, plan, self._flops.ratio, self._flops.change)
         self._first: FirstProjection | None = None
         self._continuation: Continuation | None = None
         self._batch_seen = False
+        self._batch_size: int | None = None
         if plan.every_n_steps is not None:
             session.describe(interval_steps=plan.every_n_steps)
 
@@ -102,15 +109,33 @@ class Training:
             self._batch_seen = True
             self._first_batch(model, batch, index)
         elif index == 0 or not self._progress.row_steps:
-            self._changes.look(model, batch, self._position)
+            self._changes.look(model, self._position)
+        self._flops.begin_step(model)
 
-    def end_batch(self, batch: Any) -> None:
-        """A batch was trained on."""
+    def before_optimizer_step(self) -> None:
+        """Forward and backward of a batch are over."""
+        self._flops.before_optimizer_step()
+
+    def end_batch(self, model: nn.Module, batch: Any) -> None:
+        """A batch was trained on.
+
+        Args:
+            model: what is trained.
+            batch: what it was trained on.
+        """
+        samples = batch_size(batch)
+        step = self._flops.end_step(samples)
         self._progress.steps += 1
-        self._progress.samples += batch_size(batch) or 0
+        self._progress.samples += samples or 0
+        if step is not None and step.gradients is not None:
+            self._changes.count()
+        if self._first is not None and step is not None:
+            self._first.describe(model, batch, step)
+            self._first.estimate()
 
     def end_epoch(self) -> None:
         """An epoch ends, and with it a row, unless it is an interval that is not full yet."""
+        self._flops.leave()  # of a batch that was skipped
         self.session.describe(train_samples=self._progress.end_epoch())
         rows_are_epochs = self._plan.every_n_steps is None
         if self._progress.carried_steps and not self.session.in_row and rows_are_epochs:
@@ -139,6 +164,7 @@ class Training:
         Args:
             status: by what, for the trace's meta.
         """
+        self._flops.leave()
         self._log_open_row(samples=self._progress.row_samples)
         self.session.stop(status)
 
@@ -148,9 +174,25 @@ class Training:
         """Validation begins."""
         self.session.start_validation()
 
-    def end_validation_batch(self, batch: Any) -> None:
-        """A batch was validated."""
-        self._progress.validation_samples += batch_size(batch) or 0
+    def start_validation_batch(self, model: nn.Module, loader: int) -> None:
+        """A batch is validated next.
+
+        Args:
+            model: what is validated.
+            loader: number of the loader that it comes from.
+        """
+        self._flops.begin_validation_batch(model, loader)
+
+    def end_validation_batch(self, batch: Any, loader: int) -> None:
+        """A batch was validated.
+
+        Args:
+            batch: the batch.
+            loader: as of `start_validation_batch`.
+        """
+        samples = batch_size(batch)
+        self._flops.end_validation_batch(samples, loader)
+        self._progress.validation_samples += samples or 0
 
     def end_validation(self) -> None:
         """Validation ends."""
@@ -182,17 +224,17 @@ class Training:
     def _first_batch(self, model: nn.Module, batch: Any, index: int) -> None:
         """See what a step is, project from that, and look for planned changes."""
         session = self.session
-        session.describe(batch_size=batch_size(batch))
-        if self._count_flops:
-            self._first = FirstProjection(session, self._plan)
-            count = session.count_flops(model, batch)
-            self._first.describe(model, batch, count)
-        self._changes.begin(model, batch, index, self._position)
+        self._batch_size = batch_size(batch)
+        session.describe(batch_size=self._batch_size)
+        if self._describes and not session.rows:  # an earlier part would tell more than PRE
+            self._first = FirstProjection(session, self._plan, self._workload)
+            self._first.look_ahead(self._batch_size)
+        self._changes.begin(model, index, self._position)
         if session.rows:  # an earlier part of the run, which tells more than PRE
             rows = self._plan.rows_at_start(session.rows, self._progress.row_steps)
             session.length = session.length._replace(rows=rows)
         elif self._first is not None:
-            self._first.estimate()
+            self._first.estimate()  # of a workload that is known
 
     def _interval_is_full(self) -> bool:
         every = self._plan.every_n_steps
@@ -211,7 +253,11 @@ class Training:
         if not self.session.in_row:
             return
         progress = self._progress
-        counts = {"steps": progress.row_steps, "samples": progress.row_samples or math.nan}
+        samples = progress.row_samples or math.nan
+        counts = {"steps": progress.row_steps, "samples": samples}
+        flops = self._flops.row_flops(samples, progress.row_steps)
+        if math.isfinite(flops):
+            counts["flops"] = flops
         row = self.session.end_row({**counts, **self._take_metrics()})
         progress.elapsed_s += row.get("duration_s", math.nan)
         if self._continuation is not None:
@@ -232,7 +278,9 @@ class Training:
             validation_to_training_batches=plan.validation_to_training_batches,
         )
         if self._first is not None:
-            self._first.estimate()  # where the length of an epoch shows only now
+            # The length of an epoch may show only now.
+            self._first.look_ahead(self._batch_size)
+            self._first.estimate()
 
     @never_raises  # by itself: a logger that fails must not cost the next row its beginning
     def _log(self, row: Mapping[str, float]) -> None:

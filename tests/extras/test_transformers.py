@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from energyest.profiling.flops import count_forward_flops
+from energyest.profiling.describe import count_flops
 
 transformers = pytest.importorskip("transformers")
 
@@ -24,7 +24,7 @@ def test_flops_of_a_bert_batch() -> None:
         "attention_mask": torch.ones(4, 16, dtype=torch.long),
         "labels": torch.zeros(4, dtype=torch.long),
     }
-    count = count_forward_flops(model, batch)
+    count = count_flops(model, batch)
     # Per layer and token: four projections of 32 × 32, two of 32 × 64, attention over 16 tokens.
     per_token = 2 * 2 * (4 * 32 * 32 + 2 * 32 * 64 + 2 * 16 * 32)
     assert count.per_sample == pytest.approx(16 * per_token, rel=0.1), count.note

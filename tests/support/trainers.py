@@ -57,7 +57,8 @@ class Recipe:
     """A small net with everything that a careless monitor could disturb."""
 
     FORWARD_FLOPS = 2 * 8 * 16 + 2 * 16 + 2 * 16 * 2  # linear, batch norm, linear
-    TRAINING_TO_FORWARD = 1 + (8 * 16 + 2 * 16 * 2) / (8 * 16 + 16 * 2)  # of the linear layers
+    # Gradients of the weights of both linear layers, and of the input of the second.
+    TRAINING_TO_FORWARD = 1 + 2 * (8 * 16 + 2 * 16 * 2) / FORWARD_FLOPS
 
     def __init__(
         self, step_s: float = 0.0, validation_s: float = 0.0, clock: Clock | None = None

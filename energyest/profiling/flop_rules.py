@@ -1,0 +1,237 @@
+"""How many FLOPs an operation has: by fvcore's handlers, and by torch's rules for what they lack.
+
+fvcore's handlers take values of a trace. Here they get a small stand-in, which knows the shape of a
+tensor that was really computed with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from fvcore.nn.jit_handles import (
+    addmm_flop_jit,
+    batchnorm_flop_jit,
+    bmm_flop_jit,
+    conv_flop_jit,
+    elementwise_flop_counter,
+    matmul_flop_jit,
+    norm_flop_counter,
+)
+from torch import Tensor
+from torch.utils.flop_counter import flop_registry
+
+_ATEN = torch.ops.aten
+# Products with a vector, which torch's counter leaves out, and which argument is the matrix.
+_VECTOR_PRODUCTS = {_ATEN.mv: 0, _ATEN.addmv: 1, _ATEN.dot: 0, _ATEN.vdot: 0}
+# Arithmetic that neither fvcore nor torch nor this module has a rule for.
+_WITHOUT_RULE = ("_fft_", "linalg_", "_linalg_", "_cdist_", "_trilinear", "cholesky", "lu_")
+# Fused attention, by the names that torch gives it on a CPU and on a GPU.
+_FUSED_ATTENTION = {
+    f"_scaled_dot_product_{kind}{direction}": f"attention{direction}"
+    for kind in ("flash_attention", "efficient_attention", "cudnn_attention", "fused_attention")
+    for direction in ("", "_backward")
+} | {
+    "_scaled_dot_product_flash_attention_for_cpu": "attention",
+    "_scaled_dot_product_flash_attention_for_cpu_backward": "attention_backward",
+}
+_RECURRENT = {"_cudnn_rnn", "mkldnn_rnn_layer"}
+_RECURRENT_LAYERS = {
+    getattr(_ATEN, f"{kind}{direction}")
+    for kind in _RECURRENT
+    for direction in ("", "_backward")
+    if hasattr(_ATEN, kind)
+}
+# By torch's number of each kind of recurrent layer.
+_MODES = ("rnn_relu", "rnn_tanh", "lstm", "gru")
+
+
+class _Seen:
+    """What an operation took or gave, as fvcore's handlers see a value of a trace."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def isCompleteTensor(self) -> bool:  # fvcore's names
+        return isinstance(self._value, Tensor)
+
+    def type(self) -> _Seen:
+        return self
+
+    def sizes(self) -> list[int]:
+        return list(self._value.shape)
+
+    def toIValue(self) -> Any:
+        return self._value
+
+
+def _of_convolution(args: Sequence[Any]) -> Sequence[Any]:
+    """As in a trace, where cuDNN's settings come last."""
+    return [*args[:9], False, False, False]
+
+
+def _of_batch_norm(args: Sequence[Any]) -> Sequence[Any]:
+    """As in inference, two for each number: so are a model's FLOPs usually given."""
+    return [*args[:3], None, None, False]
+
+
+# fvcore's handler, what it takes of the arguments, and the FLOPs of what it counts: multiply-adds
+# are two, and norms, pooling and interpolation are given in floating-point operations.
+_Choose = Callable[[Sequence[Any]], Sequence[Any]]
+_HANDLERS: dict[Any, tuple[Callable[..., Any], _Choose, int]] = {
+    _ATEN.convolution: (conv_flop_jit, _of_convolution, 2),
+    _ATEN.addmm: (addmm_flop_jit, list, 2),
+    _ATEN.mm: (matmul_flop_jit, list, 2),
+    _ATEN.bmm: (bmm_flop_jit, list, 2),
+    _ATEN.native_layer_norm: (norm_flop_counter(2), list, 1),
+    _ATEN.native_group_norm: (norm_flop_counter(1), list, 1),
+    _ATEN.native_batch_norm: (batchnorm_flop_jit, _of_batch_norm, 1),
+    _ATEN.cudnn_batch_norm: (batchnorm_flop_jit, _of_batch_norm, 1),
+    _ATEN._native_batch_norm_legit: (batchnorm_flop_jit, _of_batch_norm, 1),
+    _ATEN._batch_norm_with_update: (batchnorm_flop_jit, _of_batch_norm, 1),
+    _ATEN._adaptive_avg_pool2d: (elementwise_flop_counter(1, 0), list, 1),
+    _ATEN.upsample_nearest2d: (elementwise_flop_counter(0, 1), list, 1),
+    _ATEN.upsample_bilinear2d: (elementwise_flop_counter(0, 4), list, 1),
+    _ATEN.grid_sampler_2d: (elementwise_flop_counter(0, 4), list, 1),
+}
+
+
+def plain_name(func: Any, args: Sequence[Any]) -> str:
+    """An operation's name without its namespace; fused layers have one name on all devices."""
+    has_schema = hasattr(func, "_schema")
+    name = str(func._schema.name).partition("::")[2] if has_schema else str(func.name())
+    name = _FUSED_ATTENTION.get(name, name)
+    kind = name.removesuffix("_backward")
+    if kind in _RECURRENT:
+        return name.replace(kind, _MODES[int(_argument("mode", func, args))])
+    return name.replace("cudnn_batch_norm", "native_batch_norm")
+
+
+def is_unknown(func: Any, name: str) -> bool:
+    """Whether an operation may do arithmetic that nobody here has a rule for."""
+    return getattr(func, "namespace", "") != "aten" or name.startswith(_WITHOUT_RULE)
+
+
+def flops_by_fvcore(func: Any, args: Any, kwargs: Any, out: Any, product: Sequence[int]) -> float:
+    """FLOPs as fvcore counts them, a multiply and an add as two; 0 where there is no rule.
+
+    Of attention, all of it, also where no position sees a later one: fvcore, which has no rule of
+    its own for it, would count its two products so.
+    """
+    handler = _HANDLERS.get(getattr(func, "overloadpacket", func))
+    if handler is not None:
+        count, choose, each = handler
+        outputs = out if isinstance(out, list | tuple) else [out]
+        counted = count([_Seen(a) for a in choose(args)], [_Seen(o) for o in outputs])
+        return float(each * (sum(counted.values()) if isinstance(counted, dict) else counted))
+    flops = arithmetic(func, args, kwargs, out, product)
+    return 2 * flops if _is_causal(func, args, kwargs) else flops
+
+
+def arithmetic(func: Any, args: Any, kwargs: Any, out: Any, product: Sequence[int]) -> float:
+    """FLOPs that a GPU's matrix units compute: norms have none, causal attention half of all."""
+    packet = getattr(func, "overloadpacket", func)
+    name = plain_name(func, args)
+    if name.startswith("attention"):
+        query, key = _of_attention(name, args)
+        # Forward has two products, backward five: it computes q kᵀ again (Dao et al., arXiv
+        # 2205.14135, algorithm 4).
+        products = 5 if name.endswith("backward") else 2
+        flops = 2.0 * products * query.numel() * key.shape[-2]
+        return flops / 2 if _is_causal(func, args, kwargs) else flops
+    if packet is _ATEN.convolution_backward:
+        # Each of the gradients of input and weight takes the multiply-adds of the forward pass.
+        rows, columns, depth, groups, _ = product
+        return float(2.0 * rows * columns * depth * groups * sum(args[10][:2]))
+    if packet in _VECTOR_PRODUCTS:
+        return float(2 * args[_VECTOR_PRODUCTS[packet]].numel())
+    if packet in _RECURRENT_LAYERS:
+        return _recurrent_flops(name, func, args)
+    rule = flop_registry.get(packet)
+    return float(rule(*args, **kwargs, out_val=out)) if rule else 0.0
+
+
+def product_of(func: Any, args: Any, out: Any) -> tuple[int, int, int, int, int]:
+    """Rows, columns, depth, groups and steps of a matrix product; zeros for anything else."""
+    packet = getattr(func, "overloadpacket", func)
+    if packet is _ATEN.convolution:
+        transposed, groups = args[6], args[8]
+        return _convolution(args[0], args[1], out, transposed, groups)
+    if packet is _ATEN.convolution_backward:
+        gradient, inputs, weight, transposed, groups = args[0], args[1], args[2], args[7], args[9]
+        return _convolution(inputs, weight, gradient, transposed, groups)
+    if packet in (_ATEN.mm, _ATEN.addmm, _ATEN.bmm, _ATEN.baddbmm):
+        first, second = args[-2:] if len(args) > 2 else args[:2]
+        if packet in (_ATEN.addmm, _ATEN.baddbmm):
+            first, second = args[1], args[2]
+        *groups, rows, depth = first.shape
+        return rows, second.shape[-1], depth, math.prod(groups), 1
+    if packet in _RECURRENT_LAYERS:
+        tokens, matrices = _recurrent_layer(args)
+        steps = int(args[0].shape[0])
+        width = max(min(min(m.shape) for m in matrices), 1) if matrices else 1
+        gates = max((m.shape[0] for m in matrices), default=width)
+        return max(tokens // max(steps, 1), 1), gates, width, 1, steps
+    return 0, 0, 0, 1, 1
+
+
+def gradient_parts(name: str, func: Any, args: Any, flops: float) -> Iterator[tuple[float, Any]]:
+    """What the gradients of a product cost, and the tensors one of which must ask for it."""
+    packet = getattr(func, "overloadpacket", func)
+    if name == "attention":
+        yield 2.5 * flops, args[:3]
+    elif name in _MODES:
+        yield flops, args
+        yield flops, [args[1:3]]
+    elif packet in (_ATEN.addmm, _ATEN.baddbmm, _ATEN.addmv):
+        yield from ((flops, [operand]) for operand in args[1:3])
+    else:
+        yield from ((flops, [operand]) for operand in args[:2])
+
+
+def _of_attention(name: str, args: Any) -> tuple[Tensor, Tensor]:
+    query, key = args[1:3] if name.endswith("backward") else args[:2]
+    return query, key
+
+
+def _is_causal(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an operation is attention in which no position sees a later one."""
+    is_attention = hasattr(func, "_schema") and "attention" in func._schema.name
+    return is_attention and bool(_argument("is_causal", func, args, kwargs))
+
+
+def _argument(name: str, func: Any, args: Any, kwargs: Any = None) -> Any:
+    """An argument of an operation by its name; None if it has none of that name."""
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.name == name:
+            given = args[place] if len(args) > place else argument.default_value
+            return (kwargs or {}).get(name, given)
+    return None
+
+
+def _recurrent_layer(args: Any) -> tuple[int, list[Tensor]]:
+    """Steps × samples of a recurrent layer, and its weight matrices."""
+    weights = args[1] if isinstance(args[1], list | tuple) else args[1:5]
+    return math.prod(args[0].shape[:-1]), [w for w in weights if w.ndim == 2]
+
+
+def _recurrent_flops(name: str, func: Any, args: Any) -> float:
+    """Each weight matrix is used once a step and sample, and once for each of its gradients."""
+    tokens, matrices = _recurrent_layer(args)
+    flops = 2.0 * tokens * sum(matrix.numel() for matrix in matrices)
+    if not name.endswith("backward"):
+        return flops
+    # cuDNN computes the gradients of the input in any case, and those of the weights if asked.
+    mask = _argument("output_mask", func, args)
+    return flops * (2 if mask is None or mask[3] else 1)
+
+
+def _convolution(
+    inputs: Tensor, weight: Tensor, output: Tensor, transposed: bool, groups: int
+) -> tuple[int, int, int, int, int]:
+    """Rows are positions of the output (of the input, where transposed), columns its channels."""
+    positions = (inputs if transposed else output).shape
+    rows = positions[0] * math.prod(positions[2:])
+    return rows, weight.shape[0] // groups, math.prod(weight.shape[1:]), groups, 1

@@ -1,0 +1,67 @@
+"""What the backward pass would cost if other parameters were trainable, from one forward pass."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from energyest.profiling.flop_rules import gradient_parts
+from energyest.profiling.operations import tensors_of
+
+_DETACH = torch.ops.aten.detach
+
+
+class GradientCosts:
+    """Follows which parameters each tensor depends on, as bits of a number.
+
+    A product computes the gradient of an operand only if that depends on a trainable parameter. So
+    the products of one forward pass show what the backward pass costs for any choice of them.
+
+    Args:
+        parameters: of the model, each one bit.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self._bits = {id(parameter): 1 << i for i, parameter in enumerate(parameters)}
+        self._sources: Any = WeakIdKeyDictionary()
+        for parameter in parameters:
+            self._sources[parameter] = self._bits[id(parameter)]
+        # FLOPs of gradients, by the parameters one of which has to be trainable for them.
+        self._flops: Counter[int] = Counter()
+
+    def record(self, name: str, func: Any, args: Any, kwargs: Any, out: Any, flops: float) -> None:
+        """An operation of the forward pass has run."""
+        if not torch.is_grad_enabled() or getattr(func, "overloadpacket", None) is _DETACH:
+            return  # nothing is differentiated through it
+        sources = self._sources_of([args, kwargs])
+        if not sources:
+            return
+        if flops:
+            for cost, operands in gradient_parts(name, func, args, flops):
+                self._flops[self._sources_of(operands)] += cost  # type: ignore[assignment]
+        for tensor in tensors_of(out):
+            base = tensor._base
+            for written in (tensor,) if base is None else (tensor, base):
+                self._sources[written] = self._sources.get(written, 0) | sources
+
+    def backward_flops(self, trainable: Iterable[nn.Parameter]) -> float:
+        """FLOPs of the backward pass where these parameters are trainable."""
+        asked = 0
+        for parameter in trainable:
+            asked |= self._bits.get(id(parameter), 0)
+        return sum(flops for sources, flops in self._flops.items() if sources & asked)
+
+    def forget_tensors(self) -> None:
+        """The forward pass is over: what it cost stays."""
+        self._sources = WeakIdKeyDictionary()
+
+    def _sources_of(self, values: Any) -> int:
+        sources = 0
+        for tensor in tensors_of(values):
+            sources |= self._sources.get(tensor, 0)
+        return sources

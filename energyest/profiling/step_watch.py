@@ -1,0 +1,222 @@
+"""One real step of a training, watched: what it computes, without computing anything again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from types import CellType, FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing import reductions
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+from torch.utils import _python_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from energyest.profiling.flop_rules import arithmetic, flops_by_fvcore, plain_name, product_of
+from energyest.profiling.gradient_costs import GradientCosts
+from energyest.profiling.operations import OperationLog, WatchedStep, is_view, tensors_of
+
+# Where nobody's own functions are; those that are compiled there are for other purposes.
+_NOT_THE_USERS = {"torch", "builtins", "lightning", "pytorch_lightning", "lightning_fabric"}
+_EMPTY = CellType()
+
+
+def why_unwatched(module: nn.Module) -> str:
+    """Why steps of this module are not watched, as that could change them; empty if they are."""
+    if not hasattr(TorchDispatchMode, "supports_higher_order_operators"):
+        return f"torch {torch.__version__} cannot be watched without changing what it compiles"
+    if _python_dispatch._get_current_dispatch_mode_stack():
+        return "another dispatch mode is active"
+    for part in module.modules():
+        if how := _hidden(part):
+            return f"{type(part).__name__} is {how}"
+    if _backends() and (name := _compiled_function(module)):
+        return f"{name} is compiled"
+    for name, parameter in module.named_parameters():
+        if type(parameter).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+            return f"{name} is a {type(parameter).__name__}"
+    return ""
+
+
+class StepWatch:
+    """Watches what is dispatched in this thread from `begin` to `end`.
+
+    Args:
+        module: what is trained.
+        follow_gradients: find out what other choices of trainable parameters would cost.
+    """
+
+    def __init__(self, module: nn.Module, *, follow_gradients: bool = False) -> None:
+        self._parameters = list(module.parameters())
+        gradients = GradientCosts(self._parameters) if follow_gradients else None
+        self._log = _StepLog(gradients)
+        self._hooks: list[Any] = []
+        self._backends = _backends()
+
+    def begin(self) -> None:
+        """The step begins."""
+        self._hooks.append(register_module_forward_pre_hook(lambda *_: self._log.enter_module()))
+        self._hooks.append(register_optimizer_step_pre_hook(self._before_optimizer))
+        self._hooks.append(
+            register_optimizer_step_post_hook(lambda *_: self._log.leave_optimizer())
+        )
+        self._log.__enter__()  # type: ignore[no-untyped-call]
+
+    def before_optimizer_step(self) -> None:
+        """Forward and backward are over: an optimizer steps next."""
+        self._log.enter_optimizer()
+
+    def end(self) -> WatchedStep:
+        """The step ends, in the thread in which it began."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        _leave(self._log)
+        step = self._log.seen()
+        if not step.problem and _backends() - self._backends:
+            return replace(step, problem="something was compiled within the step")
+        return step
+
+    def _before_optimizer(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        # One with a closure runs forward and backward first.
+        if not any(value is not None for value in (*args[1:], *kwargs.values())):
+            self._log.enter_optimizer()
+
+
+class _StepLog(OperationLog):  # type: ignore[no-untyped-call]
+    """Records a step, but for what its optimizers compute."""
+
+    def __init__(self, gradients: GradientCosts | None) -> None:
+        super().__init__()
+        self._gradients = gradients
+        self._module_calls = 0
+        self._in_optimizer = False
+        # What the forward pass has made, until the backward pass begins.
+        self._made: dict[int, tuple[Any, int]] = {}
+        self._saved: float | None = None
+
+    def enter_module(self) -> None:
+        self._in_optimizer = False
+        if self.phase == "forward":
+            self._module_calls += 1
+
+    def enter_optimizer(self) -> None:
+        self._in_optimizer = True
+
+    def leave_optimizer(self) -> None:
+        self._in_optimizer = False
+
+    def record(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        phase = self.phase
+        if self._in_optimizer and phase == "forward":
+            return
+        self._in_optimizer = False
+        if phase == "forward":
+            self._keep_track(func, args, kwargs, out)
+        elif self._saved is None:
+            self._saved = self._saved_bytes()
+        super().record(func, args, kwargs, out)
+
+    def _keep_track(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        outputs = list(tensors_of(out))
+        if self._saved is None and not is_view(func, list(tensors_of([args, kwargs])), outputs):
+            for tensor in outputs:
+                if tensor.layout == torch.strided:
+                    storage = tensor.untyped_storage()
+                    self._made[storage._cdata] = (_weak(storage), storage.nbytes())
+        if self._gradients is not None:
+            product = product_of(func, args, out)
+            is_product = arithmetic(func, args, kwargs, out, product) > 0  # norms are none
+            flops = flops_by_fvcore(func, args, kwargs, out, product) if is_product else 0.0
+            name = plain_name(func, args)
+            self._gradients.record(name, func, args, kwargs, out, flops)
+
+    def seen(self) -> WatchedStep:
+        """The step, as it was seen."""
+        if self._gradients is not None:
+            self._gradients.forget_tensors()
+        self._made.clear()
+        step = self.as_step(self._module_calls, self._saved or 0.0)
+        return replace(step, gradients=self._gradients)
+
+    def _saved_bytes(self) -> float:
+        made, self._made = self._made, {}
+        return float(sum(size for reference, size in made.values() if not reference.expired()))
+
+
+def _leave(log: OperationLog) -> None:
+    """Leave a mode, which may not be the last that was entered: those above it stay."""
+    stack = _python_dispatch._get_current_dispatch_mode_stack()
+    if log not in stack:
+        return  # somebody has taken it away
+    above = []
+    while (top := _python_dispatch._get_current_dispatch_mode_stack()[-1]) is not log:
+        above.append(top)
+        _python_dispatch._pop_mode()
+    log.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+    for mode in reversed(above):
+        _python_dispatch._push_mode(mode)
+
+
+def _hidden(part: nn.Module) -> str:
+    """What makes a module run otherwise than operation by operation; empty if nothing does."""
+    if isinstance(part, torch.jit.ScriptModule):
+        return "scripted"
+    if getattr(part.forward, "__module__", None) == "torch.cuda.graphs":
+        return "a CUDA graph"
+    is_compiled = (
+        hasattr(part, "_orig_mod")
+        or getattr(part, "_compiled_call_impl", None) is not None
+        or hasattr(part.forward, "_torchdynamo_orig_callable")
+    )
+    return "compiled" if is_compiled else ""
+
+
+def _backends() -> set[int]:
+    """What `torch.compile` was called with in this process, for whatever function."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    backends = getattr(dynamo, "cached_backends", None) or {}
+    return {key for key, backend in backends.items() if backend is not None}
+
+
+def _compiled_function(module: nn.Module) -> str:
+    """A compiled function that the module may call: what it runs is not seen; empty if none.
+
+    It is looked for in modules, in their classes, in the files that define these and what they
+    import, and in what methods have kept of the functions around them.
+    """
+    homes: dict[int, Mapping[str, Any]] = {id(part): vars(part) for part in module.modules()}
+    for kind in {kind for part in module.modules() for kind in type(part).__mro__}:
+        if kind.__module__.split(".")[0] in _NOT_THE_USERS:
+            continue
+        homes[id(kind)] = vars(kind)
+        names = vars(sys.modules.get(kind.__module__, object))
+        homes[id(names)] = names
+        for imported in [value for value in names.values() if isinstance(value, ModuleType)]:
+            if imported.__name__.split(".")[0] not in _NOT_THE_USERS:
+                homes[id(vars(imported))] = vars(imported)
+        for method in [value for value in vars(kind).values() if isinstance(value, FunctionType)]:
+            cells = zip(method.__code__.co_freevars, method.__closure__ or (), strict=True)
+            kept = {name: cell.cell_contents for name, cell in cells if cell != _EMPTY}
+            homes[id(method)] = kept
+    for home in homes.values():
+        for name, value in list(home.items()):
+            # torch itself leaves what it has compiled in the files of others.
+            if name.startswith("__") or not isinstance(value, FunctionType):
+                continue
+            if "_torchdynamo_orig_callable" in vars(value):
+                return name
+    return ""
+
+
+def _weak(storage: Any) -> Any:
+    """Tells whether a storage is still there, without keeping it."""
+    make: Any = reductions.StorageWeakRef
+    return make(storage)
