@@ -39,7 +39,8 @@ def planned_flips(
 
     Copies of the callbacks are called for one epoch after the other on a copy of the module that
     has no values; the module, the callbacks, the optimizers and the random states stay as they
-    are. What depends on values, such as a metric, cannot be foreseen.
+    are. What depends on values, such as a metric, cannot be foreseen. For Lightning's own
+    callbacks, the copy has parameters of its own alone, and all else is the module's.
 
     Call it between `on_fit_start`, when the callbacks have frozen what they freeze, and the first
     epoch; in a resumed training, from `on_train_start` on, when the Trainer knows its epoch.
@@ -66,7 +67,7 @@ def planned_flips(
         if not callbacks:
             return []
         with generators_restored(), _untouched(pl_module), _silence():
-            flips, ended = _rehearse(trainer, pl_module, callbacks, epochs)
+            flips, ended = _rehearse(trainer, pl_module, callbacks, epochs, is_deep=users)
         if ended < epochs:
             log.debug("energyest: unfreezing from epoch %d on is not known in advance", ended)
         return flips
@@ -79,7 +80,12 @@ def planned_flips(
 
 
 def _rehearse(
-    trainer: Trainer, pl_module: LightningModule, callbacks: Sequence[Any], epochs: int
+    trainer: Trainer,
+    pl_module: LightningModule,
+    callbacks: Sequence[Any],
+    epochs: int,
+    *,
+    is_deep: bool,
 ) -> tuple[list[Flip], int]:
     """The changes, and the first epoch that was not rehearsed."""
     # Whatever a callback has kept hold of is to lead to the copy.
@@ -93,14 +99,20 @@ def _rehearse(
         is_global_zero=False,  # nor does `pl_module.print`
     )
     memo: dict[int, Any] = {id(trainer): stage}
-    duplicate: Any = bare_copy(pl_module, torch.device("meta"), memo)
+    if is_deep:
+        duplicate: Any = bare_copy(pl_module, torch.device("meta"), memo)
+    else:
+        duplicate = _skeleton(pl_module, memo)
     duplicate.trainer = stage
     for optimizer in trainer.optimizers:
         memo[id(optimizer)] = _copy_of(optimizer, memo)
         stage.optimizers.append(memo[id(optimizer)])
-    for callback in callbacks:
-        memo.update({id(v): v for v in vars(callback).values() if isinstance(v, SHARED)})
-    actors = copy.deepcopy(callbacks, memo)
+    if is_deep:
+        for callback in callbacks:
+            memo.update({id(v): v for v in vars(callback).values() if isinstance(v, SHARED)})
+        actors = copy.deepcopy(callbacks, memo)
+    else:
+        actors = [copy.copy(callback) for callback in callbacks]
     parameters = {name: memo[id(p)] for name, p in pl_module.named_parameters()}
 
     flips: list[Flip] = []
@@ -116,6 +128,31 @@ def _rehearse(
                 flips.append(Flip(stage.current_epoch, trainable, type(actor).__name__))
         stage.current_epoch += 1
     return flips, stage.current_epoch
+
+
+def _skeleton(module: nn.Module, memo: dict[int, Any]) -> Any:
+    """A module of the same build with parameters that have no values; all else is the original's.
+
+    Args:
+        module: the original.
+        memo: the `id` of an original module or parameter to its copy; filled in.
+    """
+    if id(module) in memo:
+        return memo[id(module)]
+    memo[id(module)] = duplicate = object.__new__(type(module))
+    state = dict(vars(module))
+    for name in ("_parameters", "_modules"):
+        state[name] = dict(state[name])
+    vars(duplicate).update(state)
+    for name, parameter in state["_parameters"].items():
+        if parameter is not None:
+            if id(parameter) not in memo:
+                shape = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+                memo[id(parameter)] = nn.Parameter(shape, requires_grad=parameter.requires_grad)
+            state["_parameters"][name] = memo[id(parameter)]
+    for name, child in state["_modules"].items():
+        state["_modules"][name] = None if child is None else _skeleton(child, memo)
+    return duplicate
 
 
 def _copy_of(optimizer: torch.optim.Optimizer, memo: Mapping[int, Any]) -> torch.optim.Optimizer:

@@ -7,12 +7,8 @@ from dataclasses import is_dataclass
 from numbers import Number
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from energyest.profiling.model_copy import plain_dtype
-
-_CPU = torch.device("cpu")
 # A batch is looked through no further: this happens at every step.
 _MOST_ITEMS = 1024
 
@@ -49,17 +45,8 @@ def _items(value: Any) -> list[Any]:
     return []
 
 
-def input_candidates(model: nn.Module, batch: Any, *, examples: bool = True) -> Iterator[Any]:
-    """What forward may take, the likeliest first: a tuple of positional inputs or a mapping.
-
-    Args:
-        model: a LightningModule's `example_input_array` comes first.
-        batch: as the data loader yields it.
-        examples: whether such an array will do: it need not be as long as the batch.
-    """
-    example = getattr(model, "example_input_array", None) if examples else None
-    if example is not None:
-        yield example if isinstance(example, tuple | Mapping) else (example,)
+def input_candidates(batch: Any) -> Iterator[Any]:
+    """What forward may take of a batch, the likeliest first: positional inputs or a mapping."""
     if isinstance(batch, Tensor):
         yield (batch,)
     elif isinstance(batch, Mapping):
@@ -73,30 +60,6 @@ def input_candidates(model: nn.Module, batch: Any, *, examples: bool = True) -> 
         if isinstance(first, list):  # several inputs, as torch's own collation puts them
             yield tuple(first)
         yield tuple(batch)
-
-
-def first_sample(value: Any, samples: int) -> Any:
-    """The first sample of everything that is one batch long, on the CPU.
-
-    Raises:
-        TypeError: there is something that may be shared with the batch; a forward that works in
-            place would change what is trained on.
-    """
-    if isinstance(value, Tensor):
-        tensor = value.detach()
-        if tensor.ndim and tensor.shape[0] == samples:
-            tensor = tensor[:1]
-        return tensor.to(_CPU, plain_dtype(tensor), copy=True)
-    if isinstance(value, Mapping):
-        return {name: first_sample(item, samples) for name, item in value.items()}
-    if isinstance(value, tuple):
-        items = (first_sample(item, samples) for item in value)
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    if isinstance(value, list):
-        return [first_sample(item, samples) for item in value]
-    if value is None or isinstance(value, str | bytes | Number):
-        return value
-    raise TypeError(f"a batch with a {type(value).__name__} in it is not counted")
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -40,7 +40,7 @@ def possible_steps(
     own = loss is None and callable(getattr(model, "training_step", None))
     if own and not forward_first:
         yield _training_step
-    for index, _ in enumerate(input_candidates(model, batch, examples=False)):
+    for index, _ in enumerate(input_candidates(batch)):
         yield lambda copy, inputs, i=index: _forward(copy, inputs, loss, i)  # type: ignore[misc]
     if own and forward_first and not holds_data(model):
         yield _training_step
@@ -57,7 +57,7 @@ def _training_step(model: nn.Module, batch: Any) -> Tensor:
 
 
 def _forward(model: nn.Module, batch: Any, loss: Loss | None, index: int) -> Tensor:
-    chosen = list(input_candidates(model, batch, examples=False))[index]
+    chosen = list(input_candidates(batch))[index]
     output = model(**chosen) if isinstance(chosen, Mapping) else model(*chosen)
     pair = isinstance(batch, list | tuple) and len(batch) > 1
     target = batch[1] if pair else None

@@ -52,7 +52,6 @@ class FlopWatch:
         self._counts: dict[frozenset[str], FlopCount] = {}
         self._validation: dict[Hashable, float] = {}
         self._validation_flops = 0.0
-        self._validates_at: Hashable = None
 
     # ------------------------------------------------------------------ training
 
