@@ -265,7 +265,7 @@ def _walk_copy(
     unmixed = torch.autocast("cpu", enabled=False)
     usual = (torch.device("cpu"), unmixed, torch.inference_mode(False), plain_operators())
     with ExitStack() as stack:
-        for context in (*usual, fused, generators_restored(), in_eval_mode(model)):
+        for context in (*usual, fused, generators_restored(model), in_eval_mode(model)):
             stack.enter_context(context)
         if shapes is not None:
             stack.enter_context(shapes)

@@ -37,6 +37,10 @@ _FUSED_ATTENTION = {
     "_scaled_dot_product_flash_attention_for_cpu": "attention",
     "_scaled_dot_product_flash_attention_for_cpu_backward": "attention_backward",
 }
+# Products of unequal sizes side by side, as of experts.
+_GROUPED_PRODUCTS = {
+    getattr(_ATEN, name) for name in ("_grouped_mm", "_scaled_grouped_mm") if hasattr(_ATEN, name)
+}
 _RECURRENT = {"_cudnn_rnn", "mkldnn_rnn_layer"}
 _RECURRENT_LAYERS = {
     getattr(_ATEN, f"{kind}{direction}")
@@ -149,6 +153,10 @@ def arithmetic(func: Any, args: Any, kwargs: Any, out: Any, product: Sequence[in
         return float(2 * args[_VECTOR_PRODUCTS[packet]].numel())
     if packet in _RECURRENT_LAYERS:
         return _recurrent_flops(name, func, args)
+    if packet in _GROUPED_PRODUCTS:
+        (rows, depth), columns = args[0].shape[-2:], args[1].shape[-1]
+        each = args[0].shape[0] if args[0].ndim == args[1].ndim == 3 else 1
+        return float(2 * rows * columns * depth * each)
     rule = flop_registry.get(packet)
     return float(rule(*args, **kwargs, out_val=out)) if rule else 0.0
 
@@ -168,6 +176,8 @@ def product_of(func: Any, args: Any, out: Any) -> tuple[int, int, int, int, int]
             first, second = args[1], args[2]
         *groups, rows, depth = first.shape
         return rows, second.shape[-1], depth, math.prod(groups), 1
+    if packet in _GROUPED_PRODUCTS:
+        return _grouped_product(args[0], args[1], out)
     if packet in _RECURRENT_LAYERS:
         tokens, matrices = _recurrent_layer(args)
         steps = int(args[0].shape[0])
@@ -226,6 +236,19 @@ def _recurrent_flops(name: str, func: Any, args: Any) -> float:
     # cuDNN computes the gradients of the input in any case, and those of the weights if asked.
     mask = _argument("output_mask", func, args)
     return flops * (2 if mask is None or mask[3] else 1)
+
+
+def _grouped_product(first: Tensor, second: Tensor, out: Tensor) -> tuple[int, int, int, int, int]:
+    """Groups share out the rows, the columns or the depth; in the mean, each has its part."""
+    rows, depth, columns = int(first.shape[-2]), int(first.shape[-1]), int(second.shape[-1])
+    groups = max(tensor.shape[0] if tensor.ndim == 3 else 1 for tensor in (first, second, out))
+    if first.ndim == 2 and second.ndim == 3:
+        rows = max(rows // groups, 1)
+    elif first.ndim == 3 and second.ndim == 2:
+        columns = max(columns // groups, 1)
+    elif first.ndim == 2:
+        depth = max(depth // groups, 1)
+    return rows, columns, depth, groups, 1
 
 
 def _convolution(

@@ -8,8 +8,9 @@ import random
 import sys
 import types
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # What a model may hold that is large and takes no part in forward.
+_EMPTY = types.CellType()
+# Where nothing of the user's is.
+_LIBRARIES = {
+    *sys.stdlib_module_names,
+    *("torch", "torchvision", "numpy", "lightning", "pytorch_lightning", "lightning_fabric"),
+}
 SHARED = (torch.utils.data.Dataset, torch.utils.data.DataLoader)
 
 
@@ -108,16 +115,73 @@ def plain_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float32 if tensor.is_floating_point() else tensor.dtype
 
 
+def names_within_reach(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What the code of a module may use without being handed it, by names.
+
+    That is what its parts hold, their classes, the files that define these and what they import,
+    and what methods and functions have kept of the functions around them.
+    """
+    homes: dict[int, Mapping[str, Any]] = {id(part): vars(part) for part in module.modules()}
+    for kind in {kind for part in module.modules() for kind in type(part).__mro__}:
+        if _is_of_a_library(kind.__module__):
+            continue
+        homes[id(kind)] = vars(kind)
+        file = vars(sys.modules.get(kind.__module__, object))
+        homes[id(file)] = file
+        for value in list(file.values()):
+            if isinstance(value, types.ModuleType) and not _is_of_a_library(value.__name__):
+                homes[id(vars(value))] = vars(value)
+    pending = list(homes.values())
+    while pending:
+        home = pending.pop()
+        yield from list(home.items())
+        for value in list(home.values()):
+            if isinstance(value, types.FunctionType) and id(value) not in homes:
+                homes[id(value)] = kept = _kept_by(value)
+                pending.append(kept)
+
+
+def _kept_by(function: types.FunctionType) -> dict[str, Any]:
+    """What a function has kept of the functions around it, by names."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    return {name: cell.cell_contents for name, cell in cells if cell != _EMPTY}
+
+
+def _is_of_a_library(module: str) -> bool:
+    return module.partition(".")[0] in _LIBRARIES
+
+
 @contextmanager
-def generators_restored() -> Iterator[None]:
-    """Restore the random states of Python, numpy and torch afterwards."""
+def generators_restored(model: nn.Module | None = None) -> Iterator[None]:
+    """Restore the random states of Python, numpy and torch afterwards.
+
+    Args:
+        model: generators of the user's own that its code may draw from are restored as well.
+    """
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    own = [] if model is None else [*_states_of_generators(model)]
     try:
         with torch.random.fork_rng(devices=_cuda_in_use()):
             yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
+        for restore, state in own:
+            restore(state)
+
+
+def _states_of_generators(model: nn.Module) -> Iterator[tuple[Callable[[Any], Any], Any]]:
+    """How to restore each generator within reach of a model's code, and its state."""
+    for _, value in names_within_reach(model):
+        if isinstance(value, np.random.Generator):
+            bits = value.bit_generator
+            yield partial(setattr, bits, "state"), bits.state
+        elif isinstance(value, np.random.RandomState):
+            yield value.set_state, value.get_state()
+        elif isinstance(value, random.Random):
+            yield value.setstate, value.getstate()
+        elif isinstance(value, torch.Generator):
+            yield value.set_state, value.get_state()
 
 
 def _cuda_in_use() -> list[int]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
-from types import CellType, FunctionType, ModuleType
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -21,11 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from energyest.profiling.flop_rules import arithmetic, flops_by_fvcore, plain_name, product_of
 from energyest.profiling.gradient_costs import GradientCosts
+from energyest.profiling.model_copy import names_within_reach
 from energyest.profiling.operations import OperationLog, WatchedStep, is_view, tensors_of
-
-# Where nobody's own functions are; those that are compiled there are for other purposes.
-_NOT_THE_USERS = {"torch", "builtins", "lightning", "pytorch_lightning", "lightning_fabric"}
-_EMPTY = CellType()
 
 
 def why_unwatched(module: nn.Module) -> str:
@@ -187,32 +183,12 @@ def _backends() -> set[int]:
 
 
 def _compiled_function(module: nn.Module) -> str:
-    """A compiled function that the module may call: what it runs is not seen; empty if none.
-
-    It is looked for in modules, in their classes, in the files that define these and what they
-    import, and in what methods have kept of the functions around them.
-    """
-    homes: dict[int, Mapping[str, Any]] = {id(part): vars(part) for part in module.modules()}
-    for kind in {kind for part in module.modules() for kind in type(part).__mro__}:
-        if kind.__module__.split(".")[0] in _NOT_THE_USERS:
-            continue
-        homes[id(kind)] = vars(kind)
-        names = vars(sys.modules.get(kind.__module__, object))
-        homes[id(names)] = names
-        for imported in [value for value in names.values() if isinstance(value, ModuleType)]:
-            if imported.__name__.split(".")[0] not in _NOT_THE_USERS:
-                homes[id(vars(imported))] = vars(imported)
-        for method in [value for value in vars(kind).values() if isinstance(value, FunctionType)]:
-            cells = zip(method.__code__.co_freevars, method.__closure__ or (), strict=True)
-            kept = {name: cell.cell_contents for name, cell in cells if cell != _EMPTY}
-            homes[id(method)] = kept
-    for home in homes.values():
-        for name, value in list(home.items()):
-            # torch itself leaves what it has compiled in the files of others.
-            if name.startswith("__") or not isinstance(value, FunctionType):
-                continue
-            if "_torchdynamo_orig_callable" in vars(value):
-                return name
+    """A compiled function that the module may call: what it runs is not seen; empty if none."""
+    for name, value in names_within_reach(module):
+        # torch itself leaves what it has compiled in the files of others.
+        is_own = isinstance(value, FunctionType) and not name.startswith("__")
+        if is_own and "_torchdynamo_orig_callable" in vars(value):
+            return name
     return ""
 
 

@@ -151,8 +151,9 @@ class FlopWatch:
         if self._count is None:
             return math.nan
         trained = self._count.training_flops(samples)
-        if math.isnan(trained) and self._flops:
-            trained = steps * sum(flops for _, flops, _ in self._flops) / len(self._flops)
+        if math.isnan(trained):
+            seen = sum(flops for _, flops, _ in self._flops)
+            trained = steps * seen / len(self._flops) if seen else math.nan
         return trained + validated
 
     # ------------------------------------------------------------------ validation
