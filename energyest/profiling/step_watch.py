@@ -26,10 +26,18 @@ from energyest.profiling.operations import OperationLog, WatchedStep, is_view, t
 
 def why_unwatched(module: nn.Module) -> str:
     """Why steps of this module are not watched, as that could change them; empty if they are."""
+    # Older modes stop what takes functions for arguments, or keep functions from being compiled.
     if not hasattr(TorchDispatchMode, "supports_higher_order_operators"):
-        return f"torch {torch.__version__} cannot be watched without changing what it compiles"
+        return f"torch {torch.__version__} cannot be watched without changing what it runs"
+    if _backends() and not hasattr(TorchDispatchMode, "ignore_compile_internals"):
+        return f"something is compiled, and torch {torch.__version__} cannot be watched then"
     if _python_dispatch._get_current_dispatch_mode_stack():
         return "another dispatch mode is active"
+    return _unwatchable_part(module)
+
+
+def _unwatchable_part(module: nn.Module) -> str:
+    """What of a module cannot be watched; empty if everything can."""
     for part in module.modules():
         if how := _hidden(part):
             return f"{type(part).__name__} is {how}"
