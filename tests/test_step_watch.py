@@ -53,6 +53,16 @@ def test_hand_count() -> None:
     assert not _get_current_dispatch_mode_stack()
 
 
+def test_flops_alone() -> None:
+    model = net()
+    watch = StepWatch(model, describes=False)
+    watch.begin()
+    model(X).square().sum().backward()
+    step = watch.end()
+    assert (step.forward_flops, step.backward_flops) == (FORWARD, BACKWARD)
+    assert step.gradients is None
+
+
 def test_what_forward_leaves_for_backward() -> None:
     step = watched(nn.Sequential(nn.Linear(8, 16), nn.Sigmoid(), nn.Linear(16, 4)))
     sigmoid, output, square, loss = 6 * 16, 6 * 4, 6 * 4, 1

@@ -51,7 +51,7 @@ def freeze(model: nn.Module, trainable: dict[str, bool]) -> None:
 
 def ratios_of(model: nn.Module, batch: Any, choices: list[dict[str, bool]]) -> list[float]:
     """FLOPs of a step ÷ those of its forward pass, by one real step and what it shows of others."""
-    watch = StepWatch(model, follow_gradients=True)
+    watch = StepWatch(model)
     watch.begin()
     end = model(batch).sum()
     if end.requires_grad:

@@ -103,14 +103,26 @@ _HANDLERS: dict[Any, tuple[Callable[..., Any], _Choose, int]] = {
 
 
 def plain_name(func: Any, args: Sequence[Any]) -> str:
-    """An operation's name without its namespace; fused layers have one name on all devices."""
-    has_schema = hasattr(func, "_schema")
-    name = str(func._schema.name).partition("::")[2] if has_schema else str(func.name())
-    name = _FUSED_ATTENTION.get(name, name)
+    """As `base_name`; recurrent layers are named after their kind."""
+    name = base_name(func)
     kind = name.removesuffix("_backward")
     if kind in _RECURRENT:
         return name.replace(kind, _MODES[int(_argument("mode", func, args))])
-    return name.replace("cudnn_batch_norm", "native_batch_norm")
+    return name
+
+
+def base_name(func: Any) -> str:
+    """An operation's name without its namespace; fused layers have one name on all devices."""
+    has_schema = hasattr(func, "_schema")
+    name = str(func._schema.name).partition("::")[2] if has_schema else str(func.name())
+    return _FUSED_ATTENTION.get(name, name).replace("cudnn_batch_norm", "native_batch_norm")
+
+
+def has_rule(func: Any) -> bool:
+    """Whether FLOPs of an operation can be counted; all others have none here."""
+    packet = getattr(func, "overloadpacket", func)
+    rules = (_HANDLERS, _VECTOR_PRODUCTS, _RECURRENT_LAYERS, _GROUPED_PRODUCTS, flop_registry)
+    return base_name(func).startswith("attention") or any(packet in known for known in rules)
 
 
 def is_unknown(func: Any, name: str) -> bool:

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from energyest.profiling.flop_rules import gradient_parts
-from energyest.profiling.operations import tensors_of
+from energyest.profiling.operations import Seen, tensors_of
 
 _DETACH = torch.ops.aten.detach
 
@@ -34,17 +34,17 @@ class GradientCosts:
         # FLOPs of gradients, by the parameters one of which has to be trainable for them.
         self._flops: Counter[int] = Counter()
 
-    def record(self, name: str, func: Any, args: Any, kwargs: Any, out: Any, flops: float) -> None:
+    def record(self, seen: Seen) -> None:
         """An operation of the forward pass has run."""
-        if not torch.is_grad_enabled() or getattr(func, "overloadpacket", None) is _DETACH:
+        if not torch.is_grad_enabled() or getattr(seen.func, "overloadpacket", None) is _DETACH:
             return  # nothing is differentiated through it
-        sources = self._sources_of([args, kwargs])
+        sources = self._sources_of(seen.inputs)
         if not sources:
             return
-        if flops:
-            for cost, operands in gradient_parts(name, func, args, flops):
-                self._flops[self._sources_of(operands)] += cost  # type: ignore[assignment]
-        for tensor in tensors_of(out):
+        if seen.flops:
+            for cost, operands in gradient_parts(seen.name, seen.func, seen.args, seen.flops):
+                self._flops[self._sources_of(tensors_of(operands))] += cost  # type: ignore[assignment]
+        for tensor in seen.outputs:
             base = tensor._base
             for written in (tensor,) if base is None else (tensor, base):
                 self._sources[written] = self._sources.get(written, 0) | sources
@@ -60,8 +60,8 @@ class GradientCosts:
         """The forward pass is over: what it cost stays."""
         self._sources = WeakIdKeyDictionary()
 
-    def _sources_of(self, values: Any) -> int:
+    def _sources_of(self, tensors: Sequence[Tensor]) -> int:
         sources = 0
-        for tensor in tensors_of(values):
+        for tensor in tensors:
             sources |= self._sources.get(tensor, 0)
         return sources

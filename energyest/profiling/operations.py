@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from energyest.profiling.flop_rules import (
     arithmetic,
+    base_name,
     flops_by_fvcore,
+    has_rule,
     is_unknown,
     plain_name,
     product_of,
@@ -23,6 +26,7 @@ from energyest.records.workload import Operation
 
 # They reserve memory or ask for an attribute: no work for a GPU, and none to speak of for the CPU.
 _NO_WORK = {"device", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+_NO_PRODUCT = (0, 0, 0, 1, 1)
 _NO_CALL = {"device", "detach"}
 # Messages between processes.
 _NO_ARITHMETIC = {"c10d", "_c10d_functional", "c10d_functional", "profiler"}
@@ -72,8 +76,33 @@ class WatchedStep:
         )
 
 
+class Seen(NamedTuple):
+    """An operation that has run.
+
+    Attributes:
+        name: of the operation.
+        func: what was dispatched.
+        args: its arguments.
+        inputs: the tensors among all of them.
+        outputs: the tensors that it gave.
+        made: those that lie where no input lies.
+        flops: of a product; 0 for anything else.
+    """
+
+    name: str
+    func: Any
+    args: Any
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    made: list[Tensor]
+    flops: float = 0.0
+
+
 class OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records what is dispatched while it is entered; the operations run as without it.
+
+    Args:
+        describes: record each operation, and not only what has FLOPs.
 
     Attributes:
         calls: phase, "forward" or "backward" -> number of calls, views among them.
@@ -91,8 +120,9 @@ class OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What is compiled is not looked into."""
         return True
 
-    def __init__(self) -> None:
+    def __init__(self, *, describes: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.describes = describes
         self.calls: Counter[str] = Counter()
         self.flops: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
@@ -127,7 +157,7 @@ class OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name: str,
         flops: float,
         moved: float,
-        product: Sequence[int] = (0, 0, 0, 1, 1),
+        product: Sequence[int] = _NO_PRODUCT,
         by_fvcore: float | None = None,
     ) -> None:
         """Record an operation.
@@ -157,22 +187,59 @@ class OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def record(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Record an operation that has run."""
-        name = plain_name(func, args)
-        inputs = list(tensors_of([args, kwargs]))
-        outputs = list(tensors_of(out))
-        is_silent = name in _NO_CALL or getattr(func, "namespace", "") in _NO_ARITHMETIC
-        if is_silent or not (inputs or outputs):  # such as a mark for a profiler
+        kind = _kind_of(func)
+        if kind.is_silent or not (self.describes or kind.has_rule or kind.is_unknown):
             return
-        if name in _NO_WORK or is_view(func, inputs, outputs):
+        inputs, outputs = tensors_of(args), tensors_of(out)
+        if kwargs:
+            inputs += tensors_of(kwargs)
+        if not (inputs or outputs):  # such as a mark for a profiler
+            return
+        made = _made(inputs, outputs)
+        if not kind.is_work or (outputs and not made and not kind.writes):  # a view
             self.calls[self.phase] += 1
+            self.notice(Seen(kind.name, func, args, inputs, outputs, made))
             return
-        moved = sum(bytes_of(tensor) for tensor in [*inputs, *outputs])
-        product = product_of(func, args, out)
-        flops = arithmetic(func, args, kwargs, out, product)
-        by_fvcore = flops_by_fvcore(func, args, kwargs, out, product)
-        if not by_fvcore and is_unknown(func, name):
+        name, flops, by_fvcore, product = kind.name, 0.0, 0.0, _NO_PRODUCT
+        if kind.has_rule:
+            name = plain_name(func, args)
+            product = product_of(func, args, out)
+            flops = arithmetic(func, args, kwargs, out, product)
+            by_fvcore = flops_by_fvcore(func, args, kwargs, out, product)
+        elif kind.is_unknown:
             self.uncounted[name] += 1
-        self.add(name, flops, moved, product, by_fvcore)
+        # Norms are no products.
+        seen = Seen(name, func, args, inputs, outputs, made, by_fvcore if flops else 0.0)
+        self.notice(seen)
+        self.add(name, flops, sum(map(bytes_of, inputs + outputs)), product, by_fvcore)
+
+    def notice(self, seen: Seen) -> None:
+        """An operation has run; for those who want to know more of it."""
+
+
+class _Kind(NamedTuple):
+    """What an operation is, whatever it is called with."""
+
+    name: str
+    is_silent: bool
+    is_work: bool
+    has_rule: bool
+    is_unknown: bool
+    writes: bool
+
+
+@functools.cache
+def _kind_of(func: Any) -> _Kind:
+    name = base_name(func)
+    has_schema = hasattr(func, "_schema")
+    return _Kind(
+        name=name,
+        is_silent=name in _NO_CALL or getattr(func, "namespace", "") in _NO_ARITHMETIC,
+        is_work=name not in _NO_WORK,
+        has_rule=has_rule(func),
+        is_unknown=is_unknown(func, name),
+        writes=not has_schema or bool(func._schema.is_mutable),
+    )
 
 
 def in_a_line(error: Exception) -> str:
@@ -180,16 +247,19 @@ def in_a_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
-def tensors_of(value: Any) -> Iterator[Tensor]:
+def tensors_of(value: Any) -> list[Tensor]:
     """The tensors among the arguments of an operation, or in what it gave."""
     if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tensors_of(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_of(item)
+        return [value]
+    found: list[Tensor] = []
+    items = value.values() if isinstance(value, dict) else value
+    if isinstance(items, list | tuple) or items is not value:
+        for item in items:
+            if isinstance(item, Tensor):
+                found.append(item)
+            elif isinstance(item, list | tuple | dict):
+                found += tensors_of(item)
+    return found
 
 
 def bytes_of(tensor: Tensor) -> int:
@@ -201,12 +271,10 @@ def bytes_of(tensor: Tensor) -> int:
         return size
 
 
-def is_view(func: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> bool:
-    """Whether the result lies where an input lies, and nothing was written."""
-    if not hasattr(func, "_schema") or func._schema.is_mutable or not outputs:
-        return False
+def _made(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
+    """What an operation gave that does not lie where an input lies."""
     try:
         places = {tensor.untyped_storage()._cdata for tensor in inputs}
-        return all(tensor.untyped_storage()._cdata in places for tensor in outputs)
-    except (NotImplementedError, RuntimeError):
-        return False
+        return [tensor for tensor in outputs if tensor.untyped_storage()._cdata not in places]
+    except (NotImplementedError, RuntimeError):  # as of sparse tensors
+        return list(outputs)

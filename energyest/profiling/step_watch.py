@@ -18,10 +18,9 @@ from torch.optim.optimizer import (
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from energyest.profiling.flop_rules import arithmetic, flops_by_fvcore, plain_name, product_of
 from energyest.profiling.gradient_costs import GradientCosts
 from energyest.profiling.model_copy import names_within_reach
-from energyest.profiling.operations import OperationLog, WatchedStep, is_view, tensors_of
+from energyest.profiling.operations import OperationLog, Seen, WatchedStep
 
 
 def why_unwatched(module: nn.Module) -> str:
@@ -54,13 +53,12 @@ class StepWatch:
 
     Args:
         module: what is trained.
-        follow_gradients: find out what other choices of trainable parameters would cost.
+        describes: see all that it does, and what other choices of trainable parameters would
+            cost; else the FLOPs alone, which takes less time.
     """
 
-    def __init__(self, module: nn.Module, *, follow_gradients: bool = False) -> None:
-        self._parameters = list(module.parameters())
-        gradients = GradientCosts(self._parameters) if follow_gradients else None
-        self._log = _StepLog(gradients)
+    def __init__(self, module: nn.Module, *, describes: bool = True) -> None:
+        self._log = _StepLog(GradientCosts(list(module.parameters())) if describes else None)
         self._hooks: list[Any] = []
         self._backends = _backends()
 
@@ -98,7 +96,7 @@ class _StepLog(OperationLog):  # type: ignore[no-untyped-call]
     """Records a step, but for what its optimizers compute."""
 
     def __init__(self, gradients: GradientCosts | None) -> None:
-        super().__init__()
+        super().__init__(describes=gradients is not None)
         self._gradients = gradients
         self._module_calls = 0
         self._in_optimizer = False
@@ -122,25 +120,19 @@ class _StepLog(OperationLog):  # type: ignore[no-untyped-call]
         if self._in_optimizer and phase == "forward":
             return
         self._in_optimizer = False
-        if phase == "forward":
-            self._keep_track(func, args, kwargs, out)
-        elif self._saved is None:
+        if phase == "backward" and self._saved is None:
             self._saved = self._saved_bytes()
         super().record(func, args, kwargs, out)
 
-    def _keep_track(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        outputs = list(tensors_of(out))
-        if self._saved is None and not is_view(func, list(tensors_of([args, kwargs])), outputs):
-            for tensor in outputs:
+    def notice(self, seen: Seen) -> None:
+        """Keep track of what the forward pass makes, and from which parameters."""
+        if self._saved is None:
+            for tensor in seen.made:
                 if tensor.layout == torch.strided:
                     storage = tensor.untyped_storage()
                     self._made[storage._cdata] = (_weak(storage), storage.nbytes())
-        if self._gradients is not None:
-            product = product_of(func, args, out)
-            is_product = arithmetic(func, args, kwargs, out, product) > 0  # norms are none
-            flops = flops_by_fvcore(func, args, kwargs, out, product) if is_product else 0.0
-            name = plain_name(func, args)
-            self._gradients.record(name, func, args, kwargs, out, flops)
+        if self._gradients is not None and self.phase == "forward":
+            self._gradients.record(seen)
 
     def seen(self) -> WatchedStep:
         """The step, as it was seen."""

@@ -70,7 +70,7 @@ class FlopWatch:
             self._trainable = trainable_names(module)
         if self._watched < _MOST_STEPS and not self._is_settled:
             self._gradients_of = module
-            self._watch = StepWatch(module, follow_gradients=self._first is None)
+            self._watch = StepWatch(module, describes=self._first is None)
             self._watch.begin()
 
     def before_optimizer_step(self) -> None:
@@ -162,7 +162,7 @@ class FlopWatch:
         """A batch is validated next; the first of each loader is watched."""
         self.leave()
         if self._is_on and self._count is not None and loader not in self._validation:
-            self._watch = StepWatch(module)
+            self._watch = StepWatch(module, describes=False)
             self._watch.begin()
 
     def end_validation_batch(self, samples: int | None, loader: Hashable) -> None:
