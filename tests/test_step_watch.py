@@ -233,6 +233,19 @@ def test_trainings(name: str, forward: float, ratio: float, tmp_path: Any) -> No
     assert meta["training_to_forward_flops"] == pytest.approx(ratio)
 
 
+def test_an_error_in_a_training_leaves_no_mode(tmp_path: Any) -> None:
+    def build(pl: Any, world: Any) -> Any:
+        made = SETUPS["perceptron"](pl, world)
+        made.module.validation_step = lambda *_: 1 / 0
+        made.options["num_sanity_val_steps"] = 0
+        return made
+
+    with pytest.raises(ZeroDivisionError):
+        outcome(build, pytorch_lightning, tmp_path, monitor_of(None))
+    assert not _get_current_dispatch_mode_stack()
+    assert not nn.modules.module._global_forward_pre_hooks
+
+
 def test_validation_is_counted_as_it_happens(tmp_path: Any) -> None:
     monitor = monitor_of(None)
     outcome(SETUPS["validates rarely"], pytorch_lightning, tmp_path, monitor)
