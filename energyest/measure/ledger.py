@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 import numpy as np
@@ -120,6 +120,14 @@ class Usage:
             self.covered_s + other.covered_s,
         )
 
+    def of_devices(self, places: Sequence[int | None]) -> Usage:
+        """The same for other devices: where each of them stood, None for one that was not there."""
+        energy_J, covered_s = (
+            np.array([0.0 if place is None else values[place] for place in places])
+            for values in (self.energy_J, self.covered_s)
+        )
+        return Usage(self.time_s, energy_J, covered_s)
+
     def by_device(self) -> FloatArray:
         """Joules of each device; NaN for one that was not measured all the time.
 
@@ -164,6 +172,18 @@ class Ledger:
         self._epoch = float(epoch)
         self.carried = carried
 
+    def set_devices(self, kinds: Sequence[Kind], places: Sequence[int | None]) -> None:
+        """Go on with other devices; what was spent with one that was not there is not known.
+
+        Args:
+            kinds: kind of each device, in the order of the usages to come.
+            places: where each of them stood among those before; None for one that is new.
+        """
+        self._kinds = np.array(kinds)
+        for name, value in vars(self).items():
+            if isinstance(value, Usage):
+                setattr(self, name, value.of_devices(places))
+
     def copy(self) -> Ledger:
         """An independent ledger in the same state."""
         return copy.copy(self)  # every attribute is replaced, never changed in place
@@ -204,9 +224,9 @@ class Ledger:
         return row
 
     def run_usage(self) -> Usage:
-        """Usage from the start of the run to the last mark, without pauses."""
+        """Usage from the start of the run to the last mark, without pauses; not known before it."""
         if self._run_start is None:
-            return self._nothing
+            return replace(self._nothing, energy_J=np.full(len(self._kinds), math.nan))
         until = self._now if self._pause_start is None else self._pause_start
         return until - self._run_start - self._pause_of_run
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from itertools import chain
 
-import pynvml
 import torch
 
+from energyest.gpus.driver import FAILURES, soon
 from energyest.measure.sensors.nvml import list_gpus
 from energyest.measure.sensors.visible import gpu_of_torch, visible_gpus
 
@@ -23,8 +23,8 @@ def address_of(device: torch.device) -> str:
     """
     properties = torch.cuda.get_device_properties(device)
     try:
-        present = list_gpus()
-    except pynvml.NVMLError:
+        present = soon(list_gpus)
+    except FAILURES:
         present = []
     gpu = gpu_of_torch(present, properties)
     if gpu is None and not hasattr(properties, "uuid"):

@@ -27,7 +27,7 @@ from energyest.errors import TraceError
 from energyest.integration import cumulative_energy
 from energyest.records import storage
 from energyest.records.devices import Device, devices_of, names_with_counts
-from energyest.records.meta import read_count, read_list, read_number
+from energyest.records.meta import read_count, read_list, read_number, read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -243,13 +243,16 @@ class EnergyTrace:
         """Energy of the whole run in joules, what lies outside of epochs included.
 
         Recorded when the run ends. Of a run that was killed, and of arrays, it is the sum of the
-        epochs and of what the readings show outside of them. NaN where a part was not measured.
+        epochs and of what the readings show outside of them. NaN where a part was not measured,
+        or nothing at all.
         """
         if read_list(self.meta, "missing_ranks"):
             return math.nan
         recorded = read_number(self.meta, "total_J")
         if recorded is not None:
             return recorded
+        if self.meta.get("total_J", 0.0) is None or not self._shows_every_device():
+            return math.nan
         energy_J, first = self.column("energy_J"), read_count(self.meta, "earlier_rows")
         earlier_J, carried_J = (read_number(self.meta, n) for n in ("earlier_total_J", "carried_J"))
         rows_J = float(np.sum(energy_J))
@@ -268,6 +271,15 @@ class EnergyTrace:
             EstimateError: an argument breaks a rule of `energyest.carbon.co2e_kg`, which says more.
         """
         return co2e_kg(self.total_J, intensity_g_per_kWh, pue=pue)
+
+    def _shows_every_device(self) -> bool:
+        """Whether there are epochs, or readings of a time; of a killed run, of each device."""
+        readings = rows_of_devices(self.power_columns["device"])
+        is_cut = read_text(self.meta, "status") == "running"
+        if is_cut and any(device.get("device") not in readings for device in self.devices):
+            return False
+        time_s = self.power_columns["time_s"]
+        return len(self) > 0 or any(np.ptp(time_s[rows]) > 0 for rows in readings.values())
 
     def _outside_J(self) -> float:
         """What the readings show outside of the epochs, before, between and after them."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from energyest.checks import check_count
 from energyest.errors import ConfigurationError
 from energyest.measure.sensors import Detection, Kind, Sensor, detect
+from energyest.measure.sensors.detection import warn_of
 from energyest.tracking.checks import check_folder, check_settings
 from energyest.tracking.run import Run
 from energyest.tracking.session import Session
-
-log = logging.getLogger("energyest")
 
 
 def track(
@@ -75,11 +73,9 @@ def find_sensors(
     sensors: Sequence[Sensor] | None,
 ) -> Detection:
     """The sensors given, or those that this machine has; see `track`."""
-    if sensors is not None:
-        return Detection(tuple(sensors))
-    found = detect(gpus, components=components)
-    if gpus and not any(sensor.device.kind == "gpu" for sensor in found):
-        # Asked for and not there: the CPU's share alone would pass for the whole.
-        for note in found.notes:
-            log.warning("energyest: %s", note)
+    if sensors is None:
+        found = detect(gpus, components=components)
+    else:
+        found = sensors if isinstance(sensors, Detection) else Detection(tuple(sensors))
+    warn_of(found.losses)
     return found
