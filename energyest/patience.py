@@ -53,7 +53,8 @@ class Errand(Generic[T]):
 
     def result(self) -> T:
         """What it came to; waits for it. Raises what it has raised."""
-        self.wait()
+        if not self.is_done:
+            self.wait()
         if self._error is not None:
             raise self._error
         return self._value  # type: ignore[return-value]

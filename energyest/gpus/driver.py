@@ -119,7 +119,7 @@ def begin(work: Callable[[], T]) -> Errand[T]:
 
     It is the result that says whether that has come.
     """
-    patience_s = _IN_TROUBLE_S if _is_hanging() else PATIENCE_S
+    patience_s = _IN_TROUBLE_S if is_hanging() else PATIENCE_S
     errand = Errand(work, "nvml")
     if not errand.wait(patience_s):
         _hanging.append(errand)
@@ -132,7 +132,7 @@ def soon(work: Callable[[], T]) -> T:
     Raises:
         NvmlError: it does not, or what it raises itself.
     """
-    if _is_hanging():
+    if is_hanging():
         raise NvmlError("NVML does not answer")
     errand = begin(work)
     if not errand.is_done:
@@ -140,7 +140,8 @@ def soon(work: Callable[[], T]) -> T:
     return errand.result()
 
 
-def _is_hanging() -> bool:
+def is_hanging() -> bool:
+    """Whether a question has not been answered that was not waited for any longer."""
     _hanging[:] = [errand for errand in _hanging if not errand.is_done]
     return bool(_hanging)
 
@@ -160,8 +161,10 @@ def _module() -> ModuleType:
         _refuse_the_script_itself()
         import pynvml  # noqa: PLC0415  (only needed on a machine with a driver)
     except (Exception, SystemExit) as error:
-        _failed.append(NvmlError(f"the module pynvml cannot be imported: {_said(error)}"))
-        raise _failed[0] from error
+        failure = NvmlError(f"the module pynvml cannot be imported: {_said(error)}")
+        if not isinstance(error, OSError):  # a process that is out of files may have some later
+            _failed.append(failure)
+        raise failure from error
     return pynvml  # type: ignore[no-any-return]
 
 

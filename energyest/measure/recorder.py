@@ -145,7 +145,7 @@ class Recorder:
             self._hand_over(self._readings.flush())
         if self._writer is not None and not self._writer.close(timeout_s):
             log.warning(
-                "energyest: the disk hangs; the trace at %s may lack its end", self._writer.folder
+                "energyest: the disk hangs; the trace at %s may lack its end", self._writer.place
             )
 
     def start_epoch(self, epoch: int | None = None, *, continues: bool = False) -> None:

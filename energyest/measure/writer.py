@@ -83,6 +83,11 @@ class TraceWriter:
         """The folder that is written to; None while that fails."""
         return self._folder.path if self._whole else None
 
+    @property
+    def place(self) -> Path:
+        """The folder that is or will be written to."""
+        return self._folder.path
+
     def start(self) -> None:
         """Begin to write."""
         try:
