@@ -7,6 +7,7 @@ in its place. Here, all that goes wrong is one error; what a driver cannot do is
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -22,7 +23,10 @@ T = TypeVar("T")
 ERROR_INVALID_ARGUMENT = 2
 ERROR_NOT_SUPPORTED = 3
 ERROR_NO_PERMISSION = 4
+ERROR_DRIVER_NOT_LOADED = 9
+ERROR_LIBRARY_NOT_FOUND = 12
 ERROR_FUNCTION_NOT_FOUND = 13
+ERROR_LIB_RM_VERSION_MISMATCH = 18
 FIELD_POWER_INSTANT = 186
 TEMPERATURE_GPU = 0
 CLOCK_SM, CLOCK_MEM = 1, 2
@@ -107,6 +111,43 @@ def connected() -> Iterator[None]:
     finally:
         with contextlib.suppress(NvmlError):  # it is gone, or was shut down by others
             call("nvmlShutdown")
+
+
+def may_use_gpus(error: Exception) -> bool:
+    """Whether a process may compute on GPUs although asking NVML for them has failed so.
+
+    Not where there is no driver, where it lets this user do nothing, or where it was updated and
+    the system not started since: then CUDA does not work either. Where it is the module that
+    fails, the driver's library tells.
+    """
+    code = error.code if isinstance(error, NvmlError) else None
+    if code is None or code == ERROR_FUNCTION_NOT_FOUND:
+        return _count_without_module() > 0
+    return code not in (
+        ERROR_NO_PERMISSION,
+        ERROR_DRIVER_NOT_LOADED,
+        ERROR_LIBRARY_NOT_FOUND,
+        ERROR_LIB_RM_VERSION_MISMATCH,
+    )
+
+
+def _count_without_module() -> int:
+    """How many GPUs there are, or 1 where the library is there and does not tell; else 0."""
+    try:
+        library = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return 0
+    try:
+        is_new = hasattr(library, "nvmlInitWithFlags")
+        failed = library.nvmlInitWithFlags(0) if is_new else library.nvmlInit_v2()
+        if failed:
+            return int(failed not in (ERROR_DRIVER_NOT_LOADED, ERROR_LIBRARY_NOT_FOUND))
+        count = ctypes.c_uint()
+        failed = library.nvmlDeviceGetCount_v2(ctypes.byref(count))
+        library.nvmlShutdown()
+    except AttributeError:  # a library that is older than ten years
+        return 1
+    return 1 if failed else count.value
 
 
 # ---------------------------------------------------------------------- drivers that hang

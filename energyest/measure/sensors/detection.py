@@ -110,7 +110,11 @@ class Detection(Sequence[Sensor]):
 def warn_of(losses: Sequence[str]) -> None:
     """Say once what cannot be measured, and what that means."""
     if losses:
-        log.warning("energyest: %s; the energy of the run is not known (NaN)", "; ".join(losses))
+        log.warning(
+            "energyest: %s; the energy of the run is not known (NaN). What the training does not "
+            "use can be left out by `components`",
+            "; ".join(losses),
+        )
 
 
 def lost(kind: Kind, device: str, name: str, reason: str, **details: Any) -> Device:

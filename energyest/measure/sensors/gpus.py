@@ -6,8 +6,9 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
-from energyest.gpus.driver import ERROR_NO_PERMISSION, FAILURES, NvmlError, begin
+from energyest.gpus.driver import ERROR_NO_PERMISSION, FAILURES, NvmlError, begin, may_use_gpus
 from energyest.measure.sensors.base import Device, Sensor
 from energyest.measure.sensors.detection import Detection, lost
 from energyest.measure.sensors.nvml import GpuAddress, NvmlSensor, list_gpus
@@ -28,7 +29,7 @@ def detect_gpus(gpus: Sequence[int | str] | None) -> Detection:
     errand = begin(lambda: find_gpus(gpus))
     if errand.is_done:
         return errand.result()
-    if gpus is None and _NO_GPU.match(os.environ.get("CUDA_VISIBLE_DEVICES", "0")):
+    if gpus is None and _are_hidden():
         Detection((), late=errand).close()
         return Detection((), ("no GPU is measured: CUDA_VISIBLE_DEVICES leaves none",))
     names = "the GPUs" if gpus is None else ", ".join(f"GPU {gpu!r}" for gpu in gpus)
@@ -37,15 +38,25 @@ def detect_gpus(gpus: Sequence[int | str] | None) -> Detection:
     return Detection((), (note,), (late,), (note,), late=errand)
 
 
+def _are_hidden() -> bool:
+    return bool(_NO_GPU.match(os.environ.get("CUDA_VISIBLE_DEVICES", "0")))
+
+
 def find_gpus(gpus: Sequence[int | str] | None) -> Detection:
     """The GPUs that are meant, however long NVML takes to tell."""
     try:
         present = list_gpus()
     except FAILURES as error:
         note = f"no GPU is measured: {error}"
-        named = [_unknown(gpu, str(error)) for gpu in gpus or ()]
-        losses = tuple(f"GPU {gpu!r} is not measured: {error}" for gpu in gpus or ())
-        found = Detection((), (note, *losses), tuple(named), losses)
+        if gpus is None:
+            found = Detection((), (note,))
+            if may_use_gpus(error) and not _are_hidden():
+                device = lost("gpu", "gpu:unknown", "GPU", str(error))
+                found = replace(found, unmeasured=(device,), losses=(note,))
+        else:
+            losses = tuple(f"GPU {gpu!r} is not measured: {error}" for gpu in gpus)
+            unknown = tuple(_unknown(gpu, str(error)) for gpu in gpus)
+            found = Detection((), (note, *losses), unknown, losses)
     else:
         found = _of_process(present) if gpus is None else _named(present, gpus)
     if gpus is not None or found.is_by_torch:
