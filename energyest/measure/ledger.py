@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
@@ -42,7 +43,7 @@ def with_carried(row: Mapping[str, float], carried: Mapping[str, float]) -> dict
     # Metrics, too, that were logged in that beginning alone.
     whole = {**carried, **row, "start_s": row["start_s"] - carried["duration_s"]}
     for name in _SPENT:
-        whole[name] = plus(row[name], carried.get(name, math.nan))
+        whole[name] = sum_of_parts(name, row, carried)
     # A part that should be there and is not: then the sum is not known either.
     if math.isnan(row["energy_J"]) or math.isnan(carried["energy_J"]):
         whole["energy_J"] = math.nan
@@ -51,10 +52,18 @@ def with_carried(row: Mapping[str, float], carried: Mapping[str, float]) -> dict
     return whole
 
 
-def plus(a: float, b: float) -> float:
-    """The sum of two, where NaN stands for nothing to add; NaN if there is neither."""
-    known = [value for value in (a, b) if not math.isnan(value)]
-    return math.fsum(known) if known else math.nan
+def sum_of_parts(name: str, *parts: Mapping[str, float]) -> float:
+    """The sum of what parts of a run have spent of something.
+
+    Where a part lacks it (NaN), that is nothing to add; but not in a part whose energy is not
+    known: there it may be what was not measured.
+    """
+    values = [part.get(name, math.nan) for part in parts]
+    missing = [math.isnan(value) for value in values]
+    unknown = [math.isnan(part.get("energy_J", math.nan)) for part in parts]
+    if all(missing) or any(map(operator.and_, missing, unknown)):
+        return math.nan
+    return math.fsum(value for value in values if not math.isnan(value))
 
 
 class Event(Enum):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from energyest.measure.checkpoint import RunCheckpoint
-from energyest.measure.ledger import Event, Ledger, Mark, Usage, plus
+from energyest.measure.ledger import Event, Ledger, Mark, Usage, sum_of_parts
 from energyest.measure.meter import Meter, PowerIntegral
 from energyest.measure.sensors.base import Device, Reading
 from energyest.records.epoch_table import EpochTable
@@ -244,7 +244,7 @@ class RunAccount:
         total = {**ledger.components(usage), "duration_s": usage.time_s}
         if not self._earlier:
             return total
-        whole = {n: plus(value, self._earlier.get(n, math.nan)) for n, value in total.items()}
+        whole = {name: sum_of_parts(name, total, self._earlier) for name in total}
         # Here, what is not known of a part is not known of the whole.
         whole["energy_J"] = total["energy_J"] + self._earlier.get("energy_J", math.nan)
         return whole

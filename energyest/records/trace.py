@@ -251,7 +251,7 @@ class EnergyTrace:
         recorded = read_number(self.meta, "total_J")
         if recorded is not None:
             return recorded
-        if self.meta.get("total_J", 0.0) is None or not self._shows_every_device():
+        if self.meta.get("total_J", 0.0) is None or unread_devices(self):
             return math.nan
         energy_J, first = self.column("energy_J"), read_count(self.meta, "earlier_rows")
         earlier_J, carried_J = (read_number(self.meta, n) for n in ("earlier_total_J", "carried_J"))
@@ -272,26 +272,18 @@ class EnergyTrace:
         """
         return co2e_kg(self.total_J, intensity_g_per_kWh, pue=pue)
 
-    def _shows_every_device(self) -> bool:
-        """Whether there are epochs, or readings of a time; of a killed run, of each device."""
-        readings = rows_of_devices(self.power_columns["device"])
-        is_cut = read_text(self.meta, "status") == "running"
-        if is_cut and any(device.get("device") not in readings for device in self.devices):
-            return False
-        time_s = self.power_columns["time_s"]
-        return len(self) > 0 or any(np.ptp(time_s[rows]) > 0 for rows in readings.values())
-
     def _outside_J(self) -> float:
         """What the readings show outside of the epochs, before, between and after them."""
         columns = self.power_columns
         starts_s, ends_s = self.column("start_s"), self.column("end_s")
         if not np.isfinite([starts_s, ends_s]).all():
             return 0.0
-        outside_J = 0.0
+        outside_J, longest_s = 0.0, 0.0
         for rows in rows_of_devices(columns["device"]).values():
             time_s = columns["time_s"][rows]
             first_s = min([time_s[0], *starts_s[:1]])
             last_s = max([time_s[-1], *ends_s[-1:]])
+            longest_s = max(longest_s, last_s - first_s)
             energy_J, missing_s = cumulative_energy(
                 time_s,
                 columns["power_W"][rows],
@@ -303,7 +295,7 @@ class EnergyTrace:
             outside_J += float(energy_J[1] - energy_J[0] - inside_J)
             if np.isnan(columns["power_W"][rows]).all() and missing_s[1] > missing_s[0]:
                 return math.nan  # a device that was never read
-        return outside_J
+        return outside_J if len(self) or longest_s > 0 else math.nan
 
     def head(self, epochs: int) -> EnergyTrace:
         """The trace as it stood after the first `epochs` epochs.
@@ -373,6 +365,14 @@ def _checked_columns(
             values.flags.writeable = False
         checked[name] = values
     return checked
+
+
+def unread_devices(trace: EnergyTrace) -> list[Device]:
+    """Of a run that was cut off before its end, the devices of which there is no reading."""
+    if read_text(trace.meta, "status") != "running":
+        return []
+    read = set(trace.power_columns["device"])
+    return [device for device in trace.devices if device.get("device") not in read]
 
 
 def rows_of_devices(device: NDArray[Any]) -> dict[str, NDArray[np.intp]]:
