@@ -98,10 +98,11 @@ class Recorder:
             return
         self._has_started = self._is_sampling = True
         give_up_s = self._clock() + _FIRST_READING_S
-        if self._writer is not None:
-            self._writer.start()
+        failure = None if self._writer is None else self._writer.start()
         try:
             self._sampler.start(PATIENCE_S)
+            if failure is not None:
+                log.warning("energyest: the trace is not written before the run ends: %s", failure)
         except (RuntimeError, MemoryError) as error:  # the process can have no more threads
             self._is_sampling = False
             self._lose_all(str(error))

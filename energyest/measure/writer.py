@@ -88,13 +88,13 @@ class TraceWriter:
         """The folder that is or will be written to."""
         return self._folder.path
 
-    def start(self) -> None:
-        """Begin to write."""
+    def start(self) -> RuntimeError | None:
+        """Begin to write; returns why that has to wait for the end of the run, if it has to."""
         try:
             self._thread.start()
-        except RuntimeError as error:
-            message = f"the trace is not written before the run ends: {error}"
-            self._report("thread", message)
+        except RuntimeError as error:  # the process can have no more threads
+            return error
+        return None
 
     def put(
         self,
