@@ -21,8 +21,10 @@ from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.ledger import sum_of_parts
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import Detection, detect
+from energyest.measure.torch_gpus import unreadable
 from energyest.records.trace import EnergyTrace
 from energyest.tracking.run import Run
+from energyest.tracking.track import find_sensors
 from simulation.fake_nvml import FakeNvml
 from simulation.stepped import Clock, NvmlClock
 from tests.support.sensors import Constant
@@ -319,6 +321,18 @@ def test_a_resumed_run_adds_up_no_part_that_was_not_measured() -> None:
     assert sum_of_parts("gpu_energy_J", whole, without_gpu) == 20
     assert math.isnan(sum_of_parts("gpu_energy_J", whole, lost_gpu))
     assert sum_of_parts("cpu_energy_J", whole, lost_gpu) == 20
+
+
+def test_an_accelerator_that_nothing_here_can_read(
+    nvml: FakeNvml, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert unreadable(torch.device("cpu")) == unreadable(torch.device("cuda", 1)) == []
+    found = find_sensors([], ("gpu", "cpu"), None, others=unreadable(torch.device("mps", 0)))
+    assert [device.device for device in found.devices] == ["cpu:0", "gpu:mps0"]
+    assert found.unread == ["gpu:mps0"]
+    (warning,) = warnings_of(caplog)
+    assert "mps:0" in warning
+    assert not find_sensors([], ("cpu",), None, others=["mps:0"]).unmeasured
 
 
 # The module pynvml, and what it says

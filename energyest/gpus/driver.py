@@ -153,6 +153,8 @@ def _count_without_module() -> int:
 # ---------------------------------------------------------------------- drivers that hang
 
 _hanging: list[Errand[Any]] = []
+if hasattr(os, "register_at_fork"):  # the threads are the parent's alone
+    os.register_at_fork(after_in_child=_hanging.clear)
 
 
 def begin(work: Callable[[], T]) -> Errand[T]:

@@ -46,6 +46,11 @@ def _told_by_torch(properties: Any) -> str:
     return "{:08X}:{:02X}:{:02X}.0".format(*place)
 
 
+def unreadable(root_device: torch.device) -> list[str]:
+    """The accelerator that a process trains on, if it is one that no sensor here can read."""
+    return [] if root_device.type in ("cpu", "cuda", "meta") else [str(root_device)]
+
+
 def trained_on(module: torch.nn.Module, root_device: torch.device) -> list[str]:
     """What `detect(gpus=[...])` finds the GPUs by on which this process trains a model.
 
