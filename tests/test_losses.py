@@ -308,6 +308,31 @@ def test_totals_before_the_beginning_are_not_known(clock: Clock, tmp_path: Path)
     recorder.stop()
 
 
+@pytest.mark.parametrize("is_started", [True, False])
+def test_rows_do_not_wait_for_what_will_never_be_read(
+    nvml: FakeNvml, nvml_clock: NvmlClock, is_started: bool
+) -> None:
+    nvml.fail(HANDLE, device=1, code=LOST)
+    recorder = Recorder(detect(components=("gpu",)))
+    if is_started:
+        recorder.start()
+    recorder.start_epoch()
+    nvml_clock.sleep(1)
+    recorder.end_epoch()
+    nvml_clock.sleep(0.3)
+    assert recorder.state == (1, 0)  # final, and none provisional
+    recorder.stop()
+
+
+def test_notes_of_users_stay(clock: Clock) -> None:
+    run = track(sensors=[Constant(100)])
+    run.describe(notes="mine")
+    run.start_epoch()
+    assert run.trace.meta["notes"][0] == "mine"
+    assert len(run.trace.meta["notes"]) == 2
+    run.stop()
+
+
 def test_nothing_is_no_run_of_0_J() -> None:
     assert math.isnan(EnergyTrace({}).total_J)
     assert EnergyTrace.from_epochs([1.0, 2.0]).total_J == 3

@@ -180,7 +180,7 @@ def test_a_folder_that_never_comes(
         recorder.start()
     recorder.stop(timeout_s=0.1)
     assert recorder.folder is None
-    assert str(tmp_path / "run") in caplog.records[-1].getMessage()
+    assert any(f"{tmp_path / 'run'} may lack its end" in r.getMessage() for r in caplog.records)
     goes_on.set()
 
 

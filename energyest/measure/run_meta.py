@@ -85,6 +85,7 @@ class RunMeta:
     def note(self, notes: Sequence[str]) -> list[str]:
         """Add to what is missing; returns what was not known yet."""
         known = self.values.get("notes", [])
+        known = known if isinstance(known, list) else [known]  # a user's, by `describe`
         new = [note for note in notes if note not in known]
         if new:
             self.update({"notes": [*known, *new]})
