@@ -90,5 +90,5 @@ def find_sensors(
             found += Detection((), (loss,), (device,), (loss,))
     else:
         found = sensors if isinstance(sensors, Detection) else Detection(tuple(sensors))
-    warn_of(found.losses)
+    warn_of(found.losses, ". What the training does not use can be left out by `components`")
     return found

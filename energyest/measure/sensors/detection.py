@@ -107,14 +107,11 @@ class Detection(Sequence[Sensor]):
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
-def warn_of(losses: Sequence[str]) -> None:
+def warn_of(losses: Sequence[str], advice: str = "") -> None:
     """Say once what cannot be measured, and what that means."""
     if losses:
-        log.warning(
-            "energyest: %s; the energy of the run is not known (NaN). What the training does not "
-            "use can be left out by `components`",
-            "; ".join(losses),
-        )
+        told = "; ".join(losses)
+        log.warning("energyest: %s; the energy of the run is not known (NaN)%s", told, advice)
 
 
 def lost(kind: Kind, device: str, name: str, reason: str, **details: Any) -> Device:
