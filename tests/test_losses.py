@@ -336,7 +336,8 @@ def test_notes_of_users_stay(clock: Clock) -> None:
 def test_nothing_is_no_run_of_0_J() -> None:
     assert math.isnan(EnergyTrace({}).total_J)
     assert EnergyTrace.from_epochs([1.0, 2.0]).total_J == 3
-    assert math.isnan(EnergyTrace.from_epochs([1.0, 2.0], meta={"total_J": None}).total_J)
+    for name in ("total_J", "earlier_total_J"):
+        assert math.isnan(EnergyTrace.from_epochs([1.0, 2.0], meta={name: None}).total_J)
 
 
 def test_a_resumed_run_adds_up_no_part_that_was_not_measured() -> None:

@@ -251,7 +251,8 @@ class EnergyTrace:
         recorded = read_number(self.meta, "total_J")
         if recorded is not None:
             return recorded
-        if self.meta.get("total_J", 0.0) is None or unread_devices(self):
+        is_unknown = any(self.meta.get(n, 0.0) is None for n in ("total_J", "earlier_total_J"))
+        if is_unknown or unread_devices(self):
             return math.nan
         energy_J, first = self.column("energy_J"), read_count(self.meta, "earlier_rows")
         earlier_J, carried_J = (read_number(self.meta, n) for n in ("earlier_total_J", "carried_J"))

@@ -24,7 +24,7 @@ def detect_gpus(gpus: Sequence[int | str] | None) -> Detection:
     Args:
         gpus: as `detect` takes them.
     """
-    if gpus is not None and not gpus:
+    if gpus is not None and len(gpus) == 0:
         return Detection(())
     errand = begin(lambda: find_gpus(gpus))
     if errand.is_done:
