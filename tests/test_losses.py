@@ -27,6 +27,7 @@ from energyest.tracking.run import Run
 from energyest.tracking.track import find_sensors
 from simulation.fake_nvml import FakeNvml
 from simulation.stepped import Clock, NvmlClock
+from tests.support.cuda import use_cuda
 from tests.support.sensors import Constant
 
 LOST = pynvml.NVML_ERROR_GPU_IS_LOST
@@ -144,13 +145,6 @@ def test_a_driver_that_does_not_tell_of_gpus(
         assert_unknown(run.trace, caplog, "GPU")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert run_two_epochs(nvml_clock, components=("gpu", "cpu")).trace.total_J > 0
-
-
-def use_cuda(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    """Let torch use so many GPUs of which it tells nothing."""
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
-    monkeypatch.setattr(torch._C, "_cuda_getDeviceCount", lambda: count, raising=False)
 
 
 @pytest.mark.parametrize("code", [pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, 18])

@@ -28,6 +28,7 @@ from energyest.measure.sensors import detect
 from energyest.measure.torch_gpus import address_of
 from energyest.patience import Errand
 from simulation.fake_nvml import FakeNvml
+from tests.support.cuda import use_cuda
 from tests.support.sensors import Constant
 from tests.support.threads import is_within
 
@@ -110,6 +111,22 @@ def test_gpus_that_come_late_are_measured_from_then_on(
         assert "gpu:1" in trace.meta["notes"][-1]
     with pytest.raises(pynvml.NVMLError_Uninitialized):  # all is released
         pynvml.nvmlDeviceGetCount()
+
+
+def test_torch_may_use_gpus_before_nvml_has_told_of_them(
+    nvml: FakeNvml, hurry: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvml.delay("nvmlInitWithFlags", seconds=1.0, times=1)
+    with track(components=("gpu",)) as run:
+        use_cuda(monkeypatch, 2)
+        run.start_epoch()
+        run.end_epoch()
+        assert is_within(lambda: {"gpu:0", "gpu:1"} <= set(run.trace.power_columns["device"]))
+        run.start_epoch()
+        time.sleep(0.1)
+        run.end_epoch()
+    assert [d["device"] for d in run.trace.devices] == ["gpu:0", "gpu:1"]
+    assert np.isnan(run.trace.column("energy_J")).tolist() == [True, False]
 
 
 def test_nvml_answers_late_that_there_is_no_driver(nvml: FakeNvml, hurry: None) -> None:

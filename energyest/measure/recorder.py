@@ -21,7 +21,7 @@ from energyest.measure.run_account import RunAccount
 from energyest.measure.run_meta import RunMeta, plain
 from energyest.measure.sampler import Clock, Sampler
 from energyest.measure.sensors.base import Reading, Sensor
-from energyest.measure.sensors.detection import Detection, warn_of
+from energyest.measure.sensors.detection import LATE, Detection, warn_of
 from energyest.measure.writer import TraceWriter
 from energyest.patience import PATIENCE_S
 from energyest.records.trace import EnergyTrace
@@ -296,9 +296,11 @@ class Recorder:
         self.note([loss], [loss])
 
     @property
-    def gpus(self) -> int:
-        """How many GPUs belong to the run, whether they can be read or not."""
-        return sum(device.kind == "gpu" for device in self._devices)
+    def gpus(self) -> int | None:
+        """How many GPUs belong to the run, read or not; None while NVML has not told."""
+        devices = self._devices
+        is_told = all(device.device != LATE for device in devices)
+        return sum(device.kind == "gpu" for device in devices) if is_told else None
 
     def _lose_all(self, reason: str) -> None:
         with self._lock:

@@ -359,8 +359,9 @@ class Session:
         """What leaves the energy unknown and shows only while the run goes on."""
         if not self._has_started and not self._has_ended:
             self._recorder.note_nothing("the run was not started, by `with` or by start()")
-        if self._watches_torch and not self._has_ended:
-            overlooked = overlooked_gpus(self._recorder.gpus)
+        gpus = self._recorder.gpus
+        if self._watches_torch and gpus is not None and not self._has_ended:
+            overlooked = overlooked_gpus(gpus)
             if overlooked.unmeasured:
                 self._recorder.adopt(overlooked)
 

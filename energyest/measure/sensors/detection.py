@@ -13,6 +13,9 @@ from energyest.patience import Errand
 
 log = logging.getLogger("energyest")
 
+#: Stands for GPUs of which NVML has not told yet.
+LATE = "gpu:late"
+
 
 @dataclass(frozen=True)
 class Detection(Sequence[Sensor]):
@@ -24,7 +27,7 @@ class Detection(Sequence[Sensor]):
         unmeasured: devices that are wanted or in use and that nobody can measure. What a run costs
             is not known with one of them: NaN, not the sum of the others.
         losses: those of the notes that say so of a device.
-        late: what NVML will say of the GPUs, where it has not answered yet; the first of
+        late: what NVML will say of the GPUs, where it has not answered yet; `LATE` among the
             `unmeasured` stands for them until then.
         is_by_use: whether the GPUs were to be those that the process uses.
         is_by_torch: whether it is torch that has named them; else one that torch uses may be
@@ -73,12 +76,12 @@ class Detection(Sequence[Sensor]):
         """Hand on what NVML says of the GPUs as soon as it does, if it has not done so yet.
 
         Args:
-            adopt: a method, not called if its object is gone by then: takes a `Detection`, and the
-                names of the devices that have stood for it as `gone`.
+            adopt: a method, not called if its object is gone by then: takes a `Detection`, and as
+                `gone` the name of the device that has stood for it.
         """
         if self.late is None:
             return
-        late, of, names = self.late, weakref.WeakMethod(adopt), [self.unmeasured[0].device]
+        late, of = self.late, weakref.WeakMethod(adopt)
 
         def arrive() -> None:
             found, taker = late.result(), of()
@@ -87,7 +90,7 @@ class Detection(Sequence[Sensor]):
                 return
             read = ", ".join(sensor.device.label for sensor in found)
             news = (f"NVML has answered: {read} measured since",) if read else ()
-            taker(replace(found, notes=(*found.notes, *news)), gone=names)
+            taker(replace(found, notes=(*found.notes, *news)), gone=[LATE])
 
         late.when_done(arrive)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from energyest.gpus.driver import ERROR_NO_PERMISSION, FAILURES, NvmlError, begin, may_use_gpus
 from energyest.measure.sensors.base import Device, Sensor
-from energyest.measure.sensors.detection import Detection, lost
+from energyest.measure.sensors.detection import LATE, Detection, lost
 from energyest.measure.sensors.nvml import GpuAddress, NvmlSensor, list_gpus
 from energyest.measure.sensors.visible import gpus_of_torch, match_gpu, visible_gpus
 
@@ -34,7 +34,7 @@ def detect_gpus(gpus: Sequence[int | str] | None) -> Detection:
         return Detection((), ("no GPU is measured: CUDA_VISIBLE_DEVICES leaves none",))
     names = "the GPUs" if gpus is None else ", ".join(f"GPU {gpu!r}" for gpu in gpus)
     note = f"{names} are not measured until NVML answers, which it has not done yet"
-    late = lost("gpu", "gpu:late", names, "NVML has not answered yet")
+    late = lost("gpu", LATE, names, "NVML has not answered yet")
     return Detection((), (note,), (late,), (note,), late=errand)
 
 
