@@ -101,6 +101,8 @@ class SteppedSampler(Sampler):
         return True
 
     def stop(self, timeout_s: float = 2.0) -> bool:
+        if self not in self._clock.samplers:
+            return super().stop(timeout_s)  # never started
         self._clock.now_s = max(self._clock.now_s, self.next_s)
         self.read_round()
         self._clock.samplers.remove(self)
@@ -112,7 +114,7 @@ class SteppedSampler(Sampler):
 class SteppedWriter(TraceWriter):
     """Writes when it is asked to, without a thread."""
 
-    def start(self) -> None:
+    def start(self) -> None:  # type: ignore[override]
         pass
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from energyest.gpus import driver
+from energyest.measure import writer
 from simulation.fake_nvml import FakeNvml, build, compiler_available, environment
 from simulation.stepped import Clock, NvmlClock, without_threads
 from tests.support.forks import Forks
@@ -56,6 +58,12 @@ def _takes_its_threads_with_it() -> Iterator[None]:
     left = end_those_since(before)
     if left:
         pytest.fail(f"left behind: {', '.join(left)}", pytrace=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patient() -> None:
+    """A busy machine is no driver and no disk that hangs; tests of these wait for less."""
+    driver.PATIENCE_S = writer.PATIENCE_S = 60.0
 
 
 @pytest.fixture

@@ -61,7 +61,12 @@ class RankCopies:
             self._thread = threading.Thread(
                 target=self._write, args=(news, is_last), name="energyest-copies", daemon=True
             )
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError as error:  # the process can have no more of them
+                log.debug("energyest: ranks are not copied: %s", error)
+                self._thread = None
+                self._broken.update(news)
             if is_last:
                 self.wait()
 

@@ -100,9 +100,14 @@ class StoreWorker:
         if self._store is None or (self._last is not None and not self._last.wait()):
             return None
         if self._last is None:
-            threading.Thread(
+            thread = threading.Thread(
                 target=_serve, args=(self._store, self._queue), name="energyest-store", daemon=True
-            ).start()
+            )
+            try:
+                thread.start()
+            except RuntimeError as error:  # the process can have no more of them
+                log.debug("energyest: the ranks' store is not asked: %s", error)
+                return None
         self._last = Request(question)
         self._queue.put(self._last)
         return self._last

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Callable
 from typing import Any
 
 from energyest.errors import EstimateError
+from energyest.gpus.driver import CLOCK_MEM, CLOCK_SM, FAILURES, call, connected, soon, text
 from energyest.gpus.gpu import Gpu
 from energyest.gpus.table import find_gpu
 
@@ -69,23 +69,19 @@ def gpus_present() -> list[Gpu]:
     clocks instead of highest ones. A GPU in MIG mode counts as a whole. A GPU that does not even
     tell its name is left out.
     """
-    import pynvml  # noqa: PLC0415  (only needed on a machine with a driver)
+    try:
+        return soon(_all_present)
+    except FAILURES:
+        return []  # no driver, one that hangs, or no permission to count them: as good as none
 
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
+
+def _all_present() -> list[Gpu]:
     found = []
-    try:
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            with contextlib.suppress(pynvml.NVMLError, EstimateError):
-                gpu = gpu_of(pynvml.nvmlDeviceGetHandleByIndex(index))
+    with connected():
+        for index in range(call("nvmlDeviceGetCount")):
+            with contextlib.suppress(*FAILURES, EstimateError):
+                gpu = gpu_of(call("nvmlDeviceGetHandleByIndex", index))
                 found.append(find_gpu(gpu.name) or gpu)
-    except pynvml.NVMLError:
-        pass  # no permission to count them: as good as none
-    finally:
-        with contextlib.suppress(pynvml.NVMLError):
-            pynvml.nvmlShutdown()
     return found
 
 
@@ -102,37 +98,33 @@ def gpu_of(handle: Any) -> Gpu:
     Raises:
         EstimateError: the GPU does not tell its name.
     """
-    import pynvml  # noqa: PLC0415  (only needed on a machine with a driver)
 
-    def ask(question: Callable[[], Any]) -> Any:
+    def ask(function: str, *arguments: Any) -> Any:
         try:
-            return question()
-        except pynvml.NVMLError:
+            return call(function, handle, *arguments)
+        except FAILURES:
             return None
 
-    def number(question: Callable[[], Any]) -> float:
-        return float(ask(question) or math.nan)  # NVML's 0 means that there is none to tell
+    def number(function: str, *arguments: Any) -> float:
+        return float(ask(function, *arguments) or math.nan)  # 0 means that there is none to tell
 
-    name = ask(lambda: pynvml.nvmlDeviceGetName(handle))
+    name = text(ask("nvmlDeviceGetName") or "")
     if not name:
         raise EstimateError("NVML does not tell the name of this GPU")
-    name = name.decode() if isinstance(name, bytes) else str(name)
     name = re.sub(r"^NVIDIA\s+", "", name)
-    capability = ask(lambda: pynvml.nvmlDeviceGetCudaComputeCapability(handle))
+    capability = ask("nvmlDeviceGetCudaComputeCapability")
     capability = None if capability is None else (int(capability[0]), int(capability[1]))
-    cores = number(lambda: pynvml.nvmlDeviceGetNumGpuCores(handle))
-    clock_Hz = 1e6 * number(lambda: pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM))
-    memory_Hz = 1e6 * number(
-        lambda: pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_MEM)
-    )
-    bus_bits = number(lambda: pynvml.nvmlDeviceGetMemoryBusWidth(handle))
+    cores = number("nvmlDeviceGetNumGpuCores")
+    clock_Hz = 1e6 * number("nvmlDeviceGetMaxClockInfo", CLOCK_SM)
+    memory_Hz = 1e6 * number("nvmlDeviceGetMaxClockInfo", CLOCK_MEM)
+    bus_bits = number("nvmlDeviceGetMemoryBusWidth")
     return Gpu(
         name=name,
-        tdp_W=number(lambda: pynvml.nvmlDeviceGetPowerManagementDefaultLimit(handle)) / 1e3,
+        tdp_W=number("nvmlDeviceGetPowerManagementDefaultLimit") / 1e3,
         peak_flops_per_s=_peaks(name, capability, 2 * cores * clock_Hz),
         source="NVML on this machine (peaks at the highest clocks)",
         bandwidth_bytes_per_s=bus_bits / 8 * 2 * memory_Hz,
-        memory_bytes=number(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+        memory_bytes=float(getattr(ask("nvmlDeviceGetMemoryInfo"), "total", math.nan) or math.nan),
         cuda_cores=cores,
         compute_capability=capability,
         generation="" if capability is None else _GENERATIONS.get(capability, ""),

@@ -17,7 +17,7 @@ from energyest.lightning.run_metadata import facts_of
 from energyest.lightning.spawn import SharedPath
 from energyest.lightning.trainer_plan import TrainerPlan
 from energyest.measure.sensors import Kind, Sensor
-from energyest.measure.torch_gpus import trained_on
+from energyest.measure.torch_gpus import trained_on, unreadable
 from energyest.records.loading import load_trace
 from energyest.records.trace import EnergyTrace
 from energyest.records.workload import Workload
@@ -175,11 +175,12 @@ class EnergyMonitor(Callback):
         self._stop("interrupted")  # a fit before this one that never came to its end
 
         def make(folder: Path | None, meta: Mapping[str, Any]) -> Session:
-            gpus = trained_on(pl_module, trainer.strategy.root_device)
+            root = trainer.strategy.root_device
+            gpus = trained_on(pl_module, root)
             # Processors and memory are the machine's: one process on it counts them.
             kinds = [k for k in self._components if k == "gpu" or trainer.local_rank == 0]
             return Session(
-                find_sensors(gpus, kinds, self._sensors),
+                find_sensors(gpus, kinds, self._sensors, others=unreadable(root)),
                 folder=folder,
                 interval_s=self._interval_s,
                 confidence=self._confidence,

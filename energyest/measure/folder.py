@@ -28,8 +28,11 @@ class TraceFolder:
     """
 
     def __init__(self, wanted: Path) -> None:
-        # The training may change its working directory.
-        self._wanted = Path(os.path.abspath(wanted))
+        # The training may change its working directory; one that is gone shows when it is used.
+        try:
+            self._wanted = Path(os.path.abspath(wanted))
+        except OSError:
+            self._wanted = wanted
         #: The folder that was claimed; the one that is wanted before.
         self.path = self._wanted
         # Without buffers: a forked process would write them again, and a full disk would keep them.

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 import numpy as np
@@ -42,7 +43,7 @@ def with_carried(row: Mapping[str, float], carried: Mapping[str, float]) -> dict
     # Metrics, too, that were logged in that beginning alone.
     whole = {**carried, **row, "start_s": row["start_s"] - carried["duration_s"]}
     for name in _SPENT:
-        whole[name] = plus(row[name], carried.get(name, math.nan))
+        whole[name] = sum_of_parts(name, row, carried)
     # A part that should be there and is not: then the sum is not known either.
     if math.isnan(row["energy_J"]) or math.isnan(carried["energy_J"]):
         whole["energy_J"] = math.nan
@@ -51,10 +52,18 @@ def with_carried(row: Mapping[str, float], carried: Mapping[str, float]) -> dict
     return whole
 
 
-def plus(a: float, b: float) -> float:
-    """The sum of two, where NaN stands for nothing to add; NaN if there is neither."""
-    known = [value for value in (a, b) if not math.isnan(value)]
-    return math.fsum(known) if known else math.nan
+def sum_of_parts(name: str, *parts: Mapping[str, float]) -> float:
+    """The sum of what parts of a run have spent of something.
+
+    Where a part lacks it (NaN), that is nothing to add; but not in a part whose energy is not
+    known: there it may be what was not measured.
+    """
+    values = [part.get(name, math.nan) for part in parts]
+    missing = [math.isnan(value) for value in values]
+    unknown = [math.isnan(part.get("energy_J", math.nan)) for part in parts]
+    if all(missing) or any(map(operator.and_, missing, unknown)):
+        return math.nan
+    return math.fsum(value for value in values if not math.isnan(value))
 
 
 class Event(Enum):
@@ -120,6 +129,14 @@ class Usage:
             self.covered_s + other.covered_s,
         )
 
+    def of_devices(self, places: Sequence[int | None]) -> Usage:
+        """The same for other devices: where each of them stood, None for one that was not there."""
+        energy_J, covered_s = (
+            np.array([0.0 if place is None else values[place] for place in places])
+            for values in (self.energy_J, self.covered_s)
+        )
+        return Usage(self.time_s, energy_J, covered_s)
+
     def by_device(self) -> FloatArray:
         """Joules of each device; NaN for one that was not measured all the time.
 
@@ -164,6 +181,18 @@ class Ledger:
         self._epoch = float(epoch)
         self.carried = carried
 
+    def set_devices(self, kinds: Sequence[Kind], places: Sequence[int | None]) -> None:
+        """Go on with other devices; what was spent with one that was not there is not known.
+
+        Args:
+            kinds: kind of each device, in the order of the usages to come.
+            places: where each of them stood among those before; None for one that is new.
+        """
+        self._kinds = np.array(kinds)
+        for name, value in vars(self).items():
+            if isinstance(value, Usage):
+                setattr(self, name, value.of_devices(places))
+
     def copy(self) -> Ledger:
         """An independent ledger in the same state."""
         return copy.copy(self)  # every attribute is replaced, never changed in place
@@ -204,9 +233,9 @@ class Ledger:
         return row
 
     def run_usage(self) -> Usage:
-        """Usage from the start of the run to the last mark, without pauses."""
+        """Usage from the start of the run to the last mark, without pauses; not known before it."""
         if self._run_start is None:
-            return self._nothing
+            return replace(self._nothing, energy_J=np.full(len(self._kinds), math.nan))
         until = self._now if self._pause_start is None else self._pause_start
         return until - self._run_start - self._pause_of_run
 

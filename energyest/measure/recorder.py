@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import os
 import threading
 import time
-import uuid
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from energyest.checks import check_positive
-from energyest.errors import ConfigurationError, TraceError
+from energyest.errors import ConfigurationError
 from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.ledger import Event, Mark
+from energyest.measure.process_ends import watch
 from energyest.measure.reading_table import ReadingTable
 from energyest.measure.run_account import RunAccount
+from energyest.measure.run_meta import RunMeta, plain
 from energyest.measure.sampler import Clock, Sampler
 from energyest.measure.sensors.base import Reading, Sensor
+from energyest.measure.sensors.detection import LATE, Detection, warn_of
 from energyest.measure.writer import TraceWriter
-from energyest.records.safe_json import parse_json
-from energyest.records.storage import encode_meta
+from energyest.patience import PATIENCE_S
 from energyest.records.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
@@ -36,24 +34,8 @@ _WAIT_SHARE = 0.002
 _FLUSH_S = 0.85
 # How long the start waits for a sensor that fails at first.
 _FIRST_READING_S = 0.5
-# How long the end of a run waits for the last readings, and then for the disk; and so the end of
-# a process, of runs that nobody ended.
+# How long the end of a run waits for the last readings, and then for the disk.
 _END_S = 2.0
-_EXIT_S = 1.0
-
-# What nobody but the recorder writes into the meta of a trace.
-_MEASURED_META = {
-    "format",
-    "run_id",
-    "status",
-    "start_time",
-    "interval_s",
-    "devices",
-    "duration_s",
-    "total_J",
-    "components",
-    "interrupted_epoch",
-}
 
 
 class Recorder:
@@ -64,7 +46,8 @@ class Recorder:
     holds it with the last power taken to continue.
 
     Args:
-        sensors: what to read; the sampler closes them at the end.
+        sensors: what to read; the sampler closes them at the end. What a `Detection` says beside
+            them counts too: without a device that it lacks, no energy is known.
         folder: where to write the trace while it grows; None to keep it in memory.
         interval_s: seconds between readings.
         meta: facts for the trace's meta.
@@ -84,46 +67,49 @@ class Recorder:
         clock: Clock = time.monotonic,
     ) -> None:
         interval_s = check_positive(interval_s, "interval_s", ConfigurationError)
-        self._sensors = list(sensors)
+        found = sensors if isinstance(sensors, Detection) else Detection(tuple(sensors))
         self._clock = clock
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        devices = [sensor.device for sensor in self._sensors]
-        names = [device.device for device in devices]
+        self._devices = found.devices
+        names = [device.device for device in self._devices]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"sensors of one name cannot be told apart: {names}")
+        self._unread = set(found.unread)
         self._origin_s = clock()
-        self._account = RunAccount(devices, self._origin_s, interval_s)
+        self._account = RunAccount(self._devices, self._origin_s, interval_s, self._unread)
         self._readings = ReadingTable(self._origin_s)
-        self._meta: dict[str, Any] = {
-            "run_id": uuid.uuid4().hex,
-            "status": "running",
-            "start_time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "interval_s": interval_s,
-            "devices": [device.as_meta() for device in devices],
-            **(meta or {}),
-        }
-        self._meta_changed = False
+        self._meta = RunMeta(self._devices, interval_s, meta or {})
         self._epoch_start_s = self._origin_s
         self._written_s = self._origin_s
-        self._writer = None if folder is None else TraceWriter(folder, self._meta, self._contents)
-        self._sampler = Sampler(self._sensors, self._on_round, interval_s=interval_s, clock=clock)
-        self._stopped = False
-        # Its threads hold a recorder that runs, but nothing that is called at the exit does.
-        self._at_exit = weakref.finalize(self, _stop_at_exit, weakref.ref(self))
-        _recorders.add(self)
+        self._writer = (
+            None if folder is None else TraceWriter(folder, self._meta.copy(), self._contents)
+        )
+        self._sampler = Sampler(list(found), self._on_round, interval_s=interval_s, clock=clock)
+        self._has_started = self._is_sampling = self._stopped = False
+        self._at_exit = watch(self)
+        found.when_late(self.adopt)
 
     # ------------------------------------------------------------------ the training's side
 
     def start(self) -> None:
         """Begin to measure; returns once every sensor was read, or soon if one cannot be."""
+        if self._has_started or self._stopped:
+            return
+        self._has_started = self._is_sampling = True
         give_up_s = self._clock() + _FIRST_READING_S
-        if self._writer is not None:
-            self._writer.start()
-        self._sampler.start()
-        while not self._all_read() and self._clock() < give_up_s:
+        failure = None if self._writer is None else self._writer.start()
+        try:
+            self._sampler.start(PATIENCE_S)
+            if failure is not None:
+                log.warning("energyest: the trace is not written before the run ends: %s", failure)
+        except (RuntimeError, MemoryError) as error:  # the process can have no more threads
+            self._is_sampling = False
+            self._lose_all(str(error))
+        while self._is_sampling and not self._all_read() and self._clock() < give_up_s:
             self._sampler.sample_now(_FIRST_READING_S)
         self._mark(Event.RUN_START)
+        self._report_unread()
 
     def stop(
         self,
@@ -155,13 +141,12 @@ class Recorder:
     def _close(self, status: str, timeout_s: float) -> None:
         with self._lock:
             self._account.book(math.inf)
-            closing = self._account.closing_meta(self._meta["devices"])
-            self._meta |= {"status": status, **closing}
-            self._meta_changed = True
+            closing = self._account.closing_meta(self._meta.devices)
+            self._meta.update({"status": status, **closing})
             self._hand_over(self._readings.flush())
         if self._writer is not None and not self._writer.close(timeout_s):
             log.warning(
-                "energyest: the disk hangs; the trace at %s may lack its end", self._writer.folder
+                "energyest: the disk hangs; the trace at %s may lack its end", self._writer.place
             )
 
     def start_epoch(self, epoch: int | None = None, *, continues: bool = False) -> None:
@@ -193,7 +178,7 @@ class Recorder:
         """
         with self._lock:
             self._account.continue_from(earlier)
-            self._meta["earlier_rows"] = len(earlier)
+            self._meta.update({"earlier_rows": len(earlier)})
             self._note_earlier_total(earlier.total, earlier.open_row)
 
     def drop_carried(self) -> None:
@@ -206,8 +191,7 @@ class Recorder:
         """What a trace of a killed run adds up from."""
         for name, of in (("earlier_total_J", total), ("carried_J", carried)):
             energy_J = of.get("energy_J", math.nan)
-            self._meta[name] = energy_J if math.isfinite(energy_J) else None
-        self._meta_changed = True
+            self._meta.update({name: energy_J if math.isfinite(energy_J) else None})
 
     def start_validation(self) -> None:
         """Validation begins inside an epoch."""
@@ -233,26 +217,16 @@ class Recorder:
 
     def annotate(self, **meta: Any) -> None:
         """Add facts to the trace's meta."""
-        try:
-            plain = parse_json(encode_meta(meta))  # what could not be read back is not written
-        except (TraceError, ValueError) as error:
-            log.warning("energyest: %s is left out: %s", ", ".join(map(str, meta)), error)
-            return
+        facts = plain(meta)  # what could not be read back is not written
         with self._lock:
-            taken = [name for name in meta if name in _MEASURED_META]
-            if taken:
-                log.warning("energyest: %s is set by the recorder", ", ".join(taken))
-            for name, value in plain.items():
-                if name not in _MEASURED_META and self._meta.get(name, ...) != value:
-                    self._meta[name] = value
-                    self._meta_changed = True
+            self._meta.annotate(facts)
 
     # ------------------------------------------------------------------ what was measured
 
     @property
     def run_id(self) -> str:
         """What tells this run from others."""
-        return str(self._meta["run_id"])
+        return str(self._meta.values["run_id"])
 
     @property
     def folder(self) -> Path | None:
@@ -294,12 +268,63 @@ class Recorder:
         with self._lock:
             return self._current_meta(so_far=so_far)
 
+    # ------------------------------------------------------------------ devices
+
+    def adopt(self, found: Detection, *, gone: Sequence[str] = ()) -> None:
+        """From now on, other devices belong to the run: these, without those that are gone."""
+        with self._lock:
+            if self._stopped or not self._sampler.add(found.sensors):
+                found.close()
+                return
+            kept = [device for device in self._devices if device.device not in gone]
+            self._devices = [*kept, *found.devices]
+            self._unread = self._unread.difference(gone).union(found.unread)
+            self._account.set_devices(self._devices, self._unread)
+            self._meta.set_devices(self._devices)
+        self.note(found.notes, found.losses)
+
+    def note(self, notes: Sequence[str], losses: Sequence[str] = ()) -> None:
+        """Add to what the trace says is missing; warn of what leaves the energy unknown."""
+        with self._lock:
+            new = self._meta.note(notes)
+        warn_of([loss for loss in losses if loss in new])
+
+    def note_nothing(self, reason: str) -> None:
+        """As `note`: of no device anything is measured."""
+        names = ", ".join(device.label for device in self._devices) or "any device"
+        loss = f"nothing is measured of {names}: {reason}"
+        self.note([loss], [loss])
+
+    @property
+    def gpus(self) -> int | None:
+        """How many GPUs belong to the run, read or not; None while NVML has not told."""
+        devices = self._devices
+        is_told = all(device.device != LATE for device in devices)
+        return sum(device.kind == "gpu" for device in devices) if is_told else None
+
+    def _lose_all(self, reason: str) -> None:
+        with self._lock:
+            self._unread = {device.device for device in self._devices}
+            self._account.set_devices(self._devices, self._unread)
+        self.note_nothing(reason)
+
+    def _report_unread(self) -> None:
+        with self._lock:
+            names = self._account.never_read()
+        unread = [device for device in self._devices if device.device in names]
+        losses = {d.device: f"{d.label} could not be read when the run began" for d in unread}
+        # Of a sensor that has failed with an error, that was said already.
+        self.note(
+            list(losses.values()),
+            [loss for name, loss in losses.items() if name not in self._sampler.reported],
+        )
+
     # ------------------------------------------------------------------ inside
 
     def _current_meta(self, *, so_far: bool) -> dict[str, Any]:
-        meta = copy.deepcopy(self._meta)
+        meta = self._meta.copy()
         if so_far and not self._stopped:
-            meta |= self._account.meta_so_far(self._clock(), self._meta["devices"])
+            meta |= self._account.meta_so_far(self._clock(), self._meta.devices)
         return meta
 
     def _all_read(self) -> bool:
@@ -317,8 +342,8 @@ class Recorder:
             self._account.post(Mark(now_s, event, dict(values or {}), **flags))
             # If the sampler hangs, rows are made and written from here, without readings.
             hangs = now_s - self._account.round_s > self._account.max_gap_s
-            if hangs and os.getpid() == self._pid:
-                self._account.book(now_s)
+            if (hangs or not self._is_sampling) and os.getpid() == self._pid:
+                self._account.book(now_s, wait=self._is_sampling)
                 self._hand_over(latest_s=now_s)
         return now_s
 
@@ -343,16 +368,14 @@ class Recorder:
         rows, self._account.lines = self._account.lines, []
         if self._writer is None:
             return
-        meta = latest = None
-        if self._meta_changed:
-            meta, self._meta_changed = copy.deepcopy(self._meta), False
+        latest = None
         if latest_s is not None:
             self._written_s = latest_s
             latest = {
-                "run_id": self._meta["run_id"],
-                **self._account.meta_so_far(latest_s, self._meta["devices"]),
+                "run_id": self.run_id,
+                **self._account.meta_so_far(latest_s, self._meta.devices),
             }
-        self._writer.put(rows, readings, meta, latest)
+        self._writer.put(rows, readings, self._meta.take_change(), latest)
 
     def _contents(self) -> EnergyTrace:
         """In the writer's thread: all that is final, with nothing of it left to be written."""
@@ -362,26 +385,4 @@ class Recorder:
             self._writer.forget()
             final, _ = self._account.state
             epochs = {name: values[:final] for name, values in self._account.columns().items()}
-            return EnergyTrace(epochs, self._readings.columns(), copy.deepcopy(self._meta))
-
-
-# ---------------------------------------------------------------------- ends of processes
-
-_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
-
-
-def _stop_at_exit(recorder: weakref.ref[Recorder]) -> None:
-    """Nobody ended this run: an exit from deep within, or an error in another's end of it."""
-    running = recorder()
-    if running is not None:
-        running.stop("interrupted by the end of the process", timeout_s=_EXIT_S)
-
-
-def _leave_to_the_parent() -> None:
-    """In a forked process: its copies of locks may be held by threads that it has not."""
-    for recorder in list(_recorders):
-        recorder._lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_to_the_parent)
+            return EnergyTrace(epochs, self._readings.columns(), self._meta.copy())

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from energyest.measure.checkpoint import RunCheckpoint
-from energyest.measure.ledger import Event, Ledger, Mark, Usage, plus
+from energyest.measure.ledger import Event, Ledger, Mark, Usage, sum_of_parts
 from energyest.measure.meter import Meter, PowerIntegral
 from energyest.measure.sensors.base import Device, Reading
 from energyest.records.epoch_table import EpochTable
@@ -37,18 +37,26 @@ class RunAccount:
     provisional, with the last power taken to continue.
 
     Args:
-        devices: what is read, in the order of a round.
+        devices: what is to be measured.
         origin_s: the instant that counts as 0 in the rows.
         interval_s: seconds between rounds.
+        unread: those that cannot be read: with one of them, nothing is known of the whole.
     """
 
-    def __init__(self, devices: Sequence[Device], origin_s: float, interval_s: float) -> None:
+    def __init__(
+        self,
+        devices: Sequence[Device],
+        origin_s: float,
+        interval_s: float,
+        unread: Iterable[str] = (),
+    ) -> None:
         self.max_gap_s = max(MAX_GAP_S, 3 * interval_s)
         #: When the last round of readings began.
         self.round_s = origin_s
         #: Lines for the file of epochs that are not written yet.
         self.lines: list[str] = []
         self._origin_s = self._now_s = origin_s
+        self._unread = frozenset(unread)
         self._meters = {d.device: _meter(d, self.max_gap_s) for d in devices}
         self._integrals = {d.device: PowerIntegral(self.max_gap_s) for d in devices}
         self._ledger = Ledger([d.kind for d in devices], origin_s)
@@ -58,6 +66,17 @@ class RunAccount:
         self._earlier: Mapping[str, float] = {}
 
     # ------------------------------------------------------------------ in
+
+    def set_devices(self, devices: Sequence[Device], unread: Iterable[str]) -> None:
+        """From now on, these are the devices; the arguments are those of the constructor."""
+        before, names = list(self._meters), [d.device for d in devices]
+        self._unread = frozenset(unread)
+        new_meters = {d.device: _meter(d, self.max_gap_s) for d in devices}
+        new_integrals = {name: PowerIntegral(self.max_gap_s) for name in names}
+        self._meters = {n: self._meters.get(n, new) for n, new in new_meters.items()}
+        self._integrals = {n: self._integrals.get(n, new) for n, new in new_integrals.items()}
+        places = [before.index(name) if name in before else None for name in names]
+        self._ledger.set_devices([d.kind for d in devices], places)
 
     def continue_from(self, earlier: RunCheckpoint) -> None:
         """Put the epochs and the energy of an earlier part before this one, which has none yet."""
@@ -78,6 +97,8 @@ class RunAccount:
     def add_round(self, began_s: float, readings: Sequence[Reading]) -> None:
         """Take in a round of readings, and book what it makes final."""
         for reading in readings:
+            if reading.device not in self._meters:
+                continue  # of a device that is no longer one
             self._meters[reading.device].add(reading)
             self._integrals[reading.device].add(reading)
         self.round_s = began_s
@@ -97,13 +118,18 @@ class RunAccount:
         else:
             self._amend(values)
 
-    def book(self, until_s: float) -> None:
-        """Book the marks up to an instant, as far as every device was read since."""
+    def book(self, until_s: float, *, wait: bool = True) -> None:
+        """Book the marks up to an instant, as far as every device was read since.
+
+        Args:
+            until_s: the instant.
+            wait: False where nothing is read at all.
+        """
         if until_s < math.inf:
             self._now_s = until_s
         ready = 0
         for mark in self._pending:
-            late = until_s - mark.time_s > self.max_gap_s
+            late = not wait or until_s - mark.time_s > self.max_gap_s
             if mark.time_s > until_s or not (late or self.all_read_since(mark.time_s)):
                 break
             ready += 1
@@ -157,11 +183,21 @@ class RunAccount:
 
     def all_read_since(self, time_s: float) -> bool:
         """Whether every device was read since; one that fails for long is not waited for."""
-        for meter in self._meters.values():
+        for name, meter in self._meters.items():
+            if name in self._unread:
+                continue
             failing_s = self.round_s - max(meter.read_until_s, self._origin_s)
             if meter.read_until_s < time_s and failing_s <= self.max_gap_s:
                 return False
         return True
+
+    def never_read(self) -> list[str]:
+        """The devices that should be read, and of which nothing was so far."""
+        return [
+            name
+            for name, meter in self._meters.items()
+            if name not in self._unread and meter.read_until_s == -math.inf
+        ]
 
     def closing_meta(self, devices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """What goes into the trace's meta when the run has ended.
@@ -208,7 +244,7 @@ class RunAccount:
         total = {**ledger.components(usage), "duration_s": usage.time_s}
         if not self._earlier:
             return total
-        whole = {n: plus(value, self._earlier.get(n, math.nan)) for n, value in total.items()}
+        whole = {name: sum_of_parts(name, total, self._earlier) for name in total}
         # Here, what is not known of a part is not known of the whole.
         whole["energy_J"] = total["energy_J"] + self._earlier.get("energy_J", math.nan)
         return whole

@@ -51,6 +51,7 @@ class Sampler:
         self._completed = 0
         self._rounds = threading.Condition()
         self._reported: set[str] = set()
+        self._has_closed = False
         self._thread = threading.Thread(target=self._run, name="energyest-sampler", daemon=True)
         #: Seconds that a round takes when nothing holds it up.
         self.round_cost_s = math.inf
@@ -83,10 +84,24 @@ class Sampler:
         self._stopping = True
         if self._interval_s > _SLOW_BEAT_S:
             self._wake.set()
-        if self._thread.ident is None:
-            return True  # never started
+        if self._thread.ident is None:  # never started
+            self.close_sensors()
+            return True
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    def add(self, sensors: Sequence[Sensor]) -> bool:
+        """Read these as well, from the next round on; False if it has ended by now."""
+        with self._rounds:
+            if self._has_closed:
+                return False
+            self._sensors = [*self._sensors, *sensors]
+        return True
+
+    @property
+    def reported(self) -> frozenset[str]:
+        """The devices of which it was said that they cannot be read."""
+        return frozenset(self._reported)
 
     def read_round(self) -> float:
         """Read every sensor once and hand the readings on; returns when that began."""
@@ -108,9 +123,16 @@ class Sampler:
         try:
             self._sample_until_stopped()
         finally:
-            for sensor in self._sensors:
-                with contextlib.suppress(Exception):
-                    sensor.close()
+            self.close_sensors()
+
+    def close_sensors(self) -> None:
+        """Release the sensors: at the thread's end, or where there was none."""
+        with self._rounds:
+            self._has_closed = True
+            sensors, self._sensors = self._sensors, []
+        for sensor in sensors:
+            with contextlib.suppress(Exception):
+                sensor.close()
 
     def _sample_until_stopped(self) -> None:
         next_s = self._clock()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from itertools import chain
+from typing import Any
 
-import pynvml
 import torch
 
+from energyest.gpus.driver import FAILURES, is_hanging, soon
 from energyest.measure.sensors.nvml import list_gpus
 from energyest.measure.sensors.visible import gpu_of_torch, visible_gpus
 
@@ -23,15 +24,31 @@ def address_of(device: torch.device) -> str:
     """
     properties = torch.cuda.get_device_properties(device)
     try:
-        present = list_gpus()
-    except pynvml.NVMLError:
+        present = soon(list_gpus)
+    except FAILURES:
         present = []
+        if is_hanging():
+            return _told_by_torch(properties) or str(device)
     gpu = gpu_of_torch(present, properties)
     if gpu is None and not hasattr(properties, "uuid"):
         # Of an older torch, a device is but a number among those that CUDA shows.
         index = torch.cuda.current_device() if device.index is None else device.index
         gpu = dict(enumerate(visible_gpus(present, os.environ).gpus)).get(index)
     return str(device) if gpu is None else gpu.name
+
+
+def _told_by_torch(properties: Any) -> str:
+    """The address of a device that NVML will know once it answers; empty if torch tells none."""
+    try:
+        place = (properties.pci_domain_id, properties.pci_bus_id, properties.pci_device_id)
+    except AttributeError:  # an older torch
+        return f"GPU-{properties.uuid}" if hasattr(properties, "uuid") else ""
+    return "{:08X}:{:02X}:{:02X}.0".format(*place)
+
+
+def unreadable(root_device: torch.device) -> list[str]:
+    """The accelerator that a process trains on, if it is one that no sensor here can read."""
+    return [] if root_device.type in ("cpu", "cuda", "meta") else [str(root_device)]
 
 
 def trained_on(module: torch.nn.Module, root_device: torch.device) -> list[str]:

@@ -8,11 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from energyest.measure.folder import TraceFolder
 from energyest.measure.sensors.base import Reading
+from energyest.patience import PATIENCE_S, Errand
 from energyest.records import storage
 from energyest.records.trace import EnergyTrace
 
@@ -66,19 +68,33 @@ class TraceWriter:
         self._next_try_s = -math.inf
         self._busy_since_s = math.inf
         self._thread = threading.Thread(target=self._run, name="energyest-writer", daemon=True)
-        try:
-            self._folder.claim(meta)
-        except Exception as error:
-            self._fail(error)
+        self._claim = Errand(partial(self._folder.claim, meta), "claim")
+        if not self._claim.wait(PATIENCE_S):
+            self._whole = False
+            self._report(
+                "slow",
+                f"{self._folder.path} does not answer; the trace is kept in memory until it does",
+            )
+        else:
+            self._settle_claim()
 
     @property
     def folder(self) -> Path | None:
         """The folder that is written to; None while that fails."""
         return self._folder.path if self._whole else None
 
-    def start(self) -> None:
-        """Begin to write."""
-        self._thread.start()
+    @property
+    def place(self) -> Path:
+        """The folder that is or will be written to."""
+        return self._folder.path
+
+    def start(self) -> RuntimeError | None:
+        """Begin to write; returns why that has to wait for the end of the run, if it has to."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the process can have no more threads
+            return error
+        return None
 
     def put(
         self,
@@ -126,7 +142,10 @@ class TraceWriter:
             self._closing = True
             self._changed.notify()
         if self._thread.ident is None:
-            self._run()  # never started
+            # Never started, or there was no thread to be had.
+            if not self._claim.wait(timeout_s):
+                return False
+            self._run()
             return True
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -141,6 +160,13 @@ class TraceWriter:
                 closing = self._closing
             self.write_waiting(last=closing)
         self._folder.close()
+
+    def _settle_claim(self) -> None:
+        """What came of the claim, which is done."""
+        try:
+            self._claim.result()
+        except Exception as error:
+            self._fail(error)
 
     def write_waiting(self, *, last: bool = False) -> None:
         """Write what waits; where there is no thread that does, as on a simulated clock."""
@@ -160,6 +186,10 @@ class TraceWriter:
 
     def _write(self, news: _News, *, last: bool) -> None:
         folder = self._folder
+        if not self._claim.is_done:
+            if not last:
+                return
+            self._claim.wait()
         if self._whole and folder.is_gone():
             self._whole = False
             self._report("gone", f"{folder.path} was taken away, and its trace is written anew")

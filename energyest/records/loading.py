@@ -18,7 +18,7 @@ from energyest.errors import TraceError
 from energyest.records import storage
 from energyest.records.meta import read_list
 from energyest.records.ranks import merge, rank_of, world_size
-from energyest.records.trace import EnergyTrace, rows_of_devices
+from energyest.records.trace import EnergyTrace, rows_of_devices, unread_devices
 
 log = logging.getLogger("energyest")
 
@@ -40,7 +40,7 @@ def load_trace(folder: str | Path, *, ranks: Sequence[int] | None = None) -> Ene
         TraceError: the folder is missing, is no trace, was damaged other than by a cut last line,
             was written by a newer version, or holds values that no training can have.
     """
-    trace = read_ranks(Path(folder), ranks)
+    trace = _noted(read_ranks(Path(folder), ranks))
     for name in ("energy_J", "duration_s"):
         check_stored(trace.column(name), f"{folder}: {name} of the epochs")
     for name in ("power_W", "energy_J"):
@@ -50,6 +50,16 @@ def load_trace(folder: str | Path, *, ranks: Sequence[int] | None = None) -> Ene
         time_s = as_finite(trace.power_columns["time_s"][rows], name)
         check_increasing(time_s, name, strictly=False)
     return trace
+
+
+def _noted(trace: EnergyTrace) -> EnergyTrace:
+    """The trace, with a note on what it does not show as the run was cut off too soon."""
+    unread = [str(device.get("device")) for device in unread_devices(trace)]
+    if not unread or "total_J" in trace.meta:
+        return trace
+    note = f"nothing is known of {', '.join(unread)}: the run was cut off before it was recorded"
+    meta = {**trace.meta, "notes": [*read_list(trace.meta, "notes"), note]}
+    return EnergyTrace(trace.epoch_columns, trace.power_columns, meta)
 
 
 def folder_of(folder: Path, rank: int) -> Path:

@@ -27,7 +27,7 @@ from energyest.errors import TraceError
 from energyest.integration import cumulative_energy
 from energyest.records import storage
 from energyest.records.devices import Device, devices_of, names_with_counts
-from energyest.records.meta import read_count, read_list, read_number
+from energyest.records.meta import read_count, read_list, read_number, read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -243,13 +243,17 @@ class EnergyTrace:
         """Energy of the whole run in joules, what lies outside of epochs included.
 
         Recorded when the run ends. Of a run that was killed, and of arrays, it is the sum of the
-        epochs and of what the readings show outside of them. NaN where a part was not measured.
+        epochs and of what the readings show outside of them. NaN where a part was not measured,
+        or nothing at all.
         """
         if read_list(self.meta, "missing_ranks"):
             return math.nan
         recorded = read_number(self.meta, "total_J")
         if recorded is not None:
             return recorded
+        is_unknown = any(self.meta.get(n, 0.0) is None for n in ("total_J", "earlier_total_J"))
+        if is_unknown or unread_devices(self):
+            return math.nan
         energy_J, first = self.column("energy_J"), read_count(self.meta, "earlier_rows")
         earlier_J, carried_J = (read_number(self.meta, n) for n in ("earlier_total_J", "carried_J"))
         rows_J = float(np.sum(energy_J))
@@ -275,11 +279,12 @@ class EnergyTrace:
         starts_s, ends_s = self.column("start_s"), self.column("end_s")
         if not np.isfinite([starts_s, ends_s]).all():
             return 0.0
-        outside_J = 0.0
+        outside_J, longest_s = 0.0, 0.0
         for rows in rows_of_devices(columns["device"]).values():
             time_s = columns["time_s"][rows]
             first_s = min([time_s[0], *starts_s[:1]])
             last_s = max([time_s[-1], *ends_s[-1:]])
+            longest_s = max(longest_s, last_s - first_s)
             energy_J, missing_s = cumulative_energy(
                 time_s,
                 columns["power_W"][rows],
@@ -291,7 +296,7 @@ class EnergyTrace:
             outside_J += float(energy_J[1] - energy_J[0] - inside_J)
             if np.isnan(columns["power_W"][rows]).all() and missing_s[1] > missing_s[0]:
                 return math.nan  # a device that was never read
-        return outside_J
+        return outside_J if len(self) or longest_s > 0 else math.nan
 
     def head(self, epochs: int) -> EnergyTrace:
         """The trace as it stood after the first `epochs` epochs.
@@ -361,6 +366,14 @@ def _checked_columns(
             values.flags.writeable = False
         checked[name] = values
     return checked
+
+
+def unread_devices(trace: EnergyTrace) -> list[Device]:
+    """Of a run that was cut off before its end, the devices of which there is no reading."""
+    if read_text(trace.meta, "status") != "running":
+        return []
+    read = set(trace.power_columns["device"])
+    return [device for device in trace.devices if device.get("device") not in read]
 
 
 def rows_of_devices(device: NDArray[Any]) -> dict[str, NDArray[np.intp]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,10 +20,22 @@ def check_settings(confidence: float, interval_s: float, components: Sequence[st
 
 
 def check_folder(folder: str | Path | None) -> Path | None:
-    """Where a trace goes; refuses addresses, as of a bucket, which would become odd local names."""
-    if folder is not None and is_address(folder):
+    """Where a trace goes; refuses addresses, as of a bucket, which would become odd local names.
+
+    And a name that nobody can follow, as the working directory is gone.
+    """
+    if folder is None:
+        return None
+    if is_address(folder):
         raise ConfigurationError(f"folder={str(folder)!r} must be on a disk of this machine")
-    return None if folder is None else Path(folder)
+    try:
+        os.path.abspath(folder)
+    except OSError as error:
+        raise ConfigurationError(
+            f"folder={str(folder)!r} must be an absolute path: the working directory is gone "
+            f"({error})"
+        ) from error
+    return Path(folder)
 
 
 def is_address(folder: str | Path) -> bool:

@@ -22,6 +22,7 @@ from energyest.estimate import Estimate
 from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import Detection
+from energyest.measure.sensors.gpus import overlooked_gpus
 from energyest.records.trace import EPOCH_COLUMNS, EnergyTrace
 from energyest.records.versions import versions
 from energyest.tracking.guard import never_raises
@@ -68,7 +69,8 @@ class Session:
         # Rows of an earlier part of the run, if it has one, and those that have ended since.
         self._earlier_rows: int | None = None
         self._ended_rows = 0
-        self._has_ended = False
+        self._has_started = self._has_ended = False
+        self._watches_torch = sensors.is_by_use and not sensors.is_by_torch
         self._flops: FlopCount | None = None
         self._warned: set[str] = set()
         self._recorder = Recorder(
@@ -92,12 +94,14 @@ class Session:
     @never_raises
     def start(self) -> None:
         """Begin to measure."""
+        self._has_started = True
         self._recorder.start()
 
     @never_raises
     def stop(self, status: str = "finished") -> None:
         """End the run. A row that has begun is recorded as interrupted, not as a row."""
         try:
+            self._look_for_losses()
             if status == "finished":  # else the GPU may be what hangs
                 cuda_synchronize()
         finally:
@@ -113,6 +117,7 @@ class Session:
         """A row begins: now, or with `continues` where the one before ended."""
         if self._is_over():
             return
+        self._look_for_losses()
         cuda_synchronize()
         self._values = {}
         self.in_row = True
@@ -137,6 +142,7 @@ class Session:
         if not self.in_row:
             self._warn_once("end", "the end of an epoch that did not begin is ignored")
             return {}
+        self._look_for_losses()
         cuda_synchronize()
         self.log(**values)
         if self._flops is not None and "flops" not in self._values:
@@ -322,6 +328,7 @@ class Session:
     @property
     def total_J(self) -> float:
         """Energy in joules since the run started, pauses left out, earlier parts included."""
+        self._look_for_losses()
         return self._whole.total_J
 
     @property
@@ -343,6 +350,17 @@ class Session:
         """Rows of this part that have ended, and steps of the one under way."""
         steps = self._values.get("steps", 0.0) if self.in_row else 0.0
         return self._ended_rows, int(steps) if math.isfinite(steps) else 0
+
+    @never_raises
+    def _look_for_losses(self) -> None:
+        """What leaves the energy unknown and shows only while the run goes on."""
+        if not self._has_started and not self._has_ended:
+            self._recorder.note_nothing("the run was not started, by `with` or by start()")
+        gpus = self._recorder.gpus
+        if self._watches_torch and gpus is not None and not self._has_ended:
+            overlooked = overlooked_gpus(gpus)
+            if overlooked.unmeasured:
+                self._recorder.adopt(overlooked)
 
     def _is_over(self) -> bool:
         if self._has_ended:

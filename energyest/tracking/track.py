@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from energyest.checks import check_count
 from energyest.errors import ConfigurationError
 from energyest.measure.sensors import Detection, Kind, Sensor, detect
+from energyest.measure.sensors.detection import lost, warn_of
 from energyest.tracking.checks import check_folder, check_settings
 from energyest.tracking.run import Run
 from energyest.tracking.session import Session
-
-log = logging.getLogger("energyest")
 
 
 def track(
@@ -73,13 +71,24 @@ def find_sensors(
     gpus: Sequence[int | str] | None,
     components: Sequence[Kind],
     sensors: Sequence[Sensor] | None,
+    *,
+    others: Sequence[str] = (),
 ) -> Detection:
-    """The sensors given, or those that this machine has; see `track`."""
-    if sensors is not None:
-        return Detection(tuple(sensors))
-    found = detect(gpus, components=components)
-    if gpus and not any(sensor.device.kind == "gpu" for sensor in found):
-        # Asked for and not there: the CPU's share alone would pass for the whole.
-        for note in found.notes:
-            log.warning("energyest: %s", note)
+    """The sensors given, or those that this machine has; see `track`.
+
+    Args:
+        gpus: see `track`.
+        components: see `track`.
+        sensors: see `track`.
+        others: accelerators in use that nothing here can read.
+    """
+    if sensors is None:
+        found = detect(gpus, components=components)
+        for name in others if "gpu" in components else ():
+            loss = f"{name} is not measured: only GPUs of NVIDIA are"
+            device = lost("gpu", f"gpu:{name.replace(':', '')}", name, "no GPU of NVIDIA")
+            found += Detection((), (loss,), (device,), (loss,))
+    else:
+        found = sensors if isinstance(sensors, Detection) else Detection(tuple(sensors))
+    warn_of(found.losses, ". What the training does not use can be left out by `components`")
     return found

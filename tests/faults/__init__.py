@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # Where the cases are, in the order of the page, and the heading of each.
 PARTS = {
+    "start": "The start of a run",
     "readings": "GPUs and their driver",
     "disk": "The disk",
     "ends": "The process and its clock",

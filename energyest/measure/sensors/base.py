@@ -46,6 +46,8 @@ class Device:
         power_limit_W: the most that the device may draw, in watts; NaN if unknown.
         memory_bytes: size of its memory; NaN if it has none or it is unknown.
         details: further facts, such as uuid and index of a GPU.
+        rated_power_W: what a device of its name is made to draw, where no limit is known of this
+            one; NaN if unknown. It is no part of the meta.
     """
 
     device: str
@@ -56,12 +58,19 @@ class Device:
     power_limit_W: float = math.nan
     memory_bytes: float = math.nan
     details: dict[str, Any] = field(default_factory=dict)
+    rated_power_W: float = math.nan
+
+    @property
+    def label(self) -> str:
+        """The device and its product, for messages."""
+        return f"{self.device} ({self.name})"
 
     @property
     def most_power_W(self) -> float:
         """What no reading of power, and no counter, can exceed; infinite if that is unknown."""
+        limit_W = self.power_limit_W if self.power_limit_W > 0 else self.rated_power_W
         # Far above any transient: a limit is held on average over some milliseconds to seconds.
-        return 3 * self.power_limit_W if self.power_limit_W > 0 else math.inf
+        return 3 * limit_W if limit_W > 0 else math.inf
 
     def as_meta(self) -> dict[str, Any]:
         """Plain JSON values; what is unknown is left out."""

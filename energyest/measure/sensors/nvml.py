@@ -1,4 +1,4 @@
-"""NVIDIA GPUs through NVML, with nvidia-ml-py (module `pynvml`)."""
+"""NVIDIA GPUs through NVML."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import pynvml
-
+from energyest.gpus.driver import (
+    CLOCK_SM,
+    FAILURES,
+    FIELD_POWER_INSTANT,
+    MIG_ENABLED,
+    TEMPERATURE_GPU,
+    NvmlError,
+    call,
+    connected,
+    text,
+)
+from energyest.gpus.table import find_gpu, known_gpus
 from energyest.measure.sensors.base import Device, Reading
 
 _T = TypeVar("_T")
-# Errors that mean "this board, driver or user will never answer this question". Any other error
-# may be gone at the next reading.
-_FINAL = {
-    pynvml.NVML_ERROR_NOT_SUPPORTED,
-    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
-    pynvml.NVML_ERROR_NO_PERMISSION,
-    pynvml.NVML_ERROR_INVALID_ARGUMENT,
-}
+# Some drivers say all ones where there is no limit: more than any board draws is none.
+_MOST_LIMIT_W = 10_000.0
 
 
 @dataclass(frozen=True)
@@ -60,19 +64,24 @@ class NvmlSensor:
         index: NVML's number of the GPU.
 
     Raises:
-        pynvml.NVMLError: no driver, no such GPU, or no permission.
+        NvmlError: no driver, no such GPU, or no permission.
     """
 
     def __init__(self, index: int) -> None:
-        pynvml.nvmlInit()
+        call("nvmlInit")
         self._open = True
         try:
-            self._handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            self._handle = call("nvmlDeviceGetHandleByIndex", index)
             self._questions = self._probe()
             self.device = self._describe(index)
         except BaseException:
-            pynvml.nvmlShutdown()
+            self.close()
             raise
+
+    @property
+    def tells_energy(self) -> bool:
+        """Whether the board answers questions for its power or its energy at all."""
+        return not {"power_W", "energy_J"}.isdisjoint(self._questions)
 
     def read(self, time_s: float) -> Reading:
         """Ask for every supported quantity; one that fails is NaN.
@@ -83,7 +92,7 @@ class NvmlSensor:
         for quantity, ask in self._questions.items():
             try:
                 values[quantity] = ask()
-            except pynvml.NVMLError:
+            except FAILURES:
                 values[quantity] = math.nan
         if not 0 < values.get("power_W", math.nan) <= self.device.most_power_W:
             values["power_W"] = math.nan
@@ -95,8 +104,8 @@ class NvmlSensor:
             return  # NVML counts its users: another shutdown would be somebody else's
         self._open = False
         # If the library is gone or was shut down by others, nothing is left to release.
-        with contextlib.suppress(pynvml.NVMLError):
-            pynvml.nvmlShutdown()
+        with contextlib.suppress(NvmlError):
+            call("nvmlShutdown")
 
     def _probe(self) -> dict[str, Callable[[], float]]:
         candidates = {
@@ -120,66 +129,65 @@ class NvmlSensor:
         counter = "energy counter and " if "energy_J" in self._questions else ""
         mig = _mig_devices(handle)
         whole = "" if mig is None else "; of the whole GPU, whose other MIG devices may share it"
+        name = _or_none(lambda: _name(handle))
         details = {
             "uuid": _or_none(lambda: _uuid(handle)),
             "index": index,
             "pci_bus_id": _or_none(lambda: _pci_bus_id(handle)),
-            "driver_version": _or_none(lambda: _text(pynvml.nvmlSystemGetDriverVersion())),
+            "driver_version": _or_none(lambda: text(call("nvmlSystemGetDriverVersion"))),
             "mig": None if mig is None else list(mig),
             "shared": None if mig is None else True,
         }
         return Device(
             device=f"gpu:{index}",
             kind="gpu",
-            name=_or_none(lambda: _name(handle)) or f"GPU {index}",
+            name=name or f"GPU {index}",
             source="measured",
             method=f"NVML, {counter}{power}{whole}",
-            power_limit_W=_or_nan(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3),
-            memory_bytes=_or_nan(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+            power_limit_W=_limit_W(handle),
+            memory_bytes=_or_nan(lambda: call("nvmlDeviceGetMemoryInfo", handle).total),
+            rated_power_W=_rated_power_W(name or ""),
             details={name: value for name, value in details.items() if value is not None},
         )
 
-    # Each of these asks the driver one question and raises NVMLError if it fails.
+    # Each of these asks the driver one question and raises NvmlError if it fails.
 
     def _instant_W(self) -> float:
-        field = pynvml.nvmlDeviceGetFieldValues(self._handle, [pynvml.NVML_FI_DEV_POWER_INSTANT])[0]
-        if field.nvmlReturn != pynvml.NVML_SUCCESS:
-            raise pynvml.NVMLError(field.nvmlReturn)
+        field = call("nvmlDeviceGetFieldValues", self._handle, [FIELD_POWER_INSTANT])[0]
+        if field.nvmlReturn:
+            raise NvmlError("no instant power", field.nvmlReturn)
         return float(field.value.uiVal) / 1e3
 
     def _average_W(self) -> float:
-        return float(pynvml.nvmlDeviceGetPowerUsage(self._handle)) / 1e3
+        return float(call("nvmlDeviceGetPowerUsage", self._handle)) / 1e3
 
     def _counter_J(self) -> float:
-        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
+        return float(call("nvmlDeviceGetTotalEnergyConsumption", self._handle)) / 1e3
 
     def _utilization(self) -> float:
-        return float(pynvml.nvmlDeviceGetUtilizationRates(self._handle).gpu) / 100
+        return float(call("nvmlDeviceGetUtilizationRates", self._handle).gpu) / 100
 
     def _memory_bytes(self) -> float:
-        return float(pynvml.nvmlDeviceGetMemoryInfo(self._handle).used)
+        return float(call("nvmlDeviceGetMemoryInfo", self._handle).used)
 
     def _temperature_C(self) -> float:
-        return float(pynvml.nvmlDeviceGetTemperature(self._handle, pynvml.NVML_TEMPERATURE_GPU))
+        return float(call("nvmlDeviceGetTemperature", self._handle, TEMPERATURE_GPU))
 
 
 def list_gpus() -> list[GpuAddress]:
     """The GPUs of this machine, in NVML's order (that of the PCI bus).
 
     Raises:
-        pynvml.NVMLError: no driver or no permission.
+        NvmlError: no driver or no permission.
     """
-    pynvml.nvmlInit()
-    try:
-        return [_address(index) for index in range(pynvml.nvmlDeviceGetCount())]
-    finally:
-        pynvml.nvmlShutdown()
+    with connected():
+        return [_address(index) for index in range(call("nvmlDeviceGetCount"))]
 
 
 def _address(index: int) -> GpuAddress:
     try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    except pynvml.NVMLError:
+        handle = call("nvmlDeviceGetHandleByIndex", index)
+    except FAILURES:
         return GpuAddress(index)  # a lost GPU, or one of another user's: its sensor will say why
     return GpuAddress(
         index,
@@ -195,55 +203,68 @@ def _mig_devices(handle: Any) -> tuple[str, ...] | None:
     """UUIDs of the MIG devices on a GPU; None where MIG is off, as on boards without it."""
     uuids = []
     try:
-        if pynvml.nvmlDeviceGetMigMode(handle)[0] != pynvml.NVML_DEVICE_MIG_ENABLE:
+        if call("nvmlDeviceGetMigMode", handle)[0] != MIG_ENABLED:
             return None
-    except pynvml.NVMLError:
+    except FAILURES:
         return None
-    with contextlib.suppress(pynvml.NVMLError):  # a GPU is measured without them, too
-        for number in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
-            with contextlib.suppress(pynvml.NVMLError):  # none of that number, or not for us
-                uuids.append(_uuid(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)))
+    with contextlib.suppress(*FAILURES):  # a GPU is measured without them, too
+        for number in range(call("nvmlDeviceGetMaxMigDeviceCount", handle)):
+            with contextlib.suppress(*FAILURES):  # none of that number, or not for us
+                uuids.append(_uuid(call("nvmlDeviceGetMigDeviceHandleByIndex", handle, number)))
     return tuple(uuids)
 
 
+def _limit_W(handle: Any) -> float:
+    """The limit that the board keeps to; NaN where what it says cannot be one."""
+    limit_W = _or_nan(lambda: call("nvmlDeviceGetEnforcedPowerLimit", handle) / 1e3)
+    return limit_W if 0 < limit_W <= _MOST_LIMIT_W else math.nan
+
+
+def _rated_power_W(name: str) -> float:
+    """What a board of that name is made for; where it is not known, the most of any board."""
+    try:
+        gpu = find_gpu(name)
+        if gpu is not None and gpu.tdp_W > 0:
+            return gpu.tdp_W
+        return max(gpu.tdp_W for gpu in known_gpus() if gpu.tdp_W > 0)
+    except OSError:  # the table is a file
+        return math.nan
+
+
 def _name(handle: Any) -> str:
-    return _text(pynvml.nvmlDeviceGetName(handle))
+    return text(call("nvmlDeviceGetName", handle))
 
 
 def _uuid(handle: Any) -> str:
-    return _text(pynvml.nvmlDeviceGetUUID(handle))
+    return text(call("nvmlDeviceGetUUID", handle))
 
 
 def _pci_bus_id(handle: Any) -> str:
-    return _text(pynvml.nvmlDeviceGetPciInfo(handle).busId)
+    return text(call("nvmlDeviceGetPciInfo", handle).busId)
 
 
 def _speed(handle: Any) -> float:
-    clock_MHz = pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM)
-    return float(pynvml.nvmlDeviceGetNumGpuCores(handle) * clock_MHz)
+    clock_MHz = call("nvmlDeviceGetMaxClockInfo", handle, CLOCK_SM)
+    return float(call("nvmlDeviceGetNumGpuCores", handle) * clock_MHz)
 
 
 def _is_supported(ask: Callable[[], float]) -> bool:
     try:
         ask()
-    except pynvml.NVMLError as error:
-        return error.value not in _FINAL
+    except FAILURES as error:
+        return isinstance(error, NvmlError) and not error.is_final
     return True
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _or_none(ask: Callable[[], _T]) -> _T | None:
     try:
         return ask()
-    except pynvml.NVMLError:
+    except FAILURES:
         return None
 
 
 def _or_nan(ask: Callable[[], float]) -> float:
     try:
         return float(ask())
-    except pynvml.NVMLError:
+    except FAILURES:
         return math.nan
