@@ -43,7 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = commands.add_parser("runs", help="finished trainings below a folder, one row each")
     runs.add_argument("folder", help="folder that holds traces at any depth")
     runs.add_argument("--model", help="hyperparameter that names the model")
-    runs.add_argument("--csv", help="file to write the whole table to")
+    runs.add_argument(
+        "--csv",
+        help="file to write the whole table to; replaces a table of runs, and nothing else",
+    )
     runs.add_argument(
         "--unfinished", action="store_true", help="also runs that were interrupted or go on"
     )
@@ -161,7 +164,7 @@ def _project(folder: str, epochs: float | None, steps: int | None) -> None:
 
 
 def _runs(folder: str, model: str | None, csv: str | None, unfinished: bool) -> None:
-    from energyest.tradeoff.collect import COLUMNS, collect_runs  # noqa: PLC0415
+    from energyest.tradeoff.collect import COLUMNS, collect_runs, save_runs  # noqa: PLC0415
 
     with warnings.catch_warnings(record=True) as left_out:
         warnings.simplefilter("always")
@@ -174,7 +177,7 @@ def _runs(folder: str, model: str | None, csv: str | None, unfinished: bool) -> 
         )
         _say(_line(f"note: {text}"), file=sys.stderr)
     if csv is not None:
-        table.to_csv(csv, index=False)
+        save_runs(table, csv)
     # What a line of the terminal has room for: the costs, and in what else runs differ.
     others = [
         name

@@ -24,6 +24,7 @@ from energyest.measure.run_account import RunAccount
 from energyest.measure.sampler import Clock, Sampler
 from energyest.measure.sensors.base import Reading, Sensor
 from energyest.measure.writer import TraceWriter
+from energyest.records.meta import read_list
 from energyest.records.safe_json import parse_json
 from energyest.records.storage import encode_meta
 from energyest.records.trace import EnergyTrace
@@ -106,7 +107,9 @@ class Recorder:
         self._meta_changed = False
         self._epoch_start_s = self._origin_s
         self._written_s = self._origin_s
-        self._writer = None if folder is None else TraceWriter(folder, self._meta, self._contents)
+        self._writer = (
+            None if folder is None else TraceWriter(folder, self._meta, self._contents, self._note)
+        )
         self._sampler = Sampler(self._sensors, self._on_round, interval_s=interval_s, clock=clock)
         self._stopped = False
         # Its threads hold a recorder that runs, but nothing that is called at the exit does.
@@ -246,6 +249,12 @@ class Recorder:
                 if name not in _MEASURED_META and self._meta.get(name, ...) != value:
                     self._meta[name] = value
                     self._meta_changed = True
+
+    def _note(self, text: str) -> None:
+        """Add a sentence to the notes of the trace."""
+        with self._lock:
+            self._meta["notes"] = [*read_list(self._meta, "notes"), text]
+            self._meta_changed = True
 
     # ------------------------------------------------------------------ what was measured
 

@@ -17,9 +17,8 @@ import csv
 import io
 import json
 import math
-import os
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from energyest.arrays import FloatArray
 from energyest.checks import is_count, is_number
 from energyest.errors import TraceError
 from energyest.records.epoch_table import EpochTable
+from energyest.records.own_files import OwnFiles
 from energyest.records.safe_json import parse_json, read_bytes
 
 FORMAT = 1
@@ -37,6 +37,7 @@ META_FILE = "meta.json"
 EPOCHS_FILE = "epochs.jsonl"
 POWER_FILE = "power.csv"
 LATEST_FILE = "latest.json"
+FILES = (META_FILE, EPOCHS_FILE, POWER_FILE, LATEST_FILE)
 
 POWER_COLUMNS = (
     "time_s",
@@ -108,14 +109,6 @@ def encode_meta(meta: Mapping[str, Any]) -> str:
     return written
 
 
-def write_meta(folder: Path, meta: Mapping[str, Any], name: str = META_FILE) -> None:
-    """Replace `meta.json`, or `latest.json`, in one step."""
-    text = encode_meta(meta)
-    temporary = folder / (name + ".new")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, folder / name)
-
-
 def epoch_lines(columns: Mapping[str, NDArray[Any]]) -> Iterator[str]:
     """The lines of `epochs.jsonl`."""
     for values in zip(*columns.values(), strict=True):
@@ -135,23 +128,39 @@ def write_folder(
     power: Mapping[str, NDArray[Any]],
     meta: Mapping[str, Any],
 ) -> None:
-    """Write a whole trace; the folder must not hold one yet.
+    """Write a whole trace, beside whatever else the folder holds.
 
     Raises:
-        TraceError: it does, it cannot be written, or the meta is not plain JSON.
+        TraceError: the folder holds a trace already, or another file by the name of one of a trace,
+            which stays as it is; it cannot be written, or the meta is not plain JSON.
     """
-    encode_meta(meta)  # what cannot be written is refused before anything is
+    text = encode_meta(meta)  # what cannot be written is refused before anything is
+    lines = {EPOCHS_FILE: epoch_lines(epochs), POWER_FILE: power_lines(power), META_FILE: [text]}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / META_FILE).exists():
-            raise TraceError(f"{folder} already holds a trace: choose another folder")
-        with open(folder / EPOCHS_FILE, "w", encoding="utf-8") as file:
-            file.writelines(epoch_lines(epochs))
-        with open(folder / POWER_FILE, "w", encoding="utf-8") as file:
-            file.writelines(power_lines(power))
-        write_meta(folder, meta)
+        own = OwnFiles(folder)
+        try:
+            _write_new(own, lines)
+        finally:
+            own.close()
     except OSError as error:
         raise TraceError(f"cannot write a trace to {folder}: {error}") from error
+
+
+def _write_new(own: OwnFiles, lines: Mapping[str, Iterable[str]]) -> None:
+    """Write files that are not there yet, all or none."""
+    taken = [name for name in FILES if own.exists(name)]
+    if taken:
+        is_trace = META_FILE in taken and EPOCHS_FILE in taken
+        what = "a trace" if is_trace else f"{taken[0]}, which is not replaced"
+        raise TraceError(f"{own.path} already holds {what}: choose another folder")
+    try:
+        for name, content in lines.items():
+            own.replace(name, content)
+    except BaseException:
+        for name in lines:
+            own.remove(name)
+        raise
 
 
 def read_folder(folder: Path) -> tuple[dict[str, FloatArray], Columns, dict[str, Any]]:

@@ -11,12 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 from energyest import load_trace, track
-from energyest.measure import folder as folder_module
-from energyest.records import storage
+from energyest.records import own_files
 from simulation.scene import Scene
 from tests.faults import (
     Outcome,
@@ -33,7 +31,7 @@ from tests.faults.training import train
 
 GOES_ON = "goes on, is not held up"
 WRITER = "energyest.measure.writer"
-write, write_meta = folder_module._write, storage.write_meta
+write = own_files.write
 
 
 class FullDisk:
@@ -45,12 +43,6 @@ class FullDisk:
     def write(self, file: FileIO, text: str) -> None:
         write(file, text[:20] if self.full else text)
         self.fail_if_full()
-
-    def write_meta(self, folder: Path, *arguments: Any) -> None:
-        if self.full:
-            (folder / "meta.json.new").write_text("{")
-        self.fail_if_full()
-        write_meta(folder, *arguments)
 
     def fail_if_full(self) -> None:
         if self.full:
@@ -64,10 +56,7 @@ class FullDisk:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        with (
-            mock.patch.object(folder_module, "_write", self.write),
-            mock.patch.object(storage, "write_meta", self.write_meta),
-        ):
+        with mock.patch.object(own_files, "write", self.write):
             yield
 
 
@@ -209,7 +198,7 @@ def slow_disk(seconds: float) -> tuple[Callable[[], None], Callable[..., None]]:
 )
 def disk_stalls(scene: Scene, folder: Path) -> Outcome:
     stall, slowly = slow_disk(7)
-    with mock.patch.object(folder_module, "_write", slowly):
+    with mock.patch.object(own_files, "write", slowly):
         outcome = train(scene, folder / "energy", at={1: stall}, epochs=10)
     return compared(scene, outcome)
 
@@ -229,7 +218,7 @@ def disk_stalls_too_long(scene: Scene, folder: Path) -> Outcome:
     stall, slowly = slow_disk(3)
     with (
         mock.patch(f"{WRITER}._MOST_WAITING", 25),
-        mock.patch.object(folder_module, "_write", slowly),
+        mock.patch.object(own_files, "write", slowly),
     ):
         outcome = train(scene, folder / "energy", at={1: stall}, epochs=6)
     return compared(scene, outcome)
@@ -247,7 +236,7 @@ def disk_stalls_too_long(scene: Scene, folder: Path) -> Outcome:
 )
 def disk_hangs(scene: Scene, folder: Path) -> Outcome:
     stall, slowly = slow_disk(100)
-    with mock.patch.object(folder_module, "_write", slowly):
+    with mock.patch.object(own_files, "write", slowly):
         outcome = train(scene, folder / "energy", at={1: stall}, load=False)
     outcome.facts["its end takes less than 3 s"] = scene.end_took_s < 3
     return outcome
