@@ -22,7 +22,7 @@ from energyest.measure.ledger import Event, Mark
 from energyest.measure.reading_table import ReadingTable
 from energyest.measure.run_account import RunAccount
 from energyest.measure.sampler import Clock, Sampler
-from energyest.measure.sensors.base import Reading, Sensor
+from energyest.measure.sensors.base import Reading, Sensor, check_names
 from energyest.measure.writer import TraceWriter
 from energyest.records.meta import read_list
 from energyest.records.safe_json import parse_json
@@ -72,7 +72,7 @@ class Recorder:
         clock: monotonic clock in seconds.
 
     Raises:
-        ConfigurationError: the interval is not positive.
+        ConfigurationError: the interval is not positive, or `check_names` refuses the sensors'.
     """
 
     def __init__(
@@ -90,9 +90,7 @@ class Recorder:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         devices = [sensor.device for sensor in self._sensors]
-        names = [device.device for device in devices]
-        if len(set(names)) < len(names):
-            raise ConfigurationError(f"sensors of one name cannot be told apart: {names}")
+        check_names(devices)
         self._origin_s = clock()
         self._account = RunAccount(devices, self._origin_s, interval_s)
         self._readings = ReadingTable(self._origin_s)

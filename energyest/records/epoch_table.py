@@ -1,16 +1,21 @@
-"""`EpochTable`: rows of epochs as they come, in columns."""
+"""`EpochTable`: rows of epochs as they come, in columns; and what these can be called."""
 
 from __future__ import annotations
 
 import math
 import reprlib
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from energyest.arrays import FloatArray
-from energyest.checks import is_count
+from energyest.checks import is_count, short
+
+#: Key of a line of `epochs.jsonl` that adds to an earlier row, whose number is its value.
+AMENDS = "amends_row"
+# Every row names all of its metrics. More, as of a name for each step, would fill the memory.
+_MOST_CHARACTERS, _MOST_NAMES = 200, 2000
 
 
 class EpochTable:
@@ -90,3 +95,44 @@ class EpochTable:
             raise ValueError(f"{self._rows} rows of {names} columns are too much")
         before = len(next(iter(self._columns.values()), ()))
         self._columns.update((name, array("d", [math.nan]) * before) for name in new)
+
+
+def why_unstorable(name: object) -> str:
+    """Why a column of epochs cannot be stored and read again by that name; empty if it can."""
+    if not isinstance(name, str):
+        return f"{short(name)} is no name of a column"
+    if name == AMENDS:
+        return f"the name {name!r} has another meaning in the trace's files"
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return f"the name {short(name)} is no text that a file can hold"
+    return ""
+
+
+class MetricNames:
+    """The names that a training has logged so far.
+
+    Args:
+        measured: columns that it cannot set, as they are measured.
+    """
+
+    def __init__(self, measured: Collection[str]) -> None:
+        self._measured = measured
+        self._known: set[str] = set()
+
+    def refuse(self, name: str) -> tuple[str, str]:
+        """Why a value is not stored by that name, and what to warn of it once; empty if it is."""
+        if name in self._known:
+            return "", ""
+        if name in self._measured:
+            return name, f"the column {name!r} is measured and cannot be logged"
+        why = why_unstorable(name)
+        if why:
+            return why, f"{why}: the metric is left out"
+        if len(name) > _MOST_CHARACTERS:
+            return "long", f"metrics are left out whose names are as long as {short(name)}..."
+        if len(self._known) == _MOST_NAMES:
+            return "many", f"{_MOST_NAMES} metrics have names by now: further ones are left out"
+        self._known.add(name)
+        return "", ""

@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from energyest.arrays import FloatArray
 from energyest.checks import is_count, is_number
 from energyest.errors import TraceError
-from energyest.records.epoch_table import EpochTable
+from energyest.records.epoch_table import AMENDS, EpochTable
 from energyest.records.own_files import OwnFiles
+from energyest.records.power_file import parse_readings
 from energyest.records.safe_json import parse_json, read_bytes
 
 FORMAT = 1
@@ -56,15 +57,14 @@ MOST_EPOCHS_BYTES = 512 * 2**20
 MOST_POWER_BYTES = 256 * 2**20
 # Rows × columns, which a file can name in few bytes: 256 MiB as numbers of 8 bytes.
 MOST_VALUES = 2**25
-# A machine has 16 GPUs at the most, but the saved sum of many machines has theirs all.
-MOST_DEVICES = 2**12
 # An interval every 3 s of a month; a trace has further columns than those that its file names.
 MOST_EPOCHS = 2**20
+# The values of a row, and its bytes: several times what `MetricNames` lets through.
+MOST_COLUMNS = 2**16
+MOST_LINE_BYTES = 2**24
 # What `latest.json` tells of a run that has not ended.
 LATEST = ("duration_s", "total_J", "components", "devices", "interrupted_epoch")
 _ROUNDING_S = 1e-6
-# Key of a line that adds to an earlier row, whose number is its value.
-AMENDS = "amends_row"
 Columns = dict[str, NDArray[Any]]
 
 
@@ -304,6 +304,8 @@ def _read_epochs(folder: Path) -> dict[str, FloatArray]:
     data = _read_bytes(folder, EPOCHS_FILE, MOST_EPOCHS_BYTES, whole_lines=True) or b""
     for number, line in enumerate(io.BytesIO(data), start=1):
         try:
+            if len(line) > MOST_LINE_BYTES or line.count(b'":') > MOST_COLUMNS:
+                raise ValueError("too much for a row")
             row = parse_json(line.decode("utf-8"))
             amends = row.pop(AMENDS, None)
             values = {name: _number(value) for name, value in row.items()}
@@ -339,46 +341,7 @@ def _read_power(folder: Path) -> Columns:
     data = _read_bytes(folder, POWER_FILE, MOST_POWER_BYTES, whole_lines=True)
     if not data:
         return {}
-    path = folder / POWER_FILE
-    header = data[: data.index(b"\n")].decode("utf-8", "replace").split(",")
-    if not {"time_s", "device"} <= set(header) or len(set(header)) < len(header):
-        raise TraceError(
-            f"{path}, line 1, is damaged: it must name the columns time_s and device, each once"
-        )
-    _check_fields(path, data, len(header))
-    import pandas as pd  # noqa: PLC0415  (slow to import, and only needed to read files)
-
-    numbers = [name for name in header if name != "device"]
     try:
-        table = pd.read_csv(
-            io.BytesIO(data),
-            header=0,
-            names=header,
-            dtype={"device": str, **dict.fromkeys(numbers, np.float64)},
-            keep_default_na=False,
-            na_values={name: [""] for name in numbers},
-            index_col=False,
-            on_bad_lines="error",
-            # A line and a field are here what they are for `_check_fields`.
-            lineterminator="\n",
-            quoting=csv.QUOTE_NONE,
-        )
-    except (ValueError, pd.errors.ParserError) as error:
-        raise TraceError(f"{path} is damaged: {error}") from error
-    devices = table["device"].unique()
-    if len(devices) > MOST_DEVICES or not all(str(name).isprintable() for name in devices):
-        raise TraceError(f"{path} is damaged: the {len(devices)} names of devices are none")
-    return {name: table[name].to_numpy() for name in header}
-
-
-def _check_fields(path: Path, data: bytes, fields: int) -> None:
-    """Refuse a line that has not as many fields as the header, and more lines than can be held."""
-    text = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(text == ord("\n"))
-    if len(ends) * fields > MOST_VALUES:
-        raise TraceError(f"{path} has {len(ends)} lines of {fields} fields: that is too much")
-    commas = np.searchsorted(np.flatnonzero(text == ord(",")), ends)  # names hold no comma
-    wrong = np.diff(commas, prepend=0) != fields - 1
-    if wrong.any():
-        number = int(np.argmax(wrong)) + 1
-        raise TraceError(f"{path}, line {number}, is damaged: it must have {fields} fields")
+        return parse_readings(data, most_values=MOST_VALUES)
+    except ValueError as error:
+        raise TraceError(f"{folder / POWER_FILE}{error}") from error

@@ -27,6 +27,7 @@ from energyest.errors import TraceError
 from energyest.integration import cumulative_energy
 from energyest.records import storage
 from energyest.records.devices import Device, devices_of, names_with_counts
+from energyest.records.epoch_table import why_unstorable
 from energyest.records.meta import read_count, read_list, read_number
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class EnergyTrace:
         power = _checked_columns(self.power_columns, POWER_COLUMNS, "power")
         if len(power["device"]) and not {"time_s", "device"} <= set(self.power_columns):
             raise TraceError("readings need the columns time_s and device")
+        for reason in filter(None, map(why_unstorable, epochs)):
+            raise TraceError(reason)
         if not isinstance(self.meta, Mapping):
             raise TraceError(f"meta must be a mapping, not {type(self.meta).__name__}")
         object.__setattr__(self, "epoch_columns", epochs)

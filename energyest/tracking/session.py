@@ -23,6 +23,7 @@ from energyest.estimate import Estimate
 from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import Detection
+from energyest.records.epoch_table import MetricNames
 from energyest.records.trace import EPOCH_COLUMNS, EnergyTrace
 from energyest.tracking.guard import never_raises
 from energyest.tracking.live_projection import Projector
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("energyest")
 
-# Columns that a training may set itself; the others are measured.
-_SETTABLE = ("steps", "samples", "flops")
+# Columns that a training may not set itself.
+_MEASURED = frozenset(EPOCH_COLUMNS) - {"steps", "samples", "flops"}
 
 
 class Session:
@@ -66,6 +67,7 @@ class Session:
         self.confidence = confidence
         self.in_row = False
         self._values: dict[str, float] = {}
+        self._names = MetricNames(_MEASURED)
         # Rows of an earlier part of the run, if it has one, and those that have ended since.
         self._earlier_rows: int | None = None
         self._ended_rows = 0
@@ -180,12 +182,13 @@ class Session:
         """Set columns of the row that is running, or add to the one that has just ended."""
         numbers = {}
         for name, value in values.items():
-            if name in EPOCH_COLUMNS and name not in _SETTABLE:
-                self._warn_once(name, f"the column {name!r} is measured and cannot be logged")
+            key, warning = self._names.refuse(name)
+            if warning:
+                self._warn_once(key, warning)
                 continue
             try:
                 numbers[name] = float(value)
-            except (TypeError, ValueError):
+            except Exception:  # whatever a user's own number, or a tensor of several, may raise
                 self._warn_once(name, f"the value of {name!r} is no number and is left out")
         if self.in_row:
             self._values |= numbers
