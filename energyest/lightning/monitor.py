@@ -20,7 +20,12 @@ from energyest.measure.sensors import Kind, Sensor
 from energyest.measure.torch_gpus import trained_on
 from energyest.records.loading import load_trace
 from energyest.records.trace import EnergyTrace
-from energyest.tracking.checks import check_every_n_steps, check_folder, check_settings
+from energyest.tracking.checks import (
+    check_every_n_steps,
+    check_folder,
+    check_names,
+    check_settings,
+)
 from energyest.tracking.continuation import Position
 from energyest.tracking.guard import never_raises
 from energyest.tracking.live_projection import projection_of
@@ -74,6 +79,9 @@ class EnergyMonitor(Callback):
         sensors: sensors to use instead of those of this machine; they are closed when `fit` ends.
         interval_s: seconds between readings; GPUs renew theirs every 0.1 s.
         confidence: probability for the interval of the projection.
+        hparams: names of hyperparameters that are to be in the trace, such as "data.root", whatever
+            they hold. By default numbers, truth values and short plain words are; what could be a
+            secret, an address, a path or longer text is not.
 
     Raises:
         ConfigurationError: an argument is out of its range. Once training runs, nothing is raised.
@@ -90,8 +98,10 @@ class EnergyMonitor(Callback):
         sensors: Sequence[Sensor] | None = None,
         interval_s: float = 0.1,
         confidence: float = 0.9,
+        hparams: Sequence[str] = (),
     ) -> None:
         check_settings(confidence, interval_s, components)
+        self._hparams = check_names("hparams", hparams)
         self._folder = check_folder(folder)
         self._components = tuple(components)
         self._every = check_every_n_steps(every_n_steps)
@@ -179,7 +189,7 @@ class EnergyMonitor(Callback):
         self._session = ddp.begin(trainer, make, ddp.folder_for(trainer, self._folder))
         if trainer.is_global_zero:
             self._left_by_child.write(self._session.folder)
-        self._session.describe(**facts_of(trainer, pl_module))
+        self._session.describe(**facts_of(trainer, pl_module, self._hparams))
         self._metrics.forget(trainer)
         # Before the start: if Ctrl-C comes during it, the end must come too.
         self._training = Training(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from energyest.checks import check_confidence, check_count, check_positive
+from energyest.checks import check_confidence, check_count, check_positive, short
 from energyest.errors import ConfigurationError
 from energyest.measure.sensors import check_components
 
@@ -34,3 +34,11 @@ def check_every_n_steps(every_n_steps: int | None) -> int | None:
     if every_n_steps is None:
         return None
     return check_count(every_n_steps, "every_n_steps", ConfigurationError)
+
+
+def check_names(argument: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Refuse what is not a list of names, as a single name is not."""
+    is_list = isinstance(names, Collection) and not isinstance(names, str)
+    if not is_list or not all(isinstance(name, str) for name in names):
+        raise ConfigurationError(f"{argument}={short(names)} must be a list of names")
+    return tuple(names)
