@@ -1,4 +1,4 @@
-"""`EpochTable`: rows of epochs as they come, in columns; and what these can be called."""
+"""`EpochTable`: rows of epochs as they come, in columns; what these can be called, and hold."""
 
 from __future__ import annotations
 
@@ -9,13 +9,28 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from energyest.arrays import FloatArray
+from energyest.arrays import FloatArray, refuse
 from energyest.checks import is_count, short
+from energyest.errors import TraceError
 
 #: Key of a line of `epochs.jsonl` that adds to an earlier row, whose number is its value.
 AMENDS = "amends_row"
 # Every row names all of its metrics. More, as of a name for each step, would fill the memory.
 _MOST_CHARACTERS, _MOST_NAMES = 200, 2000
+# What is measured, and more of it than any training has: 1e18 J is what all people use in half a
+# day, 1e11 s are three thousand years.
+_MEASURED = {
+    **dict.fromkeys(("energy_J", "gpu_energy_J", "cpu_energy_J", "ram_energy_J"), 1e18),
+    **{"validation_energy_J": 1e18, "duration_s": 1e11, "validation_s": 1e11},
+    **{"mean_power_W": 1e12, "steps": 1e15, "samples": 1e18, "flops": 1e33},
+}
+_MOST_S, MOST_J = _MEASURED["duration_s"], _MEASURED["energy_J"]
+# Rounding of times and energies, also of those of long runs.
+_ROUNDING_S, _ROUNDING_J, _ROUNDING = 1e-3, 1e-2, 1e-6
+# A counter that corrects itself takes back what was booked before: then an epoch is not known.
+_CORRECTION, _CORRECTION_IF_UNKNOWN = 0.02, 0.5
+# Outside of epochs, a device draws no more than this, or than so many times what epochs draw.
+_MOST_DEVICE_W, _MOST_TIMES = 1e4, 10
 
 
 class EpochTable:
@@ -136,3 +151,84 @@ class MetricNames:
             return "many", f"{_MOST_NAMES} metrics have names by now: further ones are left out"
         self._known.add(name)
         return "", ""
+
+
+def check_rows(columns: Mapping[str, FloatArray], what: str) -> None:
+    """Refuse rows that no training can have: NaN is what was not measured, and stands anywhere.
+
+    Args:
+        columns: name -> values, of shape (rows,).
+        what: whose they are, as a message begins with it.
+
+    Raises:
+        TraceError: something that is measured is negative, infinite or absurdly large; a row ends
+            before it begins, lasts longer than from its start to its end, or begins before the one
+            before it ended.
+    """
+    for name, most in _MEASURED.items():
+        values = columns.get(name)
+        if values is not None:
+            wrong = np.isinf(values) | (values < -_ROUNDING_J)
+            refuse(wrong, values, f"{what}{name} of the epochs", "must be finite and not negative")
+            refuse(values > most, values, f"{what}{name} of the epochs", f"can be {most:g} at most")
+    if not {"start_s", "end_s"} <= columns.keys():
+        return
+    start_s, end_s = columns["start_s"], columns["end_s"]
+    for name, values in (("start_s", start_s), ("end_s", end_s)):
+        refuse(np.abs(values) > _MOST_S, values, f"{what}{name}", "must be the time of a training")
+    rounding_s = _ROUNDING_S + _ROUNDING * np.maximum(np.abs(start_s), np.abs(end_s))
+    refuse(
+        end_s < start_s - rounding_s,
+        end_s,
+        f"{what}end_s of the epochs",
+        "must not come before start_s",
+    )
+    lasted_s = columns.get("duration_s", np.full_like(start_s, math.nan))
+    too_long = lasted_s > end_s - start_s + rounding_s
+    refuse(too_long, lasted_s, f"{what}duration_s of the epochs", "must not exceed end_s - start_s")
+    ended_s = np.fmax.accumulate(np.append(-math.inf, end_s))[:-1]
+    overlaps = start_s < ended_s - rounding_s
+    refuse(
+        overlaps,
+        start_s,
+        f"{what}start_s of the epochs",
+        "must not come before the end of the row before",
+    )
+
+
+def check_totals(
+    energy_J: float, duration_s: float, columns: Mapping[str, FloatArray], devices: int, what: str
+) -> None:
+    """Refuse totals that do not go with the rows.
+
+    Args:
+        energy_J: joules of the whole run; NaN if they are not known.
+        duration_s: seconds of the whole run; NaN if they are not known.
+        columns: the rows, which `check_rows` let through.
+        devices: how many were measured.
+        what: whose they are, as a message begins with it.
+
+    Raises:
+        TraceError: a total is negative, absurdly large, less than its rows come to, or more than
+            can have been drawn in the time outside of them.
+    """
+    for value, name, most in ((energy_J, "total_J", MOST_J), (duration_s, "duration_s", _MOST_S)):
+        if value < -_ROUNDING_J or value > most:
+            raise TraceError(f"{what}{name} is {value:g}: it must be from 0 to {most:g}")
+    rows_J, rows_s = (columns.get(name, np.empty(0)) for name in ("energy_J", "duration_s"))
+    known_J, known_s = float(np.nansum(rows_J)), float(np.nansum(rows_s))
+    are_known = bool(np.isfinite(rows_J).all())
+    less = known_J * (1 - (_CORRECTION if are_known else _CORRECTION_IF_UNKNOWN)) - _ROUNDING_J
+    if energy_J < less:
+        raise TraceError(f"{what}total_J is {energy_J:g}, less than the {known_J:g} of its rows")
+    if duration_s < known_s * (1 - _ROUNDING) - _ROUNDING_S * (len(rows_s) + 1):
+        raise TraceError(f"{what}duration_s is {duration_s:g}, less than its rows' {known_s:g}")
+    if are_known and math.isfinite(duration_s) and np.isfinite(rows_s).all() and len(rows_s):
+        power_W = rows_J[rows_s > 0] / rows_s[rows_s > 0]
+        most_W = max(_MOST_DEVICE_W * max(1, devices), _MOST_TIMES * float(power_W.max(initial=0)))
+        outside_J = max(0.0, duration_s - known_s) * most_W
+        if energy_J > known_J * (1 + _CORRECTION) + outside_J + _ROUNDING_J:
+            raise TraceError(
+                f"{what}total_J is {energy_J:g}, more than the {known_J:g} of its rows and what "
+                "can have been drawn outside of them"
+            )

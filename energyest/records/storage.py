@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from energyest.arrays import FloatArray
-from energyest.checks import is_count, is_number
+from energyest.checks import is_count, is_number, number_or_nan
 from energyest.errors import TraceError
 from energyest.records.epoch_table import AMENDS, EpochTable
 from energyest.records.own_files import OwnFiles
@@ -273,6 +273,11 @@ def _read_latest(folder: Path, run_id: object, epochs: Mapping[str, FloatArray])
     if not isinstance(latest, dict) or latest.get("run_id") != run_id:
         return {}
     known = {name: latest[name] for name in LATEST if name in latest}
+    for total, part in (("total_J", "energy_J"), ("duration_s", "duration_s")):
+        # A row may have ended since that had not begun by then.
+        sum_of_rows = float(np.sum(epochs.get(part, np.empty(0))))
+        if number_or_nan(known.get(total)) < sum_of_rows * (1 - 1e-6) - _ROUNDING_S:
+            known.pop(total)
     cut = known.get("interrupted_epoch")
     if not isinstance(cut, dict) or not isinstance(cut.get("start_s"), int | float):
         known.pop("interrupted_epoch", None)
