@@ -21,6 +21,7 @@ log = logging.getLogger("energyest")
 # More epochs than any training has, more rows x columns than a trace can hold, and more devices
 # than any machine has: what a checkpoint holds beyond is none of ours.
 _MOST_ROWS, _MOST_VALUES, _MOST_DEVICES = 2**20, 2**25, 2**12
+_MOST_NUMBER = 1e15
 # What the meta of a trace says of one part of a run, and what goes on to hold in the next.
 _OF_PART = ("run_id", "start_time", "host", "world_size", "total_J")
 _KEPT = ("first_epoch", "planned_changes", "interval_steps")
@@ -176,8 +177,8 @@ class RunCheckpoint:
         known = {"epoch", "start_s", "end_s"} & set(columns)
         if any(math.isnan(value) for name in known for value in columns[name]):
             raise TraceError("the state of a run must hold every epoch's number and times")
-        if any(abs(value) > _MOST_ROWS for value in columns.get("epoch", ())):
-            raise TraceError(f"the state of a run: epochs have numbers up to {_MOST_ROWS}")
+        if any(abs(value) > _MOST_NUMBER for value in columns.get("epoch", ())):
+            raise TraceError(f"the state of a run: epochs have numbers up to {_MOST_NUMBER:g}")
         _check(columns, row, total)
         meta = {n: v for n, v in _mapping(state, "meta").items() if n in _KEPT}
         parts = read_objects(_mapping(state, "meta"), "earlier_parts")[-_MOST_PARTS:]

@@ -177,23 +177,14 @@ def check_rows(columns: Mapping[str, FloatArray], what: str) -> None:
     for name, values in (("start_s", start_s), ("end_s", end_s)):
         refuse(np.abs(values) > _MOST_S, values, f"{what}{name}", "must be the time of a training")
     rounding_s = _ROUNDING_S + _ROUNDING * np.maximum(np.abs(start_s), np.abs(end_s))
-    refuse(
-        end_s < start_s - rounding_s,
-        end_s,
-        f"{what}end_s of the epochs",
-        "must not come before start_s",
-    )
+    is_before = end_s < start_s - rounding_s
+    refuse(is_before, end_s, f"{what}end_s of the epochs", "must not be before start_s")
     lasted_s = columns.get("duration_s", np.full_like(start_s, math.nan))
     too_long = lasted_s > end_s - start_s + rounding_s
     refuse(too_long, lasted_s, f"{what}duration_s of the epochs", "must not exceed end_s - start_s")
     ended_s = np.fmax.accumulate(np.append(-math.inf, end_s))[:-1]
-    overlaps = start_s < ended_s - rounding_s
-    refuse(
-        overlaps,
-        start_s,
-        f"{what}start_s of the epochs",
-        "must not come before the end of the row before",
-    )
+    rule = "must not be before the one before has ended"
+    refuse(start_s < ended_s - rounding_s, start_s, f"{what}start_s of the epochs", rule)
 
 
 def check_totals(
