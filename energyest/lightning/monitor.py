@@ -65,8 +65,9 @@ class EnergyMonitor(Callback):
     `energy/interval_J` then takes the place of `energy/epoch_J`.
 
     Args:
-        folder: where to write the trace; by default `energy` in the Trainer's `log_dir`. A folder
-            that holds a trace already is not overwritten: a free name next to it is taken.
+        folder: where to write the trace; by default `energy` in the Trainer's `log_dir`. If it
+            holds a trace already, or a file that has the name of one of a trace's, a free name
+            next to it is taken.
         components: what to measure: the GPUs that the Trainer uses, the machine's processors, its
             memory.
         every_n_steps: batches in an interval, however many of them make an optimizer step; None

@@ -323,7 +323,8 @@ class EnergyTrace:
         """Write the trace as a folder of plain files, which `load_trace` reads.
 
         Raises:
-            TraceError: the folder holds a trace already or cannot be written.
+            TraceError: the folder holds a trace already, or a file by the name of one of a
+                trace's, or cannot be written.
         """
         path = Path(folder)
         storage.write_folder(path, self.epoch_columns, self.power_columns, self.meta)
