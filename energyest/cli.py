@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from energyest import __version__
+from energyest.display import format_energy, printable
 from energyest.errors import EnergyestError, EstimateError
 from energyest.estimate import NotStableError
 
@@ -75,9 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(text: object, *, file: TextIO | None = None) -> None:
-    """Print what may come from a file that somebody else wrote: it does not steer the terminal."""
-    plain = "".join(c if c.isprintable() or c == "\n" else "?" for c in str(text))
-    print(plain, file=file)
+    """Print what may come from a file that somebody else wrote, as far as the terminal can."""
+    encoding = getattr(file or sys.stdout, "encoding", None) or "utf-8"
+    print(printable(str(text)).encode(encoding, "replace").decode(encoding), file=file)
 
 
 def _line(text: str) -> str:
@@ -94,7 +95,6 @@ def _devices() -> None:
 
 
 def _show(folder: str) -> None:
-    from energyest.display import format_energy  # noqa: PLC0415
     from energyest.records.loading import load_trace  # noqa: PLC0415
     from energyest.records.meta import read_text  # noqa: PLC0415
 

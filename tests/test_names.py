@@ -152,3 +152,31 @@ def test_odd_names_of_devices_survive(tmp_path: Path) -> None:
 def test_names_of_devices_that_no_file_can_hold(name: Any) -> None:
     with pytest.raises(ConfigurationError, match="that must be text"):
         track(sensors=[Constant(1), Constant(1, name)])
+
+
+# ---------------------------------------------------------------------- errors of the user's code
+
+
+@pytest.mark.parametrize(
+    ("text", "noted"),
+    [
+        ("OSError: no /home/me/data.csv here", "OSError: no ... here"),
+        ("no file 'data/a/b.csv'", "no file ..."),
+        ("see https://me:pw@host/x?token=abc, please", "see ... please"),
+        ("C:\\Users\\me is gone, ask me@example.com", "... is gone, ask ..."),
+        ("key sk-abcdefghijklmnop1234567890 is bad", "key ... is bad"),
+        *[
+            (text, text)
+            for text in (
+                "mat1 and mat2 shapes cannot be multiplied (4x10 and 3x2)",
+                "fvcore could not trace the model (RuntimeError: x); and/or 2 per multiply-add",
+                "training is taken as 3 times the forward pass: 3 J/s",
+            )
+        ],
+    ],
+)
+def test_notes_quote_no_places_and_keys(text: str, noted: str) -> None:
+    with track(sensors=[Constant(1)]) as run:
+        run.describe(flops_note=text, my_note=text)
+    assert run.trace.meta["flops_note"] == noted
+    assert run.trace.meta["my_note"] == text

@@ -197,6 +197,11 @@ def test_errors_are_the_packages_own_and_value_errors() -> None:
         EnergyTrace.from_epochs(energy_J=[-1])
 
 
+def test_what_a_file_says_does_not_steer_the_terminal() -> None:
+    meta = {"devices": [{"device": "gpu:0", "kind": "gpu", "name": "\x1b]0;owned\x07\u202e"}]}
+    assert repr(EnergyTrace.from_epochs([1.0], meta=meta)).endswith("?]0;owned??)")
+
+
 # ---------------------------------------------------------------------- files
 
 

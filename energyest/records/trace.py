@@ -23,6 +23,7 @@ from energyest.arrays import (
 )
 from energyest.carbon import Intensity, co2e_kg
 from energyest.checks import check_count
+from energyest.display import printable
 from energyest.errors import TraceError
 from energyest.integration import cumulative_energy
 from energyest.records import storage
@@ -341,7 +342,8 @@ class EnergyTrace:
             known = len(self) - unread
             energy = f"{energy} in {known} of them" if known else "energy not known"
         size = f"{len(self)} {self.unit}s"
-        return f"EnergyTrace({', '.join([size, energy, *names_with_counts(self.devices)])})"
+        text = ", ".join([size, energy, *names_with_counts(self.devices)])
+        return f"EnergyTrace({printable(text)})"
 
 
 # ---------------------------------------------------------------------- checks

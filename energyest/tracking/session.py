@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from energyest.checks import without_places
 from energyest.distributed.rank_exchange import (
     RANKS_LAST_S,
     RANKS_S,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("energyest")
 
+_NOTES = {"flops_note", "workload_note", "first_projection_note"}
 # Columns that a training may not set itself.
 _MEASURED = frozenset(EPOCH_COLUMNS) - {"steps", "samples", "flops"}
 
@@ -202,7 +204,9 @@ class Session:
     @never_raises
     def describe(self, /, **meta: Any) -> None:
         """Add facts on the run to the trace's meta; plain JSON values."""
-        self._recorder.annotate(**meta)
+        # They quote errors of the user's code.
+        noted = {name: without_places(meta[name]) for name in _NOTES & meta.keys()}
+        self._recorder.annotate(**{**meta, **noted})
         if "planned_changes" in meta:
             self._projector.forget()
 
