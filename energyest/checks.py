@@ -7,6 +7,7 @@ raises is up to the caller: each part of the package has a class of its own.
 from __future__ import annotations
 
 import math
+import re
 from numbers import Integral, Real
 from typing import Any, TypeGuard
 
@@ -17,6 +18,8 @@ Error = type[EnergyestError]
 _MOST_CHARACTERS = 100
 # Closer to 1 than this, the quantile of any distribution is a matter of rounding.
 MOST_CONFIDENCE = 1 - 1e-9
+# Words with a slash at their start or several of them, a backslash or an @; long ones with a digit.
+_PLACES = re.compile(r"(?<!\S)(?:\S*(?:://|[\\@]|/\S*/)\S*|[\"'(\[=]*[~/]\S+|(?=\S*\d)\S{24,})")
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -91,3 +94,8 @@ def check_confidence(value: Any, error: Error) -> float:
 def short(value: object) -> str:
     """A value as a message shows it."""
     return repr(value)[:_MOST_CHARACTERS]
+
+
+def without_places(text: str) -> str:
+    """Text without addresses, paths and what may be a key, as of an error of a user's own code."""
+    return _PLACES.sub("...", text)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from energyest import __version__
+from energyest.display import format_energy, printable
 from energyest.errors import EnergyestError, EstimateError
 from energyest.estimate import NotStableError
 
@@ -43,7 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = commands.add_parser("runs", help="finished trainings below a folder, one row each")
     runs.add_argument("folder", help="folder that holds traces at any depth")
     runs.add_argument("--model", help="hyperparameter that names the model")
-    runs.add_argument("--csv", help="file to write the whole table to")
+    runs.add_argument(
+        "--csv",
+        help="file to write the whole table to; replaces a table of runs, and nothing else",
+    )
     runs.add_argument(
         "--unfinished", action="store_true", help="also runs that were interrupted or go on"
     )
@@ -72,9 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(text: object, *, file: TextIO | None = None) -> None:
-    """Print what may come from a file that somebody else wrote: it does not steer the terminal."""
-    plain = "".join(c if c.isprintable() or c == "\n" else "?" for c in str(text))
-    print(plain, file=file)
+    """Print what may come from a file that somebody else wrote, as far as the terminal can."""
+    encoding = getattr(file or sys.stdout, "encoding", None) or "utf-8"
+    print(printable(str(text)).encode(encoding, "replace").decode(encoding), file=file)
 
 
 def _line(text: str) -> str:
@@ -91,7 +95,6 @@ def _devices() -> None:
 
 
 def _show(folder: str) -> None:
-    from energyest.display import format_energy  # noqa: PLC0415
     from energyest.records.loading import load_trace  # noqa: PLC0415
     from energyest.records.meta import read_text  # noqa: PLC0415
 
@@ -161,7 +164,7 @@ def _project(folder: str, epochs: float | None, steps: int | None) -> None:
 
 
 def _runs(folder: str, model: str | None, csv: str | None, unfinished: bool) -> None:
-    from energyest.tradeoff.collect import COLUMNS, collect_runs  # noqa: PLC0415
+    from energyest.tradeoff.collect import COLUMNS, collect_runs, save_runs  # noqa: PLC0415
 
     with warnings.catch_warnings(record=True) as left_out:
         warnings.simplefilter("always")
@@ -174,7 +177,7 @@ def _runs(folder: str, model: str | None, csv: str | None, unfinished: bool) -> 
         )
         _say(_line(f"note: {text}"), file=sys.stderr)
     if csv is not None:
-        table.to_csv(csv, index=False)
+        save_runs(table, csv)
     # What a line of the terminal has room for: the costs, and in what else runs differ.
     others = [
         name

@@ -11,10 +11,15 @@ if TYPE_CHECKING:
     import pandas as pd  # results that hold no table do without it
 
 
+def printable(text: str) -> str:
+    """Text that may be of a file that somebody else wrote: it does not steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 def as_text(heading: str, tables: Sequence[pd.DataFrame] = (), notes: Sequence[str] = ()) -> str:
     """A heading, tables below it, and notes, with an empty line between them."""
     shown = [t.to_string(index=False, float_format="{:.4g}".format, na_rep="-") for t in tables]
-    return "\n\n".join([heading, *shown, *(["\n".join(notes)] if notes else [])])
+    return printable("\n\n".join([heading, *shown, *(["\n".join(notes)] if notes else [])]))
 
 
 def as_html(heading: str, tables: Sequence[pd.DataFrame] = (), notes: Sequence[str] = ()) -> str:

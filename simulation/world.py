@@ -16,7 +16,7 @@ from unittest import mock
 import numpy as np
 import pynvml
 
-from energyest.measure import folder as folder_module
+from energyest.records import own_files
 from simulation.scene import AVERAGE, COUNTER, EVERYTHING, POWER, Scene
 
 GPUS = 4
@@ -90,7 +90,7 @@ class World(threading.Thread):
     @contextmanager
     def disk(self) -> Iterator[None]:
         """Let the disk fail when it is to."""
-        write = folder_module._write
+        write = own_files.write
 
         def failing(file: FileIO, text: str) -> None:
             if self.disk_fails:
@@ -98,7 +98,7 @@ class World(threading.Thread):
             write(file, text)
 
         with (
-            mock.patch.object(folder_module, "_write", failing),
+            mock.patch.object(own_files, "write", failing),
             mock.patch("energyest.measure.writer._RETRY_S", 1.0),
             mock.patch("energyest.measure.writer._LONGEST_RETRY_S", 1.0),
         ):

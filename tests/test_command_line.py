@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,24 @@ def test_what_a_file_says_does_not_steer_the_terminal(
     assert "\nenergyest:" not in out
     assert "a?[31mb" in out
     assert all(c.isprintable() or c == "\n" for c in out + err)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_what_a_terminal_cannot_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    meta = {"devices": [{"device": "gpu:0", "kind": "gpu", "name": "GPU 日本é"}], "notes": ["精度"]}
+    trace = EnergyTrace.from_epochs(energy_J=[1.0] * 4, meta=meta, **{"é精度": [1.0] * 4})
+    folder = str(trace.save(tmp_path / "trace"))
+    for arguments in (["show", folder], ["project", folder, "-n", "9"], ["show", "/精度"]):
+        written = io.BytesIO()
+        for stream in ("stdout", "stderr"):
+            monkeypatch.setattr(
+                sys, stream, io.TextIOWrapper(written, encoding, write_through=True)
+            )
+        assert main(arguments) in (0, 1)
+        assert written.getvalue().decode(encoding)
+        monkeypatch.undo()
 
 
 def test_project(folder: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,10 +25,8 @@ from torch.utils.data import DataLoader
 
 from energyest import EnergyMonitor, describe_workload, estimate_step, load_trace
 from energyest.errors import ConfigurationError
-from energyest.lightning.run_metadata import _hyperparameters
 from energyest.measure.recorder import Recorder
 from simulation.stepped import Clock
-from tests.support.cost import costs_at_most
 from tests.support.forks import LIGHTNING, Forks
 from tests.support.loggers import read_csv, read_tensorboard
 from tests.support.sensors import Constant, Failing
@@ -139,9 +137,10 @@ def test_hyperparameters_of_a_run(tmp_path: Path) -> None:
             self.save_hyperparameters()
 
     monitor = monitor_of(tmp_path / "energy", count_flops=False)
-    kept = {"arch": "small", "lr": 0.1, "deep": True, "steps": 3, "max_tokens": 5, "api_token": 1}
+    kept = {"arch": "small", "lr": 0.1, "deep": True, "steps": 3, "max_tokens": 5}
     dropped = {"layers": [1, 2], "bad": math.nan, "text": "x" * 999, "huge": 10**400, "none": None}
     dropped |= {"api_key": "abc", "hub.Token": "abc", "aws_credentials": "abc", "y" * 999: 1}
+    dropped |= {"api_token": 1, "site": "https://a.b", "data": "/home/me", "note": "see below."}
     others = {k: v for k, v in kept.items() if k != "arch"} | dropped
     others |= {"steps": np.int64(3), "optimizer": {"name": "adam", "more": Namespace(eps=1e-8)}}
     module = Configured("small", **others)
@@ -149,22 +148,10 @@ def test_hyperparameters_of_a_run(tmp_path: Path) -> None:
     meta = load_trace(tmp_path / "energy").meta
     assert meta["hparams"] == kept | {"optimizer.name": "adam", "optimizer.more.eps": 1e-8}
     assert meta["model"]["name"] == "Configured"
-
-
-def test_hyperparameters_that_cannot_be_read() -> None:
-    class Odd(PlNet):
-        @property
-        def hparams(self) -> Any:
-            raise OSError("not now")
-
-    assert _hyperparameters(Odd()) == {}
-
-
-def test_not_more_hyperparameters_than_a_table_has_room_for() -> None:
-    module = PlNet()
-    module.save_hyperparameters({f"a{i}": i for i in range(200_000)})
-    with costs_at_most(0.5):
-        assert len(_hyperparameters(module)) == 100
+    asked = monitor_of(None, count_flops=False, hparams=["site", "layers"])
+    make_trainer(pytorch_lightning, tmp_path, asked, max_epochs=1).fit(module, loader())
+    more = {"site": "https://a.b", "layers": [1, 2]}
+    assert asked.trace.meta["hparams"] == meta["hparams"] | more
 
 
 def test_what_is_not_measured_is_nan(tmp_path: Path) -> None:

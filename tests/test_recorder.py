@@ -117,7 +117,7 @@ def test_disk_that_fails_in_mid_run(
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("energyest.measure.folder._write", full)
+    monkeypatch.setattr("energyest.records.own_files.write", full)
     for _ in range(3):
         recorder.start_epoch()
         time.sleep(0.05)

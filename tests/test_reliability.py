@@ -129,7 +129,7 @@ def test_meta_that_cannot_be_written(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("energyest.records.storage.write_meta", full)
+    monkeypatch.setattr("energyest.measure.folder.TraceFolder.write_meta", full)
     with track(tmp_path / "energy", sensors=[Constant(1)]) as run:
         run.start_epoch()
         run.end_epoch()

@@ -17,7 +17,17 @@ from tests.support.source import MODULES, PACKAGE, ROOT, imports_of, strings_of
 # The rooms, from the ground up: each may import those before it, and none after it. A room is a
 # folder or a module at the top.
 ORDER = (
-    *("errors", "checks", "patience", "arrays", "integration", "carbon", "display", "estimate"),
+    *(
+        "errors",
+        "checks",
+        "patience",
+        "arrays",
+        "integration",
+        "carbon",
+        "display",
+        "estimate",
+        "versions",
+    ),
     *("gpus", "records", "measure", "profiling", "estimators"),
     *("distributed", "tracking", "lightning"),
     *("tradeoff", "plots", "cli"),

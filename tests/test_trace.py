@@ -197,6 +197,11 @@ def test_errors_are_the_packages_own_and_value_errors() -> None:
         EnergyTrace.from_epochs(energy_J=[-1])
 
 
+def test_what_a_file_says_does_not_steer_the_terminal() -> None:
+    meta = {"devices": [{"device": "gpu:0", "kind": "gpu", "name": "\x1b]0;owned\x07\u202e"}]}
+    assert repr(EnergyTrace.from_epochs([1.0], meta=meta)).endswith("?]0;owned??)")
+
+
 # ---------------------------------------------------------------------- files
 
 
@@ -300,9 +305,9 @@ def test_what_was_known_last_is_that_of_the_same_run(tmp_path: Path, run_id: str
     folder = saved(tmp_path)
     meta = json.loads((folder / "meta.json").read_text())
     (folder / "meta.json").write_text(json.dumps({**meta, "status": "running"}))
-    latest = {"format": 1, "run_id": run_id, "total_J": 7.0}
+    latest = {"format": 1, "run_id": run_id, "total_J": 7000.0}
     (folder / "latest.json").write_text(json.dumps(latest))
-    assert load_trace(folder).meta.get("total_J") == (7.0 if run_id == "abc" else None)
+    assert load_trace(folder).meta.get("total_J") == (7000.0 if run_id == "abc" else None)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,29 @@ def test_a_notebook_shows_it() -> None:
     assert picture._repr_png_().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("odd", ["$\\frac{$", "$x^$ $", "$a$", "\\$", "a\x00b", "\x1b[31m", "a\nb"])
+def test_names_are_no_formulas(odd: str, tmp_path: Path) -> None:
+    table = runs().rename(columns={"val_acc": f"acc{odd}"})
+    table = table.assign(model=table["model"] + odd, gpu=table["gpu"] + odd)
+    quality = f"acc{odd}"
+    drawn = (
+        plots.plot_front(table, quality=quality, mode="max"),
+        plots.plot_savings(savings(table, quality=quality)),
+        plots.plot_groups(table, "energy_J", by="model"),
+        plots.plot_interaction(interaction(table)),
+        plots.plot_match(match_gpu(table)),
+    )
+    for figure in drawn:
+        figure.savefig(tmp_path / "it.svg")
+        figure.savefig(tmp_path / "it.png", bbox_inches="tight")
+    # Formulas of the user's own, added later, are drawn as formulas.
+    drawn[0].axes[0].set_title("$R^2$")
+    drawn[0].savefig(tmp_path / "it.png")
+    drawn[0].axes[0].set_title("$\\frac{$")  # which the user sees, if it is none
+    with pytest.raises(ValueError, match="frac"):
+        drawn[0].savefig(tmp_path / "it.png")
+
+
 def test_colour_is_never_all() -> None:
     axes = plots.plot_front(runs()).axes[0]
     large = [line for line in axes.lines if line.get_markersize() >= 7 and len(line.get_xdata())]

@@ -232,7 +232,39 @@ def test_a_late_row_of_many_names(folder: Path) -> None:
     rows = "".join(f'{{"epoch": {row}}}\n' for row in range(400))
     names = ", ".join(f'"column_{i}": 1' for i in range(100_000))
     (folder / "epochs.jsonl").write_text(f'{rows}{{"epoch": 400, {names}}}\n')
-    _quickly_refused(folder, "401 rows of 100001 columns are too much")
+    _quickly_refused(folder, "line 401, is damaged: .*too much for a row")
+    rows = "".join(f'{{"epoch": {row}}}\n' for row in range(600))
+    names = ", ".join(f'"column_{i}": 1' for i in range(60_000))
+    (folder / "epochs.jsonl").write_text(f'{rows}{{"epoch": 600, {names}}}\n')
+    _quickly_refused(folder, "601 rows of 60001 columns are too much")
+
+
+def test_a_long_line(folder: Path) -> None:
+    row = (folder / "epochs.jsonl").read_text().splitlines()[0]
+    (folder / "epochs.jsonl").write_text(f"{row}\n{row[:-1]}{' ' * storage.MOST_LINE_BYTES}}}\n")
+    _quickly_refused(folder, "line 2, is damaged: .*too much for a row")
+    (folder / "epochs.jsonl").write_text(f"{row}\n")
+    for name in ("x" * 70_000, '"' + "x" * 70_000 + '"'):
+        (folder / "power.csv").write_text(f"{storage.POWER_HEADER}0,{name},1,,,,\n")
+        _quickly_refused(folder, "line 2, is too long")
+    (folder / "power.csv").write_text("x" * 100_000_000 + "\n")
+    _quickly_refused(folder, "line 1, is damaged")
+
+
+def test_a_file_of_many_bytes_is_not_read(folder: Path) -> None:
+    """One that says that it is large takes no memory."""
+    for name in FILES:
+        with open(folder / name, "r+b") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.truncate(2**40)
+            _quickly_refused(folder, f"{name}.* larger than")
+            file.truncate(size)
+
+
+@pytest.mark.parametrize("line", ['0,"gpu:0,1,,,,', '0,gpu"0",1,,,,', '0,"a"b,1,,,,', '0,",",1,,,'])
+def test_quotes_that_are_not_closed(folder: Path, line: str) -> None:
+    (folder / "power.csv").write_text(f"{storage.POWER_HEADER}{line}\n1,gpu:0,1,,,,\n")
+    _quickly_refused(folder, "line 2, is damaged")
 
 
 def test_bounds_on_rows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

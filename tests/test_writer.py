@@ -7,7 +7,6 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from energyest import EnergyTrace, load_trace
@@ -16,20 +15,7 @@ from energyest.measure.sensors import Reading
 from energyest.measure.writer import TraceWriter
 from energyest.records import storage
 from simulation.stepped import Run, sensors, without_threads
-
-META = {"run_id": "r", "status": "running"}
-
-
-def contents_of(rows: int) -> EnergyTrace:
-    """So many epochs, each with a reading."""
-    count = np.arange(rows, dtype=float)
-    readings: dict[str, Any] = {name: np.full(rows, 1.0) for name in storage.POWER_COLUMNS}
-    readings |= {"time_s": count, "device": np.full(rows, "gpu:0", dtype=object)}
-    return EnergyTrace({"epoch": count, "energy_J": count}, readings, META)
-
-
-def line(row: int) -> str:
-    return storage.encode_epoch({"epoch": row, "energy_J": row})
+from tests.support.written import META, contents_of, line
 
 
 def reading(row: int) -> Reading:
@@ -52,7 +38,7 @@ def test_a_disk_that_takes_a_part_at_a_time(
         def write(self, data: Any) -> int:
             return super().write(data[:3])
 
-    monkeypatch.setattr("energyest.measure.folder.FileIO", Reluctant)
+    monkeypatch.setattr("energyest.records.own_files.FileIO", Reluctant)
     folder = TraceFolder(tmp_path / "energy")
     folder.claim(META)
     folder.bring_back(contents_of(2))

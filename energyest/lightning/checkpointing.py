@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from energyest.checks import is_count, short
 from energyest.errors import TraceError
 from energyest.measure.checkpoint import RunCheckpoint
 from energyest.tracking.continuation import Position
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pytorch_lightning import Callback, Trainer
 
 _KEY = "energyest"
+# More epochs or batches than any training has.
+_MOST = 10**12
 
 
 def save(
@@ -54,7 +57,9 @@ def load(
         state = checkpoint.get(_KEY, {}).get(_number(trainer, monitor, kind))
         if state is None:
             return None
-        epoch, batches = int(state["epoch"]), int(state["batches"])
+        epoch, batches = state["epoch"], state["batches"]
+        if not all(is_count(value) and value <= _MOST for value in (epoch, batches)):
+            raise ValueError(f"epoch {short(epoch)} and batch {short(batches)} are no position")
         return Position(RunCheckpoint.from_state_dict(state["run"]), epoch, batches)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise TraceError(f"the checkpoint's record of energy is damaged: {error}") from error

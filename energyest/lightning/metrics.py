@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,18 @@ from energyest.tracking.guard import never_raises
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
+log = logging.getLogger("energyest")
+
 # What the progress bar shows.
 _SHOWN = "energy/projected_J"
+# What the monitor logs itself.
+_OURS = frozenset(
+    f"energy/{name}"
+    for name in (
+        *("epoch_J", "interval_J", "total_J", "mean_power_W"),
+        *("projected_J", "projected_lower_J", "projected_upper_J"),
+    )
+)
 
 
 class FreshMetrics:
@@ -22,6 +33,7 @@ class FreshMetrics:
 
     def __init__(self) -> None:
         self._seen: dict[str, Any] = {}
+        self._left_out: set[str] = set()
 
     def forget(self, trainer: Trainer) -> None:
         """What the Trainer has now counts as seen."""
@@ -30,14 +42,23 @@ class FreshMetrics:
     @never_raises  # by itself: a metric that cannot be computed must not cost an epoch its row
     def _take(self, trainer: Trainer) -> dict[str, float]:
         before, self._seen = self._seen, dict(trainer.callback_metrics)
-        return {
-            name: float(value)
-            for name, value in self._seen.items()
-            if not _is_same(value, before.get(name))
-            and _is_scalar(value)
-            and name not in EPOCH_COLUMNS
-            and not name.startswith("energy/")
-        }
+        fresh = {}
+        for name, value in self._seen.items():
+            if name in _OURS or not _is_scalar(value) or _is_same(value, before.get(name)):
+                continue
+            if name in EPOCH_COLUMNS:
+                self._leave_out(name, "is the name of a column of the trace")
+                continue
+            try:
+                fresh[name] = float(value)
+            except Exception as error:  # one that cannot be computed does not cost the others
+                self._leave_out(name, f"is no number ({type(error).__name__})")
+        return fresh
+
+    def _leave_out(self, name: str, why: str) -> None:
+        if name not in self._left_out:
+            self._left_out.add(name)
+            log.warning("energyest: the metric %r %s: it is left out of the trace", name, why)
 
     def take(self, trainer: Trainer) -> dict[str, float]:
         """The metrics logged since the last call, those named like a column left out.

@@ -24,6 +24,7 @@ from energyest.records.workload import Workload
 from energyest.tracking.checks import (
     check_every_n_steps,
     check_folder,
+    check_names,
     check_settings,
     check_workload,
 )
@@ -66,8 +67,9 @@ class EnergyMonitor(Callback):
     `energy/interval_J` then takes the place of `energy/epoch_J`.
 
     Args:
-        folder: where to write the trace; by default `energy` in the Trainer's `log_dir`. A folder
-            that holds a trace already is not overwritten: a free name next to it is taken.
+        folder: where to write the trace; by default `energy` in the Trainer's `log_dir`. If it
+            holds a trace already, or a file that has the name of one of a trace's, a free name
+            next to it is taken.
         components: what to measure: the GPUs that the Trainer uses, the machine's processors, its
             memory.
         every_n_steps: batches in an interval, however many of them make an optimizer step; None
@@ -82,6 +84,9 @@ class EnergyMonitor(Callback):
         sensors: sensors to use instead of those of this machine; they are closed when `fit` ends.
         interval_s: seconds between readings; GPUs renew theirs every 0.1 s.
         confidence: probability for the interval of the projection.
+        hparams: names of hyperparameters that are to be in the trace, such as "data.root", whatever
+            they hold. By default numbers, truth values and short plain words are; what could be a
+            secret, an address, a path or longer text is not.
 
     Raises:
         ConfigurationError: an argument is out of its range. Once training runs, nothing is raised.
@@ -99,8 +104,10 @@ class EnergyMonitor(Callback):
         sensors: Sequence[Sensor] | None = None,
         interval_s: float = 0.1,
         confidence: float = 0.9,
+        hparams: Sequence[str] = (),
     ) -> None:
         check_settings(confidence, interval_s, components)
+        self._hparams = check_names("hparams", hparams)
         self._folder = check_folder(folder)
         self._components = tuple(components)
         self._every = check_every_n_steps(every_n_steps)
@@ -190,7 +197,7 @@ class EnergyMonitor(Callback):
         self._session = ddp.begin(trainer, make, ddp.folder_for(trainer, self._folder))
         if trainer.is_global_zero:
             self._left_by_child.write(self._session.folder)
-        self._session.describe(**facts_of(trainer, pl_module))
+        self._session.describe(**facts_of(trainer, pl_module, self._hparams))
         self._metrics.forget(trainer)
         # Before the start: if Ctrl-C comes during it, the end must come too.
         self._training = Training(

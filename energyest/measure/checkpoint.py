@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,11 +12,16 @@ import numpy as np
 
 from energyest.errors import ConfigurationError, TraceError
 from energyest.records.devices import counts_by_name, gpus_of
+from energyest.records.epoch_table import check_rows, check_totals, why_unstorable
 from energyest.records.meta import read_count, read_object, read_objects
 from energyest.records.trace import EnergyTrace
 
-# More epochs than any training has: what a checkpoint holds beyond is none of ours.
-_MOST_ROWS = 10_000_000
+log = logging.getLogger("energyest")
+
+# More epochs than any training has, more rows x columns than a trace can hold, and more devices
+# than any machine has: what a checkpoint holds beyond is none of ours.
+_MOST_ROWS, _MOST_VALUES, _MOST_DEVICES = 2**20, 2**25, 2**12
+_MOST_NUMBER = 1e15
 # What the meta of a trace says of one part of a run, and what goes on to hold in the next.
 _OF_PART = ("run_id", "start_time", "host", "world_size", "total_J")
 _KEPT = ("first_epoch", "planned_changes", "interval_steps")
@@ -159,10 +165,9 @@ class RunCheckpoint:
         """
         if not isinstance(state, Mapping):
             raise TraceError(f"the state of a run must be a mapping, not {type(state).__name__}")
-        columns = {n: _numbers(values, n) for n, values in _mapping(state, "columns").items()}
-        lengths = {len(column) for column in columns.values()}
-        if len(lengths) > 1 or (columns and not {"epoch", "start_s", "end_s"} <= set(columns)):
-            raise TraceError("the state of a run must hold columns of one length, times included")
+        columns = _columns(_mapping(state, "columns"))
+        if columns and not {"epoch", "start_s", "end_s"} <= set(columns):
+            raise TraceError("the state of a run must hold the number and times of its epochs")
         row, total = (
             {n: _numbers([value], f"{name} {n}")[0] for n, value in _mapping(state, name).items()}
             for name in ("open_row", "total")
@@ -172,13 +177,42 @@ class RunCheckpoint:
         known = {"epoch", "start_s", "end_s"} & set(columns)
         if any(math.isnan(value) for name in known for value in columns[name]):
             raise TraceError("the state of a run must hold every epoch's number and times")
-        spent = [columns.get(name, []) for name in ("duration_s", "energy_J")]
-        spent += [[row[name]] for name in ("duration_s", "energy_J", "steps") if name in row]
-        if any(value < 0 for values in spent for value in values):
-            raise TraceError("the state of a run must hold durations and energies of 0 or more")
+        if any(abs(value) > _MOST_NUMBER for value in columns.get("epoch", ())):
+            raise TraceError(f"the state of a run: epochs have numbers up to {_MOST_NUMBER:g}")
+        _check(columns, row, total)
         meta = {n: v for n, v in _mapping(state, "meta").items() if n in _KEPT}
-        parts = read_objects(_mapping(state, "meta"), "earlier_parts")
+        parts = read_objects(_mapping(state, "meta"), "earlier_parts")[-_MOST_PARTS:]
         return cls(columns, row, total, {**meta, **({"earlier_parts": parts} if parts else {})})
+
+
+def _check(
+    columns: Mapping[str, Sequence[float]], row: Mapping[str, float], total: Mapping[str, float]
+) -> None:
+    """Refuse numbers that no run can have."""
+    what = "the state of a run: "
+    rows = {name: np.array(values) for name, values in columns.items()}
+    check_rows(rows, what)
+    check_rows({name: np.array([value]) for name, value in row.items()}, f"{what}open_row: ")
+    check_rows({name: np.array([value]) for name, value in total.items()}, f"{what}total: ")
+    energy_J, duration_s = (total.get(name, math.nan) for name in ("energy_J", "duration_s"))
+    parts = ("energy_J", "duration_s") if row else ()
+    with_row = {n: np.append(v, row[n]) if n in parts else v for n, v in rows.items()}
+    # How many devices there were, it does not say.
+    check_totals(energy_J, duration_s, with_row, _MOST_DEVICES, f"{what}total: ")
+
+
+def _columns(state: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Columns of one length; those that no trace can have are left out, with a warning."""
+    unstorable = [reason for reason in map(why_unstorable, state) if reason]
+    if unstorable:
+        log.warning("energyest: of the state of a run is left out: %s", "; ".join(unstorable[:3]))
+    kept = {name: values for name, values in state.items() if not why_unstorable(name)}
+    lengths = {len(values) if isinstance(values, list | tuple) else 0 for values in kept.values()}
+    if len(lengths) > 1:
+        raise TraceError("the state of a run must hold columns of one length")
+    if sum(lengths) > _MOST_ROWS or sum(lengths) * len(kept) > _MOST_VALUES:
+        raise TraceError(f"the state of a run: {sum(lengths)} rows x {len(kept)} are too much")
+    return {name: _numbers(values, name) for name, values in kept.items()}
 
 
 def _mapping(state: Mapping[Any, Any], name: str) -> dict[str, Any]:
@@ -195,7 +229,7 @@ def _or_nan(value: Any) -> float:
 def _numbers(values: Any, name: str) -> list[float]:
     """Floats; NaN is one, infinity is not."""
     try:
-        if not isinstance(values, list | tuple) or len(values) > _MOST_ROWS:
+        if not isinstance(values, list | tuple):
             raise TypeError("it must be a list")
         vector = np.array([float(value) for value in values], dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from io import FileIO
-from itertools import islice
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from energyest.records import storage
+from energyest.records.own_files import OwnFiles
 from energyest.records.trace import EnergyTrace
 
-# Lines that are encoded and written at a time.
-_BATCH = 1000
+log = logging.getLogger("energyest")
+
+
+class FolderExchangedError(OSError):
+    """Something that is no trace stands in the place of the folder: nothing is written to it."""
 
 
 class TraceFolder:
@@ -23,121 +25,127 @@ class TraceFolder:
     Every method raises what goes wrong, OSError or TraceError: its user decides what that means.
 
     Args:
-        wanted: the folder; if it holds a trace already, a free name next to it is taken
-            (`energy`, `energy-2`, ...).
+        wanted: the folder; if it holds a trace already, or another file by the name of one of a
+            trace, a free name next to it is taken (`energy`, `energy-2`, ...).
     """
 
     def __init__(self, wanted: Path) -> None:
-        # The training may change its working directory; one that is gone shows when it is used.
         try:
+            # The training may change its working directory.
             self._wanted = Path(os.path.abspath(wanted))
-        except OSError:
-            self._wanted = wanted
+        except OSError:  # that was deleted: no folder can be made there
+            self._wanted = Path(wanted)
         #: The folder that was claimed; the one that is wanted before.
         self.path = self._wanted
-        # Without buffers: a forked process would write them again, and a full disk would keep them.
-        self._files: dict[str, FileIO] = {}
-        self._can_tell = True
+        self._own: OwnFiles | None = None
+        # Where the folder's parent really was, links followed.
+        self._parent: str | None = None
 
     def claim(self, meta: Mapping[str, Any]) -> None:
         """Make the folder this run's, with a trace in it that is empty yet."""
-        self._claim()
-        storage.write_meta(self.path, meta)
-        self._replace(storage.POWER_FILE, [storage.POWER_HEADER])
+        own = self._claim()
+        _replace_meta(own, storage.META_FILE, meta)
+        own.replace(storage.POWER_FILE, [storage.POWER_HEADER])
 
     def append(self, name: str, text: str) -> None:
         """Add to a file that grows, and hand it to the operating system: it survives a kill."""
-        _write(self._files[name], text)
+        self._claimed().append(name, text)
 
     def is_gone(self) -> bool:
         """Whether what is appended would be lost: the files were taken away or replaced."""
-        return not all(self._is_at_its_place(name) for name in self._files)
+        own = self._own
+        if own is None:
+            return False
+        is_here = own.is_at(self.path) and all(map(own.is_own, storage.FILES[:3]))
+        return not is_here or own.is_foreign(storage.LATEST_FILE)
 
     def bring_back(self, trace: EnergyTrace) -> None:
-        """Write the whole trace anew, in the same folder unless another run has it by now."""
-        if not self._is_at_its_place(storage.EPOCHS_FILE):
-            self.close()
-            self._claim()
-        self._replace(storage.EPOCHS_FILE, storage.epoch_lines(trace.epoch_columns))
-        self._replace(storage.POWER_FILE, storage.power_lines(trace.power_columns))
-        storage.write_meta(self.path, trace.meta)
+        """Write the whole trace anew: in the same folder, or beside it if others have it by now.
+
+        Raises:
+            FolderExchangedError: there is something else in its place, and no trace.
+        """
+        own = self._own
+        if own is None or not own.is_at(self.path) or any(map(own.is_foreign, storage.FILES)):
+            self._check_place()
+            own = self._claim()
+        own.replace(storage.EPOCHS_FILE, storage.epoch_lines(trace.epoch_columns))
+        own.replace(storage.POWER_FILE, storage.power_lines(trace.power_columns))
+        _replace_meta(own, storage.META_FILE, trace.meta)
+
+    def write_meta(self, meta: Mapping[str, Any]) -> None:
+        """Replace the meta."""
+        _replace_meta(self._claimed(), storage.META_FILE, meta)
 
     def write_latest(self, latest: Mapping[str, Any]) -> None:
         """Replace the file of what is known of the run so far."""
-        storage.write_meta(self.path, latest, storage.LATEST_FILE)
+        _replace_meta(self._claimed(), storage.LATEST_FILE, latest)
 
     def drop_latest(self) -> None:
         """Remove that file, if there is one."""
-        (self.path / storage.LATEST_FILE).unlink(missing_ok=True)
+        self._claimed().remove(storage.LATEST_FILE)
 
     def close(self) -> None:
         """Close the files; nothing is lost if that fails, as nothing waits in a buffer."""
-        while self._files:
-            with contextlib.suppress(OSError):
-                self._files.popitem()[1].close()
+        own, self._own = self._own, None
+        if own is not None:
+            own.close()
 
-    def _claim(self) -> None:
-        file = _claim(self._wanted)
-        self._files[storage.EPOCHS_FILE] = file
-        self.path = Path(str(file.name)).parent
-        # Some network filesystems number a file anew each time that it is looked up.
-        self._can_tell = os.path.samestat(os.stat(file.name), os.fstat(file.fileno()))
+    # ------------------------------------------------------------------ inside
 
-    def _is_at_its_place(self, name: str) -> bool:
-        file = self._files.get(name)
-        if file is None:
-            return False
-        try:
-            there = os.stat(self.path / name)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        return not self._can_tell or os.path.samestat(there, os.fstat(file.fileno()))
+    def _claimed(self) -> OwnFiles:
+        if self._own is None:
+            raise FileNotFoundError(f"{self.path} was never made")
+        return self._own
 
-    def _replace(self, name: str, lines: Iterable[str]) -> None:
-        """Write a file that grows anew, beside the old one, which it then replaces."""
-        draft = self.path / (name + ".new")
-        file = FileIO(draft, "w")
-        try:
-            for batch in _batches(lines):
-                _write(file, batch)
-            if not self._is_at_its_place(storage.EPOCHS_FILE):
-                raise FileNotFoundError(f"{self.path} was taken away")
-            os.replace(draft, self.path / name)
-        except BaseException:
-            file.close()
-            with contextlib.suppress(OSError):
-                draft.unlink()
-            raise
-        old = self._files.pop(name, None)
-        self._files[name] = file
-        if old is not None:
-            with contextlib.suppress(OSError):
-                old.close()
+    def _claim(self) -> OwnFiles:
+        own = _claim(self._wanted)
+        self.close()
+        self._own, self.path = own, own.path
+        self._parent = os.path.realpath(own.path.parent)
+        return own
+
+    def _check_place(self) -> None:
+        """Refuse to make the folder anew where something else has taken its place."""
+        if self._parent is None:
+            return  # there was none before
+        is_moved = os.path.realpath(self.path.parent) != self._parent
+        is_there = os.path.lexists(self.path)
+        is_own = self._own is not None and self._own.is_at(self.path)
+        is_trace = not self.path.is_symlink() and (self.path / storage.EPOCHS_FILE).is_file()
+        if is_moved or (is_there and not (is_own or is_trace)):
+            raise FolderExchangedError(f"something else has taken the place of {self.path}")
 
 
-def _claim(folder: Path) -> FileIO:
-    """Open the file of epochs in the folder, or in a free one next to it, for this run alone."""
+def _replace_meta(own: OwnFiles, name: str, meta: Mapping[str, Any]) -> None:
+    own.replace(name, [storage.encode_meta(meta)])
+
+
+def _claim(folder: Path) -> OwnFiles:
+    """A folder, or a free one next to it, in which the file of epochs is this run's alone."""
     number = 1
+    foreign = ""
     while True:
         candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         number += 1
-        if candidate.exists() and not candidate.is_dir():
+        if os.path.lexists(candidate) and not candidate.is_dir():
             continue
         candidate.mkdir(parents=True, exist_ok=True)
+        own = OwnFiles(candidate)
         try:
+            taken = [name for name in storage.FILES if own.exists(name)]
             # Of two processes that come at the same time, one creates the file.
-            return FileIO(candidate / storage.EPOCHS_FILE, "x")
+            if not taken:
+                own.create(storage.EPOCHS_FILE)
+                break
+            if storage.EPOCHS_FILE not in taken and not foreign:
+                foreign = f"{candidate} holds {taken[0]}, which is of no trace"
         except FileExistsError:
-            continue
-
-
-def _write(file: FileIO, text: str) -> None:
-    data = memoryview(text.encode())
-    while data:  # a disk that is nearly full takes a part
-        data = data[file.write(data) :]
-
-
-def _batches(lines: Iterable[str]) -> Iterator[str]:
-    rest = iter(lines)
-    while batch := "".join(islice(rest, _BATCH)):
-        yield batch
+            pass
+        except BaseException:
+            own.close()
+            raise
+        own.close()
+    if foreign:
+        log.warning("energyest: %s and stays as it is: the trace goes to %s", foreign, candidate)
+    return own

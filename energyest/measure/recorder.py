@@ -20,7 +20,7 @@ from energyest.measure.reading_table import ReadingTable
 from energyest.measure.run_account import RunAccount
 from energyest.measure.run_meta import RunMeta, plain
 from energyest.measure.sampler import Clock, Sampler
-from energyest.measure.sensors.base import Reading, Sensor
+from energyest.measure.sensors.base import Reading, Sensor, check_names
 from energyest.measure.sensors.detection import LATE, Detection, warn_of
 from energyest.measure.writer import TraceWriter
 from energyest.patience import PATIENCE_S
@@ -54,7 +54,7 @@ class Recorder:
         clock: monotonic clock in seconds.
 
     Raises:
-        ConfigurationError: the interval is not positive.
+        ConfigurationError: the interval is not positive, or `check_names` refuses the sensors'.
     """
 
     def __init__(
@@ -72,9 +72,7 @@ class Recorder:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._devices = found.devices
-        names = [device.device for device in self._devices]
-        if len(set(names)) < len(names):
-            raise ConfigurationError(f"sensors of one name cannot be told apart: {names}")
+        check_names(self._devices)
         self._unread = set(found.unread)
         self._origin_s = clock()
         self._account = RunAccount(self._devices, self._origin_s, interval_s, self._unread)
@@ -83,7 +81,9 @@ class Recorder:
         self._epoch_start_s = self._origin_s
         self._written_s = self._origin_s
         self._writer = (
-            None if folder is None else TraceWriter(folder, self._meta.copy(), self._contents)
+            None
+            if folder is None
+            else TraceWriter(folder, self._meta.copy(), self._contents, self._note)
         )
         self._sampler = Sampler(list(found), self._on_round, interval_s=interval_s, clock=clock)
         self._has_started = self._is_sampling = self._stopped = False
@@ -220,6 +220,11 @@ class Recorder:
         facts = plain(meta)  # what could not be read back is not written
         with self._lock:
             self._meta.annotate(facts)
+
+    def _note(self, text: str) -> None:
+        """Add a sentence to the notes of the trace."""
+        with self._lock:
+            self._meta.note([text])
 
     # ------------------------------------------------------------------ what was measured
 

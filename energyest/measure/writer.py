@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from energyest.measure.folder import TraceFolder
+from energyest.measure.folder import FolderExchangedError, TraceFolder
 from energyest.measure.sensors.base import Reading
 from energyest.patience import PATIENCE_S, Errand
 from energyest.records import storage
@@ -51,12 +51,18 @@ class TraceWriter:
             (`energy`, `energy-2`, ...).
         meta: the first content of `meta.json`.
         contents: returns the whole trace up to now; called in the writer's thread.
+        note: takes a sentence on what became of the folder; called in the writer's thread.
     """
 
     def __init__(
-        self, folder: Path, meta: Mapping[str, Any], contents: Callable[[], EnergyTrace]
+        self,
+        folder: Path,
+        meta: Mapping[str, Any],
+        contents: Callable[[], EnergyTrace],
+        note: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._contents = contents
+        self._note = note
         self._folder = TraceFolder(folder)
         self._changed = threading.Condition()
         self._news = _News()
@@ -64,6 +70,8 @@ class TraceWriter:
         self._reported: set[str] = set()
         # Whether the folder holds all that is not waiting; else it is written from memory.
         self._whole = True
+        # Whether it is never to be written again, as something else has the folder's place.
+        self._is_lost = False
         self._retry_s = _RETRY_S
         self._next_try_s = -math.inf
         self._busy_since_s = math.inf
@@ -175,6 +183,8 @@ class TraceWriter:
             self._busy_since_s = time.monotonic()
         try:
             self._write(news, last=last)
+        except FolderExchangedError as error:
+            self._lose(error)
         except Exception as error:
             self._fail(error)
         with self._changed:
@@ -186,13 +196,15 @@ class TraceWriter:
 
     def _write(self, news: _News, *, last: bool) -> None:
         folder = self._folder
+        if self._is_lost:
+            return
         if not self._claim.is_done:
             if not last:
                 return
             self._claim.wait()
-        if self._whole and folder.is_gone():
+        gone = folder.path if self._whole and folder.is_gone() else None
+        if gone is not None:
             self._whole = False
-            self._report("gone", f"{folder.path} was taken away, and its trace is written anew")
         if not self._whole:
             if not last and time.monotonic() < self._next_try_s:
                 return
@@ -200,20 +212,25 @@ class TraceWriter:
             # All rows and readings of this news and of later ones are part of the contents.
             folder.bring_back(self._contents())
             self._retry_s = _RETRY_S
+            if gone is not None:
+                self._report("gone", f"{gone} was taken away, and its trace is written anew")
             if "failure" in self._reported:
                 self._report("again", f"the whole trace is written again, to {folder.path}")
         else:
-            if news.rows:
-                folder.append(storage.EPOCHS_FILE, "".join(news.rows))
-            if news.readings:
-                lines = map(storage.encode_reading, news.readings)
-                folder.append(storage.POWER_FILE, "".join(lines))
-            if news.meta is not None:
-                storage.write_meta(folder.path, news.meta)
+            self._append(news)
         if last:
             folder.drop_latest()  # the meta has it all by now
         elif news.latest is not None:
             folder.write_latest(news.latest)
+
+    def _append(self, news: _News) -> None:
+        if news.rows:
+            self._folder.append(storage.EPOCHS_FILE, "".join(news.rows))
+        if news.readings:
+            lines = map(storage.encode_reading, news.readings)
+            self._folder.append(storage.POWER_FILE, "".join(lines))
+        if news.meta is not None:
+            self._folder.write_meta(news.meta)
 
     def _fail(self, error: Exception) -> None:
         with self._changed:
@@ -225,6 +242,17 @@ class TraceWriter:
             "failure",
             f"the trace cannot be written to {self._folder.path} ({error}). Training and measuring "
             "go on, and writing is tried again; save it at the end with trace.save(folder)",
+        )
+
+    def _lose(self, error: FolderExchangedError) -> None:
+        with self._changed:
+            self._is_lost, self._whole = True, False
+            self._news.rows, self._news.readings = [], []
+        self._note(f"{error.args[0]} while it was written: the trace was kept in memory")
+        self._report(
+            "lost",
+            f"{error.args[0]}. Nothing is written there; training and measuring go on, and the "
+            "trace is kept in memory: save it at the end with trace.save(folder)",
         )
 
     def _report(self, kind: str, message: str) -> None:

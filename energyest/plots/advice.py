@@ -10,7 +10,7 @@ import pandas as pd
 from energyest.arrays import FloatArray
 from energyest.errors import RunsError
 from energyest.plots.axes import make_log, show_durations, show_unit
-from energyest.plots.style import BLACK, GREY, new_figure, series_style
+from energyest.plots.style import BLACK, GREY, new_figure, plain_text, series_style
 from energyest.tradeoff.advice import Advice
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ _SIDE = {1: "left", 0: "center", -1: "right"}
 _HEIGHT = {1: "bottom", 0: "center", -1: "top"}
 
 
+@plain_text
 def plot_advice(advice: Advice) -> Figure:
     """Expected energy, with its interval, against expected time, on logarithmic axes.
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from energyest.errors import EstimateError
 from energyest.estimators.scores import EstimatorScores
 from energyest.plots.axes import is_wide, make_log, name_axis, show_unit
-from energyest.plots.style import BLACK, GREY, new_figure, series_style
+from energyest.plots.style import BLACK, GREY, new_figure, plain_text, series_style
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -24,6 +24,7 @@ _MOST_COLUMNS = 4
 _PANEL_IN = 2.7
 
 
+@plain_text
 def plot_comparison(
     comparison: EstimatorScores, *, by: Literal["model", "gpu"] | None = None
 ) -> Figure:

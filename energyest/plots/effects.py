@@ -11,7 +11,16 @@ import pandas as pd
 from energyest.arrays import FloatArray
 from energyest.errors import RunsError
 from energyest.plots.axes import is_wide, make_log, name_axis, show_percent
-from energyest.plots.style import BLACK, BLUE, COLOURS, GREY, HATCHES, new_figure, series_style
+from energyest.plots.style import (
+    BLACK,
+    BLUE,
+    COLOURS,
+    GREY,
+    HATCHES,
+    new_figure,
+    plain_text,
+    series_style,
+)
 from energyest.tradeoff.groups import GroupComparison, compare_groups
 from energyest.tradeoff.interaction import Interaction
 from energyest.tradeoff.table import By, as_names, groups_of, label, numbers
@@ -24,6 +33,7 @@ if TYPE_CHECKING:
 _MOST_LEVEL = 4
 
 
+@plain_text
 def plot_groups(
     runs: pd.DataFrame, value: str = "energy_J", by: By = "model", *, confidence: float = 0.95
 ) -> Figure:
@@ -99,6 +109,7 @@ def _draw_deltas(axes: Axes, found: GroupComparison, names: Sequence[str]) -> No
     axes.set_title(f"Cliff's δ of row over column (* p < {level:.4g})", fontsize=10)
 
 
+@plain_text
 def plot_interaction(result: Interaction) -> Figure:
     """Medians of every pair of levels, and the shares of the sum of squares.
 

@@ -11,7 +11,7 @@ import pandas as pd
 from energyest.checks import check_count
 from energyest.errors import RunsError
 from energyest.plots.axes import is_wide, make_log, name_axis, show_percent
-from energyest.plots.style import BLACK, BLUE, GREY, VERMILION, new_figure, series_style
+from energyest.plots.style import BLACK, BLUE, GREY, VERMILION, new_figure, plain_text, series_style
 from energyest.tradeoff.metrics import Mode, direction
 from energyest.tradeoff.pareto import pareto_front
 from energyest.tradeoff.table import CHOICE, By, as_names, check_runs, numbers
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@plain_text
 def plot_front(
     runs: pd.DataFrame,
     cost: str = "energy_J",
@@ -98,6 +99,7 @@ def _rest(key: tuple[Any, ...]) -> tuple[Any, ...]:
     return key[:-1] or key
 
 
+@plain_text
 def plot_savings(table: pd.DataFrame, *, most: int = 12) -> Figure:
     """The largest savings with their intervals, and what each changes in quality.
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from energyest.errors import RunsError
 from energyest.plots.axes import make_log, name_axis, show_unit
-from energyest.plots.style import GREY, new_figure, series_style
+from energyest.plots.style import GREY, new_figure, plain_text, series_style
 from energyest.tradeoff.match import GpuMatch
 from energyest.tradeoff.table import label
 
@@ -24,6 +24,7 @@ _SHARES = {
 }
 
 
+@plain_text
 def plot_match(match: GpuMatch) -> Figure:
     """Energy per sample, utilisation and power of each GPU against FLOPs per sample.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from io import BytesIO
 
+from matplotlib import rc_context
+from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
 
 # Of the picture that a notebook stores.
@@ -15,6 +17,11 @@ class Picture(Figure):
 
     Notebooks show plain figures only after pyplot was set up, which would also open windows.
     """
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw it; the names at ticks, which are made only now, are as they are."""
+        with rc_context({"text.parse_math": False}):
+            super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
         buffer = BytesIO()

@@ -6,12 +6,16 @@ be read in grey print and by the colour-blind.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from energyest.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+P = ParamSpec("P")
 
 # Okabe and Ito's palette (Color Universal Design, 2008), distinguishable by the colour-blind. Its
 # yellow is left out: on white it is too pale for a line or a marker.
@@ -24,6 +28,30 @@ COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++", "oo")
+
+
+def plain_text(plot: Callable[P, Figure]) -> Callable[P, Figure]:
+    """A plot whose texts are as they are: no name that holds a `$` is taken for a formula."""
+
+    @functools.wraps(plot)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        try:
+            import matplotlib as mpl  # noqa: PLC0415  (optional dependency)
+            from matplotlib.axis import Tick  # noqa: PLC0415
+            from matplotlib.text import Text  # noqa: PLC0415
+        except ImportError:
+            return plot(*args, **kwargs)  # it says what is missing
+        with mpl.rc_context({"text.parse_math": False}):
+            figure = plot(*args, **kwargs)
+            names = {
+                id(name) for tick in figure.findobj(Tick) for name in (tick.label1, tick.label2)
+            }
+        for text in figure.findobj(Text):
+            if id(text) not in names:  # a title that the user sets may be a formula again
+                text.set_parse_math("$" not in text.get_text())
+        return figure
+
+    return drawn
 
 
 def new_figure(width_in: float, height_in: float) -> Figure:

@@ -13,7 +13,7 @@ from energyest.estimate import Estimate, NotStableError
 from energyest.estimators.arguments import check_epochs
 from energyest.estimators.step.estimate import estimate_step
 from energyest.plots.axes import name_axis
-from energyest.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, new_figure
+from energyest.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, new_figure, plain_text
 from energyest.records.trace import EnergyTrace
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _COLOURS = {"gpu": BLUE, "cpu": ORANGE, "ram": GREEN}
 
 
+@plain_text
 def plot_trace(
     trace: EnergyTrace, *, epochs: float | None = None, observed: int | None = None
 ) -> Figure:

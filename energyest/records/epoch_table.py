@@ -1,16 +1,36 @@
-"""`EpochTable`: rows of epochs as they come, in columns."""
+"""`EpochTable`: rows of epochs as they come, in columns; what these can be called, and hold."""
 
 from __future__ import annotations
 
 import math
 import reprlib
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from energyest.arrays import FloatArray
-from energyest.checks import is_count
+from energyest.arrays import FloatArray, refuse
+from energyest.checks import is_count, short
+from energyest.errors import TraceError
+
+#: Key of a line of `epochs.jsonl` that adds to an earlier row, whose number is its value.
+AMENDS = "amends_row"
+# Every row names all of its metrics. More, as of a name for each step, would fill the memory.
+_MOST_CHARACTERS, _MOST_NAMES = 200, 2000
+# What is measured, and more of it than any training has: 1e18 J is what all people use in half a
+# day, 1e11 s are three thousand years.
+_MEASURED = {
+    **dict.fromkeys(("energy_J", "gpu_energy_J", "cpu_energy_J", "ram_energy_J"), 1e18),
+    **{"validation_energy_J": 1e18, "duration_s": 1e11, "validation_s": 1e11},
+    **{"mean_power_W": 1e12, "steps": 1e15, "samples": 1e18, "flops": 1e33},
+}
+_MOST_S, MOST_J = _MEASURED["duration_s"], _MEASURED["energy_J"]
+# Rounding of times and energies, also of those of long runs.
+_ROUNDING_S, _ROUNDING_J, _ROUNDING = 1e-3, 1e-2, 1e-6
+# A counter that corrects itself takes back what was booked before: then an epoch is not known.
+_CORRECTION, _CORRECTION_IF_UNKNOWN = 0.02, 0.5
+# Outside of epochs, a device draws no more than this, or than so many times what epochs draw.
+_MOST_DEVICE_W, _MOST_TIMES = 1e4, 10
 
 
 class EpochTable:
@@ -90,3 +110,116 @@ class EpochTable:
             raise ValueError(f"{self._rows} rows of {names} columns are too much")
         before = len(next(iter(self._columns.values()), ()))
         self._columns.update((name, array("d", [math.nan]) * before) for name in new)
+
+
+def why_unstorable(name: object) -> str:
+    """Why a column of epochs cannot be stored and read again by that name; empty if it can."""
+    if not isinstance(name, str):
+        return f"{short(name)} is no name of a column"
+    if name == AMENDS:
+        return f"the name {name!r} has another meaning in the trace's files"
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return f"the name {short(name)} is no text that a file can hold"
+    return ""
+
+
+class MetricNames:
+    """The names that a training has logged so far.
+
+    Args:
+        measured: columns that it cannot set, as they are measured.
+    """
+
+    def __init__(self, measured: Collection[str]) -> None:
+        self._measured = measured
+        self._known: set[str] = set()
+
+    def refuse(self, name: str) -> tuple[str, str]:
+        """Why a value is not stored by that name, and what to warn of it once; empty if it is."""
+        if name in self._known:
+            return "", ""
+        if name in self._measured:
+            return name, f"the column {name!r} is measured and cannot be logged"
+        why = why_unstorable(name)
+        if why:
+            return why, f"{why}: the metric is left out"
+        if len(name) > _MOST_CHARACTERS:
+            return "long", f"metrics are left out whose names are as long as {short(name)}..."
+        if len(self._known) == _MOST_NAMES:
+            return "many", f"{_MOST_NAMES} metrics have names by now: further ones are left out"
+        self._known.add(name)
+        return "", ""
+
+
+def check_rows(columns: Mapping[str, FloatArray], what: str) -> None:
+    """Refuse rows that no training can have: NaN is what was not measured, and stands anywhere.
+
+    Args:
+        columns: name -> values, of shape (rows,).
+        what: whose they are, as a message begins with it.
+
+    Raises:
+        TraceError: something that is measured is negative, infinite or absurdly large; a row ends
+            before it begins, lasts longer than from its start to its end, or begins before the one
+            before it ended.
+    """
+    for name, most in _MEASURED.items():
+        values = columns.get(name)
+        if values is not None:
+            wrong = np.isinf(values) | (values < -_ROUNDING_J)
+            refuse(wrong, values, f"{what}{name} of the epochs", "must be finite and not negative")
+            refuse(values > most, values, f"{what}{name} of the epochs", f"can be {most:g} at most")
+    if not {"start_s", "end_s"} <= columns.keys():
+        return
+    start_s, end_s = columns["start_s"], columns["end_s"]
+    for name, values in (("start_s", start_s), ("end_s", end_s)):
+        refuse(np.abs(values) > _MOST_S, values, f"{what}{name}", "must be the time of a training")
+    rounding_s = _ROUNDING_S + _ROUNDING * np.maximum(np.abs(start_s), np.abs(end_s))
+    is_before = end_s < start_s - rounding_s
+    refuse(is_before, end_s, f"{what}end_s of the epochs", "must not be before start_s")
+    lasted_s = columns.get("duration_s", np.full_like(start_s, math.nan))
+    too_long = lasted_s > end_s - start_s + rounding_s
+    refuse(too_long, lasted_s, f"{what}duration_s of the epochs", "must not exceed end_s - start_s")
+    ended_s = np.fmax.accumulate(np.append(-math.inf, end_s))[:-1]
+    rule = "must not be before the one before has ended"
+    refuse(start_s < ended_s - rounding_s, start_s, f"{what}start_s of the epochs", rule)
+
+
+def check_totals(
+    energy_J: float, duration_s: float, columns: Mapping[str, FloatArray], devices: int, what: str
+) -> None:
+    """Refuse totals that do not go with the rows.
+
+    Args:
+        energy_J: joules of the whole run; NaN if they are not known.
+        duration_s: seconds of the whole run; NaN if they are not known.
+        columns: the rows, which `check_rows` let through.
+        devices: how many were measured.
+        what: whose they are, as a message begins with it.
+
+    Raises:
+        TraceError: a total is negative, absurdly large, less than its rows come to, or more than
+            can have been drawn in the time outside of them.
+    """
+    for value, name, most in ((energy_J, "total_J", MOST_J), (duration_s, "duration_s", _MOST_S)):
+        if value < -_ROUNDING_J or value > most:
+            raise TraceError(f"{what}{name} is {value:g}: it must be from 0 to {most:g}")
+    rows_J, rows_s = (columns.get(name, np.empty(0)) for name in ("energy_J", "duration_s"))
+    known_J, known_s = float(np.nansum(rows_J)), float(np.nansum(rows_s))
+    are_known = bool(np.isfinite(rows_J).all())
+    less = known_J * (1 - (_CORRECTION if are_known else _CORRECTION_IF_UNKNOWN)) - _ROUNDING_J
+    if energy_J < less:
+        raise TraceError(f"{what}total_J is {energy_J:g}, less than the {known_J:g} of its rows")
+    if duration_s < known_s * (1 - _ROUNDING) - _ROUNDING_S * (len(rows_s) + 1):
+        raise TraceError(f"{what}duration_s is {duration_s:g}, less than its rows' {known_s:g}")
+    if are_known and math.isfinite(duration_s) and np.isfinite(rows_s).all() and len(rows_s):
+        power_W = rows_J[rows_s > 0] / rows_s[rows_s > 0]
+        most_W = max(_MOST_DEVICE_W * max(1, devices), _MOST_TIMES * float(power_W.max(initial=0)))
+        outside_J = max(0.0, duration_s - known_s) * most_W
+        if energy_J > known_J * (1 + _CORRECTION) + outside_J + _ROUNDING_J:
+            raise TraceError(
+                f"{what}total_J is {energy_J:g}, more than the {known_J:g} of its rows and what "
+                "can have been drawn outside of them"
+            )

@@ -13,10 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from energyest.arrays import as_finite, check_increasing, check_stored
+from energyest.checks import number_or_nan
 from energyest.errors import TraceError
 from energyest.records import storage
-from energyest.records.meta import read_list
+from energyest.records.epoch_table import check_rows, check_totals
+from energyest.records.meta import read_list, read_object
 from energyest.records.ranks import merge, rank_of, world_size
 from energyest.records.trace import EnergyTrace, rows_of_devices, unread_devices
 
@@ -41,8 +45,6 @@ def load_trace(folder: str | Path, *, ranks: Sequence[int] | None = None) -> Ene
             was written by a newer version, or holds values that no training can have.
     """
     trace = _noted(read_ranks(Path(folder), ranks))
-    for name in ("energy_J", "duration_s"):
-        check_stored(trace.column(name), f"{folder}: {name} of the epochs")
     for name in ("power_W", "energy_J"):
         check_stored(trace.power_columns[name], f"{folder}: {name} of the readings")
     for device, rows in rows_of_devices(trace.power_columns["device"]).items():
@@ -99,7 +101,7 @@ def _read(folder: Path, ranks: Sequence[int] | None) -> EnergyTrace:
     subfolders = _subfolders(folder)
     own: EnergyTrace | None = None
     if not subfolders or (folder / storage.EPOCHS_FILE).exists():
-        own = EnergyTrace(*storage.read_folder(folder))
+        own = _read_one(folder)
         # One rank's own folder is that rank's trace; a sum that was saved is the whole already.
         is_whole = world_size(own) == 1 or "ranks" in own.meta
         if is_whole or rank_of(own) > 0:
@@ -109,7 +111,7 @@ def _read(folder: Path, ranks: Sequence[int] | None) -> EnergyTrace:
     records = {} if own is None else {0: own}
     for rank, subfolder in subfolders.items():
         if ranks is None or rank in ranks:
-            records[rank] = EnergyTrace(*storage.read_folder(subfolder))
+            records[rank] = _read_one(subfolder)
     first = records[min(records)] if records else None
     records = {
         rank: one
@@ -133,6 +135,31 @@ def _read(folder: Path, ranks: Sequence[int] | None) -> EnergyTrace:
         names = ", ".join(map(str, lacking))
         raise TraceError(f"{folder} holds no trace of rank {names}; it has {sorted(records)}")
     return merge({rank: records[rank] for rank in ranks}, expected=set(ranks))
+
+
+def _read_one(folder: Path) -> EnergyTrace:
+    """The trace of one process, whose numbers a training can have."""
+    trace = EnergyTrace(*storage.read_folder(folder))
+    meta, rows = trace.meta, trace.epoch_columns
+    check_rows(rows, f"{folder}: ")
+    energy_J, duration_s = (number_or_nan(meta.get(name)) for name in ("total_J", "duration_s"))
+    check_totals(energy_J, duration_s, rows, len(trace.devices), f"{folder}: ")
+    spent: dict[str, Any] = {
+        **{f"components: {name}": value for name, value in read_object(meta, "components").items()},
+        **{name: meta.get(name) for name in ("earlier_total_J", "carried_J")},
+        **{
+            f"{device.get('device')}: {name}": device.get(name)
+            for device in trace.devices
+            for name in ("energy_J", "missing_s")
+        },
+    }
+    for name, value in spent.items():
+        check_stored(np.array([number_or_nan(value)]), f"{folder}: {name}")
+    cut = {
+        n: np.array([number_or_nan(v)]) for n, v in read_object(meta, "interrupted_epoch").items()
+    }
+    check_rows(cut, f"{folder}: interrupted_epoch: ")
+    return trace
 
 
 def _subfolders(folder: Path) -> dict[int, Path]:

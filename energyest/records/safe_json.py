@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import stat
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
 from energyest.errors import EstimateError
+from energyest.records.own_files import save_file
 
 AnyPath = str | PurePath
 # Larger files are not read: a model takes well under a megabyte.
@@ -19,19 +20,27 @@ MOST_BYTES = 16 * 2**20
 DEEPEST = 32
 
 
-def write_json(path: AnyPath, content: Any) -> None:
+def write_json(path: AnyPath, content: Mapping[str, Any]) -> None:
     """Write a file as a whole: whoever reads it meanwhile sees the old one.
 
+    Args:
+        path: where; a file that is there already is replaced if it is of a model too.
+        content: what; its "kind" tells that this package has written it.
+
     Raises:
+        FileExistsError: there is another file.
         OSError: it cannot be written.
     """
-    target = Path(path)
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    save_file(path, json.dumps(content, allow_nan=False), _is_ours)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file was written by `write_json`."""
     try:
-        draft.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+        found = parse_json(read_bytes(path, MOST_BYTES).decode("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and str(found.get("kind")).startswith("energyest ")
 
 
 def read_bytes(path: Path, most_bytes: int) -> bytes:
@@ -43,13 +52,15 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
         ValueError: it is no regular file, which is not even opened, since a FIFO would block for
             ever; or it is larger than `most_bytes`.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
         raise ValueError("it is no regular file")
-    with open(path, "rb") as file:
-        data = file.read(most_bytes + 1)
-    if len(data) > most_bytes:
-        raise ValueError(f"it is larger than {most_bytes} bytes")
-    return data
+    if found.st_size <= most_bytes:
+        with open(path, "rb") as file:
+            data = file.read(most_bytes + 1)
+        if len(data) <= most_bytes:  # it may have grown
+            return data
+    raise ValueError(f"it is larger than {most_bytes} bytes")
 
 
 def read_json(path: AnyPath) -> Any:

@@ -17,9 +17,8 @@ import csv
 import io
 import json
 import math
-import os
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from energyest.arrays import FloatArray
-from energyest.checks import is_count, is_number
+from energyest.checks import is_count, is_number, number_or_nan
 from energyest.errors import TraceError
-from energyest.records.epoch_table import EpochTable
+from energyest.records.epoch_table import AMENDS, EpochTable
+from energyest.records.own_files import OwnFiles
+from energyest.records.power_file import parse_readings
 from energyest.records.safe_json import parse_json, read_bytes
 
 FORMAT = 1
@@ -37,6 +38,7 @@ META_FILE = "meta.json"
 EPOCHS_FILE = "epochs.jsonl"
 POWER_FILE = "power.csv"
 LATEST_FILE = "latest.json"
+FILES = (META_FILE, EPOCHS_FILE, POWER_FILE, LATEST_FILE)
 
 POWER_COLUMNS = (
     "time_s",
@@ -55,15 +57,14 @@ MOST_EPOCHS_BYTES = 512 * 2**20
 MOST_POWER_BYTES = 256 * 2**20
 # Rows × columns, which a file can name in few bytes: 256 MiB as numbers of 8 bytes.
 MOST_VALUES = 2**25
-# A machine has 16 GPUs at the most, but the saved sum of many machines has theirs all.
-MOST_DEVICES = 2**12
 # An interval every 3 s of a month; a trace has further columns than those that its file names.
 MOST_EPOCHS = 2**20
+# The values of a row, and its bytes: several times what `MetricNames` lets through.
+MOST_COLUMNS = 2**16
+MOST_LINE_BYTES = 2**24
 # What `latest.json` tells of a run that has not ended.
 LATEST = ("duration_s", "total_J", "components", "devices", "interrupted_epoch")
 _ROUNDING_S = 1e-6
-# Key of a line that adds to an earlier row, whose number is its value.
-AMENDS = "amends_row"
 Columns = dict[str, NDArray[Any]]
 
 
@@ -108,14 +109,6 @@ def encode_meta(meta: Mapping[str, Any]) -> str:
     return written
 
 
-def write_meta(folder: Path, meta: Mapping[str, Any], name: str = META_FILE) -> None:
-    """Replace `meta.json`, or `latest.json`, in one step."""
-    text = encode_meta(meta)
-    temporary = folder / (name + ".new")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, folder / name)
-
-
 def epoch_lines(columns: Mapping[str, NDArray[Any]]) -> Iterator[str]:
     """The lines of `epochs.jsonl`."""
     for values in zip(*columns.values(), strict=True):
@@ -135,23 +128,39 @@ def write_folder(
     power: Mapping[str, NDArray[Any]],
     meta: Mapping[str, Any],
 ) -> None:
-    """Write a whole trace; the folder must not hold one yet.
+    """Write a whole trace, beside whatever else the folder holds.
 
     Raises:
-        TraceError: it does, it cannot be written, or the meta is not plain JSON.
+        TraceError: the folder holds a trace already, or another file by the name of one of a trace,
+            which stays as it is; it cannot be written, or the meta is not plain JSON.
     """
-    encode_meta(meta)  # what cannot be written is refused before anything is
+    text = encode_meta(meta)  # what cannot be written is refused before anything is
+    lines = {EPOCHS_FILE: epoch_lines(epochs), POWER_FILE: power_lines(power), META_FILE: [text]}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / META_FILE).exists():
-            raise TraceError(f"{folder} already holds a trace: choose another folder")
-        with open(folder / EPOCHS_FILE, "w", encoding="utf-8") as file:
-            file.writelines(epoch_lines(epochs))
-        with open(folder / POWER_FILE, "w", encoding="utf-8") as file:
-            file.writelines(power_lines(power))
-        write_meta(folder, meta)
+        own = OwnFiles(folder)
+        try:
+            _write_new(own, lines)
+        finally:
+            own.close()
     except OSError as error:
         raise TraceError(f"cannot write a trace to {folder}: {error}") from error
+
+
+def _write_new(own: OwnFiles, lines: Mapping[str, Iterable[str]]) -> None:
+    """Write files that are not there yet, all or none."""
+    taken = [name for name in FILES if own.exists(name)]
+    if taken:
+        is_trace = META_FILE in taken and EPOCHS_FILE in taken
+        what = "a trace" if is_trace else f"{taken[0]}, which is not replaced"
+        raise TraceError(f"{own.path} already holds {what}: choose another folder")
+    try:
+        for name, content in lines.items():
+            own.replace(name, content)
+    except BaseException:
+        for name in lines:
+            own.remove(name)
+        raise
 
 
 def read_folder(folder: Path) -> tuple[dict[str, FloatArray], Columns, dict[str, Any]]:
@@ -264,6 +273,11 @@ def _read_latest(folder: Path, run_id: object, epochs: Mapping[str, FloatArray])
     if not isinstance(latest, dict) or latest.get("run_id") != run_id:
         return {}
     known = {name: latest[name] for name in LATEST if name in latest}
+    for total, part in (("total_J", "energy_J"), ("duration_s", "duration_s")):
+        # A row may have ended since that had not begun by then.
+        sum_of_rows = float(np.sum(epochs.get(part, np.empty(0))))
+        if number_or_nan(known.get(total)) < sum_of_rows * (1 - 1e-6) - _ROUNDING_S:
+            known.pop(total)
     cut = known.get("interrupted_epoch")
     if not isinstance(cut, dict) or not isinstance(cut.get("start_s"), int | float):
         known.pop("interrupted_epoch", None)
@@ -295,6 +309,8 @@ def _read_epochs(folder: Path) -> dict[str, FloatArray]:
     data = _read_bytes(folder, EPOCHS_FILE, MOST_EPOCHS_BYTES, whole_lines=True) or b""
     for number, line in enumerate(io.BytesIO(data), start=1):
         try:
+            if len(line) > MOST_LINE_BYTES or line.count(b'":') > MOST_COLUMNS:
+                raise ValueError("too much for a row")
             row = parse_json(line.decode("utf-8"))
             amends = row.pop(AMENDS, None)
             values = {name: _number(value) for name, value in row.items()}
@@ -330,46 +346,7 @@ def _read_power(folder: Path) -> Columns:
     data = _read_bytes(folder, POWER_FILE, MOST_POWER_BYTES, whole_lines=True)
     if not data:
         return {}
-    path = folder / POWER_FILE
-    header = data[: data.index(b"\n")].decode("utf-8", "replace").split(",")
-    if not {"time_s", "device"} <= set(header) or len(set(header)) < len(header):
-        raise TraceError(
-            f"{path}, line 1, is damaged: it must name the columns time_s and device, each once"
-        )
-    _check_fields(path, data, len(header))
-    import pandas as pd  # noqa: PLC0415  (slow to import, and only needed to read files)
-
-    numbers = [name for name in header if name != "device"]
     try:
-        table = pd.read_csv(
-            io.BytesIO(data),
-            header=0,
-            names=header,
-            dtype={"device": str, **dict.fromkeys(numbers, np.float64)},
-            keep_default_na=False,
-            na_values={name: [""] for name in numbers},
-            index_col=False,
-            on_bad_lines="error",
-            # A line and a field are here what they are for `_check_fields`.
-            lineterminator="\n",
-            quoting=csv.QUOTE_NONE,
-        )
-    except (ValueError, pd.errors.ParserError) as error:
-        raise TraceError(f"{path} is damaged: {error}") from error
-    devices = table["device"].unique()
-    if len(devices) > MOST_DEVICES or not all(str(name).isprintable() for name in devices):
-        raise TraceError(f"{path} is damaged: the {len(devices)} names of devices are none")
-    return {name: table[name].to_numpy() for name in header}
-
-
-def _check_fields(path: Path, data: bytes, fields: int) -> None:
-    """Refuse a line that has not as many fields as the header, and more lines than can be held."""
-    text = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(text == ord("\n"))
-    if len(ends) * fields > MOST_VALUES:
-        raise TraceError(f"{path} has {len(ends)} lines of {fields} fields: that is too much")
-    commas = np.searchsorted(np.flatnonzero(text == ord(",")), ends)  # names hold no comma
-    wrong = np.diff(commas, prepend=0) != fields - 1
-    if wrong.any():
-        number = int(np.argmax(wrong)) + 1
-        raise TraceError(f"{path}, line {number}, is damaged: it must have {fields} fields")
+        return parse_readings(data, most_values=MOST_VALUES)
+    except ValueError as error:
+        raise TraceError(f"{folder / POWER_FILE}{error}") from error

@@ -23,10 +23,12 @@ from energyest.arrays import (
 )
 from energyest.carbon import Intensity, co2e_kg
 from energyest.checks import check_count
+from energyest.display import printable
 from energyest.errors import TraceError
 from energyest.integration import cumulative_energy
 from energyest.records import storage
 from energyest.records.devices import Device, devices_of, names_with_counts
+from energyest.records.epoch_table import why_unstorable
 from energyest.records.meta import read_count, read_list, read_number, read_text
 
 if TYPE_CHECKING:
@@ -75,6 +77,8 @@ class EnergyTrace:
         power = _checked_columns(self.power_columns, POWER_COLUMNS, "power")
         if len(power["device"]) and not {"time_s", "device"} <= set(self.power_columns):
             raise TraceError("readings need the columns time_s and device")
+        for reason in filter(None, map(why_unstorable, epochs)):
+            raise TraceError(reason)
         if not isinstance(self.meta, Mapping):
             raise TraceError(f"meta must be a mapping, not {type(self.meta).__name__}")
         object.__setattr__(self, "epoch_columns", epochs)
@@ -325,7 +329,8 @@ class EnergyTrace:
         """Write the trace as a folder of plain files, which `load_trace` reads.
 
         Raises:
-            TraceError: the folder holds a trace already or cannot be written.
+            TraceError: the folder holds a trace already, or a file by the name of one of a
+                trace's, or cannot be written.
         """
         path = Path(folder)
         storage.write_folder(path, self.epoch_columns, self.power_columns, self.meta)
@@ -342,7 +347,8 @@ class EnergyTrace:
             known = len(self) - unread
             energy = f"{energy} in {known} of them" if known else "energy not known"
         size = f"{len(self)} {self.unit}s"
-        return f"EnergyTrace({', '.join([size, energy, *names_with_counts(self.devices)])})"
+        text = ", ".join([size, energy, *names_with_counts(self.devices)])
+        return f"EnergyTrace({printable(text)})"
 
 
 # ---------------------------------------------------------------------- checks

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from energyest.checks import check_confidence, check_count, check_positive
+from energyest.checks import check_confidence, check_count, check_positive, short
 from energyest.errors import ConfigurationError
 from energyest.measure.sensors import check_components
 from energyest.records.workload import Workload
@@ -61,3 +61,11 @@ def check_workload(workload: Workload | None) -> Workload | None:
     raise ConfigurationError(
         f"workload is a {type(workload).__name__}: it must be what describe_workload returns"
     )
+
+
+def check_names(argument: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Refuse what is not a list of names, as a single name is not."""
+    is_list = isinstance(names, Collection) and not isinstance(names, str)
+    if not is_list or not all(isinstance(name, str) for name in names):
+        raise ConfigurationError(f"{argument}={short(names)} must be a list of names")
+    return tuple(names)

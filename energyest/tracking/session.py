@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from energyest.checks import without_places
 from energyest.distributed.rank_exchange import (
     RANKS_LAST_S,
     RANKS_S,
@@ -23,20 +24,22 @@ from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import Detection
 from energyest.measure.sensors.gpus import overlooked_gpus
+from energyest.records.epoch_table import MetricNames
 from energyest.records.trace import EPOCH_COLUMNS, EnergyTrace
-from energyest.records.versions import versions
 from energyest.tracking.guard import never_raises
 from energyest.tracking.live_projection import Projector
 from energyest.tracking.plan import Length
 from energyest.tracking.sync import cuda_synchronize
+from energyest.versions import versions
 
 if TYPE_CHECKING:
     from energyest.profiling.flops import FlopCount
 
 log = logging.getLogger("energyest")
 
-# Columns that a training may set itself; the others are measured.
-_SETTABLE = ("steps", "samples", "flops")
+_NOTES = {"flops_note", "workload_note", "first_projection_note"}
+# Columns that a training may not set itself.
+_MEASURED = frozenset(EPOCH_COLUMNS) - {"steps", "samples", "flops"}
 
 
 class Session:
@@ -66,6 +69,7 @@ class Session:
         self.confidence = confidence
         self.in_row = False
         self._values: dict[str, float] = {}
+        self._names = MetricNames(_MEASURED)
         # Rows of an earlier part of the run, if it has one, and those that have ended since.
         self._earlier_rows: int | None = None
         self._ended_rows = 0
@@ -185,12 +189,13 @@ class Session:
         """Set columns of the row that is running, or add to the one that has just ended."""
         numbers = {}
         for name, value in values.items():
-            if name in EPOCH_COLUMNS and name not in _SETTABLE:
-                self._warn_once(name, f"the column {name!r} is measured and cannot be logged")
+            key, warning = self._names.refuse(name)
+            if warning:
+                self._warn_once(key, warning)
                 continue
             try:
                 numbers[name] = float(value)
-            except (TypeError, ValueError):
+            except Exception:  # whatever a user's own number, or a tensor of several, may raise
                 self._warn_once(name, f"the value of {name!r} is no number and is left out")
         if self.in_row:
             self._values |= numbers
@@ -204,7 +209,9 @@ class Session:
     @never_raises
     def describe(self, /, **meta: Any) -> None:
         """Add facts on the run to the trace's meta; plain JSON values."""
-        self._recorder.annotate(**meta)
+        # They quote errors of the user's code.
+        noted = {name: without_places(meta[name]) for name in _NOTES & meta.keys()}
+        self._recorder.annotate(**{**meta, **noted})
         if "planned_changes" in meta:
             self._projector.forget()
 

@@ -39,7 +39,8 @@ def track(
 
     Args:
         folder: where to write the trace while it grows; None to keep it in memory. If the folder
-            holds a trace already, a free name next to it is taken.
+            holds a trace already, or a file that has the name of one of a trace's, a free name
+            next to it is taken.
         epochs: number of epochs planned, for `run.projection`; `run.epochs(n)` sets it as well.
         gpus: the GPUs to measure: numbers as nvidia-smi shows them, UUIDs, MIG identifiers or PCI
             bus ids; by default those that CUDA shows to this process.

@@ -1,10 +1,11 @@
-"""`collect_runs`: a folder of traces as a table, one row a run."""
+"""`collect_runs`: a folder of traces as a table, one row a run; `save_runs`: that as a file."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from energyest.estimators.baselines import mean_utilization
 from energyest.records.devices import accelerators_of
 from energyest.records.load_many import Source, load_traces
 from energyest.records.meta import read_number, read_object, read_objects, read_text
+from energyest.records.own_files import save_file
 from energyest.records.run_labels import gpu_names, model_name
 from energyest.records.trace import EnergyTrace
 from energyest.tradeoff.metrics import Mode, check_mode, direction
@@ -27,6 +29,9 @@ COLUMNS = (
     *("utilization", "samples", "energy_per_sample_J", "flops_per_sample", "parameters"),
     *("status", "started"),
 )
+_HEADER = ",".join(COLUMNS).encode()
+# How a cell begins that a spreadsheet computes.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def collect_runs(
@@ -90,6 +95,28 @@ def collect_runs(
     _check_names(table, model, monitor)
     in_order: pd.DataFrame = table.sort_values(["started", "run"], ignore_index=True)
     return in_order
+
+
+def save_runs(table: pd.DataFrame, path: str) -> None:
+    """Write what `collect_runs` gives to a file.
+
+    Text that a spreadsheet would compute, such as `=1+1`, is preceded by an apostrophe.
+
+    Args:
+        table: a table of runs.
+        path: of the file; one that is there already is replaced if it is such a table, or empty.
+
+    Raises:
+        FileExistsError: there is another file.
+        OSError: it cannot be written.
+    """
+    text = table.rename(columns=_cell).map(_cell).to_csv(index=False)
+    target = Path(path)
+    # Not a file that could be replaced: a pipe, as of `--csv >(gzip > runs.gz)`, or the terminal.
+    if target.is_relative_to("/dev") or target.is_fifo():
+        target.write_text(text, encoding="utf-8")
+    else:
+        save_file(target, text, _is_ours)
 
 
 def _chosen(
@@ -218,3 +245,14 @@ def _sum(trace: EnergyTrace, name: str) -> float:
 
 def _quotient(amount: float, of: float) -> float:
     return amount / of if of > 0 else math.nan
+
+
+def _is_ours(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with open(file, "rb") as opened:
+        return opened.read(len(_HEADER)) in (_HEADER, b"")
+
+
+def _cell(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

@@ -11,12 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 from energyest import load_trace, track
-from energyest.measure import folder as folder_module
-from energyest.records import storage
+from energyest.records import own_files
 from simulation.scene import Scene
 from tests.faults import (
     Outcome,
@@ -33,7 +31,7 @@ from tests.faults.training import train
 
 GOES_ON = "goes on, is not held up"
 WRITER = "energyest.measure.writer"
-write, write_meta = folder_module._write, storage.write_meta
+write = own_files.write
 
 
 class FullDisk:
@@ -45,12 +43,6 @@ class FullDisk:
     def write(self, file: FileIO, text: str) -> None:
         write(file, text[:20] if self.full else text)
         self.fail_if_full()
-
-    def write_meta(self, folder: Path, *arguments: Any) -> None:
-        if self.full:
-            (folder / "meta.json.new").write_text("{")
-        self.fail_if_full()
-        write_meta(folder, *arguments)
 
     def fail_if_full(self) -> None:
         if self.full:
@@ -64,10 +56,7 @@ class FullDisk:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        with (
-            mock.patch.object(folder_module, "_write", self.write),
-            mock.patch.object(storage, "write_meta", self.write_meta),
-        ):
+        with mock.patch.object(own_files, "write", self.write):
             yield
 
 
@@ -183,6 +172,86 @@ def folder_is_moved(scene: Scene, folder: Path) -> Outcome:
     return outcome
 
 
+def exchange(folder: Path, take_place: Callable[[Path, Path], None]) -> Callable[[], None]:
+    """Moves the trace's folder away and puts something of the user's in its place."""
+
+    def move() -> None:
+        (folder / "energy").rename(folder / "moved")
+        (folder / "mine").mkdir()
+        (folder / "mine/meta.json").write_text("mine")
+        take_place(folder / "mine", folder / "energy")
+
+    return move
+
+
+def kept_in_memory(scene: Scene, folder: Path, outcome: Outcome) -> Outcome:
+    outcome.facts["rows saved elsewhere"] = len(load_trace(scene.trace.save(folder / "saved")))
+    held = {path.name: path.read_text() for path in (folder / "energy").iterdir()}
+    outcome.facts["what took its place is as it was"] = held == {"meta.json": "mine"}
+    outcome.facts["a note says so"] = "taken the place" in scene.trace.meta["notes"][-1]
+    return outcome
+
+
+@case(
+    "the folder is moved, and a link to a folder of the user's takes its place",
+    GOES_ON,
+    "is in memory, whole; nothing is written through the link; one warning and a note",
+    goes_on,
+    within(1),
+    nothing_missing,
+    warns("taken the place"),
+    fact("rows saved elsewhere", 4),
+    fact("what took its place is as it was", True),
+    fact("a note says so", True),
+)
+def folder_is_exchanged_for_a_link(scene: Scene, folder: Path) -> Outcome:
+    at = {1: exchange(folder, lambda mine, energy: energy.symlink_to(mine))}
+    return kept_in_memory(scene, folder, train(scene, folder / "energy", at=at, load=False))
+
+
+@case(
+    "the folder is moved, and another folder of the user's takes its place",
+    GOES_ON,
+    "is in memory, whole; nothing is written to that folder; one warning and a note",
+    goes_on,
+    within(1),
+    nothing_missing,
+    warns("taken the place"),
+    fact("rows saved elsewhere", 4),
+    fact("what took its place is as it was", True),
+    fact("a note says so", True),
+)
+def folder_is_exchanged_for_another(scene: Scene, folder: Path) -> Outcome:
+    at = {1: exchange(folder, lambda mine, energy: mine.rename(energy))}
+    return kept_in_memory(scene, folder, train(scene, folder / "energy", at=at, load=False))
+
+
+@case(
+    "the folder holds files of the user's by the names of a trace's, and links by those of drafts",
+    GOES_ON,
+    "is whole, beside it; the files stay as they were; one warning says where it went",
+    goes_on,
+    all_epochs_recorded,
+    within(1),
+    nothing_missing,
+    warns("which is of no trace"),
+    fact("own folder", "energy-2"),
+    fact("what was there is as it was", True),
+)
+def folder_holds_files(scene: Scene, folder: Path) -> Outcome:
+    (folder / "energy").mkdir()
+    (folder / "victim").write_text("mine")
+    for name in ("meta.json", "power.csv"):
+        (folder / "energy" / name).write_text("mine")
+        (folder / "energy" / f"{name}.new").symlink_to(folder / "victim")
+    outcome = train(scene, folder / "energy")
+    assert scene.folder is not None
+    outcome.facts["own folder"] = scene.folder.name
+    held = [path.read_text() for path in (folder / "energy").iterdir()]
+    outcome.facts["what was there is as it was"] = held == 4 * ["mine"]
+    return outcome
+
+
 def slow_disk(seconds: float) -> tuple[Callable[[], None], Callable[..., None]]:
     """Something that lets the next write hang for so long, and what to patch the writing with."""
     hangs = threading.Event()
@@ -209,7 +278,7 @@ def slow_disk(seconds: float) -> tuple[Callable[[], None], Callable[..., None]]:
 )
 def disk_stalls(scene: Scene, folder: Path) -> Outcome:
     stall, slowly = slow_disk(7)
-    with mock.patch.object(folder_module, "_write", slowly):
+    with mock.patch.object(own_files, "write", slowly):
         outcome = train(scene, folder / "energy", at={1: stall}, epochs=10)
     return compared(scene, outcome)
 
@@ -229,7 +298,7 @@ def disk_stalls_too_long(scene: Scene, folder: Path) -> Outcome:
     stall, slowly = slow_disk(3)
     with (
         mock.patch(f"{WRITER}._MOST_WAITING", 25),
-        mock.patch.object(folder_module, "_write", slowly),
+        mock.patch.object(own_files, "write", slowly),
     ):
         outcome = train(scene, folder / "energy", at={1: stall}, epochs=6)
     return compared(scene, outcome)
@@ -247,7 +316,7 @@ def disk_stalls_too_long(scene: Scene, folder: Path) -> Outcome:
 )
 def disk_hangs(scene: Scene, folder: Path) -> Outcome:
     stall, slowly = slow_disk(100)
-    with mock.patch.object(folder_module, "_write", slowly):
+    with mock.patch.object(own_files, "write", slowly):
         outcome = train(scene, folder / "energy", at={1: stall}, load=False)
     outcome.facts["its end takes less than 3 s"] = scene.end_took_s < 3
     return outcome

@@ -177,7 +177,7 @@ class PreModel(BaseEstimator):
 
         Raises:
             NotFittedError: the model was not fitted; it is an EstimateError too.
-            OSError: the file cannot be written.
+            OSError: the file cannot be written, or is there already and was not written by `save`.
         """
         check_fitted(self)
         safe_json.write_json(path, self.fitted_.to_dict())

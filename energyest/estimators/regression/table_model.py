@@ -236,7 +236,7 @@ class TableModel(BaseEstimator):
 
         Raises:
             NotFittedError: the model was not fitted; it is an EstimateError too.
-            OSError: the file cannot be written.
+            OSError: the file cannot be written, or is there already and was not written by `save`.
         """
         check_fitted(self)
         content = {

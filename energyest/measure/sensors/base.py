@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
+
+from energyest.checks import short
+from energyest.errors import ConfigurationError
 
 Kind = Literal["gpu", "cpu", "ram"]
 KINDS: tuple[Kind, ...] = ("gpu", "cpu", "ram")
@@ -106,3 +110,21 @@ class Sensor(Protocol):
     def close(self) -> None:
         """Release what the sensor holds; further reads are not allowed."""
         ...
+
+
+def check_names(devices: Sequence[Device]) -> None:
+    """Refuse devices that could not be told apart in a trace, or could not be read back from it.
+
+    Raises:
+        ConfigurationError: two have one name, or a name is empty, longer than 200 characters or
+            not printable.
+    """
+    names = [device.device for device in devices]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"sensors of one name cannot be told apart: {names}")
+    for name in names:
+        if not (isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable()):
+            raise ConfigurationError(
+                f"a sensor's device is named {short(name)}: that must be text of 1 to 200 "
+                "characters that can be printed"
+            )
