@@ -15,7 +15,7 @@ import pytest
 
 from energyest import EnergyTrace, load_trace, track
 from energyest.cli import main
-from energyest.errors import TraceError
+from energyest.errors import ConfigurationError, TraceError
 from energyest.estimators import PreModel
 from energyest.measure.writer import TraceWriter
 from energyest.records import own_files, storage
@@ -191,13 +191,14 @@ def test_files_are_made_as_any_other(tmp_path: Path) -> None:
 
 
 def test_a_working_directory_that_was_deleted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "here").rmdir()
-    assert tracked(Path("energy")) is None
-    assert "cannot be written" in caplog.text
+    with pytest.raises(ConfigurationError, match="the working directory is gone"):
+        tracked(Path("energy"))
+    assert tracked(tmp_path / "energy") == tmp_path / "energy"
 
 
 # ---------------------------------------------------------------------- exchanged in mid-run

@@ -212,7 +212,8 @@ def check_totals(
     less = known_J * (1 - (_CORRECTION if are_known else _CORRECTION_IF_UNKNOWN)) - _ROUNDING_J
     if energy_J < less:
         raise TraceError(f"{what}total_J is {energy_J:g}, less than the {known_J:g} of its rows")
-    if duration_s < known_s * (1 - _ROUNDING) - _ROUNDING_S * (len(rows_s) + 1):
+    was_measured = duration_s > 0 or math.isfinite(energy_J)  # a run that was never started is not
+    if was_measured and duration_s < known_s * (1 - _ROUNDING) - _ROUNDING_S * (len(rows_s) + 1):
         raise TraceError(f"{what}duration_s is {duration_s:g}, less than its rows' {known_s:g}")
     if are_known and math.isfinite(duration_s) and np.isfinite(rows_s).all() and len(rows_s):
         power_W = rows_J[rows_s > 0] / rows_s[rows_s > 0]
