@@ -296,8 +296,11 @@ class EnergyMonitor(Callback):
         """What was measured so far goes into the checkpoint: a resumed training goes on from it."""
         # Not a fit before this one, which a tuner would take along when this one is set up.
         if self._session is not None and self._has_begun:
-            if self._training is not None:
-                position = self._training.position()
+            training = self._training
+            if self._resumes_at is not None:  # by a signal, before the training has gone on
+                position = self._resumes_at
+            elif training is not None:
+                position = training.position()
             else:
                 plan = TrainerPlan(trainer, self._every)
                 position = Position(self._session.checkpoint(), plan.epoch, plan.batches_seen)
@@ -319,14 +322,17 @@ class EnergyMonitor(Callback):
 
     def _continue(self, trainer: Trainer) -> None:
         """Go on where the checkpoint was made, if one was loaded."""
-        position, self._resumes_at = self._resumes_at, None
+        position = self._resumes_at
         if self._training is not None and position is not None:
             self._training.continue_from(position, is_first_rank=trainer.is_global_zero)
+            self._resumes_at = None
 
     def _stop(self, status: str) -> None:
-        if self._training is not None:
-            training, self._training = self._training, None
+        training, self._training = self._training, None
+        if training is not None:
             training.interrupt(status)
+        elif self._session is not None:  # broken off before there was one, or over
+            self._session.stop(status)
 
     def _log(
         self, trainer: Trainer, pl_module: LightningModule, values: Mapping[str, float]

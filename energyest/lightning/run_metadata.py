@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
+from energyest.measure.signals import let_handlers_raise
 from energyest.tracking.first_projection import precision_of
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def _hyperparameters(module: LightningModule) -> dict[str, Any]:
         hparams: Any = module.hparams
         every = islice(_flat(hparams, "", 0), _MOST_VISITED)
         return dict(islice(((name, value) for name, value in every if _tells(name, value)), _MOST))
-    except Exception:  # a user's own property: the training must not end over it
+    except Exception as error:  # a user's own property: the training must not end over it
+        let_handlers_raise(error)
         return {}
 
 

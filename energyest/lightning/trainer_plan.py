@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
+from energyest.measure.signals import let_handlers_raise
 from energyest.tracking.plan import TrainingPlan
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ class TrainerPlan(TrainingPlan):
         if self._every_n_steps is None and is_cut and not getattr(loader, "drop_last", True):
             try:  # the last batch may be smaller; samplers and data sets are users' own
                 there = len(loader.sampler)
-            except Exception:
+            except Exception as error:
+                let_handlers_raise(error)
                 return samples
             if samples - batch_size < there < samples:
                 return there

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import os
 import threading
 import time
-import uuid
 import weakref
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from energyest.checks import check_positive
-from energyest.errors import ConfigurationError, TraceError
+from energyest.errors import ConfigurationError
 from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.ledger import Event, Mark
 from energyest.measure.reading_table import ReadingTable
 from energyest.measure.run_account import RunAccount
+from energyest.measure.run_meta import RunMeta, as_stored
 from energyest.measure.sampler import Clock, Sampler
 from energyest.measure.sensors.base import Reading, Sensor
+from energyest.measure.signals import uninterrupted
 from energyest.measure.writer import TraceWriter
-from energyest.records.safe_json import parse_json
-from energyest.records.storage import encode_meta
 from energyest.records.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
@@ -36,24 +34,13 @@ _WAIT_SHARE = 0.002
 _FLUSH_S = 0.85
 # How long the start waits for a sensor that fails at first.
 _FIRST_READING_S = 0.5
+# The sampler reads on while the account is in use for longer, as where a signal handler has
+# interrupted whoever uses it.
+_ACCOUNT_IN_USE_S = 0.05
 # How long the end of a run waits for the last readings, and then for the disk; and so the end of
 # a process, of runs that nobody ended.
 _END_S = 2.0
 _EXIT_S = 1.0
-
-# What nobody but the recorder writes into the meta of a trace.
-_MEASURED_META = {
-    "format",
-    "run_id",
-    "status",
-    "start_time",
-    "interval_s",
-    "devices",
-    "duration_s",
-    "total_J",
-    "components",
-    "interrupted_epoch",
-}
 
 
 class Recorder:
@@ -62,6 +49,9 @@ class Recorder:
     The thread of the training only leaves marks; reading, accounting and writing are done by the
     sampler's thread. A row is final once every device was read after its end; until then `trace`
     holds it with the last power taken to continue.
+
+    A signal handler may come at any moment, and ask for anything: whatever this thread changes, it
+    changes in one step, or in another thread (`uninterrupted`).
 
     Args:
         sensors: what to read; the sampler closes them at the end.
@@ -87,7 +77,7 @@ class Recorder:
         self._sensors = list(sensors)
         self._clock = clock
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         devices = [sensor.device for sensor in self._sensors]
         names = [device.device for device in devices]
         if len(set(names)) < len(names):
@@ -95,20 +85,17 @@ class Recorder:
         self._origin_s = clock()
         self._account = RunAccount(devices, self._origin_s, interval_s)
         self._readings = ReadingTable(self._origin_s)
-        self._meta: dict[str, Any] = {
-            "run_id": uuid.uuid4().hex,
-            "status": "running",
-            "start_time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "interval_s": interval_s,
-            "devices": [device.as_meta() for device in devices],
-            **(meta or {}),
-        }
-        self._meta_changed = False
+        self._meta = RunMeta(devices, interval_s, meta or {})
         self._epoch_start_s = self._origin_s
         self._written_s = self._origin_s
-        self._writer = None if folder is None else TraceWriter(folder, self._meta, self._contents)
+        self._writer = (
+            None if folder is None else TraceWriter(folder, self._meta.facts, self._contents)
+        )
         self._sampler = Sampler(self._sensors, self._on_round, interval_s=interval_s, clock=clock)
-        self._stopped = False
+        # Nothing more is measured; and the totals are known.
+        self._stopped = self._closed = False
+        # Rounds that came while the account was in use.
+        self._rounds: deque[tuple[float, list[Reading]]] = deque()
         # Its threads hold a recorder that runs, but nothing that is called at the exit does.
         self._at_exit = weakref.finalize(self, _stop_at_exit, weakref.ref(self))
         _recorders.add(self)
@@ -141,23 +128,32 @@ class Recorder:
         """
         if self._stopped or os.getpid() != self._pid:
             return  # a forked process has a copy of this object, but it is not its run
-        self._stopped = True
+        uninterrupted(
+            lambda: self._stop(status, values, timeout_s), lock=self._lock, to_the_end=True
+        )
+
+    def _stop(self, status: str, values: Mapping[str, float] | None, timeout_s: float) -> None:
+        with self._lock:
+            if self._stopped:
+                return
+            self._stopped = True
         self._at_exit.detach()
         in_time = False
         try:
             self._mark(Event.RUN_END, values, interrupted=status != "finished")
             in_time = self._sampler.stop(timeout_s)
-        finally:  # also if Ctrl-C comes just now
+        finally:
             self._close(status, timeout_s)
         if not in_time:
             log.warning("energyest: a sensor hangs; the run ends without its last readings")
 
     def _close(self, status: str, timeout_s: float) -> None:
         with self._lock:
+            self._take_rounds()
             self._account.book(math.inf)
-            closing = self._account.closing_meta(self._meta["devices"])
-            self._meta |= {"status": status, **closing}
-            self._meta_changed = True
+            closing = self._account.closing_meta(self._meta.facts["devices"])
+            self._meta.set({"status": status, **closing})
+            self._closed = True
             self._hand_over(self._readings.flush())
         if self._writer is not None and not self._writer.close(timeout_s):
             log.warning(
@@ -191,23 +187,33 @@ class Recorder:
 
         Its epochs come first, at negative times; its energy counts in the total.
         """
-        with self._lock:
-            self._account.continue_from(earlier)
-            self._meta["earlier_rows"] = len(earlier)
-            self._note_earlier_total(earlier.total, earlier.open_row)
+
+        def go_on() -> None:
+            with self._lock:
+                self._account.continue_from(earlier)
+                self._note_earlier(earlier.total, earlier.open_row, earlier_rows=len(earlier))
+
+        uninterrupted(go_on, lock=self._lock)
 
     def drop_carried(self) -> None:
         """The epoch that the earlier part had begun begins anew."""
-        with self._lock:
-            self._account.drop_carried()
-            self._note_earlier_total(self._account.earlier_total, {})
 
-    def _note_earlier_total(self, total: Mapping[str, float], carried: Mapping[str, float]) -> None:
+        def drop() -> None:
+            with self._lock:
+                self._account.drop_carried()
+                self._note_earlier(self._account.earlier_total, {})
+
+        uninterrupted(drop, lock=self._lock)
+
+    def _note_earlier(
+        self, total: Mapping[str, float], carried: Mapping[str, float], **more: int
+    ) -> None:
         """What a trace of a killed run adds up from."""
+        noted: dict[str, Any] = dict(more)
         for name, of in (("earlier_total_J", total), ("carried_J", carried)):
             energy_J = of.get("energy_J", math.nan)
-            self._meta[name] = energy_J if math.isfinite(energy_J) else None
-        self._meta_changed = True
+            noted[name] = energy_J if math.isfinite(energy_J) else None
+        self._meta.set(noted)
 
     def start_validation(self) -> None:
         """Validation begins inside an epoch."""
@@ -227,32 +233,26 @@ class Recorder:
 
     def add_metrics(self, values: Mapping[str, float]) -> None:
         """Add to the row of the epoch that ended last."""
-        if values:
+
+        def add() -> None:
             with self._lock:
                 self._account.add_metrics(self._clock(), values)
 
+        if values:
+            uninterrupted(add, lock=self._lock)
+
     def annotate(self, **meta: Any) -> None:
         """Add facts to the trace's meta."""
-        try:
-            plain = parse_json(encode_meta(meta))  # what could not be read back is not written
-        except (TraceError, ValueError) as error:
-            log.warning("energyest: %s is left out: %s", ", ".join(map(str, meta)), error)
-            return
+        plain = as_stored(meta)
         with self._lock:
-            taken = [name for name in meta if name in _MEASURED_META]
-            if taken:
-                log.warning("energyest: %s is set by the recorder", ", ".join(taken))
-            for name, value in plain.items():
-                if name not in _MEASURED_META and self._meta.get(name, ...) != value:
-                    self._meta[name] = value
-                    self._meta_changed = True
+            self._meta.annotate(plain)
 
     # ------------------------------------------------------------------ what was measured
 
     @property
     def run_id(self) -> str:
         """What tells this run from others."""
-        return str(self._meta["run_id"])
+        return str(self._meta.facts["run_id"])
 
     @property
     def folder(self) -> Path | None:
@@ -269,7 +269,7 @@ class Recorder:
     def total_J(self) -> float:
         """Energy from the start of the run to now, without pauses; NaN if a part is missing."""
         with self._lock:
-            return self._account.total_J(None if self._stopped else self._clock())
+            return self._account.total_J(None if self._closed else self._clock())
 
     def rows_from(self, first: int) -> tuple[list[dict[str, float]], int]:
         """The rows from one of them on, and how many of all are final."""
@@ -297,9 +297,9 @@ class Recorder:
     # ------------------------------------------------------------------ inside
 
     def _current_meta(self, *, so_far: bool) -> dict[str, Any]:
-        meta = copy.deepcopy(self._meta)
-        if so_far and not self._stopped:
-            meta |= self._account.meta_so_far(self._clock(), self._meta["devices"])
+        meta = self._meta.copy()
+        if so_far and not self._closed:
+            meta |= self._account.meta_so_far(self._clock(), meta["devices"])
         return meta
 
     def _all_read(self) -> bool:
@@ -313,20 +313,33 @@ class Recorder:
         **flags: bool,
     ) -> float:
         with self._lock:
-            now_s = self._clock()
-            self._account.post(Mark(now_s, event, dict(values or {}), **flags))
+            now_s = self._account.post(Mark(self._clock(), event, dict(values or {}), **flags))
             # If the sampler hangs, rows are made and written from here, without readings.
             hangs = now_s - self._account.round_s > self._account.max_gap_s
-            if hangs and os.getpid() == self._pid:
-                self._account.book(now_s)
-                self._hand_over(latest_s=now_s)
+        if hangs and os.getpid() == self._pid:
+            uninterrupted(lambda: self._book_without_readings(now_s), lock=self._lock)
         return now_s
+
+    def _book_without_readings(self, now_s: float) -> None:
+        with self._lock:
+            self._account.book(now_s)
+            self._hand_over(latest_s=now_s)
 
     def _on_round(self, began_s: float, readings: list[Reading]) -> None:
         """In the sampler's thread: account for a round of readings and write what is final."""
-        with self._lock:
+        self._rounds.append((began_s, readings))
+        if self._lock.acquire(timeout=_ACCOUNT_IN_USE_S):
+            try:
+                self._take_rounds()
+            finally:
+                self._lock.release()
+
+    def _take_rounds(self) -> None:
+        """Account for the rounds that wait, with the lock held."""
+        while self._rounds:
+            began_s, readings = self._rounds.popleft()
             if self._stopped and not self._account.has_pending:
-                return  # a round that hung until after the end
+                continue  # a round that hung until after the end
             self._account.add_round(began_s, readings)
             flush = began_s - self._written_s >= _FLUSH_S
             self._hand_over(self._readings.add(readings), latest_s=began_s if flush else None)
@@ -343,16 +356,14 @@ class Recorder:
         rows, self._account.lines = self._account.lines, []
         if self._writer is None:
             return
-        meta = latest = None
-        if self._meta_changed:
-            meta, self._meta_changed = copy.deepcopy(self._meta), False
+        latest = None
         if latest_s is not None:
             self._written_s = latest_s
             latest = {
-                "run_id": self._meta["run_id"],
-                **self._account.meta_so_far(latest_s, self._meta["devices"]),
+                "run_id": self.run_id,
+                **self._account.meta_so_far(latest_s, self._meta.facts["devices"]),
             }
-        self._writer.put(rows, readings, meta, latest)
+        self._writer.put(rows, readings, self._meta.take_change(), latest)
 
     def _contents(self) -> EnergyTrace:
         """In the writer's thread: all that is final, with nothing of it left to be written."""
@@ -362,7 +373,7 @@ class Recorder:
             self._writer.forget()
             final, _ = self._account.state
             epochs = {name: values[:final] for name, values in self._account.columns().items()}
-            return EnergyTrace(epochs, self._readings.columns(), copy.deepcopy(self._meta))
+            return EnergyTrace(epochs, self._readings.columns(), self._meta.copy())
 
 
 # ---------------------------------------------------------------------- ends of processes
@@ -380,7 +391,7 @@ def _stop_at_exit(recorder: weakref.ref[Recorder]) -> None:
 def _leave_to_the_parent() -> None:
     """In a forked process: its copies of locks may be held by threads that it has not."""
     for recorder in list(_recorders):
-        recorder._lock = threading.Lock()
+        recorder._lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -13,6 +13,7 @@ from typing import Any
 
 from energyest.measure.folder import TraceFolder
 from energyest.measure.sensors.base import Reading
+from energyest.measure.signals import let_handlers_raise
 from energyest.records import storage
 from energyest.records.trace import EnergyTrace
 
@@ -69,6 +70,7 @@ class TraceWriter:
         try:
             self._folder.claim(meta)
         except Exception as error:
+            let_handlers_raise(error)
             self._fail(error)
 
     @property

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 
 from energyest.errors import WorkloadError
+from energyest.measure.signals import let_handlers_raise
 from energyest.profiling.batches import batch_size, map_tensors, tensors_in, unshared
 from energyest.profiling.fake_tensors import ShapesAlone
 from energyest.profiling.flops import FlopCount, count_forward_flops
@@ -216,6 +217,7 @@ def _walk(
             try:
                 walk = _walk_copy(model, batch, precision, take, with_values)
             except Exception as error:  # it runs the user's code: anything can happen
+                let_handlers_raise(error)
                 reasons.append(f"{type(error).__name__}: {error}".splitlines()[0][:300])
             else:
                 if any(operation.flops for operation in walk.log.operations):

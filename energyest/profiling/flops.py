@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from fvcore.nn.jit_handles import get_shape
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from energyest.measure.signals import let_handlers_raise
 from energyest.profiling.batches import batch_size, first_sample, input_candidates, tensors_in
 from energyest.profiling.model_copy import bare_copy, generators_restored, in_eval_mode
 from energyest.profiling.training_flops import quiet, training_to_forward
@@ -96,6 +97,7 @@ def count_forward_flops(model: nn.Module, batch: Any) -> FlopCount:
             with _left_alone(model):
                 count = _count(model, attempt)
         except Exception as error:  # tracing runs the user's code: anything can happen
+            let_handlers_raise(error)
             reasons.append(_in_a_line(error))
         else:
             return count if count.per_sample is None else _with_training(model, attempt, count)
@@ -131,8 +133,10 @@ def count_training_ratios(
     if _too_large(model):
         return None
     for attempt in _attempts(model, batch):
-        with suppress(Exception):
+        try:
             return _training_ratios(model, attempt, choices)
+        except Exception as error:
+            let_handlers_raise(error)
     return None
 
 
@@ -216,6 +220,7 @@ def _with_training(model: nn.Module, attempt: _Attempt, count: FlopCount) -> Flo
         ratio = _training_ratios(model, attempt, [now])[0]
         return replace(count, training_to_forward=ratio, is_training_counted=True)
     except Exception as error:  # as above
+        let_handlers_raise(error)
         note = f"training is taken as {TRAINING_TO_FORWARD:.0f} times the forward pass"
         return replace(
             count, note=f"{note}: the backward pass was not counted ({_in_a_line(error)})"
@@ -234,7 +239,8 @@ def _training_ratios(
         return [1.0] * len(choices)
     try:
         return _training_ratios_of_a_copy(model, attempt, choices, values=False)
-    except Exception:  # as above
+    except Exception as error:  # as above
+        let_handlers_raise(error)
         if _size(model) > _MOST_WRITTEN:
             raise
     return _training_ratios_of_a_copy(model, attempt, choices, values=True)

@@ -50,8 +50,9 @@ class Projector:
     def __init__(self, source: Source, confidence: float) -> None:
         self._source = source
         self._confidence = confidence
-        self._known: object = None
-        self._projection: Estimate | None = None
+        # The newest projection, and what it was made from: one value, and so one step to change.
+        self._made: tuple[object, Estimate | None] = None, None
+        self._is_busy = False
         self._pre: Estimate | None = None
         self._levels = LevelWatch()
         self._failed = False
@@ -67,18 +68,16 @@ class Projector:
         Args:
             length: of the run, as the meta of the trace says it.
         """
-        known = (self._source.state, length)
-        if known != self._known and length != Length():
-            self._known = known
-            trace = self._source.trace(readings=False)
-            self._projection = None
-            try:
-                self._projection = self._project(trace, length)
-            except EstimateError as error:
-                if not self._failed:
-                    log.warning("energyest: no projection: %s", error)
-                self._failed = True
-        return self._projection
+        if self._is_busy:  # a signal handler asks while one is made: the last is the answer
+            return self._made[1]
+        self._is_busy = True
+        try:
+            known = (self._source.state, length)
+            if known != self._made[0] and length != Length():
+                self._made = known, self._project_anew(length)
+        finally:
+            self._is_busy = False
+        return self._made[1]
 
     def expect(self, estimate: Estimate) -> None:
         """Begin with an estimate of the whole run from before it."""
@@ -87,7 +86,17 @@ class Projector:
 
     def forget(self) -> None:
         """Something else is known than when the last projection was made."""
-        self._known = None
+        self._made = None, self._made[1]
+
+    def _project_anew(self, length: Length) -> Estimate | None:
+        trace = self._source.trace(readings=False)
+        try:
+            return self._project(trace, length)
+        except EstimateError as error:
+            if not self._failed:
+                log.warning("energyest: no projection: %s", error)
+            self._failed = True
+            return None
 
     def _project(self, trace: EnergyTrace, length: Length) -> Estimate | None:
         known: Estimate | None

@@ -68,7 +68,8 @@ class Session:
         self._values: dict[str, float] = {}
         # Rows of an earlier part of the run, if it has one, and those that have ended since.
         self._earlier_rows: int | None = None
-        self._ended_rows = 0
+        self._recorded_before = 0
+        self._has_rows = False
         self._has_ended = False
         self._flops: FlopCount | None = None
         self._warned: set[str] = set()
@@ -97,7 +98,12 @@ class Session:
 
     @never_raises
     def stop(self, status: str = "finished") -> None:
-        """End the run. A row that has begun is recorded as interrupted, not as a row."""
+        """End the run. A row that has begun is recorded as interrupted, not as a row.
+
+        Further calls do nothing.
+        """
+        if self._has_ended:
+            return
         try:
             if status == "finished":  # else the GPU may be what hangs
                 cuda_synchronize()
@@ -116,8 +122,8 @@ class Session:
             return
         cuda_synchronize()
         self._values = {}
-        self.in_row = True
         self._recorder.start_epoch(epoch, continues=continues)
+        self.in_row = self._has_rows = True
 
     def end_row(
         self, values: Mapping[str, Any] | None = None, *, tentative: bool = False
@@ -145,7 +151,6 @@ class Session:
             self._values["flops"] = self._flops.training_flops(samples)
         self.in_row = False
         row = self._recorder.end_epoch(self._values, tentative=tentative)
-        self._ended_rows += 1
         if isinstance(self._whole, RankExchange):
             self._whole.share(self._progress, for_ranks_s(row))
             row = self._whole.last_row()
@@ -262,7 +267,9 @@ class Session:
         if isinstance(self._whole, RankExchange):
             self._whole.share(self._progress, RANKS_S)
         known = RunCheckpoint.of(self._whole.trace(readings=False, so_far=True))
-        if self.in_row:
+        # A signal handler may ask while a row begins or ends: the account knows which it is.
+        # Before the first row, it may hold what an earlier part has left of it.
+        if known.open_row and self._has_rows:
             known = known.with_values(self._values)
             if row_is_over:
                 known = known.with_open_row_ended()
@@ -284,6 +291,7 @@ class Session:
         self._earlier_rows = len(earlier)
         if is_recorded:
             self._recorder.continue_from(earlier)
+            self._recorded_before = len(earlier)
             self.describe(**earlier.meta)
 
     def drop_carried(self) -> None:
@@ -296,6 +304,11 @@ class Session:
     def rows(self) -> int:
         """How many rows have ended, those of an earlier part of the run included."""
         return (self._earlier_rows or 0) + self._ended_rows
+
+    @property
+    def _ended_rows(self) -> int:
+        """Those of this part."""
+        return sum(self._recorder.state) - self._recorded_before
 
     @property
     def trace(self) -> EnergyTrace:
@@ -319,8 +332,9 @@ class Session:
 
     @length.setter
     def length(self, length: Length) -> None:
-        self._length = length
+        # In this order: a projection is asked for by the length, and made from what is described.
         self.describe(planned_epochs=length.rows, planned_duration_s=length.duration_s)
+        self._length = length
 
     @property
     def total_J(self) -> float:

@@ -106,12 +106,11 @@ class Training:
 
     def end_batch(self, batch: Any) -> None:
         """A batch was trained on."""
-        self._progress.steps += 1
-        self._progress.samples += batch_size(batch) or 0
+        self._progress.count(batch_size(batch))
 
     def end_epoch(self) -> None:
         """An epoch ends, and with it a row, unless it is an interval that is not full yet."""
-        self.session.describe(train_samples=self._progress.end_epoch())
+        self.session.describe(train_samples=_known(self._progress.end_epoch()))
         rows_are_epochs = self._plan.every_n_steps is None
         if self._progress.carried_steps and not self.session.in_row and rows_are_epochs:
             self._start_row()  # resumed where only this end was left of the epoch
@@ -150,12 +149,13 @@ class Training:
 
     def end_validation_batch(self, batch: Any) -> None:
         """A batch was validated."""
-        self._progress.validation_samples += batch_size(batch) or 0
+        samples = batch_size(batch)
+        self._progress.validation_samples += math.nan if samples is None else samples
 
     def end_validation(self) -> None:
         """Validation ends."""
         self.session.end_validation()
-        self.session.describe(validation_samples=self._progress.validation_samples)
+        self.session.describe(validation_samples=_known(self._progress.validation_samples))
         self._progress.validation_samples = 0
 
     # ------------------------------------------------------------------ metrics, checkpoints
@@ -203,15 +203,16 @@ class Training:
             self._continuation.before_row()
         if not self.session.rows:
             self.session.describe(first_epoch=self._plan.epoch)
-        self.session.start_row(self._plan.epoch, continues=True)
+        # In this order: at the moment the row begins, its counts are its own.
         self._progress.start_row()
+        self.session.start_row(self._plan.epoch, continues=True)
 
     def _end_row(self) -> None:
         """A row ends: record it, project, and log both."""
         if not self.session.in_row:
             return
         progress = self._progress
-        counts = {"steps": progress.row_steps, "samples": progress.row_samples or math.nan}
+        counts = {"steps": progress.row_steps, "samples": progress.row_samples}
         row = self.session.end_row({**counts, **self._take_metrics()})
         progress.elapsed_s += row.get("duration_s", math.nan)
         if self._continuation is not None:
@@ -249,6 +250,10 @@ class Training:
             values["energy/projected_upper_J"] = projection.upper_J
         self._log_values({n: v for n, v in values.items() if v is not None and math.isfinite(v)})
 
-    def _log_open_row(self, samples: int) -> None:
+    def _log_open_row(self, samples: float) -> None:
         if self.session.in_row:
             self.session.log(steps=self._progress.row_steps, samples=samples)
+
+
+def _known(samples: float) -> int | None:
+    return round(samples) if math.isfinite(samples) else None

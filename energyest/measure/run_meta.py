@@ -1,0 +1,90 @@
+"""What is known of a run as a whole, while it grows: the meta of its trace."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from energyest.errors import TraceError
+from energyest.measure.sensors.base import Device
+from energyest.records.safe_json import parse_json
+from energyest.records.storage import encode_meta
+
+log = logging.getLogger("energyest")
+
+# What nobody but the recorder writes into the meta of a trace.
+_MEASURED = {
+    "format",
+    "run_id",
+    "status",
+    "start_time",
+    "interval_s",
+    "devices",
+    "duration_s",
+    "total_J",
+    "components",
+    "interrupted_epoch",
+}
+
+
+class RunMeta:
+    """The meta of a trace; a change is one step, so that whoever interrupts it sees all or nothing.
+
+    Args:
+        devices: what is read.
+        interval_s: seconds between readings.
+        facts: further ones.
+    """
+
+    def __init__(
+        self, devices: Sequence[Device], interval_s: float, facts: Mapping[str, Any]
+    ) -> None:
+        #: Never changed in place.
+        self.facts: Mapping[str, Any] = {
+            "run_id": uuid.uuid4().hex,
+            "status": "running",
+            "start_time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "interval_s": interval_s,
+            "devices": [device.as_meta() for device in devices],
+            **facts,
+        }
+        self._has_changed = False
+
+    def set(self, facts: Mapping[str, Any]) -> None:
+        """Set facts, or set them anew."""
+        self._has_changed = True
+        self.facts = {**self.facts, **facts}
+
+    def annotate(self, facts: Mapping[str, Any]) -> None:
+        """Set facts, if any of them is new."""
+        news = {name: value for name, value in facts.items() if self.facts.get(name, ...) != value}
+        if news:
+            self.set(news)
+
+    def copy(self) -> dict[str, Any]:
+        """An independent copy."""
+        return copy.deepcopy(dict(self.facts))
+
+    def take_change(self) -> dict[str, Any] | None:
+        """A copy, if there was a change since this was called last."""
+        if not self._has_changed:
+            return None
+        self._has_changed = False
+        return self.copy()
+
+
+def as_stored(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts that a run is told, as they can be read back; a warning of those that cannot be."""
+    taken = [name for name in facts if name in _MEASURED]
+    if taken:
+        log.warning("energyest: %s is set by the recorder", ", ".join(taken))
+    try:
+        plain: dict[str, Any] = parse_json(encode_meta(facts))
+    except (TraceError, ValueError) as error:
+        log.warning("energyest: %s is left out: %s", ", ".join(map(str, facts)), error)
+        return {}
+    return {name: value for name, value in plain.items() if name not in _MEASURED}
