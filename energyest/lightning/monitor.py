@@ -12,7 +12,7 @@ from pytorch_lightning import Callback
 from energyest.estimate import Estimate
 from energyest.lightning import checkpointing, ddp
 from energyest.lightning.finetuning import planned_flips
-from energyest.lightning.metrics import FreshMetrics, log_epoch, log_interval
+from energyest.lightning.metrics import EnergyLog, FreshMetrics
 from energyest.lightning.run_metadata import facts_of
 from energyest.lightning.spawn import SharedPath
 from energyest.lightning.trainer_plan import TrainerPlan
@@ -104,7 +104,8 @@ class EnergyMonitor(Callback):
         self._session: Session | None = None
         self._training: Training | None = None
         self._has_begun = False
-        self._metrics = FreshMetrics()
+        self._log = EnergyLog()
+        self._metrics = FreshMetrics(self._log)
         self._resumes_at: Position | None = None
         self._left_by_child = SharedPath()
 
@@ -180,6 +181,8 @@ class EnergyMonitor(Callback):
         if trainer.is_global_zero:
             self._left_by_child.write(self._session.folder)
         self._session.describe(**facts_of(trainer, pl_module))
+        self._log = EnergyLog()
+        self._metrics = FreshMetrics(self._log)
         self._metrics.forget(trainer)
         # Before the start: if Ctrl-C comes during it, the end must come too.
         self._training = Training(
@@ -187,7 +190,8 @@ class EnergyMonitor(Callback):
             TrainerPlan(trainer, self._every),
             count_flops=self._count_flops,
             take_metrics=lambda: self._metrics.take(trainer),
-            log_values=lambda values: self._log(trainer, pl_module, values),
+            # Barebones is without any logging.
+            log_values=lambda v: None if trainer.barebones else self._log.put(trainer, v),
         )
         self._has_begun = True
         self._continue(trainer)
@@ -203,6 +207,7 @@ class EnergyMonitor(Callback):
     @never_raises
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An epoch begins."""
+        self._flush_log(trainer)
         if self._training is not None:
             self._training.start_epoch()
 
@@ -211,6 +216,7 @@ class EnergyMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """A batch begins."""
+        self._flush_log(trainer)
         if self._training is not None:
             self._training.start_batch(pl_module, batch, batch_idx)
 
@@ -265,6 +271,7 @@ class EnergyMonitor(Callback):
         # Not later: the Trainer then moves all metrics to the CPU, which makes them look fresh.
         if self._training is not None:
             self._training.end()
+        self._flush_log(trainer)
 
     @never_raises
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -281,6 +288,7 @@ class EnergyMonitor(Callback):
         # Metrics of several processes are computed together, and the others may not come.
         if self._training is not None and trainer.world_size == 1:
             self._training.log_late_metrics()
+            self._flush_log(trainer)
         self._stop(f"interrupted by {type(exception).__name__}")
 
     @never_raises
@@ -327,22 +335,16 @@ class EnergyMonitor(Callback):
             self._training.continue_from(position, is_first_rank=trainer.is_global_zero)
             self._resumes_at = None
 
+    def _flush_log(self, trainer: Trainer) -> None:
+        if self._log.is_waiting:
+            self._log.flush(trainer)
+
     def _stop(self, status: str) -> None:
         training, self._training = self._training, None
         if training is not None:
             training.interrupt(status)
         elif self._session is not None:  # broken off before there was one, or over
             self._session.stop(status)
-
-    def _log(
-        self, trainer: Trainer, pl_module: LightningModule, values: Mapping[str, float]
-    ) -> None:
-        if trainer.barebones:
-            return  # without any logging, and it would warn about ours
-        if self._every is None:
-            log_epoch(trainer, pl_module, values)
-        else:
-            log_interval(trainer, values)
 
     def __getstate__(self) -> dict[str, Any]:
         # They hold threads and open files, which cannot go to another process.
