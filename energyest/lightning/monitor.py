@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning import Callback
-
 from energyest.estimate import Estimate
 from energyest.lightning import checkpointing, ddp
 from energyest.lightning.finetuning import planned_flips
 from energyest.lightning.metrics import EnergyLog, FreshMetrics
+from energyest.lightning.namespaces import Callback
 from energyest.lightning.run_metadata import facts_of
 from energyest.lightning.spawn import SharedPath
 from energyest.lightning.trainer_plan import TrainerPlan
