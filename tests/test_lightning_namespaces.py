@@ -128,7 +128,7 @@ trainer:
     )
     (monitor,) = [c for c in made.trainer.callbacks if isinstance(c, EnergyMonitor)]
     assert monitor.trace.meta["interval_steps"] == 2
-    assert len(load_trace(tmp_path / "energy")) == len(monitor.trace) == 4
+    assert len(load_trace(tmp_path / "energy")) == len(monitor.trace) == 3
     # And what Lightning keeps of the configuration names it again.
     assert "energyest.EnergyMonitor" in (tmp_path / "config.yaml").read_text()
 

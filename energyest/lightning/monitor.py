@@ -23,6 +23,7 @@ from energyest.tracking.checks import check_every_n_steps, check_folder, check_s
 from energyest.tracking.continuation import Position
 from energyest.tracking.guard import never_raises
 from energyest.tracking.live_projection import projection_of
+from energyest.tracking.progress import BatchSize
 from energyest.tracking.session import Session
 from energyest.tracking.track import find_sensors
 from energyest.tracking.training import Training
@@ -73,6 +74,8 @@ class EnergyMonitor(Callback):
         sensors: sensors to use instead of those of this machine; they are closed when `fit` ends.
         interval_s: seconds between readings; GPUs renew theirs every 0.1 s.
         confidence: probability for the interval of the projection.
+        batch_size: a function that tells how many samples are in a batch, where its build does not
+            show it: `lambda batch: len(batch["lengths"])`.
 
     Raises:
         ConfigurationError: an argument is out of its range. Once training runs, nothing is raised.
@@ -89,8 +92,9 @@ class EnergyMonitor(Callback):
         sensors: Sequence[Sensor] | None = None,
         interval_s: float = 0.1,
         confidence: float = 0.9,
+        batch_size: BatchSize | None = None,
     ) -> None:
-        check_settings(confidence, interval_s, components)
+        check_settings(confidence, interval_s, components, batch_size)
         self._folder = check_folder(folder)
         self._components = tuple(components)
         self._every = check_every_n_steps(every_n_steps)
@@ -99,6 +103,7 @@ class EnergyMonitor(Callback):
         self._sensors = sensors
         self._interval_s = interval_s
         self._confidence = confidence
+        self._batch_size = batch_size
         # What the newest `fit` has cost, also after its end; and how it goes, until then.
         self._session: Session | None = None
         self._training: Training | None = None
@@ -173,6 +178,7 @@ class EnergyMonitor(Callback):
                 folder=folder,
                 interval_s=self._interval_s,
                 confidence=self._confidence,
+                batch_size=self._batch_size,
                 meta=meta,
             )
 

@@ -56,6 +56,16 @@ class TrainerPlan(TrainingPlan):
 
     @property
     @override
+    def loaders(self) -> Any:
+        return _loaders_of(self._trainer.fit_loop)
+
+    @property
+    @override
+    def validation_loaders(self) -> Any:
+        return _loaders_of(self._trainer.fit_loop.epoch_loop.val_loop)
+
+    @property
+    @override
     def optimizers(self) -> Sequence[Any]:
         return self._trainer.optimizers
 
@@ -250,3 +260,10 @@ class TrainerPlan(TrainingPlan):
     def _total_batches(self) -> int:
         """Training batches so far, those of an earlier run that this one resumes included."""
         return self._trainer.fit_loop.epoch_loop.batch_progress.total.completed
+
+
+def _loaders_of(loop: Any) -> Any:
+    combined = getattr(loop, "_combined_loader", None)
+    # One after the other, each batch is of one of them.
+    at_once = getattr(combined, "_mode", "sequential") != "sequential"
+    return getattr(combined, "iterables", None) if at_once else None

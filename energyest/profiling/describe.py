@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from energyest.errors import WorkloadError
 from energyest.measure.signals import let_handlers_raise
-from energyest.profiling.batches import batch_size, map_tensors, tensors_in, unshared
+from energyest.profiling.batches import map_tensors, tensors_in, unshared
 from energyest.profiling.fake_tensors import ShapesAlone
 from energyest.profiling.flops import FlopCount, count_forward_flops
 from energyest.profiling.model_copy import (
@@ -25,6 +25,7 @@ from energyest.profiling.model_copy import (
     train_as,
 )
 from energyest.profiling.operations import FusedLayers, OperationLog
+from energyest.profiling.samples import batch_size
 from energyest.profiling.training_flops import plain_operators
 from energyest.profiling.training_step import Loss, Step, is_lightning, possible_steps
 from energyest.records.workload import Workload, check_optimizer_name, check_precision_name
@@ -78,7 +79,7 @@ def describe_workload(
         raise WorkloadError(
             f"{type(model).__name__} has parameters without a shape yet: run it once on a batch"
         )
-    if not batch_size(example_batch):
+    if not batch_size(example_batch) or next(tensors_in(example_batch), None) is None:
         raise WorkloadError("example_batch holds no sample: give a batch as for training")
     walk = _walk(model, example_batch, precision, list(possible_steps(model, example_batch, loss)))
     count = count_forward_flops(model, example_batch)

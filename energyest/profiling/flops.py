@@ -16,8 +16,9 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from energyest.measure.signals import let_handlers_raise
-from energyest.profiling.batches import batch_size, first_sample, input_candidates, tensors_in
+from energyest.profiling.batches import first_sample, input_candidates, tensors_in
 from energyest.profiling.model_copy import bare_copy, generators_restored, in_eval_mode
+from energyest.profiling.samples import batch_size
 from energyest.profiling.training_flops import quiet, training_to_forward
 from energyest.profiling.training_step import holds_data
 
@@ -71,7 +72,7 @@ class FlopCount:
         return self.training_to_forward * self.per_sample * samples
 
 
-def count_forward_flops(model: nn.Module, batch: Any) -> FlopCount:
+def count_forward_flops(model: nn.Module, batch: Any, samples: int | None = None) -> FlopCount:
     """Count the FLOPs of `model`'s forward pass for one sample of a training batch.
 
     Where a LightningModule has no forward of its own, the forward pass is its `training_step`.
@@ -84,6 +85,7 @@ def count_forward_flops(model: nn.Module, batch: Any) -> FlopCount:
         model: any module; a LightningModule's `example_input_array` is preferred to the batch.
         batch: a batch as the data loader yields it: a tensor, a mapping, or a tuple or list, of
             which the first item is the input unless all items fit.
+        samples: in the batch; by default, its build shows it.
 
     Returns:
         The count, or the reason why there is none. Nothing is raised.
@@ -92,7 +94,7 @@ def count_forward_flops(model: nn.Module, batch: Any) -> FlopCount:
     if too_large := _too_large(model):
         return FlopCount(None, too_large)
     reasons = []
-    for attempt in _attempts(model, batch):
+    for attempt in _attempts(model, batch, samples):
         try:
             with _left_alone(model):
                 count = _count(model, attempt)
@@ -186,12 +188,17 @@ class _Attempt:
         return duplicate, single, 1 if uncut else self.samples
 
 
-def _attempts(model: nn.Module, batch: Any) -> Iterator[_Attempt]:
+def _attempts(model: nn.Module, batch: Any, samples: int | None = None) -> Iterator[_Attempt]:
+    samples = samples or batch_size(batch)
+    example = getattr(model, "example_input_array", None)
     for inputs in input_candidates(model, batch):
-        yield _Attempt(inputs, batch_size(inputs) or 1)
+        first = inputs[0] if isinstance(inputs, tuple) and inputs else None
+        is_example = example is not None and (inputs is example or first is example)
+        known = None if is_example else samples
+        yield _Attempt(inputs, known or batch_size(inputs) or 1)
     # A step may write to what it holds, and data sets are shared with the copy.
     if callable(getattr(model, "training_step", None)) and not holds_data(model):
-        yield _Attempt((batch,), batch_size(batch) or 1, _TrainingStep)
+        yield _Attempt((batch,), samples or 1, _TrainingStep)
 
 
 def _count(model: nn.Module, attempt: _Attempt) -> FlopCount:

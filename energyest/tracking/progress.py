@@ -2,9 +2,66 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from energyest.measure.signals import let_handlers_raise
+
+log = logging.getLogger("energyest")
+
+# The user's own answer to how many samples are in a batch.
+BatchSize = Callable[[Any], int]
+
+
+class SampleCounter:
+    """Says how many samples are in a batch, and once where that is not known.
+
+    Args:
+        users: the user's own function, if there is one.
+        note: called with what is not known, for the trace's notes.
+    """
+
+    def __init__(self, users: BatchSize | None, note: Callable[[str], None]) -> None:
+        self._users = users
+        self._note = note
+        self._has_noted = False
+
+    def __call__(self, batch: Any, loaders: Any = None) -> int | None:
+        """Samples in a batch; None where that is not known.
+
+        Args:
+            batch: as the training gets it.
+            loaders: what it comes from, where several loaders are asked at once.
+        """
+        samples = None
+        try:
+            samples = self._count(batch, loaders)
+        except Exception as error:  # the function and the batch are the user's
+            let_handlers_raise(error)
+            if not self._has_noted:
+                log.warning("energyest: the samples in a batch could not be counted", exc_info=True)
+        if samples is None and not self._has_noted:
+            self._has_noted = True
+            self._note(
+                f"samples: how many are in a batch is not known ({type(batch).__name__}); "
+                "the argument batch_size, a function, can tell"
+            )
+        return samples
+
+    def _count(self, batch: Any, loaders: Any) -> int | None:
+        if self._users is None:
+            # Here, because torch is slow to import, and other loops do without.
+            from energyest.profiling.samples import batch_size_by_loader  # noqa: PLC0415
+
+            return batch_size_by_loader(loaders, batch)
+        samples = operator.index(self._users(batch))
+        if samples < 0:
+            raise ValueError(f"batch_size gave {samples}")
+        return samples
 
 
 class Count(NamedTuple):

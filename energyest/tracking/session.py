@@ -27,6 +27,7 @@ from energyest.records.trace import EPOCH_COLUMNS, EnergyTrace
 from energyest.tracking.guard import never_raises
 from energyest.tracking.live_projection import Projector
 from energyest.tracking.plan import Length
+from energyest.tracking.progress import BatchSize, SampleCounter
 from energyest.tracking.sync import cuda_synchronize
 from energyest.tracking.versions import versions
 
@@ -45,12 +46,14 @@ class Session:
     Attributes:
         confidence: probability for the interval of the projection.
         in_row: whether a row is under way.
+        samples_in: how many samples are in a batch.
 
     Args:
         sensors: what is measured.
         folder: where to write the trace; None to keep it in memory.
         interval_s: seconds between readings.
         confidence: probability for the interval of the projection.
+        batch_size: tells how many samples are in a batch; by default, its build shows it.
         meta: facts for the trace's meta.
     """
 
@@ -61,6 +64,7 @@ class Session:
         folder: Path | None,
         interval_s: float,
         confidence: float,
+        batch_size: BatchSize | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
         self.confidence = confidence
@@ -73,12 +77,14 @@ class Session:
         self._has_ended = False
         self._flops: FlopCount | None = None
         self._warned: set[str] = set()
+        self._notes = list(sensors.notes)
+        self.samples_in = SampleCounter(batch_size, self.note)
         self._recorder = Recorder(
             sensors,
             folder=folder,
             interval_s=interval_s,
             meta={
-                "notes": list(sensors.notes),
+                "notes": self._notes,
                 "versions": versions(),
                 "host": platform.node(),
                 **(meta or {}),
@@ -208,6 +214,11 @@ class Session:
         if "planned_changes" in meta:
             self._projector.forget()
 
+    def note(self, text: str) -> None:
+        """Add to the trace's notes what is not as one would expect."""
+        self._notes = [*self._notes, text]
+        self.describe(notes=self._notes)
+
     @never_raises
     def count_flops(self, model: Any, batch: Any) -> FlopCount:
         """Count the FLOPs of a model, a `torch.nn.Module`, once; fills the column `flops`.
@@ -220,7 +231,7 @@ class Session:
         from energyest.profiling.flops import count_forward_flops  # noqa: PLC0415
 
         with self.pause():
-            count = count_forward_flops(model, batch)
+            count = count_forward_flops(model, batch, self.samples_in(batch))
         self.describe(
             forward_flops_per_sample=count.per_sample,
             flops_note=count.note or "2 per multiply-add",

@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import nn
 
-from energyest.profiling.batches import batch_size
 from energyest.tracking.continuation import Continuation, Position
 from energyest.tracking.first_projection import FirstProjection
 from energyest.tracking.guard import never_raises
@@ -106,7 +105,7 @@ class Training:
 
     def end_batch(self, batch: Any) -> None:
         """A batch was trained on."""
-        self._progress.count(batch_size(batch))
+        self._progress.count(self.session.samples_in(batch, self._plan.loaders))
 
     def end_epoch(self) -> None:
         """An epoch ends, and with it a row, unless it is an interval that is not full yet."""
@@ -149,7 +148,7 @@ class Training:
 
     def end_validation_batch(self, batch: Any) -> None:
         """A batch was validated."""
-        samples = batch_size(batch)
+        samples = self.session.samples_in(batch, self._plan.validation_loaders)
         self._progress.validation_samples += math.nan if samples is None else samples
 
     def end_validation(self) -> None:
@@ -182,7 +181,7 @@ class Training:
     def _first_batch(self, model: nn.Module, batch: Any, index: int) -> None:
         """See what a step is, project from that, and look for planned changes."""
         session = self.session
-        session.describe(batch_size=batch_size(batch))
+        session.describe(batch_size=session.samples_in(batch, self._plan.loaders))
         if self._count_flops:
             self._first = FirstProjection(session, self._plan)
             count = session.count_flops(model, batch)
