@@ -326,12 +326,18 @@ class EnergyMonitor(Callback):
         """A training is resumed; some strategies say so only after it has begun."""
         if trainer.state.fn == "fit":
             position = checkpointing.load(trainer, self, EnergyMonitor, checkpoint)
-            # A tuner's own checkpoint has no position in it and changes nothing.
-            self._resumes_at = self._resumes_at if position is None else position
+            # A tuner's own checkpoint has no position in it and changes nothing; nor does one that
+            # a finder of learning rates or batch sizes has made within this very fit.
+            if position is None or (self._has_begun and self._is_of_this_run(position)):
+                return
+            self._resumes_at = position
             if self._training is not None:
                 self._continue(trainer)
 
     # ------------------------------------------------------------------ inside
+
+    def _is_of_this_run(self, position: Position) -> bool:
+        return self._session is not None and position.earlier.run_id == self._session.run_id
 
     def _continue(self, trainer: Trainer) -> None:
         """Go on where the checkpoint was made, if one was loaded."""
@@ -352,5 +358,9 @@ class EnergyMonitor(Callback):
             self._session.stop(status)
 
     def __getstate__(self) -> dict[str, Any]:
-        # They hold threads and open files, which cannot go to another process.
-        return {**self.__dict__, "_session": None, "_training": None}
+        # They hold threads and open files, which cannot go to another process; and the Trainer and
+        # its model. (Lightning makes the model's `log` and `log_dict` attributes of a callback.)
+        log = EnergyLog()
+        own = {"_session": None, "_training": None, "_has_begun": False, "_resumes_at": None}
+        kept = {name: v for name, v in vars(self).items() if name not in ("log", "log_dict")}
+        return {**kept, **own, "_log": log, "_metrics": FreshMetrics(log)}

@@ -24,6 +24,8 @@ _ALWAYS_MADE = 100
 _SHARE_OF_TIME = 0.01
 # When a level began may be seen a few rows off at first: within so many, it is the same change.
 _SAME_CHANGE = 3
+# Who was warned so often knows that the training's level moves.
+_MOST_WARNINGS = 3
 
 
 class Source(Protocol):
@@ -135,13 +137,14 @@ def projection_of(trace: EnergyTrace) -> Estimate | None:
 
 
 class LevelWatch:
-    """Warns when a later level moves the projection by more than its interval, once a change."""
+    """Warns when a later level moves the projection by more than the intervals, once a change."""
 
     def __init__(self) -> None:
         self._last: tuple[Estimate, Length] | None = None
         # The last projection from the level before, until its change was warned of.
         self._before: tuple[Estimate, Length] | None = None
         self._warned_at = -math.inf
+        self._warnings = 0
 
     def see(self, projection: Estimate, length: Length, trace: EnergyTrace) -> None:
         """Take in a new projection of a stable level.
@@ -164,16 +167,21 @@ class LevelWatch:
         if self._before is None or _announced(start, trace):
             return
         before, before_length = self._before
-        if not length.is_like(before_length) or _holds(before, projection.energy_J):
+        if not length.is_like(before_length) or self._warnings == _MOST_WARNINGS:
+            return
+        # Each within the other's interval: what was said and what is said now do not differ.
+        if _holds(before, projection.energy_J) or _holds(projection, before.energy_J):
             return
         self._before, self._warned_at = None, start
+        self._warnings += 1
         log.warning(
-            "energyest: the energy per %s changed at %s %d: the projection went from %s to %s",
+            "energyest: the energy per %s changed at %s %d: the projection went from %s to %s%s",
             projection.unit,
             projection.unit,
             start,
             _text(before),
             _text(projection),
+            "; later changes are not reported" if self._warnings == _MOST_WARNINGS else "",
         )
 
 

@@ -121,7 +121,9 @@ class Training:
         self.log_late_metrics()
         if not self.session.in_row and self._continuation is not None:
             self._continuation.end_row()
-        self._end_row()
+        # An interval whose first batch was skipped, with the rest of its epoch, is none.
+        if self._plan.every_n_steps is None or self._progress.row_steps:
+            self._end_row()
 
     def finish(self) -> None:
         """The training is over, perhaps earlier than it was planned to be."""
