@@ -182,7 +182,9 @@ class EnergyMonitor(Callback):
                 meta=meta,
             )
 
-        self._session = ddp.begin(trainer, make, ddp.folder_for(trainer, self._folder))
+        folder = ddp.folder_for(trainer, self._folder)
+        place = checkpointing.number_of(trainer, self, EnergyMonitor)
+        self._session = ddp.begin(trainer, make, folder, place)
         if trainer.is_global_zero:
             self._left_by_child.write(self._session.folder)
         self._session.describe(**facts_of(trainer, pl_module))
