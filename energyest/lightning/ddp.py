@@ -112,6 +112,8 @@ def _begin_first(
 
 def _log_dir(trainer: Trainer) -> str | None:
     """The Trainer's `log_dir`, which asks all ranks: one without a monitor would not answer."""
+    if trainer.world_size == 1:
+        return trainer.log_dir
     if not trainer.loggers:
         return trainer.default_root_dir
     logger: Any = trainer.loggers[0]

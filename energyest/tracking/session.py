@@ -74,7 +74,7 @@ class Session:
         self._earlier_rows: int | None = None
         self._recorded_before = 0
         self._has_rows = False
-        self._has_ended = False
+        self._is_ending = self._has_ended = False
         self._flops: FlopCount | None = None
         self._warned: set[str] = set()
         self._notes = list(sensors.notes)
@@ -110,6 +110,7 @@ class Session:
         """
         if self._has_ended:
             return
+        self._is_ending = True
         try:
             if status == "finished":  # else the GPU may be what hangs
                 cuda_synchronize()
@@ -282,7 +283,7 @@ class Session:
         # Before the first row, it may hold what an earlier part has left of it.
         if known.open_row and self._has_rows:
             known = known.with_values(self._values)
-            if row_is_over:
+            if row_is_over and not self._is_ending:
                 known = known.with_open_row_ended()
         return known
 
