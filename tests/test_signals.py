@@ -20,7 +20,7 @@ import torch
 from energyest import EnergyMonitor, EnergyTrace, track
 from energyest.estimate import Estimate
 from energyest.measure.checkpoint import RunCheckpoint
-from energyest.measure.signals import raised_by_handler, uninterrupted
+from energyest.measure.signals import SharedLock, raised_by_handler, uninterrupted
 from energyest.tracking import live_projection
 from energyest.tracking.guard import never_raises
 from tests.support.sensors import Constant
@@ -212,7 +212,7 @@ def test_what_a_handler_raises_at_any_line_reaches_the_loop() -> None:
                 try:
                     run.start_epoch(continues=True)
                     run.end_epoch(steps=5, val_acc=0.5)
-                    _ = run.projection, run.total_J
+                    _ = run.total_J
                 except TimeIsUpError:
                     raised += 1
                 else:
@@ -229,6 +229,24 @@ def test_what_a_handler_raises_at_any_line_reaches_the_loop() -> None:
         assert (run.trace.column("steps")[:-1] == 5).all()
     assert run.trace.meta["status"] == "finished"
     assert run.trace.total_J == pytest.approx(100 * run.trace.meta["duration_s"])
+
+
+def test_what_a_handler_raises_in_a_projection() -> None:
+    def raise_it(*_: Any) -> None:
+        raise TimeIsUpError
+
+    with track(epochs=100, sensors=[Constant(100)]) as run, handled(raise_it):
+        for _ in range(5):
+            run.start_epoch(continues=True)
+            run.end_epoch()
+        for line in (3, 30, 100, 300):
+            run.planned_epochs = 100 + line  # so that it is made anew
+            with signals_at(lambda count, line=line: count == line), pytest.raises(TimeIsUpError):
+                _ = run.projection
+        # The one after it is as if there had been no signal.
+        estimate = run.projection
+        assert estimate is None or estimate.energy_J > 0
+        assert not run._session._projector._is_busy
 
 
 @both_namespaces
@@ -335,15 +353,20 @@ def test_an_action_is_done_though_a_handler_raises() -> None:
 
 
 def test_an_action_within_its_own_lock() -> None:
-    lock = threading.RLock()
+    lock = SharedLock()
 
     def act() -> threading.Thread:
         with lock:
             return threading.current_thread()
 
     assert uninterrupted(act, lock=lock) is not threading.main_thread()
+    assert not lock.locked()
     with lock:  # where a handler has come in between
         assert uninterrupted(act, lock=lock) is threading.main_thread()
+        assert lock.locked()
+        assert uninterrupted(lock.locked)  # as another thread sees it
+        assert not uninterrupted(lambda: lock.is_held)
+    assert not lock.locked()
 
 
 def test_what_an_action_raises_is_raised() -> None:

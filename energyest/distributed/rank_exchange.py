@@ -21,7 +21,7 @@ from energyest.distributed.rank_copies import RankCopies, Update
 from energyest.distributed.store_connection import Store
 from energyest.distributed.store_worker import Request, StoreWorker
 from energyest.measure.recorder import Recorder
-from energyest.measure.signals import is_held, let_handlers_raise, uninterrupted
+from energyest.measure.signals import SharedLock, let_handlers_raise, uninterrupted
 from energyest.records.epoch_table import EpochTable
 from energyest.records.ranks import SUMMED, merge
 from energyest.records.trace import EnergyTrace
@@ -163,7 +163,7 @@ class RankExchange:
         self._first_to_send = 0
         self._sending: tuple[Request, int] | None = None
         self._copies: RankCopies | None = None
-        self._lock = threading.RLock()
+        self._lock = SharedLock()
         self._is_sharing = False
         # Where a signal handler interrupts who waits for one thread, another may come beside it.
         self._asking, self._sharing = threading.Lock(), threading.Lock()
@@ -315,7 +315,7 @@ class RankExchange:
 
     def _look(self, timeout_s: float = _LOOK_S) -> None:
         """Take in what has come."""
-        if self._others and not is_held(self._lock):  # else what has come is being looked at
+        if self._others and not self._lock.is_held:  # else what has come is being looked at
             uninterrupted(lambda: self._take_in(timeout_s))
 
     def _take_in(self, timeout_s: float) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import threading
 import time
 import weakref
 from collections import deque
@@ -22,7 +21,7 @@ from energyest.measure.run_account import RunAccount
 from energyest.measure.run_meta import RunMeta, as_stored
 from energyest.measure.sampler import Clock, Sampler
 from energyest.measure.sensors.base import Reading, Sensor
-from energyest.measure.signals import uninterrupted
+from energyest.measure.signals import SharedLock, uninterrupted
 from energyest.measure.writer import TraceWriter
 from energyest.records.trace import EnergyTrace
 
@@ -77,7 +76,7 @@ class Recorder:
         self._sensors = list(sensors)
         self._clock = clock
         self._pid = os.getpid()
-        self._lock = threading.RLock()
+        self._lock = SharedLock()
         devices = [sensor.device for sensor in self._sensors]
         names = [device.device for device in devices]
         if len(set(names)) < len(names):
@@ -391,7 +390,7 @@ def _stop_at_exit(recorder: weakref.ref[Recorder]) -> None:
 def _leave_to_the_parent() -> None:
     """In a forked process: its copies of locks may be held by threads that it has not."""
     for recorder in list(_recorders):
-        recorder._lock = threading.RLock()
+        recorder._lock = SharedLock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -7,6 +7,7 @@ what takes several.
 
 from __future__ import annotations
 
+import _thread
 import os
 import queue
 import signal
@@ -21,20 +22,42 @@ R = TypeVar("R")
 _LOOK_S = 1.0
 
 
-def uninterrupted(action: Callable[[], R], *, lock: Any = None, to_the_end: bool = False) -> R:
+class SharedLock(_thread.RLock):  # type: ignore[misc]
+    """A lock that a thread may take again, as it does where a signal handler interrupts it.
+
+    Taking it and giving it back are one step each, as they are not of a lock written in Python.
+    """
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this thread holds it."""
+        return bool(super()._is_owned())  # type: ignore[misc]  # what `threading.Condition` asks
+
+    def locked(self) -> bool:
+        """Whether any thread holds it."""
+        if self.is_held:
+            return True
+        if is_free := self.acquire(blocking=False):
+            self.release()
+        return not is_free
+
+
+def uninterrupted(
+    action: Callable[[], R], *, lock: SharedLock | None = None, to_the_end: bool = False
+) -> R:
     """Do something that no signal handler may interrupt, and wait for it.
 
     What a handler raises in the meantime is raised here; the action is done nevertheless.
 
     Args:
         action: what to do, in another thread if this one is interrupted by handlers.
-        lock: an `RLock` that the action takes. A handler may have come while this thread holds it;
-            the action is then done here.
+        lock: which the action takes. A handler may have come while this thread holds it; the action
+            is then done here.
         to_the_end: raise what a handler has raised only when the action is done; what is raised
             after that, as by an impatient second Ctrl-C, at once.
     """
     is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or (lock is not None and is_held(lock)):
+    if not is_main or (lock is not None and lock.is_held):
         return action()
     results: queue.SimpleQueue[tuple[R | None, BaseException | None]] = queue.SimpleQueue()
 
@@ -61,11 +84,6 @@ def uninterrupted(action: Callable[[], R], *, lock: Any = None, to_the_end: bool
     if error is not None:
         raise error
     return result  # type: ignore[return-value]  # None only where the action gives it
-
-
-def is_held(lock: Any) -> bool:
-    """Whether this thread holds an `RLock`, as where a signal handler has interrupted it."""
-    return bool(lock._is_owned())  # not public, but what `threading.Condition` asks
 
 
 def _wait(results: queue.SimpleQueue[R]) -> R:
