@@ -115,7 +115,7 @@ def test_a_handler_may_ask_for_anything_at_any_line(in_memory: bool, tmp_path: P
         projections.append(run.projection)
         totals.append(run.total_J)
 
-    with run, handled(ask), signals_at(lambda line: line % 3 == 0) as places:
+    with handled(ask), signals_at(lambda line: line % 3 == 0) as places, run:
         for _ in range(12):
             run.start_epoch(continues=True)
             for _ in range(5):

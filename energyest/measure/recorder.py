@@ -93,6 +93,7 @@ class Recorder:
         self._sampler = Sampler(self._sensors, self._on_round, interval_s=interval_s, clock=clock)
         # Nothing more is measured; and the totals are known.
         self._stopped = self._closed = False
+        self._end_s = math.nan
         # Rounds that came while the account was in use.
         self._rounds: deque[tuple[float, list[Reading]]] = deque()
         # Its threads hold a recorder that runs, but nothing that is called at the exit does.
@@ -135,11 +136,11 @@ class Recorder:
         with self._lock:
             if self._stopped:
                 return
+            self._end_s = self._mark(Event.RUN_END, values, interrupted=status != "finished")
             self._stopped = True
         self._at_exit.detach()
         in_time = False
         try:
-            self._mark(Event.RUN_END, values, interrupted=status != "finished")
             in_time = self._sampler.stop(timeout_s)
         finally:
             self._close(status, timeout_s)
@@ -268,7 +269,7 @@ class Recorder:
     def total_J(self) -> float:
         """Energy from the start of the run to now, without pauses; NaN if a part is missing."""
         with self._lock:
-            return self._account.total_J(None if self._closed else self._clock())
+            return self._account.total_J(None if self._stopped else self._clock())
 
     def rows_from(self, first: int) -> tuple[list[dict[str, float]], int]:
         """The rows from one of them on, and how many of all are final."""
@@ -298,7 +299,8 @@ class Recorder:
     def _current_meta(self, *, so_far: bool) -> dict[str, Any]:
         meta = self._meta.copy()
         if so_far and not self._closed:
-            meta |= self._account.meta_so_far(self._clock(), meta["devices"])
+            at_s = self._end_s if self._stopped else self._clock()
+            meta |= self._account.meta_so_far(at_s, meta["devices"])
         return meta
 
     def _all_read(self) -> bool:
