@@ -42,8 +42,7 @@ class Errand(Generic[T]):
     @property
     def is_done(self) -> bool:
         """Whether it has come to its end."""
-        with self._lock:
-            return self._is_done
+        return self._is_done  # without the lock: a signal handler may ask where it is held
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until it is done, or for so long; returns whether it is."""

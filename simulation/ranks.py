@@ -6,9 +6,9 @@ Run by tests/test_ranks.py and by benchmarks/two_hosts.py: `python -m simulation
 Prints, from rank 0, a line of JSON with what the monitor showed while the training ran.
 
 Options: `strategy=ddp_spawn` or `strategy=model_parallel` (FSDP2, as far as the CPU can),
-`monitor=no`, `broken=1` (that rank cannot make its run), `fail=1` (it raises when epoch 2 ends),
-`kill=1` (it kills itself there), `devices=2`, `nodes=2`, `epochs=4`, `step_s=0.05`, and
-`timeout_s=15` (of gloo).
+`monitor=no`, `without=1` (that rank has no monitor), `broken=1` (it cannot make its run), `fail=1`
+(it raises when epoch 2 ends), `kill=1` (it kills itself there), `devices=2`, `nodes=2`, `epochs=4`,
+`step_s=0.05`, and `timeout_s=15` (of gloo).
 """
 
 from __future__ import annotations
@@ -175,7 +175,8 @@ class Watch(pl.Callback):
 def main(folder: str, *options: str) -> None:
     OPTIONS.update(option.partition("=")[::2] for option in options)
     torch.manual_seed(0)
-    monitor = None if OPTIONS.get("monitor") == "no" else Monitor()
+    is_without = OPTIONS.get("without") == os.environ.get("LOCAL_RANK", "0")
+    monitor = None if is_without or OPTIONS.get("monitor") == "no" else Monitor()
     strategy: Any = OPTIONS.get("strategy", "ddp")
     if "timeout_s" in OPTIONS:
         strategy = DDPStrategy(timeout=timedelta(seconds=float(OPTIONS["timeout_s"])))

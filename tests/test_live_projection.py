@@ -242,6 +242,25 @@ def test_rules(
     assert len(warnings_of(caplog, "changed at")) == warnings
 
 
+def test_a_new_interval_that_holds_the_old_projection(caplog: pytest.LogCaptureFixture) -> None:
+    watch = LevelWatch()
+    watch.see(estimate(0, 100, 1), Length(100), EMPTY)
+    for half_J in (80, 21, 20):  # it says: that may yet be
+        watch.see(estimate(9, 120, half_J), Length(100), EMPTY)
+    assert warnings_of(caplog, "changed at") == []
+    watch.see(estimate(9, 120, 19), Length(100), EMPTY)
+    assert len(warnings_of(caplog, "changed at")) == 1
+
+
+def test_three_changes_are_said_at_most(caplog: pytest.LogCaptureFixture) -> None:
+    watch = LevelWatch()
+    for start in range(0, 100, 10):
+        watch.see(estimate(start, 100 + start), Length(200), EMPTY)
+    said = warnings_of(caplog)
+    assert len(said) == 3
+    assert ["later changes are not reported" in text for text in said] == [False, False, True]
+
+
 def test_what_cannot_be_compared(caplog: pytest.LogCaptureFixture) -> None:
     for first, second, plan in [
         (estimate(0, 100, None), estimate(9, 200), Length(100)),  # no interval

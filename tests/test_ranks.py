@@ -10,6 +10,7 @@ import itertools
 import numpy as np
 import pytest
 
+from energyest import load_trace
 from tests.support.forks import Forks
 from tests.support.processes import (
     EPOCHS,
@@ -23,7 +24,9 @@ from tests.support.processes import (
 pytestmark = pytest.mark.timeout(900)
 
 
-TRAININGS = ("", "monitor=no", "kill=1", "kill=0")
+# A rank that is waited for in vain ends these after a minute.
+WITHOUT = ("without=1 timeout_s=60", "without=0 timeout_s=60")
+TRAININGS = ("", "monitor=no", "kill=1", "kill=0", *WITHOUT)
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +61,11 @@ def test_rank_0_shows_and_the_folder_holds_all_ranks(trained: dict[str, Trained]
     ]
     assert set(whole.power_columns["device"]) == {d["device"] for d in whole.devices}
     assert whole.meta["missing_ranks"] == []
-    # The training does not feel it: same weights, no collective call more in an epoch.
+    # The training does not feel it: same weights, no collective call more, at the start or later.
     assert seen["weights"] == without["weights"]
     assert increments(seen["calls"]) == increments(without["calls"])
     assert len(increments(seen["calls"])) == EPOCHS - 1
-    assert extra(seen["calls"][0], without["calls"][0]) == {"broadcast_object_list": 2}
+    assert extra(seen["calls"][0], without["calls"][0]) == {}
 
 
 def increments(calls: list[dict[str, int]]) -> list[dict[str, int]]:
@@ -72,6 +75,27 @@ def increments(calls: list[dict[str, int]]) -> list[dict[str, int]]:
 def extra(calls: dict[str, int], than: dict[str, int]) -> dict[str, int]:
     counts = {name: count - than.get(name, 0) for name, count in calls.items()}
     return {name: count for name, count in counts.items() if count}
+
+
+@pytest.mark.parametrize("option", WITHOUT)
+def test_a_rank_without_a_monitor_holds_up_nobody(option: str, trained: dict[str, Trained]) -> None:
+    result, plain = trained[option], trained["monitor=no"]
+    assert result.statuses == [0, 0], result.stderr
+    assert result.said("SEEN")["weights"] == plain.said("SEEN")["weights"]
+    if option == WITHOUT[0]:
+        assert "no EnergyMonitor has answered from rank 1" in result.stderr
+        trace = load_trace(result.folder / "energy")
+        assert trace.meta["missing_ranks"] == [1]
+        assert np.isnan(trace.column("energy_J")).all()
+        assert np.isnan(trace.total_J)
+    else:
+        assert "rank 0 has no EnergyMonitor" in result.stderr
+        trace = load_trace(result.folder / "energy/rank1")
+        assert trace.column("gpu_energy_J") == pytest.approx(
+            30 * trace.column("duration_s"), rel=1e-3
+        )
+    assert len(trace) == EPOCHS
+    assert result.stderr.count("Give every rank the same callbacks") == 1
 
 
 @pytest.mark.parametrize("option", ["kill=1", "kill=0"])

@@ -21,6 +21,7 @@ from energyest.distributed.rank_copies import RankCopies, Update
 from energyest.distributed.store_connection import Store
 from energyest.distributed.store_worker import Request, StoreWorker
 from energyest.measure.recorder import Recorder
+from energyest.measure.signals import SharedLock, let_handlers_raise, uninterrupted
 from energyest.records.epoch_table import EpochTable
 from energyest.records.ranks import SUMMED, merge
 from energyest.records.trace import EnergyTrace
@@ -65,6 +66,7 @@ def shared_store() -> Store | None:
         # Not public, but what torch's own parts use. Without it, each rank is on its own.
         store: Store = distributed_c10d._get_default_store()
     except Exception as error:
+        let_handlers_raise(error)
         log.debug("energyest: no store of torch.distributed: %s", error)
         return None
     return store
@@ -161,7 +163,10 @@ class RankExchange:
         self._first_to_send = 0
         self._sending: tuple[Request, int] | None = None
         self._copies: RankCopies | None = None
-        self._lock = threading.Lock()
+        self._lock = SharedLock()
+        self._is_sharing = False
+        # Where a signal handler interrupts who waits for one thread, another may come beside it.
+        self._asking, self._sharing = threading.Lock(), threading.Lock()
 
     # ------------------------------------------------------------------ the run of all
 
@@ -220,13 +225,25 @@ class RankExchange:
                 would wait for the slowest of them anyway.
             is_last: the run has ended.
         """
-        if self._rank:
-            self._tell(progress, is_last=is_last)
-        else:
-            self._wait_for(progress, timeout_s, is_last=is_last)
-            self._copy(is_last=is_last)
-        if is_last:
-            self._worker.close()
+        if self._is_sharing and not is_last:
+            return  # a signal handler has come in the middle of it, and asks for a checkpoint
+        self._is_sharing = True
+        try:
+            uninterrupted(
+                lambda: self._share(progress, timeout_s, is_last=is_last), to_the_end=is_last
+            )
+        finally:
+            self._is_sharing = False
+
+    def _share(self, progress: Sequence[int], timeout_s: float, *, is_last: bool) -> None:
+        with self._sharing:
+            if self._rank:
+                self._tell(progress, is_last=is_last)
+            else:
+                self._wait_for(progress, timeout_s, is_last=is_last)
+                self._copy(is_last=is_last)
+            if is_last:
+                self._worker.close()
 
     def _wait_for(self, progress: Sequence[int], timeout_s: float, *, is_last: bool) -> None:
         """Wait for the others to have come as far, or to have ended."""
@@ -298,9 +315,12 @@ class RankExchange:
 
     def _look(self, timeout_s: float = _LOOK_S) -> None:
         """Take in what has come."""
-        if not self._others:
-            return
-        request = self._worker.send(self._fetch)
+        if self._others and not self._lock.is_held:  # else what has come is being looked at
+            uninterrupted(lambda: self._take_in(timeout_s))
+
+    def _take_in(self, timeout_s: float) -> None:
+        with self._asking:
+            request = self._worker.send(self._fetch)
         if request is not None:
             request.wait(timeout_s)
         with self._lock:

@@ -38,7 +38,7 @@ def save(
         position: where the training is, and what it has cost.
         checkpoint: of the Trainer.
     """
-    checkpoint.setdefault(_KEY, {})[_number(trainer, monitor, kind)] = {
+    checkpoint.setdefault(_KEY, {})[number_of(trainer, monitor, kind)] = {
         "run": position.earlier.state_dict(),
         "epoch": position.epoch,
         "batches": position.batches,
@@ -54,7 +54,7 @@ def load(
         TraceError: there is something else.
     """
     try:
-        state = checkpoint.get(_KEY, {}).get(_number(trainer, monitor, kind))
+        state = checkpoint.get(_KEY, {}).get(number_of(trainer, monitor, kind))
         if state is None:
             return None
         epoch, batches = state["epoch"], state["batches"]
@@ -65,7 +65,7 @@ def load(
         raise TraceError(f"the checkpoint's record of energy is damaged: {error}") from error
 
 
-def _number(trainer: Trainer, monitor: Callback, kind: type[Callback]) -> str:
+def number_of(trainer: Trainer, monitor: Callback, kind: type[Callback]) -> str:
     """Which of the Trainer's monitors, callbacks of that kind, it is."""
     alike = [c for c in trainer.callbacks if isinstance(c, kind)]  # type: ignore[attr-defined]
     return str(next((i for i, callback in enumerate(alike) if callback is monitor), 0))

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from energyest.measure.signals import let_handlers_raise
 from energyest.profiling.model_copy import SHARED, bare_copy, generators_restored
 from energyest.tracking.trainable_changes import Flip
 
@@ -72,6 +73,7 @@ def planned_flips(
             log.debug("energyest: unfreezing from epoch %d on is not known in advance", ended)
         return flips
     except Exception as error:  # the callbacks are the user's: anything can happen
+        let_handlers_raise(error)
         log.warning(
             "energyest: what the finetuning callbacks will unfreeze is not known in advance (%s)",
             f"{type(error).__name__}: {error}".splitlines()[0],

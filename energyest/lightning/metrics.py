@@ -8,30 +8,112 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from energyest.measure.signals import let_handlers_raise
 from energyest.records.trace import EPOCH_COLUMNS
 from energyest.tracking.guard import never_raises
 
 if TYPE_CHECKING:
-    from pytorch_lightning import LightningModule, Trainer
+    from pytorch_lightning import Trainer
 
 log = logging.getLogger("energyest")
 
 # What the progress bar shows.
 _SHOWN = "energy/projected_J"
-# What the monitor logs itself.
-_OURS = frozenset(
-    f"energy/{name}"
-    for name in (
-        *("epoch_J", "interval_J", "total_J", "mean_power_W"),
-        *("projected_J", "projected_lower_J", "projected_upper_J"),
-    )
-)
+# Where a value goes whose name the training uses itself.
+_PREFIX, _OTHER_PREFIX = "energy/", "energyest/"
+
+
+class EnergyLog:
+    """Logs the monitor's values, past `LightningModule.log`.
+
+    That raises an error where a training logs something of the same name. In the Trainer's
+    `callback_metrics`, the values are at once; to the loggers they go when the next batch or epoch
+    begins, for only then is it known what the training has logged itself. A name that it uses is
+    left to it.
+    """
+
+    def __init__(self) -> None:
+        # What was put into `callback_metrics`, by name: anything else there is the training's.
+        self._own: dict[str, torch.Tensor] = {}
+        self._taken: set[str] = set()
+        self._told: set[str] = set()
+        # What waits for the loggers, with the number of the step and of the epoch.
+        self._waiting: list[tuple[Mapping[str, float], int, int]] = []
+
+    def is_own(self, name: str, value: object) -> bool:
+        """Whether a value in `callback_metrics` is the monitor's."""
+        return value is self._own.get(name, ...)
+
+    def put(self, trainer: Trainer, values: Mapping[str, float]) -> None:
+        """Log values, by names that begin with `energy/`."""
+        self._show(trainer, values)
+        # The optimizer step that was made last, as the Trainer itself numbers it for the loggers.
+        step = max(0, trainer.fit_loop.epoch_loop._batches_that_stepped - 1)
+        self._waiting.append((values, step, trainer.current_epoch))
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether something is to go to the loggers."""
+        return bool(self._waiting)
+
+    @never_raises  # by itself: a logger that fails must not cost the next row its beginning
+    def flush(self, trainer: Trainer) -> None:
+        """Bring to the loggers what waits."""
+        waiting, self._waiting = self._waiting, []
+        for values, step, epoch in waiting:
+            named = self._show(trainer, values)
+            trainer._logger_connector._logged_metrics.update(
+                {name: self._own[name] for name in named}
+            )
+            for logger in trainer.loggers:
+                logger.log_metrics({**named, "epoch": epoch}, step=step)
+                logger.save()
+
+    def _show(self, trainer: Trainer, values: Mapping[str, float]) -> dict[str, float]:
+        """Put values into the Trainer's metrics; returns them by the names that they have there."""
+        # Behind the public `callback_metrics`, which would compute the training's metrics first.
+        connector: Any = trainer._logger_connector
+        there = connector._callback_metrics
+        self._taken |= _names_in_use(trainer)
+        named = {}
+        for wanted, value in values.items():
+            name = self._free_name(wanted, there)
+            if name is not None:
+                named[name] = value
+                self._own[name] = torch.tensor(value)
+        there.update({name: self._own[name] for name in named})
+        if _SHOWN in named:
+            connector._progress_bar_metrics[_SHOWN] = named[_SHOWN]
+        return named
+
+    def _free_name(self, wanted: str, there: Mapping[str, object]) -> str | None:
+        """A name that the training does not use; None if there is none."""
+        for name in (wanted, wanted.replace(_PREFIX, _OTHER_PREFIX, 1)):
+            if name in there and not self.is_own(name, there[name]):
+                self._taken.add(name)
+            if name not in self._taken:
+                break
+        else:
+            name = ""
+        if name != wanted and wanted not in self._told:
+            self._told.add(wanted)
+            log.warning(
+                "energyest: something else is logged as %s; the monitor's value %s",
+                wanted,
+                f"goes by {name}" if name else "is not logged; it is in the trace",
+            )
+        return name or None
 
 
 class FreshMetrics:
-    """Finds the metrics that were logged since it looked last."""
+    """Finds the metrics that a training has logged since it looked last.
 
-    def __init__(self) -> None:
+    Args:
+        own: knows what is none of the training's.
+    """
+
+    def __init__(self, own: EnergyLog) -> None:
+        self._log = own
         self._seen: dict[str, Any] = {}
         self._left_out: set[str] = set()
 
@@ -44,7 +126,8 @@ class FreshMetrics:
         before, self._seen = self._seen, dict(trainer.callback_metrics)
         fresh = {}
         for name, value in self._seen.items():
-            if name in _OURS or not _is_scalar(value) or _is_same(value, before.get(name)):
+            is_ours = self._log.is_own(name, value)
+            if is_ours or not _is_scalar(value) or _is_same(value, before.get(name)):
                 continue
             if name in EPOCH_COLUMNS:
                 self._leave_out(name, "is the name of a column of the trace")
@@ -52,6 +135,7 @@ class FreshMetrics:
             try:
                 fresh[name] = float(value)
             except Exception as error:  # one that cannot be computed does not cost the others
+                let_handlers_raise(error)
                 self._leave_out(name, f"is no number ({type(error).__name__})")
         return fresh
 
@@ -69,36 +153,14 @@ class FreshMetrics:
         return self._take(trainer) or {}
 
 
-def log_epoch(trainer: Trainer, pl_module: LightningModule, values: Mapping[str, float]) -> None:
-    """Log values of an epoch, at its end."""
-    for name, value in values.items():
-        pl_module.log(
-            name,
-            value,
-            prog_bar=name == _SHOWN,
-            logger=bool(trainer.loggers),
-            on_step=False,
-            on_epoch=True,
-            batch_size=1,
-            # Nothing is exchanged for a value of rank 0 alone; else Lightning would advise it.
-            rank_zero_only=True,
-            sync_dist=True,
-        )
+def _names_in_use(trainer: Trainer) -> set[str]:
+    """What the training's steps and hooks have logged, though it may show at the epoch's end only.
 
-
-def log_interval(trainer: Trainer, values: Mapping[str, float]) -> None:
-    """Log values of an interval of batches, anywhere in an epoch.
-
-    Past `pl_module.log`: that would handle the values again at every batch to come, and keep from
-    the loggers those that `log_every_n_steps` does not hit.
+    Where Lightning keeps them otherwise, they are known once they are in `callback_metrics`.
     """
-    # The optimizer step that was made last, as the Trainer itself numbers it for the loggers.
-    step = max(0, trainer.fit_loop.epoch_loop._batches_that_stepped - 1)
-    for logger in trainer.loggers:
-        logger.log_metrics(dict(values), step=step)
-    trainer.callback_metrics.update({name: torch.tensor(v) for name, v in values.items()})
-    if _SHOWN in values:
-        trainer.progress_bar_metrics[_SHOWN] = values[_SHOWN]
+    loop: Any = trainer.fit_loop.epoch_loop
+    both = (getattr(part, "_results", None) or {} for part in (loop, loop.val_loop))
+    return {metric.meta.name for results in both for metric in results.values()}
 
 
 def _is_scalar(value: Any) -> bool:

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning import Callback
-
 from energyest.estimate import Estimate
 from energyest.lightning import checkpointing, ddp
 from energyest.lightning.finetuning import planned_flips
-from energyest.lightning.metrics import FreshMetrics, log_epoch, log_interval
+from energyest.lightning.metrics import EnergyLog, FreshMetrics
+from energyest.lightning.namespaces import Callback
 from energyest.lightning.run_metadata import facts_of
 from energyest.lightning.spawn import SharedPath
 from energyest.lightning.trainer_plan import TrainerPlan
@@ -21,16 +20,11 @@ from energyest.measure.torch_gpus import trained_on, unreadable
 from energyest.records.loading import load_trace
 from energyest.records.trace import EnergyTrace
 from energyest.records.workload import Workload
-from energyest.tracking.checks import (
-    check_every_n_steps,
-    check_folder,
-    check_names,
-    check_settings,
-    check_workload,
-)
+from energyest.tracking import checks
 from energyest.tracking.continuation import Position
 from energyest.tracking.guard import never_raises
 from energyest.tracking.live_projection import projection_of
+from energyest.tracking.progress import BatchSize
 from energyest.tracking.session import Session
 from energyest.tracking.track import find_sensors
 from energyest.tracking.training import Training
@@ -87,6 +81,8 @@ class EnergyMonitor(Callback):
         hparams: names of hyperparameters that are to be in the trace, such as "data.root", whatever
             they hold. By default numbers, truth values and short plain words are; what could be a
             secret, an address, a path or longer text is not.
+        batch_size: a function that tells how many samples are in a batch, where its build does not
+            show it: `lambda batch: len(batch["lengths"])`.
 
     Raises:
         ConfigurationError: an argument is out of its range. Once training runs, nothing is raised.
@@ -105,23 +101,26 @@ class EnergyMonitor(Callback):
         interval_s: float = 0.1,
         confidence: float = 0.9,
         hparams: Sequence[str] = (),
+        batch_size: BatchSize | None = None,
     ) -> None:
-        check_settings(confidence, interval_s, components)
-        self._hparams = check_names("hparams", hparams)
-        self._folder = check_folder(folder)
+        checks.check_settings(confidence, interval_s, components, batch_size)
+        self._hparams = checks.check_names("hparams", hparams)
+        self._folder = checks.check_folder(folder)
         self._components = tuple(components)
-        self._every = check_every_n_steps(every_n_steps)
+        self._every = checks.check_every_n_steps(every_n_steps)
         self._count_flops = count_flops
-        self._workload = check_workload(workload)
+        self._workload = checks.check_workload(workload)
         self._rehearse = rehearse_finetuning
         self._sensors = sensors
         self._interval_s = interval_s
         self._confidence = confidence
+        self._batch_size = batch_size
         # What the newest `fit` has cost, also after its end; and how it goes, until then.
         self._session: Session | None = None
         self._training: Training | None = None
         self._has_begun = False
-        self._metrics = FreshMetrics()
+        self._log = EnergyLog()
+        self._metrics = FreshMetrics(self._log)
         self._resumes_at: Position | None = None
         self._left_by_child = SharedPath()
 
@@ -191,13 +190,18 @@ class EnergyMonitor(Callback):
                 folder=folder,
                 interval_s=self._interval_s,
                 confidence=self._confidence,
+                batch_size=self._batch_size,
                 meta=meta,
             )
 
-        self._session = ddp.begin(trainer, make, ddp.folder_for(trainer, self._folder))
+        folder = ddp.folder_for(trainer, self._folder)
+        place = checkpointing.number_of(trainer, self, EnergyMonitor)
+        self._session = ddp.begin(trainer, make, folder, place)
         if trainer.is_global_zero:
             self._left_by_child.write(self._session.folder)
         self._session.describe(**facts_of(trainer, pl_module, self._hparams))
+        self._log = EnergyLog()
+        self._metrics = FreshMetrics(self._log)
         self._metrics.forget(trainer)
         # Before the start: if Ctrl-C comes during it, the end must come too.
         self._training = Training(
@@ -206,7 +210,8 @@ class EnergyMonitor(Callback):
             count_flops=self._count_flops,
             workload=self._workload,
             take_metrics=lambda: self._metrics.take(trainer),
-            log_values=lambda values: self._log(trainer, pl_module, values),
+            # Barebones is without any logging.
+            log_values=lambda v: None if trainer.barebones else self._log.put(trainer, v),
         )
         self._has_begun = True
         self._continue(trainer)
@@ -222,6 +227,7 @@ class EnergyMonitor(Callback):
     @never_raises
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An epoch begins."""
+        self._flush_log(trainer)
         if self._training is not None:
             self._training.start_epoch()
 
@@ -230,17 +236,13 @@ class EnergyMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """A batch begins."""
+        self._flush_log(trainer)
         if self._training is not None:
             self._training.start_batch(pl_module, batch, batch_idx)
 
     @never_raises
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A batch ends."""
         if self._training is not None:
@@ -305,6 +307,7 @@ class EnergyMonitor(Callback):
         # Not later: the Trainer then moves all metrics to the CPU, which makes them look fresh.
         if self._training is not None:
             self._training.end()
+        self._flush_log(trainer)
 
     @never_raises
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -321,6 +324,7 @@ class EnergyMonitor(Callback):
         # Metrics of several processes are computed together, and the others may not come.
         if self._training is not None and trainer.world_size == 1:
             self._training.log_late_metrics()
+            self._flush_log(trainer)
         self._stop(f"interrupted by {type(exception).__name__}")
 
     @never_raises
@@ -336,8 +340,11 @@ class EnergyMonitor(Callback):
         """What was measured so far goes into the checkpoint: a resumed training goes on from it."""
         # Not a fit before this one, which a tuner would take along when this one is set up.
         if self._session is not None and self._has_begun:
-            if self._training is not None:
-                position = self._training.position()
+            training = self._training
+            if self._resumes_at is not None:  # by a signal, before the training has gone on
+                position = self._resumes_at
+            elif training is not None:
+                position = training.position()
             else:
                 plan = TrainerPlan(trainer, self._every)
                 position = Position(self._session.checkpoint(), plan.epoch, plan.batches_seen)
@@ -350,34 +357,41 @@ class EnergyMonitor(Callback):
         """A training is resumed; some strategies say so only after it has begun."""
         if trainer.state.fn == "fit":
             position = checkpointing.load(trainer, self, EnergyMonitor, checkpoint)
-            # A tuner's own checkpoint has no position in it and changes nothing.
-            self._resumes_at = self._resumes_at if position is None else position
+            # A tuner's own checkpoint has no position in it and changes nothing; nor does one that
+            # a finder of learning rates or batch sizes has made within this very fit.
+            if position is None or (self._has_begun and self._is_of_this_run(position)):
+                return
+            self._resumes_at = position
             if self._training is not None:
                 self._continue(trainer)
 
     # ------------------------------------------------------------------ inside
 
+    def _is_of_this_run(self, position: Position) -> bool:
+        return self._session is not None and position.earlier.run_id == self._session.run_id
+
     def _continue(self, trainer: Trainer) -> None:
         """Go on where the checkpoint was made, if one was loaded."""
-        position, self._resumes_at = self._resumes_at, None
+        position = self._resumes_at
         if self._training is not None and position is not None:
             self._training.continue_from(position, is_first_rank=trainer.is_global_zero)
+            self._resumes_at = None
+
+    def _flush_log(self, trainer: Trainer) -> None:
+        if self._log.is_waiting:
+            self._log.flush(trainer)
 
     def _stop(self, status: str) -> None:
-        if self._training is not None:
-            training, self._training = self._training, None
+        training, self._training = self._training, None
+        if training is not None:
             training.interrupt(status)
-
-    def _log(
-        self, trainer: Trainer, pl_module: LightningModule, values: Mapping[str, float]
-    ) -> None:
-        if trainer.barebones:
-            return  # without any logging, and it would warn about ours
-        if self._every is None:
-            log_epoch(trainer, pl_module, values)
-        else:
-            log_interval(trainer, values)
+        elif self._session is not None:  # broken off before there was one, or over
+            self._session.stop(status)
 
     def __getstate__(self) -> dict[str, Any]:
-        # They hold threads and open files, which cannot go to another process.
-        return {**self.__dict__, "_session": None, "_training": None}
+        # They hold threads and open files, which cannot go to another process; and the Trainer and
+        # its model. (Lightning makes the model's `log` and `log_dict` attributes of a callback.)
+        log = EnergyLog()
+        own = {"_session": None, "_training": None, "_has_begun": False, "_resumes_at": None}
+        kept = {name: v for name, v in vars(self).items() if name not in ("log", "log_dict")}
+        return {**kept, **own, "_log": log, "_metrics": FreshMetrics(log)}

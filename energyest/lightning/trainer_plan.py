@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
+from energyest.measure.signals import let_handlers_raise
 from energyest.tracking.plan import TrainingPlan
 
 if TYPE_CHECKING:
@@ -52,6 +53,16 @@ class TrainerPlan(TrainingPlan):
     @override
     def is_on_gpu(self) -> bool:
         return bool(self._trainer.strategy.root_device.type == "cuda")
+
+    @property
+    @override
+    def loaders(self) -> Any:
+        return _loaders_of(self._trainer.fit_loop)
+
+    @property
+    @override
+    def validation_loaders(self) -> Any:
+        return _loaders_of(self._trainer.fit_loop.epoch_loop.val_loop)
 
     @property
     @override
@@ -105,7 +116,8 @@ class TrainerPlan(TrainingPlan):
         if self._every_n_steps is None and is_cut and not getattr(loader, "drop_last", True):
             try:  # the last batch may be smaller; samplers and data sets are users' own
                 there = len(loader.sampler)
-            except Exception:
+            except Exception as error:
+                let_handlers_raise(error)
                 return samples
             if samples - batch_size < there < samples:
                 return there
@@ -248,3 +260,10 @@ class TrainerPlan(TrainingPlan):
     def _total_batches(self) -> int:
         """Training batches so far, those of an earlier run that this one resumes included."""
         return self._trainer.fit_loop.epoch_loop.batch_progress.total.completed
+
+
+def _loaders_of(loop: Any) -> Any:
+    combined = getattr(loop, "_combined_loader", None)
+    # One after the other, each batch is of one of them.
+    at_once = getattr(combined, "_mode", "sequential") != "sequential"
+    return getattr(combined, "iterables", None) if at_once else None

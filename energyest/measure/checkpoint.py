@@ -56,6 +56,13 @@ class RunCheckpoint:
         return dict(read_object(parts[-1], "gpus")) if parts else {}
 
     @property
+    def run_id(self) -> str | None:
+        """Of the run, or of its last part, that the checkpoint was made in."""
+        parts = read_objects(self.meta, "earlier_parts")
+        run_id = parts[-1].get("run_id") if parts else None
+        return run_id if isinstance(run_id, str) else None
+
+    @property
     def next_epoch(self) -> int:
         """The epoch after those that had ended, by their numbers."""
         return int(self.columns["epoch"][-1]) + 1 if len(self) else 0

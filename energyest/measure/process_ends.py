@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from typing import Any, Protocol
+
+from energyest.measure.signals import SharedLock
 
 # How long the end of a process waits for each part of a run that nobody ended.
 _EXIT_S = 1.0
@@ -37,7 +38,7 @@ def _stop(run: weakref.ref[_Running]) -> None:
 def _leave_to_the_parent() -> None:
     """In a forked process: its copies of locks may be held by threads that it has not."""
     for run in list(_runs):
-        run._lock = threading.Lock()
+        run._lock = SharedLock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from energyest.measure.ledger import Event, Mark
 from energyest.measure.process_ends import watch
 from energyest.measure.reading_table import ReadingTable
 from energyest.measure.run_account import RunAccount
-from energyest.measure.run_meta import RunMeta, plain
+from energyest.measure.run_devices import RunDevices, WithDevices
+from energyest.measure.run_meta import RunMeta, as_stored
 from energyest.measure.sampler import Clock, Sampler
-from energyest.measure.sensors.base import Reading, Sensor, check_names
-from energyest.measure.sensors.detection import LATE, Detection, warn_of
+from energyest.measure.sensors.base import Reading, Sensor
+from energyest.measure.sensors.detection import Detection
+from energyest.measure.signals import SharedLock, uninterrupted
 from energyest.measure.writer import TraceWriter
 from energyest.patience import PATIENCE_S
 from energyest.records.trace import EnergyTrace
@@ -34,16 +36,22 @@ _WAIT_SHARE = 0.002
 _FLUSH_S = 0.85
 # How long the start waits for a sensor that fails at first.
 _FIRST_READING_S = 0.5
+# The sampler reads on while the account is in use for longer, as where a signal handler has
+# interrupted whoever uses it.
+_ACCOUNT_IN_USE_S = 0.05
 # How long the end of a run waits for the last readings, and then for the disk.
 _END_S = 2.0
 
 
-class Recorder:
+class Recorder(WithDevices):
     """Measures a run from `start` to `stop` and accounts for its epochs.
 
     The thread of the training only leaves marks; reading, accounting and writing are done by the
     sampler's thread. A row is final once every device was read after its end; until then `trace`
     holds it with the last power taken to continue.
+
+    A signal handler may come at any moment, and ask for anything: whatever this thread changes, it
+    changes in one step, or in another thread (`uninterrupted`).
 
     Args:
         sensors: what to read; the sampler closes them at the end. What a `Detection` says beside
@@ -70,23 +78,29 @@ class Recorder:
         found = sensors if isinstance(sensors, Detection) else Detection(tuple(sensors))
         self._clock = clock
         self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._devices = found.devices
-        check_names(self._devices)
-        self._unread = set(found.unread)
+        self._lock = SharedLock()
+        self._devices = RunDevices(found)
         self._origin_s = clock()
-        self._account = RunAccount(self._devices, self._origin_s, interval_s, self._unread)
+        devices, unread = self._devices.all, self._devices.unread
+        self._account = RunAccount(devices, self._origin_s, interval_s, unread)
         self._readings = ReadingTable(self._origin_s)
-        self._meta = RunMeta(self._devices, interval_s, meta or {})
+        self._meta = RunMeta(devices, interval_s, meta or {})
         self._epoch_start_s = self._origin_s
         self._written_s = self._origin_s
         self._writer = (
             None
             if folder is None
-            else TraceWriter(folder, self._meta.copy(), self._contents, self._note)
+            else TraceWriter(
+                folder, self._meta.facts, self._contents, lambda text: self.note([text])
+            )
         )
         self._sampler = Sampler(list(found), self._on_round, interval_s=interval_s, clock=clock)
-        self._has_started = self._is_sampling = self._stopped = False
+        self._has_started = self._is_sampling = False
+        # Nothing more is measured; and the totals are known.
+        self._stopped = self._closed = False
+        self._end_s = math.nan
+        # Rounds that came while the account was in use.
+        self._rounds: deque[tuple[float, list[Reading]]] = deque()
         self._at_exit = watch(self)
         found.when_late(self.adopt)
 
@@ -127,22 +141,32 @@ class Recorder:
         """
         if self._stopped or os.getpid() != self._pid:
             return  # a forked process has a copy of this object, but it is not its run
-        self._stopped = True
+        uninterrupted(
+            lambda: self._stop(status, values, timeout_s), lock=self._lock, to_the_end=True
+        )
+
+    def _stop(self, status: str, values: Mapping[str, float] | None, timeout_s: float) -> None:
+        with self._lock:
+            if self._stopped:
+                return
+            self._end_s = self._mark(Event.RUN_END, values, interrupted=status != "finished")
+            self._stopped = True
         self._at_exit.detach()
         in_time = False
         try:
-            self._mark(Event.RUN_END, values, interrupted=status != "finished")
             in_time = self._sampler.stop(timeout_s)
-        finally:  # also if Ctrl-C comes just now
+        finally:
             self._close(status, timeout_s)
         if not in_time:
             log.warning("energyest: a sensor hangs; the run ends without its last readings")
 
     def _close(self, status: str, timeout_s: float) -> None:
         with self._lock:
+            self._take_rounds()
             self._account.book(math.inf)
             closing = self._account.closing_meta(self._meta.devices)
-            self._meta.update({"status": status, **closing})
+            self._meta.set({"status": status, **closing})
+            self._closed = True
             self._hand_over(self._readings.flush())
         if self._writer is not None and not self._writer.close(timeout_s):
             log.warning(
@@ -176,22 +200,33 @@ class Recorder:
 
         Its epochs come first, at negative times; its energy counts in the total.
         """
-        with self._lock:
-            self._account.continue_from(earlier)
-            self._meta.update({"earlier_rows": len(earlier)})
-            self._note_earlier_total(earlier.total, earlier.open_row)
+
+        def go_on() -> None:
+            with self._lock:
+                self._account.continue_from(earlier)
+                self._note_earlier(earlier.total, earlier.open_row, earlier_rows=len(earlier))
+
+        uninterrupted(go_on, lock=self._lock)
 
     def drop_carried(self) -> None:
         """The epoch that the earlier part had begun begins anew."""
-        with self._lock:
-            self._account.drop_carried()
-            self._note_earlier_total(self._account.earlier_total, {})
 
-    def _note_earlier_total(self, total: Mapping[str, float], carried: Mapping[str, float]) -> None:
+        def drop() -> None:
+            with self._lock:
+                self._account.drop_carried()
+                self._note_earlier(self._account.earlier_total, {})
+
+        uninterrupted(drop, lock=self._lock)
+
+    def _note_earlier(
+        self, total: Mapping[str, float], carried: Mapping[str, float], **more: int
+    ) -> None:
         """What a trace of a killed run adds up from."""
+        noted: dict[str, Any] = dict(more)
         for name, of in (("earlier_total_J", total), ("carried_J", carried)):
             energy_J = of.get("energy_J", math.nan)
-            self._meta.update({name: energy_J if math.isfinite(energy_J) else None})
+            noted[name] = energy_J if math.isfinite(energy_J) else None
+        self._meta.set(noted)
 
     def start_validation(self) -> None:
         """Validation begins inside an epoch."""
@@ -211,27 +246,26 @@ class Recorder:
 
     def add_metrics(self, values: Mapping[str, float]) -> None:
         """Add to the row of the epoch that ended last."""
-        if values:
+
+        def add() -> None:
             with self._lock:
                 self._account.add_metrics(self._clock(), values)
 
+        if values:
+            uninterrupted(add, lock=self._lock)
+
     def annotate(self, **meta: Any) -> None:
         """Add facts to the trace's meta."""
-        facts = plain(meta)  # what could not be read back is not written
+        plain = as_stored(meta)
         with self._lock:
-            self._meta.annotate(facts)
-
-    def _note(self, text: str) -> None:
-        """Add a sentence to the notes of the trace."""
-        with self._lock:
-            self._meta.note([text])
+            self._meta.annotate(plain)
 
     # ------------------------------------------------------------------ what was measured
 
     @property
     def run_id(self) -> str:
         """What tells this run from others."""
-        return str(self._meta.values["run_id"])
+        return str(self._meta.facts["run_id"])
 
     @property
     def folder(self) -> Path | None:
@@ -273,63 +307,13 @@ class Recorder:
         with self._lock:
             return self._current_meta(so_far=so_far)
 
-    # ------------------------------------------------------------------ devices
-
-    def adopt(self, found: Detection, *, gone: Sequence[str] = ()) -> None:
-        """From now on, other devices belong to the run: these, without those that are gone."""
-        with self._lock:
-            if self._stopped or not self._sampler.add(found.sensors):
-                found.close()
-                return
-            kept = [device for device in self._devices if device.device not in gone]
-            self._devices = [*kept, *found.devices]
-            self._unread = self._unread.difference(gone).union(found.unread)
-            self._account.set_devices(self._devices, self._unread)
-            self._meta.set_devices(self._devices)
-        self.note(found.notes, found.losses)
-
-    def note(self, notes: Sequence[str], losses: Sequence[str] = ()) -> None:
-        """Add to what the trace says is missing; warn of what leaves the energy unknown."""
-        with self._lock:
-            new = self._meta.note(notes)
-        warn_of([loss for loss in losses if loss in new])
-
-    def note_nothing(self, reason: str) -> None:
-        """As `note`: of no device anything is measured."""
-        names = ", ".join(device.label for device in self._devices) or "any device"
-        loss = f"nothing is measured of {names}: {reason}"
-        self.note([loss], [loss])
-
-    @property
-    def gpus(self) -> int | None:
-        """How many GPUs belong to the run, read or not; None while NVML has not told."""
-        devices = self._devices
-        is_told = all(device.device != LATE for device in devices)
-        return sum(device.kind == "gpu" for device in devices) if is_told else None
-
-    def _lose_all(self, reason: str) -> None:
-        with self._lock:
-            self._unread = {device.device for device in self._devices}
-            self._account.set_devices(self._devices, self._unread)
-        self.note_nothing(reason)
-
-    def _report_unread(self) -> None:
-        with self._lock:
-            names = self._account.never_read()
-        unread = [device for device in self._devices if device.device in names]
-        losses = {d.device: f"{d.label} could not be read when the run began" for d in unread}
-        # Of a sensor that has failed with an error, that was said already.
-        self.note(
-            list(losses.values()),
-            [loss for name, loss in losses.items() if name not in self._sampler.reported],
-        )
-
     # ------------------------------------------------------------------ inside
 
     def _current_meta(self, *, so_far: bool) -> dict[str, Any]:
         meta = self._meta.copy()
-        if so_far and not self._stopped:
-            meta |= self._account.meta_so_far(self._clock(), self._meta.devices)
+        if so_far and not self._closed:
+            at_s = self._end_s if self._stopped else self._clock()
+            meta |= self._account.meta_so_far(at_s, meta["devices"])
         return meta
 
     def _all_read(self) -> bool:
@@ -343,20 +327,33 @@ class Recorder:
         **flags: bool,
     ) -> float:
         with self._lock:
-            now_s = self._clock()
-            self._account.post(Mark(now_s, event, dict(values or {}), **flags))
+            now_s = self._account.post(Mark(self._clock(), event, dict(values or {}), **flags))
             # If the sampler hangs, rows are made and written from here, without readings.
             hangs = now_s - self._account.round_s > self._account.max_gap_s
-            if (hangs or not self._is_sampling) and os.getpid() == self._pid:
-                self._account.book(now_s, wait=self._is_sampling)
-                self._hand_over(latest_s=now_s)
+        if (hangs or not self._is_sampling) and os.getpid() == self._pid:
+            uninterrupted(lambda: self._book_without_readings(now_s), lock=self._lock)
         return now_s
+
+    def _book_without_readings(self, now_s: float) -> None:
+        with self._lock:
+            self._account.book(now_s, wait=self._is_sampling)
+            self._hand_over(latest_s=now_s)
 
     def _on_round(self, began_s: float, readings: list[Reading]) -> None:
         """In the sampler's thread: account for a round of readings and write what is final."""
-        with self._lock:
+        self._rounds.append((began_s, readings))
+        if self._lock.acquire(timeout=_ACCOUNT_IN_USE_S):
+            try:
+                self._take_rounds()
+            finally:
+                self._lock.release()
+
+    def _take_rounds(self) -> None:
+        """Account for the rounds that wait, with the lock held."""
+        while self._rounds:
+            began_s, readings = self._rounds.popleft()
             if self._stopped and not self._account.has_pending:
-                return  # a round that hung until after the end
+                continue  # a round that hung until after the end
             self._account.add_round(began_s, readings)
             flush = began_s - self._written_s >= _FLUSH_S
             self._hand_over(self._readings.add(readings), latest_s=began_s if flush else None)

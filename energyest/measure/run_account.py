@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,9 +108,13 @@ class RunAccount:
         for meter in self._meters.values():
             meter.forget(oldest_s)
 
-    def post(self, mark: Mark) -> None:
-        """Take in a mark; marks come in the order of time."""
+    def post(self, mark: Mark) -> float:
+        """Take in a mark, in one step; returns its time, which is not before the last one's."""
+        if self._pending and mark.time_s < self._pending[-1].time_s:
+            # A signal handler has left that one since this was made.
+            mark = replace(mark, time_s=self._pending[-1].time_s)
         self._pending.append(mark)
+        return mark.time_s
 
     def add_metrics(self, time_s: float, values: Mapping[str, float]) -> None:
         """Add to the row that ended last, at once if it is final."""
@@ -231,7 +236,7 @@ class RunAccount:
         """Rows that are not final, with the last power taken to continue up to their end."""
         ledger = self._ledger.copy()
         rows = [] if self._tentative is None else [dict(self._tentative)]
-        for mark, usage in self._usages(self._pending):
+        for mark, usage in self._usages(tuple(self._pending)):
             row = ledger.post(mark, usage)
             if row is not None:
                 rows.append(row)

@@ -1,4 +1,4 @@
-"""The meta of a run that is being recorded; its user holds a lock."""
+"""What is known of a run as a whole, while it grows: the meta of its trace."""
 
 from __future__ import annotations
 
@@ -32,82 +32,80 @@ _MEASURED = {
 
 
 class RunMeta:
-    """Facts on a run, and whether they have changed since they were written.
+    """The meta of a trace; a change is one step, so that whoever interrupts it sees all or nothing.
 
     Args:
-        devices: what belongs to the run.
+        devices: what is read.
         interval_s: seconds between readings.
-        given: further facts.
+        facts: further ones.
     """
 
     def __init__(
-        self, devices: Sequence[Device], interval_s: float, given: Mapping[str, Any]
+        self, devices: Sequence[Device], interval_s: float, facts: Mapping[str, Any]
     ) -> None:
-        self.values: dict[str, Any] = {
+        #: Never changed in place.
+        self.facts: Mapping[str, Any] = {
             "run_id": uuid.uuid4().hex,
             "status": "running",
             "start_time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "interval_s": interval_s,
             "devices": [device.as_meta() for device in devices],
-            **given,
+            **facts,
         }
         self._has_changed = False
 
     @property
     def devices(self) -> list[dict[str, Any]]:
         """The entries of the devices."""
-        entries: list[dict[str, Any]] = self.values["devices"]
+        entries: list[dict[str, Any]] = self.facts["devices"]
         return entries
 
     def set_devices(self, devices: Sequence[Device]) -> None:
         """Other devices belong to the run; what is known of one that stays is kept."""
         known = {entry["device"]: entry for entry in self.devices}
-        self.update({"devices": [known.get(d.device) or d.as_meta() for d in devices]})
-
-    def update(self, facts: Mapping[str, Any]) -> None:
-        """Set facts."""
-        self.values.update(facts)
-        self._has_changed = True
-
-    def annotate(self, facts: Mapping[str, Any]) -> None:
-        """Set facts of others: plain ones, and none that only the recorder knows."""
-        taken = [name for name in facts if name in _MEASURED]
-        if taken:
-            log.warning("energyest: %s is set by the recorder", ", ".join(taken))
-        new = {
-            name: value
-            for name, value in facts.items()
-            if name not in _MEASURED and self.values.get(name, ...) != value
-        }
-        if new:
-            self.update(new)
+        self.set({"devices": [known.get(d.device) or d.as_meta() for d in devices]})
 
     def note(self, notes: Sequence[str]) -> list[str]:
         """Add to what is missing; returns what was not known yet."""
-        known = self.values.get("notes", [])
+        known = self.facts.get("notes", [])
         known = known if isinstance(known, list) else [known]  # a user's, by `describe`
         new = [note for note in notes if note not in known]
         if new:
-            self.update({"notes": [*known, *new]})
+            self.set({"notes": [*known, *new]})
         return new
 
+    def set(self, facts: Mapping[str, Any]) -> None:
+        """Set facts, or set them anew."""
+        self._has_changed = True
+        self.facts = {**self.facts, **facts}
+
+    def annotate(self, facts: Mapping[str, Any]) -> None:
+        """Set facts, if any of them is new."""
+        news = {name: value for name, value in facts.items() if self.facts.get(name, ...) != value}
+        if news:
+            self.set(news)
+
     def copy(self) -> dict[str, Any]:
-        """All facts, for others to keep."""
-        return copy.deepcopy(self.values)
+        """An independent copy."""
+        return copy.deepcopy(dict(self.facts))
 
     def take_change(self) -> dict[str, Any] | None:
-        """All facts if they have changed since this was asked last."""
+        """A copy, if there was a change since this was called last."""
         if not self._has_changed:
             return None
         self._has_changed = False
         return self.copy()
 
 
-def plain(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts as they will be read back; empty, with a warning, where they could not be."""
+def as_stored(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts that a run is told, as they can be read back; a warning of those that cannot be."""
+    taken = [name for name in facts if name in _MEASURED]
+    if taken:
+        log.warning("energyest: %s is set by the recorder", ", ".join(taken))
     try:
-        read_back: dict[str, Any] = parse_json(encode_meta(facts))
+        plain: dict[str, Any] = parse_json(encode_meta(facts))
     except (TraceError, ValueError) as error:
         log.warning("energyest: %s is left out: %s", ", ".join(map(str, facts)), error)
         return {}
-    return {name: value for name, value in read_back.items() if name in facts}
+    wanted = facts.keys() - _MEASURED
+    return {name: value for name, value in plain.items() if name in wanted}

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from energyest.measure.sensors.base import Reading, Sensor
+from energyest.measure.signals import SharedLock
 
 log = logging.getLogger("energyest")
 
@@ -21,6 +24,28 @@ _SLOW_BEAT_S = 0.2
 Clock = Callable[[], float]
 # Called by the sampler's thread after each round: when it began, and a reading of each sensor.
 OnRound = Callable[[float, list[Reading]], None]
+
+
+class Alarm:
+    """A `threading.Event` without a lock that whoever waits or sets would hold."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def set(self) -> None:
+        """Wake whoever waits, or whoever will wait next."""
+        self._calls.put(None)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until it is set, or for so long."""
+        with contextlib.suppress(queue.Empty):
+            self._calls.get(timeout=max(timeout_s, 0.0))
+
+    def clear(self) -> None:
+        """Forget that it was set."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._calls.get_nowait()
 
 
 class Sampler:
@@ -45,12 +70,14 @@ class Sampler:
         self._on_round = on_round
         self._interval_s = interval_s
         self._clock = clock
-        self._wake = threading.Event()
+        # No locks between the two threads: a signal handler may come, and raise, at any step.
+        self._wake = Alarm()
         self._stopping = False
         self._started = 0
         self._completed = 0
-        self._rounds = threading.Condition()
+        self._waiting: deque[tuple[int, Alarm]] = deque()
         self._reported: set[str] = set()
+        self._sensors_change = SharedLock()
         self._has_closed = False
         self._thread = threading.Thread(target=self._run, name="energyest-sampler", daemon=True)
         #: Seconds that a round takes when nothing holds it up.
@@ -59,18 +86,16 @@ class Sampler:
     def start(self, timeout_s: float = 2.0) -> None:
         """Begin, and wait for the first round, but no longer than `timeout_s`."""
         self._thread.start()
-        with self._rounds:
-            self._rounds.wait_for(lambda: self._completed >= 1, timeout_s)
+        self._wait_for(1, timeout_s)
 
     def sample_now(self, timeout_s: float) -> bool:
         """Ask for a round at once; returns whether one that began after this call is done."""
         if not self._thread.is_alive():
             return False  # as in a forked process, whose copies of locks nobody releases
-        with self._rounds:
-            # The round under way may have read a sensor before this call; the next has not.
-            target = self._started + 1
-            self._wake.set()
-            return self._rounds.wait_for(lambda: self._completed >= target, timeout_s)
+        # The round under way may have read a sensor before this call; the next has not.
+        target = self._started + 1
+        self._wake.set()
+        return self._wait_for(target, timeout_s)
 
     def stop(self, timeout_s: float = 2.0) -> bool:
         """Make a last round and end the thread; returns whether it ended in time.
@@ -92,7 +117,7 @@ class Sampler:
 
     def add(self, sensors: Sequence[Sensor]) -> bool:
         """Read these as well, from the next round on; False if it has ended by now."""
-        with self._rounds:
+        with self._sensors_change:
             if self._has_closed:
                 return False
             self._sensors = [*self._sensors, *sensors]
@@ -105,8 +130,7 @@ class Sampler:
 
     def read_round(self) -> float:
         """Read every sensor once and hand the readings on; returns when that began."""
-        with self._rounds:
-            self._started += 1
+        self._started += 1
         began_s = self._clock()
         readings = [self._read(sensor) for sensor in self._sensors]
         try:
@@ -114,10 +138,22 @@ class Sampler:
         except Exception:
             self._report_once("round", "a round of readings could not be recorded")
         self._track_cost(self._clock() - began_s)
-        with self._rounds:
-            self._completed = self._started
-            self._rounds.notify_all()
+        self._completed = self._started
+        for _ in range(len(self._waiting)):
+            target, alarm = self._waiting.popleft()
+            if self._completed >= target:
+                alarm.set()
+            else:
+                self._waiting.append((target, alarm))
         return began_s
+
+    def _wait_for(self, target: int, timeout_s: float) -> bool:
+        """Wait until so many rounds are done."""
+        alarm = Alarm()
+        self._waiting.append((target, alarm))
+        if self._completed < target:  # a round that is done now has perhaps not seen the alarm
+            alarm.wait(timeout_s)
+        return self._completed >= target
 
     def _run(self) -> None:
         try:
@@ -127,7 +163,7 @@ class Sampler:
 
     def close_sensors(self) -> None:
         """Release the sensors: at the thread's end, or where there was none."""
-        with self._rounds:
+        with self._sensors_change:
             self._has_closed = True
             sensors, self._sensors = self._sensors, []
         for sensor in sensors:

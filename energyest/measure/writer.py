@@ -14,6 +14,7 @@ from typing import Any
 
 from energyest.measure.folder import FolderExchangedError, TraceFolder
 from energyest.measure.sensors.base import Reading
+from energyest.measure.signals import let_handlers_raise
 from energyest.patience import PATIENCE_S, Errand
 from energyest.records import storage
 from energyest.records.trace import EnergyTrace
@@ -174,6 +175,7 @@ class TraceWriter:
         try:
             self._claim.result()
         except Exception as error:
+            let_handlers_raise(error)
             self._fail(error)
 
     def write_waiting(self, *, last: bool = False) -> None:

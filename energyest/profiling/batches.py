@@ -1,4 +1,4 @@
-"""Batches as data loaders yield them: their size, their tensors, what a forward takes of them."""
+"""Batches as data loaders yield them: their tensors, and what a forward takes of them."""
 
 from __future__ import annotations
 
@@ -11,27 +11,6 @@ from torch import Tensor
 
 # A batch is looked through no further: this happens at every step.
 _MOST_ITEMS = 1024
-
-
-def batch_size(batch: Any) -> int | None:
-    """Number of samples in a batch; None where no tensor shows it.
-
-    It is the first dimension of the first tensor in a batch or in its items. Where the items are
-    themselves lists of tensors, as for images of different sizes, it is the length of the first.
-    """
-    if isinstance(batch, Tensor):
-        return int(batch.shape[0]) if batch.ndim else 1
-    items = _items(batch)
-    for item in items:
-        if isinstance(item, Tensor):
-            return batch_size(item)
-    for item in items:
-        inner = _items(item)
-        if inner and all(isinstance(value, Tensor) for value in inner):
-            return batch_size(inner[0]) if isinstance(item, Mapping) else len(item)
-        if inner:
-            return batch_size(item)
-    return None
 
 
 def _items(value: Any) -> list[Any]:

@@ -13,9 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 
 from energyest.errors import WorkloadError
-from energyest.profiling.batches import batch_size, map_tensors, tensors_in, unshared
+from energyest.measure.signals import let_handlers_raise
+from energyest.profiling.batches import map_tensors, tensors_in, unshared
 from energyest.profiling.fake_tensors import ShapesAlone
-from energyest.profiling.flops import TRAINING_TO_FORWARD, FlopCount
 from energyest.profiling.fused_layers import FusedLayers
 from energyest.profiling.model_copy import (
     bare_copy,
@@ -25,7 +25,14 @@ from energyest.profiling.model_copy import (
     plain_operators,
     train_as,
 )
-from energyest.profiling.operations import OperationLog, WatchedStep, in_a_line
+from energyest.profiling.operations import (
+    TRAINING_TO_FORWARD,
+    FlopCount,
+    OperationLog,
+    WatchedStep,
+    in_a_line,
+)
+from energyest.profiling.samples import batch_size
 from energyest.profiling.training_step import Loss, Step, is_lightning, possible_steps
 from energyest.records.workload import Workload, check_optimizer_name, check_precision_name
 
@@ -79,7 +86,7 @@ def describe_workload(
         raise WorkloadError(
             f"{type(model).__name__} has parameters without a shape yet: run it once on a batch"
         )
-    if not batch_size(example_batch):
+    if not batch_size(example_batch) or next(tensors_in(example_batch), None) is None:
         raise WorkloadError("example_batch holds no sample: give a batch as for training")
     walk = _walk(model, example_batch, precision, list(possible_steps(model, example_batch, loss)))
     samples = batch_size(example_batch) or 1
@@ -87,7 +94,7 @@ def describe_workload(
     return replace(workload, notes=(*workload.notes, *_notes_on_types(model)))
 
 
-def count_flops(model: nn.Module, batch: Any) -> FlopCount:
+def count_flops(model: nn.Module, batch: Any, samples: int | None = None) -> FlopCount:
     """Count the FLOPs of `model`'s forward pass for one sample of a batch, and what training adds.
 
     Where a LightningModule has no forward of its own, the forward pass is its `training_step`.
@@ -98,6 +105,7 @@ def count_flops(model: nn.Module, batch: Any) -> FlopCount:
         model: any module; a LightningModule's `example_input_array` is preferred to the batch.
         batch: a batch as the data loader yields it: a tensor, a mapping, or a tuple or list, of
             which the first item is the input unless all items fit.
+        samples: in the batch, where its build does not show it.
 
     Returns:
         The count, or the reason why there is none. Nothing is raised.
@@ -109,9 +117,10 @@ def count_flops(model: nn.Module, batch: Any) -> FlopCount:
         steps = list(possible_steps(model, inputs, forward_first=True))
         walk = _walk(model, unshared(inputs), "fp32", steps, needs_gradients=False)
     except Exception as error:  # it runs the user's code: anything can happen
+        let_handlers_raise(error)
         return FlopCount(None, in_a_line(error))
-    samples = batch_size(inputs) or 1
-    count = walk.step.flop_count(samples)
+    counted = batch_size(inputs) if samples is None or example is not None else samples
+    count = walk.step.flop_count(counted or 1)
     if not walk.has_gradients:
         note = f"training is taken as {TRAINING_TO_FORWARD:.0f} times the forward pass"
         count = replace(
@@ -240,6 +249,7 @@ def _walk(
             try:
                 walk = _walk_copy(model, batch, precision, take, with_values)
             except Exception as error:  # it runs the user's code: anything can happen
+                let_handlers_raise(error)
                 reasons.append(in_a_line(error))
             else:
                 if needs_gradients and not walk.has_gradients:

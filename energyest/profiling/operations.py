@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +22,7 @@ from energyest.profiling.flop_rules import (
     plain_name,
     product_of,
 )
-from energyest.profiling.flops import FlopCount
-from energyest.records.workload import Operation
+from energyest.records.workload import Operation, Workload
 
 # They reserve memory or ask for an attribute: no work for a GPU, and none to speak of for the CPU.
 _NO_WORK = {"device", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
@@ -30,6 +30,57 @@ _NO_PRODUCT = (0, 0, 0, 1, 1)
 _NO_CALL = {"device", "detach"}
 # Messages between processes.
 _NO_ARITHMETIC = {"c10d", "_c10d_functional", "c10d_functional", "profiler"}
+# Where the backward pass cannot be counted: it computes gradients of inputs and of weights, each
+# about as much as the forward pass. Kaplan et al., "Scaling laws for neural language models"
+# (arXiv 2001.08361), section 2.1.
+TRAINING_TO_FORWARD = 3.0
+
+
+@dataclass(frozen=True)
+class FlopCount:
+    """The arithmetic of one forward pass.
+
+    As fvcore counts it, a multiply and an add as two; normalisation as in inference.
+
+    Attributes:
+        per_sample: floating-point operations for one sample; None if they could not be counted.
+        note: why not, or what was left out.
+        uncounted: operations that may do arithmetic and have no rule, and how often they occur.
+        training_to_forward: FLOPs of forward and backward ÷ FLOPs of forward.
+        is_training_counted: whether that was counted; else it is `TRAINING_TO_FORWARD`.
+    """
+
+    per_sample: float | None
+    note: str = ""
+    uncounted: Mapping[str, int] = field(default_factory=dict)
+    training_to_forward: float = TRAINING_TO_FORWARD
+    is_training_counted: bool = False
+
+    def training_flops(self, samples: float) -> float:
+        """FLOPs of forward and backward for that many samples; NaN if not counted."""
+        if self.per_sample is None:
+            return math.nan
+        return self.training_to_forward * self.per_sample * samples
+
+    def as_meta(self) -> dict[str, Any]:
+        """What the meta of a trace says of it."""
+        return {
+            "forward_flops_per_sample": self.per_sample,
+            "flops_note": self.note or "2 per multiply-add",
+            "training_to_forward_flops": self.training_to_forward,
+            "flops_uncounted": dict(self.uncounted),
+        }
+
+    @staticmethod
+    def of_workload(workload: Workload) -> FlopCount:
+        """The count that a described workload holds."""
+        forward = workload.forward_flops_per_sample * workload.batch_size
+        backward = sum(o.flops * o.count for o in workload.operations if o.phase == "backward")
+        return FlopCount(
+            workload.forward_flops_per_sample,
+            training_to_forward=1 + backward / forward if forward else 1.0,
+            is_training_counted=bool(forward),
+        )
 
 
 @dataclass(frozen=True)

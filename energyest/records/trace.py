@@ -35,20 +35,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EPOCH_COLUMNS = (
-    "epoch",
-    "start_s",
-    "end_s",
-    "duration_s",
-    "energy_J",
-    "gpu_energy_J",
-    "cpu_energy_J",
-    "ram_energy_J",
-    "validation_energy_J",
-    "validation_s",
-    "mean_power_W",
-    "steps",
-    "samples",
-    "flops",
+    *("epoch", "start_s", "end_s", "duration_s"),
+    *("energy_J", "gpu_energy_J", "cpu_energy_J", "ram_energy_J"),
+    *("validation_energy_J", "validation_s", "mean_power_W"),
+    *("steps", "samples", "flops"),
 )
 POWER_COLUMNS = storage.POWER_COLUMNS
 # Facts in the meta, and in its devices, that are known at the end of a run and speak of all of it.

@@ -12,8 +12,14 @@ from energyest.measure.sensors import check_components
 from energyest.records.workload import Workload
 
 
-def check_settings(confidence: float, interval_s: float, components: Sequence[str]) -> None:
+def check_settings(
+    confidence: float, interval_s: float, components: Sequence[str], batch_size: object
+) -> None:
     """Refuse settings that cannot work, before a training begins."""
+    if batch_size is not None and not callable(batch_size):
+        raise ConfigurationError(
+            f"batch_size={batch_size!r} must be a function of a batch that returns its samples"
+        )
     check_components(components)
     check_positive(interval_s, "interval_s", ConfigurationError)
     check_confidence(confidence, ConfigurationError)

@@ -72,7 +72,8 @@ class Continuation:
         progress.elapsed_s = earlier.duration_s
         progress.carried_steps = earlier.open_steps
         samples = earlier.open_row.get("samples", math.nan)
-        progress.carried_samples = round(samples / plan.world_size) if samples > 0 else 0
+        if progress.carried_steps:
+            progress.carried_samples = samples / plan.world_size  # NaN where they are not known
         session.continue_from(earlier, is_recorded=is_first_rank)
         if is_first_rank:
             changes.recall(_past_changes(earlier))
@@ -99,7 +100,7 @@ class Continuation:
         same_epoch = self._at.epoch == self._plan.epoch
         if same_epoch and self._at.batches > 0 and self._plan.batches_seen == 0:
             self._session.drop_carried()
-            progress.carried_steps = progress.carried_samples = 0
+            progress.carried_steps, progress.carried_samples = 0, 0
         elif progress.carried_steps >= every if every is not None else not same_epoch:
             self.end_row()
         self._at = None
@@ -108,8 +109,8 @@ class Continuation:
         """Of the row in which the checkpoint was made nothing is left: it ends as it was then."""
         if self._at is None or not self._progress.carried_steps:
             return
-        self._session.start_row(self._at.epoch, continues=True)
         self._progress.start_row()
+        self._session.start_row(self._at.epoch, continues=True)
         steps, samples = self._progress.row_steps, self._progress.row_samples
         self._session.end_row({"steps": steps, "samples": samples})
 

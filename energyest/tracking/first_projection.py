@@ -20,7 +20,6 @@ from energyest.estimate import Estimate
 from energyest.estimators.pre.blend import beside_gpu
 from energyest.estimators.pre.estimate import estimate_pre
 from energyest.gpus import resolve_gpu
-from energyest.profiling.batches import batch_size
 from energyest.profiling.describe import workload_of
 from energyest.profiling.operations import WatchedStep
 from energyest.profiling.tf32 import convolutions_in_tf32, matrix_products_in_tf32
@@ -79,17 +78,20 @@ class FirstProjection:
         self._length = Length(plan.rows_at_start(), plan.duration_s(0.0, math.nan))
         self._row_samples = plan.row_samples(samples), plan.row_validation_samples(samples)
 
-    def describe(self, module: nn.Module, batch: Any, step: WatchedStep) -> None:
+    def describe(
+        self, module: nn.Module, batch: Any, samples: int | None, step: WatchedStep
+    ) -> None:
         """Write to the trace's meta what a step of the training does; the first one counts.
 
         Args:
             module: what is trained.
             batch: the batch of the step.
+            samples: in it; None if unknown.
             step: the step, as it was seen.
         """
         if self._pending and self._workload is None:
             with self._noted("workload_note"), self._session.pause():
-                self._keep(_describe(self._plan, module, batch, step))
+                self._keep(_describe(self._plan, module, batch, samples, step))
 
     def estimate(self) -> None:
         """Begin the run's projection, once it is known how long an epoch is."""
@@ -215,8 +217,9 @@ def power_now(trace: EnergyTrace, kinds: Sequence[str]) -> float:
     return total_W
 
 
-def _describe(plan: TrainingPlan, module: nn.Module, batch: Any, step: WatchedStep) -> Workload:
-    samples = batch_size(batch)
+def _describe(
+    plan: TrainingPlan, module: nn.Module, batch: Any, samples: int | None, step: WatchedStep
+) -> Workload:
     if not samples:
         raise WorkloadError("the batch does not show how many samples it holds")
     if step.problem:

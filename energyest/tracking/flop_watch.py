@@ -9,8 +9,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from energyest.profiling.flops import FlopCount
-from energyest.profiling.operations import WatchedStep
+from energyest.profiling.operations import FlopCount, WatchedStep
 from energyest.profiling.step_watch import StepWatch, why_unwatched
 from energyest.records.workload import Workload
 from energyest.tracking.session import Session

@@ -1,4 +1,4 @@
-"""Keeps errors of the monitor away from the training it watches."""
+"""Keeps errors of the monitor away from the training it watches, and those alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import functools
 import logging
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
+
+from energyest.measure.signals import let_handlers_raise
 
 log = logging.getLogger("energyest")
 P = ParamSpec("P")
@@ -15,14 +17,16 @@ R = TypeVar("R")
 def never_raises(method: Callable[P, R]) -> Callable[P, R | None]:
     """A method that logs an error instead of raising it, once for each object and method.
 
-    Only `Exception` is held back: Ctrl-C and exits pass.
+    Only errors of the monitor are held back: Ctrl-C and exits pass, and so does what a signal
+    handler raises while the method runs.
     """
 
     @functools.wraps(method)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R | None:
         try:
             return method(*args, **kwargs)
-        except Exception:
+        except Exception as error:
+            let_handlers_raise(error)
             _report(args[0], method.__qualname__)
             return None
 

@@ -24,6 +24,8 @@ _ALWAYS_MADE = 100
 _SHARE_OF_TIME = 0.01
 # When a level began may be seen a few rows off at first: within so many, it is the same change.
 _SAME_CHANGE = 3
+# Who was warned so often knows that the training's level moves.
+_MOST_WARNINGS = 3
 
 
 class Source(Protocol):
@@ -50,8 +52,9 @@ class Projector:
     def __init__(self, source: Source, confidence: float) -> None:
         self._source = source
         self._confidence = confidence
-        self._known: object = None
-        self._projection: Estimate | None = None
+        # The newest projection, and what it was made from: one value, and so one step to change.
+        self._made: tuple[object, Estimate | None] = None, None
+        self._is_busy = False
         self._pre: Estimate | None = None
         self._levels = LevelWatch()
         self._failed = False
@@ -67,18 +70,16 @@ class Projector:
         Args:
             length: of the run, as the meta of the trace says it.
         """
-        known = (self._source.state, length)
-        if known != self._known and length != Length():
-            self._known = known
-            trace = self._source.trace(readings=False)
-            self._projection = None
-            try:
-                self._projection = self._project(trace, length)
-            except EstimateError as error:
-                if not self._failed:
-                    log.warning("energyest: no projection: %s", error)
-                self._failed = True
-        return self._projection
+        if self._is_busy:  # a signal handler asks while one is made: the last is the answer
+            return self._made[1]
+        self._is_busy = True
+        try:
+            known = (self._source.state, length)
+            if known != self._made[0] and length != Length():
+                self._made = known, self._project_anew(length)
+        finally:
+            self._is_busy = False
+        return self._made[1]
 
     def expect(self, estimate: Estimate) -> None:
         """Begin with an estimate of the whole run from before it."""
@@ -87,7 +88,17 @@ class Projector:
 
     def forget(self) -> None:
         """Something else is known than when the last projection was made."""
-        self._known = None
+        self._made = None, self._made[1]
+
+    def _project_anew(self, length: Length) -> Estimate | None:
+        trace = self._source.trace(readings=False)
+        try:
+            return self._project(trace, length)
+        except EstimateError as error:
+            if not self._failed:
+                log.warning("energyest: no projection: %s", error)
+            self._failed = True
+            return None
 
     def _project(self, trace: EnergyTrace, length: Length) -> Estimate | None:
         known: Estimate | None
@@ -126,13 +137,14 @@ def projection_of(trace: EnergyTrace) -> Estimate | None:
 
 
 class LevelWatch:
-    """Warns when a later level moves the projection by more than its interval, once a change."""
+    """Warns when a later level moves the projection by more than the intervals, once a change."""
 
     def __init__(self) -> None:
         self._last: tuple[Estimate, Length] | None = None
         # The last projection from the level before, until its change was warned of.
         self._before: tuple[Estimate, Length] | None = None
         self._warned_at = -math.inf
+        self._warnings = 0
 
     def see(self, projection: Estimate, length: Length, trace: EnergyTrace) -> None:
         """Take in a new projection of a stable level.
@@ -155,16 +167,21 @@ class LevelWatch:
         if self._before is None or _announced(start, trace):
             return
         before, before_length = self._before
-        if not length.is_like(before_length) or _holds(before, projection.energy_J):
+        if not length.is_like(before_length) or self._warnings == _MOST_WARNINGS:
+            return
+        # Each within the other's interval: what was said and what is said now do not differ.
+        if _holds(before, projection.energy_J) or _holds(projection, before.energy_J):
             return
         self._before, self._warned_at = None, start
+        self._warnings += 1
         log.warning(
-            "energyest: the energy per %s changed at %s %d: the projection went from %s to %s",
+            "energyest: the energy per %s changed at %s %d: the projection went from %s to %s%s",
             projection.unit,
             projection.unit,
             start,
             _text(before),
             _text(projection),
+            "; later changes are not reported" if self._warnings == _MOST_WARNINGS else "",
         )
 
 

@@ -75,6 +75,16 @@ class TrainingPlan(Protocol):
         ...
 
     @property
+    def loaders(self) -> Any:
+        """Where a training batch comes from: a mapping or list where several loaders are asked."""
+        ...
+
+    @property
+    def validation_loaders(self) -> Any:
+        """The same of a validation batch."""
+        ...
+
+    @property
     def optimizers(self) -> Sequence[Any]:
         """The optimizers of the training."""
         ...

@@ -16,7 +16,7 @@ from energyest.records.trace import EnergyTrace
 from energyest.tracking.session import Session
 
 if TYPE_CHECKING:
-    from energyest.profiling.flops import FlopCount
+    from energyest.profiling.operations import FlopCount
 
 
 class Run:

@@ -29,11 +29,12 @@ from energyest.records.trace import EPOCH_COLUMNS, EnergyTrace
 from energyest.tracking.guard import never_raises
 from energyest.tracking.live_projection import Projector
 from energyest.tracking.plan import Length
+from energyest.tracking.progress import BatchSize, SampleCounter
 from energyest.tracking.sync import cuda_synchronize
 from energyest.versions import versions
 
 if TYPE_CHECKING:
-    from energyest.profiling.flops import FlopCount
+    from energyest.profiling.operations import FlopCount
 
 log = logging.getLogger("energyest")
 
@@ -48,12 +49,14 @@ class Session:
     Attributes:
         confidence: probability for the interval of the projection.
         in_row: whether a row is under way.
+        samples_in: how many samples are in a batch.
 
     Args:
         sensors: what is measured.
         folder: where to write the trace; None to keep it in memory.
         interval_s: seconds between readings.
         confidence: probability for the interval of the projection.
+        batch_size: tells how many samples are in a batch; by default, its build shows it.
         meta: facts for the trace's meta.
     """
 
@@ -64,6 +67,7 @@ class Session:
         folder: Path | None,
         interval_s: float,
         confidence: float,
+        batch_size: BatchSize | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
         self.confidence = confidence
@@ -72,11 +76,13 @@ class Session:
         self._names = MetricNames(_MEASURED)
         # Rows of an earlier part of the run, if it has one, and those that have ended since.
         self._earlier_rows: int | None = None
-        self._ended_rows = 0
-        self._has_started = self._has_ended = False
+        self._recorded_before = 0
+        self._has_rows = False
+        self._has_started = self._is_ending = self._has_ended = False
         self._watches_torch = sensors.is_by_use and not sensors.is_by_torch
         self._flops: FlopCount | None = None
         self._warned: set[str] = set()
+        self.samples_in = SampleCounter(batch_size, self.note)
         self._recorder = Recorder(
             sensors,
             folder=folder,
@@ -103,7 +109,13 @@ class Session:
 
     @never_raises
     def stop(self, status: str = "finished") -> None:
-        """End the run. A row that has begun is recorded as interrupted, not as a row."""
+        """End the run. A row that has begun is recorded as interrupted, not as a row.
+
+        Further calls do nothing.
+        """
+        if self._has_ended:
+            return
+        self._is_ending = True
         try:
             self._look_for_losses()
             if status == "finished":  # else the GPU may be what hangs
@@ -124,8 +136,8 @@ class Session:
         self._look_for_losses()
         cuda_synchronize()
         self._values = {}
-        self.in_row = True
         self._recorder.start_epoch(epoch, continues=continues)
+        self.in_row = self._has_rows = True
 
     def end_row(
         self, values: Mapping[str, Any] | None = None, *, tentative: bool = False
@@ -154,7 +166,6 @@ class Session:
             self._values["flops"] = self._flops.training_flops(samples)
         self.in_row = False
         row = self._recorder.end_epoch(self._values, tentative=tentative)
-        self._ended_rows += 1
         if isinstance(self._whole, RankExchange):
             self._whole.share(self._progress, for_ranks_s(row))
             row = self._whole.last_row()
@@ -215,6 +226,10 @@ class Session:
         if "planned_changes" in meta:
             self._projector.forget()
 
+    def note(self, text: str) -> None:
+        """Add to the trace's notes what is not as one would expect."""
+        self._recorder.note([text])
+
     @never_raises
     def count_flops(self, model: Any, batch: Any) -> FlopCount:
         """Count the FLOPs of a model, a `torch.nn.Module`, once; fills the column `flops`.
@@ -227,7 +242,7 @@ class Session:
         from energyest.profiling.describe import count_flops  # noqa: PLC0415
 
         with self.pause():
-            count = count_flops(model, batch)
+            count = count_flops(model, batch, self.samples_in(batch))
         if count.per_sample is None:
             log.warning("energyest: FLOPs are not recorded: %s", count.note)
         self.set_flops(count)
@@ -235,12 +250,7 @@ class Session:
 
     def set_flops(self, count: FlopCount) -> None:
         """From now on, a sample costs so many FLOPs; fills the column `flops`."""
-        self.describe(
-            forward_flops_per_sample=count.per_sample,
-            flops_note=count.note or "2 per multiply-add",
-            training_to_forward_flops=count.training_to_forward,
-            flops_uncounted=dict(count.uncounted),
-        )
+        self.describe(**count.as_meta())
         self._flops = None if count.per_sample is None else count
 
     @never_raises
@@ -272,9 +282,11 @@ class Session:
         if isinstance(self._whole, RankExchange):
             self._whole.share(self._progress, RANKS_S)
         known = RunCheckpoint.of(self._whole.trace(readings=False, so_far=True))
-        if self.in_row:
+        # A signal handler may ask while a row begins or ends: the account knows which it is.
+        # Before the first row, it may hold what an earlier part has left of it.
+        if known.open_row and self._has_rows:
             known = known.with_values(self._values)
-            if row_is_over:
+            if row_is_over and not self._is_ending:
                 known = known.with_open_row_ended()
         return known
 
@@ -294,6 +306,7 @@ class Session:
         self._earlier_rows = len(earlier)
         if is_recorded:
             self._recorder.continue_from(earlier)
+            self._recorded_before = len(earlier)
             self.describe(**earlier.meta)
 
     def drop_carried(self) -> None:
@@ -306,6 +319,11 @@ class Session:
     def rows(self) -> int:
         """How many rows have ended, those of an earlier part of the run included."""
         return (self._earlier_rows or 0) + self._ended_rows
+
+    @property
+    def _ended_rows(self) -> int:
+        """Those of this part."""
+        return sum(self._recorder.state) - self._recorded_before
 
     @property
     def trace(self) -> EnergyTrace:
@@ -329,8 +347,9 @@ class Session:
 
     @length.setter
     def length(self, length: Length) -> None:
-        self._length = length
+        # In this order: a projection is asked for by the length, and made from what is described.
         self.describe(planned_epochs=length.rows, planned_duration_s=length.duration_s)
+        self._length = length
 
     @property
     def total_J(self) -> float:

@@ -10,6 +10,7 @@ from energyest.errors import ConfigurationError
 from energyest.measure.sensors import Detection, Kind, Sensor, detect
 from energyest.measure.sensors.detection import lost, warn_of
 from energyest.tracking.checks import check_folder, check_settings
+from energyest.tracking.progress import BatchSize
 from energyest.tracking.run import Run
 from energyest.tracking.session import Session
 
@@ -23,6 +24,7 @@ def track(
     sensors: Sequence[Sensor] | None = None,
     interval_s: float = 0.1,
     confidence: float = 0.9,
+    batch_size: BatchSize | None = None,
 ) -> Run:
     """Measure any training loop.
 
@@ -48,19 +50,22 @@ def track(
         sensors: sensors to use instead of what `detect()` finds.
         interval_s: seconds between readings; GPUs renew theirs every 0.1 s.
         confidence: probability for the interval of `run.projection`.
+        batch_size: a function that tells `run.count_flops` how many samples are in a batch, where
+            its build does not show it.
 
     Raises:
         ConfigurationError: an argument is out of its range. Nothing is raised once the run goes.
     """
     if epochs is not None:
         check_count(epochs, "epochs", ConfigurationError)
-    check_settings(confidence, interval_s, components)
+    check_settings(confidence, interval_s, components, batch_size)
     run = Run(
         Session(
             find_sensors(gpus, components, sensors),
             folder=check_folder(folder),
             interval_s=interval_s,
             confidence=confidence,
+            batch_size=batch_size,
         )
     )
     if epochs is not None:

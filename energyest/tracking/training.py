@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import nn
 
-from energyest.profiling.batches import batch_size
 from energyest.records.workload import Workload
 from energyest.tracking.continuation import Continuation, Position
 from energyest.tracking.first_projection import FirstProjection
@@ -123,20 +122,19 @@ class Training:
             model: what is trained.
             batch: what it was trained on.
         """
-        samples = batch_size(batch)
+        samples = self.session.samples_in(batch, self._plan.loaders)
         step = self._flops.end_step(samples)
-        self._progress.steps += 1
-        self._progress.samples += samples or 0
+        self._progress.count(samples)
         if step is not None and step.gradients is not None:
             self._changes.count()
         if self._first is not None and step is not None:
-            self._first.describe(model, batch, step)
+            self._first.describe(model, batch, samples, step)
             self._first.estimate()
 
     def end_epoch(self) -> None:
         """An epoch ends, and with it a row, unless it is an interval that is not full yet."""
         self._flops.leave()  # of a batch that was skipped
-        self.session.describe(train_samples=self._progress.end_epoch())
+        self.session.describe(train_samples=_known(self._progress.end_epoch()))
         rows_are_epochs = self._plan.every_n_steps is None
         if self._progress.carried_steps and not self.session.in_row and rows_are_epochs:
             self._start_row()  # resumed where only this end was left of the epoch
@@ -148,7 +146,9 @@ class Training:
         self.log_late_metrics()
         if not self.session.in_row and self._continuation is not None:
             self._continuation.end_row()
-        self._end_row()
+        # An interval whose first batch was skipped, with the rest of its epoch, is none.
+        if self._plan.every_n_steps is None or self._progress.row_steps:
+            self._end_row()
 
     def finish(self) -> None:
         """The training is over, perhaps earlier than it was planned to be."""
@@ -190,14 +190,14 @@ class Training:
             batch: the batch.
             loader: as of `start_validation_batch`.
         """
-        samples = batch_size(batch)
+        samples = self.session.samples_in(batch, self._plan.validation_loaders)
         self._flops.end_validation_batch(samples, loader)
-        self._progress.validation_samples += samples or 0
+        self._progress.validation_samples += math.nan if samples is None else samples
 
     def end_validation(self) -> None:
         """Validation ends."""
         self.session.end_validation()
-        self.session.describe(validation_samples=self._progress.validation_samples)
+        self.session.describe(validation_samples=_known(self._progress.validation_samples))
         self._progress.validation_samples = 0
 
     # ------------------------------------------------------------------ metrics, checkpoints
@@ -224,7 +224,7 @@ class Training:
     def _first_batch(self, model: nn.Module, batch: Any, index: int) -> None:
         """See what a step is, project from that, and look for planned changes."""
         session = self.session
-        self._batch_size = batch_size(batch)
+        self._batch_size = session.samples_in(batch, self._plan.loaders)
         session.describe(batch_size=self._batch_size)
         if self._describes and not session.rows:  # an earlier part would tell more than PRE
             self._first = FirstProjection(session, self._plan, self._workload)
@@ -245,17 +245,17 @@ class Training:
             self._continuation.before_row()
         if not self.session.rows:
             self.session.describe(first_epoch=self._plan.epoch)
-        self.session.start_row(self._plan.epoch, continues=True)
+        # In this order: at the moment the row begins, its counts are its own.
         self._progress.start_row()
+        self.session.start_row(self._plan.epoch, continues=True)
 
     def _end_row(self) -> None:
         """A row ends: record it, project, and log both."""
         if not self.session.in_row:
             return
         progress = self._progress
-        samples = progress.row_samples or math.nan
-        counts = {"steps": progress.row_steps, "samples": samples}
-        flops = self._flops.row_flops(samples, progress.row_steps)
+        counts = {"steps": progress.row_steps, "samples": progress.row_samples}
+        flops = self._flops.row_flops(progress.row_samples, progress.row_steps)
         if math.isfinite(flops):
             counts["flops"] = flops
         row = self.session.end_row({**counts, **self._take_metrics()})
@@ -297,6 +297,10 @@ class Training:
             values["energy/projected_upper_J"] = projection.upper_J
         self._log_values({n: v for n, v in values.items() if v is not None and math.isfinite(v)})
 
-    def _log_open_row(self, samples: int) -> None:
+    def _log_open_row(self, samples: float) -> None:
         if self.session.in_row:
             self.session.log(steps=self._progress.row_steps, samples=samples)
+
+
+def _known(samples: float) -> int | None:
+    return round(samples) if math.isfinite(samples) else None

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -368,4 +368,75 @@ def fit_again(scene: Scene, folder: Path) -> Outcome:
     outcome = judged(folders[-1], 3, 3)
     outcome.facts["rows of each"] = [len(load_trace(one)) for one in folders]
     outcome.facts["threads left"] = threads()
+    return outcome
+
+
+@contextlib.contextmanager
+def timer_calls(handler: Callable[..., object], every_s: float) -> Iterator[None]:
+    """A signal comes at an interval, wherever the training's thread is."""
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, every_s, every_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@case(
+    "a signal handler saves checkpoints and asks for totals, as on SLURM Lightning's own does",
+    "goes on",
+    "nothing is missing; each checkpoint holds whole epochs",
+    goes_on,
+    all_epochs_recorded,
+    RIGHT,
+    nothing_missing,
+    fact("checkpoints with half an epoch", 0),
+    quiet,
+)
+def handler_saves_checkpoints(scene: Scene, folder: Path) -> Outcome:
+    ours, saved = monitor(scene, folder / "energy"), []
+
+    def save(*_: Any) -> None:
+        checkpoint: dict[str, Any] = {}
+        if trainers:
+            ours.on_save_checkpoint(trainers[0], trainers[0].lightning_module, checkpoint)
+            _ = ours.total_J, ours.projection
+        saved.extend(entry["run"] for entry in checkpoint.get("energyest", {}).values())
+
+    trainers: list[Any] = []
+    with timer_calls(save, 0.005):
+        fit(
+            folder,
+            [ours],
+            step_s=0.05,
+            act=lambda model: trainers or trainers.append(model.trainer),
+        )
+    outcome = judged(folder / "energy", 3, 3)
+    steps = [set(run["columns"].get("steps", [])) - {BATCHES} for run in saved]
+    outcome.facts["checkpoints with half an epoch"] = sum(map(bool, steps))
+    assert len(saved) > 10
+    return outcome
+
+
+@case(
+    "a signal handler raises an error, as for a limit of time of the user's own",
+    "ends with that error",
+    'is closed, with no thread left; status "interrupted by" it',
+    fact("ends with that error", True),
+    fact("threads left", 0),
+    status("interrupted by AccidentError"),
+    quiet,
+)
+def handler_raises(scene: Scene, folder: Path) -> Outcome:
+    ours, before = monitor(scene, folder / "energy"), threads()
+    ended = False
+    try:
+        with timer_calls(accident, 0.4):
+            fit(folder, [ours], epochs=1000)
+    except AccidentError:
+        ended = True
+    outcome = judged(folder / "energy", 0, 0)
+    outcome.facts["ends with that error"] = ended
+    outcome.facts["threads left"] = threads() - before
     return outcome

@@ -1,0 +1,153 @@
+"""Signal handlers of the user: they may call the monitor back, or raise, in the middle of its work.
+
+Python runs them in the main thread, between any two steps of whatever that does; other threads go
+on. So the main thread changes what is shared in single steps only, and leaves to another thread
+what takes several.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
+from typing import Any, TypeVar
+
+R = TypeVar("R")
+
+# How often somebody who waits looks whether the other thread can still answer.
+_LOOK_S = 1.0
+
+
+class SharedLock(_thread.RLock):  # type: ignore[misc]
+    """A lock that a thread may take again, as it does where a signal handler interrupts it.
+
+    Taking it and giving it back are one step each, as they are not of a lock written in Python.
+    """
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this thread holds it."""
+        return bool(super()._is_owned())  # type: ignore[misc]  # what `threading.Condition` asks
+
+    def locked(self) -> bool:
+        """Whether any thread holds it."""
+        if self.is_held:
+            return True
+        if is_free := self.acquire(blocking=False):
+            self.release()
+        return not is_free
+
+
+def uninterrupted(
+    action: Callable[[], R], *, lock: SharedLock | None = None, to_the_end: bool = False
+) -> R:
+    """Do something that no signal handler may interrupt, and wait for it.
+
+    What a handler raises in the meantime is raised here; the action is done nevertheless.
+
+    Args:
+        action: what to do, in another thread if this one is interrupted by handlers.
+        lock: which the action takes. A handler may have come while this thread holds it; the action
+            is then done here.
+        to_the_end: raise what a handler has raised only when the action is done; what is raised
+            after that, as by an impatient second Ctrl-C, at once.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or (lock is not None and lock.is_held):
+        return action()
+    results: queue.SimpleQueue[tuple[R | None, BaseException | None]] = queue.SimpleQueue()
+
+    def act() -> None:
+        try:
+            results.put((action(), None))
+        except BaseException as error:
+            results.put((None, error))
+
+    try:
+        threading.Thread(target=act, name="energyest-aside", daemon=True).start()
+    except RuntimeError:  # none can be started any more: the process ends, or is at its limit
+        return action()
+    interruption: BaseException | None = None
+    try:
+        result, error = _wait(results)
+    except BaseException as raised:
+        if not to_the_end:
+            raise
+        interruption = raised
+        result, error = _wait(results)
+    if interruption is not None:
+        raise interruption
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]  # None only where the action gives it
+
+
+def _wait(results: queue.SimpleQueue[R]) -> R:
+    pid = os.getpid()
+    while True:
+        try:
+            return results.get(timeout=_LOOK_S)
+        except queue.Empty:
+            if os.getpid() != pid:  # a handler has forked, and this is the child
+                raise ChildProcessError("the thread that was waited for is the parent's") from None
+
+
+def raised_by_handler(error: BaseException) -> bool:
+    """Whether an exception was raised by a signal handler, and so is none of the monitor's own.
+
+    Python calls a handler with the frame that it interrupts, and the traceback shows both. A
+    handler that has dropped that argument is known as long as it is registered.
+    """
+    if not isinstance(error, Exception):
+        return True  # Ctrl-C, exits: nothing of ours raises such
+    handlers = set(_codes_of_handlers())
+    interrupted: FrameType | None = None
+    for frame in _frames(error.__traceback__):
+        if frame.f_code in handlers or (interrupted is not None and _is_given(frame, interrupted)):
+            return True
+        interrupted = frame
+    return False
+
+
+def let_handlers_raise(error: BaseException) -> None:
+    """In an `except Exception`: raise it again if it comes from a signal handler."""
+    if raised_by_handler(error):
+        raise error
+
+
+def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
+    while traceback is not None:
+        yield traceback.tb_frame
+        traceback = traceback.tb_next
+
+
+def _is_given(frame: FrameType, interrupted: FrameType) -> bool:
+    """Whether a function was called with a frame, the second argument of a signal handler."""
+    code = frame.f_code
+    arguments = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & 0x04)
+    for name in code.co_varnames[:arguments]:
+        value = frame.f_locals.get(name)
+        if value is interrupted or (isinstance(value, tuple) and _holds(value, interrupted)):
+            return True
+    return False
+
+
+def _holds(values: tuple[Any, ...], interrupted: FrameType) -> bool:
+    return any(value is interrupted for value in values)
+
+
+def _codes_of_handlers() -> Iterator[object]:
+    for number in signal.valid_signals():
+        handler: Any = signal.getsignal(number)
+        for _ in range(10):  # partial objects, bound methods, objects that are called, decorators
+            if handler is None or hasattr(handler, "__code__"):
+                break
+            inner = getattr(handler, "func", None) or getattr(handler, "__func__", None)
+            handler = inner or getattr(type(handler), "__call__", None)  # noqa: B004
+        while handler is not None:
+            yield getattr(handler, "__code__", None)
+            handler = getattr(handler, "__wrapped__", None)

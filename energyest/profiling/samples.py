@@ -1,0 +1,265 @@
+"""How many samples are in a batch, of whatever build; None where that cannot be told.
+
+Each part of a batch makes its candidates: a tensor its first dimension, a list of tensors either
+their common first dimension (several inputs, or views of one) or its length (samples of different
+sizes). What the parts agree on is the number of samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from itertools import islice
+from numbers import Number
+from typing import Any
+
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+# Of long lists, so many items are looked at, and so deep: this happens at every step.
+_MOST_ITEMS, _MOST_DEPTH = 32, 8
+# An image that is not part of a batch has channels, height and width.
+_CHANNELS, _LEAST_PIXELS = (1, 3, 4), 16
+# More tensors than a model has inputs are samples.
+_MOST_INPUTS = 8
+
+# What the number may be, the likeliest first; empty where parts contradict each other, and None of
+# what tells nothing. Where `_UNSURE` is left among them, something beside would have to tell.
+_Candidates = tuple[int, ...] | None
+_UNSURE = -1
+
+
+def batch_size(batch: Any, *, of_one_loader: bool = False) -> int | None:
+    """Number of samples in a batch; None where nothing shows it or its parts do not agree.
+
+    Known are tensors and arrays, mappings, dataclasses, tuples and lists of them, several views,
+    lists of samples of different sizes, packed sequences, and objects that say it themselves, such
+    as batches of graphs. Batches of several loaders side by side count together.
+
+    Args:
+        batch: as a data loader yields it.
+        of_one_loader: it is known to come from one: what looks like two batches is none.
+    """
+    if _shape(batch) == ():
+        return 1
+    found = _candidates(batch, 0)
+    if found and _UNSURE not in found:
+        return found[0]
+    return None if of_one_loader or found is None else _of_several_loaders(batch)
+
+
+def batch_size_by_loader(loaders: Any, batch: Any) -> int | None:
+    """Samples in a batch to which several loaders have contributed: the sum of theirs.
+
+    Args:
+        loaders: one, or mappings and lists of them.
+        batch: of the same build, with a batch in the place of each loader; None of one that has
+            come to its end.
+    """
+    pairs: list[tuple[Any, Any]]
+    if (
+        isinstance(loaders, Mapping)
+        and isinstance(batch, Mapping)
+        and loaders.keys() == batch.keys()
+    ):
+        pairs = [(loaders[name], batch[name]) for name in loaders]
+    elif _is_list(loaders) and _is_list(batch) and len(loaders) == len(batch):
+        pairs = list(zip(loaders, batch, strict=True))
+    else:
+        return batch_size(batch, of_one_loader=True)
+    sizes = [batch_size_by_loader(*pair) for pair in pairs if pair[1] is not None]
+    known = [size for size in sizes if size is not None]
+    return sum(known) if len(known) == len(sizes) else None
+
+
+def _candidates(value: Any, depth: int) -> _Candidates:  # noqa: PLR0911
+    if depth > _MOST_DEPTH or value is None or _is_plain(value):
+        return None
+    if isinstance(value, PackedSequence):
+        return (int(value.batch_sizes[0]),) if len(value.batch_sizes) else None
+    shape = _shape(value)
+    if shape is not None:
+        return shape[:1] or None
+    if isinstance(value, Mapping):
+        return _of_parts(islice(value.values(), _MOST_ITEMS), depth)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return _of_parts(value[:_MOST_ITEMS], depth)
+    if isinstance(value, list | tuple):
+        return _of_list(value, depth)
+    said = _said(value)
+    if said is not None:
+        return (said,)
+    return _of_parts(_attributes(value), depth)
+
+
+def _of_parts(items: Iterable[Any], depth: int) -> _Candidates:
+    """Of what a batch is made of. Lists of texts and numbers may be of something else."""
+    items = list(items)
+    parts = [_candidates(item, depth + 1) for item in items]
+    firm = [part for item, part in zip(items, parts, strict=True) if not _is_plain_list(item)]
+    return _agreed(parts) or _agreed(firm)
+
+
+def _of_list(items: Sequence[Any], depth: int) -> _Candidates:  # noqa: PLR0911
+    """Either the parts of a batch, or its samples."""
+    some = [item for item in items[:_MOST_ITEMS] if item is not None]
+    if not some:
+        return None
+    count = len(items)
+    if all(map(_is_plain, some)):
+        return (count,)  # texts, names of files, labels
+    shapes = [shape for item in some if (shape := _shape(item)) is not None]
+    if len(shapes) == len(some):
+        return _of_shapes(shapes, count)
+    if shapes:  # several inputs of different kinds
+        return _of_parts(some, depth)
+    if all(map(_is_sample, some)):
+        return (count,)
+    parts = [_candidates(item, depth + 1) for item in some]
+    if all(part is None for part in parts):
+        if any(map(_is_list, some)):
+            return None
+        # Objects that tell nothing are samples, such as images of a library's own.
+        return (count, _UNSURE) if any(isinstance(i, Mapping) for i in some) else (count,)
+    # Parts of a batch, or samples that are like batches, as the boxes in an image are.
+    agreed = _agreed(parts, all_of_them=True) or ()
+    if count > _MOST_INPUTS:
+        return (count, *agreed)
+    return (*agreed, count) if agreed else (count, _UNSURE)
+
+
+def _of_shapes(shapes: list[tuple[int, ...]], count: int) -> _Candidates:  # noqa: PLR0911
+    """Of a list of tensors: the parts of a batch, views of it, or its samples."""
+    whole = [shape for shape in shapes if shape]
+    if not whole:
+        return (count,)  # numbers, one a sample
+    size = whole[0][0]
+    is_common = all(shape[0] == size for shape in whole)
+    dimensions = {len(shape) for shape in whole}
+    if count == 1:
+        return size, 1
+    if len(dimensions) > 1 or len(whole) < len(shapes):
+        return (size,) if is_common else _agreed([shape[:1] for shape in whole])
+    if not is_common:  # sequences of different lengths, if they are not just two tensors
+        return (count,) if count > 2 else (count, _UNSURE)
+    is_image = dimensions == {3} and size in _CHANNELS
+    is_image = is_image and all(min(shape[1:]) >= _LEAST_PIXELS for shape in whole)
+    if is_image and (count > 2 or len(set(whole)) > 1):
+        are_many = count > _MOST_INPUTS or (count > 2 and len(set(whole)) > 1)
+        return (count,) if are_many else (size, count, _UNSURE)
+    if count > _MOST_INPUTS and max(dimensions) < 4:
+        return count, size
+    return size, count
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | bytes | Number)
+
+
+def _is_plain_list(value: Any) -> bool:
+    return _is_list(value) and all(map(_is_plain, value[:_MOST_ITEMS]))
+
+
+def _is_sample(value: Any) -> bool:
+    """Whether a mapping, tuple or list is a sample, and no batch of them.
+
+    It has numbers or texts beside tensors, or tensors that differ in their first dimension, or, as
+    a mapping, nothing but such as have one dimension, as the tokens of a text; or it is all
+    numbers.
+    """
+    is_mapping = isinstance(value, Mapping)
+    if not is_mapping and not _is_list(value):
+        return False
+    items = list(islice(value.values() if is_mapping else value, _MOST_ITEMS))
+    shapes = [shape for item in items if (shape := _shape(item)) is not None]
+    if () in shapes or (shapes and any(map(_is_plain, items))):
+        return True
+    if not shapes:
+        numbers = [isinstance(item, Number) for item in items if _is_plain(item)]
+        return len(numbers) == len(items) > 0 and (is_mapping or numbers[0] or any(numbers))
+    if len(shapes) < len(items):
+        return False
+    if len({shape[0] for shape in shapes}) > 1:
+        return True
+    one_image = len(shapes) == 1 and len(shapes[0]) == 3 and shapes[0][0] in _CHANNELS
+    return is_mapping and (one_image or all(len(shape) == 1 for shape in shapes))
+
+
+def _agreed(parts: Sequence[_Candidates], *, all_of_them: bool = False) -> _Candidates:
+    """What all parts may be; else, unless it has to be all, what more than half of them are."""
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    common = [size for size in known[0] if all(size in part for part in known)]
+    certain = [size for size in common if size != _UNSURE]
+    if len(set(certain)) == 1 and len(known) > 1:
+        return (certain[0],)  # each alone leaves it open, but together they do not
+    if certain:
+        return tuple(common)
+    votes = [part[0] for part in known if len(part) == 1]
+    most = max(votes, key=votes.count, default=_UNSURE)
+    has_most = votes and 2 * sum(most in part for part in known) > len(known)
+    return (most,) if has_most and not all_of_them else ()
+
+
+def _of_several_loaders(batch: Any) -> int | None:
+    """The sum, where each part is a batch of at least two tensors that agree; else None.
+
+    A list of mappings is none: those may be samples, each with what is in an image.
+    """
+    are_named = isinstance(batch, Mapping)
+    parts = batch.values() if are_named else batch if _is_list(batch) else []
+    sizes = []
+    for part in islice(parts, _MOST_ITEMS):
+        items = part if _is_list(part) else []
+        if are_named and isinstance(part, Mapping):
+            items = list(part.values())
+        shapes = [shape for item in islice(items, _MOST_ITEMS) if (shape := _shape(item))]
+        if len(shapes) < 2 or len({shape[0] for shape in shapes}) > 1:
+            return None
+        sizes.append(shapes[0][0])
+    return sum(sizes) or None
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    """Of a tensor or an array of any library; None of anything else."""
+    if isinstance(value, Tensor):
+        return (int(value.size(0)),) if value.is_nested else tuple(value.shape)
+    if isinstance(value, Mapping | list | tuple) or not hasattr(value, "dtype"):
+        return None
+    shape = getattr(value, "shape", None)
+    return tuple(shape) if isinstance(shape, tuple) else None
+
+
+def _said(value: Any) -> int | None:
+    """What an object says of itself: a batch of graphs (PyG, DGL), or with a `batch_size`."""
+    for name in ("num_graphs", "batch_size"):
+        said = getattr(value, name, None)
+        if isinstance(said, tuple) and said:  # of several dimensions
+            said = said[0]
+        if isinstance(said, int) and not isinstance(said, bool) and said >= 0:
+            return said
+    starts, graph_of = getattr(value, "ptr", None), getattr(value, "batch", None)
+    if isinstance(starts, Tensor) and starts.ndim == 1:
+        return len(starts) - 1
+    # Not of a GPU's, which would have to be waited for.
+    if isinstance(graph_of, Tensor) and graph_of.device.type == "cpu" and len(graph_of):
+        return int(graph_of.max()) + 1
+    return None
+
+
+def _attributes(value: Any) -> list[Any]:
+    """The parts of an object: of a dataclass all, of others what are tensors or arrays."""
+    if isinstance(value, type):
+        return []
+    if is_dataclass(value):
+        return [getattr(value, field.name, None) for field in fields(value)]
+    return (
+        [item for item in vars(value).values() if _shape(item) is not None]
+        if hasattr(value, "__dict__")
+        else []
+    )
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple) and not hasattr(value, "_fields")
