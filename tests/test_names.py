@@ -108,6 +108,7 @@ def test_metrics_of_a_trainer(caplog: pytest.LogCaptureFixture) -> None:
     for value in (1.0, 2.0):
         names = ("val_acc", "energy_J", "steps", "energy/total_J", "energy/mine", "a,b")
         trainer.callback_metrics = {name: torch.tensor(value) for name in names}
+        trainer.callback_metrics["energy/total_J"]._is_of_energyest = True
         trainer.callback_metrics |= {"bad": torch.tensor(1j), "many": torch.ones(2)}
         assert fresh.take(trainer) == dict.fromkeys(("val_acc", "energy/mine", "a,b"), value)
     assert [message.split(":")[1] for message in messages(caplog)] == [

@@ -19,6 +19,8 @@ log = logging.getLogger("energyest")
 
 # What the progress bar shows.
 _SHOWN = "energy/projected_J"
+# An attribute of the tensors that a monitor puts into `callback_metrics`.
+_MARK = "_is_of_energyest"
 # Where a value goes whose name the training uses itself.
 _PREFIX, _OTHER_PREFIX = "energy/", "energyest/"
 
@@ -33,16 +35,17 @@ class EnergyLog:
     """
 
     def __init__(self) -> None:
-        # What was put into `callback_metrics`, by name: anything else there is the training's.
+        # What was put into `callback_metrics`, by name.
         self._own: dict[str, torch.Tensor] = {}
         self._taken: set[str] = set()
         self._told: set[str] = set()
         # What waits for the loggers, with the number of the step and of the epoch.
         self._waiting: list[tuple[Mapping[str, float], int, int]] = []
 
-    def is_own(self, name: str, value: object) -> bool:
-        """Whether a value in `callback_metrics` is the monitor's."""
-        return value is self._own.get(name, ...)
+    @staticmethod
+    def is_own(value: object) -> bool:
+        """Whether a value in `callback_metrics` is this monitor's, or another's beside it."""
+        return getattr(value, _MARK, False) is True
 
     def put(self, trainer: Trainer, values: Mapping[str, float]) -> None:
         """Log values, by names that begin with `energy/`."""
@@ -81,6 +84,7 @@ class EnergyLog:
             if name is not None:
                 named[name] = value
                 self._own[name] = torch.tensor(value)
+                setattr(self._own[name], _MARK, True)
         there.update({name: self._own[name] for name in named})
         if _SHOWN in named:
             connector._progress_bar_metrics[_SHOWN] = named[_SHOWN]
@@ -89,13 +93,15 @@ class EnergyLog:
     def _free_name(self, wanted: str, there: Mapping[str, object]) -> str | None:
         """A name that the training does not use; None if there is none."""
         for name in (wanted, wanted.replace(_PREFIX, _OTHER_PREFIX, 1)):
-            if name in there and not self.is_own(name, there[name]):
+            if name in there and there[name] is not self._own.get(name):
                 self._taken.add(name)
             if name not in self._taken:
                 break
         else:
             name = ""
-        if name != wanted and wanted not in self._told:
+        # A second monitor beside this one is no news.
+        is_news = name != wanted and not self.is_own(there.get(wanted))
+        if is_news and wanted not in self._told:
             self._told.add(wanted)
             log.warning(
                 "energyest: something else is logged as %s; the monitor's value %s",
@@ -106,14 +112,9 @@ class EnergyLog:
 
 
 class FreshMetrics:
-    """Finds the metrics that a training has logged since it looked last.
+    """Finds the metrics that a training has logged since it looked last."""
 
-    Args:
-        own: knows what is none of the training's.
-    """
-
-    def __init__(self, own: EnergyLog) -> None:
-        self._log = own
+    def __init__(self) -> None:
         self._seen: dict[str, Any] = {}
         self._left_out: set[str] = set()
 
@@ -126,7 +127,7 @@ class FreshMetrics:
         before, self._seen = self._seen, dict(trainer.callback_metrics)
         fresh = {}
         for name, value in self._seen.items():
-            is_ours = self._log.is_own(name, value)
+            is_ours = EnergyLog.is_own(value)
             if is_ours or not _is_scalar(value) or _is_same(value, before.get(name)):
                 continue
             if name in EPOCH_COLUMNS:

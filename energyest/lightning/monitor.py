@@ -120,7 +120,7 @@ class EnergyMonitor(Callback):
         self._training: Training | None = None
         self._has_begun = False
         self._log = EnergyLog()
-        self._metrics = FreshMetrics(self._log)
+        self._metrics = FreshMetrics()
         self._resumes_at: Position | None = None
         self._left_by_child = SharedPath()
 
@@ -201,7 +201,7 @@ class EnergyMonitor(Callback):
             self._left_by_child.write(self._session.folder)
         self._session.describe(**facts_of(trainer, pl_module, self._hparams))
         self._log = EnergyLog()
-        self._metrics = FreshMetrics(self._log)
+        self._metrics = FreshMetrics()
         self._metrics.forget(trainer)
         # Before the start: if Ctrl-C comes during it, the end must come too.
         self._training = Training(
@@ -394,4 +394,4 @@ class EnergyMonitor(Callback):
         log = EnergyLog()
         own = {"_session": None, "_training": None, "_has_begun": False, "_resumes_at": None}
         kept = {name: v for name, v in vars(self).items() if name not in ("log", "log_dict")}
-        return {**kept, **own, "_log": log, "_metrics": FreshMetrics(log)}
+        return {**kept, **own, "_log": log, "_metrics": FreshMetrics()}
