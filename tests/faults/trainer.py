@@ -431,8 +431,13 @@ def handler_saves_checkpoints(scene: Scene, folder: Path) -> Outcome:
 def handler_raises(scene: Scene, folder: Path) -> Outcome:
     ours, before = monitor(scene, folder / "energy"), threads()
     ended = False
+
+    def raise_it(*_: Any) -> None:
+        if ours._session is not None and ours._session.in_row:  # however long it takes to begin
+            accident()
+
     try:
-        with timer_calls(accident, 0.4):
+        with timer_calls(raise_it, 0.4):
             fit(folder, [ours], epochs=1000)
     except AccidentError:
         ended = True
