@@ -25,7 +25,7 @@ class SharedPath:
         self._pid = os.getpid()
         self._bytes: torch.Tensor | None = None
         try:
-            self._bytes = torch.zeros(_MOST_BYTES, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+            self._bytes = torch.zeros(_MOST_BYTES, dtype=torch.uint8).share_memory_()
         except (RuntimeError, OSError) as error:  # a machine without shared memory
             log.debug("energyest: the trace of spawned processes will not be found: %s", error)
 

@@ -28,7 +28,7 @@ class ShapesAlone(FakeTensorMode):
     """
 
     def __init__(self, *, keeps_constants: bool = True) -> None:
-        super().__init__(allow_non_fake_inputs=True)  # type: ignore[no-untyped-call]
+        super().__init__(allow_non_fake_inputs=True)
         self.keeps_constants = keeps_constants
         self._constants: Any = WeakIdKeyDictionary()
         self._is_inside = False

@@ -157,7 +157,7 @@ def _cuda_device(gpu: torch.device | int | str | None) -> torch.device:
     """The CUDA device that is meant, in use from now on."""
     if not torch.cuda.is_available():
         raise ProbeError("a probe needs an NVIDIA GPU that torch can use, and there is none here")
-    torch.cuda.init()  # type: ignore[no-untyped-call]
+    torch.cuda.init()
     try:
         device = torch.device("cuda", gpu) if isinstance(gpu, int) else torch.device(gpu or "cuda")
     except (RuntimeError, TypeError) as error:

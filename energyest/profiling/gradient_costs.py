@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -32,7 +32,7 @@ class GradientCosts:
         for parameter in parameters:
             self._sources[parameter] = self._bits[id(parameter)]
         # FLOPs of gradients, by the parameters one of which has to be trainable for them.
-        self._flops: Counter[int] = Counter()
+        self._flops: defaultdict[int, float] = defaultdict(float)
 
     def record(self, seen: Seen) -> None:
         """An operation of the forward pass has run."""
@@ -43,7 +43,7 @@ class GradientCosts:
             return
         if seen.flops:
             for cost, operands in gradient_parts(seen.name, seen.func, seen.args, seen.flops):
-                self._flops[self._sources_of(tensors_of(operands))] += cost  # type: ignore[assignment]
+                self._flops[self._sources_of(tensors_of(operands))] += cost
         for tensor in seen.outputs:
             base = tensor._base
             for written in (tensor,) if base is None else (tensor, base):

@@ -186,7 +186,7 @@ def _states_of_generators(model: nn.Module) -> Iterator[tuple[Callable[[Any], An
 
 def _cuda_in_use() -> list[int]:
     """Forward may draw from a GPU's generator; one that was not started is left alone."""
-    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    started = torch.cuda.is_initialized()
     return [torch.cuda.current_device()] if started else []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -149,7 +149,7 @@ class Seen(NamedTuple):
     flops: float = 0.0
 
 
-class OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class OperationLog(TorchDispatchMode):
     """Records what is dispatched while it is entered; the operations run as without it.
 
     Args:
@@ -175,7 +175,7 @@ class OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.describes = describes
         self.calls: Counter[str] = Counter()
-        self.flops: Counter[str] = Counter()
+        self.flops: defaultdict[str, float] = defaultdict(float)
         self.uncounted: Counter[str] = Counter()
         self.failure: Exception | None = None
         self._sizes: Counter[tuple[Any, ...]] = Counter()
@@ -189,8 +189,8 @@ class OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def as_step(self, module_calls: int, saved_bytes: float) -> WatchedStep:
         """What was recorded, as one step; its operations as each first occurred."""
         return WatchedStep(
-            forward_flops=float(self.flops["forward"]),
-            backward_flops=float(self.flops["backward"]),
+            forward_flops=self.flops["forward"],
+            backward_flops=self.flops["backward"],
             uncounted=dict(self.uncounted),
             operations=tuple(
                 Operation(phase, name, count, *sizes)
@@ -222,7 +222,7 @@ class OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """
         phase = self.phase
         self.calls[phase] += 1
-        self.flops[phase] += flops if by_fvcore is None else by_fvcore  # type: ignore[assignment]
+        self.flops[phase] += flops if by_fvcore is None else by_fvcore
         sizes = (phase, name, float(flops), float(moved), *product)
         self._sizes[sizes] += 1
 

@@ -151,7 +151,7 @@ class _Trainee:
         if self.optimizer is None or not loss.requires_grad:
             return
         self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
 

@@ -92,7 +92,7 @@ class StepWatch:
             self._log.enter_optimizer()
 
 
-class _StepLog(OperationLog):  # type: ignore[no-untyped-call]
+class _StepLog(OperationLog):
     """Records a step, but for what its optimizers compute."""
 
     def __init__(self, gradients: GradientCosts | None) -> None:
