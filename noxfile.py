@@ -44,9 +44,11 @@ def tests_extras(session: nox.Session) -> None:
 
 @nox.session
 def tests_long(session: nox.Session) -> None:
-    """Tests that take minutes: more trainings of several processes."""
+    """Tests that take minutes: more trainings, also of several processes, and those marked `long`."""
     install(session, "dev")
-    session.run("python", "-m", "pytest", "tests/long", *session.posargs)
+    spread = ("-n", "logical", "--maxprocesses", "4")
+    session.run("python", "-m", "pytest", "-m", "", "tests/long", *spread, *session.posargs)
+    session.run("python", "-m", "pytest", "-m", "long", "tests", *spread, *session.posargs)
 
 
 @nox.session

@@ -792,6 +792,7 @@ def test_a_loss_of_ones_own() -> None:
     assert describe_workload(LitForward("trainer"), (X, Y), loss=loss).loop == "lightning"
 
 
+@pytest.mark.long
 def test_two_billion_parameters_take_seconds_and_no_memory() -> None:
     width, layers, positions, words = 2560, 26, 1024, 50_000
     with torch.device("meta"):

@@ -288,7 +288,10 @@ def resumable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "it.ckpt"
 
 
-@pytest.mark.parametrize("case", CHECKPOINTS)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=pytest.mark.long if c == "size" else ()) for c in CHECKPOINTS],
+)
 def test_a_training_goes_on_from_a_forged_checkpoint(
     tmp_path: Path, resumable: Path, case: str, caplog: pytest.LogCaptureFixture
 ) -> None:

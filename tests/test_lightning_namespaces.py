@@ -74,6 +74,7 @@ def test_configure_callbacks_of_a_module(pl: ModuleType, tmp_path: Path) -> None
     assert len(monitor.trace) == 1
 
 
+@pytest.mark.long
 def test_without_the_other_namespace() -> None:
     """`lightning` need not be there, or may be broken."""
     script = textwrap.dedent("""

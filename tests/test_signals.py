@@ -113,7 +113,7 @@ def check_account(state: RunCheckpoint, steps: int, epoch_steps: int, slack: int
 # ------------------------------------------------------------------ called back
 
 
-@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("in_memory", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_handler_may_ask_for_anything_at_any_line(in_memory: bool, tmp_path: Path) -> None:
     states: list[RunCheckpoint] = []
     projections: list[Estimate | None] = []
@@ -179,7 +179,7 @@ def test_a_handler_that_takes_long_costs_no_reading(monkeypatch: pytest.MonkeyPa
 
 
 @both_namespaces
-@pytest.mark.parametrize("every", [None, 3])
+@pytest.mark.parametrize("every", [None, pytest.param(3, marks=pytest.mark.long)])
 def test_a_checkpoint_at_any_line_of_the_monitor(
     pl: ModuleType, every: int | None, tmp_path: Path
 ) -> None:

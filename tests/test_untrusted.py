@@ -400,6 +400,7 @@ print(len(trace), seen)
 """
 
 
+@pytest.mark.long
 def test_nothing_connects(tmp_path: Path) -> None:
     script = [sys.executable, "-c", AUDITED, str(tmp_path / "energy")]
     done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=ROOT)

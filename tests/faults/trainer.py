@@ -373,8 +373,19 @@ def fit_again(scene: Scene, folder: Path) -> Outcome:
 
 @contextlib.contextmanager
 def timer_calls(handler: Callable[..., object], every_s: float) -> Iterator[None]:
-    """A signal comes at an interval, wherever the training's thread is."""
-    before = signal.signal(signal.SIGALRM, handler)
+    """A signal comes at an interval, wherever the training's thread is, but in its own handler."""
+    is_handling = False
+
+    def once(*arguments: Any) -> None:
+        nonlocal is_handling
+        if not is_handling:
+            is_handling = True
+            try:
+                handler(*arguments)
+            finally:
+                is_handling = False
+
+    before = signal.signal(signal.SIGALRM, once)
     signal.setitimer(signal.ITIMER_REAL, every_s, every_s)
     try:
         yield
