@@ -44,7 +44,7 @@ def tests_extras(session: nox.Session) -> None:
 
 @nox.session
 def tests_long(session: nox.Session) -> None:
-    """Tests that take minutes: more trainings, also of several processes, and those marked `long`."""
+    """Tests that take minutes: trainings of several processes, and what is marked `long`."""
     install(session, "dev")
     spread = ("-n", "logical", "--maxprocesses", "4")
     session.run("python", "-m", "pytest", "-m", "", "tests/long", *spread, *session.posargs)
