@@ -80,7 +80,7 @@ def check_once(monitor: EnergyMonitor, caplog: Any, every: int | None, epochs: i
 @both_namespaces
 @pytest.mark.parametrize("every", [None, 3])
 @pytest.mark.parametrize("first", [True, False])
-@pytest.mark.parametrize("epochs", [[0], [2], [0, 1, 3]])
+@pytest.mark.parametrize("epochs", [[0], [2], pytest.param([0, 1, 3], marks=pytest.mark.long)])
 def test_a_learning_rate_finder_within_the_training(
     pl: ModuleType,
     epochs: list[int],
@@ -98,7 +98,7 @@ def test_a_learning_rate_finder_within_the_training(
 
 @both_namespaces
 @pytest.mark.parametrize("kind", ["LearningRateFinder", "BatchSizeFinder"])
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("first", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_finder_at_the_start(
     pl: ModuleType, first: bool, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

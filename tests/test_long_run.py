@@ -37,6 +37,7 @@ def table_bytes(table: ReadingTable) -> int:
     return sum(array.buffer_info()[1] * array.itemsize for array in arrays)
 
 
+@pytest.mark.long
 def test_an_hour_of_eight_gpus(tmp_path: Path) -> None:
     devices = sensors(8)
     run = Run(devices, tmp_path / "energy", hz=10, epoch_s=EPOCH_S)

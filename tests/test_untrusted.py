@@ -444,6 +444,7 @@ print(len(hostile), sorted(seen))
 """
 
 
+@pytest.mark.long
 def test_loading_runs_no_code(folder: Path, tmp_path: Path) -> None:
     import random
 
