@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from energyest import track
-from energyest.profiling.training_flops import flop_counter
+from energyest.profiling.operations import OperationLog
 
 CLASSES, VOCABULARY = 1000, 8192
 COLD_STEPS, UNTIMED_STEPS = 8, 3
@@ -167,12 +167,12 @@ def training_flops(model: nn.Module, setting: Setting) -> float:
     """FLOPs of forward and backward for one sample, counted on a copy; NaN on failure."""
     try:
         batch = make_batch(replace(setting, batch_size=1), "meta")
-        with flop_counter() as counter:
+        with OperationLog() as log:
             loss_of(copy.deepcopy(model).to("meta"), *batch).backward()
     except Exception as error:
         print(f"{setting.name}: FLOPs are not counted: {error!r}")
         return math.nan
-    return float(counter.get_total_flops())
+    return float(sum(log.flops.values()))
 
 
 class Training:

@@ -17,8 +17,9 @@ def test_readings_that_fail_hold_nothing_up(
     forks: Forks, nvml_library: Path, tmp_path: Path
 ) -> None:
     outcome_of = start_all(forks, NAMES, nvml_library, tmp_path, real_time=True)
-    for name in NAMES:
-        outcome = outcome_of(name)
+    trained = [outcome for outcome in map(outcome_of, NAMES) if outcome.planned]
+    assert len(trained) > 10  # others are of what happens before a training, or without one
+    for outcome in trained:
         assert outcome.slowest_s is not None
         goes_on(outcome)
         all_epochs_recorded(outcome)
