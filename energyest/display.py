@@ -16,6 +16,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
+def in_a_line(error: Exception) -> str:
+    """The kind of an error and the first line of what it says, for a note."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+
+
 def as_text(heading: str, tables: Sequence[pd.DataFrame] = (), notes: Sequence[str] = ()) -> str:
     """A heading, tables below it, and notes, with an empty line between them."""
     shown = [t.to_string(index=False, float_format="{:.4g}".format, na_rep="-") for t in tables]

@@ -112,6 +112,8 @@ def test_two_monitors_do_not_mix(tmp_path: Path) -> None:
     first, second = (m.trace.column("energy_J")[-1] for m in monitors)
     assert trainer.callback_metrics["energy/epoch_J"] == pytest.approx(first)
     assert trainer.callback_metrics["energyest/epoch_J"] == pytest.approx(second)
+    for monitor in monitors:
+        assert sorted(monitor.trace.metrics) == ["late", "train_loss"]
 
 
 @both_namespaces

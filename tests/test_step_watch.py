@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from energyest.profiling import operations, step_watch
 from energyest.profiling.describe import count_flops
 from energyest.profiling.operations import WatchedStep
 from energyest.profiling.step_watch import StepWatch, why_unwatched
+from energyest.tracking.flop_watch import FlopWatch
+from energyest.tracking.trainable_changes import trainable_names
 from simulation.setups import SETUPS, outcome
 from tests.support.trainers import lightning_warns, monitor_of
 
@@ -185,6 +188,18 @@ def test_grouped_products_count_as_their_parts() -> None:
     assert log.flops["forward"] == 2 * 64 * 32 * 16
 
 
+def test_causal_attention_counts_in_full_and_is_computed_by_half() -> None:
+    query, key, value = torch.randn(3, 2, 4, 16, 8)
+    products = 2 * 2 * (2 * 4 * 16 * 8) * 16
+    for is_causal, computed in ((False, products), (True, products / 2)):
+        log = operations.OperationLog()
+        with log, torch.no_grad():
+            nn.functional.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
+        step = log.as_step(0, 0.0)
+        assert step.forward_flops == products
+        assert sum(operation.flops for operation in step.operations) == computed
+
+
 OWN = np.random.default_rng(0)
 
 
@@ -244,6 +259,33 @@ def test_an_error_in_a_training_leaves_no_mode(tmp_path: Any) -> None:
         outcome(build, pytorch_lightning, tmp_path, monitor_of(None))
     assert not _get_current_dispatch_mode_stack()
     assert not nn.modules.module._global_forward_pre_hooks
+
+
+def test_ratios_after_a_choice_that_was_known_came_back() -> None:
+    def watch(watch: FlopWatch) -> None:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in now)
+        watch.begin_step(model)
+        model(X).square().sum().backward()
+        watch.end_step(6)
+
+    model = net()
+    every, head = trainable_names(model), frozenset({"2.weight", "2.bias"})
+    bias = frozenset({"2.bias"})
+    # The first layer computes no gradient of its input; with the head alone, there is one product.
+    expected = (FORWARD + 2 * 6 * 16 * 4) / (FORWARD + BACKWARD)
+    session: Any = SimpleNamespace(set_flops=lambda count: None)
+    flops = FlopWatch(session, is_on=True)
+    now = every
+    watch(flops)
+    assert flops.ratio(head, every) == pytest.approx(expected)
+    flops.change(every, head)
+    now = head
+    watch(flops)
+    assert flops.ratio(head, every) == pytest.approx(expected)
+    flops.change(head, every)
+    assert flops.ratio(head, every) == pytest.approx(expected)
+    assert flops.ratio(bias, every) == pytest.approx(FORWARD / (FORWARD + BACKWARD))
 
 
 def test_validation_is_counted_as_it_happens(tmp_path: Any) -> None:

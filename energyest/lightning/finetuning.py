@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from energyest.display import in_a_line
 from energyest.measure.signals import let_handlers_raise
 from energyest.profiling.model_copy import SHARED, bare_copy, generators_restored
 from energyest.tracking.trainable_changes import Flip
@@ -76,7 +77,7 @@ def planned_flips(
         let_handlers_raise(error)
         log.warning(
             "energyest: what the finetuning callbacks will unfreeze is not known in advance (%s)",
-            f"{type(error).__name__}: {error}".splitlines()[0],
+            in_a_line(error),
         )
         return []
 

@@ -62,7 +62,7 @@ class Recorder(WithDevices):
         clock: monotonic clock in seconds.
 
     Raises:
-        ConfigurationError: the interval is not positive, or `check_names` refuses the sensors'.
+        ConfigurationError: the interval is not positive, or `check_device_names` refuses a name.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from energyest.measure.run_account import RunAccount
 from energyest.measure.run_meta import RunMeta
 from energyest.measure.sampler import Sampler
-from energyest.measure.sensors.base import Device, check_names
+from energyest.measure.sensors.base import Device, check_device_names
 from energyest.measure.sensors.detection import LATE, Detection, warn_of
 from energyest.measure.signals import SharedLock, uninterrupted
 
@@ -19,12 +19,12 @@ class RunDevices:
         found: what is there when it begins.
 
     Raises:
-        ConfigurationError: `check_names` refuses the devices'.
+        ConfigurationError: `check_device_names` refuses the devices'.
     """
 
     def __init__(self, found: Detection) -> None:
         self.all: Sequence[Device] = found.devices
-        check_names(self.all)
+        check_device_names(self.all)
         #: Names of those without a sensor: their energy is not known.
         self.unread = frozenset(found.unread)
 

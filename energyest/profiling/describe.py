@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 
+from energyest.display import in_a_line
 from energyest.errors import WorkloadError
 from energyest.measure.signals import let_handlers_raise
 from energyest.profiling.batches import map_tensors, tensors_in, unshared
@@ -30,7 +31,6 @@ from energyest.profiling.operations import (
     FlopCount,
     OperationLog,
     WatchedStep,
-    in_a_line,
 )
 from energyest.profiling.samples import batch_size
 from energyest.profiling.training_step import Loss, Step, is_lightning, possible_steps
@@ -127,7 +127,6 @@ def count_flops(model: nn.Module, batch: Any, samples: int | None = None) -> Flo
             count,
             note=f"{note}: {_NO_GRADIENT}",
             training_to_forward=TRAINING_TO_FORWARD,
-            is_training_counted=False,
         )
     return count
 
@@ -268,7 +267,7 @@ def _walk(
 def _walk_copy(
     model: nn.Module, batch: Any, precision: str, take: Step, with_values: bool
 ) -> _Walk:
-    shapes = None if with_values else ShapesAlone(keeps_constants=False)
+    shapes = None if with_values else ShapesAlone()
     training = [module.training for module in model.modules()]
     fused = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
     # Wherever the caller builds tensors, in which precision, and whether or not with gradients.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
+
+from energyest.profiling.operations import tensors_of
 
 # Constants of more numbers than this have no values: it is a causal mask of 4096 positions.
 _LARGEST_CONSTANT = 2**24
@@ -24,12 +24,12 @@ class ShapesAlone(FakeTensorMode):
     is therefore computed.
 
     Attributes:
-        keeps_constants: whether that is so now; else nothing has values.
+        keeps_constants: whether that is so now, as it is not at first; else nothing has values.
     """
 
-    def __init__(self, *, keeps_constants: bool = True) -> None:
+    def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
-        self.keeps_constants = keeps_constants
+        self.keeps_constants = False
         self._constants: Any = WeakIdKeyDictionary()
         self._is_inside = False
 
@@ -43,13 +43,13 @@ class ShapesAlone(FakeTensorMode):
         if func._schema.is_mutable:
             return func(*args, **kwargs)  # no larger than what it writes to
         shapes = self._shapes(func, types, args, kwargs)
-        if any(t.numel() > _LARGEST_CONSTANT for t in _tensors(shapes)):
+        if any(t.numel() > _LARGEST_CONSTANT for t in tensors_of(shapes)):
             return shapes
         try:
             out = func(*args, **kwargs)
         except Exception:  # such as one for a GPU that is not there
             return shapes
-        for tensor in _tensors(out):
+        for tensor in tensors_of(out):
             self._constants[tensor] = True
         return out
 
@@ -66,8 +66,4 @@ class ShapesAlone(FakeTensorMode):
             return not isinstance(args[0], FakeTensor)
         if kwargs.get("generator") is not None or str(kwargs.get("device", "")) == "meta":
             return False
-        return all(tensor in self._constants for tensor in _tensors([args, kwargs]))
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+        return all(tensor in self._constants for tensor in tensors_of([args, kwargs]))

@@ -130,11 +130,18 @@ def is_unknown(func: Any, name: str) -> bool:
     return getattr(func, "namespace", "") != "aten" or name.startswith(_WITHOUT_RULE)
 
 
-def flops_by_fvcore(func: Any, args: Any, kwargs: Any, out: Any, product: Sequence[int]) -> float:
-    """FLOPs as fvcore counts them, a multiply and an add as two; 0 where there is no rule.
+def flops_by_fvcore(func: Any, args: Any, kwargs: Any, out: Any, flops: float) -> float:
+    """FLOPs as fvcore counts them, a multiply and an add as two.
 
     Of attention, all of it, also where no position sees a later one: fvcore, which has no rule of
     its own for it, would count its two products so.
+
+    Args:
+        func: what was dispatched.
+        args: its arguments.
+        kwargs: those by name.
+        out: what it gave.
+        flops: its `arithmetic`, which stands where fvcore has no rule.
     """
     handler = _HANDLERS.get(getattr(func, "overloadpacket", func))
     if handler is not None:
@@ -142,14 +149,23 @@ def flops_by_fvcore(func: Any, args: Any, kwargs: Any, out: Any, product: Sequen
         outputs = out if isinstance(out, list | tuple) else [out]
         counted = count([_Seen(a) for a in choose(args)], [_Seen(o) for o in outputs])
         return float(each * (sum(counted.values()) if isinstance(counted, dict) else counted))
-    flops = arithmetic(func, args, kwargs, out, product)
     return 2 * flops if _is_causal(func, args, kwargs) else flops
 
 
-def arithmetic(func: Any, args: Any, kwargs: Any, out: Any, product: Sequence[int]) -> float:
-    """FLOPs that a GPU's matrix units compute: norms have none, causal attention half of all."""
+def arithmetic(
+    name: str, func: Any, args: Any, kwargs: Any, out: Any, product: Sequence[int]
+) -> float:
+    """FLOPs that a GPU's matrix units compute: norms have none, causal attention half of all.
+
+    Args:
+        name: the operation's `plain_name`.
+        func: what was dispatched.
+        args: its arguments.
+        kwargs: those by name.
+        out: what it gave.
+        product: its `product_of`.
+    """
     packet = getattr(func, "overloadpacket", func)
-    name = plain_name(func, args)
     if name.startswith("attention"):
         query, key = _of_attention(name, args)
         # Forward has two products, backward five: it computes q kᵀ again (Dao et al., arXiv

@@ -23,14 +23,15 @@ class GradientCosts:
     the products of one forward pass show what the backward pass costs for any choice of them.
 
     Args:
-        parameters: of the model, each one bit.
+        module: whose parameters these are, each one bit.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self._bits = {id(parameter): 1 << i for i, parameter in enumerate(parameters)}
+    def __init__(self, module: nn.Module) -> None:
         self._sources: Any = WeakIdKeyDictionary()
-        for parameter in parameters:
-            self._sources[parameter] = self._bits[id(parameter)]
+        for i, parameter in enumerate(module.parameters()):
+            self._sources[parameter] = 1 << i
+        named = module.named_parameters(remove_duplicate=False)
+        self._bits = {name: self._sources[parameter] for name, parameter in named}
         # FLOPs of gradients, by the parameters one of which has to be trainable for them.
         self._flops: defaultdict[int, float] = defaultdict(float)
 
@@ -49,11 +50,11 @@ class GradientCosts:
             for written in (tensor,) if base is None else (tensor, base):
                 self._sources[written] = self._sources.get(written, 0) | sources
 
-    def backward_flops(self, trainable: Iterable[nn.Parameter]) -> float:
-        """FLOPs of the backward pass where these parameters are trainable."""
+    def backward_flops(self, trainable: Iterable[str]) -> float:
+        """FLOPs of the backward pass where the parameters of these names are trainable."""
         asked = 0
-        for parameter in trainable:
-            asked |= self._bits.get(id(parameter), 0)
+        for name in trainable:
+            asked |= self._bits.get(name, 0)
         return sum(flops for sources, flops in self._flops.items() if sources & asked)
 
     def forget_tensors(self) -> None:

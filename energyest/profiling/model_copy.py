@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # What a model may hold that is large and takes no part in forward.
+SHARED = (torch.utils.data.Dataset, torch.utils.data.DataLoader)
 _EMPTY = types.CellType()
 # Where nothing of the user's is.
 _LIBRARIES = {
     *sys.stdlib_module_names,
     *("torch", "torchvision", "numpy", "lightning", "pytorch_lightning", "lightning_fabric"),
 }
-SHARED = (torch.utils.data.Dataset, torch.utils.data.DataLoader)
 
 
 def bare_copy(

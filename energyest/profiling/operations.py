@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from energyest.display import in_a_line
 from energyest.profiling.flop_rules import (
     arithmetic,
     base_name,
@@ -46,15 +47,14 @@ class FlopCount:
         per_sample: floating-point operations for one sample; None if they could not be counted.
         note: why not, or what was left out.
         uncounted: operations that may do arithmetic and have no rule, and how often they occur.
-        training_to_forward: FLOPs of forward and backward ÷ FLOPs of forward.
-        is_training_counted: whether that was counted; else it is `TRAINING_TO_FORWARD`.
+        training_to_forward: FLOPs of forward and backward ÷ FLOPs of forward; where the backward
+            pass was not counted, `TRAINING_TO_FORWARD`.
     """
 
     per_sample: float | None
     note: str = ""
     uncounted: Mapping[str, int] = field(default_factory=dict)
     training_to_forward: float = TRAINING_TO_FORWARD
-    is_training_counted: bool = False
 
     def training_flops(self, samples: float) -> float:
         """FLOPs of forward and backward for that many samples; NaN if not counted."""
@@ -79,7 +79,6 @@ class FlopCount:
         return FlopCount(
             workload.forward_flops_per_sample,
             training_to_forward=1 + backward / forward if forward else 1.0,
-            is_training_counted=bool(forward),
         )
 
 
@@ -123,7 +122,6 @@ class WatchedStep:
             "",
             self.uncounted,
             training_to_forward=self.flops / self.forward_flops,
-            is_training_counted=True,
         )
 
 
@@ -255,8 +253,8 @@ class OperationLog(TorchDispatchMode):
         if kind.has_rule:
             name = plain_name(func, args)
             product = product_of(func, args, out)
-            flops = arithmetic(func, args, kwargs, out, product)
-            by_fvcore = flops_by_fvcore(func, args, kwargs, out, product)
+            flops = arithmetic(name, func, args, kwargs, out, product)
+            by_fvcore = flops_by_fvcore(func, args, kwargs, out, flops)
         elif kind.is_unknown:
             self.uncounted[name] += 1
         # Norms are no products.
@@ -291,11 +289,6 @@ def _kind_of(func: Any) -> _Kind:
         is_unknown=is_unknown(func, name),
         writes=not has_schema or bool(func._schema.is_mutable),
     )
-
-
-def in_a_line(error: Exception) -> str:
-    """An error for a note."""
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 def tensors_of(value: Any) -> list[Tensor]:

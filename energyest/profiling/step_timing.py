@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from energyest.display import in_a_line
 from energyest.errors import ProbeError
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors.base import Sensor
@@ -165,7 +166,7 @@ def _find_step(trainee: _Trainee, candidates: Sequence[Step]) -> None:
         except _OUT_OF_MEMORY:
             raise
         except Exception as error:  # it runs the user's code: anything can happen
-            reasons.append(f"{type(error).__name__}: {error}".splitlines()[0][:300])
+            reasons.append(in_a_line(error))
         else:
             return
     reason = "; ".join(dict.fromkeys(reasons)) or "no input for its forward is in the batch"

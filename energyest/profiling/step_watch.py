@@ -58,7 +58,7 @@ class StepWatch:
     """
 
     def __init__(self, module: nn.Module, *, describes: bool = True) -> None:
-        self._log = _StepLog(GradientCosts(list(module.parameters())) if describes else None)
+        self._log = _StepLog(GradientCosts(module) if describes else None)
         self._hooks: list[Any] = []
         self._backends = _backends()
 

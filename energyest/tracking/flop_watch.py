@@ -41,9 +41,9 @@ class FlopWatch:
         self._is_on = is_on and workload is None
         self._workload = workload
         self._watch: StepWatch | None = None
-        self._trainable: frozenset[str] | None = None
-        self._gradients_of: nn.Module | None = None
+        # The first step that was watched, and what was trainable in it.
         self._first: WatchedStep | None = None
+        self._trainable: frozenset[str] | None = None
         self._watched = 0
         self._flops: list[tuple[float, float, int | None]] = []  # forward, all, samples
         self._count: FlopCount | None = None
@@ -68,7 +68,6 @@ class FlopWatch:
                 return
             self._trainable = trainable_names(module)
         if self._watched < _MOST_STEPS and not self._is_settled:
-            self._gradients_of = module
             self._watch = StepWatch(module, describes=self._first is None)
             self._watch.begin()
 
@@ -106,16 +105,15 @@ class FlopWatch:
         if not self._is_on or self._count is None:
             return
         self._counts[before] = self._count
-        ratio = self.ratio(after, before)
-        self._trainable = after
         if after in self._counts:
             self._set(self._counts[after])
-        else:
-            if ratio is not None:
-                now = self._count.training_to_forward
-                self._set(replace(self._count, training_to_forward=ratio * now))
-            self._watched, self._first = 0, None
-            self._flops.clear()
+            return
+        ratio = self.ratio(after, before)
+        if ratio is not None:
+            now = self._count.training_to_forward
+            self._set(replace(self._count, training_to_forward=ratio * now))
+        self._first, self._trainable, self._watched = None, after, 0
+        self._flops.clear()
 
     def ratio(self, after: frozenset[str], before: frozenset[str]) -> float | None:
         """Training FLOPs where `after` is trainable ÷ those where `before` is; None if unknown.
@@ -124,14 +122,10 @@ class FlopWatch:
             after: names of parameters.
             before: likewise.
         """
-        first, module, now = self._first, self._gradients_of, self._trainable
-        if first is None or first.gradients is None or module is None or now is None:
+        first, now = self._first, self._trainable
+        if first is None or first.gradients is None or now is None:
             return None
-        named = dict(module.named_parameters())
-
-        def backward_flops(names: frozenset[str]) -> float:
-            return float(first.gradients.backward_flops(named[n] for n in names if n in named))
-
+        backward_flops = first.gradients.backward_flops
         expected = backward_flops(now)
         if abs(expected - first.backward_flops) > first.flops / 2:
             return None  # it computes something else than the gradients of its forward pass
@@ -194,19 +188,12 @@ class FlopWatch:
         """The count that all steps watched so far give in the mean."""
         forward = sum(flops for flops, _, _ in self._flops)
         every = sum(flops for _, flops, _ in self._flops)
-        if not forward:
-            return step.flop_count(1)
+        whole = replace(step, forward_flops=forward, backward_flops=every - forward)
         sizes = [samples for _, _, samples in self._flops]
-        counted = replace(
-            step.flop_count(1),
-            per_sample=forward,
-            training_to_forward=every / forward,
-            is_training_counted=True,
-        )
-        if None in sizes:
+        if forward and None in sizes:
             note = "the batch does not show how many samples it holds"
-            return replace(counted, per_sample=None, note=note)
-        return replace(counted, per_sample=forward / sum(size or 0 for size in sizes))
+            return replace(whole.flop_count(1), per_sample=None, note=note)
+        return whole.flop_count(sum(size or 0 for size in sizes))
 
     def _set(self, count: FlopCount) -> None:
         self._count = count

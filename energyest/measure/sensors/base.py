@@ -112,7 +112,7 @@ class Sensor(Protocol):
         ...
 
 
-def check_names(devices: Sequence[Device]) -> None:
+def check_device_names(devices: Sequence[Device]) -> None:
     """Refuse devices that could not be told apart in a trace, or could not be read back from it.
 
     Raises:
