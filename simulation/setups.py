@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from simulation.trainers import quiet_trainer
+
 SAMPLES, BATCH, WIDTH, CLASSES = 24, 4, 8, 3
 EPOCHS = 2
 
@@ -160,20 +162,8 @@ def outcome(build: Build, pl: ModuleType, folder: Path, *callbacks: Any) -> dict
     np.random.seed(1)  # noqa: NPY002
     made = build(pl, world)
     printed = io.StringIO()
-    options: dict[str, Any] = {
-        "max_epochs": EPOCHS,
-        "logger": False,
-        "enable_checkpointing": False,
-        **made.options,
-    }
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        default_root_dir=folder,
-        callbacks=[*made.callbacks, *callbacks],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
+    options = {"max_epochs": EPOCHS, **made.options}
+    trainer = quiet_trainer(pl, folder, *made.callbacks, *callbacks, **options)
     train = loader() if made.train is None else made.train
     with contextlib.redirect_stdout(printed), made.around():
         trainer.fit(made.module, train, made.validation)

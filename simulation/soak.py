@@ -30,6 +30,7 @@ from energyest.measure.sensors import detect
 from simulation.busy import all_waited_s
 from simulation.fake_nvml import FakeNvml, build
 from simulation.scene import Scene
+from simulation.trainers import quiet_trainer
 from simulation.world import GPUS, HIGHEST_W, World
 
 BATCHES, STEP_S = 8, 0.05
@@ -81,16 +82,7 @@ def fit(folder: Path, epochs: int, *callbacks: Any, step_s: float) -> tuple[list
     losses: list[float] = []
     torch.manual_seed(0)
     data = torch.utils.data.TensorDataset(torch.randn(8 * BATCHES, 16))
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        max_epochs=epochs,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer(pl, folder, *callbacks, max_epochs=epochs)
     train = torch.utils.data.DataLoader(data, batch_size=8, shuffle=True)
     validation = torch.utils.data.DataLoader(data[:16][0].split(1), batch_size=8)
     model = Net(losses, step_s)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from energyest import EnergyMonitor, load_trace
+from simulation.trainers import quiet_trainer
 from tests.support.source import ROOT
 from tests.support.trainers import NETS, both_namespaces, lightning_warns, loader, monitor_of
 
@@ -32,16 +33,7 @@ def test_one_callback_without_a_list(
 ) -> None:
     monitor = kind(tmp_path / "energy", components=("cpu",), count_flops=False)
     assert isinstance(monitor, pl.Callback)
-    trainer = pl.Trainer(
-        callbacks=monitor,
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
+    trainer = quiet_trainer(pl, tmp_path, callbacks=monitor, max_epochs=2)
     trainer.fit(NETS[pl](), loader())
     assert len(monitor.trace) == 2
 
@@ -61,15 +53,7 @@ def test_configure_callbacks_of_a_module(pl: ModuleType, tmp_path: Path) -> None
         def configure_callbacks(self) -> Any:
             return monitor
 
-    trainer = pl.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
+    trainer = quiet_trainer(pl, tmp_path, max_epochs=1)
     trainer.fit(Net(), loader())
     assert len(monitor.trace) == 1
 

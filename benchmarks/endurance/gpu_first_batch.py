@@ -80,7 +80,7 @@ class Adversaries(pl.LightningModule):
             nn.Conv2d(3, 64, 4, 2, 1),
             *(layer for width in (64, 128, 256) for layer in _down(width)),
             nn.Flatten(),
-            nn.LazyLinear(1),  # of images of 16 × 16, halved four times
+            nn.Linear(512, 1),  # of images of 16 × 16, halved four times
         )
         self.losses: list[Tensor] = []
 
@@ -195,13 +195,27 @@ class Times(pl.Callback):
         self.ends_s.append(time.perf_counter() - self.began_s)
 
 
+def trainer_of(case: Case, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:
+    """A Trainer of one epoch that prints and stores nothing."""
+    return pl.Trainer(
+        max_epochs=1,
+        accelerator="gpu",
+        devices=1,
+        precision=case.precision,
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+
+
 def train(case: Case, *, monitored: bool) -> tuple[list[float], float, Tensor, dict[str, Any]]:
     """Times of the batches, peak of memory in bytes, losses, and the trace's meta."""
     pl.seed_everything(0, verbose=False)
     torch._dynamo.reset()
     model = case.make()
-    if isinstance(model, Adversaries):
-        model.critic(torch.zeros(1, 3, 16, 16))
     data = DataLoader([case.batch()] * STEPS, batch_size=None)
     times = Times()
     gc.collect()
@@ -209,17 +223,7 @@ def train(case: Case, *, monitored: bool) -> tuple[list[float], float, Tensor, d
     torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
         monitor = EnergyMonitor(os.path.join(folder, "energy"))
-        trainer = pl.Trainer(
-            max_epochs=1,
-            accelerator="gpu",
-            devices=1,
-            precision=case.precision,
-            callbacks=[monitor, times] if monitored else [times],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        trainer = trainer_of(case, *([monitor] if monitored else []), times)
         trainer.fit(model, data)
         peak = torch.cuda.max_memory_allocated()
         return times.ends_s, peak, torch.stack(model.losses).cpu(), monitor.trace.meta
@@ -237,20 +241,8 @@ def by_torch(case: Case) -> float:
             self.mode.__exit__(None, None, None)
 
     count, model = Count(), case.make()
-    if isinstance(model, Adversaries):
-        model.critic(torch.zeros(1, 3, 16, 16))
-    pl.Trainer(
-        max_epochs=1,
-        limit_train_batches=1,
-        accelerator="gpu",
-        devices=1,
-        precision=case.precision,
-        callbacks=[count],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    ).fit(model, DataLoader([case.batch()], batch_size=None))
+    trainer = trainer_of(case, count, limit_train_batches=1)
+    trainer.fit(model, DataLoader([case.batch()], batch_size=None))
     return float(count.mode.get_total_flops())
 
 

@@ -36,6 +36,8 @@ GOES_ON = "goes on, is not held up"
 LOST = pynvml.NVML_ERROR_GPU_IS_LOST
 NOT_SUPPORTED = pynvml.NVML_ERROR_NOT_SUPPORTED
 EPOCHS = range(4)
+# Nothing is missing, and nothing is said.
+whole = (goes_on, all_epochs_recorded, within(1), nothing_missing, quiet)
 lost: tuple[Check, ...] = (goes_on, all_epochs_recorded, unknown(*EPOCHS), total_unknown)
 
 
@@ -73,11 +75,7 @@ def board_tells_nothing(scene: Scene, folder: Path) -> Outcome:
     "the driver lacks functions, and says names in another encoding",
     GOES_ON,
     "nothing is missing",
-    goes_on,
-    all_epochs_recorded,
-    within(1),
-    nothing_missing,
-    quiet,
+    *whole,
     simulated=True,
 )
 def old_driver(scene: Scene, folder: Path) -> Outcome:
@@ -92,11 +90,7 @@ def old_driver(scene: Scene, folder: Path) -> Outcome:
     "the power limit is not known, and the counter jumps ahead by 1 GJ",
     GOES_ON,
     "nothing is missing: three times the data sheet's power is not believed, and power stands in",
-    goes_on,
-    all_epochs_recorded,
-    within(1),
-    nothing_missing,
-    quiet,
+    *whole,
     simulated=True,
 )
 def limit_is_not_known(scene: Scene, folder: Path) -> Outcome:

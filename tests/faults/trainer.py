@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from energyest import load_trace
 from energyest.measure.sensors import detect
 from simulation.scene import Scene
+from simulation.trainers import quiet_trainer
 from tests.faults import (
     Outcome,
     all_epochs_recorded,
@@ -146,14 +147,8 @@ def fit(
     loader = torch.utils.data.DataLoader(data, batch_size=2, **loading)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer = pl.Trainer(
-            accelerator="cpu",
-            default_root_dir=folder,
-            callbacks=list(callbacks),
-            max_epochs=epochs,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
+        trainer = quiet_trainer(
+            pl, folder, *callbacks, max_epochs=epochs, enable_checkpointing=True
         )
         net = Net()
         if failing is not None:

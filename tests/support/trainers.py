@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from energyest import EnergyMonitor
 from simulation.stepped import Clock
+from simulation.trainers import quiet_trainer
 from tests.support.sensors import Constant
 
 # Lightning's advice on loaders and paths is not for these.
@@ -111,16 +112,7 @@ def loader(samples: int = SAMPLES, **options: Any) -> DataLoader[Any]:
 
 
 def make_trainer(pl: ModuleType, folder: Path, *callbacks: Any, **options: Any) -> Any:
-    options = {"logger": False, "enable_checkpointing": False, **options}
-    return pl.Trainer(
-        accelerator="cpu",
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-        **options,
-    )
+    return quiet_trainer(pl, folder, *callbacks, log_every_n_steps=1, **options)
 
 
 class Spy(pytorch_lightning.Callback):
