@@ -449,6 +449,8 @@ READING(nvmlDeviceGetPowerManagementLimit, unsigned, (unsigned)device->limit_mw)
 READING(nvmlDeviceGetEnforcedPowerLimit, unsigned, (unsigned)device->enforced_mw)
 READING(nvmlDeviceGetPowerManagementDefaultLimit, unsigned, (unsigned)device->default_mw)
 READING(nvmlDeviceGetNumGpuCores, unsigned, (unsigned)device->cores)
+/* NVML numbers generations: 9 is Hopper. */
+READING(nvmlDeviceGetArchitecture, unsigned, 9)
 READING(nvmlDeviceGetMemoryBusWidth, unsigned, (unsigned)device->bus_bits)
 /* In this first version of the structure what the driver reserves counts as used. */
 READING(nvmlDeviceGetMemoryInfo, Memory,

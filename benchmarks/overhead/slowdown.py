@@ -1,0 +1,162 @@
+"""Parts C and G: how much slower a training is, from short blocks with and without in turn.
+
+A run is started once and goes on all along; between its blocks its thread waits at a gate, so that
+neither its start nor its end is in a block. A block with it ends with an epoch's edge; at the end
+of either kind the GPU is waited for. What a thread does by the clock rather than by its rounds it
+does as often for half of the blocks as it would for all: a slowdown is rather over- than
+understated.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.overhead.power_readers import ProcessReader, ThreadReader
+from benchmarks.overhead.tools import TOOLS, Gate
+from benchmarks.overhead.work import TRAININGS, Training, launch_bound, wait_for_gpu
+
+WARM_S = 3.0
+
+
+@dataclass(frozen=True)
+class State:
+    """A way to run a block.
+
+    Attributes:
+        name: what it is called.
+        enter: before the block.
+        last: the end of the block, within what is timed.
+        leave: after the block.
+    """
+
+    name: str
+    enter: Callable[[], None] = lambda: None
+    last: Callable[[], None] = lambda: None
+    leave: Callable[[], None] = lambda: None
+
+
+def in_turn(
+    training: Training, states: list[State], rounds: int, block_s: float
+) -> dict[str, list[float]]:
+    """Seconds of a step in each state, once a round, in an order that is drawn for each round."""
+    ends_s = time.perf_counter() + WARM_S
+    warm = 0
+    while time.perf_counter() < ends_s or warm < 10 * training.unit:
+        training.step()
+        warm += 1
+    steps = _steps_of(training, block_s)
+    chance = random.Random(0)
+    step_s: dict[str, list[float]] = {state.name: [] for state in states}
+    for _ in range(rounds):
+        for state in chance.sample(states, len(states)):
+            state.enter()
+            began_s = time.perf_counter()
+            for _ in range(steps):
+                training.step()
+            state.last()
+            wait_for_gpu()
+            took_s = time.perf_counter() - began_s
+            state.leave()
+            step_s[state.name].append(took_s / steps)
+    return step_s
+
+
+def _steps_of(training: Training, block_s: float) -> int:
+    """How many steps make a block."""
+    took_s = []
+    for _ in range(3):
+        wait_for_gpu()
+        began_s = time.perf_counter()
+        for _ in range(5 * training.unit):
+            training.step()
+        wait_for_gpu()
+        took_s.append((time.perf_counter() - began_s) / 5)
+    return training.unit * max(1, round(block_s / sorted(took_s)[1]))
+
+
+def tool_in_turn(name: str, tool_name: str, pairs: int, block_s: float) -> dict[str, Any]:
+    """A training with and without a tool.
+
+    Returns:
+        Seconds of a step in pairs, `with` and `without`, and the processor's time of the tool's
+        Python threads per second of either kind, which shows whether it really rested.
+    """
+    training = TRAININGS[name]()
+    tool = TOOLS[tool_name]()
+    gate = Gate(tool.interval_s)
+    before = set(threading.enumerate())
+    training.step()  # torch starts its threads and CUDA
+    tool.start(Path.cwd(), gate)
+    tool.begin()
+    own = [thread for thread in threading.enumerate() if thread not in before]
+    spent_s, blocks_s = {True: 0.0, False: 0.0}, {True: 0.0, False: 0.0}
+    mark = [time.perf_counter(), _threads_s(own)]
+
+    def count(is_on: bool) -> None:
+        now_s, used_s = time.perf_counter(), _threads_s(own)
+        blocks_s[is_on] += now_s - mark[0]
+        spent_s[is_on] += used_s - mark[1]
+        mark[:] = now_s, used_s
+
+    def enter() -> None:
+        count(False)
+        gate.open()
+
+    def leave() -> None:
+        gate.close()
+        count(True)
+
+    gate.close()
+    states = [State("without"), State("with", enter, tool.edge, leave)]
+    step_s = in_turn(training, states, pairs, block_s)
+    count(False)
+    gate.open()
+    tool.stop()
+    training.close()
+    shares = {kind: spent_s[is_on] / blocks_s[is_on] for kind, is_on in _KINDS}
+    return {**step_s, "threads": [thread.name for thread in own], "share": shares}
+
+
+_KINDS = (("with", True), ("without", False))
+
+
+def _threads_s(threads: list[threading.Thread]) -> float:
+    """The processor's time of these threads, in seconds."""
+    total = 0
+    for thread in threads:
+        try:
+            path = Path(f"/proc/self/task/{thread.native_id}/schedstat")
+            total += int(path.read_text(encoding="ascii").split()[0])
+        except (OSError, ValueError, IndexError):
+            continue
+    return total / 1e9
+
+
+def readers_in_turn(rounds: int, block_s: float) -> dict[str, Any]:
+    """The launch-bound training beside readers of the GPU's instant power.
+
+    A thread of this process or a process of its own, 10 or 100 times a second: the latter shows
+    what one reading costs where 10 Hz drowns in noise.
+
+    Returns:
+        Seconds of a step for each of them and for nothing, and how many readings each has made.
+    """
+    training = launch_bound()
+    training.step()
+    readers = {
+        f"{kind}, {rate_hz} Hz": make(rate_hz)
+        for rate_hz in (10, 100)
+        for kind, make in (("thread", ThreadReader), ("process", ProcessReader))
+    }
+    states = [State(name, enter=one.resume, leave=one.suspend) for name, one in readers.items()]
+    step_s = in_turn(training, [State("nothing"), *states], rounds, block_s)
+    readings = {name: one.count for name, one in readers.items()}
+    for one in readers.values():
+        one.stop()
+    return {**step_s, "readings": readings}
