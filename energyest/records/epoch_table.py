@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import reprlib
 from array import array
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from energyest.arrays import FloatArray, refuse
 from energyest.checks import is_count, short
@@ -79,6 +80,28 @@ class EpochTable:
         for name, value in values.items():
             self._columns[name][number] = value
 
+    def extend(self, rows: int, names: Iterable[str]) -> None:
+        """Add many rows at once, in which nothing is known as yet.
+
+        Args:
+            rows: how many.
+            names: columns that there will be.
+
+        Raises:
+            ValueError: the table would become too large; it stays as it is.
+        """
+        new = [name for name in dict.fromkeys(names) if name not in self._columns]
+        self._check_size(self._rows + rows, len(self._columns) + len(new))
+        self._columns.update((name, array("d", [math.nan]) * self._rows) for name in new)
+        self._rows += rows
+        for column in self._columns.values():
+            column.frombytes(np.full(rows, math.nan).tobytes())
+
+    def put(self, name: str, rows: NDArray[np.intp], values: FloatArray) -> None:
+        """Set values of a column; of a row that is named twice, the last one."""
+        # As long as this view lives, the column cannot grow.
+        np.frombuffer(self._columns[name])[rows] = values
+
     def columns(self, more: Sequence[Mapping[str, float]] = ()) -> dict[str, FloatArray]:
         """A copy of the columns, read-only and each of shape (rows,), with some more rows."""
         names = dict.fromkeys([*self._columns, *(name for row in more for name in row)])
@@ -88,6 +111,15 @@ class EpochTable:
                 values[: self._rows] = self._columns[name]
             values[self._rows :] = [row.get(name, math.nan) for row in more]
             values.flags.writeable = False
+        return columns
+
+    def into_columns(self) -> dict[str, FloatArray]:
+        """The columns, as `columns` gives them, and none left here: a copy of all takes memory."""
+        columns = {}
+        for name in [*self._columns]:
+            columns[name] = np.array(self._columns.pop(name))
+            columns[name].flags.writeable = False
+        self._rows = 0
         return columns
 
     def rows_from(self, first: int) -> list[dict[str, float]]:
@@ -104,12 +136,14 @@ class EpochTable:
     def _hold(self, values: Mapping[str, float]) -> None:
         """Make columns of new names, as long as the others are."""
         new = [name for name in values if name not in self._columns]
-        names = len(self._columns) + len(new)
-        too_long = self._most_rows is not None and self._rows > self._most_rows
-        if too_long or (self._most_values is not None and self._rows * names > self._most_values):
-            raise ValueError(f"{self._rows} rows of {names} columns are too much")
+        self._check_size(self._rows, len(self._columns) + len(new))
         before = len(next(iter(self._columns.values()), ()))
         self._columns.update((name, array("d", [math.nan]) * before) for name in new)
+
+    def _check_size(self, rows: int, names: int) -> None:
+        too_long = self._most_rows is not None and rows > self._most_rows
+        if too_long or (self._most_values is not None and rows * names > self._most_values):
+            raise ValueError(f"{rows} rows of {names} columns are too much")
 
 
 def why_unstorable(name: object) -> str:

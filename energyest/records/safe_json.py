@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
@@ -52,15 +52,55 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
         ValueError: it is no regular file, which is not even opened, since a FIFO would block for
             ever; or it is larger than `most_bytes`.
     """
+    size = _size(path, most_bytes)
+    with open(path, "rb") as file:
+        data = file.read(size + 1)  # so much memory is taken at once
+        if len(data) > size:  # it has grown
+            data += file.read(most_bytes + 1 - len(data))
+    if len(data) > most_bytes:
+        raise _too_large(most_bytes)
+    return data
+
+
+def read_lines(path: Path, most_bytes: int, part_bytes: int) -> Iterator[bytes]:
+    """What such a file holds, in parts of whole lines, without a last one that has no line break.
+
+    Args:
+        path: the file.
+        most_bytes: a larger file is refused.
+        part_bytes: a part is so large, and longer by the rest of its last line.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: as `read_bytes` does.
+    """
+    _size(path, most_bytes)
+    read = 0
+    with open(path, "rb") as file:
+        while part := file.read(part_bytes):
+            if not part.endswith(b"\n"):
+                part += file.readline()
+            read += len(part)
+            if read > most_bytes:
+                raise _too_large(most_bytes)
+            end = part.rfind(b"\n") + 1
+            if end:
+                yield part[:end] if end < len(part) else part
+            if end < len(part):
+                return  # even if the rest of the line has come since
+
+
+def _size(path: Path, most_bytes: int) -> int:
+    """The size of a regular file that is not too large."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise ValueError("it is no regular file")
-    if found.st_size <= most_bytes:
-        with open(path, "rb") as file:
-            data = file.read(most_bytes + 1)
-        if len(data) <= most_bytes:  # it may have grown
-            return data
-    raise ValueError(f"it is larger than {most_bytes} bytes")
+    if found.st_size > most_bytes:
+        raise _too_large(most_bytes)
+    return found.st_size
+
+
+def _too_large(most_bytes: int) -> ValueError:
+    return ValueError(f"it is larger than {most_bytes} bytes")
 
 
 def read_json(path: AnyPath) -> Any:

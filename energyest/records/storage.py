@@ -30,8 +30,8 @@ from energyest.checks import is_count, is_number, number_or_nan
 from energyest.errors import TraceError
 from energyest.records.epoch_table import AMENDS, EpochTable
 from energyest.records.own_files import OwnFiles
-from energyest.records.power_file import parse_readings
-from energyest.records.safe_json import parse_json, read_bytes
+from energyest.records.safe_json import parse_json, read_bytes, read_lines
+from energyest.records.table_files import parse_readings, take_plain
 
 FORMAT = 1
 META_FILE = "meta.json"
@@ -62,6 +62,8 @@ MOST_EPOCHS = 2**20
 # The values of a row, and its bytes: several times what `MetricNames` lets through.
 MOST_COLUMNS = 2**16
 MOST_LINE_BYTES = 2**24
+# So much of the epochs is read at a time; and all lines of it at once, if it is not less than that.
+_PART_BYTES, _MANY_BYTES = 2**21, 2**18
 # What `latest.json` tells of a run that has not ended.
 LATEST = ("duration_s", "total_J", "components", "devices", "interrupted_epoch")
 _ROUNDING_S = 1e-6
@@ -306,24 +308,40 @@ def _renew(sums: dict[str, Any], before: Mapping[str, Any], after: Mapping[str, 
 
 def _read_epochs(folder: Path) -> dict[str, FloatArray]:
     table = EpochTable(MOST_EPOCHS, MOST_VALUES)
-    data = _read_bytes(folder, EPOCHS_FILE, MOST_EPOCHS_BYTES, whole_lines=True) or b""
-    for number, line in enumerate(io.BytesIO(data), start=1):
-        try:
-            if len(line) > MOST_LINE_BYTES or line.count(b'":') > MOST_COLUMNS:
-                raise ValueError("too much for a row")
-            row = parse_json(line.decode("utf-8"))
-            amends = row.pop(AMENDS, None)
-            values = {name: _number(value) for name, value in row.items()}
-            if amends is not None:
-                table.amend(values, amends)
-            elif "epoch" in values:
-                table.append(values)
-            else:
-                raise ValueError("it names no epoch")
-        except (ValueError, TypeError, AttributeError, LookupError) as error:
-            path = folder / EPOCHS_FILE
-            raise TraceError(f"{path}, line {number}, is damaged: {error!r}") from error
-    return table.columns()
+    path = inside(folder, EPOCHS_FILE)
+    number = 0
+    try:
+        for part in read_lines(path, MOST_EPOCHS_BYTES, _PART_BYTES):
+            taken = take_plain(table, part) if len(part) >= _MANY_BYTES else 0
+            number += taken
+            for line in io.BytesIO(b"" if taken else part):
+                number += 1
+                _read_line(table, line, folder, number)
+    except FileNotFoundError:
+        pass
+    except TraceError:
+        raise
+    except (OSError, ValueError) as error:
+        raise TraceError(f"cannot read {path}: {error}") from error
+    return table.into_columns()
+
+
+def _read_line(table: EpochTable, line: bytes, folder: Path, number: int) -> None:
+    try:
+        if len(line) > MOST_LINE_BYTES or line.count(b'":') > MOST_COLUMNS:
+            raise ValueError("too much for a row")
+        row = parse_json(line.decode("utf-8"))
+        amends = row.pop(AMENDS, None)
+        values = {name: _number(value) for name, value in row.items()}
+        if amends is not None:
+            table.amend(values, amends)
+        elif "epoch" in values:
+            table.append(values)
+        else:
+            raise ValueError("it names no epoch")
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        path = folder / EPOCHS_FILE
+        raise TraceError(f"{path}, line {number}, is damaged: {error!r}") from error
 
 
 def _number(value: object) -> float:
