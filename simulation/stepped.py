@@ -95,6 +95,12 @@ class SteppedSampler(Sampler):
         if self.read_round() > self.next_s - 1e-6:  # the driver's clock counts nanoseconds
             self.next_s = max(self.next_s + self._interval_s, self._clock.now_s)
 
+    def expect_edge(self) -> None:
+        super().expect_edge()
+        is_known = self._whole_at_s == self._clock.now_s
+        if self in self._clock.samplers and not is_known:
+            self.read_round()
+
     def sample_now(self, timeout_s: float) -> bool:
         self._clock.now_s += READ_S
         self.beat()
@@ -104,10 +110,10 @@ class SteppedSampler(Sampler):
         if self not in self._clock.samplers:
             return super().stop(timeout_s)  # never started
         self._clock.now_s = max(self._clock.now_s, self.next_s)
+        self._stopping = True
         self.read_round()
         self._clock.samplers.remove(self)
-        for sensor in self._sensors:
-            sensor.close()
+        self.close_sensors()
         return True
 
 

@@ -131,8 +131,8 @@ def test_cheap_projections_are_made_less_often(monkeypatch: pytest.MonkeyPatch) 
     assert projector.project(Length(100)) is not None  # for who asks
 
 
-@pytest.mark.parametrize(("cost_s", "every"), [(0.001, 1), (0.05, 5), (1.0, 100)])
-def test_projections_take_a_hundredth_of_the_time(
+@pytest.mark.parametrize(("cost_s", "every"), [(0.001, 1), (0.01, 5), (0.2, 100)])
+def test_projections_take_little_of_the_time(
     cost_s: float, every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 0.0
@@ -150,8 +150,8 @@ def test_projections_take_a_hundredth_of_the_time(
     for row in range(1100):
         now_s = float(2 * row)
         projector.project_if_cheap(Length(1100))
-    assert made[:100] == list(range(100))  # the first ones, whatever they cost
-    assert len(made[100:]) == pytest.approx(1000 / max(1, every / 2), rel=0.25)
+    assert made[:10] == list(range(10))  # the first ones, whatever they cost
+    assert len(made[10:]) == pytest.approx(1090 / max(1, every / 2), rel=0.25)
 
 
 # ---------------------------------------------------------------------- changes

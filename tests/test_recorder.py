@@ -16,7 +16,7 @@ from energyest.measure.ledger import Event, Ledger, Mark, Usage
 from energyest.measure.meter import Meter
 from energyest.measure.reading_table import ROWS_PER_RATE, ReadingTable
 from energyest.measure.recorder import Recorder
-from energyest.measure.sampler import Sampler
+from energyest.measure.sampler import Alarm, Round, Sampler
 from energyest.measure.sensors import Reading
 from energyest.records.epoch_table import EpochTable
 from simulation.stepped import Clock
@@ -250,7 +250,10 @@ class Wake:
         pass
 
     def wait(self, timeout_s: float) -> None:
-        self.clock.now_s += max(timeout_s, 0) * (self.requests.pop(0) if self.requests else 1)
+        share = self.requests.pop(0) if self.requests else 1
+        self.clock.now_s += max(timeout_s, 0) * share
+        if share < 1:
+            self.sampler._waiting.append((self.sampler._started + 1, Alarm()))
         self.sampler._stopping = self.clock.now_s >= self.until_s
 
 
@@ -260,8 +263,8 @@ def rounds_of(takes_s: float, until_s: float, *requests: float, hangs: int = -1)
     sensor = Slow(clock, takes_s)
     rounds: list[float] = []
 
-    def note(began_s: float, _: object) -> None:
-        rounds.append(began_s)
+    def note(taken: Round) -> None:
+        rounds.append(taken.began_s)
         sensor.takes_s = 0.33 if len(rounds) == hangs else takes_s
 
     sampler = Sampler([sensor], note, interval_s=0.02, clock=clock)
@@ -290,7 +293,7 @@ def test_rounds_that_a_hanging_call_has_cost_are_not_made_up_for() -> None:
 
 def test_requested_rounds_begin_after_the_request() -> None:
     rounds: list[float] = []
-    sampler = Sampler([Constant(1)], lambda began, _: rounds.append(began), interval_s=0.05)
+    sampler = Sampler([Constant(1)], lambda taken: rounds.append(taken.began_s), interval_s=0.05)
     sampler.start(PATIENT_S)
     for _ in range(200):
         asked = time.monotonic()
@@ -304,7 +307,7 @@ def test_a_reading_that_took_too_long_is_dropped() -> None:
     seen: list[Reading] = []
     for takes_s in (0.2, 0.4):
         sampler = Sampler(
-            [Slow(clock, takes_s)], lambda _, readings: seen.extend(readings), clock=clock
+            [Slow(clock, takes_s)], lambda taken: seen.extend(taken.readings), clock=clock
         )
         sampler.read_round()
     assert [reading.power_W for reading in seen] == pytest.approx([5, math.nan], nan_ok=True)
@@ -313,8 +316,8 @@ def test_a_reading_that_took_too_long_is_dropped() -> None:
 def test_an_error_in_recording_does_not_end_the_thread(caplog: pytest.LogCaptureFixture) -> None:
     calls = []
 
-    def fail(began: float, readings: list[Reading]) -> None:
-        calls.append(began)
+    def fail(taken: Round) -> None:
+        calls.append(taken.began_s)
         raise ValueError("bug")
 
     sampler = Sampler([Constant(1)], fail, interval_s=0.01)
@@ -402,7 +405,7 @@ def test_meter_without_readings_covers_nothing() -> None:
 
 
 def usage(time_s: float, watts: float = 100.0) -> Usage:
-    return Usage(time_s, np.array([watts * time_s]), np.array([time_s]))
+    return Usage(time_s, (watts * time_s,), (time_s,))
 
 
 def play(*events: tuple[float, Event]) -> tuple[Ledger, list[dict[str, float]]]:

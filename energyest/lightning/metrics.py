@@ -60,8 +60,13 @@ class EnergyLog:
         return bool(self._waiting)
 
     @never_raises  # by itself: a logger that fails must not cost the next row its beginning
-    def flush(self, trainer: Trainer) -> None:
-        """Bring to the loggers what waits."""
+    def flush(self, trainer: Trainer, *, is_last: bool = False) -> None:
+        """Bring to the loggers what waits.
+
+        Args:
+            trainer: has the loggers.
+            is_last: nobody may log after this: they are to save what they have.
+        """
         waiting, self._waiting = self._waiting, []
         for values, step, epoch in waiting:
             named = self._show(trainer, values)
@@ -70,7 +75,8 @@ class EnergyLog:
             )
             for logger in trainer.loggers:
                 logger.log_metrics({**named, "epoch": epoch}, step=step)
-                logger.save()
+                if is_last:  # else they do so when the training logs something
+                    logger.save()
 
     def _show(self, trainer: Trainer, values: Mapping[str, float]) -> dict[str, float]:
         """Put values into the Trainer's metrics; returns them by the names that they have there."""
@@ -78,13 +84,13 @@ class EnergyLog:
         connector: Any = trainer._logger_connector
         there = connector._callback_metrics
         self._taken |= _names_in_use(trainer)
-        named = {}
-        for wanted, value in values.items():
-            name = self._free_name(wanted, there)
-            if name is not None:
-                named[name] = value
-                self._own[name] = torch.tensor(value)
-                setattr(self._own[name], _MARK, True)
+        names = {wanted: self._free_name(wanted, there) for wanted in values}
+        named = {name: values[wanted] for wanted, name in names.items() if name is not None}
+        # One tensor for all: with each that is made, other threads may take their turn.
+        tensors = torch.tensor([*named.values()]).unbind()
+        for name, tensor in zip(named, tensors, strict=True):
+            setattr(tensor, _MARK, True)
+            self._own[name] = tensor
         there.update({name: self._own[name] for name in named})
         if _SHOWN in named:
             connector._progress_bar_metrics[_SHOWN] = named[_SHOWN]

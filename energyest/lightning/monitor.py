@@ -307,7 +307,7 @@ class EnergyMonitor(Callback):
         # Not later: the Trainer then moves all metrics to the CPU, which makes them look fresh.
         if self._training is not None:
             self._training.end()
-        self._flush_log(trainer)
+        self._flush_log(trainer, is_last=True)
 
     @never_raises
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -324,7 +324,7 @@ class EnergyMonitor(Callback):
         # Metrics of several processes are computed together, and the others may not come.
         if self._training is not None and trainer.world_size == 1:
             self._training.log_late_metrics()
-            self._flush_log(trainer)
+            self._flush_log(trainer, is_last=True)
         self._stop(f"interrupted by {type(exception).__name__}")
 
     @never_raises
@@ -377,9 +377,9 @@ class EnergyMonitor(Callback):
             self._training.continue_from(position, is_first_rank=trainer.is_global_zero)
             self._resumes_at = None
 
-    def _flush_log(self, trainer: Trainer) -> None:
+    def _flush_log(self, trainer: Trainer, *, is_last: bool = False) -> None:
         if self._log.is_waiting:
-            self._log.flush(trainer)
+            self._log.flush(trainer, is_last=is_last)
 
     def _stop(self, status: str) -> None:
         training, self._training = self._training, None

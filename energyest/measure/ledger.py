@@ -8,13 +8,11 @@ from __future__ import annotations
 import copy
 import math
 import operator
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import NamedTuple
 
-import numpy as np
-
-from energyest.arrays import FloatArray
 from energyest.measure.sensors.base import KINDS, Kind
 
 # Rounding of times; a gap is longer.
@@ -31,6 +29,7 @@ _SPENT = (
     "energy_J",
     *(f"{kind}_energy_J" for kind in KINDS),
 )
+_COLUMN_OF_KIND: dict[Kind, str] = {kind: f"{kind}_energy_J" for kind in KINDS}
 
 
 def with_carried(row: Mapping[str, float], carried: Mapping[str, float]) -> dict[str, float]:
@@ -101,51 +100,58 @@ class Mark:
     interrupted: bool = False
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(NamedTuple):
     """What the devices drew: up to an instant or, as a difference of two, between them.
+
+    Plain numbers: of a few devices, they are faster than arrays.
 
     Attributes:
         time_s: instant, or seconds between two.
-        energy_J: shape (devices,), joules.
-        covered_s: shape (devices,), seconds in which the device was measured.
+        energy_J: joules of each device.
+        covered_s: seconds in which each device was measured.
     """
 
     time_s: float
-    energy_J: FloatArray
-    covered_s: FloatArray
+    energy_J: tuple[float, ...]
+    covered_s: tuple[float, ...]
 
-    def __sub__(self, other: Usage) -> Usage:
+    def less(self, other: Usage) -> Usage:
+        """From another one to this."""
         return Usage(
             self.time_s - other.time_s,
-            self.energy_J - other.energy_J,
-            self.covered_s - other.covered_s,
+            tuple(map(operator.sub, self.energy_J, other.energy_J)),
+            tuple(map(operator.sub, self.covered_s, other.covered_s)),
         )
 
-    def __add__(self, other: Usage) -> Usage:
+    def plus(self, other: Usage) -> Usage:
+        """Both together."""
         return Usage(
             self.time_s + other.time_s,
-            self.energy_J + other.energy_J,
-            self.covered_s + other.covered_s,
+            tuple(map(operator.add, self.energy_J, other.energy_J)),
+            tuple(map(operator.add, self.covered_s, other.covered_s)),
         )
 
     def of_devices(self, places: Sequence[int | None]) -> Usage:
         """The same for other devices: where each of them stood, None for one that was not there."""
         energy_J, covered_s = (
-            np.array([0.0 if place is None else values[place] for place in places])
+            tuple(0.0 if place is None else values[place] for place in places)
             for values in (self.energy_J, self.covered_s)
         )
         return Usage(self.time_s, energy_J, covered_s)
 
-    def by_device(self) -> FloatArray:
+    def by_device(self) -> list[float]:
         """Joules of each device; NaN for one that was not measured all the time.
 
         Nor are they known where more time was covered than went by: a counter that could not be
         read for long tells afterwards what it cost, but not to which epochs it belongs.
         """
-        whole = np.abs(self.covered_s - self.time_s) <= _TOLERANCE_S
         # A counter that corrects itself can take back what was booked before.
-        return np.where(whole & (self.energy_J >= -_TOLERANCE_J), self.energy_J, math.nan)
+        return [
+            joules
+            if abs(covered_s - self.time_s) <= _TOLERANCE_S and joules >= -_TOLERANCE_J
+            else math.nan
+            for joules, covered_s in zip(self.energy_J, self.covered_s, strict=True)
+        ]
 
 
 class Ledger:
@@ -157,9 +163,9 @@ class Ledger:
     """
 
     def __init__(self, kinds: Sequence[Kind], origin_s: float) -> None:
-        self._kinds = np.array(kinds)
+        self._kinds = tuple(kinds)
         self._origin_s = origin_s
-        self._nothing = Usage(0.0, np.zeros(len(kinds)), np.zeros(len(kinds)))
+        self._nothing = Usage(0.0, (0.0,) * len(kinds), (0.0,) * len(kinds))
         self._run_start: Usage | None = None
         self._now = self._nothing
         self._epoch_start: Usage | None = None
@@ -188,7 +194,7 @@ class Ledger:
             kinds: kind of each device, in the order of the usages to come.
             places: where each of them stood among those before; None for one that is new.
         """
-        self._kinds = np.array(kinds)
+        self._kinds = tuple(kinds)
         for name, value in vars(self).items():
             if isinstance(value, Usage):
                 setattr(self, name, value.of_devices(places))
@@ -214,7 +220,7 @@ class Ledger:
             case Event.VALIDATION_START if self._validation_start is None:
                 self._validation_start = usage
             case Event.VALIDATION_END if self._validation_start is not None:
-                self._validation = self._validation + (usage - self._validation_start)
+                self._validation = self._validation.plus(usage.less(self._validation_start))
                 self._validation_start = None
             case Event.PAUSE_START:
                 # A pause within a pause is one pause.
@@ -235,18 +241,20 @@ class Ledger:
     def run_usage(self) -> Usage:
         """Usage from the start of the run to the last mark, without pauses; not known before it."""
         if self._run_start is None:
-            return replace(self._nothing, energy_J=np.full(len(self._kinds), math.nan))
+            return self._nothing._replace(energy_J=(math.nan,) * len(self._kinds))
         until = self._now if self._pause_start is None else self._pause_start
-        return until - self._run_start - self._pause_of_run
+        return until.less(self._run_start).less(self._pause_of_run)
 
     def components(self, usage: Usage) -> dict[str, float]:
         """Joules by kind of device, NaN for a kind that was not measured, and their sum."""
         by_device = usage.by_device()
-        row = {}
-        for kind in KINDS:
-            of_kind = by_device[self._kinds == kind]
-            row[f"{kind}_energy_J"] = float(of_kind.sum()) if len(of_kind) else math.nan
-        return {"energy_J": float(by_device.sum()) if len(by_device) else math.nan, **row}
+        row = {"energy_J": sum(by_device) if by_device else math.nan}
+        for kind, column in _COLUMN_OF_KIND.items():
+            of_kind = [
+                joules for of, joules in zip(self._kinds, by_device, strict=True) if of == kind
+            ]
+            row[column] = sum(of_kind) if of_kind else math.nan
+        return row
 
     def _start_epoch(self, mark: Mark, usage: Usage) -> None:
         if mark.continues and self._epoch_end is not None:
@@ -260,9 +268,9 @@ class Ledger:
 
     def _row(self, values: Mapping[str, float]) -> dict[str, float]:
         assert self._epoch_start is not None
-        spent = self._now - self._epoch_start - self._pause
+        spent = self._now.less(self._epoch_start).less(self._pause)
         energy = self.components(spent)
-        validation_J = float(self._validation.by_device().sum())
+        validation_J = sum(self._validation.by_device())
         known = bool(len(self._kinds))
         row = {
             "epoch": self._epoch,
@@ -281,7 +289,7 @@ class Ledger:
     def _close_parts(self, usage: Usage) -> None:
         """End what is still open when an epoch or the run ends."""
         if self._validation_start is not None:
-            self._validation = self._validation + (usage - self._validation_start)
+            self._validation = self._validation.plus(usage.less(self._validation_start))
             self._validation_start = None
         if self._pause_start is not None:
             self._book_pause(usage)
@@ -289,14 +297,47 @@ class Ledger:
 
     def _book_pause(self, usage: Usage) -> None:
         assert self._pause_start is not None
-        pause = usage - self._pause_start
-        self._pause = self._pause + pause
-        self._pause_of_run = self._pause_of_run + pause
+        pause = usage.less(self._pause_start)
+        self._pause = self._pause.plus(pause)
+        self._pause_of_run = self._pause_of_run.plus(pause)
         if self._validation_start is not None:
             # The pause falls into a validation: take it out there as well.
-            self._validation_start = self._validation_start + pause
+            self._validation_start = self._validation_start.plus(pause)
         self._pause_start = None
 
     def _reset_parts(self) -> None:
         self._validation = self._nothing
         self._pause = self._nothing
+
+
+class OpenRows:
+    """Rows that are not final.
+
+    Attributes:
+        rows: those so far.
+        bookings: how often marks had been booked when the first of these came.
+        marks: how many there are in it.
+
+    Args:
+        ledger: a copy, of what is final.
+        tentative: the first of the rows, if an interruption can still undo it.
+        bookings: as above.
+    """
+
+    def __init__(
+        self, ledger: Ledger, tentative: Mapping[str, float] | None, bookings: int
+    ) -> None:
+        self.rows = [] if tentative is None else [dict(tentative)]
+        self.bookings = bookings
+        self.marks = 0
+        self._ledger = ledger
+
+    def post(self, usages: Iterable[tuple[Mark, Usage]]) -> None:
+        """Book further marks."""
+        for mark, usage in usages:
+            self.marks += 1
+            row = self._ledger.post(mark, usage)
+            if row is not None:
+                self.rows.append(row)
+            if mark.event is Event.METRICS and self.rows:
+                self.rows[-1] |= mark.values

@@ -10,13 +10,16 @@ from typing import NamedTuple
 import numpy as np
 
 from energyest.arrays import FloatArray
-from energyest.integration import COUNTER_STALL_S, cumulative_energy
+from energyest.integration import COUNTER_STALL_S, contradict, cumulative_energy
 from energyest.measure.sensors.base import Reading
 
 # Folding costs more than keeping: it is done once so many readings can be dropped.
 _FOLD_AT = 256
 # So many readings are kept at most while an instant further back may still be asked for.
 _MOST_READINGS = 4096
+# For so long after the first time that counter and power differ, the counter is read more often;
+# after the next, for twice as long, ...
+_DOUBT_S = 10.0
 # What shows that a counter stands still is kept.
 _KEPT_S = 2 * COUNTER_STALL_S
 
@@ -42,41 +45,73 @@ class Meter:
     Args:
         max_gap_s: longest time between two readings of power that is bridged.
         max_power_W: the most that the device can draw; a counter that rises faster is not believed.
+        has_instant_power: whether each reading of power is of that instant.
     """
 
-    def __init__(self, max_gap_s: float, *, max_power_W: float = math.inf) -> None:
+    def __init__(
+        self,
+        max_gap_s: float,
+        *,
+        max_power_W: float = math.inf,
+        has_instant_power: bool = False,
+    ) -> None:
         self._max_gap_s = max_gap_s
         self._max_power_W = max_power_W
-        self._base = MeterValue(0.0, 0.0)
+        self._has_instant_power = has_instant_power
+        # Up to an instant, which is that of the first reading until readings are folded.
+        self._base, self._base_s = MeterValue(0.0, 0.0), math.nan
         self._time = array("d")
         self._power = array("d")
         self._counter = array("d")
+        self._counter_s = array("d")
         #: Readings from which nothing was learned.
         self.failed_readings = 0
         #: Up to when the energy is known by the means that count: the counter, if there is one. One
         #: that stands still says nothing yet: it may be stuck, and power may have to count.
         self.read_until_s = -math.inf
+        #: When it was read last by any means.
+        self.heard_s = -math.inf
+        #: Until then, its counter is to be read as often as its power, as they have differed.
+        self.in_doubt_until_s = -math.inf
+        self._doubt_s = _DOUBT_S
         self._has_counter = False
         self._moved_s, self._moved_to_J = -math.inf, math.nan
+        self._by_power = PowerIntegral(max_gap_s)
+        # The counter when it was read last: when, joules, and joules by power; and the highest
+        # power since then.
+        self._counter_at: tuple[float, float, float] | None = None
+        self._most_W = 0.0
 
-    def add(self, reading: Reading) -> None:
-        """Take in a reading; they must come in the order of time."""
+    def add(self, reading: Reading, counter_s: float = math.nan) -> None:
+        """Take in a reading; they must come in the order of time.
+
+        Args:
+            reading: the reading.
+            counter_s: when it was so what its counter shows; NaN if that is not known.
+        """
         time_s, power_W, counter_J = reading.time_s, reading.power_W, reading.energy_J
         if math.isfinite(counter_J):
             self._has_counter = True
         elif not math.isfinite(power_W):
             self.failed_readings += 1
             return
+        self.heard_s = time_s
+        self._by_power.add(reading)
+        self._most_W = max(self._most_W, power_W)  # which leaves NaN out
         if math.isfinite(counter_J):
+            self._compare(time_s, counter_J)
             if counter_J != self._moved_to_J:
                 self._moved_s, self._moved_to_J = time_s, counter_J
             if time_s == self._moved_s or time_s - self._moved_s > COUNTER_STALL_S or power_W == 0:
                 self.read_until_s = time_s
         elif not self._has_counter:
             self.read_until_s = time_s
+        if not self._time:
+            self._base_s = time_s
         self._time.append(time_s)
         self._power.append(power_W)
         self._counter.append(counter_J)
+        self._counter_s.append(counter_s)
         if len(self._time) > _MOST_READINGS:
             self._fold(len(self._time) - _FOLD_AT)
 
@@ -97,18 +132,19 @@ class Meter:
         at = np.asarray(at_s, dtype=np.float64)
         if not self._time:
             return np.full_like(at, self._base.energy_J), np.full_like(at, self._base.covered_s)
-        first_s = self._time[0]
         # Copies: an array cannot grow as long as anything looks into it.
         energy_J, missing_s = cumulative_energy(
             np.array(self._time),
             np.array(self._power),
-            np.append(at, first_s),
+            np.append(at, self._base_s),
             counter_J=np.array(self._counter) if self._has_counter else None,
+            counter_s=np.array(self._counter_s) if self._has_counter else None,
             max_gap_s=self._max_gap_s,
             max_power_W=self._max_power_W,
+            has_instant_power=self._has_instant_power,
             now_s=now_s,
         )
-        covered_s = (at - first_s) - (missing_s[:-1] - missing_s[-1])
+        covered_s = (at - self._base_s) - (missing_s[:-1] - missing_s[-1])
         return (
             self._base.energy_J + energy_J[:-1] - energy_J[-1],
             self._base.covered_s + covered_s,
@@ -127,9 +163,28 @@ class Meter:
             self._fold(int(usable[-1]))
 
     def _fold(self, first: int) -> None:
-        self._base = self.value_at(self._time[first])
-        for column in (self._time, self._power, self._counter):
+        self._base, self._base_s = self.value_at(self._time[first]), self._time[first]
+        # What the counter showed there may have been so a moment before: power is kept from then.
+        shown_s = self._counter_s[first]
+        while first > 0 and self._time[first] > shown_s:
+            first -= 1
+        for column in (self._time, self._power, self._counter, self._counter_s):
             del column[:first]
+
+    def _compare(self, time_s: float, counter_J: float) -> None:
+        """Whether power tells something else than the counter, since that was read last."""
+        by_power_J = self._by_power.energy_J
+        if self._counter_at is not None and self._has_instant_power:
+            since_s, since_J, owed_J = self._counter_at
+            if contradict(
+                counter_J - since_J,
+                by_power_J - owed_J,
+                time_s - since_s,
+                self._most_W,
+            ):
+                self.in_doubt_until_s = time_s + self._doubt_s
+                self._doubt_s *= 2
+        self._counter_at, self._most_W = (time_s, counter_J, by_power_J), 0.0
 
 
 class PowerIntegral:
@@ -140,16 +195,27 @@ class PowerIntegral:
     """
 
     def __init__(self, max_gap_s: float) -> None:
-        #: Joules from the first reading to the last.
-        self.energy_J = 0.0
         self._max_gap_s = max_gap_s
-        self._time_s, self._power_W = -math.inf, math.nan
+        # The newest reading: when, watts, and joules up to it. One value, for other threads' sake.
+        self._newest = -math.inf, math.nan, 0.0
+
+    @property
+    def energy_J(self) -> float:
+        """Joules from the first reading to the last."""
+        return self._newest[2]
 
     def add(self, reading: Reading) -> None:
         """Take in a reading; they must come in the order of time."""
         time_s, power_W = reading.time_s, reading.power_W
         if math.isfinite(power_W):
-            since_s = time_s - self._time_s
+            before_s, before_W, energy_J = self._newest
+            since_s = time_s - before_s
             if since_s <= self._max_gap_s:
-                self.energy_J += since_s * (self._power_W + power_W) / 2
-            self._time_s, self._power_W = time_s, power_W
+                energy_J += since_s * (before_W + power_W) / 2
+            self._newest = time_s, power_W, energy_J
+
+    def energy_at_J(self, time_s: float) -> float:
+        """Joules up to about now, the last power taken to continue; NaN if that is too old."""
+        last_s, power_W, energy_J = self._newest
+        since_s = time_s - last_s
+        return energy_J + since_s * power_W if since_s <= self._max_gap_s else math.nan

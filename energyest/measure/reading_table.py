@@ -30,33 +30,33 @@ class ReadingTable:
         self._merge = 1  # readings of a device to a row
         self._rows_at_rate = 0
         self._rounds = 0
-        self._waiting: dict[str, _Row] = {}
         # A number in place of the name: the rows are many, the devices few.
+        self._numbers: dict[str, int] = {}
+        self._waiting: list[_Row] = []
         self._devices = array("H")
         self._columns = {name: array("d") for name in Reading._fields if name != "device"}
 
     def add(self, readings: Iterable[Reading]) -> list[Reading]:
         """Take in a round of readings, one of each device; returns the rows that it completed."""
         for reading in readings:
-            row = self._waiting.get(reading.device)
-            if row is None:
-                row = self._waiting[reading.device] = _Row()
-            row.add(reading)
+            number = self._numbers.setdefault(reading.device, len(self._numbers))
+            if number == len(self._waiting):
+                self._waiting.append(_Row())
+            self._waiting[number].add(reading)
         self._rounds += 1
         return self.flush() if self._rounds >= self._merge else []
 
     def flush(self) -> list[Reading]:
         """Complete the rows that wait for more readings, as at the end of a run."""
         rows = []
-        for number, (device, waiting) in enumerate(self._waiting.items()):
-            row = waiting.merged()
+        for number, waiting in enumerate(self._waiting):
+            row = waiting.take_merged()
             if row is not None:
                 row = row._replace(time_s=row.time_s - self._origin_s)
                 rows.append(row)
                 self._devices.append(number)
                 for name, column in self._columns.items():
                     column.append(getattr(row, name))
-                self._waiting[device] = _Row()
         self._rounds = 0
         self._rows_at_rate += len(rows)
         if self._rows_at_rate >= ROWS_PER_RATE:
@@ -65,7 +65,7 @@ class ReadingTable:
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """A copy of the rows as read-only columns, each of shape (rows,)."""
-        names = np.array([*self._waiting], dtype=object)[np.array(self._devices)]
+        names = np.array([*self._numbers], dtype=object)[np.array(self._devices)]
         columns: dict[str, NDArray[Any]] = {
             name: names if name == "device" else np.array(self._columns[name])
             for name in Reading._fields
@@ -79,26 +79,35 @@ class _Row:
     """A row of one device in the making: what the readings since its last one come to."""
 
     def __init__(self) -> None:
-        self._last: Reading | None = None
-        self._power_W = self._utilization = 0.0
-        self._powers = self._utilizations = 0
+        self._readings: list[Reading] = []
 
     def add(self, reading: Reading) -> None:
-        self._last = reading
-        if math.isfinite(reading.power_W):
-            self._power_W += reading.power_W
-            self._powers += 1
-        if math.isfinite(reading.utilization):
-            self._utilization += reading.utilization
-            self._utilizations += 1
+        self._readings.append(reading)
 
-    def merged(self) -> Reading | None:
-        """The last of the readings, with power and utilisation as means of those that were read."""
-        if self._last is None:
-            return None
-        return self._last._replace(
-            power_W=self._power_W / self._powers if self._powers else math.nan,
-            utilization=(
-                self._utilization / self._utilizations if self._utilizations else math.nan
-            ),
+    def take_merged(self) -> Reading | None:
+        """One reading in place of those so far; None if there are none.
+
+        Power and utilisation are means of those that were read, the rest is what was read last.
+        It stands where the counter was read last, if it was.
+        """
+        readings, self._readings = self._readings, []
+        if len(readings) < 2:
+            return readings[0] if readings else None
+        counted = next((r for r in reversed(readings) if math.isfinite(r.energy_J)), readings[-1])
+        return counted._replace(
+            power_W=_mean([reading.power_W for reading in readings]),
+            utilization=_mean([reading.utilization for reading in readings]),
+            memory_bytes=_last([reading.memory_bytes for reading in readings]),
+            temperature_C=_last([reading.temperature_C for reading in readings]),
         )
+
+
+def _last(values: list[float]) -> float:
+    """Of those that are known."""
+    return next((value for value in reversed(values) if math.isfinite(value)), math.nan)
+
+
+def _mean(values: list[float]) -> float:
+    """Of those that are known."""
+    known = [value for value in values if math.isfinite(value)]
+    return sum(known) / len(known) if known else math.nan

@@ -20,7 +20,7 @@ from energyest.measure.reading_table import ReadingTable
 from energyest.measure.run_account import RunAccount
 from energyest.measure.run_devices import RunDevices, WithDevices
 from energyest.measure.run_meta import RunMeta, as_stored
-from energyest.measure.sampler import Clock, Sampler
+from energyest.measure.sampler import Clock, Round, Sampler
 from energyest.measure.sensors.base import Reading, Sensor
 from energyest.measure.sensors.detection import Detection
 from energyest.measure.signals import SharedLock, uninterrupted
@@ -30,9 +30,8 @@ from energyest.records.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
 
-# An epoch's end waits for a fresh reading if that costs less than this share of the epoch.
-_WAIT_SHARE = 0.002
-# The disk is brought up to date at the first round after so long: within a second.
+# Rounds of readings are accounted for, and the disk is brought up to date, at the first one after
+# so long: within a second.
 _FLUSH_S = 0.85
 # How long the start waits for a sensor that fails at first.
 _FIRST_READING_S = 0.5
@@ -85,8 +84,7 @@ class Recorder(WithDevices):
         self._account = RunAccount(devices, self._origin_s, interval_s, unread)
         self._readings = ReadingTable(self._origin_s)
         self._meta = RunMeta(devices, interval_s, meta or {})
-        self._epoch_start_s = self._origin_s
-        self._written_s = self._origin_s
+        self._settled_s = self._written_s = self._origin_s
         self._writer = (
             None
             if folder is None
@@ -95,12 +93,11 @@ class Recorder(WithDevices):
             )
         )
         self._sampler = Sampler(list(found), self._on_round, interval_s=interval_s, clock=clock)
-        self._has_started = self._is_sampling = False
-        # Nothing more is measured; and the totals are known.
-        self._stopped = self._closed = False
+        self._has_started = self._is_sampling = self._is_measuring = False
+        self._stopped = self._closed = False  # nothing more is measured; the totals are known
         self._end_s = math.nan
         # Rounds that came while the account was in use.
-        self._rounds: deque[tuple[float, list[Reading]]] = deque()
+        self._rounds: deque[Round] = deque()
         self._at_exit = watch(self)
         found.when_late(self.adopt)
 
@@ -123,6 +120,7 @@ class Recorder(WithDevices):
         while self._is_sampling and not self._all_read() and self._clock() < give_up_s:
             self._sampler.sample_now(_FIRST_READING_S)
         self._mark(Event.RUN_START)
+        self._is_measuring = True
         self._report_unread()
 
     def stop(
@@ -176,22 +174,19 @@ class Recorder(WithDevices):
     def start_epoch(self, epoch: int | None = None, *, continues: bool = False) -> None:
         """An epoch begins: now, or with `continues` where the one before it ended."""
         values = {} if epoch is None else {"epoch": float(epoch)}
-        self._epoch_start_s = self._mark(Event.EPOCH_START, values, continues=continues)
+        self._mark(Event.EPOCH_START, values, continues=continues)
 
     def end_epoch(
         self, values: Mapping[str, float] | None = None, *, tentative: bool = False
     ) -> dict[str, float]:
-        """An epoch ends; returns its row.
+        """An epoch ends; returns its row, which the next readings will make more exact.
 
         Args:
             values: further columns, such as `steps`, `samples`, `flops` and metrics.
             tentative: if the next thing to happen is that the run is interrupted, then the epoch
                 was interrupted too.
         """
-        now_s = self._mark(Event.EPOCH_END, values, tentative=tentative)
-        budget_s = _WAIT_SHARE * (now_s - self._epoch_start_s)
-        if self._sampler.round_cost_s < budget_s:
-            self._sampler.sample_now(timeout_s=max(budget_s, 10 * self._sampler.round_cost_s))
+        self._mark(Event.EPOCH_END, values, tentative=tentative)
         with self._lock:
             return self._account.last_row()
 
@@ -229,7 +224,7 @@ class Recorder(WithDevices):
         self._meta.set(noted)
 
     def start_validation(self) -> None:
-        """Validation begins inside an epoch."""
+        """Validation begins in an epoch."""
         self._mark(Event.VALIDATION_START)
 
     def end_validation(self) -> None:
@@ -256,6 +251,8 @@ class Recorder(WithDevices):
 
     def annotate(self, **meta: Any) -> None:
         """Add facts to the trace's meta."""
+        if self._meta.holds(meta):
+            return
         plain = as_stored(meta)
         with self._lock:
             self._meta.annotate(plain)
@@ -293,11 +290,12 @@ class Recorder(WithDevices):
         """The trace up to now.
 
         Args:
-            readings: False to leave its power table empty.
+            readings: False to leave its power table empty; rows that are not final are then told by
+                power, at once, unless the totals are asked for.
             so_far: of a run under way, put the totals into its meta, as if it were cut off now.
         """
         with self._lock:
-            columns = self._account.columns()
+            columns = self._account.columns(at_once=not (readings or so_far))
             power = self._readings.columns() if readings else {}
             meta = self._current_meta(so_far=so_far)
         return EnergyTrace(columns, power, meta)
@@ -330,6 +328,8 @@ class Recorder(WithDevices):
             now_s = self._account.post(Mark(self._clock(), event, dict(values or {}), **flags))
             # If the sampler hangs, rows are made and written from here, without readings.
             hangs = now_s - self._account.round_s > self._account.max_gap_s
+        if not flags.get("continues"):  # else the edge is that of the epoch before
+            self._sampler.expect_edge()
         if (hangs or not self._is_sampling) and os.getpid() == self._pid:
             uninterrupted(lambda: self._book_without_readings(now_s), lock=self._lock)
         return now_s
@@ -339,10 +339,15 @@ class Recorder(WithDevices):
             self._account.book(now_s, wait=self._is_sampling)
             self._hand_over(latest_s=now_s)
 
-    def _on_round(self, began_s: float, readings: list[Reading]) -> None:
-        """In the sampler's thread: account for a round of readings and write what is final."""
-        self._rounds.append((began_s, readings))
-        if self._lock.acquire(timeout=_ACCOUNT_IN_USE_S):
+    def _on_round(self, taken: Round) -> None:
+        """In the sampler's thread: note a round of readings, and account for them now and then."""
+        self._account.see(taken.readings)
+        self._rounds.append(taken)
+        # What waits may be final once all was read, and is given up where reading fails for long.
+        is_telling = taken.is_whole or taken.has_failed
+        is_awaited = is_telling and (self._account.has_pending or not self._is_measuring)
+        is_due = is_awaited or taken.began_s - self._settled_s >= _FLUSH_S
+        if is_due and self._lock.acquire(timeout=_ACCOUNT_IN_USE_S):
             try:
                 self._take_rounds()
             finally:
@@ -350,13 +355,18 @@ class Recorder(WithDevices):
 
     def _take_rounds(self) -> None:
         """Account for the rounds that wait, with the lock held."""
+        rows: list[Reading] = []
         while self._rounds:
-            began_s, readings = self._rounds.popleft()
+            taken = self._rounds.popleft()
             if self._stopped and not self._account.has_pending:
                 continue  # a round that hung until after the end
-            self._account.add_round(began_s, readings)
-            flush = began_s - self._written_s >= _FLUSH_S
-            self._hand_over(self._readings.add(readings), latest_s=began_s if flush else None)
+            self._account.add_round(taken)
+            self._settled_s = taken.began_s
+            rows += self._readings.add(taken.readings)
+        self._account.settle()
+        self._sampler.whole_until_s = self._account.in_doubt_until_s
+        is_due = self._settled_s - self._written_s >= _FLUSH_S
+        self._hand_over(rows, latest_s=self._settled_s if is_due else None)
 
     def _hand_over(
         self, readings: Sequence[Reading] = (), *, latest_s: float | None = None

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from energyest.measure.checkpoint import RunCheckpoint
-from energyest.measure.ledger import Event, Ledger, Mark, Usage, sum_of_parts
+from energyest.measure.ledger import Event, Ledger, Mark, OpenRows, Usage, sum_of_parts
 from energyest.measure.meter import Meter, PowerIntegral
+from energyest.measure.sampler import Round
 from energyest.measure.sensors.base import Device, Reading
 from energyest.records.epoch_table import EpochTable
 from energyest.records.storage import encode_amendment, encode_epoch
@@ -60,6 +61,13 @@ class RunAccount:
         self._unread = frozenset(unread)
         self._meters = {d.device: _meter(d, self.max_gap_s) for d in devices}
         self._integrals = {d.device: PowerIntegral(self.max_gap_s) for d in devices}
+        # What was known at an instant, and the integrals of power then: from there, power tells
+        # what is new until it is accounted for.
+        self._anchor = Usage(origin_s, (math.nan,) * len(devices), (0.0,) * len(devices))
+        self._integrals_J: tuple[float, ...] = (math.nan,) * len(devices)
+        # What the marks that are not booked come to by power, and how often marks were booked.
+        self._ahead: OpenRows | None = None
+        self._bookings = 0
         self._ledger = Ledger([d.kind for d in devices], origin_s)
         self._pending: list[Mark] = []
         self._epochs = EpochTable()
@@ -71,6 +79,7 @@ class RunAccount:
     def set_devices(self, devices: Sequence[Device], unread: Iterable[str]) -> None:
         """From now on, these are the devices; the arguments are those of the constructor."""
         before, names = list(self._meters), [d.device for d in devices]
+        self._bookings += 1
         self._unread = frozenset(unread)
         new_meters = {d.device: _meter(d, self.max_gap_s) for d in devices}
         new_integrals = {name: PowerIntegral(self.max_gap_s) for name in names}
@@ -78,11 +87,13 @@ class RunAccount:
         self._integrals = {n: self._integrals.get(n, new) for n, new in new_integrals.items()}
         places = [before.index(name) if name in before else None for name in names]
         self._ledger.set_devices([d.kind for d in devices], places)
+        self._know_now()
 
     def continue_from(self, earlier: RunCheckpoint) -> None:
         """Put the epochs and the energy of an earlier part before this one, which has none yet."""
         for row in earlier.rows():
             self._keep(row)
+        self._bookings += 1
         self._ledger.continue_from(earlier.next_epoch, earlier.open_row)
         self._earlier = earlier.total
 
@@ -93,20 +104,35 @@ class RunAccount:
 
     def drop_carried(self) -> None:
         """The epoch that an earlier part had begun begins anew: that part counts in no epoch."""
+        self._bookings += 1
         self._ledger.carried = {}
 
-    def add_round(self, began_s: float, readings: Sequence[Reading]) -> None:
-        """Take in a round of readings, and book what it makes final."""
+    def see(self, readings: Sequence[Reading]) -> None:
+        """Note power as soon as it was read; in the sampler's thread, without the lock."""
         for reading in readings:
-            if reading.device not in self._meters:
-                continue  # of a device that is no longer one
-            self._meters[reading.device].add(reading)
-            self._integrals[reading.device].add(reading)
-        self.round_s = began_s
-        self.book(began_s)
-        oldest_s = self._pending[0].time_s if self._pending else began_s
+            if reading.device in self._integrals:
+                self._integrals[reading.device].add(reading)
+
+    def add_round(self, taken: Round) -> None:
+        """Take in a round of readings, which `see` has seen."""
+        for reading in taken.readings:
+            meter = self._meters.get(reading.device)
+            if meter is not None:  # else of a device that is no longer one
+                meter.add(reading, taken.counters_s.get(reading.device, math.nan))
+        self.round_s = taken.began_s
+
+    def settle(self) -> None:
+        """Book what the rounds so far have made final."""
+        self.book(self.round_s)
+        oldest_s = self._pending[0].time_s if self._pending else self.round_s
         for meter in self._meters.values():
             meter.forget(oldest_s)
+        self._know_now()
+
+    @property
+    def in_doubt_until_s(self) -> float:
+        """Until when the counters are to be read in each round, as power has contradicted one."""
+        return max((m.in_doubt_until_s for m in self._meters.values()), default=-math.inf)
 
     def post(self, mark: Mark) -> float:
         """Take in a mark, in one step; returns its time, which is not before the last one's."""
@@ -130,6 +156,7 @@ class RunAccount:
             until_s: the instant.
             wait: False where nothing is read at all.
         """
+        self._bookings += 1
         if until_s < math.inf:
             self._now_s = until_s
         ready = 0
@@ -169,30 +196,45 @@ class RunAccount:
         return bool(self._pending)
 
     def last_row(self) -> dict[str, float]:
-        """The row of the epoch that ended last, be it provisional."""
-        rows = self._unresolved_rows()
-        return rows[-1] if rows else self._epochs.last()
+        """The row of the epoch that ended last; if it is not final, as power tells it, at once."""
+        rows = self._rows_by_power()
+        return dict(rows[-1]) if rows else self._epochs.last()
 
-    def columns(self) -> dict[str, np.ndarray[Any, Any]]:
-        """All rows as columns, the provisional ones last."""
-        return self._epochs.columns(self._unresolved_rows())
+    def columns(self, *, at_once: bool = False) -> dict[str, np.ndarray[Any, Any]]:
+        """All rows as columns, the provisional ones last.
+
+        Args:
+            at_once: tell these by power, as `last_row` does.
+        """
+        rows = self._rows_by_power() if at_once else self._unresolved_rows()
+        return self._epochs.columns(rows)
 
     def total_J(self, at_s: float | None = None) -> float:
-        """Joules from the start of the run to an instant, by default to the last mark."""
-        ledger = self._ledger_at(None if at_s is None else Mark(at_s, Event.METRICS))
+        """Joules from the start of the run to about now, as power tells it, at once.
+
+        Args:
+            at_s: the instant; None for the last mark, whose energy is known.
+        """
+        marks = [*self._pending, *([] if at_s is None else [Mark(at_s, Event.METRICS)])]
+        ledger = self._ledger_after(
+            (self._usages if at_s is None else self._usages_by_power)(marks)
+        )
         return self._totals(ledger)["energy_J"]
 
     def rows_from(self, first: int) -> tuple[list[dict[str, float]], int]:
         """The rows from one of them on, the provisional ones last, and how many are final."""
-        return self._epochs.rows_from(first) + self._unresolved_rows(), len(self._epochs)
+        return self._epochs.rows_from(first) + self._rows_by_power(), len(self._epochs)
 
     def all_read_since(self, time_s: float) -> bool:
         """Whether every device was read since; one that fails for long is not waited for."""
         for name, meter in self._meters.items():
             if name in self._unread:
                 continue
-            failing_s = self.round_s - max(meter.read_until_s, self._origin_s)
-            if meter.read_until_s < time_s and failing_s <= self.max_gap_s:
+            # A counter that has failed for long is not waited for: then power tells.
+            has_failed = self.round_s - meter.read_until_s > self.max_gap_s
+            known_s = meter.heard_s if has_failed else meter.read_until_s
+            failing_s = self.round_s - max(meter.heard_s, self._origin_s)
+            if known_s < time_s and failing_s <= self.max_gap_s:
                 return False
         return True
 
@@ -216,7 +258,8 @@ class RunAccount:
 
     def meta_so_far(self, at_s: float, devices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """As `closing_meta`, as if the run were cut off at an instant."""
-        return self._summary(self._ledger_at(Mark(at_s, Event.RUN_END, interrupted=True)), devices)
+        end = Mark(at_s, Event.RUN_END, interrupted=True)
+        return self._summary(self._ledger_after(self._usages([*self._pending, end])), devices)
 
     # ------------------------------------------------------------------ inside
 
@@ -226,6 +269,7 @@ class RunAccount:
 
     def _amend(self, values: Mapping[str, float]) -> None:
         """Add to the row that ended last."""
+        self._bookings += 1
         if self._tentative is not None:
             self._tentative |= values
         elif len(self._epochs):
@@ -234,15 +278,19 @@ class RunAccount:
 
     def _unresolved_rows(self) -> list[dict[str, float]]:
         """Rows that are not final, with the last power taken to continue up to their end."""
-        ledger = self._ledger.copy()
-        rows = [] if self._tentative is None else [dict(self._tentative)]
-        for mark, usage in self._usages(tuple(self._pending)):
-            row = ledger.post(mark, usage)
-            if row is not None:
-                rows.append(row)
-            if mark.event is Event.METRICS and rows:
-                rows[-1] |= mark.values
-        return rows
+        ahead = OpenRows(self._ledger.copy(), self._tentative, self._bookings)
+        pending = tuple(self._pending)
+        ahead.post(self._usages(pending))
+        return ahead.rows
+
+    def _rows_by_power(self) -> list[dict[str, float]]:
+        """The same as power tells them, at once: what is known of earlier ones is kept."""
+        ahead, self._ahead = self._ahead, None  # nobody who interrupts this has it meanwhile
+        if ahead is None or ahead.bookings != self._bookings:
+            ahead = OpenRows(self._ledger.copy(), self._tentative, self._bookings)
+        ahead.post(self._usages_by_power(self._pending[ahead.marks :]))
+        self._ahead = ahead
+        return ahead.rows
 
     def _totals(self, ledger: Ledger) -> dict[str, float]:
         usage = ledger.run_usage()
@@ -254,23 +302,46 @@ class RunAccount:
         whole["energy_J"] = total["energy_J"] + self._earlier.get("energy_J", math.nan)
         return whole
 
-    def _ledger_at(self, last: Mark | None) -> Ledger:
-        """A copy of the ledger in which the pending marks and one more are booked."""
+    def _ledger_after(self, usages: Iterable[tuple[Mark, Usage]]) -> Ledger:
+        """A copy of the ledger in which further marks are booked."""
         ledger = self._ledger.copy()
-        for mark, usage in self._usages([*self._pending, *([] if last is None else [last])]):
+        for mark, usage in usages:
             ledger.post(mark, usage)
         return ledger
 
     def _usages(self, marks: Sequence[Mark]) -> Iterator[tuple[Mark, Usage]]:
         """The usage up to each mark."""
-        if not marks:
-            return
         at_s = [mark.time_s for mark in marks]
+        return zip(marks, self._usages_at(at_s) if at_s else (), strict=True)
+
+    def _usages_at(self, at_s: list[float]) -> list[Usage]:
         now_s = max(self.round_s, self._now_s, at_s[-1])
         values = [meter.values_at(at_s, now_s) for meter in self._meters.values()]
-        for i, mark in enumerate(marks):
-            energy_J = np.array([energy[i] for energy, _ in values])
-            covered_s = np.array([covered[i] for _, covered in values])
+        # For each device its values at all instants, turned around.
+        energies_J = zip(*(energy_J.tolist() for energy_J, _ in values), strict=True)
+        covered_s = zip(*(covered_s.tolist() for _, covered_s in values), strict=True)
+        if not values:
+            return [Usage(time_s, (), ()) for time_s in at_s]
+        return [Usage(*of) for of in zip(at_s, energies_J, covered_s, strict=True)]
+
+    def _know_now(self) -> None:
+        """Begin anew to tell by power what is not accounted for."""
+        self._integrals_J = tuple(i.energy_at_J(self.round_s) for i in self._integrals.values())
+        (self._anchor,) = self._usages_at([self.round_s])
+
+    def _usages_by_power(self, marks: Sequence[Mark]) -> Iterator[tuple[Mark, Usage]]:
+        """As `_usages`, without looking at a reading: about right, and faster."""
+        anchor, before_J = self._anchor, self._integrals_J
+        integrals = [*self._integrals.values()]
+        for mark in marks:
+            since_s = mark.time_s - anchor.time_s
+            energy_J = tuple(
+                known_J + integral.energy_at_J(mark.time_s) - was_J
+                for known_J, integral, was_J in zip(
+                    anchor.energy_J, integrals, before_J, strict=True
+                )
+            )
+            covered_s = tuple(covered_s + since_s for covered_s in anchor.covered_s)
             yield mark, Usage(mark.time_s, energy_J, covered_s)
 
     def _summary(self, ledger: Ledger, devices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -291,9 +362,9 @@ class RunAccount:
         return meta
 
     def _device_entry(self, name: str, usage: Usage, index: int) -> dict[str, Any]:
-        covered_s = float(usage.covered_s[index])
+        covered_s = usage.covered_s[index]
         entry: dict[str, Any] = {
-            "energy_J": _known(float(usage.by_device()[index])),
+            "energy_J": _known(usage.by_device()[index]),
             "missing_s": max(0.0, round(usage.time_s - covered_s, 6)),
             "failed_readings": self._meters[name].failed_readings,
         }
@@ -318,7 +389,7 @@ class RunAccount:
 
 def _meter(device: Device, max_gap_s: float) -> Meter:
     gap_s = max(max_gap_s, _MAX_MODELLED_GAP_S) if device.source == "modelled" else max_gap_s
-    return Meter(gap_s, max_power_W=device.most_power_W)
+    return Meter(gap_s, max_power_W=device.most_power_W, has_instant_power=device.has_instant_power)
 
 
 def _known(value: float) -> float | None:

@@ -79,6 +79,14 @@ class RunMeta:
         self._has_changed = True
         self.facts = {**self.facts, **facts}
 
+    def holds(self, facts: Mapping[str, Any]) -> bool:
+        """Whether facts are known already, of such plain kinds that they can be compared."""
+        known = self.facts
+        return all(
+            isinstance(value, int | float | str | None) and known.get(name, ...) == value
+            for name, value in facts.items()
+        )
+
     def annotate(self, facts: Mapping[str, Any]) -> None:
         """Set facts, if any of them is new."""
         news = {name: value for name, value in facts.items() if self.facts.get(name, ...) != value}

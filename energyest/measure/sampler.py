@@ -10,8 +10,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from energyest.measure.sensors.base import Reading, Sensor
+from energyest.measure.sensors.base import OftenSensor, Reading, Sensor
 from energyest.measure.signals import SharedLock
 
 log = logging.getLogger("energyest")
@@ -20,10 +21,42 @@ log = logging.getLogger("energyest")
 _LONGEST_READ_S = 0.25
 # The end of a run waits for the next round only if that is less than this away.
 _SLOW_BEAT_S = 0.2
+# What is costly to read is read once in so long at least, and at an edge of an epoch; but for edges
+# alone it takes no more than this share of a processor.
+_WHOLE_EVERY_S = 4.0
+_WHOLE_SHARE = 0.02
+# Rounds are not closer than this, nor is one put off by more.
+_SOON_S = 0.002
+# An edge is looked at so long after it came.
+_LET_GO_S = 0.003
+_LONGEST_WAIT_S = 0.1
 
 Clock = Callable[[], float]
-# Called by the sampler's thread after each round: when it began, and a reading of each sensor.
-OnRound = Callable[[float, list[Reading]], None]
+
+
+class Round(NamedTuple):
+    """What was read at once.
+
+    Attributes:
+        began_s: when that began.
+        readings: of the sensors that were due.
+        counters_s: for devices of which it is known, when it was so what their counters show.
+        is_whole: whether what is costly was read, too.
+    """
+
+    began_s: float
+    readings: list[Reading]
+    counters_s: dict[str, float]
+    is_whole: bool
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether nothing was learned of a device."""
+        return any(math.isnan(r.power_W) and math.isnan(r.energy_J) for r in self.readings)
+
+
+# Called by the sampler's thread after each round.
+OnRound = Callable[[Round], None]
 
 
 class Alarm:
@@ -48,8 +81,41 @@ class Alarm:
                 self._calls.get_nowait()
 
 
+class _Source:
+    """A sensor, and when it is to be read.
+
+    Attributes:
+        sensor: the sensor.
+        name: of its device.
+        often: reads the cheap part; None if all of it is read each time.
+        whole_s: when it is to be read as a whole, be it between two beats; infinite if at none.
+        next_s: not before then, where more often is of no use.
+        counter_s: when it was so what its counter has shown last; NaN if that is not known.
+    """
+
+    def __init__(self, sensor: Sensor) -> None:
+        self.sensor = sensor
+        self.name = sensor.device.device
+        self.often = sensor if isinstance(sensor, OftenSensor) else None
+        self.whole_s = math.inf
+        self.next_s = -math.inf
+        self.counter_s = math.nan
+        self._every_s = float(getattr(sensor, "every_s", 0.0))
+
+    def plan(self, began_s: float) -> None:
+        """It was read as a whole in a round that began then."""
+        if self.often is not None:
+            self.whole_s = self.often.again_s()
+            self.counter_s = self.often.counter_s(began_s)
+        if self._every_s:
+            self.next_s = began_s + self._every_s - _SLOW_BEAT_S / 4
+
+
 class Sampler:
     """Reads all sensors at a steady rate in a daemon thread, off the training's path.
+
+    What is cheap is read in each round. The rest, which can cost a thousand times as much, is read
+    in the first round and the last, in the one after an edge of an epoch, and every few seconds.
 
     Args:
         sensors: the sensors; they belong to the thread, which closes them at its end.
@@ -66,7 +132,7 @@ class Sampler:
         interval_s: float = 0.1,
         clock: Clock = time.monotonic,
     ) -> None:
-        self._sensors = list(sensors)
+        self._sources = [_Source(sensor) for sensor in sensors]
         self._on_round = on_round
         self._interval_s = interval_s
         self._clock = clock
@@ -79,9 +145,12 @@ class Sampler:
         self._reported: set[str] = set()
         self._sensors_change = SharedLock()
         self._has_closed = False
+        self._edge_came = False
+        self._whole_at_s = -math.inf
+        self._whole_cost_s = 0.0
         self._thread = threading.Thread(target=self._run, name="energyest-sampler", daemon=True)
-        #: Seconds that a round takes when nothing holds it up.
-        self.round_cost_s = math.inf
+        #: Until then, each round reads everything.
+        self.whole_until_s = -math.inf
 
     def start(self, timeout_s: float = 2.0) -> None:
         """Begin, and wait for the first round, but no longer than `timeout_s`."""
@@ -96,6 +165,15 @@ class Sampler:
         target = self._started + 1
         self._wake.set()
         return self._wait_for(target, timeout_s)
+
+    def expect_edge(self) -> None:
+        """An edge of an epoch has come: read at once what tells the energy up to there.
+
+        Nothing waits for that.
+        """
+        if not self._edge_came:
+            self._edge_came = True
+            self._wake.set()
 
     def stop(self, timeout_s: float = 2.0) -> bool:
         """Make a last round and end the thread; returns whether it ended in time.
@@ -120,7 +198,7 @@ class Sampler:
         with self._sensors_change:
             if self._has_closed:
                 return False
-            self._sensors = [*self._sensors, *sensors]
+            self._sources = [*self._sources, *map(_Source, sensors)]
         return True
 
     @property
@@ -128,16 +206,37 @@ class Sampler:
         """The devices of which it was said that they cannot be read."""
         return frozenset(self._reported)
 
-    def read_round(self) -> float:
-        """Read every sensor once and hand the readings on; returns when that began."""
+    def read_round(self, *, is_between: bool = False) -> float:
+        """Read what is due and hand the readings on; returns when that began.
+
+        Args:
+            is_between: read nothing but what is to be read between two beats.
+        """
         self._started += 1
+        # In this order: an edge that comes from now on is the next round's.
+        had_edge, self._edge_came = self._edge_came, False
         began_s = self._clock()
-        readings = [self._read(sensor) for sensor in self._sensors]
+        is_whole = not is_between and self._is_whole(began_s, had_edge=had_edge)
+        self._edge_came = self._edge_came or (had_edge and not is_whole)
+        cpu_s = time.thread_time() if is_whole else 0.0
+        sources = [
+            source
+            for source in self._sources
+            if is_whole
+            or source.whole_s <= began_s + _SOON_S
+            or (not is_between and source.next_s <= began_s)
+        ]
+        readings = [self._read(source, is_whole=is_whole) for source in sources]
+        counters_s = {
+            source.name: source.counter_s for source in sources if math.isfinite(source.counter_s)
+        }
+        if is_whole:
+            self._whole_at_s = began_s
+            self._whole_cost_s = time.thread_time() - cpu_s
         try:
-            self._on_round(began_s, readings)
+            self._on_round(Round(began_s, readings, counters_s, is_whole or is_between))
         except Exception:
             self._report_once("round", "a round of readings could not be recorded")
-        self._track_cost(self._clock() - began_s)
         self._completed = self._started
         for _ in range(len(self._waiting)):
             target, alarm = self._waiting.popleft()
@@ -146,6 +245,14 @@ class Sampler:
             else:
                 self._waiting.append((target, alarm))
         return began_s
+
+    def _is_whole(self, now_s: float, *, had_edge: bool) -> bool:
+        """Whether everything is to be read in a round."""
+        if self._is_urgent() or now_s < self.whole_until_s:
+            return True
+        since_s = now_s - self._whole_at_s
+        is_cheap = since_s * _WHOLE_SHARE >= self._whole_cost_s
+        return (had_edge and is_cheap) or since_s > _WHOLE_EVERY_S - self._interval_s / 2
 
     def _wait_for(self, target: int, timeout_s: float) -> bool:
         """Wait until so many rounds are done."""
@@ -165,32 +272,67 @@ class Sampler:
         """Release the sensors: at the thread's end, or where there was none."""
         with self._sensors_change:
             self._has_closed = True
-            sensors, self._sensors = self._sensors, []
-        for sensor in sensors:
+            sources, self._sources = self._sources, []
+        for source in sources:
             with contextlib.suppress(Exception):
-                sensor.close()
+                source.sensor.close()
 
     def _sample_until_stopped(self) -> None:
         next_s = self._clock()
+        is_between = False
         while True:
             last = self._stopping
+            if last:
+                time.sleep(self._wait_for_counters_s())
             self._wake.clear()
-            began_s = self.read_round()
+            began_s = self.read_round(is_between=is_between)
             if last:
                 return
-            now_s = self._clock()
             if began_s >= next_s:
                 # Keep to the beat, but do not catch up on rounds that a hanging call has cost.
-                next_s = max(next_s + self._interval_s, now_s)
-            if not self._stopping or self._interval_s <= _SLOW_BEAT_S:
-                self._wake.wait(next_s - now_s)
+                next_s = max(next_s + self._interval_s, self._clock())
+            is_between = self._wait_for_round(next_s)
 
-    def _read(self, sensor: Sensor) -> Reading:
+    def _wait_for_round(self, next_s: float) -> bool:
+        """Wait for the next beat or what is to be read before; returns whether it is the latter."""
+        while True:
+            now_s = self._clock()
+            if self._stopping:
+                if self._interval_s <= _SLOW_BEAT_S:
+                    time.sleep(max(0.0, next_s - now_s))
+                return False
+            if now_s >= next_s or self._waiting:
+                return False
+            if self._edge_came and self._is_whole(now_s, had_edge=True):
+                # Else this thread would take turns with the training's in the middle of a hook.
+                time.sleep(_LET_GO_S)
+                return False
+            soonest_s = min((source.whole_s for source in self._sources), default=math.inf)
+            if soonest_s <= now_s + _SOON_S / 2:
+                return True
+            self._wake.wait(min(next_s, soonest_s) - now_s)
+            self._wake.clear()
+
+    def _wait_for_counters_s(self) -> float:
+        """How long until each counter can be read without doubt about what it shows."""
+        now_s = self._clock()
+        best_s = [source.often.best_s(now_s) for source in self._sources if source.often]
+        return min(max((at_s - now_s for at_s in best_s), default=0.0), _LONGEST_WAIT_S)
+
+    def _read(self, source: _Source, *, is_whole: bool) -> Reading:
         before_s = self._clock()
-        name = sensor.device.device
+        name, read = source.name, source.sensor.read
+        source.counter_s = math.nan
         try:
-            reading = sensor.read(before_s)
+            if source.often is not None and source.whole_s > before_s + _SOON_S:
+                best_s = source.often.best_s(before_s) if is_whole else math.inf
+                if best_s > before_s + _SOON_S and not (is_whole and self._is_urgent()):
+                    read = source.often.read_often
+                    source.whole_s = min(source.whole_s, best_s)
+            reading = read(before_s)
             after_s = self._clock()
+            if read == source.sensor.read:
+                source.plan(before_s)
             if after_s - before_s > max(_LONGEST_READ_S, self._interval_s):
                 return Reading(before_s, name)  # nobody knows when its values held
             if not 0 <= reading.power_W < math.inf:
@@ -203,10 +345,9 @@ class Sampler:
             self._report_once(name, f"{name} could not be read; its readings are missing")
             return Reading(before_s, name)
 
-    def _track_cost(self, cost_s: float) -> None:
-        # The least of the recent ones: a busy training thread makes this one wait for the
-        # interpreter, but not while the training itself waits for a round.
-        self.round_cost_s = min(cost_s, 1.05 * self.round_cost_s)
+    def _is_urgent(self) -> bool:
+        """Whether somebody waits for this round."""
+        return self._stopping or bool(self._waiting)
 
     def _report_once(self, key: str, message: str) -> None:
         if key not in self._reported:

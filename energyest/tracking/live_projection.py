@@ -20,8 +20,8 @@ log = logging.getLogger("energyest")
 
 # Where projections are made as a run goes: each of the first so many; later, one that takes less
 # than this share of the time since the one before.
-_ALWAYS_MADE = 100
-_SHARE_OF_TIME = 0.01
+_ALWAYS_MADE = 10
+_SHARE_OF_TIME = 0.002
 # When a level began may be seen a few rows off at first: within so many, it is the same change.
 _SAME_CHANGE = 3
 # Who was warned so often knows that the training's level moves.

@@ -133,7 +133,8 @@ class Session:
         """A row begins: now, or with `continues` where the one before ended."""
         if self._is_over():
             return
-        self._look_for_losses()
+        if not self._has_rows:
+            self._look_for_losses()
         cuda_synchronize()
         self._values = {}
         self._recorder.start_epoch(epoch, continues=continues)

@@ -254,6 +254,10 @@ class FakeNvml:
         name = self._name(function, field)
         self._call("fake_delay", name, _index(device), _milli(seconds), every, _count(times))
 
+    def spin(self, function: str, *, seconds: float) -> None:
+        """Let calls of an NVML function take so much of a processor; 0 ends it, as a reset does."""
+        self._call("fake_spin", self._name(function, None), round(seconds * 1e6))
+
     def calls(self, function: str, *, device: int | None = None, field: int | None = None) -> int:
         """How often an NVML function was called since the last reset, on one device or in all.
 

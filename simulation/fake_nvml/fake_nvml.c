@@ -120,6 +120,7 @@ typedef struct {
 typedef struct {
     int64_t calls;
     Rule code, delay_ms;
+    int64_t spin_us;
 } Script;
 
 typedef struct {
@@ -207,6 +208,16 @@ static void hang(int64_t ms)
         ;
 }
 
+/* Takes so much of a processor, and others can have the mutex meanwhile. */
+static void spin(int64_t us)
+{
+    pthread_mutex_unlock(&mutex);
+    int64_t end = now_ns(CLOCK_THREAD_CPUTIME_ID) + us * 1000;
+    while (now_ns(CLOCK_THREAD_CPUTIME_ID) < end)
+        ;
+    pthread_mutex_lock(&mutex);
+}
+
 /* Counts a call, lets it hang if it shall, and says how it ends. What is scripted for one device
  * comes before what is scripted for all. */
 static int consult(const char *name, int device)
@@ -214,6 +225,7 @@ static int consult(const char *name, int device)
     Script *script = find_script(name, EVERY_DEVICE);
     script->calls++;
     int64_t code = apply(&script->code, SUCCESS), delay_ms = apply(&script->delay_ms, 0);
+    int64_t spin_us = script->spin_us;
     if (0 <= device && device < MAX_DEVICES) {
         script = find_script(name, device);
         script->calls++;
@@ -221,6 +233,8 @@ static int consult(const char *name, int device)
         delay_ms = apply(&script->delay_ms, delay_ms);
     }
     int64_t born = generation;
+    if (spin_us > 0)
+        spin(spin_us);
     if (delay_ms > 0)
         hang(delay_ms);
     return generation == born ? (int)code : UNINITIALIZED;
@@ -740,6 +754,13 @@ int64_t fake_delay(const char *name, int64_t device, int64_t ms, int64_t every, 
     if (valid)
         find_script(name, device)->delay_ms = (Rule){.value = ms, .every = every, .left = times};
     return leave(valid ? 0 : -1);
+}
+
+int64_t fake_spin(const char *name, int64_t us)
+{
+    pthread_mutex_lock(&mutex);
+    find_script(name, EVERY_DEVICE)->spin_us = us;
+    return leave(0);
 }
 
 int64_t fake_calls(const char *name, int64_t device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from energyest.checks import short
 from energyest.errors import ConfigurationError
@@ -52,6 +52,8 @@ class Device:
         details: further facts, such as uuid and index of a GPU.
         rated_power_W: what a device of its name is made to draw, where no limit is known of this
             one; NaN if unknown. It is no part of the meta.
+        has_instant_power: whether each reading of power is of that instant, not a mean or a model.
+            It is no part of the meta.
     """
 
     device: str
@@ -63,6 +65,7 @@ class Device:
     memory_bytes: float = math.nan
     details: dict[str, Any] = field(default_factory=dict)
     rated_power_W: float = math.nan
+    has_instant_power: bool = False
 
     @property
     def label(self) -> str:
@@ -96,7 +99,11 @@ class Device:
 
 
 class Sensor(Protocol):
-    """One source of watts. Only the sampler's thread calls `read` once it runs."""
+    """One source of watts. Only the sampler's thread calls `read` once it runs.
+
+    It may have more than these: `every_s`, seconds from one reading to the next where more often is
+    of no use; or what `OftenSensor` has.
+    """
 
     @property
     def device(self) -> Device:
@@ -109,6 +116,27 @@ class Sensor(Protocol):
 
     def close(self) -> None:
         """Release what the sensor holds; further reads are not allowed."""
+        ...
+
+
+@runtime_checkable
+class OftenSensor(Sensor, Protocol):
+    """A sensor of which a part is too costly to be read in each round."""
+
+    def read_often(self, time_s: float) -> Reading:
+        """As `read`, but only what is cheap; the rest is NaN."""
+        ...
+
+    def best_s(self, now_s: float) -> float:
+        """When to `read` best, now or a moment later."""
+        ...
+
+    def again_s(self) -> float:
+        """When to `read` again soon, as it would tell more; infinite if it would not."""
+        ...
+
+    def counter_s(self, time_s: float) -> float:
+        """When it was so what a counter showed that was read then; NaN if that is not known."""
         ...
 
 

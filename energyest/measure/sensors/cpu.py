@@ -29,6 +29,9 @@ class RaplSensor:
         OSError: no package's counter can be read (usually for lack of permission).
     """
 
+    #: Power is a mean since the last reading.
+    every_s = 1.0
+
     def __init__(self, root: Path = RAPL_ROOT) -> None:
         domains = sorted(root.glob("intel-rapl:[0-9]*"))
         self._packages = [_Package(path) for path in domains if _is_package(path)]
@@ -70,6 +73,9 @@ class RaplSensor:
 
 class CpuModelSensor:
     """All processors of the machine, modelled as linear in their utilisation."""
+
+    #: Power is a mean since the last reading.
+    every_s = 1.0
 
     def __init__(self) -> None:
         self._threads = os.cpu_count() or 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,10 +21,13 @@ from energyest.gpus.driver import (
 )
 from energyest.gpus.table import find_gpu, known_gpus
 from energyest.measure.sensors.base import Device, Reading
+from energyest.measure.sensors.counter_tick import CounterTick
 
 _T = TypeVar("_T")
 # Some drivers say all ones where there is no limit: more than any board draws is none.
 _MOST_LIMIT_W = 10_000.0
+# What changes slowly (utilisation, memory in use, temperature) is asked for so often.
+_SLOW_S = 0.95
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class NvmlSensor:
     on recent generations). Each quantity is asked for once at the start; what the board does not
     support is not asked for again.
 
+    A look at the power costs microseconds, one at the energy counter milliseconds of a processor.
+
     Args:
         index: NVML's number of the GPU.
 
@@ -70,9 +75,14 @@ class NvmlSensor:
     def __init__(self, index: int) -> None:
         call("nvmlInit")
         self._open = True
+        self._tick = CounterTick()
+        self._lacks_counter = False
+        self._slow_s = -math.inf
         try:
             self._handle = call("nvmlDeviceGetHandleByIndex", index)
             self._questions = self._probe()
+            self._ask_counter = self._questions.pop("energy_J", None)
+            self._power_alone = {n: ask for n, ask in self._questions.items() if n == "power_W"}
             self.device = self._describe(index)
         except BaseException:
             self.close()
@@ -81,22 +91,45 @@ class NvmlSensor:
     @property
     def tells_energy(self) -> bool:
         """Whether the board answers questions for its power or its energy at all."""
-        return not {"power_W", "energy_J"}.isdisjoint(self._questions)
+        return "power_W" in self._questions or self._ask_counter is not None
 
     def read(self, time_s: float) -> Reading:
         """Ask for every supported quantity; one that fails is NaN.
 
         So is a power of 0 W or far above the limit: a board that answers draws some.
         """
-        values = {}
-        for quantity, ask in self._questions.items():
-            try:
-                values[quantity] = ask()
-            except FAILURES:
-                values[quantity] = math.nan
-        if not 0 < values.get("power_W", math.nan) <= self.device.most_power_W:
-            values["power_W"] = math.nan
-        return Reading(time_s, self.device.device, **values)
+        reading = self._ask(time_s, self._questions)
+        if self._ask_counter is None:
+            return reading
+        try:
+            counter_J = self._ask_counter()
+        except FAILURES:
+            counter_J = math.nan
+        self._lacks_counter = math.isnan(counter_J)
+        self._tick.see(time_s, counter_J)
+        return reading._replace(energy_J=counter_J)
+
+    def read_often(self, time_s: float) -> Reading:
+        """Ask for the power, and once a second for what changes slowly.
+
+        For the counter only if that has failed when it was read last, or is all that there is.
+        """
+        if self._lacks_counter or not self._power_alone:
+            return self.read(time_s)
+        is_due = time_s >= self._slow_s
+        return self._ask(time_s, self._questions if is_due else self._power_alone)
+
+    def best_s(self, now_s: float) -> float:
+        """When to read the counter best."""
+        return self._tick.best_s(now_s)
+
+    def again_s(self) -> float:
+        """When to read it again, to learn when it is renewed."""
+        return self._tick.again_s()
+
+    def counter_s(self, time_s: float) -> float:
+        """When a counter was renewed that was read then; NaN if that is not known."""
+        return self._tick.renewed_s(time_s)
 
     def close(self) -> None:
         """Let go of NVML; a second call does nothing."""
@@ -106,6 +139,19 @@ class NvmlSensor:
         # If the library is gone or was shut down by others, nothing is left to release.
         with contextlib.suppress(NvmlError):
             call("nvmlShutdown")
+
+    def _ask(self, time_s: float, questions: Mapping[str, Callable[[], float]]) -> Reading:
+        values = {}
+        for quantity, ask in questions.items():
+            try:
+                values[quantity] = ask()
+            except FAILURES:
+                values[quantity] = math.nan
+        if not 0 < values.get("power_W", math.nan) <= self.device.most_power_W:
+            values["power_W"] = math.nan
+        if len(questions) > 1:
+            self._slow_s = time_s + _SLOW_S
+        return Reading(time_s, self.device.device, **values)
 
     def _probe(self) -> dict[str, Callable[[], float]]:
         candidates = {
@@ -122,11 +168,12 @@ class NvmlSensor:
 
     def _describe(self, index: int) -> Device:
         handle = self._handle
-        if self._questions.get("power_W") == self._instant_W:
+        is_instant = self._questions.get("power_W") == self._instant_W
+        if is_instant:
             power = "instant power"
         else:
             power = "average power" if "power_W" in self._questions else "no power"
-        counter = "energy counter and " if "energy_J" in self._questions else ""
+        counter = "" if self._ask_counter is None else "energy counter and "
         mig = _mig_devices(handle)
         whole = "" if mig is None else "; of the whole GPU, whose other MIG devices may share it"
         name = _or_none(lambda: _name(handle))
@@ -147,6 +194,7 @@ class NvmlSensor:
             power_limit_W=_limit_W(handle),
             memory_bytes=_or_nan(lambda: call("nvmlDeviceGetMemoryInfo", handle).total),
             rated_power_W=_rated_power_W(name or ""),
+            has_instant_power=is_instant,
             details={name: value for name, value in details.items() if value is not None},
         )
 
