@@ -356,14 +356,16 @@ class Recorder(WithDevices):
     def _take_rounds(self) -> None:
         """Account for the rounds that wait, with the lock held."""
         rows: list[Reading] = []
+        is_whole = False
         while self._rounds:
             taken = self._rounds.popleft()
+            is_whole = is_whole or taken.is_whole
             if self._stopped and not self._account.has_pending:
                 continue  # a round that hung until after the end
             self._account.add_round(taken)
             self._settled_s = taken.began_s
             rows += self._readings.add(taken.readings)
-        self._account.settle()
+        self._account.settle(is_whole=is_whole)
         self._sampler.whole_until_s = self._account.in_doubt_until_s
         is_due = self._settled_s - self._written_s >= _FLUSH_S
         self._hand_over(rows, latest_s=self._settled_s if is_due else None)
@@ -383,10 +385,8 @@ class Recorder(WithDevices):
         latest = None
         if latest_s is not None:
             self._written_s = latest_s
-            latest = {
-                "run_id": self.run_id,
-                **self._account.meta_so_far(latest_s, self._meta.devices),
-            }
+            so_far = self._account.meta_so_far(latest_s, self._meta.devices, at_once=True)
+            latest = {"run_id": self.run_id, **so_far}
         self._writer.put(rows, readings, self._meta.take_change(), latest)
 
     def _contents(self) -> EnergyTrace:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -121,13 +122,14 @@ class RunAccount:
                 meter.add(reading, taken.counters_s.get(reading.device, math.nan))
         self.round_s = taken.began_s
 
-    def settle(self) -> None:
-        """Book what the rounds so far have made final."""
+    def settle(self, *, is_whole: bool) -> None:
+        """Book what the rounds so far have made final; in a whole one, counters were read."""
         self.book(self.round_s)
         oldest_s = self._pending[0].time_s if self._pending else self.round_s
         for meter in self._meters.values():
             meter.forget(oldest_s)
-        self._know_now()
+        if is_whole:
+            self._know_now()
 
     @property
     def in_doubt_until_s(self) -> float:
@@ -256,10 +258,13 @@ class RunAccount:
             self._report_disagreements()
         return self._summary(self._ledger, devices)
 
-    def meta_so_far(self, at_s: float, devices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """As `closing_meta`, as if the run were cut off at an instant."""
-        end = Mark(at_s, Event.RUN_END, interrupted=True)
-        return self._summary(self._ledger_after(self._usages([*self._pending, end])), devices)
+    def meta_so_far(
+        self, at_s: float, devices: Sequence[Mapping[str, Any]], *, at_once: bool = False
+    ) -> dict[str, Any]:
+        """As `closing_meta`, as if the run were cut off at an instant; `at_once` by power."""
+        marks = [*self._pending, Mark(at_s, Event.RUN_END, interrupted=True)]
+        usages = self._usages_by_power(marks) if at_once else self._usages(marks)
+        return self._summary(self._ledger_after(usages), devices)
 
     # ------------------------------------------------------------------ inside
 
@@ -331,18 +336,16 @@ class RunAccount:
 
     def _usages_by_power(self, marks: Sequence[Mark]) -> Iterator[tuple[Mark, Usage]]:
         """As `_usages`, without looking at a reading: about right, and faster."""
-        anchor, before_J = self._anchor, self._integrals_J
+        known, before_J = self._anchor, self._integrals_J
+        if any(map(math.isnan, before_J)):  # a device does not tell its power
+            yield from self._usages(marks)
+            return
         integrals = [*self._integrals.values()]
         for mark in marks:
-            since_s = mark.time_s - anchor.time_s
-            energy_J = tuple(
-                known_J + integral.energy_at_J(mark.time_s) - was_J
-                for known_J, integral, was_J in zip(
-                    anchor.energy_J, integrals, before_J, strict=True
-                )
-            )
-            covered_s = tuple(covered_s + since_s for covered_s in anchor.covered_s)
-            yield mark, Usage(mark.time_s, energy_J, covered_s)
+            since_s = mark.time_s - known.time_s
+            now_J = [integral.energy_at_J(mark.time_s) for integral in integrals]
+            since_J = tuple(map(operator.sub, now_J, before_J))
+            yield mark, known.plus(Usage(since_s, since_J, (since_s,) * len(since_J)))
 
     def _summary(self, ledger: Ledger, devices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         usage = ledger.run_usage()

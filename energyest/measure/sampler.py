@@ -52,7 +52,10 @@ class Round(NamedTuple):
     @property
     def has_failed(self) -> bool:
         """Whether nothing was learned of a device."""
-        return any(math.isnan(r.power_W) and math.isnan(r.energy_J) for r in self.readings)
+        for reading in self.readings:
+            if reading.power_W != reading.power_W and reading.energy_J != reading.energy_J:
+                return True  # both NaN
+        return False
 
 
 # Called by the sampler's thread after each round.
@@ -76,8 +79,8 @@ class Alarm:
 
     def clear(self) -> None:
         """Forget that it was set."""
-        with contextlib.suppress(queue.Empty):
-            while True:
+        while not self._calls.empty():
+            with contextlib.suppress(queue.Empty):
                 self._calls.get_nowait()
 
 
@@ -219,17 +222,15 @@ class Sampler:
         is_whole = not is_between and self._is_whole(began_s, had_edge=had_edge)
         self._edge_came = self._edge_came or (had_edge and not is_whole)
         cpu_s = time.thread_time() if is_whole else 0.0
-        sources = [
-            source
-            for source in self._sources
-            if is_whole
-            or source.whole_s <= began_s + _SOON_S
-            or (not is_between and source.next_s <= began_s)
-        ]
-        readings = [self._read(source, is_whole=is_whole) for source in sources]
-        counters_s = {
-            source.name: source.counter_s for source in sources if math.isfinite(source.counter_s)
-        }
+        soon_s = began_s + _SOON_S
+        readings: list[Reading] = []
+        counters_s: dict[str, float] = {}
+        for source in self._sources:
+            is_due = source.next_s <= began_s and not is_between
+            if is_due or is_whole or source.whole_s <= soon_s:
+                readings.append(self._read(source, is_whole=is_whole))
+                if source.counter_s > -math.inf:
+                    counters_s[source.name] = source.counter_s
         if is_whole:
             self._whole_at_s = began_s
             self._whole_cost_s = time.thread_time() - cpu_s
@@ -335,12 +336,17 @@ class Sampler:
                 source.plan(before_s)
             if after_s - before_s > max(_LONGEST_READ_S, self._interval_s):
                 return Reading(before_s, name)  # nobody knows when its values held
-            if not 0 <= reading.power_W < math.inf:
-                reading = reading._replace(power_W=math.nan)
-            if not 0 <= reading.energy_J < math.inf:
-                reading = reading._replace(energy_J=math.nan)
+            _, _, power_W, energy_J, utilization, memory_bytes, temperature_C = reading
             # A counter takes milliseconds to read: the middle is the best guess of its time.
-            return Reading((before_s + after_s) / 2, name, *reading[2:])
+            return Reading(
+                (before_s + after_s) / 2,
+                name,
+                power_W if 0 <= power_W < math.inf else math.nan,
+                energy_J if 0 <= energy_J < math.inf else math.nan,
+                utilization,
+                memory_bytes,
+                temperature_C,
+            )
         except Exception:
             self._report_once(name, f"{name} could not be read; its readings are missing")
             return Reading(before_s, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -80,10 +80,11 @@ class NvmlSensor:
         self._slow_s = -math.inf
         try:
             self._handle = call("nvmlDeviceGetHandleByIndex", index)
-            self._questions = self._probe()
-            self._ask_counter = self._questions.pop("energy_J", None)
-            self._power_alone = {n: ask for n, ask in self._questions.items() if n == "power_W"}
+            self._slow_questions = self._probe()
+            self._ask_power = self._slow_questions.pop("power_W", None)
+            self._ask_counter = self._slow_questions.pop("energy_J", None)
             self.device = self._describe(index)
+            self._name, self._most_power_W = self.device.device, self.device.most_power_W
         except BaseException:
             self.close()
             raise
@@ -91,14 +92,14 @@ class NvmlSensor:
     @property
     def tells_energy(self) -> bool:
         """Whether the board answers questions for its power or its energy at all."""
-        return "power_W" in self._questions or self._ask_counter is not None
+        return self._ask_power is not None or self._ask_counter is not None
 
     def read(self, time_s: float) -> Reading:
         """Ask for every supported quantity; one that fails is NaN.
 
         So is a power of 0 W or far above the limit: a board that answers draws some.
         """
-        reading = self._ask(time_s, self._questions)
+        reading = self._ask(time_s)
         if self._ask_counter is None:
             return reading
         try:
@@ -114,10 +115,11 @@ class NvmlSensor:
 
         For the counter only if that has failed when it was read last, or is all that there is.
         """
-        if self._lacks_counter or not self._power_alone:
+        if self._lacks_counter or self._ask_power is None:
             return self.read(time_s)
-        is_due = time_s >= self._slow_s
-        return self._ask(time_s, self._questions if is_due else self._power_alone)
+        if time_s >= self._slow_s:
+            return self._ask(time_s)
+        return Reading(time_s, self._name, self._power_W())
 
     def best_s(self, now_s: float) -> float:
         """When to read the counter best."""
@@ -140,18 +142,26 @@ class NvmlSensor:
         with contextlib.suppress(NvmlError):
             call("nvmlShutdown")
 
-    def _ask(self, time_s: float, questions: Mapping[str, Callable[[], float]]) -> Reading:
+    def _ask(self, time_s: float) -> Reading:
+        """Everything but the counter."""
+        self._slow_s = time_s + _SLOW_S
         values = {}
-        for quantity, ask in questions.items():
+        for quantity, ask in self._slow_questions.items():
             try:
                 values[quantity] = ask()
             except FAILURES:
                 values[quantity] = math.nan
-        if not 0 < values.get("power_W", math.nan) <= self.device.most_power_W:
-            values["power_W"] = math.nan
-        if len(questions) > 1:
-            self._slow_s = time_s + _SLOW_S
-        return Reading(time_s, self.device.device, **values)
+        return Reading(time_s, self._name, self._power_W(), **values)
+
+    def _power_W(self) -> float:
+        """Watts; NaN where the board does not say, or says what it cannot draw."""
+        if self._ask_power is None:
+            return math.nan
+        try:
+            power_W = self._ask_power()
+        except FAILURES:
+            return math.nan
+        return power_W if 0 < power_W <= self._most_power_W else math.nan
 
     def _probe(self) -> dict[str, Callable[[], float]]:
         candidates = {
@@ -168,11 +178,11 @@ class NvmlSensor:
 
     def _describe(self, index: int) -> Device:
         handle = self._handle
-        is_instant = self._questions.get("power_W") == self._instant_W
+        is_instant = self._ask_power == self._instant_W
         if is_instant:
             power = "instant power"
         else:
-            power = "average power" if "power_W" in self._questions else "no power"
+            power = "no power" if self._ask_power is None else "average power"
         counter = "" if self._ask_counter is None else "energy counter and "
         mig = _mig_devices(handle)
         whole = "" if mig is None else "; of the whole GPU, whose other MIG devices may share it"
