@@ -52,7 +52,7 @@ def test_an_hour_of_eight_gpus(tmp_path: Path) -> None:
         # What waits for more readings, for the disk or for an epoch to be booked.
         assert len(table._waiting) == len(devices)
         assert all(len(meter._time) <= 256 for meter in accounts._meters.values())
-        assert not accounts.lines
+        assert not accounts._news
         assert not accounts.has_pending
         assert len(writer._news.readings) <= len(devices)
     # As many rows for the second half of the hour as for the quarter before.
@@ -137,7 +137,7 @@ def test_devices_that_fail_for_long_leave_nothing_behind(
     assert max(lengths.values()) <= 4096
     assert lengths["gpu:9"] == 0
     assert not accounts.has_pending
-    assert not accounts.lines  # nobody writes them
+    assert not accounts._news  # nobody writes them
     assert len([record for record in caplog.records if "gpu:9" in record.message]) == 1
     run.recorder.stop()
     failed = [device["failed_readings"] for device in run.recorder.trace().devices]
@@ -153,7 +153,7 @@ def test_a_sampler_that_hangs_leaves_no_lines_behind() -> None:
         run.recorder.end_epoch()
         run.recorder.start_epoch()
     assert len(run.recorder.trace()) == 50
-    assert not run.recorder._account.lines
+    assert not run.recorder._account._news
     assert len(run.recorder._account._pending) <= 2  # the last end and start of an epoch
 
 

@@ -346,11 +346,11 @@ class Rank:
         time.sleep(0.03)
         self.recorder.end_epoch()
         self.epochs += 1
-        return self.share(timeout_s)
+        return self.gather(timeout_s)
 
-    def share(self, timeout_s: float = LONG_S, *, is_last: bool = False) -> float:
+    def gather(self, timeout_s: float = LONG_S, *, is_last: bool = False) -> float:
         began_s = time.monotonic()
-        self.group.share((self.epochs, 0), timeout_s, is_last=is_last)
+        self.group.gather((self.epochs, 0), timeout_s, is_last=is_last)
         return time.monotonic() - began_s
 
     def die(self) -> None:
@@ -360,7 +360,12 @@ class Rank:
 
     def end(self, timeout_s: float = LONG_S) -> float:
         self.recorder.stop()
-        return self.share(timeout_s, is_last=True)
+        return self.gather(timeout_s, is_last=True)
+
+    def last_row(self) -> dict[str, float]:
+        """As it is logged when it has just ended."""
+        rows, _ = self.recorder.rows_from(0)
+        return self.group.with_others(rows[-1])
 
 
 @pytest.fixture(autouse=True)
@@ -370,6 +375,7 @@ def _store_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def energy_J(rank: Rank) -> np.ndarray[Any, Any]:
+    rank.group.look()
     return rank.group.trace().column("energy_J")
 
 
@@ -389,7 +395,7 @@ def test_rank_0_has_the_sum_while_it_trains_and_afterwards(tmp_path: Path) -> No
     for epochs in (1, 2, 3, 4):
         second.epoch()
         first.epoch()
-        row = first.group.last_row()
+        row = first.last_row()
         assert row["energy_J"] == pytest.approx(energy_J(first)[-1], rel=1e-3)
         assert row["epoch"] == epochs - 1
         assert np.isfinite(energy_J(first)).all()
@@ -407,6 +413,55 @@ def test_rank_0_has_the_sum_while_it_trains_and_afterwards(tmp_path: Path) -> No
     assert whole.column("energy_J") == pytest.approx(energy_J(first))
     assert whole.total_J == pytest.approx(first.group.total_J)
     assert load_trace(tmp_path / "energy/rank1").meta["host"] == "host1"
+
+
+def test_an_epoch_that_the_others_have_not_told_of_is_taken_to_be_like_the_one_before() -> None:
+    store = Store()
+    first, second = Rank(store, 0), Rank(store, 1)
+    for rank in (first, second):
+        rank.recorder.start_epoch(0)
+    time.sleep(0.1)
+    for rank in (first, second):
+        rank.recorder.end_epoch()
+    first.group.share((1, 0))
+    assert math.isnan(first.last_row()["energy_J"])  # nothing is known of the other
+    assert math.isnan(first.group.total_after_J(first.last_row()))
+    second.epochs = 1
+    second.gather()
+    assert is_within(lambda: np.isfinite(energy_J(first)).all())
+    first.recorder.start_epoch(1)
+    time.sleep(0.1)
+    own = first.recorder.end_epoch()
+    began_s = time.monotonic()
+    first.group.share((2, 0))
+    row = first.group.with_others(own)
+    total_J = first.group.total_after_J(own)
+    assert time.monotonic() - began_s < SHORT_S
+    assert own["energy_J"] == pytest.approx(10 * own["duration_s"], rel=0.05)
+    # The other's 20 W, for as long as this epoch.
+    assert row["energy_J"] == pytest.approx(30 * own["duration_s"], rel=0.05)
+    assert row["mean_power_W"] == pytest.approx(30, rel=0.05)
+    assert row["duration_s"] == own["duration_s"]
+    # All of both so far, of which the other was heard up to its first epoch.
+    assert total_J == pytest.approx(30 * own["end_s"], rel=0.2)
+    # What is shown is what was measured.
+    assert np.isnan(energy_J(first)).tolist() == [False, True]
+    second.epoch()
+    for rank in (second, first):
+        rank.end()
+    assert np.isfinite(energy_J(first)).all()
+
+
+def test_rank_0_looks_again_until_the_others_have_told() -> None:
+    store = Store()
+    first, second = Rank(store, 0), Rank(store, 1)
+    first.recorder.start_epoch(0)
+    first.recorder.end_epoch()
+    first.group.share((1, 0))  # when the other has not ended its epoch
+    second.epoch()
+    assert is_within(lambda: bool(first.group._others[1].messages))
+    for rank in (second, first):
+        rank.end()
 
 
 def test_a_copy_has_all_but_the_last_epochs_if_rank_0_is_killed(tmp_path: Path) -> None:
@@ -441,6 +496,7 @@ def test_a_copy_does_not_touch_the_folder_of_a_rank(tmp_path: Path) -> None:
 
 def test_a_rank_that_dies_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("energyest.distributed.rank_exchange._PATIENCE_S", 0.3)
+    monkeypatch.setattr("energyest.distributed.rank_exchange._GOES_ON_S", 0.0)
     store = Store()
     first, second = Rank(store, 0), Rank(store, 1)
     second.epoch()
@@ -449,7 +505,7 @@ def test_a_rank_that_dies_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) ->
     assert 0.3 <= first.epoch(timeout_s=0.3) < SHORT_S
     assert all(first.epoch() < SHORT_S for _ in range(3))
     assert np.isfinite(energy_J(first)).tolist() == [True, False, False, False, False]
-    assert math.isnan(first.group.last_row()["energy_J"])
+    assert math.isnan(first.last_row()["energy_J"])
     assert 0.3 <= first.end(timeout_s=0.3) < SHORT_S
     assert np.isfinite(energy_J(first)).tolist() == [True, False, False, False, False]
 
@@ -497,7 +553,7 @@ def test_a_store_that_fails_for_a_while_loses_nothing() -> None:
     first.epoch(timeout_s=0.05)  # its third
 
     def arrives() -> bool:
-        second.share()  # what failed goes with the next message
+        second.gather()  # what failed goes with the next message
         return bool(np.isfinite(energy_J(first)).all())
 
     assert is_within(arrives)
@@ -533,6 +589,7 @@ def test_a_provisional_row_counts_until_the_final_one_comes() -> None:
             "rows": [{"epoch": 0, "end_s": 1.0, "energy_J": joules, "gpu_energy_J": joules}],
             "meta": {k: record(1, []).meta[k] for k in ("run_id", "rank", "world_size", "devices")},
             "progress": [ended, 0],
+            "since_s": 0.0,
             "is_last": False,
         }
         store.set(f"energyest/r/1/{number}", json.dumps(message))
@@ -542,11 +599,11 @@ def test_a_provisional_row_counts_until_the_final_one_comes() -> None:
     assert has_final_rows(first)
     (own_J,) = first.recorder.trace().column("energy_J")
     assert energy_J(first) == pytest.approx([1000 + own_J], rel=1e-12)
-    assert first.group.last_row()["energy_J"] == energy_J(first)[0]
+    assert first.last_row()["energy_J"] == pytest.approx(energy_J(first)[0], rel=1e-12)
     tell(1, 2000.0, final=1, ended=1)
     assert is_within(lambda: energy_J(first)[0] > 1500 + own_J)
     assert energy_J(first) == pytest.approx([2000 + own_J], rel=1e-12)
-    assert first.group.last_row()["energy_J"] == energy_J(first)[0]
+    assert first.last_row()["energy_J"] == pytest.approx(energy_J(first)[0], rel=1e-12)
     first.end(timeout_s=0.1)
 
 
@@ -555,14 +612,13 @@ def test_the_last_row_of_a_resumed_run() -> None:
     first, second = Rank(store, 0), Rank(store, 1)
     before = EnergyTrace.from_epochs([5.0, 6.0, 7.0], [1.0] * 3, meta={"total_J": 18.0})
     first.recorder.continue_from(RunCheckpoint.of(before))
-    assert first.group.last_row()["energy_J"] == 7
     for rank in (second, first):
         rank.epochs = 3
         rank.epoch()
     assert has_final_rows(first)
-    row = first.group.last_row()
+    row = first.last_row()
     assert row["epoch"] == 3
-    assert row["energy_J"] == energy_J(first)[-1]
+    assert row["energy_J"] == pytest.approx(energy_J(first)[-1], rel=1e-12)
     own = [rank.recorder.trace() for rank in (first, second)]
     both_J = sum(trace.column("energy_J")[-1] for trace in own)
     assert row["energy_J"] == pytest.approx(both_J, rel=1e-3)

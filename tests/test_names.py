@@ -102,6 +102,7 @@ def test_a_value_that_fails_does_not_lose_the_others(
 def test_metrics_of_a_trainer(caplog: pytest.LogCaptureFixture) -> None:
     class Trainer:
         callback_metrics: dict[str, Any]
+        world_size = 1
 
     trainer: Any = Trainer()
     fresh = FreshMetrics()

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from energyest.arrays import FloatArray
 from energyest.errors import TraceError
 from energyest.records import storage
-from energyest.records.epoch_table import EpochTable
+from energyest.records.epoch_table import AMENDS, EpochTable
 from energyest.records.safe_json import read_lines
-from energyest.records.storage import encode_amendment, encode_epoch
+from energyest.records.storage import encode_epoch
 from energyest.records.table_files import take_plain
 
 # Numbers as JSON writes them, and what is near to one.
@@ -139,7 +139,9 @@ def test_one_field_is_another(token: str, column: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("new", BYTES)
 def test_one_byte_is_another(new: bytes, tmp_path: Path) -> None:
     row, late = {"epoch": 0.0, "loss": 0.5}, {"loss": 0.25}
-    text = "".join([encode_epoch(row), encode_amendment(0, late), encode_epoch(row)]).encode()
+    text = "".join(
+        [encode_epoch(row), encode_epoch({AMENDS: 0, **late}), encode_epoch(row)]
+    ).encode()
     for at in range(len(text)):
         check(text[:at] + new + text[at + 1 :], tmp_path)
         check(text[:at] + new + text[at:], tmp_path)
@@ -183,7 +185,7 @@ def test_amendments_count_in_their_order(
     amendments: list[tuple[int, dict[str, float]]], tmp_path: Path
 ) -> None:
     row = encode_epoch({"epoch": 0.0, "loss": 0.5})
-    late = [encode_amendment(number, values) for number, values in amendments]
+    late = [encode_epoch({AMENDS: number, **values}) for number, values in amendments]
     check("".join([row, *late, row, row]).encode(), tmp_path)
 
 
@@ -213,7 +215,7 @@ def test_what_is_written_is_plain(*, amended: bool) -> None:
         expected.append(row)
         if amended:
             for back, values in enumerate(({"val_acc": number}, {"val_acc": 0.5, "late": 1e-9})):
-                lines.append(encode_amendment(number - back, values))
+                lines.append(encode_epoch({AMENDS: number - back, **values}))
                 expected.amend(values, number - back)
     assert take_plain(table, "".join(lines).encode()) == len(lines)
     assert_same(table.columns(), expected.columns())
@@ -226,7 +228,7 @@ def test_what_is_not_plain_leaves_the_table_as_it_is() -> None:
         '{"epoch": 0, "energy_J": 1e999}\n',
         '{"epoch": 0, "energy_J": 05}\n',
         '{"energy_J": 1.0}\n',
-        encode_amendment(2, {"energy_J": 1.0}),
+        encode_epoch({AMENDS: 2, "energy_J": 1.0}),
         other.replace("}", ', "energy_J": 1}'),
     ):
         table = EpochTable()

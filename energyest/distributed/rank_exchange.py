@@ -14,23 +14,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from energyest.distributed.rank_copies import RankCopies, Update
+from energyest.distributed.other_rank import TOTALS, OtherRank
+from energyest.distributed.rank_copies import RankCopies
 from energyest.distributed.store_connection import Store
-from energyest.distributed.store_worker import Request, StoreWorker
+from energyest.distributed.store_worker import StoreWorker
 from energyest.measure.recorder import Recorder
-from energyest.measure.signals import SharedLock, let_handlers_raise, uninterrupted
+from energyest.measure.signals import Alarm, SharedLock, let_handlers_raise, uninterrupted
 from energyest.records.epoch_table import EpochTable
 from energyest.records.ranks import SUMMED, merge
 from energyest.records.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
 
-# At the end of an epoch, rank 0 waits for the others for this share of it ...
-_RANKS_SHARE = 0.05
-#: ... but no longer than so many seconds; and so long where a checkpoint is made.
+#: Where a checkpoint is made, rank 0 waits for the others, but no longer than so many seconds.
 RANKS_S = 2.0
 #: At the end of the run, it waits so long.
 RANKS_LAST_S = 3.0
@@ -38,12 +36,18 @@ RANKS_LAST_S = 3.0
 # it waits for no rank.
 _POLL_S = 0.001
 _LOOK_S = 0.02
+# After an epoch, rank 0 looks again after so long, and then after twice as long each time, until
+# the others have told of theirs.
+_FIRST_S, _LONGEST_S = 0.02, 1.0
+# What the ranks tell each other takes this share of a processor at most.
+_SHARE = 0.02
 # A rank that rank 0 has waited for in vain for so long, since its last message, has no monitor, or
 # one that is broken: it is not waited for again. At the end, a rank waits so long for the store.
 _PATIENCE_S = 2.0
 _LAST_S = 1.0
+# What is known of the other ranks is taken to go on for so long beyond an epoch.
+_GOES_ON_S = 5.0
 # What the sum of all needs of another rank's meta, and of its rows.
-_TOTALS = ("total_J", "components", "interrupted_epoch")
 _META = (
     "run_id",
     "rank",
@@ -53,7 +57,7 @@ _META = (
     "devices",
     "earlier_rows",
     "notes",
-    *_TOTALS,
+    *TOTALS,
 )
 _COLUMNS = ("epoch", "start_s", "end_s", "duration_s", "validation_s", *SUMMED)
 
@@ -72,69 +76,18 @@ def shared_store() -> Store | None:
     return store
 
 
-def for_ranks_s(row: Mapping[str, float]) -> float:
-    """How long rank 0 waits at the end of an epoch."""
-    duration_s = row.get("duration_s", 0.0)
-    return min(_RANKS_SHARE * duration_s, RANKS_S) if duration_s > 0 else 0.0
-
-
-@dataclass
-class _Other:
-    """What is known of another rank.
+class _Beside(NamedTuple):
+    """What the other ranks come to, when each of them had told of an epoch.
 
     Attributes:
-        table: its epochs that will not change.
-        provisional: those after them.
-        meta: facts on it, with totals as of its last message.
-        messages: how many have come.
-        progress: how far it had come with the last.
-        has_ended: whether that was the last of all.
-        waited_s: how long it was waited for in vain since then.
-        copied: how many of its epochs are in its copy.
+        per_s: of the columns that are sums, what a second of that epoch adds to rank 0's own.
+        total_J: what they have drawn in all.
+        told_s: when they had.
     """
 
-    table: EpochTable = field(default_factory=EpochTable)
-    provisional: list[dict[str, float]] = field(default_factory=list)
-    meta: dict[str, Any] = field(default_factory=dict)
-    messages: int = 0
-    progress: list[int] = field(default_factory=list)
-    has_ended: bool = False
-    waited_s: float = 0.0
-    copied: int = 0
-
-    def take(self, message: Mapping[str, Any]) -> None:
-        """Take in a message; its rows take the place of those that were provisional."""
-        final = message["final"] - len(self.table)
-        for row in message["rows"][:final]:
-            self.table.append(row)
-        self.provisional = message["rows"][final:]
-        self.meta = message["meta"]
-        self.progress = message["progress"]
-        self.has_ended = message["is_last"]
-        self.waited_s = 0.0
-        self.messages += 1
-
-    def trace(self, *, so_far: bool) -> EnergyTrace:
-        """Its part of the trace; the totals of one that runs only `so_far`."""
-        return EnergyTrace(self.table.columns(self.provisional), meta=self.meta_of(so_far=so_far))
-
-    def news(self, *, whole: bool) -> Update:
-        """What its copy lacks; it is then taken to be in it."""
-        first, self.copied = self.copied, len(self.table)
-        known = (
-            self.trace(so_far=False) if whole else EnergyTrace({}, meta=self.meta_of(so_far=False))
-        )
-        return Update(known, self.table.rows_from(first))
-
-    def row(self, number: int) -> EnergyTrace:
-        """One of its epochs; nothing if it has not come so far."""
-        rows = self.table.rows_from(number) + self.provisional[max(0, number - len(self.table)) :]
-        return EnergyTrace(EpochTable().columns(rows[:1]), meta=self.meta)
-
-    def meta_of(self, *, so_far: bool) -> dict[str, Any]:
-        """Facts on it; without the totals of one that runs, unless `so_far`."""
-        without = () if so_far or self.has_ended else _TOTALS
-        return {name: value for name, value in self.meta.items() if name not in without}
+    per_s: dict[str, float]
+    total_J: float
+    told_s: float
 
 
 class RankExchange:
@@ -155,25 +108,32 @@ class RankExchange:
         self._worker = StoreWorker(store)
         self._rank = rank
         self._prefix = f"energyest/{run_id}"
-        self._others = {r: _Other() for r in range(1, world_size)} if rank == 0 else {}
-        # What came for rank 0: the number of a rank and its message; and how many of each.
-        self._inbox: deque[tuple[int, bytes]] = deque()
+        self._others = {r: OtherRank() for r in range(1, world_size)} if rank == 0 else {}
+        self._beside = _Beside({}, math.nan, math.nan)
+        # Rows of this rank that have ended, and steps of the one under way; is the run over?
+        self._progress: Sequence[int] = ()
+        self._shared_s = math.nan
+        self._is_last = False
+        # How many messages were fetched of each rank; how many this one has sent, and from which
+        # row on the next is to tell.
         self._fetched = dict.fromkeys(self._others, 0)
         self._sent = 0
+        self._has_ended = False
         self._first_to_send = 0
-        self._sending: tuple[Request, int] | None = None
+        # The worker does not ask again before then, unless somebody waits.
+        self._rest_until_s = -math.inf
+        self._hurry = Alarm()
+        self._awaiting: deque[None] = deque()
+        self._copying = threading.Lock()
         self._copies: RankCopies | None = None
         self._lock = SharedLock()
-        self._is_sharing = False
-        # Where a signal handler interrupts who waits for one thread, another may come beside it.
-        self._asking, self._sharing = threading.Lock(), threading.Lock()
+        self._is_gathering = False
 
     # ------------------------------------------------------------------ the run of all
 
     @property
     def state(self) -> object:
         """Changes whenever there is something new."""
-        self._look()
         return self._recorder.state, [other.messages for other in self._others.values()]
 
     @property
@@ -181,24 +141,30 @@ class RankExchange:
         """Energy from the start of the run to now; NaN if a part is missing."""
         if self._rank:
             return self._recorder.total_J
-        own = EnergyTrace({}, meta=self._recorder.meta(so_far=True))
-        whole = self._sum(own, lambda other: EnergyTrace({}, meta=other.meta_of(so_far=True)))
-        return float(whole.meta.get("total_J", math.nan))
+        return self._sum_of_totals(self._recorder.meta(_META))
 
-    def last_row(self) -> dict[str, float]:
-        """The row of the epoch that ended last, be it provisional; empty if there is none."""
-        # That row alone is summed: a long run has many.
-        last = sum(self._recorder.state) - 1
-        rows, _ = self._recorder.rows_from(max(last, 0))
-        if self._rank or not rows:
-            return rows[-1] if rows else {}
-        meta = self._recorder.meta()
-        number = last - meta.pop("earlier_rows", 0)
-        if number < 0:
-            return rows[-1]
-        own = EnergyTrace(EpochTable().columns(rows[-1:]), meta=meta)
-        whole = self._sum(own, lambda other: other.row(number))
-        return {name: float(values[-1]) for name, values in whole.epoch_columns.items()}
+    def with_others(self, row: Mapping[str, float]) -> dict[str, float]:
+        """A row of this rank that has just ended, with what the other ranks are likely to add.
+
+        That is what they have told of it or, until they have, of the one before.
+        """
+        if self._rank or not row:
+            return dict(row)
+        per_s = self._beside.per_s if self._goes_on(row) else {}
+        added = {n: row["duration_s"] * per_s.get(n, math.nan) for n in SUMMED if n in row}
+        whole = {**row, **{name: row[name] + more for name, more in added.items()}}
+        duration_s = row["duration_s"]
+        whole["mean_power_W"] = whole["energy_J"] / duration_s if duration_s > 0 else math.nan
+        return whole
+
+    def total_after_J(self, row: Mapping[str, float]) -> float:
+        """The total when that row has ended, told in the same way."""
+        if self._rank or not row:
+            return self._recorder.total_J
+        beside = self._beside
+        since_J = (row["end_s"] - beside.told_s) * beside.per_s.get("energy_J", math.nan)
+        others_J = beside.total_J + since_J if self._goes_on(row) else math.nan
+        return self._recorder.total_J + others_J
 
     def trace(self, *, readings: bool = True, so_far: bool = False) -> EnergyTrace:
         """The trace up to now; the arguments are those of `Recorder.trace`."""
@@ -207,137 +173,206 @@ class RankExchange:
             return own
         return self._sum(own, lambda other: other.trace(so_far=so_far))
 
-    def _sum(self, own: EnergyTrace, part: Callable[[_Other], EnergyTrace]) -> EnergyTrace:
+    def _goes_on(self, row: Mapping[str, float]) -> bool:
+        """Whether the others have told of that row, or of one not long before."""
+        unheard_s = row["end_s"] - row["duration_s"] - self._beside.told_s
+        return unheard_s <= _GOES_ON_S
+
+    def _sum(self, own: EnergyTrace, part: Callable[[OtherRank], EnergyTrace]) -> EnergyTrace:
         """Of this rank's trace, and of that part of the others' from which something has come."""
-        self._look()
         with self._lock:
             heard = {rank: part(other) for rank, other in self._others.items() if other.messages}
         return merge({0: own, **heard})
 
+    def _sum_of_totals(self, own: Mapping[str, Any]) -> float:
+        whole = self._sum(
+            EnergyTrace({}, meta=own),
+            lambda other: EnergyTrace({}, meta=other.meta_of(so_far=True)),
+        )
+        return float(whole.meta.get("total_J", math.nan))
+
     # ------------------------------------------------------------------ exchange
 
-    def share(self, progress: Sequence[int], timeout_s: float, *, is_last: bool = False) -> None:
-        """Tell rank 0 what is new; at rank 0, wait until the others have come as far.
+    def share(self, progress: Sequence[int]) -> None:
+        """Tell rank 0 what is new or, at rank 0, take in what has come; nothing is waited for.
 
         Args:
             progress: rows that have ended, and steps of the one under way.
-            timeout_s: how long rank 0 waits at most. Ranks train in step: at its next batch it
-                would wait for the slowest of them anyway.
-            is_last: the run has ended.
         """
-        if self._is_sharing and not is_last:
+        self._progress, self._shared_s = progress, time.monotonic()
+        self._worker.send(self._exchange)
+
+    def look(self) -> None:
+        """At rank 0, take in what has come, if the store answers at once."""
+        if self._others and not self._lock.is_held:  # else what has come is being looked at
+            uninterrupted(lambda: self._ask(_LOOK_S))
+
+    def gather(self, progress: Sequence[int], timeout_s: float, *, is_last: bool = False) -> None:
+        """As `share`, and at rank 0 wait until the others have come as far.
+
+        Args:
+            progress: as above.
+            timeout_s: how long rank 0 waits at most.
+            is_last: the run has ended: wait for all messages to be on their way.
+        """
+        if self._is_gathering and not is_last:
             return  # a signal handler has come in the middle of it, and asks for a checkpoint
-        self._is_sharing = True
+        self._is_gathering = True
+        self._progress, self._is_last = progress, is_last
+        self._shared_s = time.monotonic()
         try:
-            uninterrupted(
-                lambda: self._share(progress, timeout_s, is_last=is_last), to_the_end=is_last
-            )
+            uninterrupted(lambda: self._gather(timeout_s), to_the_end=is_last)
         finally:
-            self._is_sharing = False
+            self._is_gathering = False
 
-    def _share(self, progress: Sequence[int], timeout_s: float, *, is_last: bool) -> None:
-        with self._sharing:
-            if self._rank:
-                self._tell(progress, is_last=is_last)
-            else:
-                self._wait_for(progress, timeout_s, is_last=is_last)
-                self._copy(is_last=is_last)
-            if is_last:
-                self._worker.close()
+    def _gather(self, timeout_s: float) -> None:
+        if self._rank:
+            self._ask(_LAST_S if self._is_last else 0.0)
+        else:
+            self._wait_for_others(timeout_s)
+        if self._is_last:
+            self._worker.close()
+            if not self._rank:
+                self._copy(is_last=True)
 
-    def _wait_for(self, progress: Sequence[int], timeout_s: float, *, is_last: bool) -> None:
+    def _wait_for_others(self, timeout_s: float) -> None:
         """Wait for the others to have come as far, or to have ended."""
         began_s = time.monotonic()
         while True:
-            self._look(max(timeout_s, _POLL_S))
+            self._ask(max(timeout_s, _POLL_S))
             waited_s = time.monotonic() - began_s
-            with self._lock:
-                late = [
-                    other
-                    for other in self._others.values()
-                    if not other.has_ended and (is_last or other.progress < list(progress))
-                ]
-            awaited = [other for other in late if is_last or other.waited_s < _PATIENCE_S]
+            late = self._late()
+            awaited = [other for other in late if self._is_last or other.waited_s < _PATIENCE_S]
             if not awaited or waited_s >= timeout_s:
                 break
             time.sleep(_POLL_S)
         for other in late:
             other.waited_s += waited_s
 
+    def _late(self) -> list[OtherRank]:
+        """Ranks that have not come as far as this one."""
+        with self._lock:
+            return [
+                other
+                for other in self._others.values()
+                if not other.has_ended and (self._is_last or other.progress < list(self._progress))
+            ]
+
+    def _ask(self, timeout_s: float) -> None:
+        """Exchange now, and wait for it, but no longer than that."""
+        self._awaiting.append(None)
+        try:
+            request = self._worker.send(self._exchange)
+            self._hurry.set()
+            if request is not None:
+                request.wait(timeout_s)
+        finally:
+            self._awaiting.pop()
+
+    def _key(self, rank: int, number: int) -> str:
+        return f"{self._prefix}/{rank}/{number}"
+
+    # ------------------------------------------------------------------ in the worker's thread
+
+    def _exchange(self, store: Store) -> None:
+        """Send or fetch what is new."""
+        again_s = _FIRST_S
+        while True:
+            if not self._awaiting:
+                self._hurry.wait(self._rest_until_s - time.monotonic())
+            self._hurry.clear()
+            is_last = self._is_last
+            cpu_s = time.thread_time()
+            try:
+                if self._rank:
+                    self._tell(store, is_last=is_last)
+                elif self._fetch(store):
+                    self._look_beside()
+                    if not is_last:
+                        self._copy(is_last=False)
+            finally:
+                cost_s = time.thread_time() - cpu_s
+                self._rest_until_s = time.monotonic() + cost_s / _SHARE
+            if self._awaiting or again_s > _LONGEST_S or not self._late():
+                return
+            if self._hurry.wait(again_s):
+                return  # somebody waits for the question that comes next
+            again_s *= 2
+
+    def _tell(self, store: Store, *, is_last: bool) -> None:
+        if self._has_ended:
+            return
+        progress = self._progress
+        rows, final = self._recorder.rows_from(self._first_to_send)
+        message = {
+            "final": final,
+            "rows": [{n: row[n] for n in _COLUMNS if n in row} for row in rows],
+            "meta": self._recorder.meta(_META),
+            "progress": list(progress),
+            "since_s": time.monotonic() - self._shared_s,
+            "is_last": is_last,
+        }
+        store.set(self._key(self._rank, self._sent), json.dumps(message))
+        # If that has failed, all of it goes with the next message.
+        self._sent += 1
+        self._first_to_send = final
+        self._has_ended = is_last
+
+    def _fetch(self, store: Store) -> bool:
+        """Take in what has come; returns whether something has."""
+        before = sum(self._fetched.values())
+        for rank in self._fetched:
+            while store.check([key := self._key(rank, self._fetched[rank])]):
+                text = store.get(key)
+                self._fetched[rank] += 1
+                store.delete_key(key)
+                try:
+                    with self._lock:
+                        self._others[rank].take(json.loads(text))
+                except (ValueError, TypeError, LookupError) as error:  # of another version
+                    log.debug("energyest: a message of rank %d is no good: %s", rank, error)
+        return sum(self._fetched.values()) > before
+
+    def _look_beside(self) -> None:
+        """What the others come to, as of the last epoch of which all that were heard have told."""
+        with self._lock:
+            told = [other.rows for other in self._others.values() if other.messages]
+        number = min(told, default=0) - 1
+        own = self._recorder.meta((*_META, "duration_s"))
+        first = own.get("earlier_rows", 0)
+        rows, _ = self._recorder.rows_from(first + max(number, 0))
+        if number < 0 or not rows:
+            return
+        row, meta = rows[0], {n: value for n, value in own.items() if n != "earlier_rows"}
+        whole = self._sum(
+            EnergyTrace(EpochTable().columns([row]), meta=meta), lambda other: other.row(number)
+        ).epoch_columns
+        duration_s = row["duration_s"]
+        per_s = {
+            name: (float(whole[name][0]) - row.get(name, math.nan)) / duration_s
+            for name in SUMMED
+            if name in whole and duration_s > 0
+        }
+        total_J = self._sum_of_totals(own) - own.get("total_J", math.nan)
+        # Clocks differ; but all ranks come to the end of an epoch together.
+        since_s = max(other.since_s for other in self._others.values() if other.messages)
+        self._beside = _Beside(per_s, total_J, row["end_s"] + since_s)
+
     def _copy(self, *, is_last: bool) -> None:
         """Keep what has come beside this rank's trace."""
         if self._recorder.folder is None:
             return
-        if self._copies is None:
-            self._copies = RankCopies(self._recorder.folder)
-        if is_last:
-            self._copies.wait()
-        if self._copies.is_busy:
-            return
-        with self._lock:
-            news = {
-                rank: other.news(whole=is_last)
-                for rank, other in self._others.items()
-                if len(other.table) > other.copied or (is_last and other.messages)
-            }
-        self._copies.update(news, is_last=is_last)
-
-    def _tell(self, progress: Sequence[int], *, is_last: bool) -> None:
-        if not self._has_sent(_LAST_S if is_last else 0.0):
-            return  # the store hangs; if it comes back, the rows go with the next message
-        rows, final = self._recorder.rows_from(self._first_to_send)
-        meta = self._recorder.meta(so_far=True)
-        message = {
-            "final": final,
-            "rows": [{n: row[n] for n in _COLUMNS if n in row} for row in rows],
-            "meta": {name: meta[name] for name in _META if name in meta},
-            "progress": list(progress),
-            "is_last": is_last,
-        }
-        key, text = self._key(self._rank, self._sent), json.dumps(message)
-        request = self._worker.send(lambda store: store.set(key, text))
-        if request is not None:
-            self._sending = request, final
-            if is_last:  # the process may end with the run
-                request.wait(_LAST_S)
-
-    def _has_sent(self, timeout_s: float) -> bool:
-        """Whether the last message is on its way, or known to have failed."""
-        if self._sending is not None:
-            request, final = self._sending
-            if not request.wait(timeout_s):
-                return False
-            if request.succeeded:
-                self._sent += 1
-                self._first_to_send = final
-            self._sending = None
-        return True
-
-    def _look(self, timeout_s: float = _LOOK_S) -> None:
-        """Take in what has come."""
-        if self._others and not self._lock.is_held:  # else what has come is being looked at
-            uninterrupted(lambda: self._take_in(timeout_s))
-
-    def _take_in(self, timeout_s: float) -> None:
-        with self._asking:
-            request = self._worker.send(self._fetch)
-        if request is not None:
-            request.wait(timeout_s)
-        with self._lock:
-            while self._inbox:
-                rank, text = self._inbox.popleft()
-                try:
-                    self._others[rank].take(json.loads(text))
-                except (ValueError, TypeError, LookupError) as error:  # of another version
-                    log.debug("energyest: a message of rank %d is no good: %s", rank, error)
-
-    def _fetch(self, store: Store) -> None:
-        """In the worker's thread."""
-        for rank in self._fetched:
-            while store.check([key := self._key(rank, self._fetched[rank])]):
-                self._inbox.append((rank, store.get(key)))
-                self._fetched[rank] += 1
-                store.delete_key(key)
-
-    def _key(self, rank: int, number: int) -> str:
-        return f"{self._prefix}/{rank}/{number}"
+        with self._copying:
+            if self._copies is None:
+                self._copies = RankCopies(self._recorder.folder)
+            if is_last:
+                self._copies.wait()
+            if self._copies.is_busy:
+                return
+            with self._lock:
+                news = {
+                    rank: other.news(whole=is_last)
+                    for rank, other in self._others.items()
+                    if len(other.table) > other.copied or (is_last and other.messages)
+                }
+            self._copies.update(news, is_last=is_last)

@@ -31,12 +31,13 @@ class Request:
 
     def __init__(self, question: Question) -> None:
         self.question = question
-        self.succeeded = False
+        self.has_begun = self.succeeded = False
         self._done = threading.Event()
         _requests.add(self)
 
     def run(self, store: Store) -> None:
         """Ask the store; what it raises, as it does when its process has ended, is held back."""
+        self.has_begun = True
         try:
             self.question(store)
             self.succeeded = True
@@ -96,9 +97,17 @@ class StoreWorker:
         self._last: Request | None = None
 
     def send(self, question: Question) -> Request | None:
-        """Ask a question; None while the one before has no answer, or after the end."""
-        if self._store is None or (self._last is not None and not self._last.wait()):
+        """Ask a question, once those before are answered; returns at once.
+
+        The same question is not asked twice if it waits for its turn already.
+
+        Returns:
+            What comes of it; None after the end.
+        """
+        if self._store is None:
             return None
+        if self._last is not None and self._last.question == question and not self._last.has_begun:
+            return self._last
         if self._last is None:
             thread = threading.Thread(
                 target=_serve, args=(self._store, self._queue), name="energyest-store", daemon=True

@@ -130,7 +130,11 @@ class FreshMetrics:
 
     @never_raises  # by itself: a metric that cannot be computed must not cost an epoch its row
     def _take(self, trainer: Trainer) -> dict[str, float]:
-        before, self._seen = self._seen, dict(trainer.callback_metrics)
+        # Processes work out their metrics together, and the others may not come: then, those alone
+        # that are worked out.
+        alone = trainer.world_size == 1
+        now = trainer.callback_metrics if alone else trainer._logger_connector._callback_metrics
+        before, self._seen = self._seen, dict(now)
         fresh = {}
         for name, value in self._seen.items():
             is_ours = EnergyLog.is_own(value)

@@ -138,6 +138,8 @@ class EnergyMonitor(Callback):
         path = self._left_by_child.read()
         if path is not None:
             return load_trace(path)
+        if self._training is not None:
+            return self._training.trace
         return EnergyTrace({}) if self._session is None else self._session.trace
 
     @property
@@ -321,8 +323,7 @@ class EnergyMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """The training was broken off: by an error, by Ctrl-C or by a signal."""
-        # Metrics of several processes are computed together, and the others may not come.
-        if self._training is not None and trainer.world_size == 1:
+        if self._training is not None:
             self._training.log_late_metrics()
             self._flush_log(trainer, is_last=True)
         self._stop(f"interrupted by {type(exception).__name__}")

@@ -315,11 +315,12 @@ class OpenRows:
 
     Attributes:
         rows: those so far.
+        ledger: keeps their accounts.
         bookings: how often marks had been booked when the first of these came.
         marks: how many there are in it.
 
     Args:
-        ledger: a copy, of what is final.
+        ledger: a copy, as of what is final.
         tentative: the first of the rows, if an interruption can still undo it.
         bookings: as above.
     """
@@ -330,13 +331,13 @@ class OpenRows:
         self.rows = [] if tentative is None else [dict(tentative)]
         self.bookings = bookings
         self.marks = 0
-        self._ledger = ledger
+        self.ledger = ledger
 
     def post(self, usages: Iterable[tuple[Mark, Usage]]) -> None:
         """Book further marks."""
         for mark, usage in usages:
             self.marks += 1
-            row = self._ledger.post(mark, usage)
+            row = self.ledger.post(mark, usage)
             if row is not None:
                 self.rows.append(row)
             if mark.event is Event.METRICS and self.rows:

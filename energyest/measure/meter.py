@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy as np
 from energyest.arrays import FloatArray
 from energyest.integration import COUNTER_STALL_S, contradict, cumulative_energy
 from energyest.measure.sensors.base import Reading
+
+log = logging.getLogger("energyest")
 
 # Folding costs more than keeping: it is done once so many readings can be dropped.
 _FOLD_AT = 256
@@ -22,6 +25,8 @@ _MOST_READINGS = 4096
 _DOUBT_S = 10.0
 # What shows that a counter stands still is kept.
 _KEPT_S = 2 * COUNTER_STALL_S
+# Beyond this share, counter and integrated power of a run contradict each other.
+_DISAGREEMENT = 0.05
 
 
 class MeterValue(NamedTuple):
@@ -219,3 +224,26 @@ class PowerIntegral:
         last_s, power_W, energy_J = self._newest
         since_s = time_s - last_s
         return energy_J + since_s * power_W if since_s <= self._max_gap_s else math.nan
+
+
+def report_disagreements(
+    meters: Mapping[str, Meter], integrals: Mapping[str, PowerIntegral], at_s: float
+) -> None:
+    """Warn of devices whose counter and power, each over a whole run, contradict each other.
+
+    Args:
+        meters: by names of devices.
+        integrals: those of the same devices.
+        at_s: the end of the run.
+    """
+    for name, meter in meters.items():
+        counter_J, integral_J = meter.value_at(at_s).energy_J, integrals[name].energy_J
+        if counter_J > 0 and integral_J > 0:
+            difference = integral_J / counter_J - 1
+            if abs(difference) > _DISAGREEMENT:
+                log.warning(
+                    "energyest: over the run, %s integrated from its power differs from its "
+                    "energy counter by %+.1f %%; the trace follows the counter",
+                    name,
+                    100 * difference,
+                )

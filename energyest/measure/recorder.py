@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,11 @@ from energyest.records.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
 
-# Rounds of readings are accounted for, and the disk is brought up to date, at the first one after
-# so long: within a second.
+# Rounds are accounted for, and the disk is brought up to date, at the first one after so long.
 _FLUSH_S = 0.85
 # How long the start waits for a sensor that fails at first.
 _FIRST_READING_S = 0.5
-# The sampler reads on while the account is in use for longer, as where a signal handler has
-# interrupted whoever uses it.
+# How long the sampler waits for the account, which a thread may hold that a signal interrupts.
 _ACCOUNT_IN_USE_S = 0.05
 # How long the end of a run waits for the last readings, and then for the disk.
 _END_S = 2.0
@@ -117,7 +115,9 @@ class Recorder(WithDevices):
         except (RuntimeError, MemoryError) as error:  # the process can have no more threads
             self._is_sampling = False
             self._lose_all(str(error))
-        while self._is_sampling and not self._all_read() and self._clock() < give_up_s:
+        while self._is_sampling and self._clock() < give_up_s:
+            if self._account.all_read_since(self._origin_s):
+                break
             self._sampler.sample_now(_FIRST_READING_S)
         self._mark(Event.RUN_START)
         self._is_measuring = True
@@ -300,23 +300,23 @@ class Recorder(WithDevices):
             meta = self._current_meta(so_far=so_far)
         return EnergyTrace(columns, power, meta)
 
-    def meta(self, *, so_far: bool = False) -> dict[str, Any]:
-        """That of `trace`, without the rows of a long run."""
+    def meta(self, names: Collection[str]) -> dict[str, Any]:
+        """Some of that of `trace`; totals are those so far, as power tells them, at once."""
         with self._lock:
-            return self._current_meta(so_far=so_far)
+            meta = self._current_meta(so_far=True, names=names)
+        return {name: value for name, value in meta.items() if name in names}
 
     # ------------------------------------------------------------------ inside
 
-    def _current_meta(self, *, so_far: bool) -> dict[str, Any]:
-        meta = self._meta.copy()
+    def _current_meta(
+        self, *, so_far: bool, names: Collection[str] | None = None
+    ) -> dict[str, Any]:
+        meta = self._meta.copy(names)
         if so_far and not self._closed:
             at_s = self._end_s if self._stopped else self._clock()
-            meta |= self._account.meta_so_far(at_s, meta["devices"])
+            at_once = names is not None
+            meta |= self._account.meta_so_far(at_s, self._meta.devices, at_once=at_once)
         return meta
-
-    def _all_read(self) -> bool:
-        with self._lock:
-            return self._account.all_read_since(self._origin_s)
 
     def _mark(
         self,
@@ -379,7 +379,7 @@ class Recorder(WithDevices):
             readings: rows of readings.
             latest_s: the instant of which the newest totals are to be written; None not to.
         """
-        rows, self._account.lines = self._account.lines, []
+        rows = self._account.take_news()
         if self._writer is None:
             return
         latest = None

@@ -5,7 +5,6 @@ No thread, clock or file: the recorder feeds it and holds its lock.
 
 from __future__ import annotations
 
-import logging
 import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,20 +15,16 @@ import numpy as np
 
 from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.ledger import Event, Ledger, Mark, OpenRows, Usage, sum_of_parts
-from energyest.measure.meter import Meter, PowerIntegral
+from energyest.measure.meter import Meter, PowerIntegral, report_disagreements
 from energyest.measure.sampler import Round
 from energyest.measure.sensors.base import Device, Reading
-from energyest.records.epoch_table import EpochTable
-from energyest.records.storage import encode_amendment, encode_epoch
-
-log = logging.getLogger("energyest")
+from energyest.records.epoch_table import AMENDS, EpochTable
 
 # Readings of power further apart than this leave a gap in the trace.
 MAX_GAP_S = 5.0
 # Those of a model need not be closer: its power is a mean since the last one.
 _MAX_MODELLED_GAP_S = 60.0
-# Beyond this share, counter and integrated power of a device contradict each other.
-_DISAGREEMENT = 0.05
+# Counter and integrated power of a device are compared in runs that take longer.
 _DISAGREEMENT_AFTER_S = 30.0
 
 
@@ -56,8 +51,6 @@ class RunAccount:
         self.max_gap_s = max(MAX_GAP_S, 3 * interval_s)
         #: When the last round of readings began.
         self.round_s = origin_s
-        #: Lines for the file of epochs that are not written yet.
-        self.lines: list[str] = []
         self._origin_s = self._now_s = origin_s
         self._unread = frozenset(unread)
         self._meters = {d.device: _meter(d, self.max_gap_s) for d in devices}
@@ -72,6 +65,7 @@ class RunAccount:
         self._ledger = Ledger([d.kind for d in devices], origin_s)
         self._pending: list[Mark] = []
         self._epochs = EpochTable()
+        self._news: list[dict[str, float]] = []  # not taken yet
         self._tentative: dict[str, float] | None = None
         self._earlier: Mapping[str, float] = {}
 
@@ -144,6 +138,11 @@ class RunAccount:
         self._pending.append(mark)
         return mark.time_s
 
+    def take_news(self) -> list[dict[str, float]]:
+        """What is to be written of rows: final ones, and what was added to earlier ones."""
+        news, self._news = self._news, []
+        return news
+
     def add_metrics(self, time_s: float, values: Mapping[str, float]) -> None:
         """Add to the row that ended last, at once if it is final."""
         if any(mark.event is Event.EPOCH_END for mark in self._pending):
@@ -163,9 +162,11 @@ class RunAccount:
             self._now_s = until_s
         ready = 0
         for mark in self._pending:
-            late = not wait or until_s - mark.time_s > self.max_gap_s
-            if mark.time_s > until_s or not (late or self.all_read_since(mark.time_s)):
-                break
+            # Metrics need no reading: they are booked with their row, and written with it.
+            if mark.event is not Event.METRICS:
+                late = not wait or until_s - mark.time_s > self.max_gap_s
+                if mark.time_s > until_s or not (late or self.all_read_since(mark.time_s)):
+                    break
             ready += 1
         booked, self._pending = self._pending[:ready], self._pending[ready:]
         for mark, usage in self._usages(booked):
@@ -217,10 +218,12 @@ class RunAccount:
         Args:
             at_s: the instant; None for the last mark, whose energy is known.
         """
-        marks = [*self._pending, *([] if at_s is None else [Mark(at_s, Event.METRICS)])]
-        ledger = self._ledger_after(
-            (self._usages if at_s is None else self._usages_by_power)(marks)
-        )
+        if at_s is None:
+            ledger = self._ledger_after(self._usages(self._pending))
+        else:
+            ledger = self._look_ahead().ledger.copy()
+            for mark, usage in self._usages_by_power([Mark(at_s, Event.METRICS)]):
+                ledger.post(mark, usage)
         return self._totals(ledger)["energy_J"]
 
     def rows_from(self, first: int) -> tuple[list[dict[str, float]], int]:
@@ -255,7 +258,7 @@ class RunAccount:
             devices: the entries of the devices so far, in their order.
         """
         if self._ledger.run_usage().time_s > _DISAGREEMENT_AFTER_S:
-            self._report_disagreements()
+            report_disagreements(self._meters, self._integrals, self.round_s)
         return self._summary(self._ledger, devices)
 
     def meta_so_far(
@@ -270,7 +273,7 @@ class RunAccount:
 
     def _keep(self, row: dict[str, float]) -> None:
         self._epochs.append(row)
-        self.lines.append(encode_epoch(row))
+        self._news.append(row)
 
     def _amend(self, values: Mapping[str, float]) -> None:
         """Add to the row that ended last."""
@@ -279,7 +282,9 @@ class RunAccount:
             self._tentative |= values
         elif len(self._epochs):
             self._epochs.amend(values)
-            self.lines.append(encode_amendment(len(self._epochs) - 1, values))
+            if not self._news:
+                self._news.append({AMENDS: len(self._epochs) - 1})
+            self._news[-1].update(values)
 
     def _unresolved_rows(self) -> list[dict[str, float]]:
         """Rows that are not final, with the last power taken to continue up to their end."""
@@ -289,13 +294,17 @@ class RunAccount:
         return ahead.rows
 
     def _rows_by_power(self) -> list[dict[str, float]]:
-        """The same as power tells them, at once: what is known of earlier ones is kept."""
+        """The same as power tells them, at once."""
+        return self._look_ahead().rows
+
+    def _look_ahead(self) -> OpenRows:
+        """What the marks that are not booked come to by power; what is known of some is kept."""
         ahead, self._ahead = self._ahead, None  # nobody who interrupts this has it meanwhile
         if ahead is None or ahead.bookings != self._bookings:
             ahead = OpenRows(self._ledger.copy(), self._tentative, self._bookings)
         ahead.post(self._usages_by_power(self._pending[ahead.marks :]))
         self._ahead = ahead
-        return ahead.rows
+        return ahead
 
     def _totals(self, ledger: Ledger) -> dict[str, float]:
         usage = ledger.run_usage()
@@ -374,20 +383,6 @@ class RunAccount:
         if self._integrals[name].energy_J > 0:
             entry["power_integral_J"] = self._integrals[name].energy_J
         return entry
-
-    def _report_disagreements(self) -> None:
-        for name, meter in self._meters.items():
-            counter_J = meter.value_at(self.round_s).energy_J
-            integral_J = self._integrals[name].energy_J
-            if counter_J > 0 and integral_J > 0:
-                difference = integral_J / counter_J - 1
-                if abs(difference) > _DISAGREEMENT:
-                    log.warning(
-                        "energyest: over the run, %s integrated from its power differs from its "
-                        "energy counter by %+.1f %%; the trace follows the counter",
-                        name,
-                        100 * difference,
-                    )
 
 
 def _meter(device: Device, max_gap_s: float) -> Meter:

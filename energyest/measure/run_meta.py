@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -93,9 +93,11 @@ class RunMeta:
         if news:
             self.set(news)
 
-    def copy(self) -> dict[str, Any]:
-        """An independent copy."""
-        return copy.deepcopy(dict(self.facts))
+    def copy(self, names: Collection[str] | None = None) -> dict[str, Any]:
+        """An independent copy, of some of the facts if they are named."""
+        facts = self.facts
+        wanted = facts if names is None else [name for name in facts if name in names]
+        return copy.deepcopy({name: facts[name] for name in wanted})
 
     def take_change(self) -> dict[str, Any] | None:
         """A copy, if there was a change since this was called last."""

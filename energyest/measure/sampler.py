@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import queue
 import threading
 import time
 from collections import deque
@@ -13,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from energyest.measure.sensors.base import OftenSensor, Reading, Sensor
-from energyest.measure.signals import SharedLock
+from energyest.measure.signals import Alarm, SharedLock
 
 log = logging.getLogger("energyest")
 
@@ -60,28 +59,6 @@ class Round(NamedTuple):
 
 # Called by the sampler's thread after each round.
 OnRound = Callable[[Round], None]
-
-
-class Alarm:
-    """A `threading.Event` without a lock that whoever waits or sets would hold."""
-
-    def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
-
-    def set(self) -> None:
-        """Wake whoever waits, or whoever will wait next."""
-        self._calls.put(None)
-
-    def wait(self, timeout_s: float) -> None:
-        """Wait until it is set, or for so long."""
-        with contextlib.suppress(queue.Empty):
-            self._calls.get(timeout=max(timeout_s, 0.0))
-
-    def clear(self) -> None:
-        """Forget that it was set."""
-        while not self._calls.empty():
-            with contextlib.suppress(queue.Empty):
-                self._calls.get_nowait()
 
 
 class _Source:

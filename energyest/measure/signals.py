@@ -8,6 +8,7 @@ what takes several.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import queue
 import signal
@@ -40,6 +41,31 @@ class SharedLock(_thread.RLock):  # type: ignore[misc]
         if is_free := self.acquire(blocking=False):
             self.release()
         return not is_free
+
+
+class Alarm:
+    """A `threading.Event` without a lock that whoever waits or sets would hold."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def set(self) -> None:
+        """Wake whoever waits, or whoever will wait next."""
+        self._calls.put(None)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it is set, or for so long; returns whether it was set."""
+        try:
+            self._calls.get(timeout=max(timeout_s, 0.0))
+        except queue.Empty:
+            return False
+        return True
+
+    def clear(self) -> None:
+        """Forget that it was set."""
+        while not self._calls.empty():
+            with contextlib.suppress(queue.Empty):
+                self._calls.get_nowait()
 
 
 def uninterrupted(

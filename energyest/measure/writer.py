@@ -35,7 +35,7 @@ _STALL_S = 5.0
 class _News:
     """What waits to be written."""
 
-    rows: list[str] = field(default_factory=list)
+    rows: list[Mapping[str, float]] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
     meta: Mapping[str, Any] | None = None
     latest: Mapping[str, Any] | None = None
@@ -107,7 +107,7 @@ class TraceWriter:
 
     def put(
         self,
-        rows: Sequence[str] = (),
+        rows: Sequence[Mapping[str, float]] = (),
         readings: Sequence[Reading] = (),
         meta: Mapping[str, Any] | None = None,
         latest: Mapping[str, Any] | None = None,
@@ -115,7 +115,7 @@ class TraceWriter:
         """Leave something to be written; does not wait for the disk.
 
         Args:
-            rows: lines of epochs, to be written at once.
+            rows: of epochs, to be written at once; they are not changed any more.
             readings: readings, to be written when something else is.
             meta: replaces the meta file.
             latest: replaces the file of what is known of the run so far.
@@ -227,7 +227,7 @@ class TraceWriter:
 
     def _append(self, news: _News) -> None:
         if news.rows:
-            self._folder.append(storage.EPOCHS_FILE, "".join(news.rows))
+            self._folder.append(storage.EPOCHS_FILE, "".join(map(storage.encode_epoch, news.rows)))
         if news.readings:
             lines = map(storage.encode_reading, news.readings)
             self._folder.append(storage.POWER_FILE, "".join(lines))

@@ -71,14 +71,12 @@ Columns = dict[str, NDArray[Any]]
 
 
 def encode_epoch(row: Mapping[str, float]) -> str:
-    """One line of `epochs.jsonl`; NaN becomes null, because JSON has no NaN."""
+    """One line of `epochs.jsonl`: a row, or what is added to an earlier one, which `AMENDS` names.
+
+    NaN becomes null, because JSON has no NaN.
+    """
     plain = {name: _plain(value) for name, value in row.items()}
     return json.dumps(plain, allow_nan=False) + "\n"
-
-
-def encode_amendment(row: int, values: Mapping[str, float]) -> str:
-    """A line of `epochs.jsonl` that adds to an earlier one."""
-    return encode_epoch({AMENDS: row, **values})
 
 
 def encode_reading(row: Sequence[float | str]) -> str:

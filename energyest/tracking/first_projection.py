@@ -68,6 +68,11 @@ class FirstProjection:
         if workload is not None and self._pending:
             self._keep(workload)
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether it can still come."""
+        return self._pending
+
     def look_ahead(self, batch_size: int | None) -> None:
         """Ask how long the training is to be: between two rows, when the trainer knows best.
 

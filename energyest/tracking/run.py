@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -13,10 +14,13 @@ from energyest.errors import ConfigurationError
 from energyest.estimate import Estimate
 from energyest.measure.checkpoint import RunCheckpoint
 from energyest.records.trace import EnergyTrace
+from energyest.tracking.guard import never_raises
 from energyest.tracking.session import Session
 
 if TYPE_CHECKING:
     from energyest.profiling.operations import FlopCount
+
+log = logging.getLogger("energyest")
 
 
 class Run:
@@ -168,14 +172,24 @@ class Run:
         """Add facts on the run to the trace's meta; plain JSON values."""
         self._session.describe(**meta)
 
-    def count_flops(self, model: Any, batch: Any) -> FlopCount | None:
+    @never_raises
+    def count_flops(self, model: Any, batch: Any) -> FlopCount:
         """Count the FLOPs of a model, a `torch.nn.Module`, once; fills the column `flops`.
 
         Args:
             model: the model; it is left alone.
             batch: a training batch, or the input of the model's forward.
         """
-        return self._session.count_flops(model, batch)
+        # Here, because torch is slow to import, and other loops do without.
+        from energyest.profiling.describe import count_flops  # noqa: PLC0415
+
+        session = self._session
+        with session.pause():
+            count = count_flops(model, batch, session.samples_in(batch))
+        if count.per_sample is None:
+            log.warning("energyest: FLOPs are not recorded: %s", count.note)
+        session.set_flops(count)
+        return count
 
     def expect(self, estimate: Estimate) -> None:
         """Begin `projection` with an estimate from before the run, such as `estimate_pre` gives.

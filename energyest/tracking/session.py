@@ -11,12 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from energyest.checks import without_places
-from energyest.distributed.rank_exchange import (
-    RANKS_LAST_S,
-    RANKS_S,
-    RankExchange,
-    for_ranks_s,
-)
+from energyest.distributed.rank_exchange import RANKS_LAST_S, RANKS_S, RankExchange
 from energyest.distributed.store_connection import Store
 from energyest.errors import TraceError
 from energyest.estimate import Estimate
@@ -126,7 +121,7 @@ class Session:
             self._has_ended = True
             if isinstance(self._whole, RankExchange):
                 wait_s = RANKS_LAST_S if status == "finished" else 0.0
-                self._whole.share(self._progress, wait_s, is_last=True)
+                self._whole.gather(self._progress, wait_s, is_last=True)
 
     @never_raises
     def start_row(self, epoch: int | None = None, *, continues: bool = False) -> None:
@@ -168,8 +163,8 @@ class Session:
         self.in_row = False
         row = self._recorder.end_epoch(self._values, tentative=tentative)
         if isinstance(self._whole, RankExchange):
-            self._whole.share(self._progress, for_ranks_s(row))
-            row = self._whole.last_row()
+            self._whole.share(self._progress)
+            row = self._whole.with_others(row)
         return row
 
     @never_raises
@@ -231,24 +226,6 @@ class Session:
         """Add to the trace's notes what is not as one would expect."""
         self._recorder.note([text])
 
-    @never_raises
-    def count_flops(self, model: Any, batch: Any) -> FlopCount:
-        """Count the FLOPs of a model, a `torch.nn.Module`, once; fills the column `flops`.
-
-        Args:
-            model: the model; it is left alone.
-            batch: a training batch, or the input of the model's forward.
-        """
-        # Here, because torch is slow to import, and other loops do without.
-        from energyest.profiling.describe import count_flops  # noqa: PLC0415
-
-        with self.pause():
-            count = count_flops(model, batch, self.samples_in(batch))
-        if count.per_sample is None:
-            log.warning("energyest: FLOPs are not recorded: %s", count.note)
-        self.set_flops(count)
-        return count
-
     def set_flops(self, count: FlopCount) -> None:
         """From now on, a sample costs so many FLOPs; fills the column `flops`."""
         self.describe(**count.as_meta())
@@ -281,7 +258,7 @@ class Session:
             row_is_over: whether the row under way has all its steps.
         """
         if isinstance(self._whole, RankExchange):
-            self._whole.share(self._progress, RANKS_S)
+            self._whole.gather(self._progress, RANKS_S)
         known = RunCheckpoint.of(self._whole.trace(readings=False, so_far=True))
         # A signal handler may ask while a row begins or ends: the account knows which it is.
         # Before the first row, it may hold what an earlier part has left of it.
@@ -329,11 +306,13 @@ class Session:
     @property
     def trace(self) -> EnergyTrace:
         """What was measured so far."""
+        self._look_at_ranks()
         return self._whole.trace()
 
     @property
     def projection(self) -> Estimate | None:
         """Estimate of the whole run; None if nothing can be said yet."""
+        self._look_at_ranks()
         return self._project()
 
     @never_raises
@@ -356,6 +335,13 @@ class Session:
     def total_J(self) -> float:
         """Energy in joules since the run started, pauses left out, earlier parts included."""
         self._look_for_losses()
+        self._look_at_ranks()
+        return self._whole.total_J
+
+    def total_after_J(self, row: Mapping[str, float]) -> float:
+        """The total when a row has just ended, as far as it is known without waiting for it."""
+        if isinstance(self._whole, RankExchange):
+            return self._whole.total_after_J(row)
         return self._whole.total_J
 
     @property
@@ -371,6 +357,10 @@ class Session:
     @never_raises
     def _project(self) -> Estimate | None:
         return self._projector.project(self._length)
+
+    def _look_at_ranks(self) -> None:
+        if isinstance(self._whole, RankExchange):
+            self._whole.look()
 
     @property
     def _progress(self) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from energyest.records.trace import EnergyTrace
 from energyest.records.workload import Workload
 from energyest.tracking.continuation import Continuation, Position
 from energyest.tracking.first_projection import FirstProjection
@@ -208,8 +209,15 @@ class Training:
         if self.session.rows or self.session.in_row:
             self.session.log(**metrics)
 
+    @property
+    def trace(self) -> EnergyTrace:
+        """What was measured so far."""
+        self._complete_last_row()
+        return self.session.trace
+
     def position(self) -> Position:
         """Where the training is and what it has cost; every rank has to ask for it."""
+        self._complete_last_row()
         self._log_open_row(samples=self._progress.row_samples * self._plan.world_size)
         return Position(self.session.checkpoint(), self._plan.epoch, self._plan.batches_seen)
 
@@ -258,7 +266,9 @@ class Training:
         flops = self._flops.row_flops(progress.row_samples, progress.row_steps)
         if math.isfinite(flops):
             counts["flops"] = flops
-        row = self.session.end_row({**counts, **self._take_metrics()})
+        # Those of an epoch come later: the trainer is about to work them out itself.
+        metrics = {} if self._plan.every_n_steps is None else self._take_metrics()
+        row = self.session.end_row({**counts, **metrics})
         progress.elapsed_s += row.get("duration_s", math.nan)
         if self._continuation is not None:
             self._continuation.compare_gpus()
@@ -281,13 +291,15 @@ class Training:
             # The length of an epoch may show only now.
             self._first.look_ahead(self._batch_size)
             self._first.estimate()
+            if not self._first.is_pending:
+                self._first = None
 
     @never_raises  # by itself: a logger that fails must not cost the next row its beginning
     def _log(self, row: Mapping[str, float]) -> None:
         is_epoch = self._plan.every_n_steps is None
         values = {
             "energy/epoch_J" if is_epoch else "energy/interval_J": row.get("energy_J"),
-            "energy/total_J": self.session.total_J,
+            "energy/total_J": self.session.total_after_J(row),
             "energy/mean_power_W": row.get("mean_power_W"),
         }
         projection = self.session.projection_if_cheap()
@@ -296,6 +308,10 @@ class Training:
             values["energy/projected_lower_J"] = projection.lower_J
             values["energy/projected_upper_J"] = projection.upper_J
         self._log_values({n: v for n, v in values.items() if v is not None and math.isfinite(v)})
+
+    def _complete_last_row(self) -> None:
+        if not self.session.in_row:
+            self.log_late_metrics()
 
     def _log_open_row(self, samples: float) -> None:
         if self.session.in_row:
