@@ -20,7 +20,7 @@ from energyest.measure.meter import Meter, PowerIntegral
 from energyest.measure.sampler import Round
 from energyest.measure.sensors.base import Device, Reading
 from energyest.records.epoch_table import EpochTable
-from energyest.records.storage import encode_amendment, encode_epoch
+from energyest.records.storage import encode_amendment, encode_epoch, epoch_lines
 
 log = logging.getLogger("energyest")
 
@@ -56,8 +56,8 @@ class RunAccount:
         self.max_gap_s = max(MAX_GAP_S, 3 * interval_s)
         #: When the last round of readings began.
         self.round_s = origin_s
-        #: Lines for the file of epochs that are not written yet.
-        self.lines: list[str] = []
+        #: Lines for the file of epochs that are not written yet; many are made as they are written.
+        self.lines: list[Iterable[str]] = []
         self._origin_s = self._now_s = origin_s
         self._unread = frozenset(unread)
         self._meters = {d.device: _meter(d, self.max_gap_s) for d in devices}
@@ -92,8 +92,9 @@ class RunAccount:
 
     def continue_from(self, earlier: RunCheckpoint) -> None:
         """Put the epochs and the energy of an earlier part before this one, which has none yet."""
-        for row in earlier.rows():
-            self._keep(row)
+        columns = earlier.past_columns()
+        self._epochs.add_columns(columns)
+        self.lines.append(epoch_lines(columns))
         self._bookings += 1
         self._ledger.continue_from(earlier.next_epoch, earlier.open_row)
         self._earlier = earlier.total
@@ -270,7 +271,7 @@ class RunAccount:
 
     def _keep(self, row: dict[str, float]) -> None:
         self._epochs.append(row)
-        self.lines.append(encode_epoch(row))
+        self.lines.append([encode_epoch(row)])
 
     def _amend(self, values: Mapping[str, float]) -> None:
         """Add to the row that ended last."""
@@ -279,7 +280,7 @@ class RunAccount:
             self._tentative |= values
         elif len(self._epochs):
             self._epochs.amend(values)
-            self.lines.append(encode_amendment(len(self._epochs) - 1, values))
+            self.lines.append([encode_amendment(len(self._epochs) - 1, values)])
 
     def _unresolved_rows(self) -> list[dict[str, float]]:
         """Rows that are not final, with the last power taken to continue up to their end."""
