@@ -11,11 +11,15 @@ import pytest
 
 from energyest import EnergyTrace, load_trace
 from energyest.measure import reading_table
+from energyest.measure.checkpoint import RunCheckpoint
+from energyest.measure.folder import TraceFolder
 from energyest.measure.meter import Meter, PowerIntegral
 from energyest.measure.reading_table import ROWS_PER_RATE, ReadingTable
+from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import Reading
 from energyest.records.epoch_table import EpochTable
-from simulation.stepped import Run, WaveSensor, epoch_errors, sensors, without_threads
+from simulation.stepped import Clock, Run, WaveSensor, epoch_errors, sensors, without_threads
+from tests.support.sensors import Constant
 
 EPOCH_S = 61.3
 ROW_BYTES = 6 * 8 + 2  # numbers of 8 bytes and that of the device
@@ -200,6 +204,37 @@ def test_folding_and_forgetting_change_no_energy() -> None:
         assert np.allclose(value, expected, rtol=1e-12)
     trapezoids_J = np.diff(time_s) * (power_W[1:] + power_W[:-1]) / 2
     assert integral.energy_J == pytest.approx(trapezoids_J.sum(), rel=1e-12)
+
+
+def test_a_long_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its earlier rows are appended once, and not written anew as what has waited for too long."""
+    monkeypatch.setattr(TraceFolder, "bring_back", None)
+    rows = 25_000
+    end_s = np.arange(1.0, rows + 1)
+    energy_J = np.where(end_s % 100 == 0, math.nan, 50.5)
+    columns = {"epoch": end_s - 1, "start_s": end_s - 1, "end_s": end_s, "duration_s": end_s**0}
+    before = EnergyTrace(
+        {**columns, "steps": 8 * end_s**0, "energy_J": energy_J},
+        meta={"total_J": None, "duration_s": float(rows)},
+    )
+    earlier = RunCheckpoint.from_state_dict(RunCheckpoint.of(before).state_dict())
+    assert (earlier.steps, earlier.duration_s, earlier.next_epoch) == (8 * rows, rows, rows)
+    clock = Clock()
+    recorder = Recorder([Constant(100)], folder=tmp_path / "energy", clock=clock)
+    recorder.continue_from(earlier)
+    recorder.start()
+    recorder.start_epoch(rows)
+    clock.sleep(4)
+    recorder.end_epoch()
+    recorder.add_metrics({"val_acc": 0.5})
+    recorder.stop()
+    loaded = load_trace(tmp_path / "energy")
+    for trace in (recorder.trace(), loaded):
+        np.testing.assert_array_equal(trace.column("epoch"), np.arange(rows + 1))
+        np.testing.assert_array_equal(trace.column("energy_J")[:-1], energy_J)
+        np.testing.assert_array_equal(trace.column("end_s")[:-1], end_s - rows)
+        assert trace.column("energy_J")[-1] == pytest.approx(400, rel=1e-2)
+        np.testing.assert_array_equal(np.flatnonzero(trace.column("val_acc") == 0.5), [rows])
 
 
 def test_power_across_a_gap_is_not_bridged() -> None:

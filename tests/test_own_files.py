@@ -22,7 +22,7 @@ from energyest.records import own_files, storage
 from energyest.records.own_files import OwnFiles
 from energyest.records.safe_json import write_json
 from tests.support.sensors import Constant
-from tests.support.written import META, contents_of, row
+from tests.support.written import META, contents_of, line
 
 NAMES = ("meta.json", "epochs.jsonl", "power.csv", "latest.json")
 TRACE = EnergyTrace.from_epochs([1.0, 2.0])
@@ -243,13 +243,13 @@ def test_a_folder_that_is_exchanged_is_not_written_through(
     notes: list[str] = []
     energy = tmp_path / "energy"
     writer = writer_of(energy, 1, notes)
-    writer.put(rows=[row(0)])
+    writer.put(rows=[line(0)])
     writer.write_waiting()
     energy.rename(tmp_path / "away")
     exchange(energy, victim)
     before = tree(tmp_path)
     for last in (False, False, True):
-        writer.put(rows=[row(1)], meta=META, latest=META)
+        writer.put(rows=[line(1)], meta=META, latest=META)
         writer.write_waiting(last=last)
     assert tree(tmp_path) == before
     assert writer.folder is None
@@ -281,7 +281,7 @@ def test_a_parent_that_is_exchanged(tmp_path: Path, victim: Path) -> None:
     writer = writer_of(energy, 1)
     (tmp_path / "logs").rename(tmp_path / "away")
     (tmp_path / "logs").symlink_to(victim)
-    writer.put(rows=[row(0)], latest=META)
+    writer.put(rows=[line(0)], latest=META)
     writer.write_waiting()
     assert writer.folder is None
     assert tree(victim) == before
@@ -291,7 +291,7 @@ def test_a_parent_that_is_exchanged(tmp_path: Path, victim: Path) -> None:
 def test_a_file_that_is_exchanged_in_mid_run_stays(tmp_path: Path, name: str) -> None:
     energy = tmp_path / "energy"
     writer = writer_of(energy, 2)
-    writer.put(rows=[row(0)], latest=META)
+    writer.put(rows=[line(0)], latest=META)
     writer.write_waiting()
     (energy / name).unlink()
     (energy / name).write_text("mine")
@@ -307,7 +307,7 @@ def test_a_file_that_is_exchanged_in_mid_run_stays(tmp_path: Path, name: str) ->
 def test_files_that_vanish_are_written_anew(tmp_path: Path, names: tuple[str, ...]) -> None:
     energy = tmp_path / "energy"
     writer = writer_of(energy, 2)
-    writer.put(rows=[row(0), row(1)], latest=META)
+    writer.put(rows=[line(0), line(1)], latest=META)
     writer.write_waiting()
     for name in names:
         (energy / name).unlink()
@@ -324,7 +324,7 @@ def test_a_file_system_that_numbers_files_anew(
     """A file there is never the same as it was: that a trace is one's own has to be believed."""
     monkeypatch.setattr(os.path, "samestat", lambda *_: False)
     writer = writer_of(tmp_path / "energy", 2)
-    writer.put(rows=[row(0), row(1)], latest=META)
+    writer.put(rows=[line(0), line(1)], latest=META)
     writer.write_waiting()
     writer.put(meta=META, latest=META)
     writer.write_waiting(last=True)

@@ -14,6 +14,7 @@ from energyest.errors import EstimateError, MissingDependencyError, TraceError
 from energyest.estimators import EstimatorScores, score_estimators
 from energyest.plots import plot_comparison, plot_trace, style
 from energyest.plots.axes import is_wide, make_log, name_axis, show_durations
+from energyest.plots.thinning import MOST_ROWS, thin
 
 ENERGY = np.concatenate([[300.0], np.tile([100.0, 102, 98], 13)])
 
@@ -86,6 +87,106 @@ def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "energyest.plots.picture", raising=False)
     with pytest.raises(MissingDependencyError, match=r"energyest\[plot\]"):
         plot_trace(finished())
+
+
+# ---------------------------------------------------------------------- long traces
+
+
+def long_trace(rows: int) -> EnergyTrace:
+    """Epochs of 100 J at 100 W, with a spike, a dip and a tenth of which nothing is known.
+
+    Every tenth is validated, and two GPUs are read once an epoch.
+    """
+    values = np.full(rows, 100.0)
+    values[rows // 2], values[rows // 4] = 900.0, 7.0
+    values[6 * rows // 10 : 7 * rows // 10] = math.nan
+    epoch = np.arange(float(rows))
+    columns = {"epoch": epoch, "start_s": epoch, "end_s": epoch + 1, "energy_J": values}
+    power = {
+        "time_s": np.repeat(epoch, 2),
+        "device": np.array(["gpu:0", "gpu:1"] * rows, dtype=object),
+        "power_W": np.repeat(values, 2),
+    }
+    return EnergyTrace({**columns, "validation_energy_J": np.where(epoch % 10 == 9, 5.0, 0)}, power)
+
+
+def drawn_points(axes) -> int:
+    return sum(len(line.get_xdata()) for line in axes.lines)
+
+
+@pytest.mark.parametrize("rows", [30, MOST_ROWS])
+def test_few_epochs_have_a_bar_each(rows: int) -> None:
+    trace = long_trace(rows)
+    power, epochs, projection = plot_trace(trace).axes
+    assert len(epochs.patches) == rows + rows // 10
+    assert labels(epochs) == ["training", "validation"]
+    assert [len(line.get_xdata()) for line in projection.lines[:2]] == [rows, rows]
+    for line in power.lines:
+        np.testing.assert_array_equal(line.get_ydata(), trace.power_columns["power_W"][::2])
+
+
+@pytest.mark.parametrize("rows", [MOST_ROWS + 1, 5_000, 251_650])
+def test_many_epochs_are_drawn_together(rows: int) -> None:
+    power, epochs, projection = plot_trace(long_trace(rows)).axes
+    training, validation, spread = epochs.patches
+    assert [label.split(",")[0] for label in labels(epochs)][:2] == ["training", "validation"]
+    values, edges, lowest = spread.get_data()
+    assert (edges[0], edges[-1]) == (-0.5, rows - 0.5)
+    assert (np.nanmin(lowest), np.nanmax(values)) == (7, 900)
+    assert edges[np.nanargmax(values)] <= rows // 2 <= edges[np.nanargmax(values) + 1]
+    # What is not known is a gap in all of them: no height, and a tenth of the width.
+    for patch in (training, validation, spread):
+        unknown = np.isnan(patch.get_data().values)
+        assert np.diff(edges)[unknown].sum() == pytest.approx(rows / 10, abs=rows / MOST_ROWS)
+        assert np.nanmin(patch.get_data().values) > 0
+    # The means are of all rows that are known.
+    means, widths = validation.get_data().values, np.diff(edges)
+    known = ~np.isnan(means)
+    assert (means * widths)[known].sum() == pytest.approx(100 * 0.9 * rows + 800 - 93, rel=2e-3)
+    assert len(values) < MOST_ROWS + 3
+    assert drawn_points(power) < 2 * 2 * (MOST_ROWS + 3)
+    assert drawn_points(projection) < 2 * (MOST_ROWS + 3) + 4
+    for line in power.lines:
+        assert (np.nanmin(line.get_ydata()), np.nanmax(line.get_ydata())) == (7, 900)
+        assert np.isnan(line.get_ydata()).any()
+
+
+def test_projection_of_many_epochs_begins_and_ends_at_rows() -> None:
+    projection = plot_trace(long_trace(10_000), observed=3333).axes[-1]
+    whole, measured, later, *_ = projection.lines
+    assert (measured.get_xdata()[0], measured.get_xdata()[-1]) == (1, 3333)
+    assert later.get_xdata()[-1] == whole.get_xdata()[-1] == 10_000
+    assert whole.get_ydata()[-1] == pytest.approx(100 * 9000 + 800 - 93)
+
+
+def test_a_long_trace_of_which_nothing_is_known() -> None:
+    unknown = np.full(3000, math.nan)
+    columns = {"epoch": np.arange(3000.0), "energy_J": unknown}
+    figure = plot_trace(EnergyTrace(columns))
+    assert all(np.isnan(patch.get_data().values).all() for patch in figure.axes[0].patches)
+    figure.savefig(io.BytesIO())
+
+
+def test_few_rows_are_not_thinned() -> None:
+    values = np.array([3.0, math.nan, 1.0, math.nan])
+    thinned = thin(np.arange(4.0), values)
+    assert list(thinned.first) == [0, 1, 2, 3]
+    for of_groups in thinned[1:]:
+        np.testing.assert_array_equal(of_groups, values)
+
+
+def test_a_gap_in_time_stays_one_however_few_rows_it_has() -> None:
+    """As where a machine slept, and the first reading after it failed."""
+    time_s = np.concatenate([np.arange(2000.0), 50_000 + np.arange(2000.0)])
+    power_W = np.full(4000, 100.0)
+    power_W[2000] = math.nan
+    thinned = thin(time_s, power_W)
+    assert list(thinned.first[np.isnan(thinned.mean)]) == [2000]
+    # A gap narrower than a column of the picture is none, and it lowers no mean.
+    power_W[500] = math.nan
+    thinned = thin(time_s, power_W)
+    assert np.isnan(thinned.mean).sum() == 1
+    assert np.nanmin(thinned.mean) == np.nanmax(thinned.mean) == 100
 
 
 # ---------------------------------------------------------------------- estimators on many runs

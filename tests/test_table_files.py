@@ -17,7 +17,7 @@ from energyest.errors import TraceError
 from energyest.records import storage
 from energyest.records.epoch_table import AMENDS, EpochTable
 from energyest.records.safe_json import read_lines
-from energyest.records.storage import encode_epoch
+from energyest.records.storage import encode_epoch, epoch_lines
 from energyest.records.table_files import take_plain
 
 # Numbers as JSON writes them, and what is near to one.
@@ -219,6 +219,28 @@ def test_what_is_written_is_plain(*, amended: bool) -> None:
                 expected.amend(values, number - back)
     assert take_plain(table, "".join(lines).encode()) == len(lines)
     assert_same(table.columns(), expected.columns())
+
+
+def test_many_rows_are_written_as_one_is() -> None:
+    awkward = [0.0, -0.0, 1.0, -7.0, 0.1, 1e-7, 5e-324, 2.0**53, 2.0**53 - 1, 1e16, 1e22, -1e300]
+    awkward += [math.nan, math.inf, -math.inf, math.pi]
+    numbers = np.array(awkward * 300)  # more than are written at a time
+    columns = {"epoch": numbers[::-1], 'odd "%s" \u00e9 %': numbers, "loss": 0.3 * numbers}
+    rows = (dict(zip(columns, of, strict=True)) for of in zip(*columns.values(), strict=True))
+    assert list(epoch_lines(columns)) == list(map(encode_epoch, rows))
+    assert not list(epoch_lines({}))
+
+
+def test_columns_become_rows_after_those_that_are_there() -> None:
+    table = EpochTable(most_rows=3)
+    table.append({"epoch": 0.0, "loss": 0.5})
+    columns = {"epoch": np.array([1.0, 2.0]), "late": np.array([math.nan, 7.0])}
+    table.add_columns(columns)
+    assert table.last() == pytest.approx({"epoch": 2.0, "loss": math.nan, "late": 7.0}, nan_ok=True)
+    np.testing.assert_array_equal(table.columns()["late"], [math.nan, math.nan, 7.0])
+    with pytest.raises(ValueError, match="5 rows of 3 columns are too much"):
+        table.add_columns(columns)
+    assert len(table) == 3
 
 
 def test_what_is_not_plain_leaves_the_table_as_it_is() -> None:

@@ -15,7 +15,7 @@ from energyest.measure.sensors import Reading
 from energyest.measure.writer import TraceWriter
 from energyest.records import storage
 from simulation.stepped import Run, sensors, without_threads
-from tests.support.written import META, contents_of, row
+from tests.support.written import META, contents_of, line
 
 
 def reading(row: int) -> Reading:
@@ -42,7 +42,7 @@ def test_a_disk_that_takes_a_part_at_a_time(
     folder = TraceFolder(tmp_path / "energy")
     folder.claim(META)
     folder.bring_back(contents_of(2))
-    folder.append(storage.EPOCHS_FILE, storage.encode_epoch(row(2)))
+    folder.append(storage.EPOCHS_FILE, line(2))
     folder.close()
     trace = load_trace(tmp_path / "energy")
     assert list(trace.column("energy_J")) == [0, 1, 2]
@@ -58,20 +58,20 @@ def test_what_comes_while_the_trace_is_written_anew_is_written_once(
 
     writers.append(TraceWriter(tmp_path / "energy", META, contents))
     writer = writers[0]
-    writer.put(rows=[row(0)], readings=[reading(0)])
+    writer.put(rows=[line(0)], readings=[reading(0)])
     writer.write_waiting()
     is_gone = writer._folder.is_gone
 
     def look_while_more_comes() -> bool:
         if not (gone := is_gone()):
             return False
-        writer.put(rows=[row(1)], readings=[reading(1)])
+        writer.put(rows=[line(1)], readings=[reading(1)])
         return gone
 
     monkeypatch.setattr(writer._folder, "is_gone", look_while_more_comes)
     (tmp_path / "energy").rename(tmp_path / "away")
     writer.write_waiting()
-    writer.put(rows=[row(2)], readings=[reading(2)])
+    writer.put(rows=[line(2)], readings=[reading(2)])
     writer.write_waiting()
     trace = load_trace(tmp_path / "energy")
     assert list(trace.column("epoch")) == [0, 1, 2]
@@ -105,6 +105,6 @@ def test_a_disk_that_fails_is_tried_ever_more_rarely(
     monkeypatch.setattr(writer._folder, "append", fail)
     for second in range(4000):
         now_s = float(second)
-        writer.put(rows=[row(second)])
+        writer.put(rows=[line(second)])
         writer.write_waiting()
     assert tried_s == [0, 10, 30, 70, 150, 310, 630, 1230, 1830, 2430, 3030, 3630]

@@ -82,7 +82,7 @@ class RankCopies:
                 if folder is not None and is_last:
                     folder.bring_back(trace)
                 elif folder is not None and rank not in self._broken:
-                    folder.append(EPOCHS_FILE, "".join(map(encode_epoch, rows)))
+                    folder.append(EPOCHS_FILE, map(encode_epoch, rows))
             except Exception as error:
                 log.debug("energyest: rank %d is not copied: %s", rank, error)
                 self._broken.add(rank)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from energyest.arrays import FloatArray
 from energyest.errors import ConfigurationError, TraceError
 from energyest.records.devices import counts_by_name, gpus_of
 from energyest.records.epoch_table import check_rows, check_totals, why_unstorable
@@ -29,19 +30,19 @@ _KEPT = ("first_epoch", "planned_changes", "interval_steps")
 _MOST_PARTS = 100
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunCheckpoint:
     """What a run had cost when the checkpoint was made that it goes on from.
 
     Attributes:
-        columns: name -> values of the epochs that had ended, of one length.
+        columns: name -> values of the epochs that had ended, each of shape (epochs,).
         open_row: what the epoch under way had spent; empty between epochs.
         total: joules from the run's start, as `energy_J` and by kind of device, and `duration_s`,
             what lies outside of epochs included and pauses left out. NaN where unknown.
         meta: facts on the run that go on to hold.
     """
 
-    columns: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    columns: Mapping[str, FloatArray] = field(default_factory=dict)
     open_row: Mapping[str, float] = field(default_factory=dict)
     total: Mapping[str, float] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
@@ -70,7 +71,7 @@ class RunCheckpoint:
     @property
     def steps(self) -> int:
         """Training steps of the epochs that had ended; 0 where they were not counted."""
-        return int(sum(v for v in self.columns.get("steps", ()) if not math.isnan(v)))
+        return int(np.nansum(self.columns.get("steps", ())))
 
     @property
     def open_steps(self) -> int:
@@ -81,7 +82,7 @@ class RunCheckpoint:
     @property
     def duration_s(self) -> float:
         """Seconds of the epochs that had ended."""
-        return sum(v for v in self.columns.get("duration_s", ()) if not math.isnan(v))
+        return float(np.nansum(self.columns.get("duration_s", ())))
 
     def check_unit(self, interval_steps: int | None) -> None:
         """Refuse rows of another kind than it has.
@@ -104,14 +105,13 @@ class RunCheckpoint:
         parts = read_objects(self.meta, "earlier_parts")
         return RunCheckpoint(total=self.total, meta={"earlier_parts": parts} if parts else {})
 
-    def rows(self) -> Iterator[dict[str, float]]:
+    def past_columns(self) -> dict[str, FloatArray]:
         """The epochs, at negative times: they end, with the one under way, at 0."""
         if not len(self):
-            return
+            return {}
         end_s = self.columns["end_s"][-1] + self.open_row.get("duration_s", 0.0)
-        for values in zip(*self.columns.values(), strict=True):
-            row = dict(zip(self.columns, values, strict=True))
-            yield {**row, "start_s": row["start_s"] - end_s, "end_s": row["end_s"] - end_s}
+        times = {name: self.columns[name] - end_s for name in ("start_s", "end_s")}
+        return {**self.columns, **times}
 
     @classmethod
     def of(cls, trace: EnergyTrace) -> RunCheckpoint:
@@ -133,7 +133,7 @@ class RunCheckpoint:
             "rows": len(trace),
         }
         return cls(
-            {name: values.tolist() for name, values in trace.epoch_columns.items()},
+            trace.epoch_columns,
             {name: _or_nan(value) for name, value in cut.items()},
             {name: _or_nan(value) for name, value in total.items()},
             {
@@ -150,14 +150,14 @@ class RunCheckpoint:
         """With the epoch under way as one that has ended."""
         row = self.open_row
         names = dict.fromkeys((*self.columns, *row))
-        unknown = [math.nan] * len(self)
-        columns = {n: [*self.columns.get(n, unknown), row.get(n, math.nan)] for n in names}
+        unknown = np.full(len(self), math.nan)
+        columns = {n: np.append(self.columns.get(n, unknown), row.get(n, math.nan)) for n in names}
         return replace(self, columns=columns, open_row={})
 
     def state_dict(self) -> dict[str, Any]:
         """Plain lists, dictionaries, numbers and text, for a checkpoint."""
         return {
-            "columns": {n: [float(v) for v in values] for n, values in self.columns.items()},
+            "columns": {name: values.tolist() for name, values in self.columns.items()},
             "open_row": dict(self.open_row),
             "total": dict(self.total),
             "meta": dict(self.meta),
@@ -176,15 +176,18 @@ class RunCheckpoint:
         if columns and not {"epoch", "start_s", "end_s"} <= set(columns):
             raise TraceError("the state of a run must hold the number and times of its epochs")
         row, total = (
-            {n: _numbers([value], f"{name} {n}")[0] for n, value in _mapping(state, name).items()}
+            {
+                n: float(_numbers([value], f"{name} {n}")[0])
+                for n, value in _mapping(state, name).items()
+            }
             for name in ("open_row", "total")
         )
         if row and not {"energy_J", "duration_s"} <= set(row):
             raise TraceError("the state of a run must hold energy and duration of its open_row")
         known = {"epoch", "start_s", "end_s"} & set(columns)
-        if any(math.isnan(value) for name in known for value in columns[name]):
+        if any(np.isnan(columns[name]).any() for name in known):
             raise TraceError("the state of a run must hold every epoch's number and times")
-        if any(abs(value) > _MOST_NUMBER for value in columns.get("epoch", ())):
+        if (np.abs(columns.get("epoch", ())) > _MOST_NUMBER).any():
             raise TraceError(f"the state of a run: epochs have numbers up to {_MOST_NUMBER:g}")
         _check(columns, row, total)
         meta = {n: v for n, v in _mapping(state, "meta").items() if n in _KEPT}
@@ -193,11 +196,10 @@ class RunCheckpoint:
 
 
 def _check(
-    columns: Mapping[str, Sequence[float]], row: Mapping[str, float], total: Mapping[str, float]
+    rows: Mapping[str, FloatArray], row: Mapping[str, float], total: Mapping[str, float]
 ) -> None:
     """Refuse numbers that no run can have."""
     what = "the state of a run: "
-    rows = {name: np.array(values) for name, values in columns.items()}
     check_rows(rows, what)
     check_rows({name: np.array([value]) for name, value in row.items()}, f"{what}open_row: ")
     check_rows({name: np.array([value]) for name, value in total.items()}, f"{what}total: ")
@@ -208,7 +210,7 @@ def _check(
     check_totals(energy_J, duration_s, with_row, _MOST_DEVICES, f"{what}total: ")
 
 
-def _columns(state: Mapping[str, Any]) -> dict[str, list[float]]:
+def _columns(state: Mapping[str, Any]) -> dict[str, FloatArray]:
     """Columns of one length; those that no trace can have are left out, with a warning."""
     unstorable = [reason for reason in map(why_unstorable, state) if reason]
     if unstorable:
@@ -233,14 +235,14 @@ def _or_nan(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _numbers(values: Any, name: str) -> list[float]:
+def _numbers(values: Any, name: str) -> FloatArray:
     """Floats; NaN is one, infinity is not."""
     try:
         if not isinstance(values, list | tuple):
             raise TypeError("it must be a list")
-        vector = np.array([float(value) for value in values], dtype=np.float64)
+        vector = np.fromiter(map(float, values), np.float64, len(values))
     except (TypeError, ValueError, OverflowError) as error:
         raise TraceError(f"the state of a run: {name} must hold numbers: {error}") from error
     if np.isinf(vector).any():
         raise TraceError(f"the state of a run: {name} must be finite")
-    return [math.nan if math.isnan(value) else float(value) for value in vector]
+    return vector

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,9 @@ class TraceFolder:
         _replace_meta(own, storage.META_FILE, meta)
         own.replace(storage.POWER_FILE, [storage.POWER_HEADER])
 
-    def append(self, name: str, text: str) -> None:
+    def append(self, name: str, lines: Iterable[str]) -> None:
         """Add to a file that grows, and hand it to the operating system: it survives a kill."""
-        self._claimed().append(name, text)
+        self._claimed().append(name, lines)
 
     def is_gone(self) -> bool:
         """Whether what is appended would be lost: the files were taken away or replaced."""

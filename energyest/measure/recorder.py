@@ -379,7 +379,7 @@ class Recorder(WithDevices):
             readings: rows of readings.
             latest_s: the instant of which the newest totals are to be written; None not to.
         """
-        rows = self._account.take_news()
+        rows = self._account.take_lines()
         if self._writer is None:
             return
         latest = None

@@ -19,6 +19,7 @@ from energyest.measure.meter import Meter, PowerIntegral, report_disagreements
 from energyest.measure.sampler import Round
 from energyest.measure.sensors.base import Device, Reading
 from energyest.records.epoch_table import AMENDS, EpochTable
+from energyest.records.storage import encode_epoch, epoch_lines
 
 # Readings of power further apart than this leave a gap in the trace.
 MAX_GAP_S = 5.0
@@ -65,7 +66,9 @@ class RunAccount:
         self._ledger = Ledger([d.kind for d in devices], origin_s)
         self._pending: list[Mark] = []
         self._epochs = EpochTable()
-        self._news: list[dict[str, float]] = []  # not taken yet
+        # What is not written yet: epochs of an earlier part; rows, and what is added to one.
+        self._earlier_lines: list[Iterable[str]] = []
+        self._news: list[dict[str, float]] = []
         self._tentative: dict[str, float] | None = None
         self._earlier: Mapping[str, float] = {}
 
@@ -86,8 +89,9 @@ class RunAccount:
 
     def continue_from(self, earlier: RunCheckpoint) -> None:
         """Put the epochs and the energy of an earlier part before this one, which has none yet."""
-        for row in earlier.rows():
-            self._keep(row)
+        columns = earlier.past_columns()
+        self._epochs.add_columns(columns)
+        self._earlier_lines = [epoch_lines(columns)]
         self._bookings += 1
         self._ledger.continue_from(earlier.next_epoch, earlier.open_row)
         self._earlier = earlier.total
@@ -138,10 +142,11 @@ class RunAccount:
         self._pending.append(mark)
         return mark.time_s
 
-    def take_news(self) -> list[dict[str, float]]:
-        """What is to be written of rows: final ones, and what was added to earlier ones."""
+    def take_lines(self) -> list[Iterable[str]]:
+        """Lines for the file of epochs that were not taken yet; they are made when asked for."""
+        earlier, self._earlier_lines = self._earlier_lines, []
         news, self._news = self._news, []
-        return news
+        return [*earlier, *(map(encode_epoch, [entry]) for entry in news)]
 
     def add_metrics(self, time_s: float, values: Mapping[str, float]) -> None:
         """Add to the row that ended last, at once if it is final."""

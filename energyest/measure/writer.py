@@ -6,9 +6,10 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ _STALL_S = 5.0
 class _News:
     """What waits to be written."""
 
-    rows: list[Mapping[str, float]] = field(default_factory=list)
+    rows: list[Iterable[str]] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
     meta: Mapping[str, Any] | None = None
     latest: Mapping[str, Any] | None = None
@@ -107,7 +108,7 @@ class TraceWriter:
 
     def put(
         self,
-        rows: Sequence[Mapping[str, float]] = (),
+        rows: Sequence[Iterable[str]] = (),
         readings: Sequence[Reading] = (),
         meta: Mapping[str, Any] | None = None,
         latest: Mapping[str, Any] | None = None,
@@ -115,7 +116,8 @@ class TraceWriter:
         """Leave something to be written; does not wait for the disk.
 
         Args:
-            rows: of epochs, to be written at once; they are not changed any more.
+            rows: lines of epochs, to be written at once; made in the writer's thread where they are
+                not there yet.
             readings: readings, to be written when something else is.
             meta: replaces the meta file.
             latest: replaces the file of what is known of the run so far.
@@ -227,10 +229,9 @@ class TraceWriter:
 
     def _append(self, news: _News) -> None:
         if news.rows:
-            self._folder.append(storage.EPOCHS_FILE, "".join(map(storage.encode_epoch, news.rows)))
+            self._folder.append(storage.EPOCHS_FILE, chain.from_iterable(news.rows))
         if news.readings:
-            lines = map(storage.encode_reading, news.readings)
-            self._folder.append(storage.POWER_FILE, "".join(lines))
+            self._folder.append(storage.POWER_FILE, map(storage.encode_reading, news.readings))
         if news.meta is not None:
             self._folder.write_meta(news.meta)
 

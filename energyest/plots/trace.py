@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from energyest.arrays import FloatArray
 from energyest.checks import check_count
 from energyest.errors import EstimateError, TraceError
 from energyest.estimate import Estimate, NotStableError
@@ -14,6 +16,7 @@ from energyest.estimators.arguments import check_epochs
 from energyest.estimators.step.estimate import estimate_step
 from energyest.plots.axes import name_axis
 from energyest.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, new_figure, plain_text
+from energyest.plots.thinning import MOST_ROWS, thin
 from energyest.records.trace import EnergyTrace
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ def plot_trace(
     trace: EnergyTrace, *, epochs: float | None = None, observed: int | None = None
 ) -> Figure:
     """Power over time, energy per epoch, and the cumulative energy with its projection.
+
+    Of a long trace, neighbouring epochs are drawn together: their mean, their lowest and their
+    highest. Power is then a line through the lowest and the highest of neighbouring readings.
 
     Args:
         trace: a finished or running training.
@@ -59,9 +65,12 @@ def _plot_power(axes: Axes, trace: EnergyTrace) -> None:
     for device in dict.fromkeys(columns["device"]):
         rows = columns["device"] == device
         colour = _COLOURS.get(str(device).split(":")[0], BLACK)
-        axes.plot(
-            columns["time_s"][rows], columns["power_W"][rows], lw=1, color=colour, label=str(device)
-        )
+        time_s, power_W = columns["time_s"][rows], columns["power_W"][rows]
+        if len(time_s) > MOST_ROWS:
+            thinned = thin(time_s, power_W)
+            time_s = time_s[thinned.first].repeat(2)
+            power_W = np.stack([thinned.low, thinned.high], axis=1).ravel()
+        axes.plot(time_s, power_W, lw=1, color=colour, label=str(device))
     name_axis(axes.xaxis, "time_s")
     name_axis(axes.yaxis, "power_W")
     axes.set_title("Power")
@@ -70,9 +79,16 @@ def _plot_power(axes: Axes, trace: EnergyTrace) -> None:
 
 
 def _plot_epochs(axes: Axes, trace: EnergyTrace) -> None:
-    position = np.arange(len(trace))
     validation_J = np.nan_to_num(trace.column("validation_energy_J"))
     energy_J = trace.column("energy_J")
+    draw = _draw_bars if len(trace) <= MOST_ROWS else _draw_means
+    draw(axes, energy_J, validation_J)
+    name_axis(axes.yaxis, "energy_J")
+    axes.set(xlabel=trace.unit, title=f"Energy of each {trace.unit}")
+
+
+def _draw_bars(axes: Axes, energy_J: FloatArray, validation_J: FloatArray) -> None:
+    position = np.arange(len(energy_J))
     axes.bar(position, energy_J - validation_J, color=BLUE, label="training")
     validated = validation_J > 0
     if validated.any():
@@ -85,18 +101,46 @@ def _plot_epochs(axes: Axes, trace: EnergyTrace) -> None:
             label="validation",
         )
         axes.legend(loc="lower right", framealpha=1)
-    name_axis(axes.yaxis, "energy_J")
-    axes.set(xlabel=trace.unit, title=f"Energy of each {trace.unit}")
+
+
+def _draw_means(axes: Axes, energy_J: FloatArray, validation_J: FloatArray) -> None:
+    """The same of many rows: means, and how far the rows lie apart."""
+    position = np.arange(len(energy_J), dtype=np.float64) - 0.5
+    whole, training = thin(position, energy_J), thin(position, energy_J - validation_J)
+    edges = np.append(position[whole.first], len(energy_J) - 0.5)
+    axes.stairs(training.mean, edges, fill=True, color=BLUE, label="training, mean")
+    if (validation_J > 0).any():
+        axes.stairs(
+            whole.mean,
+            edges,
+            baseline=training.mean,
+            fill=True,
+            facecolor=ORANGE,
+            hatch="//",
+            label="validation, mean",
+        )
+    axes.stairs(
+        whole.high,
+        edges,
+        baseline=whole.low,
+        fill=True,
+        color=BLACK,
+        alpha=0.4,
+        label=f"lowest to highest of {math.ceil(len(energy_J) / MOST_ROWS)}",
+    )
+    axes.legend(loc="lower right", framealpha=1)
 
 
 def _plot_projection(axes: Axes, trace: EnergyTrace, epochs: float, observed: int) -> None:
-    position = np.arange(1, len(trace) + 1)
+    position = np.arange(1, len(trace) + 1, dtype=np.float64)
     total_J = np.nancumsum(trace.column("energy_J"))
-    axes.plot(position, total_J, color=GREY, lw=1)
-    seen = position <= observed
+    drawn = thin(position, total_J).first  # of few rows, all
+    drawn = np.union1d(drawn, [observed - 1, len(trace) - 1])
+    axes.plot(position[drawn], total_J[drawn], color=GREY, lw=1)
+    seen, later = drawn[drawn < observed], drawn[drawn >= observed]
     axes.plot(position[seen], total_J[seen], "o", ms=3, color=BLACK, label="measured")
-    if not seen.all():
-        axes.plot(position[~seen], total_J[~seen], "o", ms=3, color=GREY, label="measured later")
+    if len(later):
+        axes.plot(position[later], total_J[later], "o", ms=3, color=GREY, label="measured later")
     name_axis(axes.yaxis, "cumulative_energy_J")
     axes.set(
         xlabel=f"{trace.unit}s",

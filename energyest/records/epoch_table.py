@@ -102,6 +102,18 @@ class EpochTable:
         # As long as this view lives, the column cannot grow.
         np.frombuffer(self._columns[name])[rows] = values
 
+    def add_columns(self, columns: Mapping[str, FloatArray]) -> None:
+        """Add many rows at once, as columns of one length.
+
+        Raises:
+            ValueError: the table would become too large; it stays as it is.
+        """
+        rows = np.arange(len(next(iter(columns.values()), ())))
+        first = self._rows
+        self.extend(len(rows), columns)
+        for name, values in columns.items():
+            self.put(name, first + rows, values)
+
     def columns(self, more: Sequence[Mapping[str, float]] = ()) -> dict[str, FloatArray]:
         """A copy of the columns, read-only and each of shape (rows,), with some more rows."""
         names = dict.fromkeys([*self._columns, *(name for row in more for name in row)])

@@ -56,13 +56,14 @@ class OwnFiles:
         self._made[name] = self._create(name)
         self._can_tell = self._can_tell and self.is_own(name)
 
-    def append(self, name: str, text: str) -> None:
+    def append(self, name: str, lines: Iterable[str]) -> None:
         """Add to a file that this object made; the operating system has it then.
 
         Raises:
             OSError: it cannot be written.
         """
-        write(self._made[name], text)
+        for batch in _batches(lines):
+            write(self._made[name], batch)
 
     def replace(self, name: str, lines: Iterable[str]) -> None:
         """Write a file anew, as a whole.

@@ -62,6 +62,8 @@ MOST_EPOCHS = 2**20
 # The values of a row, and its bytes: several times what `MetricNames` lets through.
 MOST_COLUMNS = 2**16
 MOST_LINE_BYTES = 2**24
+# So many rows are written at a time.
+_PART_ROWS = 4096
 # So much of the epochs is read at a time; and all lines of it at once, if it is not less than that.
 _PART_BYTES, _MANY_BYTES = 2**21, 2**18
 # What `latest.json` tells of a run that has not ended.
@@ -110,9 +112,13 @@ def encode_meta(meta: Mapping[str, Any]) -> str:
 
 
 def epoch_lines(columns: Mapping[str, NDArray[Any]]) -> Iterator[str]:
-    """The lines of `epochs.jsonl`."""
-    for values in zip(*columns.values(), strict=True):
-        yield encode_epoch(dict(zip(columns, values, strict=True)))
+    """The lines of `epochs.jsonl`, as `encode_epoch` has each; faster than one by one."""
+    names = (json.dumps(name).replace("%", "%%") for name in columns)
+    line = "{" + ", ".join(f"{name}: %s" for name in names) + "}\n"
+    # In parts, as numbers take more memory as objects.
+    for first in range(0, max(map(len, columns.values()), default=0), _PART_ROWS):
+        part = (_plain_numbers(values[first : first + _PART_ROWS]) for values in columns.values())
+        yield from map(line.__mod__, zip(*part, strict=True))
 
 
 def power_lines(columns: Mapping[str, NDArray[Any]]) -> Iterator[str]:
@@ -226,6 +232,16 @@ def _plain(value: float) -> float | int | None:
     if not math.isfinite(number):
         return None
     return int(number) if number.is_integer() and abs(number) < 2**53 else number
+
+
+def _plain_numbers(values: NDArray[Any]) -> list[object]:
+    """What stands in the files for numbers, each as `_plain` has it."""
+    plain = values.astype(object)
+    is_whole = (np.floor(values) == values) & (np.abs(values) < 2**53)
+    plain[is_whole] = values[is_whole].astype(np.int64)
+    plain[~np.isfinite(values)] = "null"
+    numbers: list[object] = plain.tolist()
+    return numbers
 
 
 def _read_bytes(

@@ -20,5 +20,5 @@ def contents_of(rows: int) -> EnergyTrace:
     return EnergyTrace({"epoch": count, "energy_J": count}, readings, META)
 
 
-def row(number: int) -> dict[str, float]:
-    return {"epoch": number, "energy_J": number}
+def line(row: int) -> str:
+    return storage.encode_epoch({"epoch": row, "energy_J": row})
