@@ -199,23 +199,27 @@ class Soak:
             if math.isnan(energy_J):
                 self.unknown_rows += 1
                 if not self._may_be_unknown(start_s, end_s, origin_s):
-                    self.violated(f"run {self.runs}, epoch at {start_s:.2f} s: NaN without fault")
+                    self._violated_by(trace, start_s, end_s, origin_s, "NaN without a long gap")
                 continue
             true_J = self._true_J(origin_s + start_s, origin_s + end_s)
             self.worst = max(self.worst, abs(energy_J - true_J) / tolerance_J)
             if abs(energy_J - true_J) > tolerance_J:
-                faults = [
-                    f"{name} {gpu} at {at_s - origin_s:.2f} s"
-                    for at_s, name, gpu in self.world.faults
-                    if start_s - 15 < at_s - origin_s < end_s
-                ]
-                self.violated(
-                    f"run {self.runs}, epoch at {start_s:.2f} s: {energy_J:.1f} J, not "
-                    f"{true_J:.1f} J ± {tolerance_J:.1f} J; before: {', '.join(faults)}"
-                )
-                if self.keep is not None:
-                    trace.save(self.keep / f"run-{self.runs}-at-{start_s:.1f}")
+                what = f"{energy_J:.1f} J, not {true_J:.1f} J ± {tolerance_J:.1f} J"
+                self._violated_by(trace, start_s, end_s, origin_s, what)
         self._judge_total(trace, origin_s)
+
+    def _violated_by(
+        self, trace: EnergyTrace, start_s: float, end_s: float, origin_s: float, what: str
+    ) -> None:
+        faults = [
+            f"{name} {gpu} at {at_s - origin_s:.2f} s"
+            for at_s, name, gpu in self.world.faults
+            if start_s - 15 < at_s - origin_s < end_s
+        ]
+        where = f"run {self.runs}, epoch at {start_s:.2f} to {end_s:.2f} s"
+        self.violated(f"{where}: {what}; before: {', '.join(faults)}")
+        if self.keep is not None:
+            trace.save(self.keep / f"run-{self.runs}-at-{start_s:.1f}")
 
     def _judge_total(self, trace: EnergyTrace, origin_s: float) -> None:
         """The run began with its first reading, and had no pauses."""

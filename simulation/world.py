@@ -141,24 +141,29 @@ class World(threading.Thread):
             self._fail_disk,
         )
         fault = self.dice.choice(kinds)
-        self.counts[fault.__name__.strip("_")] += 1
-        self.faults.append((time.monotonic(), fault.__name__.strip("_"), gpu))
+        began_s, name = time.monotonic(), fault.__name__.strip("_")
+        self.counts[name] += 1
         self._note(gpu)
-        fault(gpu)
+        details = fault(gpu) or ""
+        self.faults.append((began_s, f"{name} {details}".strip(), gpu))
 
-    def _fail_once(self, gpu: int) -> None:
+    # Each returns what else is to be said of it.
+
+    def _fail_once(self, gpu: int) -> str:
         function = self.dice.choice(EVERYTHING)
         self.scene.driver.fail(function, code=pynvml.NVML_ERROR_UNKNOWN, device=gpu, times=1)
+        return function
 
-    def _fail_for_a_while(self, gpu: int) -> None:
+    def _fail_for_a_while(self, gpu: int) -> str:
         driver, function = self.scene.driver, self.dice.choice(EVERYTHING)
         driver.fail(function, code=pynvml.NVML_ERROR_UNKNOWN, device=gpu)
         seconds = self.dice.uniform(0.2, 8)
         if function in (POWER, AVERAGE, COUNTER):
             self._hide(seconds)  # if what stands in for it fails too
         self._for(seconds, gpu, lambda: driver.fail(function, code=0, device=gpu))
+        return f"{function} for {seconds:.2f} s"
 
-    def _hang(self, gpu: int) -> None:
+    def _hang(self, gpu: int) -> str:
         function, seconds = self.dice.choice(EVERYTHING), self.dice.uniform(0.1, 2)
         self.scene.driver.delay(function, seconds=seconds, device=gpu, times=1)
         # While one hangs, none of the others is read.
@@ -166,12 +171,14 @@ class World(threading.Thread):
         began_s = time.monotonic()
         for other in range(GPUS):
             self.events[other] += list(np.arange(began_s, began_s + seconds + 0.2, 0.05))
+        return f"{function} for {seconds:.2f} s"
 
-    def _freeze(self, gpu: int) -> None:
+    def _freeze(self, gpu: int) -> str:
         driver = self.scene.driver
         driver.freeze_counter(gpu)
         seconds = self.dice.uniform(SHORTEST_FREEZE_S, 10)
         self._for(seconds, gpu, lambda: driver.freeze_counter(gpu, False))
+        return f"for {seconds:.2f} s"
 
     def _restart(self, gpu: int) -> None:
         self.scene.driver.set_counter(gpu, joules=0)
@@ -179,7 +186,7 @@ class World(threading.Thread):
     def _jump(self, gpu: int) -> None:
         self.scene.driver.shift_counter(gpu, joules=self.dice.choice([-1e6, 1e6]))
 
-    def _lose(self, gpu: int) -> None:
+    def _lose(self, gpu: int) -> str:
         driver = self.scene.driver
 
         def set_all(code: int) -> None:
@@ -190,6 +197,7 @@ class World(threading.Thread):
         seconds = self.dice.uniform(0.5, 8)
         self._hide(seconds)
         self._for(seconds, gpu, lambda: set_all(pynvml.NVML_SUCCESS))
+        return f"for {seconds:.2f} s"
 
     def _remove_folder(self, gpu: int) -> None:
         if self.folder is not None:

@@ -298,7 +298,7 @@ def test_a_run_that_was_killed_before_its_first_totals(clock: Clock, tmp_path: P
 def test_totals_before_the_beginning_are_not_known(clock: Clock, tmp_path: Path) -> None:
     recorder = Recorder([Constant(100)])
     assert math.isnan(recorder.total_J)
-    assert recorder.meta(so_far=True)["total_J"] is None
+    assert recorder.meta(["total_J"]) == {"total_J": None}
     recorder.stop()
 
 

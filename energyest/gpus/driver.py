@@ -86,6 +86,35 @@ def call(name: str, *arguments: Any) -> Any:
         raise NvmlError(_said(error), code if isinstance(code, int) else None) from error
 
 
+def ask_field(handle: Any, field: int) -> Callable[[], Any]:
+    """Asks for one of a GPU's values by its number, again and again.
+
+    The module makes anew for each call what it asks with, which takes longer than the answer.
+
+    Args:
+        handle: of the GPU; NVML is initialised.
+        field: number of the value.
+
+    Returns:
+        What asks; it raises as `call` does.
+    """
+    module = _module()
+    try:
+        values = (module.c_nvmlFieldValue_t * 1)()
+        ask_driver = module.nvmlLib.nvmlDeviceGetFieldValues
+    except AttributeError:  # another module, or another version of it
+        return lambda: call("nvmlDeviceGetFieldValues", handle, [field])[0]
+    value, values[0].fieldId = values[0], field
+
+    def ask() -> Any:
+        code = ask_driver(handle, 1, values)
+        if code:
+            raise NvmlError("a value cannot be read", code)
+        return value
+
+    return ask
+
+
 def text(answer: Any) -> str:
     """Text that NVML has answered with, as text or as bytes of whatever encoding."""
     raw: bytes = (

@@ -5,12 +5,11 @@ No clock, thread or file: the recorder feeds it, and can feed a copy to see an u
 
 from __future__ import annotations
 
-import copy
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum, auto
+from types import MappingProxyType
 from typing import NamedTuple
 
 from energyest.measure.sensors.base import KINDS, Kind
@@ -30,6 +29,7 @@ _SPENT = (
     *(f"{kind}_energy_J" for kind in KINDS),
 )
 _COLUMN_OF_KIND: dict[Kind, str] = {kind: f"{kind}_energy_J" for kind in KINDS}
+_NO_ENERGIES = dict.fromkeys(_COLUMN_OF_KIND.values(), math.nan)
 
 
 def with_carried(row: Mapping[str, float], carried: Mapping[str, float]) -> dict[str, float]:
@@ -79,8 +79,7 @@ class Event(Enum):
     RUN_END = auto()
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """An event of the training at an instant of the sampler's clock.
 
     Attributes:
@@ -94,7 +93,7 @@ class Mark:
 
     time_s: float
     event: Event
-    values: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, float] = MappingProxyType({})
     continues: bool = False
     tentative: bool = False
     interrupted: bool = False
@@ -201,7 +200,9 @@ class Ledger:
 
     def copy(self) -> Ledger:
         """An independent ledger in the same state."""
-        return copy.copy(self)  # every attribute is replaced, never changed in place
+        other = Ledger.__new__(Ledger)
+        vars(other).update(vars(self))  # each is replaced, never changed in place
+        return other
 
     def post(self, mark: Mark, usage: Usage) -> dict[str, float] | None:
         """Book a mark, with the usage up to it; returns the row of an epoch that it ends."""
@@ -248,13 +249,12 @@ class Ledger:
     def components(self, usage: Usage) -> dict[str, float]:
         """Joules by kind of device, NaN for a kind that was not measured, and their sum."""
         by_device = usage.by_device()
-        row = {"energy_J": sum(by_device) if by_device else math.nan}
-        for kind, column in _COLUMN_OF_KIND.items():
-            of_kind = [
-                joules for of, joules in zip(self._kinds, by_device, strict=True) if of == kind
-            ]
-            row[column] = sum(of_kind) if of_kind else math.nan
-        return row
+        row = {"energy_J": sum(by_device) if by_device else math.nan, **_NO_ENERGIES}
+        of_kinds: dict[str, float] = {}
+        for kind, joules in zip(self._kinds, by_device, strict=True):
+            column = _COLUMN_OF_KIND[kind]
+            of_kinds[column] = of_kinds.get(column, 0.0) + joules
+        return {**row, **of_kinds}
 
     def _start_epoch(self, mark: Mark, usage: Usage) -> None:
         if mark.continues and self._epoch_end is not None:
@@ -268,17 +268,20 @@ class Ledger:
 
     def _row(self, values: Mapping[str, float]) -> dict[str, float]:
         assert self._epoch_start is not None
-        spent = self._now.less(self._epoch_start).less(self._pause)
+        spent = self._now.less(self._epoch_start)
+        if self._pause is not self._nothing:
+            spent = spent.less(self._pause)
         energy = self.components(spent)
-        validation_J = sum(self._validation.by_device())
-        known = bool(len(self._kinds))
+        validation_J = 0.0
+        if self._validation is not self._nothing:
+            validation_J = sum(self._validation.by_device())
         row = {
             "epoch": self._epoch,
             "start_s": self._epoch_start.time_s - self._origin_s,
             "end_s": self._now.time_s - self._origin_s,
             "duration_s": spent.time_s,
             **energy,
-            "validation_energy_J": validation_J if known else math.nan,
+            "validation_energy_J": validation_J if self._kinds else math.nan,
             "validation_s": self._validation.time_s,
             "mean_power_W": energy["energy_J"] / spent.time_s if spent.time_s > 0 else math.nan,
         }

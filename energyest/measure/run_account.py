@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -138,7 +137,7 @@ class RunAccount:
         """Take in a mark, in one step; returns its time, which is not before the last one's."""
         if self._pending and mark.time_s < self._pending[-1].time_s:
             # A signal handler has left that one since this was made.
-            mark = replace(mark, time_s=self._pending[-1].time_s)
+            mark = mark._replace(time_s=self._pending[-1].time_s)
         self._pending.append(mark)
         return mark.time_s
 
@@ -148,12 +147,12 @@ class RunAccount:
         news, self._news = self._news, []
         return [*earlier, *(map(encode_epoch, [entry]) for entry in news)]
 
-    def add_metrics(self, time_s: float, values: Mapping[str, float]) -> None:
-        """Add to the row that ended last, at once if it is final."""
-        if any(mark.event is Event.EPOCH_END for mark in self._pending):
+    def post_metrics(self, time_s: float, values: Mapping[str, float]) -> bool:
+        """Add to the row that ended last, in one step, if it is not final; else returns False."""
+        is_open = any(mark.event is Event.EPOCH_END for mark in self._pending)
+        if is_open:
             self.post(Mark(time_s, Event.METRICS, dict(values)))
-        else:
-            self._amend(values)
+        return is_open
 
     def book(self, until_s: float, *, wait: bool = True) -> None:
         """Book the marks up to an instant, as far as every device was read since.
@@ -176,7 +175,7 @@ class RunAccount:
         booked, self._pending = self._pending[:ready], self._pending[ready:]
         for mark, usage in self._usages(booked):
             if mark.event is Event.METRICS:
-                self._amend(mark.values)
+                self.amend(mark.values)
                 continue
             if self._tentative is not None:
                 if mark.interrupted:
@@ -280,8 +279,8 @@ class RunAccount:
         self._epochs.append(row)
         self._news.append(row)
 
-    def _amend(self, values: Mapping[str, float]) -> None:
-        """Add to the row that ended last."""
+    def amend(self, values: Mapping[str, float]) -> None:
+        """Add to the row that ended last, which is final."""
         self._bookings += 1
         if self._tentative is not None:
             self._tentative |= values

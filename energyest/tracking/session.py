@@ -130,7 +130,8 @@ class Session:
             return
         if not self._has_rows:
             self._look_for_losses()
-        cuda_synchronize()
+        if not (continues and self._has_rows):  # else it is known when it begins
+            cuda_synchronize()
         self._values = {}
         self._recorder.start_epoch(epoch, continues=continues)
         self.in_row = self._has_rows = True

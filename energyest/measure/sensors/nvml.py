@@ -15,6 +15,7 @@ from energyest.gpus.driver import (
     MIG_ENABLED,
     TEMPERATURE_GPU,
     NvmlError,
+    ask_field,
     call,
     connected,
     text,
@@ -80,6 +81,7 @@ class NvmlSensor:
         self._slow_s = -math.inf
         try:
             self._handle = call("nvmlDeviceGetHandleByIndex", index)
+            self._ask_instant = ask_field(self._handle, FIELD_POWER_INSTANT)
             self._slow_questions = self._probe()
             self._ask_power = self._slow_questions.pop("power_W", None)
             self._ask_counter = self._slow_questions.pop("energy_J", None)
@@ -99,27 +101,17 @@ class NvmlSensor:
 
         So is a power of 0 W or far above the limit: a board that answers draws some.
         """
-        reading = self._ask(time_s)
-        if self._ask_counter is None:
-            return reading
-        try:
-            counter_J = self._ask_counter()
-        except FAILURES:
-            counter_J = math.nan
-        self._lacks_counter = math.isnan(counter_J)
-        self._tick.see(time_s, counter_J)
-        return reading._replace(energy_J=counter_J)
+        return self._with_counter(self._ask(time_s))
 
     def read_often(self, time_s: float) -> Reading:
         """Ask for the power, and once a second for what changes slowly.
 
-        For the counter only if that has failed when it was read last, or is all that there is.
+        For the counter only if it has failed when it was read last, or has to stand in for power.
         """
-        if self._lacks_counter or self._ask_power is None:
-            return self.read(time_s)
-        if time_s >= self._slow_s:
-            return self._ask(time_s)
-        return Reading(time_s, self._name, self._power_W())
+        is_due = time_s >= self._slow_s
+        reading = self._ask(time_s) if is_due else Reading(time_s, self._name, self._power_W())
+        needs_counter = self._lacks_counter or math.isnan(reading.power_W)
+        return self._with_counter(reading) if needs_counter else reading
 
     def best_s(self, now_s: float) -> float:
         """When to read the counter best."""
@@ -152,6 +144,17 @@ class NvmlSensor:
             except FAILURES:
                 values[quantity] = math.nan
         return Reading(time_s, self._name, self._power_W(), **values)
+
+    def _with_counter(self, reading: Reading) -> Reading:
+        if self._ask_counter is None:
+            return reading
+        try:
+            counter_J = self._ask_counter()
+        except FAILURES:
+            counter_J = math.nan
+        self._lacks_counter = math.isnan(counter_J)
+        self._tick.see(reading.time_s, counter_J)
+        return reading._replace(energy_J=counter_J)
 
     def _power_W(self) -> float:
         """Watts; NaN where the board does not say, or says what it cannot draw."""
@@ -211,7 +214,7 @@ class NvmlSensor:
     # Each of these asks the driver one question and raises NvmlError if it fails.
 
     def _instant_W(self) -> float:
-        field = call("nvmlDeviceGetFieldValues", self._handle, [FIELD_POWER_INSTANT])[0]
+        field = self._ask_instant()
         if field.nvmlReturn:
             raise NvmlError("no instant power", field.nvmlReturn)
         return float(field.value.uiVal) / 1e3
