@@ -171,10 +171,18 @@ def test_late_metrics_reach_the_disk(tmp_path: Path) -> None:
     recorder.start_epoch(7)
     recorder.end_epoch()
     recorder.add_metrics({"val_acc": 0.5})
+    file = tmp_path / "energy" / "epochs.jsonl"
+    assert is_within(lambda: file.read_text().endswith("\n"))
+    recorder.add_metrics({"val_f1": 0.25})
     recorder.stop()
-    lines = (tmp_path / "energy" / "epochs.jsonl").read_text().splitlines()
-    assert json.loads(lines[1]) == {"amends_row": 0, "val_acc": 0.5}
-    assert list(load_trace(tmp_path / "energy").column("val_acc")) == [0.5]
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    # The first was in time to be written with the row.
+    assert len(lines) == 2
+    assert (lines[0]["epoch"], lines[0]["val_acc"]) == (7, 0.5)
+    assert lines[1] == {"amends_row": 0, "val_f1": 0.25}
+    trace = load_trace(tmp_path / "energy")
+    assert list(trace.column("val_acc")) == [0.5]
+    assert list(trace.column("val_f1")) == [0.25]
 
 
 def test_pause_counts_nowhere(clock: Clock) -> None:

@@ -28,7 +28,7 @@ _SPENT = (
     "energy_J",
     *(f"{kind}_energy_J" for kind in KINDS),
 )
-_COLUMN_OF_KIND: dict[Kind, str] = {kind: f"{kind}_energy_J" for kind in KINDS}
+_COLUMN_OF_KIND: dict[str, str] = {kind: f"{kind}_energy_J" for kind in KINDS}
 _NO_ENERGIES = dict.fromkeys(_COLUMN_OF_KIND.values(), math.nan)
 
 
@@ -252,8 +252,8 @@ class Ledger:
         row = {"energy_J": sum(by_device) if by_device else math.nan, **_NO_ENERGIES}
         of_kinds: dict[str, float] = {}
         for kind, joules in zip(self._kinds, by_device, strict=True):
-            column = _COLUMN_OF_KIND[kind]
-            of_kinds[column] = of_kinds.get(column, 0.0) + joules
+            if column := _COLUMN_OF_KIND.get(kind):
+                of_kinds[column] = of_kinds.get(column, 0.0) + joules
         return {**row, **of_kinds}
 
     def _start_epoch(self, mark: Mark, usage: Usage) -> None:

@@ -35,14 +35,14 @@ class ReadingTable:
         self._waiting: list[_Row] = []
         self._devices = array("H")
         self._columns = {name: array("d") for name in Reading._fields if name != "device"}
+        self._appends = [column.append for column in self._columns.values()]
 
     def add(self, readings: Iterable[Reading]) -> list[Reading]:
         """Take in a round of readings, one of each device; returns the rows that it completed."""
+        if self._merge == 1:
+            return [self._append(self._number(reading), reading) for reading in readings]
         for reading in readings:
-            number = self._numbers.setdefault(reading.device, len(self._numbers))
-            if number == len(self._waiting):
-                self._waiting.append(_Row())
-            self._waiting[number].add(reading)
+            self._waiting[self._number(reading)].add(reading)
         self._rounds += 1
         return self.flush() if self._rounds >= self._merge else []
 
@@ -52,16 +52,28 @@ class ReadingTable:
         for number, waiting in enumerate(self._waiting):
             row = waiting.take_merged()
             if row is not None:
-                row = row._replace(time_s=row.time_s - self._origin_s)
-                rows.append(row)
-                self._devices.append(number)
-                for name, column in self._columns.items():
-                    column.append(getattr(row, name))
+                rows.append(self._append(number, row))
         self._rounds = 0
-        self._rows_at_rate += len(rows)
+        return rows
+
+    def _number(self, reading: Reading) -> int:
+        """That of its device."""
+        number = self._numbers.setdefault(reading.device, len(self._numbers))
+        if number == len(self._waiting):
+            self._waiting.append(_Row())
+        return number
+
+    def _append(self, number: int, reading: Reading) -> Reading:
+        """Add a row; returns it."""
+        time_s, device, *values = reading
+        row = Reading(time_s - self._origin_s, device, *values)
+        self._devices.append(number)
+        for append, value in zip(self._appends, (row[0], *values), strict=True):
+            append(value)
+        self._rows_at_rate += 1
         if self._rows_at_rate >= ROWS_PER_RATE:
             self._rows_at_rate, self._merge = 0, 2 * self._merge
-        return rows
+        return row
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """A copy of the rows as read-only columns, each of shape (rows,)."""

@@ -24,6 +24,8 @@ from energyest.records.storage import encode_epoch, epoch_lines
 MAX_GAP_S = 5.0
 # Those of a model need not be closer: its power is a mean since the last one.
 _MAX_MODELLED_GAP_S = 60.0
+# Power alone tells what is new for so long, unless marks are booked.
+_KNOWN_FOR_S = 10.0
 # Counter and integrated power of a device are compared in runs that take longer.
 _DISAGREEMENT_AFTER_S = 30.0
 
@@ -121,11 +123,12 @@ class RunAccount:
 
     def settle(self, *, is_whole: bool) -> None:
         """Book what the rounds so far have made final; in a whole one, counters were read."""
+        had_pending = self.has_pending
         self.book(self.round_s)
         oldest_s = self._pending[0].time_s if self._pending else self.round_s
         for meter in self._meters.values():
             meter.forget(oldest_s)
-        if is_whole:
+        if is_whole and (had_pending or self.round_s - self._anchor.time_s > _KNOWN_FOR_S):
             self._know_now()
 
     @property
@@ -165,8 +168,7 @@ class RunAccount:
         if until_s < math.inf:
             self._now_s = until_s
         ready = 0
-        for mark in self._pending:
-            # Metrics need no reading: they are booked with their row, and written with it.
+        for mark in self._pending:  # metrics need no reading, and are written with their row
             if mark.event is not Event.METRICS:
                 late = not wait or until_s - mark.time_s > self.max_gap_s
                 if mark.time_s > until_s or not (late or self.all_read_since(mark.time_s)):
