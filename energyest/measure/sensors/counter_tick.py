@@ -7,12 +7,17 @@ import math
 # Recent boards renew their counters ten times a second, by a clock of their own that gains or loses
 # some microseconds a second: 6 on an H200.
 _PERIOD_S = 0.1
-# So many readings, spread over a period, show between which two of them the counter is renewed.
+# So many readings show between which two of them the counter is renewed: first over a period, then
+# over the step that was found.
 _READINGS = 4
-_STEP_S = _PERIOD_S / (_READINGS - 1)
-# What was found is found anew after so long; where nothing was found, it is tried again.
-_HOLDS_S = 600.0
+_STEPS_S = (0.032, 0.011)
+# A step may be longer where whoever reads is held up, but not by more than this share.
+_SLACK = 0.4
+# So often it is tried, as the renewal may just be missed; and again after so long.
+_TRIES = 8
 _TRY_AGAIN_S = 60.0
+# What was found is found anew after so long.
+_HOLDS_S = 600.0
 # A reading takes milliseconds, and nobody knows at which of them its value was taken.
 _READING_S = 0.008
 
@@ -27,28 +32,31 @@ class CounterTick:
 
     def __init__(self) -> None:
         self._seen: list[tuple[float, float]] = []
-        self._search_from_s = -math.inf
+        # Which of the steps is next, when its readings are to begin, and how often that was tried.
+        self._stage = 0
+        self._begin_s = -math.inf
+        self._tries = 0
         # One of the instants, and how far off it may be.
         self._tick_s, self._margin_s = math.nan, math.nan
         self._is_steady = False
 
     def see(self, time_s: float, counter_J: float) -> None:
         """Take in a reading of the counter; NaN if it has failed."""
-        if self._is_steady or time_s < self._search_from_s:
+        if self._is_steady or time_s < self._begin_s:
             return
         if math.isnan(counter_J):
-            self._seen = []
+            self._fail(time_s)
             return
-        since_s = time_s - self._seen[-1][0] if self._seen else _STEP_S
-        if since_s < _STEP_S / 2:
+        step_s = _STEPS_S[self._stage]
+        due_s = self._seen[-1][0] + step_s if self._seen else self._begin_s
+        if time_s < due_s - _SLACK * step_s:
             return
-        if since_s > 1.5 * _STEP_S:  # whoever reads it is held up
-            self._seen = []
-            self._search_from_s = time_s + _TRY_AGAIN_S
+        if time_s > due_s + _SLACK * step_s and due_s > -math.inf and self._is_searching:
+            self._fail(time_s)
             return
         self._seen.append((time_s, counter_J))
         if len(self._seen) == _READINGS:
-            self._judge()
+            self._judge(time_s)
 
     def best_s(self, now_s: float) -> float:
         """When to read the counter best: now, or as soon as it is not just being renewed."""
@@ -59,23 +67,58 @@ class CounterTick:
 
     def again_s(self) -> float:
         """When to read it again, to find the instants; infinite if they are not sought."""
-        return self._seen[-1][0] + _STEP_S if self._seen else math.inf
+        if self._seen:
+            return self._seen[-1][0] + _STEPS_S[self._stage]
+        return self._begin_s if self._is_searching else math.inf
 
     def renewed_s(self, time_s: float) -> float:
         """When a counter was renewed that was read at an instant; NaN if that is not known."""
         return time_s - (time_s - self._tick_s) % _PERIOD_S
 
-    def _judge(self) -> None:
+    @property
+    def _is_searching(self) -> bool:
+        """Whether readings are asked for, and not just taken as they come."""
+        return bool(self._seen) or self._stage > 0 or self._tries > 0
+
+    def _judge(self, now_s: float) -> None:
         pairs = list(zip(self._seen, self._seen[1:], strict=False))
-        self._seen = []
-        last_s = pairs[-1][1][0]
         changed = [(a_s, b_s) for (a_s, a_J), (b_s, b_J) in pairs if a_J != b_J]
-        self._is_steady = len(changed) > 1
-        if len(changed) != 1:
+        self._is_steady = self._stage == 0 and len(changed) == len(pairs)
+        if self._is_steady:
+            self._rest(math.inf)
+        elif len(changed) != 1:
+            if not changed:  # what was found before was none
+                self._stage, self._tick_s = 0, math.nan
+            self._fail(now_s)
+        else:
+            ((after_s, by_s),) = changed
+            self._tick_s = (after_s + by_s) / 2
+            self._margin_s = (by_s - after_s) / 2 + _READING_S
+            if self._stage + 1 == len(_STEPS_S):
+                self._rest(now_s + _HOLDS_S)
+            else:
+                self._stage += 1
+                self._seek(now_s)
+
+    def _fail(self, now_s: float) -> None:
+        """Try again or, after many times, leave it for a while."""
+        self._tries += 1
+        if self._tries < _TRIES:
+            self._seek(now_s)
+        elif self._stage:  # what is known less exactly is good enough
+            self._rest(now_s + _HOLDS_S)
+        else:
             self._tick_s = math.nan
-            self._search_from_s = last_s + _TRY_AGAIN_S
-            return
-        ((after_s, by_s),) = changed
-        self._tick_s = (after_s + by_s) / 2
-        self._margin_s = (by_s - after_s) / 2 + _READING_S
-        self._search_from_s = last_s + _HOLDS_S
+            self._rest(now_s + _TRY_AGAIN_S)
+
+    def _seek(self, now_s: float) -> None:
+        """Begin soon, and where the step before has shown that it is renewed."""
+        self._seen = []
+        self._begin_s = now_s + _STEPS_S[self._stage]
+        if self._stage:
+            half_s = _STEPS_S[self._stage] * (_READINGS - 1) / 2
+            self._begin_s += (self._tick_s - half_s - self._begin_s) % _PERIOD_S
+
+    def _rest(self, until_s: float) -> None:
+        self._seen, self._stage, self._tries = [], 0, 0
+        self._begin_s = until_s
