@@ -42,16 +42,12 @@ class CounterTick:
 
     def see(self, time_s: float, counter_J: float) -> None:
         """Take in a reading of the counter; NaN if it has failed."""
-        if self._is_steady or time_s < self._begin_s:
-            return
-        if math.isnan(counter_J):
-            self._fail(time_s)
-            return
         step_s = _STEPS_S[self._stage]
         due_s = self._seen[-1][0] + step_s if self._seen else self._begin_s
-        if time_s < due_s - _SLACK * step_s:
+        if self._is_steady or time_s < due_s - _SLACK * step_s:
             return
-        if time_s > due_s + _SLACK * step_s and due_s > -math.inf and self._is_searching:
+        is_late = self._is_searching and time_s > due_s + _SLACK * step_s
+        if is_late or math.isnan(counter_J):
             self._fail(time_s)
             return
         self._seen.append((time_s, counter_J))
