@@ -194,8 +194,7 @@ def without_threads(clock: Clock | None = None) -> Iterator[None]:
     Args:
         clock: of those that are not given another.
     """
-    steps = {"Sampler": SteppedSampler, "TraceWriter": SteppedWriter}
-    stepped = {**steps, "_ACCOUNT_S": WRITE_S, "_WRITE_S": WRITE_S}
+    stepped = {"Sampler": SteppedSampler, "TraceWriter": SteppedWriter, "_FLUSH_S": WRITE_S}
     usual = {name: getattr(recorder_module, name) for name in stepped}
     defaults = dict(Recorder.__init__.__kwdefaults__)
     vars(recorder_module).update(stepped)

@@ -46,7 +46,7 @@ from benchmarks.overhead.tools import TOOLS
 # Minutes that each part takes on an H200 with all tools.
 MINUTES = {"a": 4.5, "b": 5.5, "c": 8.5, "d": 9.3, "f": 1.0, "g": 2.3}
 EPOCH_S = 0.2
-BLOCK_S = 0.4
+BLOCK_S = 0.25
 
 
 @dataclass
@@ -182,7 +182,7 @@ class Bench:
     def slowdowns(self) -> None:
         from benchmarks.overhead.slowdown import tool_in_turn
 
-        say("## c: slowdown by a run that goes on, blocks of 0.4 s with and without in turn")
+        say(f"## c: slowdown by a run that goes on, {BLOCK_S:g} s with and without it in turn")
         mlp, *others = ("launch-bound MLP", "ResNet-50", "transformer", "loader-bound CNN")
         cases = [(name, "energyest") for name in (mlp, *others)]
         cases += [(mlp, "zeus"), (mlp, "codecarbon-1s")]
@@ -190,7 +190,7 @@ class Bench:
             if name not in self.tools:
                 continue
             label = f"{training}, {TOOLS[name].label}"
-            pairs = self.of(100 if name == "energyest" else 60, 5)
+            pairs = self.of(200 if name == "energyest" else 60, 5)
             got = self.try_(label, tool_in_turn, training, name, pairs, BLOCK_S, s=pairs)
             if got is None:
                 continue
@@ -269,9 +269,9 @@ class Bench:
     def readers(self) -> None:
         from benchmarks.overhead.slowdown import readers_in_turn
 
-        say("## g: a reader of instant power beside the launch-bound training, blocks of 0.2 s")
+        say(f"## g: a reader of power beside the launch-bound training, blocks of {BLOCK_S:g} s")
         rounds = self.of(100, 5)
-        got = self.try_("readers of power", readers_in_turn, rounds, BLOCK_S / 2, s=1.5 * rounds)
+        got = self.try_("readers of power", readers_in_turn, rounds, BLOCK_S, s=1.5 * rounds)
         if got is None:
             return
         readings = got.pop("readings")

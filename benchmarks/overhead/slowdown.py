@@ -1,9 +1,9 @@
 """Parts C and G: how much slower a training is, from short blocks with and without in turn.
 
 A run is started once and goes on all along; between its blocks its thread waits at a gate, so that
-neither its start nor its end is in a block. A block with it ends with an epoch's edge; at the end
-of either kind the GPU is waited for. What a thread does by the clock rather than by its rounds it
-does as often for half of the blocks as it would for all: a slowdown is rather over- than
+neither its start nor its end is in a block. No epoch ends in one: part B shows what that costs. At
+the end of a block the GPU is waited for. What a thread does by the clock rather than by its rounds
+it does as often for half of the blocks as it would for all: a slowdown is rather over- than
 understated.
 """
 
@@ -31,13 +31,11 @@ class State:
     Attributes:
         name: what it is called.
         enter: before the block.
-        last: the end of the block, within what is timed.
         leave: after the block.
     """
 
     name: str
     enter: Callable[[], None] = lambda: None
-    last: Callable[[], None] = lambda: None
     leave: Callable[[], None] = lambda: None
 
 
@@ -59,7 +57,6 @@ def in_turn(
             began_s = time.perf_counter()
             for _ in range(steps):
                 training.step()
-            state.last()
             wait_for_gpu()
             took_s = time.perf_counter() - began_s
             state.leave()
@@ -113,7 +110,7 @@ def tool_in_turn(name: str, tool_name: str, pairs: int, block_s: float) -> dict[
         count(True)
 
     gate.close()
-    states = [State("without"), State("with", enter, tool.edge, leave)]
+    states = [State("without"), State("with", enter, leave)]
     step_s = in_turn(training, states, pairs, block_s)
     count(False)
     gate.open()

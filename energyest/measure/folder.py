@@ -79,7 +79,8 @@ class TraceFolder:
 
     def write_latest(self, latest: Mapping[str, Any]) -> None:
         """Replace the file of what is known of the run so far."""
-        _replace_meta(self._claimed(), storage.LATEST_FILE, latest)
+        text = storage.encode_meta(latest, indent=None)  # as it is replaced all the time
+        self._claimed().replace(storage.LATEST_FILE, [text])
 
     def drop_latest(self) -> None:
         """Remove that file, if there is one."""

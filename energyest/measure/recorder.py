@@ -30,8 +30,8 @@ from energyest.records.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
 
-# Rounds are accounted for at the first one after so long, and so is the disk brought up to date.
-_ACCOUNT_S, _WRITE_S = 0.85, 2.85
+# Rounds are accounted for, and the disk is brought up to date, at the first one after so long.
+_FLUSH_S = 0.85
 # How long the start waits for a sensor that fails at first.
 _FIRST_READING_S = 0.5
 # How long the sampler waits for the account, which a thread may hold that a signal interrupts.
@@ -346,7 +346,7 @@ class Recorder(WithDevices):
         # What waits may be final once all was read, and is given up where reading fails for long.
         is_telling = taken.is_whole or taken.has_failed
         is_awaited = is_telling and (self._account.has_pending or not self._is_measuring)
-        is_due = is_awaited or taken.began_s - self._settled_s >= _ACCOUNT_S
+        is_due = is_awaited or taken.began_s - self._settled_s >= _FLUSH_S
         if is_due and self._lock.acquire(timeout=_ACCOUNT_IN_USE_S):
             try:
                 self._take_rounds()
@@ -367,7 +367,7 @@ class Recorder(WithDevices):
             rows += self._readings.add(taken.readings)
         self._account.settle(is_whole=is_whole)
         self._sampler.whole_until_s = self._account.in_doubt_until_s
-        is_due = self._settled_s - self._written_s >= _WRITE_S
+        is_due = self._settled_s - self._written_s >= _FLUSH_S
         self._hand_over(rows, latest_s=self._settled_s if is_due else None)
 
     def _hand_over(

@@ -355,12 +355,12 @@ class RunAccount:
         if any(map(math.isnan, before_J)):  # a device does not tell its power
             yield from self._usages(marks)
             return
-        integrals = [*self._integrals.values()]
         for mark in marks:
             since_s = mark.time_s - known.time_s
-            now_J = [integral.energy_at_J(mark.time_s) for integral in integrals]
-            since_J = tuple(map(operator.sub, now_J, before_J))
-            yield mark, known.plus(Usage(since_s, since_J, (since_s,) * len(since_J)))
+            now_J = [i.energy_at_J(mark.time_s) for i in self._integrals.values()]
+            energy_J = tuple(map(operator.add, known.energy_J, map(operator.sub, now_J, before_J)))
+            covered_s = tuple([before_s + since_s for before_s in known.covered_s])
+            yield mark, Usage(mark.time_s, energy_J, covered_s)
 
     def _summary(self, ledger: Ledger, devices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         usage = ledger.run_usage()

@@ -157,7 +157,8 @@ class Session:
             return {}
         self._look_for_losses()
         cuda_synchronize()
-        self.log(**values)
+        if values:
+            self.log(**values)
         if self._flops is not None and "flops" not in self._values:
             samples = self._values.get("samples", math.nan)
             self._values["flops"] = self._flops.training_flops(samples)

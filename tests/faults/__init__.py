@@ -293,7 +293,7 @@ def status(expected: str) -> Check:
 
 
 def loses_at_most(seconds: float) -> Check:
-    """The trace lacks no more than its last seconds, but for the time in which others were busy.
+    """The trace lacks no more than the last second, but for the time in which others were busy.
 
     Nor does it hold more than there was.
     """

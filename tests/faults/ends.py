@@ -122,11 +122,11 @@ def killed(name: str, fault: str, signal_number: int) -> None:
     case(
         fault,
         OWN_EXIT,
-        "holds all but the last three seconds, the epoch under way included",
+        "holds all but the last second, the epoch under way included",
         ends_as_it_would,
         all_epochs_recorded,
         within(1),
-        loses_at_most(3.05),
+        loses_at_most(1.05),
         status("running"),
         fact("interrupted epoch", 2),
         nothing_missing,
@@ -146,11 +146,11 @@ killed("sigterm", "SIGTERM that nobody handles", signal.SIGTERM)
 @case(
     "`os._exit(4)`",
     OWN_EXIT,
-    "holds all but the last three seconds",
+    "holds all but the last second",
     ends_as_it_would,
     all_epochs_recorded,
     within(1),
-    loses_at_most(3.05),
+    loses_at_most(1.05),
     status("running"),
     fact("interrupted epoch", 2),
 )

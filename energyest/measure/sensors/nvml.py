@@ -77,7 +77,7 @@ class NvmlSensor:
         call("nvmlInit")
         self._open = True
         self._tick = CounterTick()
-        self._lacks_counter = False
+        self._lacks_counter = self._lacks_power = False
         self._slow_s = -math.inf
         try:
             self._handle = call("nvmlDeviceGetHandleByIndex", index)
@@ -106,11 +106,13 @@ class NvmlSensor:
     def read_often(self, time_s: float) -> Reading:
         """Ask for the power, and once a second for what changes slowly.
 
-        For the counter only if it has failed when it was read last, or has to stand in for power.
+        For the counter only if it has failed when it was read last, or has to stand in for a power
+        that fails again.
         """
         is_due = time_s >= self._slow_s
         reading = self._ask(time_s) if is_due else Reading(time_s, self._name, self._power_W())
-        needs_counter = self._lacks_counter or math.isnan(reading.power_W)
+        lacked_power, self._lacks_power = self._lacks_power, math.isnan(reading.power_W)
+        needs_counter = self._lacks_counter or (lacked_power and self._lacks_power)
         return self._with_counter(reading) if needs_counter else reading
 
     def best_s(self, now_s: float) -> float:
