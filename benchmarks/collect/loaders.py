@@ -12,8 +12,8 @@ from files and augment them, and other things happen at random times, which the 
 - `checkpoints`: every few epochs, a large file is written, and the disk waited for;
 - `validation`: every few epochs, what is learned is tried on other files.
 
-Bursts come on average once in 4 to 40 epochs and last for a tenth of an epoch to three epochs, as is
-drawn for each run. In a quarter of the runs, there are none.
+Bursts come on average once in 4 to 40 epochs and last for a tenth of an epoch to three epochs, as
+is drawn for each run. In a quarter of the runs, there are none.
 
 After every run, its epochs are added to `loaders_epochs.csv` and its facts to `loaders.csv`. A run
 that is in the files is not repeated.
