@@ -346,6 +346,7 @@ class Rank:
         time.sleep(0.03)
         self.recorder.end_epoch()
         self.epochs += 1
+        self.group._shared_s = time.monotonic()  # as `share` notes, which does not wait
         return self.gather(timeout_s)
 
     def gather(self, timeout_s: float = LONG_S, *, is_last: bool = False) -> float:
@@ -415,7 +416,10 @@ def test_rank_0_has_the_sum_while_it_trains_and_afterwards(tmp_path: Path) -> No
     assert load_trace(tmp_path / "energy/rank1").meta["host"] == "host1"
 
 
-def test_an_epoch_that_the_others_have_not_told_of_is_taken_to_be_like_the_one_before() -> None:
+def test_an_epoch_that_the_others_have_not_told_of_is_taken_to_be_like_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("energyest.distributed.rank_exchange.RANKS_S", 0.05)
     store = Store()
     first, second = Rank(store, 0), Rank(store, 1)
     for rank in (first, second):
@@ -427,7 +431,7 @@ def test_an_epoch_that_the_others_have_not_told_of_is_taken_to_be_like_the_one_b
     assert math.isnan(first.last_row()["energy_J"])  # nothing is known of the other
     assert math.isnan(first.group.total_after_J(first.last_row()))
     second.epochs = 1
-    second.gather()
+    second.group.share((1, 0))
     assert is_within(lambda: np.isfinite(energy_J(first)).all())
     first.recorder.start_epoch(1)
     time.sleep(0.1)
@@ -450,6 +454,35 @@ def test_an_epoch_that_the_others_have_not_told_of_is_taken_to_be_like_the_one_b
     for rank in (second, first):
         rank.end()
     assert np.isfinite(energy_J(first)).all()
+
+
+def test_a_checkpoint_within_an_epoch_counts_nothing_twice() -> None:
+    store = Store()
+    first, second = Rank(store, 0), Rank(store, 1)
+    for rank in (second, first):
+        rank.epoch()
+    time.sleep(0.2)
+    for rank in (second, first):
+        rank.gather()  # as where a checkpoint is made
+    for rank in (second, first):
+        rank.recorder.start_epoch(1)
+    time.sleep(0.05)
+    own = first.recorder.end_epoch()
+    assert first.group.total_after_J(own) == pytest.approx(30 * own["end_s"], rel=0.25)
+    second.recorder.end_epoch()
+    for rank in (second, first):
+        rank.end()
+
+
+def test_a_handler_may_ask_for_a_checkpoint_in_the_middle_of_a_sum() -> None:
+    store = Store()
+    first, second = Rank(store, 0), Rank(store, 1)
+    for rank in (second, first):
+        rank.epoch()
+    with first.group._lock:  # as the main thread holds it that the handler has interrupted
+        assert first.gather(timeout_s=0.1) < SHORT_S
+    for rank in (second, first):
+        rank.end()
 
 
 def test_rank_0_looks_again_until_the_others_have_told() -> None:

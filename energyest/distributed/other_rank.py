@@ -24,7 +24,7 @@ class OtherRank:
         meta: facts on it, with totals as of its last message.
         messages: how many have come.
         progress: how far it had come with the last.
-        since_s: how long before that.
+        since_s: seconds from the end of its last row to that message.
         has_ended: whether that was the last of all.
         waited_s: how long it was waited for in vain since then.
         copied: how many of its epochs are in its copy.

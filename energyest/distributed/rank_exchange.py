@@ -39,13 +39,13 @@ _LOOK_S = 0.02
 # After an epoch, rank 0 looks again after so long, and then after twice as long each time, until
 # the others have told of theirs.
 _FIRST_S, _LONGEST_S = 0.02, 1.0
-# What the ranks tell each other takes this share of a processor at most.
+# Exchanging messages takes at most this share of a processor.
 _SHARE = 0.02
 # A rank that rank 0 has waited for in vain for so long, since its last message, has no monitor, or
 # one that is broken: it is not waited for again. At the end, a rank waits so long for the store.
 _PATIENCE_S = 2.0
 _LAST_S = 1.0
-# What is known of the other ranks is taken to go on for so long beyond an epoch.
+# What is known of the other ranks is assumed to hold for so long after an epoch.
 _GOES_ON_S = 5.0
 # What the sum of all needs of another rank's meta, and of its rows.
 _META = (
@@ -77,12 +77,12 @@ def shared_store() -> Store | None:
 
 
 class _Beside(NamedTuple):
-    """What the other ranks come to, when each of them had told of an epoch.
+    """What the other ranks had drawn when each of them had reported an epoch.
 
     Attributes:
         per_s: of the columns that are sums, what a second of that epoch adds to rank 0's own.
         total_J: what they have drawn in all.
-        told_s: when they had.
+        told_s: when they had reported it.
     """
 
     per_s: dict[str, float]
@@ -151,14 +151,14 @@ class RankExchange:
         if self._rank or not row:
             return dict(row)
         per_s = self._beside.per_s if self._goes_on(row) else {}
-        added = {n: row["duration_s"] * per_s.get(n, math.nan) for n in SUMMED if n in row}
+        added = {n: _duration_s(row) * per_s.get(n, math.nan) for n in SUMMED if n in row}
         whole = {**row, **{name: row[name] + more for name, more in added.items()}}
         duration_s = row["duration_s"]
         whole["mean_power_W"] = whole["energy_J"] / duration_s if duration_s > 0 else math.nan
         return whole
 
     def total_after_J(self, row: Mapping[str, float]) -> float:
-        """The total when that row has ended, told in the same way."""
+        """The total when that row has ended, estimated in the same way."""
         if self._rank or not row:
             return self._recorder.total_J
         beside = self._beside
@@ -194,12 +194,16 @@ class RankExchange:
     # ------------------------------------------------------------------ exchange
 
     def share(self, progress: Sequence[int]) -> None:
-        """Tell rank 0 what is new or, at rank 0, take in what has come; nothing is waited for.
+        """A row has ended: tell rank 0 or, at rank 0, take in what has come.
+
+        Nothing is waited for, but for the others' first row: without it, no energy is known.
 
         Args:
             progress: rows that have ended, and steps of the one under way.
         """
         self._progress, self._shared_s = progress, time.monotonic()
+        if self._others and math.isnan(self._beside.told_s):
+            self.gather(progress, RANKS_S)
         self._worker.send(self._exchange)
 
     def look(self) -> None:
@@ -219,7 +223,6 @@ class RankExchange:
             return  # a signal handler has come in the middle of it, and asks for a checkpoint
         self._is_gathering = True
         self._progress, self._is_last = progress, is_last
-        self._shared_s = time.monotonic()
         try:
             uninterrupted(lambda: self._gather(timeout_s), to_the_end=is_last)
         finally:
@@ -239,7 +242,7 @@ class RankExchange:
         """Wait for the others to have come as far, or to have ended."""
         began_s = time.monotonic()
         while True:
-            self._ask(max(timeout_s, _POLL_S))
+            self._ask(max(began_s + timeout_s - time.monotonic(), _POLL_S))
             waited_s = time.monotonic() - began_s
             late = self._late()
             awaited = [other for other in late if self._is_last or other.waited_s < _PATIENCE_S]
@@ -251,12 +254,12 @@ class RankExchange:
 
     def _late(self) -> list[OtherRank]:
         """Ranks that have not come as far as this one."""
-        with self._lock:
-            return [
-                other
-                for other in self._others.values()
-                if not other.has_ended and (self._is_last or other.progress < list(self._progress))
-            ]
+        # Without the lock, which the main thread may hold while it waits for this.
+        return [
+            other
+            for other in self._others.values()
+            if not other.has_ended and (self._is_last or other.progress < list(self._progress))
+        ]
 
     def _ask(self, timeout_s: float) -> None:
         """Exchange now, and wait for it, but no longer than that."""
@@ -278,7 +281,7 @@ class RankExchange:
         """Send or fetch what is new."""
         again_s = _FIRST_S
         while True:
-            if not self._awaiting:
+            if not (self._awaiting or self._is_last):
                 self._hurry.wait(self._rest_until_s - time.monotonic())
             self._hurry.clear()
             is_last = self._is_last
@@ -287,13 +290,13 @@ class RankExchange:
                 if self._rank:
                     self._tell(store, is_last=is_last)
                 elif self._fetch(store):
-                    self._look_beside()
                     if not is_last:
                         self._copy(is_last=False)
+                    self._look_beside()
             finally:
                 cost_s = time.thread_time() - cpu_s
                 self._rest_until_s = time.monotonic() + cost_s / _SHARE
-            if self._awaiting or again_s > _LONGEST_S or not self._late():
+            if self._awaiting or is_last or again_s > _LONGEST_S or not self._late():
                 return
             if self._hurry.wait(again_s):
                 return  # somebody waits for the question that comes next
@@ -336,8 +339,8 @@ class RankExchange:
     def _look_beside(self) -> None:
         """What the others come to, as of the last epoch of which all that were heard have told."""
         with self._lock:
-            told = [other.rows for other in self._others.values() if other.messages]
-        number = min(told, default=0) - 1
+            rows_told = [other.rows for other in self._others.values() if other.messages]
+        number = min(rows_told, default=0) - 1
         own = self._recorder.meta((*_META, "duration_s"))
         first = own.get("earlier_rows", 0)
         rows, _ = self._recorder.rows_from(first + max(number, 0))
@@ -347,13 +350,14 @@ class RankExchange:
         whole = self._sum(
             EnergyTrace(EpochTable().columns([row]), meta=meta), lambda other: other.row(number)
         ).epoch_columns
-        duration_s = row["duration_s"]
+        duration_s = _duration_s(row)
         per_s = {
             name: (float(whole[name][0]) - row.get(name, math.nan)) / duration_s
             for name in SUMMED
             if name in whole and duration_s > 0
         }
-        total_J = self._sum_of_totals(own) - own.get("total_J", math.nan)
+        own_J = own.get("total_J")
+        total_J = self._sum_of_totals(own) - (math.nan if own_J is None else own_J)
         # Clocks differ; but all ranks come to the end of an epoch together.
         since_s = max(other.since_s for other in self._others.values() if other.messages)
         self._beside = _Beside(per_s, total_J, row["end_s"] + since_s)
@@ -369,10 +373,19 @@ class RankExchange:
                 self._copies.wait()
             if self._copies.is_busy:
                 return
-            with self._lock:
+            if not self._lock.acquire(timeout=_LAST_S):  # as of a thread that waits for this
+                return
+            try:
                 news = {
                     rank: other.news(whole=is_last)
                     for rank, other in self._others.items()
                     if len(other.table) > other.copied or (is_last and other.messages)
                 }
+            finally:
+                self._lock.release()
             self._copies.update(news, is_last=is_last)
+
+
+def _duration_s(row: Mapping[str, float]) -> float:
+    """Seconds of a row in this part of the run: an earlier part may have begun it."""
+    return min(row["duration_s"], row["end_s"])

@@ -89,7 +89,7 @@ def call(name: str, *arguments: Any) -> Any:
 def ask_field(handle: Any, field: int) -> Callable[[], Any]:
     """Asks for one of a GPU's values by its number, again and again.
 
-    The module makes anew for each call what it asks with, which takes longer than the answer.
+    The module builds its request anew for each call, which takes longer than the answer.
 
     Args:
         handle: of the GPU; NVML is initialised.
@@ -102,7 +102,7 @@ def ask_field(handle: Any, field: int) -> Callable[[], Any]:
     try:
         values = (module.c_nvmlFieldValue_t * 1)()
         ask_driver = module.nvmlLib.nvmlDeviceGetFieldValues
-    except AttributeError:  # another module, or another version of it
+    except (AttributeError, TypeError):  # another module, or another version of it
         return lambda: call("nvmlDeviceGetFieldValues", handle, [field])[0]
     value, values[0].fieldId = values[0], field
 

@@ -34,7 +34,7 @@ log = logging.getLogger("energyest")
 _FLUSH_S = 0.85
 # How long the start waits for a sensor that fails at first.
 _FIRST_READING_S = 0.5
-# How long the sampler waits for the account, which a thread may hold that a signal interrupts.
+# How long the sampler waits for the account, which a thread interrupted by a signal may hold.
 _ACCOUNT_IN_USE_S = 0.05
 # How long the end of a run waits for the last readings, and then for the disk.
 _END_S = 2.0

@@ -24,8 +24,6 @@ from energyest.records.storage import encode_epoch, epoch_lines
 MAX_GAP_S = 5.0
 # Those of a model need not be closer: its power is a mean since the last one.
 _MAX_MODELLED_GAP_S = 60.0
-# Power alone tells what is new for so long, unless marks are booked.
-_KNOWN_FOR_S = 10.0
 # Counter and integrated power of a device are compared in runs that take longer.
 _DISAGREEMENT_AFTER_S = 30.0
 
@@ -123,12 +121,11 @@ class RunAccount:
 
     def settle(self, *, is_whole: bool) -> None:
         """Book what the rounds so far have made final; in a whole one, counters were read."""
-        had_pending = self.has_pending
         self.book(self.round_s)
         oldest_s = self._pending[0].time_s if self._pending else self.round_s
         for meter in self._meters.values():
             meter.forget(oldest_s)
-        if is_whole and (had_pending or self.round_s - self._anchor.time_s > _KNOWN_FOR_S):
+        if is_whole:
             self._know_now()
 
     @property
@@ -145,7 +142,7 @@ class RunAccount:
         return mark.time_s
 
     def take_lines(self) -> list[Iterable[str]]:
-        """Lines for the file of epochs that were not taken yet; they are made when asked for."""
+        """Lines for the file of epochs that were not taken yet; encoded when they are written."""
         earlier, self._earlier_lines = self._earlier_lines, []
         news, self._news = self._news, []
         return [*earlier, *(map(encode_epoch, [entry]) for entry in news)]
@@ -234,7 +231,9 @@ class RunAccount:
 
     def rows_from(self, first: int) -> tuple[list[dict[str, float]], int]:
         """The rows from one of them on, the provisional ones last, and how many are final."""
-        return self._epochs.rows_from(first) + self._rows_by_power(), len(self._epochs)
+        final = len(self._epochs)
+        provisional = [dict(row) for row in self._rows_by_power()[max(0, first - final) :]]
+        return self._epochs.rows_from(first) + provisional, final
 
     def all_read_since(self, time_s: float) -> bool:
         """Whether every device was read since; one that fails for long is not waited for."""

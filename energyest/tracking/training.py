@@ -7,6 +7,7 @@ its framework's trainer knows, `Training` asks of the adapter's `TrainingPlan`.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,6 +62,7 @@ class Training:
         self._first: FirstProjection | None = None
         self._continuation: Continuation | None = None
         self._batch_seen = False
+        self._thread = threading.get_ident()
         self._batch_size: int | None = None
         if plan.every_n_steps is not None:
             session.describe(interval_steps=plan.every_n_steps)
@@ -166,6 +168,7 @@ class Training:
             status: by what, for the trace's meta.
         """
         self._flops.leave()
+        self._complete_last_row()
         self._log_open_row(samples=self._progress.row_samples)
         self.session.stop(status)
 
@@ -266,7 +269,7 @@ class Training:
         flops = self._flops.row_flops(progress.row_samples, progress.row_steps)
         if math.isfinite(flops):
             counts["flops"] = flops
-        # Those of an epoch come later: the trainer is about to work them out itself.
+        # An epoch's metrics are taken later: the trainer is about to compute them itself.
         metrics = {} if self._plan.every_n_steps is None else self._take_metrics()
         row = self.session.end_row({**counts, **metrics})
         progress.elapsed_s += row.get("duration_s", math.nan)
@@ -310,7 +313,8 @@ class Training:
         self._log_values({n: v for n, v in values.items() if v is not None and math.isfinite(v)})
 
     def _complete_last_row(self) -> None:
-        if not self.session.in_row:
+        # Another thread might give them to the row that begins meanwhile.
+        if not self.session.in_row and threading.get_ident() == self._thread:
             self.log_late_metrics()
 
     def _log_open_row(self, samples: float) -> None:

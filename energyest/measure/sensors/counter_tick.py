@@ -11,9 +11,9 @@ _PERIOD_S = 0.1
 # over the step that was found.
 _READINGS = 4
 _STEPS_S = (0.032, 0.011)
-# A step may be longer where whoever reads is held up, but not by more than this share.
+# A step may be longer if the reader is held up, but not by more than this share.
 _SLACK = 0.4
-# So often it is tried, as the renewal may just be missed; and again after so long.
+# How often it is tried, as a renewal can be just missed; and when it is tried again.
 _TRIES = 8
 _TRY_AGAIN_S = 60.0
 # What was found is found anew after so long.
@@ -81,6 +81,7 @@ class CounterTick:
         changed = [(a_s, b_s) for (a_s, a_J), (b_s, b_J) in pairs if a_J != b_J]
         self._is_steady = self._stage == 0 and len(changed) == len(pairs)
         if self._is_steady:
+            self._tick_s = math.nan
             self._rest(math.inf)
         elif len(changed) != 1:
             if not changed:  # what was found before was none
@@ -101,7 +102,7 @@ class CounterTick:
         self._tries += 1
         if self._tries < _TRIES:
             self._seek(now_s)
-        elif self._stage:  # what is known less exactly is good enough
+        elif self._stage:  # the coarser value is good enough
             self._rest(now_s + _HOLDS_S)
         else:
             self._tick_s = math.nan

@@ -85,6 +85,7 @@ class NvmlSensor:
             self._slow_questions = self._probe()
             self._ask_power = self._slow_questions.pop("power_W", None)
             self._ask_counter = self._slow_questions.pop("energy_J", None)
+            self._lacks_power = self._ask_power is None
             self.device = self._describe(index)
             self._name, self._most_power_W = self.device.device, self.device.most_power_W
         except BaseException:
@@ -107,7 +108,7 @@ class NvmlSensor:
         """Ask for the power, and once a second for what changes slowly.
 
         For the counter only if it has failed when it was read last, or has to stand in for a power
-        that fails again.
+        that has failed twice in a row.
         """
         is_due = time_s >= self._slow_s
         reading = self._ask(time_s) if is_due else Reading(time_s, self._name, self._power_W())
