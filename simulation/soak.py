@@ -260,8 +260,14 @@ class Soak:
     ) -> float:
         """What readings of a GPU leave open of its energy between two instants."""
         columns = trace.power_columns
-        read = np.isfinite(columns["power_W"]) | np.isfinite(columns["energy_J"])
-        time_s = columns["time_s"][(columns["device"] == f"gpu:{gpu}") & read]
+        own = columns["device"] == f"gpu:{gpu}"
+        time_s, power_W, energy_J = (columns[n][own] for n in ("time_s", "power_W", "energy_J"))
+        # A counter that stands still, with no power beside it, tells nothing.
+        counted = np.flatnonzero(np.isfinite(energy_J))
+        moved = counted[np.diff(energy_J[counted], prepend=math.nan) != 0]
+        read = np.isfinite(power_W)
+        read[moved] = True
+        time_s = time_s[read]
         # A GPU that is not read any more is taken to go on as it was, for some seconds.
         time_s = np.append(time_s, max(time_s[-1], columns["time_s"].max()))
         events = np.sort(np.array(self.world.events[gpu])) - origin_s
