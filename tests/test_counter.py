@@ -32,10 +32,11 @@ def test_what_is_costly_is_read_rarely(nvml: FakeNvml, gpus: int) -> None:
         time.sleep(6.0)
         share = (time.process_time() - cpu_s) / (time.monotonic() - began_s)
         reads = nvml.calls(COUNTER) - reads
-    # Two by the clock and three to find out when it is renewed; in each round, they were sixty.
-    assert reads <= 10 * gpus
-    # Generous: ten take 0.006 × the number of GPUs, all else 0.01 on a slow machine.
-    assert share <= 0.03 + 0.01 * gpus
+    # Two by the clock and, once in a while, up to 16 to find out when it is renewed, as others are
+    # read in between; in each round, they were sixty.
+    assert reads <= 20 * gpus
+    # Generous: so many take 0.012 × the number of GPUs, all else 0.01 on a slow machine.
+    assert share <= 0.03 + 0.015 * gpus
     assert nvml.calls(POWER, device=0) > 40
 
 

@@ -14,7 +14,7 @@ _STEPS_S = (0.032, 0.011)
 # A step may be longer if the reader is held up, but not by more than this share.
 _SLACK = 0.4
 # How often it is tried, as a renewal can be just missed; and when it is tried again.
-_TRIES = 8
+_TRIES = 4
 _TRY_AGAIN_S = 60.0
 # What was found is found anew after so long.
 _HOLDS_S = 600.0
