@@ -20,6 +20,7 @@ import pytest
 import pytorch_lightning
 import torch
 import torchmetrics
+from pytorch_lightning.utilities.exceptions import _TunerExitException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -482,7 +483,6 @@ def test_killed_run(forks: Forks, tmp_path: Path) -> None:
         "tests.support.killed:train", str(folder), folder=said.parent, needs=LIGHTNING
     )
     assert is_within(lambda: said.exists() and "now\n" in said.read_text())
-    # The metrics of an epoch are written within a second.
 
     def has_metrics() -> bool:  # they are written within a second
         loss = load_trace(folder).epoch_columns.get("loss", np.empty(0))
@@ -498,6 +498,26 @@ def test_killed_run(forks: Forks, tmp_path: Path) -> None:
     assert trace.epochs.loss.notna().all()
     assert len(trace.power) > 0
     assert trace.meta["status"] == "running"
+
+
+def test_the_last_metrics_of_a_fit_that_ends_between_two_epochs(tmp_path: Path) -> None:
+    class Leave(pytorch_lightning.Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 2:
+                raise _TunerExitException  # as a tuner does: no hook but the teardown follows
+
+    class Net(PlNet):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            self.log("number", float(self.current_epoch), on_step=False, on_epoch=True)
+            return super().training_step(batch, batch_idx)
+
+    monitor = monitor_of(tmp_path / "energy")
+    trainer = make_trainer(pytorch_lightning, tmp_path, Leave(), max_epochs=4)
+    trainer.callbacks.append(monitor)
+    trainer.fit(Net(), loader())
+    monitor.teardown(trainer, PlNet(), "fit")
+    assert list(monitor.trace.column("number")) == [0, 1]
+    assert list(load_trace(tmp_path / "energy").column("number")) == [0, 1]
 
 
 # ---------------------------------------------------------------------- one monitor, many runs

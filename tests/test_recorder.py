@@ -16,8 +16,9 @@ from energyest.measure.ledger import Event, Ledger, Mark, Usage
 from energyest.measure.meter import Meter
 from energyest.measure.reading_table import ROWS_PER_RATE, ReadingTable
 from energyest.measure.recorder import Recorder
+from energyest.measure.run_account import RunAccount
 from energyest.measure.sampler import Alarm, Round, Sampler
-from energyest.measure.sensors import Reading
+from energyest.measure.sensors import Device, Reading
 from energyest.records.epoch_table import EpochTable
 from simulation.stepped import Clock
 from tests.support.sensors import Constant, Failing
@@ -183,6 +184,28 @@ def test_late_metrics_reach_the_disk(tmp_path: Path) -> None:
     trace = load_trace(tmp_path / "energy")
     assert list(trace.column("val_acc")) == [0.5]
     assert list(trace.column("val_f1")) == [0.25]
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_gap_is_not_told_as_0_by_power(is_whole: bool) -> None:
+    account = RunAccount([Device("gpu:0", "gpu", "x", "measured", "made up")], 0.0, 0.1)
+
+    def read(time_s: float, *, is_whole: bool) -> None:
+        reading = Reading(time_s, "gpu:0", 100.0)
+        account.see([reading])
+        account.add_round(Round(time_s, [reading], {}, is_whole))
+        account.settle(is_whole=is_whole)
+
+    read(0.0, is_whole=True)
+    account.post(Mark(0.0, Event.RUN_START))
+    account.post(Mark(0.0, Event.EPOCH_START))
+    read(1.0, is_whole=True)
+    assert account.total_J(1.0) == pytest.approx(100)
+    read(7.0, is_whole=is_whole)  # 6 s in which nothing was read are no part of any sum
+    read(7.1, is_whole=False)
+    assert math.isnan(account.total_J(7.2))
+    account.post(Mark(7.2, Event.EPOCH_END))
+    assert math.isnan(account.last_row()["energy_J"])
 
 
 def test_pause_counts_nowhere(clock: Clock) -> None:

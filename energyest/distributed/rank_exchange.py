@@ -28,7 +28,8 @@ from energyest.records.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
 
-#: Where a checkpoint is made, rank 0 waits for the others, but no longer than so many seconds.
+#: For the others' first row, and where a checkpoint is made, rank 0 waits no longer than so many
+#: seconds.
 RANKS_S = 2.0
 #: At the end of the run, it waits so long.
 RANKS_LAST_S = 3.0

@@ -203,6 +203,8 @@ class PowerIntegral:
         self._max_gap_s = max_gap_s
         # The newest reading: when, watts, and joules up to it. One value, for other threads' sake.
         self._newest = -math.inf, math.nan, 0.0
+        #: The first reading after the last gap that was not bridged.
+        self.unbroken_since_s = -math.inf
 
     @property
     def energy_J(self) -> float:
@@ -217,6 +219,8 @@ class PowerIntegral:
             since_s = time_s - before_s
             if since_s <= self._max_gap_s:
                 energy_J += since_s * (before_W + power_W) / 2
+            else:
+                self.unbroken_since_s = time_s
             self._newest = time_s, power_W, energy_J
 
     def energy_at_J(self, time_s: float) -> float:

@@ -351,7 +351,8 @@ class RunAccount:
     def _usages_by_power(self, marks: Sequence[Mark]) -> Iterator[tuple[Mark, Usage]]:
         """As `_usages`, without looking at a reading: about right, and faster."""
         known, before_J = self._anchor, self._integrals_J
-        if any(map(math.isnan, before_J)):  # a device does not tell its power
+        is_broken = any(i.unbroken_since_s > known.time_s for i in self._integrals.values())
+        if is_broken or any(map(math.isnan, before_J)):  # power does not tell all of it
             yield from self._usages(marks)
             return
         for mark in marks:

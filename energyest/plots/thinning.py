@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from energyest.arrays import FloatArray
 
-# A panel of a notebook's picture has 650 columns of pixels: so each group fills one, and no spike
-# falls between two.
+# A panel of a notebook's picture has 650 columns of pixels: a group is about one of them wide.
 MOST_ROWS = 600
 
 
