@@ -47,9 +47,9 @@ def test_short_epochs_do_not_make_it_more(nvml: FakeNvml) -> None:
         for _ in run.epochs(150):
             time.sleep(0.02)
         reads = nvml.calls(COUNTER) - reads
-    # 10 ms may be spent in 2 s: two in 3 s, the three that find out when it is renewed, and the
-    # last; one for each epoch would be 150.
-    assert reads <= 12
+    # Edges may use 0.05 s at once and 0.02 of each second: 0.11 s, or 11 readings. Up to 16 find out
+    # when it is renewed. One for each epoch would be 150.
+    assert reads <= 11 + 16
     assert len(run.trace) == 150
 
 
@@ -74,72 +74,119 @@ def counter_J(time_s: float, phase_s: float, period_s: float = PERIOD_S) -> floa
     return 300 * (math.floor((time_s - phase_s) / period_s) * period_s + phase_s)
 
 
-def watched(phase_s: float, *, period_s: float = PERIOD_S, start_s: float = 0.0) -> CounterTick:
-    """What is found out in the readings that are asked for."""
-    tick, time_s = CounterTick(), start_s
-    while time_s < math.inf:
-        tick.see(time_s, counter_J(time_s, phase_s, period_s))
-        time_s = tick.again_s() - 0.001  # the sampler comes a moment early
-    return tick
+class Reader:
+    """Reads a counter whenever a `CounterTick` asks for it.
+
+    Args:
+        phase_s: when the counter is renewed.
+        period_s: how often.
+        reading_s: shortest and longest duration of a reading; its value is of any moment of it.
+        late_s: how much later than asked for it begins, at most.
+        seed: of chance.
+    """
+
+    def __init__(
+        self,
+        phase_s: float,
+        *,
+        period_s: float = PERIOD_S,
+        reading_s: tuple[float, float] = (0.0, 0.0),
+        late_s: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.tick = CounterTick()
+        self.reads = 0
+        self.phase_s, self.period_s = phase_s, period_s
+        self.reading_s, self.late_s = reading_s, late_s
+        self.chance = random.Random(seed)
+
+    def read(self, time_s: float) -> float:
+        """Read it, and as often as it is asked for; returns when the last reading ended."""
+        ended_s = time_s
+        while time_s < math.inf:
+            began_s = max(time_s, ended_s) + self.chance.uniform(0, self.late_s)
+            reading_s = self.chance.uniform(*self.reading_s)
+            ended_s = began_s + reading_s
+            at_s = began_s + self.chance.uniform(0, reading_s)
+            self.tick.see(began_s, ended_s, counter_J(at_s, self.phase_s, self.period_s))
+            self.reads += 1
+            time_s = self.tick.again_s()
+        return ended_s
+
+    def off_s(self, time_s: float) -> float:
+        """By how much the instant before `time_s` is off; NaN if it is not known."""
+        off_s = (self.tick.renewed_s(time_s) - self.phase_s) % PERIOD_S
+        return min(off_s, PERIOD_S - off_s)
 
 
 @pytest.mark.parametrize("phase_s", np.arange(0.0031, 0.1, 0.0071))
 def test_the_renewals_are_found(phase_s: float) -> None:
-    tick = watched(phase_s)
+    reader = Reader(phase_s)
+    reader.read(0.0)
+    assert reader.reads <= 10
     for time_s in np.arange(5, 5.2, 0.0093):
-        best_s = tick.best_s(time_s)
+        best_s = reader.tick.best_s(time_s)
         assert time_s <= best_s < time_s + PERIOD_S
         into_s = (best_s - phase_s) % PERIOD_S
         assert 0.007 < into_s < 0.093  # not while it is renewed
         truth_s = best_s - into_s
-        assert tick.renewed_s(best_s) == pytest.approx(truth_s, abs=0.007)
+        assert reader.tick.renewed_s(best_s) == pytest.approx(truth_s, abs=0.005)
 
 
-@pytest.mark.parametrize("period_s", [0.001, 0.02, 1.0])
+@pytest.mark.parametrize("period_s", [0.001, 0.02, 0.05, 1.0])
 def test_no_renewals_are_made_up(period_s: float) -> None:
-    tick = watched(0.0, period_s=period_s, start_s=0.2)
-    assert math.isnan(tick.renewed_s(5.0))
-    assert tick.best_s(5.0) == 5.0
+    for start_s in np.arange(0, 1.1, 0.13):
+        reader = Reader(0.0, period_s=period_s, reading_s=(0.001, 0.004))
+        reader.read(start_s)
+        assert reader.reads <= 16
+        assert math.isnan(reader.tick.renewed_s(5.0))
+        assert reader.tick.best_s(5.0) == 5.0
 
 
 def test_the_renewals_are_found_anew() -> None:
-    tick = watched(0.01)
-    assert tick.renewed_s(1.0) == pytest.approx(0.91, abs=0.02)
-    time_s = 700.0  # by now it has wandered
-    while time_s < math.inf:
-        tick.see(time_s, counter_J(time_s, 0.06))
-        time_s = tick.again_s()
-    assert tick.renewed_s(701.0) == pytest.approx(700.96, abs=0.02)
+    reader = Reader(0.01)
+    reader.read(0.0)
+    assert reader.tick.renewed_s(1.0) == pytest.approx(0.91, abs=0.005)
+    reader.phase_s = 0.06  # by then it has wandered
+    reader.read(700.0)
+    assert reader.tick.renewed_s(702.0) == pytest.approx(701.96, abs=0.005)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_who_is_held_up_finds_them_all_the_same(seed: int) -> None:
+def test_a_counter_that_shows_no_renewals_is_tried_ever_less_often() -> None:
+    reader = Reader(0.0, period_s=0.001)
+    for time_s in np.arange(0.0, 4000.0, 4.0):
+        reader.read(float(time_s))
+    searches = 6  # after 0, 60, 180, 420, 900, 1860 and 3780 s, of 5 readings each, and the rest
+    assert reader.reads - 1000 < (searches + 1) * 16
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("reading_s", "late_s", "share", "most_off_s"),
+    [
+        ((0.003, 0.005), 0.001, 1.0, 0.005),
+        # Beside another process that asks the driver all the time; what is good enough is known
+        # to 15 ms, and to a cell.
+        ((0.004, 0.012), 0.003, 0.9, 0.017),
+        ((0.005, 0.020), 0.010, 0.7, 0.017),
+        ((0.003, 0.005), 0.030, 0.8, 0.017),
+    ],
+)
+def test_slow_readings_and_late_ones_find_them_too(
+    reading_s: tuple[float, float], late_s: float, share: float, most_off_s: float, seed: int
+) -> None:
     chance = random.Random(seed)
-    phase_s = chance.uniform(0, PERIOD_S)
-    tick, time_s, reads = CounterTick(), 0.0, 0
-    while time_s < math.inf:
-        # Held up now and then, by up to a period; and half a second once.
-        time_s += chance.choice((0.0, 0.0, 0.0, 0.001, 0.004, chance.uniform(0, PERIOD_S)))
-        time_s += 0.5 * (reads == 2)
-        tick.see(time_s, counter_J(time_s, phase_s))
-        reads += 1
-        time_s = tick.again_s()
-    assert reads <= 2 * 8 * 4
-    if not math.isnan(tick.renewed_s(5.0)):  # it may be held up each time
-        off_s = (tick.renewed_s(5.0) - phase_s) % PERIOD_S
-        assert min(off_s, PERIOD_S - off_s) < 0.02
-
-
-def test_a_moment_in_which_two_periods_meet_is_no_steady_counter() -> None:
-    # The first reading and the last lie on both sides of a renewal: of four, two pairs differ.
-    tick = CounterTick()
-    for time_s in (0.0, 0.04, 0.08, 0.12):
-        tick.see(time_s, counter_J(time_s, 0.01))
-    time_s = tick.again_s()
-    while time_s < math.inf:
-        tick.see(time_s, counter_J(time_s, 0.01))
-        time_s = tick.again_s()
-    assert tick.renewed_s(5.0) == pytest.approx(4.91, abs=0.007)
+    off_s = []
+    for run in range(40):
+        reader = Reader(
+            chance.uniform(0, PERIOD_S), reading_s=reading_s, late_s=late_s, seed=100 * seed + run
+        )
+        ended_s = reader.read(chance.uniform(0, 1))
+        assert reader.reads <= 16
+        off_s.append(reader.off_s(ended_s + 1))
+    found = np.isfinite(off_s)
+    assert found.mean() >= share
+    assert np.max(np.array(off_s)[found]) < most_off_s
 
 
 def test_who_is_held_up_always_does_not_read_on_and_on() -> None:
@@ -147,9 +194,21 @@ def test_who_is_held_up_always_does_not_read_on_and_on() -> None:
     reads = 0
     for beat in range(500):
         if tick.again_s() <= beat * 0.1 or beat == 0:
-            tick.see(beat * 0.1, counter_J(beat * 0.1, 0.05))
+            tick.see(beat * 0.1, beat * 0.1, counter_J(beat * 0.1, 0.05))
             reads += 1
-    assert reads <= 2 * 8
+    assert reads <= 16
+    assert math.isnan(tick.renewed_s(50.0))
+
+
+def test_a_reading_that_failed_is_no_renewal() -> None:
+    tick, time_s, reads = CounterTick(), 0.0, 0
+    while time_s < math.inf:
+        has_failed = reads % 5 == 2
+        tick.see(time_s, time_s, math.nan if has_failed else counter_J(time_s, 0.03))
+        reads += 1
+        time_s = tick.again_s()
+    assert reads <= 16
+    assert tick.renewed_s(5.0) == pytest.approx(4.93, abs=0.017)
 
 
 # ---------------------------------------------------------------------- between two of its readings

@@ -108,7 +108,8 @@ class Meter:
             if counter_J != self._moved_to_J:
                 self._moved_s, self._moved_to_J = time_s, counter_J
             if time_s == self._moved_s or time_s - self._moved_s > COUNTER_STALL_S or power_W == 0:
-                self.read_until_s = time_s
+                shown_s = counter_s if math.isfinite(counter_s) else time_s
+                self.read_until_s = max(self.read_until_s, shown_s)
         elif not self._has_counter:
             self.read_until_s = time_s
         if not self._time:

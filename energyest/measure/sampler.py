@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from energyest.measure.sensors.base import OftenSensor, Reading, Sensor
+from energyest.measure.sensors.counter_tick import CounterTick
 from energyest.measure.signals import Alarm, SharedLock
 
 log = logging.getLogger("energyest")
@@ -20,10 +21,12 @@ log = logging.getLogger("energyest")
 _LONGEST_READ_S = 0.25
 # The end of a run waits for the next round only if that is less than this away.
 _SLOW_BEAT_S = 0.2
-# What is costly to read is read once in so long at least, and at an edge of an epoch; but for edges
-# alone it takes no more than this share of a processor.
+# What is costly to read is read once in so long at least, and at edges of epochs; but for edges
+# alone it takes no more than this share of a processor, or so much at once. A reading counts as
+# long as the quickest one took: the others have waited for another process.
 _WHOLE_EVERY_S = 4.0
-_WHOLE_SHARE = 0.02
+_EDGES_SHARE = 0.02
+_EDGES_AT_ONCE_S = 0.05
 # Rounds are not closer than this, nor is one put off by more.
 _SOON_S = 0.002
 # An edge is looked at so long after it came.
@@ -68,25 +71,40 @@ class _Source:
         sensor: the sensor.
         name: of its device.
         often: reads the cheap part; None if all of it is read each time.
-        whole_s: when it is to be read as a whole, be it between two beats; infinite if at none.
+        tick: when its counter is renewed.
+        due_s: when it is to be read as a whole, be it between two beats; infinite if at none.
+        edge_s: the last edge of an epoch for which it is read.
         next_s: not before then, where more often is of no use.
         counter_s: when it was so what its counter has shown last; NaN if that is not known.
+        least_s: how long it took to read it as a whole, at best.
     """
 
     def __init__(self, sensor: Sensor) -> None:
         self.sensor = sensor
         self.name = sensor.device.device
         self.often = sensor if isinstance(sensor, OftenSensor) else None
-        self.whole_s = math.inf
+        self.tick = CounterTick()
+        self.due_s = math.inf
+        self.edge_s = -math.inf
         self.next_s = -math.inf
         self.counter_s = math.nan
+        self.least_s = math.inf
         self._every_s = float(getattr(sensor, "every_s", 0.0))
 
-    def plan(self, began_s: float) -> None:
-        """It was read as a whole in a round that began then."""
+    @property
+    def whole_s(self) -> float:
+        """As `due_s`, or before, to find out when its counter is renewed."""
+        return min(self.due_s, self.tick.again_s())
+
+    def took(self, began_s: float, ended_s: float, counter_J: float) -> None:
+        """It was read as a whole."""
         if self.often is not None:
-            self.whole_s = self.often.again_s()
-            self.counter_s = self.often.counter_s(began_s)
+            self.least_s = min(self.least_s, ended_s - began_s)
+            self.tick.see(began_s, ended_s, counter_J)
+            self.counter_s = self.tick.renewed_s(began_s)
+            # What it shows is from before the edge: the next renewal tells what came after.
+            is_early = self.edge_s > self.counter_s
+            self.due_s = self.tick.after_s(began_s) if is_early else math.inf
         if self._every_s:
             self.next_s = began_s + self._every_s - _SLOW_BEAT_S / 4
 
@@ -127,7 +145,8 @@ class Sampler:
         self._has_closed = False
         self._edge_came = False
         self._whole_at_s = -math.inf
-        self._whole_cost_s = 0.0
+        # Seconds of a processor that edges may use now.
+        self._spare_s, self._spare_at_s = 0.0, math.inf
         self._thread = threading.Thread(target=self._run, name="energyest-sampler", daemon=True)
         #: Until then, each round reads everything.
         self.whole_until_s = -math.inf
@@ -198,11 +217,14 @@ class Sampler:
         began_s = self._clock()
         is_whole = not is_between and self._is_whole(began_s, had_edge=had_edge)
         self._edge_came = self._edge_came or (had_edge and not is_whole)
-        cpu_s = time.thread_time() if is_whole else 0.0
         soon_s = began_s + _SOON_S
         readings: list[Reading] = []
         counters_s: dict[str, float] = {}
         for source in self._sources:
+            if is_whole and had_edge:
+                source.edge_s = began_s
+                if source.least_s < math.inf:
+                    self._spare_s -= 2 * source.least_s  # before and after the next renewal
             is_due = source.next_s <= began_s and not is_between
             if is_due or is_whole or source.whole_s <= soon_s:
                 readings.append(self._read(source, is_whole=is_whole))
@@ -210,7 +232,6 @@ class Sampler:
                     counters_s[source.name] = source.counter_s
         if is_whole:
             self._whole_at_s = began_s
-            self._whole_cost_s = time.thread_time() - cpu_s
         try:
             self._on_round(Round(began_s, readings, counters_s, is_whole or is_between))
         except Exception:
@@ -228,9 +249,12 @@ class Sampler:
         """Whether everything is to be read in a round."""
         if self._is_urgent() or now_s < self.whole_until_s:
             return True
-        since_s = now_s - self._whole_at_s
-        is_cheap = since_s * _WHOLE_SHARE >= self._whole_cost_s
-        return (had_edge and is_cheap) or since_s > _WHOLE_EVERY_S - self._interval_s / 2
+        if had_edge:
+            earned_s = max(0.0, now_s - self._spare_at_s) * _EDGES_SHARE
+            self._spare_s = min(self._spare_s + earned_s, _EDGES_AT_ONCE_S)
+            self._spare_at_s = now_s
+        is_cheap = had_edge and self._spare_s >= 0
+        return is_cheap or now_s - self._whole_at_s > _WHOLE_EVERY_S - self._interval_s / 2
 
     def _wait_for(self, target: int, timeout_s: float) -> bool:
         """Wait until so many rounds are done."""
@@ -294,7 +318,7 @@ class Sampler:
     def _wait_for_counters_s(self) -> float:
         """How long until each counter can be read without doubt about what it shows."""
         now_s = self._clock()
-        best_s = [source.often.best_s(now_s) for source in self._sources if source.often]
+        best_s = [source.tick.best_s(now_s) for source in self._sources]
         return min(max((at_s - now_s for at_s in best_s), default=0.0), _LONGEST_WAIT_S)
 
     def _read(self, source: _Source, *, is_whole: bool) -> Reading:
@@ -303,14 +327,14 @@ class Sampler:
         source.counter_s = math.nan
         try:
             if source.often is not None and source.whole_s > before_s + _SOON_S:
-                best_s = source.often.best_s(before_s) if is_whole else math.inf
+                best_s = source.tick.best_s(before_s) if is_whole else math.inf
                 if best_s > before_s + _SOON_S and not (is_whole and self._is_urgent()):
                     read = source.often.read_often
-                    source.whole_s = min(source.whole_s, best_s)
+                    source.due_s = min(source.due_s, best_s)
             reading = read(before_s)
             after_s = self._clock()
             if read == source.sensor.read:
-                source.plan(before_s)
+                source.took(before_s, after_s, reading.energy_J)
             if after_s - before_s > max(_LONGEST_READ_S, self._interval_s):
                 return Reading(before_s, name)  # nobody knows when its values held
             _, _, power_W, energy_J, utilization, memory_bytes, temperature_C = reading

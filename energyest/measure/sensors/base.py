@@ -127,18 +127,6 @@ class OftenSensor(Sensor, Protocol):
         """As `read`, but only what is cheap; the rest is NaN."""
         ...
 
-    def best_s(self, now_s: float) -> float:
-        """When to `read` best, now or a moment later."""
-        ...
-
-    def again_s(self) -> float:
-        """When to `read` again soon, as it would tell more; infinite if it would not."""
-        ...
-
-    def counter_s(self, time_s: float) -> float:
-        """When it was so what a counter showed that was read then; NaN if that is not known."""
-        ...
-
 
 def check_device_names(devices: Sequence[Device]) -> None:
     """Refuse devices that could not be told apart in a trace, or could not be read back from it.

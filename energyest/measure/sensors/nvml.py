@@ -22,7 +22,6 @@ from energyest.gpus.driver import (
 )
 from energyest.gpus.table import find_gpu, known_gpus
 from energyest.measure.sensors.base import Device, Reading
-from energyest.measure.sensors.counter_tick import CounterTick
 
 _T = TypeVar("_T")
 # Some drivers say all ones where there is no limit: more than any board draws is none.
@@ -76,7 +75,6 @@ class NvmlSensor:
     def __init__(self, index: int) -> None:
         call("nvmlInit")
         self._open = True
-        self._tick = CounterTick()
         self._lacks_counter = self._lacks_power = False
         self._slow_s = -math.inf
         try:
@@ -116,18 +114,6 @@ class NvmlSensor:
         needs_counter = self._lacks_counter or (lacked_power and self._lacks_power)
         return self._with_counter(reading) if needs_counter else reading
 
-    def best_s(self, now_s: float) -> float:
-        """When to read the counter best."""
-        return self._tick.best_s(now_s)
-
-    def again_s(self) -> float:
-        """When to read it again, to learn when it is renewed."""
-        return self._tick.again_s()
-
-    def counter_s(self, time_s: float) -> float:
-        """When a counter was renewed that was read then; NaN if that is not known."""
-        return self._tick.renewed_s(time_s)
-
     def close(self) -> None:
         """Let go of NVML; a second call does nothing."""
         if not self._open:
@@ -156,7 +142,6 @@ class NvmlSensor:
         except FAILURES:
             counter_J = math.nan
         self._lacks_counter = math.isnan(counter_J)
-        self._tick.see(reading.time_s, counter_J)
         return reading._replace(energy_J=counter_J)
 
     def _power_W(self) -> float:
