@@ -24,7 +24,7 @@ _SLOW_BEAT_S = 0.2
 # What is costly to read is read once in so long at least, and at edges of epochs; but for edges
 # alone it takes no more than this share of a processor, or so much at once. A reading counts as
 # long as the quickest one took: the others have waited for another process.
-_WHOLE_EVERY_S = 4.0
+_WHOLE_EVERY_S = 8.0
 _EDGES_SHARE = 0.02
 _EDGES_AT_ONCE_S = 0.05
 # Rounds are not closer than this, nor is one put off by more.
