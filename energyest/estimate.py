@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any
 
 from energyest.carbon import JOULES_PER_KWH, Intensity, co2e_kg
 from energyest.display import as_html, format_duration, format_energy
@@ -21,6 +19,9 @@ class Estimate:
         upper_J: upper end of the prediction interval; None where the method gives none.
         confidence: probability that the interval is meant to hold the total; None without one.
         duration_s: projected duration of the whole training in seconds; None if unknown.
+        duration_lower_s: lower end of its prediction interval, at the same confidence; None where
+            the method gives none.
+        duration_upper_s: upper end of it.
         measured_J: the part of `energy_J` that was measured, not estimated; None if not known.
         epochs: the number of epochs that the estimate covers (of intervals, in a trace of
             intervals); None if it is not about epochs.
@@ -42,30 +43,8 @@ class Estimate:
     assumptions: tuple[str, ...] = ()
     stable_epoch: int | None = None
     unit: str = "epoch"
-
-    @classmethod
-    def around(
-        cls,
-        energy_J: float,
-        half_J: float,
-        *,
-        least_J: float,
-        confidence: float | None,
-        **others: Any,
-    ) -> Estimate:
-        """An estimate with an interval of a given half-width, or without one.
-
-        Args:
-            energy_J: total energy in joules.
-            half_J: half-width in joules; not finite where nothing can be said.
-            least_J: what is known to have been used, below which the interval does not reach.
-            confidence: see the attributes.
-            **others: the other attributes.
-        """
-        if confidence is None or not math.isfinite(half_J):
-            return cls(energy_J, **others)
-        lower_J = max(energy_J - half_J, least_J)
-        return cls(energy_J, lower_J, energy_J + half_J, confidence, **others)
+    duration_lower_s: float | None = None
+    duration_upper_s: float | None = None
 
     @property
     def energy_kWh(self) -> float:

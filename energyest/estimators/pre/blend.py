@@ -229,9 +229,9 @@ def _by_step(step: Estimate, trace: EnergyTrace, epochs: float) -> _Rest:
     if step.epochs is not None:
         epochs = step.epochs - int(np.isfinite(trace.column("energy_J")).sum())
     deviation = LEVEL_DEVIATION
-    if step.upper_J is not None and step.confidence and rest_J > 0:
+    if step.upper_J is not None and step.lower_J is not None and step.confidence and rest_J > 0:
         z = float(ndtri((1 + step.confidence) / 2))
-        deviation = (step.upper_J - step.energy_J) / rest_J / z
+        deviation = (step.upper_J - step.lower_J) / 2 / rest_J / z
     return _Rest(rest_J, duration_s, deviation, epochs)
 
 

@@ -14,7 +14,7 @@ from energyest.estimate import Estimate, NotStableError
 from energyest.estimators.arguments import check_trace, lacks_durations
 from energyest.estimators.step.forecast import Forecast, Forecaster
 from energyest.estimators.step.horizon import Horizon, find_horizon, measured_s
-from energyest.estimators.step.interval import quantile
+from energyest.estimators.step.interval import ends_around
 from energyest.estimators.step.level import MIN_EPOCHS
 from energyest.estimators.step.paper_window import Window, check_window
 from energyest.estimators.step.planned_changes import PlannedChange, planned_changes
@@ -142,14 +142,22 @@ def _estimate(
         total_J = done_J + forecast.power_W * max(0.0, total_s - history.read_s)
         if not math.isfinite(total_J):
             raise lacks_durations("form='power'")
-    half_J = math.inf if confidence is None else forecast.error_J * quantile(confidence)
+    known_s = total_s if math.isfinite(total_s) else None
+    interval: dict[str, float] = {}
+    if confidence is not None and np.isfinite(forecast.off_J).all():
+        lower_J, upper_J = ends_around(total_J, forecast.off_J, least=done_J, confidence=confidence)
+        interval = {"lower_J": lower_J, "upper_J": upper_J, "confidence": confidence}
+        if known_s is not None:
+            ends_by_clock = horizon.duration_s is not None or total < horizon.epochs
+            off_s = np.zeros(1) if ends_by_clock else history.duration_off_s(total)
+            interval["duration_lower_s"], interval["duration_upper_s"] = ends_around(
+                known_s, off_s, least=done_s, confidence=confidence
+            )
     stop = len(trace)
-    return Estimate.around(
+    return Estimate(
         total_J,
-        half_J,
-        least_J=done_J,
-        confidence=confidence,
-        duration_s=total_s if math.isfinite(total_s) else None,
+        **interval,
+        duration_s=known_s,
         measured_J=done_J,
         epochs=total,
         unit=trace.unit,

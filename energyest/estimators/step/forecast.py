@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from energyest.arrays import FloatArray
 from energyest.checks import positive_or_none
 from energyest.estimators.arguments import lacks_durations
+from energyest.estimators.step.disturbances import DRAWS, Disturbances, chance, way_back
 from energyest.estimators.step.horizon import Horizon, measured_s
-from energyest.estimators.step.interval import error_of
+from energyest.estimators.step.interval import error_of, errors, errors_of_mean
 from energyest.estimators.step.level import MIN_EPOCHS, Level, current_level
 from energyest.estimators.step.planned_changes import PlannedChange, weights_of
 from energyest.estimators.step.spikes import remaining_spikes, without_spikes
@@ -31,17 +32,36 @@ class Forecast:
 
     Attributes:
         energy_J: joules, those of epochs so far that were not read included.
-        error_J: scale of its error in joules.
+        off_J: shape (draws,), by how many joules futures are off `energy_J`.
         duration_s: seconds from now to the end; NaN if unknown.
         power_W: mean power of the whole epochs to come; NaN if unknown.
         assumptions: what it rests on, beside the level going on.
     """
 
     energy_J: float
-    error_J: float
+    off_J: FloatArray
     duration_s: float
     power_W: float
     assumptions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What the epochs to come are like.
+
+    Attributes:
+        mean: joules that one is expected to cost, but for what is added.
+        calm: the level without what stands out of it.
+        disturbances: that.
+        leaves_out: whether what is expected of it is no part of `mean`, but added.
+        spikes_J: joules that spikes add which come regularly.
+    """
+
+    mean: float
+    calm: Level
+    disturbances: Disturbances
+    leaves_out: bool
+    spikes_J: float = 0.0
 
 
 class Forecaster:
@@ -74,8 +94,15 @@ class Forecaster:
         self._rows_since_change = part.rows_since_change
         self._rows = self._positions[part.where]
         self.start = int(self._rows[self.level.start])
-        self._level_s = self.level.average((self._duration_s - apart_s)[self._rows])
+        self._level_durations_s = (self._duration_s - apart_s)[self._rows]
+        self._level_s = self.level.average(self._level_durations_s)
         self._regular, self._spikes, self._spike_J = self._regular_spikes()
+        series = self._training_J[self._part]
+        calm, disturbances = self._calm(series)
+        # A single spike is no part of the level's mean; what has come more often is.
+        leaves_out = len(self._spikes) == 1
+        self._irregular = Outlook(self.level.mean, calm, disturbances, leaves_out)
+        self._way_back = way_back(series, self.level.start)
         # Epochs that were not read at the end of the trace are projected like those to come.
         self._begin = int(np.flatnonzero(np.isfinite(energy_J))[-1]) + 1
         self._unread_J = self._energy_of_unread()
@@ -157,53 +184,107 @@ class Forecaster:
         begin = self._begin
         load = self.load if self._to_come else None
         weights = weights_of(self._to_come, begin, end, load)
-        weight, weight_s = weights.energy, weights.time
-        if begin < measured:
-            weight_s = weights_of(self._to_come, measured, end, load).time
-        level, spikes_J = self.level_for(total)
-        training_J, training_s = weight * level.mean + spikes_J, _times(weight_s, self._level_s)
+        weight, (rest_s, power_W) = weights.energy, self._time_to_come(total)
+        outlook = self.outlook(total)
+        level = outlook.calm
+        expected, extra = outlook.disturbances.to_come(begin, end)
+        # What they cost changes with what an epoch costs, too.
+        an_epoch_J = level.mean * (weight / (end - begin) if end > begin else 0.0)
+        training_J = weight * outlook.mean + outlook.spikes_J
+        if outlook.leaves_out:
+            training_J += _times(expected, an_epoch_J)
+        off_J = weight * level.mean + outlook.spikes_J + an_epoch_J * extra - training_J
+        likely, more = self._way_back
+        if likely and weight > 0:
+            goes_back = chance().way_back < likely
+            training_J += weight * level.mean * likely * more
+            off_J += weight * level.mean * (goes_back - likely) * more
         if self._validations.in_each and weights.changes:
             # What is planned changes the training; the validation in it stays as it is.
             share_J = level.average(self._validations.energy_J[self._rows])
-            share_s = level.average(self._validations.duration_s[self._rows])
             training_J += _times(end - begin - weight, min(share_J, level.mean))
-            training_s += _times(end - measured - weight_s, min(share_s, self._level_s))
         # Both kinds of error concern all epochs to come alike.
         error_J = training_J * error_of(level, weight) if weight > 0 else 0.0
         error_J = math.hypot(error_J, level.mean * weights.error)
         validation = self._validations.to_come(total, level.mean, self._level_s)
-        unknown_s = _times(int(np.isnan(self._duration_s).sum()), self._level_s)
+        off_J += math.hypot(error_J, validation.error_J) * errors()
         return Forecast(
             energy_J=training_J + validation.energy_J + self._unread_J,
-            error_J=math.hypot(error_J, validation.error_J),
-            duration_s=training_s + validation.duration_s + unknown_s,
-            power_W=self.power_W * (weight / weight_s if weight_s > 0 else 1.0),
+            off_J=off_J,
+            duration_s=rest_s,
+            power_W=power_W,
             assumptions=tuple(c.describe(self.unit) for c in weights.changes),
         )
 
-    def level_for(self, total: float) -> tuple[Level, float]:
-        """The level of the epochs to come, and the joules that regular spikes add to it.
+    def duration_off_s(self, total: float) -> FloatArray:
+        """By how many seconds futures are off the projected duration, of shape (draws,)."""
+        measured, end = len(self._trace), max(total, len(self._trace))
+        weights = weights_of(self._to_come, measured, end, self.load if self._to_come else None)
+        known = np.isfinite(self._level_durations_s)
+        start = int(np.count_nonzero(known[: self.level.start]))
+        durations_s = self._level_durations_s[known]
+        if not weights.time > 0 or start >= len(durations_s):
+            return np.zeros(DRAWS)
+        off_s: FloatArray = (
+            weights.time
+            * self._level_s
+            * errors_of_mean(
+                self._level_s,
+                durations_s,
+                start,
+                self._rows[known],
+                (measured, end),
+                further=weights.error / weights.time,
+            )
+        )
+        return off_s
 
-        Spikes that come irregularly are part of the level.
-        """
-        if self._regular is None:
-            return self.level, 0.0
-        to_come = remaining_spikes(self._spikes, len(self._trace), total)
-        if to_come is None:
-            return self.level, 0.0
-        return self._regular, to_come * self._spike_J
+    def outlook(self, total: float) -> Outlook:
+        """What the epochs to come are like if the training has `total` epochs."""
+        if self._regular is not None:
+            to_come = remaining_spikes(self._spikes, len(self._trace), total)
+            if to_come is not None:
+                return replace(self._regular, spikes_J=to_come * self._spike_J)
+        return self._irregular
 
     # ------------------------------------------------------------------ inside
 
-    def _regular_spikes(self) -> tuple[Level | None, NDArray[np.intp], float]:
-        """The level without its spikes, their positions, and their height; None if too few."""
+    def _calm(self, values: FloatArray) -> tuple[Level, Disturbances]:
+        """The level without what stands out, and that."""
+        disturbances = Disturbances(values, self.level.start, self._rows)
+        if np.array_equal(disturbances.calm, self._training_J[self._part]):
+            return self.level, disturbances
+        return current_level(disturbances.calm, self.level.change), disturbances
+
+    def _time_to_come(self, total: float) -> tuple[float, float]:
+        """Seconds from now to the end, NaN if unknown; and mean power of the epochs to come."""
+        measured, end = len(self._trace), max(total, len(self._trace))
+        load = self.load if self._to_come else None
+        weights = weights_of(self._to_come, self._begin, end, load)
+        weight_s = weights.time
+        if self._begin < measured:
+            weight_s = weights_of(self._to_come, measured, end, load).time
+        training_s = _times(weight_s, self._level_s)
+        if self._validations.in_each and weights.changes:
+            share_s = self.level.average(self._validations.duration_s[self._rows])
+            training_s += _times(end - measured - weight_s, min(share_s, self._level_s))
+        validation = self._validations.to_come(total, self.level.mean, self._level_s)
+        unknown_s = _times(int(np.isnan(self._duration_s).sum()), self._level_s)
+        return training_s + validation.duration_s + unknown_s, self.power_W * (
+            weights.energy / weight_s if weight_s > 0 else 1.0
+        )
+
+    def _regular_spikes(self) -> tuple[Outlook | None, NDArray[np.intp], float]:
+        """What is to come beside the spikes, their positions, and their height; None if too few."""
         series, smooth = self._training_J[self._part], self.level.smooth
         spikes = np.flatnonzero(smooth != series)
         spikes = spikes[spikes >= self.level.start]
         if len(spikes) < 2:
             return None, spikes, 0.0
         height_J = float((series - smooth)[spikes].mean())
-        return current_level(smooth, self.level.change), self._rows[spikes], height_J
+        usual_J = current_level(smooth, self.level.change).mean
+        regular = Outlook(usual_J, *self._calm(smooth), leaves_out=False)
+        return regular, self._rows[spikes], height_J
 
     def _energy_of_unread(self) -> float:
         """What the epochs between others cost whose energy was not read: as those around them."""
@@ -220,7 +301,7 @@ class Forecaster:
         done_s, measured = measured_s(self._trace), float(len(self._trace))
 
         def length_s(total: float) -> float:
-            return done_s + self.forecast(total).duration_s
+            return done_s + self._time_to_come(total)[0]
 
         an_epoch_s = length_s(measured + 1) - length_s(measured)
         if not an_epoch_s > 0:

@@ -8,12 +8,13 @@ from typing import Literal
 
 import numpy as np
 
+from energyest.arrays import FloatArray
 from energyest.checks import check_count, is_count
 from energyest.errors import EstimateError
 from energyest.estimate import Estimate
 from energyest.estimators.arguments import lacks_durations
 from energyest.estimators.step.horizon import Horizon
-from energyest.estimators.step.interval import error_of, quantile
+from energyest.estimators.step.interval import ends_around, errors_of_mean
 from energyest.estimators.step.level import fixed_level
 from energyest.records.trace import EnergyTrace
 
@@ -72,14 +73,23 @@ class Window:
             else:
                 # The paper's power form takes no epoch as measured, its window included.
                 total_J, remaining, measured_J = power_W * total_s, epochs, None
-        half_J = remaining * level.mean * error_of(level, remaining) * quantile(confidence)
-        if level.epochs == 1 and remaining:
-            half_J = math.inf  # one epoch says nothing of the spread
-        return Estimate.around(
+        interval: dict[str, float] = {}
+        if level.epochs > 1 or not remaining:  # one epoch says nothing of the spread
+            off_J = self._off(energy_J, level.mean, (stop, stop + remaining))
+            lower_J, upper_J = ends_around(
+                total_J, off_J, least=measured_J or 0.0, confidence=confidence
+            )
+            interval = {"lower_J": lower_J, "upper_J": upper_J, "confidence": confidence}
+            if math.isfinite(total_s):
+                is_known = horizon.duration_s is not None or epochs < horizon.epochs
+                to_come = (stop, stop if is_known else max(epochs, stop))
+                off_s = self._off(durations_s, level_s, to_come)
+                interval["duration_lower_s"], interval["duration_upper_s"] = ends_around(
+                    total_s, off_s, least=known_s, confidence=confidence
+                )
+        return Estimate(
             total_J,
-            half_J,
-            least_J=measured_J or 0.0,
-            confidence=confidence,
+            **interval,
             duration_s=total_s if math.isfinite(total_s) else None,
             measured_J=measured_J,
             epochs=epochs,
@@ -90,6 +100,15 @@ class Window:
             if remaining
             else (),
         )
+
+    def _off(self, values: FloatArray, mean: float, to_come: tuple[int, float]) -> FloatArray:
+        """By how much the sum of the epochs to come may be off, of shape (draws,)."""
+        number, read = to_come[1] - to_come[0], np.flatnonzero(np.isfinite(values))
+        read = read[read >= self.start]  # what came before is none of the window's business
+        if not number > 0 or not mean > 0:
+            return np.zeros(1)
+        off: FloatArray = number * mean * errors_of_mean(mean, values[read], 0, read, to_come)
+        return off
 
 
 def check_window(

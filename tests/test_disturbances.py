@@ -1,0 +1,230 @@
+"""Epochs that stand out, how many are to come, and what that does to an interval."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import betabinom
+
+from energyest import EnergyTrace, Estimate, NotStableError, estimate_step
+from energyest.estimators.step.disturbances import (
+    DRAWS,
+    Disturbances,
+    _beta_binomial,
+    chance,
+    way_back,
+)
+
+
+def disturbances(values: list[float] | np.ndarray, start: int = 0) -> Disturbances:
+    array = np.asarray(values, dtype=np.float64)
+    return Disturbances(array, start, np.arange(len(array)))
+
+
+def projected(energy_J: np.ndarray, epochs: int, duration_s: np.ndarray | None = None) -> Estimate:
+    duration_s = np.full(len(energy_J), 10.0) if duration_s is None else duration_s
+    return estimate_step(EnergyTrace.from_epochs(energy_J, duration_s), epochs)
+
+
+# ---------------------------------------------------------------------- what stands out
+
+
+def test_what_stands_out_is_taken_out() -> None:
+    values = [100.0, 101, 99, 150, 100, 101, 60, 100, 99, 100]
+    assert disturbances(values).calm == pytest.approx(
+        [100, 101, 99, 100, 100, 101, 100, 100, 99, 100]
+    )
+
+
+def test_what_every_other_epoch_does_is_noise() -> None:
+    values = np.array([100.0, 140, 100, 140, 100, 140, 100, 140])
+    assert disturbances(values).calm == pytest.approx(values)
+    # Nor is there a usual value where most cost nothing.
+    nothing = np.array([0.0, 0, 0, 5, 0])
+    assert disturbances(nothing).calm == pytest.approx(nothing)
+
+
+def test_a_burst_that_looked_like_a_level_counts() -> None:
+    values = np.array([100.0] * 6 + [150.0] * 4 + [100.0] * 6)
+    expected, _ = disturbances(values, start=10).to_come(16, 116)
+    none, _ = disturbances(values[10:]).to_come(6, 106)
+    assert none == 0
+    assert expected > 2  # epochs' worth of stalls
+
+
+# ---------------------------------------------------------------------- how many are to come
+
+
+@pytest.mark.parametrize(("number", "a", "b"), [(1, 0.6, 7.5), (30, 0.15, 25.0), (2000, 3.0, 9.0)])
+def test_numbers_of_bursts_are_beta_binomial(number: int, a: float, b: float) -> None:
+    expected = betabinom(number, a, b).cdf(np.arange(number))
+    assert _beta_binomial(number, a, b) == pytest.approx(expected, rel=1e-6)
+
+
+def test_as_many_are_expected_as_have_come() -> None:
+    chances = np.random.default_rng(0)
+    values = 100 * (1 + 0.01 * chances.standard_normal(200))
+    stalls = chances.permutation(200)[:20]
+    values[stalls] *= 1.5
+    _, extra = disturbances(values).to_come(200, 400)
+    # 20 of 200 at 0.5 each; bursts of chance make it no more exact than this.
+    assert extra.mean() == pytest.approx(10, rel=0.3)
+    assert np.quantile(extra, 0.05) < 10 < np.quantile(extra, 0.95)
+
+
+def test_a_training_without_end_is_scaled() -> None:
+    values = [100.0, 101, 99, 150, 100, 101, 160, 100, 99, 100]
+    near, far = (disturbances(values).to_come(10, 10 + n)[1] for n in (2_000, 2_000_000))
+    assert far == pytest.approx(1000 * near)
+
+
+def test_nothing_is_to_come_at_the_end() -> None:
+    expected, extra = disturbances([100.0, 150, 100, 100]).to_come(4, 4)
+    assert expected == 0
+    assert not extra.any()
+    assert extra.shape == (DRAWS,)
+
+
+def test_random_numbers_are_spread_evenly() -> None:
+    for row in (*chance().stalls, *chance().dips, chance().way_back, chance().error):
+        assert np.sort(row) == pytest.approx((np.arange(DRAWS) + 0.5) / DRAWS)
+    assert abs(np.corrcoef(chance().stalls)[0, 1:]).max() < 0.1
+
+
+# ---------------------------------------------------------------------- long dips
+
+
+def test_a_young_lower_level_may_end() -> None:
+    likely, more = way_back(np.array([1000.0] * 12 + [400.0, 400, 400]), 12)
+    assert likely == pytest.approx(0.5)
+    assert more == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "start"),
+    [
+        ([400.0] * 12 + [1000.0] * 3, 12),  # a higher one stays, as after a warm-up
+        ([1000.0] * 3 + [400.0] * 3, 3),  # of two young ones nobody knows
+        ([1000.0] * 30 + [400.0] * 11, 30),  # an old one stays
+        ([1000.0] * 12 + [990.0] * 3, 12),  # that is no other level
+        ([1000.0] * 3, 0),
+    ],
+)
+def test_other_levels_stay(values: list[float], start: int) -> None:
+    assert way_back(np.array(values), start) == (0.0, 0.0)
+
+
+def test_a_short_plateau_is_not_believed_alone() -> None:
+    estimate = projected(np.array([1000.0] * 12 + [400.0, 410, 405]), 40)
+    assert estimate.lower_J < 13_215 + 25 * 410
+    assert estimate.upper_J > 13_215 + 25 * 950
+
+
+def test_three_epochs_of_which_one_stands_out_are_no_sure_level() -> None:
+    estimate = projected(np.array([882.0, 1285, 884]), 40)
+    quiet_J, all_J = 1285 + 39 * 883, 40 * (882 + 1285 + 884) / 3
+    assert estimate.lower_J - 0.005 * quiet_J < quiet_J < all_J < estimate.upper_J
+
+
+# ---------------------------------------------------------------------- intervals
+
+
+def test_a_stall_that_came_once_is_expected_again() -> None:
+    held, halves = [], []
+    for seed in range(100):
+        chances = np.random.default_rng(seed)
+        energy_J = 9500 * (1 + 0.005 * chances.standard_normal(50))
+        stalls = chances.random(50) < 0.06
+        stalls[:15], stalls[8] = False, True
+        energy_J[stalls] *= 1.75
+        estimate = projected(energy_J[:15], 50)
+        held.append(estimate.lower_J <= energy_J.sum() <= estimate.upper_J)
+        halves.append((estimate.upper_J - estimate.lower_J) / 2 / energy_J.sum())
+    assert np.mean(held) > 0.85
+    assert np.median(halves) < 0.08
+
+
+def test_stalls_lie_above_and_dips_below() -> None:
+    noise = 1 + 0.01 * np.random.default_rng(1).standard_normal(20)
+    for size, is_above in ((1.6, True), (0.6, False)):
+        energy_J = 100 * noise
+        energy_J[[4, 11]] *= size
+        energy_J[12] *= size
+        estimate = projected(energy_J, 100)
+        above = estimate.upper_J - estimate.energy_J
+        below = estimate.energy_J - estimate.lower_J
+        assert (above > below) == is_above
+
+
+@given(
+    seed=st.integers(0, 1000),
+    factor=st.floats(1e-3, 1e6),
+    observed=st.integers(4, 40),
+)
+def test_units_do_not_matter(seed: int, factor: float, observed: int) -> None:
+    chances = np.random.default_rng(seed)
+    energy_J = 100 * (1 + 0.02 * chances.standard_normal(observed))
+    energy_J[: observed - 3][chances.random(observed - 3) < 0.1] *= 1.5
+    plain, scaled = projected(energy_J, 60), projected(factor * energy_J, 60)
+    for name in ("energy_J", "lower_J", "upper_J"):
+        assert getattr(scaled, name) == pytest.approx(factor * getattr(plain, name), rel=1e-6)
+
+
+@given(seed=st.integers(0, 1000), observed=st.integers(3, 40), rest=st.integers(0, 200))
+def test_the_interval_holds_the_projection_and_what_was_measured(
+    seed: int, observed: int, rest: int
+) -> None:
+    chances = np.random.default_rng(seed)
+    energy_J = 100 * np.exp(0.3 * chances.standard_normal(observed))
+    try:
+        estimate = projected(energy_J, observed + rest)
+    except NotStableError:
+        return
+    assert energy_J.sum() * (1 - 1e-9) <= estimate.lower_J
+    assert estimate.lower_J <= estimate.energy_J <= estimate.upper_J
+    assert estimate.duration_lower_s <= estimate.duration_s <= estimate.duration_upper_s
+
+
+# ---------------------------------------------------------------------- durations
+
+
+def test_the_duration_has_an_interval_of_its_own() -> None:
+    held = []
+    for seed in range(100):
+        chances = np.random.default_rng(seed)
+        duration_s = 10 * (1 + 0.02 * chances.standard_normal(60))
+        duration_s[chances.random(60) < 0.06] *= 1.6
+        estimate = projected(np.full(20, 100.0), 60, duration_s[:20])
+        held.append(estimate.duration_lower_s <= duration_s.sum() <= estimate.duration_upper_s)
+        # What it draws does not change, so the energy's interval is narrower.
+        assert (estimate.upper_J - estimate.lower_J) / estimate.energy_J < 0.03
+    assert np.mean(held) > 0.7  # a third of them has not seen a stall yet
+
+
+def test_a_known_duration_has_no_interval() -> None:
+    trace = EnergyTrace.from_epochs([100.0] * 8, [10.0] * 8)
+    estimate = estimate_step(trace, 20, form="power", duration_s=210)
+    assert estimate.duration_lower_s == estimate.duration_s == estimate.duration_upper_s == 210
+    estimate = estimate_step(trace, duration_s=210)
+    assert estimate.duration_lower_s == estimate.duration_upper_s == pytest.approx(210)
+
+
+def test_without_durations_there_is_no_interval_of_them() -> None:
+    estimate = estimate_step(EnergyTrace.from_epochs([100.0] * 8), 20)
+    assert estimate.duration_lower_s is None
+    assert estimate.duration_upper_s is None
+
+
+def test_the_window_of_the_paper_has_intervals_too() -> None:
+    trace = EnergyTrace.from_epochs([300.0] * 10 + [100.0, 101, 99, 100, 100], [10.0] * 15)
+    estimate = estimate_step(trace, 60, start=10, window=5)
+    assert estimate.energy_J == pytest.approx(3500 + 45 * 100)
+    # What came before the window is none of its business.
+    assert estimate.upper_J < 1.05 * estimate.energy_J
+    assert estimate.lower_J < estimate.energy_J
+    assert estimate.duration_lower_s < 600 < estimate.duration_upper_s
+    assert math.isfinite(estimate.duration_upper_s)
