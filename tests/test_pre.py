@@ -426,3 +426,13 @@ def test_tables_and_lists_that_hold_nothing_are_refused(table: pd.DataFrame) -> 
         PreModel().cross_validate(table[table.model == "net1"])
     with pytest.raises(EstimateError, match="confidence=2"):
         PreModel().cross_validate(table, confidence=2)
+
+
+def test_the_duration_has_an_interval() -> None:
+    small = describe_workload(nn.Linear(64, 64), rand(32, 64))
+    narrow, wide = (
+        estimate_pre(small, "H100", epochs=3, train_samples=6400, confidence=confidence)
+        for confidence in (0.5, 0.9)
+    )
+    assert wide.duration_lower_s < narrow.duration_lower_s < wide.duration_s
+    assert wide.duration_s < narrow.duration_upper_s < wide.duration_upper_s

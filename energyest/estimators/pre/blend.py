@@ -247,12 +247,16 @@ def _total(
     duration_s = measured_s(trace) + rest.duration_s
     factor = math.exp(min(rest.deviation * float(ndtri((1 + confidence) / 2)), 100.0))
     known = math.isfinite(rest.deviation)
+    knows_both = known and math.isfinite(duration_s)
     return Estimate(
         energy_J=measured_J + rest.energy_J,
         lower_J=measured_J + rest.energy_J / factor if known else None,
         upper_J=measured_J + rest.energy_J * factor if known else None,
         confidence=confidence if known else None,
         duration_s=duration_s if math.isfinite(duration_s) else None,
+        # A step that takes longer costs more: what is known of one is taken to hold for the other.
+        duration_lower_s=measured_s(trace) + rest.duration_s / factor if knows_both else None,
+        duration_upper_s=measured_s(trace) + rest.duration_s * factor if knows_both else None,
         measured_J=measured_J,
         epochs=int(np.isfinite(trace.column("energy_J")).sum()) + rest.epochs,
         unit=trace.unit,

@@ -100,9 +100,11 @@ def estimate_pre(
     pairs = [(workload, chosen)]
     predicted = known.predict(with_validation(pairs))
     halves = known.half_width(predicted, confidence)
+    half_step = float(known.half_width_step(predicted, confidence)[0])
     if probe is not None:
         predicted = _as_probed(predicted, known, probe)
         halves = np.full(2, PROBE_DEVIATION * float(ndtri((1 + confidence) / 2)))
+        half_step = float(halves[0])
     total = whole_trainings(
         pairs,
         predicted,
@@ -114,13 +116,16 @@ def estimate_pre(
     energy_J, half = float(total.energy_J[0]), float(total.half[0])
     if not math.isfinite(energy_J * total.duration_s[0]):
         raise EstimateError("its energy or time is too large for a number: fewer epochs or samples")
+    duration_s = float(total.duration_s[0])
     by = "PRE" if probe is None else f"PRE with a probe of {probe.steps} steps"
     return Estimate(
         energy_J=energy_J,
         lower_J=energy_J * math.exp(-half),
         upper_J=energy_J * math.exp(half),
         confidence=confidence,
-        duration_s=float(total.duration_s[0]),
+        duration_s=duration_s,
+        duration_lower_s=duration_s * math.exp(-half_step),
+        duration_upper_s=duration_s * math.exp(half_step),
         measured_J=0.0,
         epochs=float(epochs),
         method=f"{by}: {workload.model}, batch {workload.batch_size}, {used}, on one {chosen.name}",

@@ -47,10 +47,16 @@ class FittedPreModel:
 
     def half_width(self, predicted: Predictions, confidence: float) -> Array:
         """Half-width of the interval of the energy's logarithm, of shape (n,)."""
+        return self._half_width(predicted.deviation_energy, confidence)
+
+    def half_width_step(self, predicted: Predictions, confidence: float) -> Array:
+        """The same of a step's length, whose errors are taken to be spread as the energy's are."""
+        return self._half_width(predicted.deviation_step, confidence)
+
+    def _half_width(self, expected: Array, confidence: float) -> Array:
         count = len(self.deviations)
         share = min(confidence * (count + 1) / count, 1.0)
-        half = predicted.deviation_energy * float(np.quantile(self.deviations, share))
-        return np.minimum(half, _MOST_HALF)
+        return np.minimum(expected * float(np.quantile(self.deviations, share)), _MOST_HALF)
 
     def beyond_measured(
         self, pairs: Sequence[Pair], predicted: Predictions
