@@ -6,7 +6,8 @@ Each training is projected from its first epochs and compared with its measured 
    independent implementation, from which none may differ by more than 2 %;
 2. STEP by default beside simpler methods, for each data set, by the number of epochs observed;
 3. STEP around a change of level: before it, declared and not, and after it;
-4. the interval: how often it holds the truth, and how wide it is.
+4. the interval: how often it holds the truth, and how wide it is; by scenario, and for every
+   family of runs beside other ways to an interval (see `step_families`).
 
 Exits with 1 if a figure differs or misses its aim, with 2 if data are missing.
 
@@ -32,6 +33,9 @@ from benchmarks.common.real_trainings import (
     long_runs,
     of_hopper,
 )
+from benchmarks.common.run_families import families
+from benchmarks.evidence.step_families import judged
+from benchmarks.evidence.step_families import show as show_families
 from energyest import EnergyTrace, Estimate, NotStableError, estimate_step
 from energyest.estimators import (
     estimate_first_epoch,
@@ -358,7 +362,8 @@ def main() -> None:
     show(f"The 90 % interval, {SETTLED} or more epochs into a level, in %:", held)
     reached = aims(methods, changes, held)
     show("Aims:", reached)
-    sys.exit(0 if agree and (reached["verdict"] == "reached").all() else 1)
+    meets_goals = show_families(judged(families()))
+    sys.exit(0 if agree and meets_goals and (reached["verdict"] == "reached").all() else 1)
 
 
 if __name__ == "__main__":

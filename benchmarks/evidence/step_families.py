@@ -1,0 +1,240 @@
+"""How STEP's interval holds on every family of runs, beside other ways to one.
+
+Each run is projected after 6, 10, 15 and 25 epochs of its last level. For each family: how many of
+the 90 % intervals hold the total, their half-width, their score (width and, for each miss, 20 times
+by how much), the error of the projection, and how many were refused. Beside STEP: the peers' ways,
+which have no interval (the first epoch, or the mean, times the number of epochs), and two honest
+simple ones: a bootstrap of the epochs in blocks, and conformal prediction, which takes the errors
+of the mean in all other families.
+
+Exits with 1 if a goal is missed, with 2 if data are missing.
+
+    python -m benchmarks.evidence.step_families
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.common.goal import Goal
+from benchmarks.common.head import print_head
+from benchmarks.common.real_trainings import LongRun
+from benchmarks.common.run_families import families
+from energyest import NotStableError, estimate_step
+
+OBSERVED = (6, 10, 15, 25)
+CONFIDENCE = 0.9
+# A family of which two runs are known says little.
+FEW = 3
+BLOCK, DRAWS = 3, 500
+
+
+class Answer(NamedTuple):
+    """A projection and its interval, in joules; NaN without one."""
+
+    energy_J: float
+    lower_J: float = np.nan
+    upper_J: float = np.nan
+
+
+# What a method says of a run after so many epochs; None if it refuses.
+Method = Callable[[LongRun, int], Answer | None]
+
+
+def step(confidence: float) -> Method:
+    """STEP as it is packaged."""
+
+    def answer(run: LongRun, observed: int) -> Answer | None:
+        try:
+            found = estimate_step(
+                run.trace.head(observed), run.epochs, planned=[], confidence=confidence
+            )
+        except NotStableError:
+            return None
+        assert found.lower_J is not None
+        assert found.upper_J is not None
+        return Answer(found.energy_J, found.lower_J, found.upper_J)
+
+    return answer
+
+
+def first_epoch(run: LongRun, observed: int) -> Answer:
+    return Answer(run.epochs * float(run.energy_J[run.changes_at or 0]))
+
+
+def mean(run: LongRun, observed: int) -> Answer:
+    """Mean of all epochs but the first, the cold one, for those to come."""
+    seen = run.energy_J[:observed]
+    rest = run.epochs - observed
+    return Answer(float(seen.sum() + rest * seen[(run.changes_at or 0) + 1 :].mean()))
+
+
+def bootstrap(run: LongRun, observed: int) -> Answer:
+    """The epochs to come are drawn from those so far, but the first, in blocks."""
+    chance = np.random.default_rng(0)
+    seen = run.energy_J[(run.changes_at or 0) + 1 : observed]
+    rest = run.epochs - observed
+    blocks = -(-rest // BLOCK)
+    starts = chance.integers(0, len(seen) - BLOCK + 1, (DRAWS, blocks))
+    drawn = seen[starts[..., None] + np.arange(BLOCK)].reshape(DRAWS, -1)[:, :rest].sum(axis=1)
+    done = run.energy_J[:observed].sum()
+    lower, upper = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Answer(float(done + np.median(drawn)), float(done + lower), float(done + upper))
+
+
+def rows_of(family: str, runs: list[LongRun], name: str, method: Method) -> list[dict[str, object]]:
+    """One row for each projection of a family, in shares of the total."""
+    rows: list[dict[str, object]] = []
+    for run in runs:
+        for since in OBSERVED:
+            # An epoch in which a planned change comes belongs to neither level.
+            observed = since + (0 if run.changes_at is None else run.changes_at + 1)
+            if observed >= run.epochs - 1:
+                continue
+            row: dict[str, object] = {"family": family, "method": name, "after": since}
+            answer = method(run, observed)
+            if answer is None:
+                rows.append({**row, "refused": 1.0})
+                continue
+            lower = max(answer.lower_J, float(run.energy_J[:observed].sum()))
+            width, total = answer.upper_J - lower, run.total_J
+            miss = max(lower - total, 0.0, total - answer.upper_J)
+            rows.append(
+                {
+                    **row,
+                    "refused": 0.0,
+                    "held": float(miss == 0.0) if np.isfinite(width) else np.nan,
+                    "above": float(total > answer.upper_J),
+                    "half": width / 2 / total,
+                    "score": (width + 2 / (1 - CONFIDENCE) * miss) / total,
+                    "error": abs(answer.energy_J / total - 1),
+                    "off": answer.energy_J / total - 1,
+                }
+            )
+    return rows
+
+
+def with_conformal(table: pd.DataFrame) -> pd.DataFrame:
+    """Intervals around the mean, as wide as its errors in all other families ask for."""
+    means = table[table["method"] == "mean"]
+    parts = []
+    for (family, after), rows in means.groupby(["family", "after"]):
+        others = means[(means["family"] != family) & (means["after"] == after)]
+        half = float(np.quantile(others["error"], CONFIDENCE))
+        factor = 1 + rows["off"]  # the projection, in shares of the total
+        miss = np.maximum(rows["error"] - half * factor, 0.0)
+        parts.append(
+            rows.assign(
+                method="conformal",
+                held=(miss == 0).astype(float),
+                half=half * factor,
+                score=2 * half * factor + 2 / (1 - CONFIDENCE) * miss,
+            )
+        )
+    return pd.concat([table, *parts])
+
+
+def judged(found: dict[str, list[LongRun]]) -> pd.DataFrame:
+    """All projections by all methods."""
+    methods: dict[str, Method] = {
+        "STEP": step(CONFIDENCE),
+        "STEP, 50 %": step(0.5),
+        "STEP, 99 %": step(0.99),
+        "first epoch": first_epoch,
+        "mean": mean,
+        "bootstrap": bootstrap,
+    }
+    return with_conformal(
+        pd.DataFrame(
+            row
+            for family, runs in found.items()
+            for name, method in methods.items()
+            for row in rows_of(family, runs, name, method)
+        )
+    )
+
+
+def of_families(table: pd.DataFrame, method: str, by: list[str]) -> pd.DataFrame:
+    """Figures of a method in %, the half-width as a median."""
+    groups = table[table["method"] == method].groupby(by, sort=False)
+    means = groups[["held", "above", "score", "error", "refused"]].mean()
+    result = 100 * means.assign(half=groups["half"].median())
+    return result[["held", "above", "half", "score", "error", "refused"]]
+
+
+def goals(table: pd.DataFrame) -> list[Goal]:
+    """What the interval is asked for, over the families of which more than two runs are known."""
+    by_after = of_families(table, "STEP", ["family", "after"])
+    of_each = by_after.groupby("family").mean()
+    known = [f for f, n in table.groupby("family")["after"].size().items() if n > 7 * 4 * FEW]
+    of_each = of_each.loc[[f for f in of_each.index if f in known]]
+    simple = min(
+        of_families(table, name, ["family", "after"]).groupby("family")["score"].mean().mean()
+        for name in ("bootstrap", "conformal")
+    )
+    at_15 = by_after.xs(15, level="after")["error"]
+    held_at = {
+        share: of_families(table, name, ["family"]).loc[of_each.index, "held"].mean()
+        for share, name in ((50, "STEP, 50 %"), (99, "STEP, 99 %"))
+    }
+    worst = of_each["held"].idxmin()
+    found = [
+        ("coverage of 90 %, mean over families", of_each["held"].mean(), 88.0, 93.0),
+        (f"coverage of 90 %, worst family ({worst})", of_each["held"].min(), 80.0, 100.0),
+        ("coverage of 50 %, mean over families", held_at[50], 45.0, 55.0),
+        ("coverage of 99 %, mean over families", held_at[99], 97.0, 100.0),
+        ("half-width, delrey2023", of_each.loc["delrey2023", "half"], 0.0, 1.2),
+        ("half-width, mean over families", of_each["half"].mean(), 0.0, 4.0),
+        ("error after 15 epochs, delrey2023", at_15["delrey2023"], 0.0, 0.46),
+        ("error after 15 epochs, mean over families", at_15.mean(), 0.0, 1.7),
+        ("refused, worst family", of_each["refused"].max(), 0.0, 5.0),
+        (
+            "score, mean over families, beside the better simple way",
+            of_each["score"].mean(),
+            0.0,
+            simple,
+        ),
+    ]
+    return [
+        Goal(name, f"{least:.4g} to {most:.4g} %", f"{value:.2f} %", bool(least <= value <= most))
+        for name, value, least, most in found
+    ]
+
+
+def show(table: pd.DataFrame) -> bool:
+    """Print all tables; returns whether every goal is met."""
+    print("STEP's 90 % interval by family and epochs of the last level, in %:\n")
+    print(of_families(table, "STEP", ["family", "after"]).to_string(float_format="%.2f"))
+    print("\nThe mean over 6, 10, 15 and 25 epochs, beside other ways:\n")
+    names = ["STEP", "bootstrap", "conformal", "mean", "first epoch"]
+    columns = {
+        name: of_families(table, name, ["family", "after"]).groupby("family", sort=False).mean()
+        for name in names
+    }
+    for figure in ("held", "half", "score", "error"):
+        print(f"{figure}:")
+        shown = pd.DataFrame({name: columns[name][figure] for name in names}).dropna(
+            axis="columns", how="all"
+        )
+        shown.loc["mean over families"] = shown.mean()
+        print(shown.to_string(float_format="%.2f"), end="\n\n")
+    reached = goals(table)
+    print("\n".join(map(str, reached)))
+    return all(goal.met for goal in reached)
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    found = families()
+    print_head(__file__, "numpy", "scipy")
+    sys.exit(0 if show(judged(found)) else 1)
+
+
+if __name__ == "__main__":
+    main()
