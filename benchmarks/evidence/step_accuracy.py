@@ -34,7 +34,7 @@ from benchmarks.common.real_trainings import (
     of_hopper,
 )
 from benchmarks.common.run_families import families
-from benchmarks.evidence.step_families import judged
+from benchmarks.evidence.step_families import judged as judged_families
 from benchmarks.evidence.step_families import show as show_families
 from energyest import EnergyTrace, Estimate, NotStableError, estimate_step
 from energyest.estimators import (
@@ -362,7 +362,7 @@ def main() -> None:
     show(f"The 90 % interval, {SETTLED} or more epochs into a level, in %:", held)
     reached = aims(methods, changes, held)
     show("Aims:", reached)
-    meets_goals = show_families(judged(families()))
+    meets_goals = show_families(judged_families(families()))
     sys.exit(0 if agree and meets_goals and (reached["verdict"] == "reached").all() else 1)
 
 

@@ -42,7 +42,7 @@ _MOST_SAVED = 0.8
 class Prior:
     """What is expected of stalls or of dips before a training has shown any.
 
-    The constants are fitted by `benchmarks/evidence/step_calibration.py`.
+    The constants are chosen by `benchmarks/evidence/step_calibration.py`.
 
     Attributes:
         bursts: how many are taken to have been seen,

@@ -54,14 +54,14 @@ def estimate_step(
     - energy form: energy of the epochs before s + energy of the epochs s to s+w-1 / w * (N - s);
     - power form: mean power over the epochs s to s+w-1, times the duration of the training.
 
-    The interval: the error of the mean of the epochs to come, relative to the level, is taken to be
-    t-distributed with a variance that adds up the uncertainty of the level (its epochs' spread, and
-    how sure it is when the level began), the noise of the epochs to come, the drift of the level
-    (its second half against its first, which autocorrelated epochs show as well), the more the
-    farther ahead, and what no run shows ahead, the less the longer the level has lasted. The four
-    weights and the heaviness of the tails are fitted to the errors of real projections, not derived
-    from normal noise; `docs/estimating.md` has the figures. A change of level that nobody announced
-    and a steady trend are beyond it.
+    The interval is the middle of a thousand futures, drawn with the same random numbers each time.
+    In it are: the error of the level, t-distributed, with the uncertainty of its mean, the noise of
+    the epochs to come, its drift, and what no run shows ahead; stalls and dips, whose rate, size
+    and burstiness are learned from this run and start from what is usual; that a young, lower level
+    after a long one may end; and the error of planned changes. Its constants hold on families of
+    runs that had no part in their choice; `docs/estimating.md` has the figures. Not in it are: a
+    change of level that nobody announced (declare it as `planned`), stalls much larger than a run
+    that was quiet so far has varied, and a steady trend. Durations have an interval of their own.
 
     Args:
         trace: the epochs (or intervals of steps) measured so far.

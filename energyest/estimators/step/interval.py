@@ -13,9 +13,8 @@ from energyest.arrays import FloatArray
 from energyest.estimators.step.disturbances import DRAWS, Disturbances, chance, way_back
 from energyest.estimators.step.level import Level, fixed_level
 
-# Weights of what is known about the error, and the heaviness of its tails: fitted to the errors of
-# projections of real trainings, groups of which were left out in turn, by
-# `benchmarks/evidence/step_calibration.py`.
+# Weights of what is known about the error, and the heaviness of its tails: chosen by
+# `benchmarks/evidence/step_calibration.py`, which judges them on families of runs left out.
 #: Of the uncertainty of the level, the noise of the epochs to come, and the drift.
 WEIGHTS = (0.43, 0.17, 0.026)
 #: Error that a level of one epoch does not show yet.
