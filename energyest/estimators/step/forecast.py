@@ -158,6 +158,8 @@ class Forecaster:
         load = self.load if self._to_come else None
         weights = weights_of(self._to_come, begin, end, load)
         weight, weight_s = weights.energy, weights.time
+        # Energy and time of the same epochs, also of those at the end that were not read.
+        power_W = self.power_W * (weight / weight_s if weight_s > 0 else 1.0)
         if begin < measured:
             weight_s = weights_of(self._to_come, measured, end, load).time
         level, spikes_J = self.level_for(total)
@@ -177,7 +179,7 @@ class Forecaster:
             energy_J=training_J + validation.energy_J + self._unread_J,
             error_J=math.hypot(error_J, validation.error_J),
             duration_s=training_s + validation.duration_s + unknown_s,
-            power_W=self.power_W * (weight / weight_s if weight_s > 0 else 1.0),
+            power_W=power_W,
             assumptions=tuple(c.describe(self.unit) for c in weights.changes),
         )
 
