@@ -43,13 +43,6 @@ def as_finite(values: ArrayLike, name: str) -> FloatArray:
     return vector
 
 
-def as_positive(values: ArrayLike, name: str) -> FloatArray:
-    """Finite numbers of 0 or more, of one dimension."""
-    vector = as_finite(values, name)
-    refuse(vector < 0, vector, name, "must not be negative")
-    return vector
-
-
 def check_stored(vector: FloatArray, name: str) -> None:
     """What was read back may lack values, but not hold any that cannot be."""
     refuse(np.isinf(vector) | (vector < 0), vector, name, "must be finite and not negative")

@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from energyest.arrays import FloatArray
 
+# Readings of power further apart than this leave a gap in a trace.
+MAX_GAP_S = 5.0
 # A counter may show, at once, what was drawn since it was last renewed: 0.1 s ago on an H100.
 COUNTER_SLACK_S = 0.5
 # A counter that does not move for so long while power is drawn is stuck.

@@ -172,6 +172,24 @@ def test_epochs_without_a_measurement_are_projected() -> None:
     assert any("were not read" in a for a in estimate.assumptions)
 
 
+@given(unread=st.sets(st.integers(0, 11), max_size=7), form=st.sampled_from(["energy", "power"]))
+def test_wherever_epochs_were_not_read_they_cost_what_others_cost(
+    unread: set[int], form: str
+) -> None:
+    energy_J = np.full(12, 100.0)
+    energy_J[list(unread)] = math.nan
+    trace = trace_of(energy_J)
+    estimate = estimate_step(trace, 20, form=form)
+    assert estimate.energy_J == pytest.approx(2000)
+    assert estimate.duration_s == pytest.approx(40)
+    assert any("were not read" in said for said in estimate.assumptions) == bool(unread)
+    if not unread & {4, 5, 6}:
+        paper = estimate_step(trace, 20, form=form, start=4, window=3)
+        assert paper.energy_J == pytest.approx(2000)
+        is_said = any("were not read" in said for said in paper.assumptions)
+        assert is_said == any(epoch < 7 for epoch in unread)
+
+
 def test_nothing_measured_at_all() -> None:
     columns = dict(trace_of([1.0] * 5).epoch_columns)
     columns["energy_J"] = np.full(5, math.nan)
@@ -411,7 +429,12 @@ def test_utilization_of_a_long_run_whose_readings_were_thinned() -> None:
     time_s = np.array([*range(11), 11.0, 101.0])
     busy = np.array([*[0.0] * 11, 1.0, 1.0])
     trace = EnergyTrace.from_power(
-        time_s, np.full(13, 100.0), [50, 100], utilization=busy, meta={"devices": [A40]}
+        time_s,
+        np.full(13, 100.0),
+        [50, 100],
+        utilization=busy,
+        max_gap_s=90,
+        meta={"devices": [A40]},
     )
     estimate = estimate_green_algorithms(trace, 2, ram_GB=0)
     assert estimate.energy_J == pytest.approx(300 * 90.5 / 101 * 100)

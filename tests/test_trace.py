@@ -146,7 +146,11 @@ def test_empty_trace() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"energy_J": [1, math.nan]}, r"energy_J\[1\] is nan: energy_J must be finite"),
+        (
+            {"energy_J": [1], "duration_s": [math.nan]},
+            r"duration_s\[0\] is nan: duration_s must be",
+        ),
+        ({"energy_J": [1], "duration_s": [-1]}, "duration_s must not be negative"),
         ({"energy_J": [1, -2]}, r"energy_J\[1\] is -2: energy_J must not be negative"),
         ({"energy_J": [1, math.inf]}, "must be finite"),
         ({"energy_J": [1, 2], "duration_s": [1]}, "energy_J has 2 and duration_s has 1"),
@@ -167,7 +171,8 @@ def test_bad_epochs(arguments: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"power_W": [1, math.nan, 1]}, r"power_W\[1\] is nan: power_W must be finite"),
+        ({"time_s": [0, math.nan, 1]}, r"time_s\[1\] is nan: time_s must be finite"),
+        ({"epoch_end_s": [1, math.nan]}, "epoch_end_s must be finite"),
         ({"power_W": [1, -1, 1]}, r"power_W\[1\] is -1: power_W must not be negative"),
         ({"power_W": [1, math.inf, 1]}, "must be finite"),
         ({"time_s": [0, 2, 1]}, r"time_s\[2\] is 1: time_s must not go backwards"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from energyest.integration import MAX_GAP_S
 from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.ledger import Event, Ledger, Mark, OpenRows, Usage, sum_of_parts
 from energyest.measure.meter import Meter, PowerIntegral, report_disagreements
@@ -20,8 +21,6 @@ from energyest.measure.sensors.base import Device, Reading
 from energyest.records.epoch_table import AMENDS, EpochTable
 from energyest.records.storage import encode_epoch, epoch_lines
 
-# Readings of power further apart than this leave a gap in the trace.
-MAX_GAP_S = 5.0
 # Those of a model need not be closer: its power is a mean since the last one.
 _MAX_MODELLED_GAP_S = 60.0
 # Counter and integrated power of a device are compared in runs that take longer.

@@ -10,6 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 Device = dict[str, Any]
 KINDS = ("gpu", "cpu", "ram")
 
@@ -58,3 +61,14 @@ def names_with_counts(devices: Iterable[Device]) -> list[str]:
     """Their names, such as "2 x NVIDIA A40", each once."""
     counts = counts_by_name(devices)
     return [name if count == 1 else f"{count} x {name}" for name, count in counts.items()]
+
+
+def rows_of_devices(device: NDArray[Any]) -> dict[str, NDArray[np.intp]]:
+    """The rows of each device, in their order; at once, however many devices there are."""
+    if not len(device):
+        return {}
+    numbers: dict[str, int] = {}
+    of_row = np.array([numbers.setdefault(name, len(numbers)) for name in device])
+    order = np.argsort(of_row, kind="stable")
+    ends = np.cumsum(np.bincount(of_row))[:-1]
+    return dict(zip(numbers, np.split(order, ends), strict=True))

@@ -25,7 +25,7 @@ _MEASURED = {
     **{"validation_energy_J": 1e18, "duration_s": 1e11, "validation_s": 1e11},
     **{"mean_power_W": 1e12, "steps": 1e15, "samples": 1e18, "flops": 1e33},
 }
-_MOST_S, MOST_J = _MEASURED["duration_s"], _MEASURED["energy_J"]
+MOST_S, MOST_J = _MEASURED["duration_s"], _MEASURED["energy_J"]
 # Rounding of times and energies, also of those of long runs.
 _ROUNDING_S, _ROUNDING_J, _ROUNDING = 1e-3, 1e-2, 1e-6
 # A counter that corrects itself takes back what was booked before: then an epoch is not known.
@@ -221,7 +221,7 @@ def check_rows(columns: Mapping[str, FloatArray], what: str) -> None:
         return
     start_s, end_s = columns["start_s"], columns["end_s"]
     for name, values in (("start_s", start_s), ("end_s", end_s)):
-        refuse(np.abs(values) > _MOST_S, values, f"{what}{name}", "must be the time of a training")
+        refuse(np.abs(values) > MOST_S, values, f"{what}{name}", "must be the time of a training")
     rounding_s = _ROUNDING_S + _ROUNDING * np.maximum(np.abs(start_s), np.abs(end_s))
     is_before = end_s < start_s - rounding_s
     refuse(is_before, end_s, f"{what}end_s of the epochs", "must not be before start_s")
@@ -249,7 +249,7 @@ def check_totals(
         TraceError: a total is negative, absurdly large, less than its rows come to, or more than
             can have been drawn in the time outside of them.
     """
-    for value, name, most in ((energy_J, "total_J", MOST_J), (duration_s, "duration_s", _MOST_S)):
+    for value, name, most in ((energy_J, "total_J", MOST_J), (duration_s, "duration_s", MOST_S)):
         if value < -_ROUNDING_J or value > most:
             raise TraceError(f"{what}{name} is {value:g}: it must be from 0 to {most:g}")
     rows_J, rows_s = (columns.get(name, np.empty(0)) for name in ("energy_J", "duration_s"))

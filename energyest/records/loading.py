@@ -19,10 +19,11 @@ from energyest.arrays import as_finite, check_increasing, check_stored
 from energyest.checks import number_or_nan
 from energyest.errors import TraceError
 from energyest.records import storage
+from energyest.records.devices import rows_of_devices
 from energyest.records.epoch_table import check_rows, check_totals
 from energyest.records.meta import read_list, read_object
 from energyest.records.ranks import merge, rank_of, world_size
-from energyest.records.trace import EnergyTrace, rows_of_devices, unread_devices
+from energyest.records.trace import EnergyTrace, unread_devices
 
 log = logging.getLogger("energyest")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,24 +12,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from energyest.arrays import (
-    FloatArray,
-    as_finite,
-    as_positive,
-    as_vector,
-    check_increasing,
-    check_same_length,
-    ratio,
-    refuse,
-)
+from energyest.arrays import FloatArray
 from energyest.carbon import Intensity, co2e_kg
 from energyest.checks import check_count
 from energyest.display import printable
 from energyest.errors import TraceError
 from energyest.integration import cumulative_energy
 from energyest.records import storage
-from energyest.records.devices import Device, devices_of, names_with_counts
+from energyest.records.devices import (
+    Device,
+    devices_of,
+    names_with_counts,
+    rows_of_devices,
+)
 from energyest.records.epoch_table import why_unstorable
+from energyest.records.from_logs.columns import LogColumns
+from energyest.records.from_logs.epochs import log_of_epochs
+from energyest.records.from_logs.power import log_of_power
 from energyest.records.meta import read_count, read_list, read_number, read_text
 
 if TYPE_CHECKING:
@@ -69,11 +69,9 @@ class EnergyTrace:
             raise TraceError("readings need the columns time_s and device")
         for reason in filter(None, map(why_unstorable, epochs)):
             raise TraceError(reason)
-        if not isinstance(self.meta, Mapping):
-            raise TraceError(f"meta must be a mapping, not {type(self.meta).__name__}")
         object.__setattr__(self, "epoch_columns", epochs)
         object.__setattr__(self, "power_columns", power)
-        object.__setattr__(self, "meta", dict(self.meta))
+        object.__setattr__(self, "meta", dict(_checked_meta(self.meta)))
 
     # ------------------------------------------------------------------ building
 
@@ -89,30 +87,26 @@ class EnergyTrace:
         """A trace from the energy of consecutive epochs, as any log may hold it.
 
         Args:
-            energy_J: shape (epochs,), joules of each epoch.
-            duration_s: shape (epochs,), seconds of each epoch.
+            energy_J: shape (epochs,), joules of each epoch; NaN for one that was not measured,
+                which counts as an epoch. The total is not known then, and is projected.
+            duration_s: shape (epochs,), seconds of each epoch, also where its energy is NaN.
             meta: facts on the run, such as `{"devices": [{"device": "gpu:0", "kind": "gpu",
                 "name": "NVIDIA A40", "power_limit_W": 300}]}`.
             **columns: further columns of shape (epochs,), such as `val_acc` or `flops`; NaN
                 stands for what was not measured.
 
         Raises:
-            TraceError: arrays of different lengths, or an energy or duration that is NaN,
-                negative or infinite.
+            TraceError: arrays of different lengths, or that hold no numbers, such as times of the
+                clock; an energy that is negative or infinite, a duration that is so or NaN; a
+                mean power that is more than 100 kW for each of the devices in `meta`, or less
+                than 1 mW for all of them.
+
+        Warns:
+            UserWarning: the numbers are unlikely to be joules and seconds, or those of single
+                epochs; an epoch cost 0 J.
         """
-        energy = as_positive(energy_J, "energy_J")
-        known: dict[str, FloatArray] = {"epoch": np.arange(len(energy), dtype=np.float64)}
-        if duration_s is not None:
-            duration = as_positive(duration_s, "duration_s")
-            check_same_length(energy_J=energy, duration_s=duration)
-            end = np.cumsum(duration)
-            known |= {"start_s": end - duration, "end_s": end, "duration_s": duration}
-            known["mean_power_W"] = ratio(energy, duration)
-        known["energy_J"] = energy
-        for name, values in columns.items():
-            known[name] = as_vector(values, name)
-            check_same_length(energy_J=energy, **{name: known[name]})
-        return cls(known, {}, meta or {})
+        log = log_of_epochs(energy_J, duration_s, _checked_meta(meta or {}), columns)
+        return cls._of_log(log)
 
     @classmethod
     def from_power(
@@ -122,68 +116,56 @@ class EnergyTrace:
         epoch_end_s: ArrayLike,
         *,
         utilization: ArrayLike | None = None,
-        device: str = "gpu:0",
+        device: str | ArrayLike = "gpu:0",
+        max_gap_s: float | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> EnergyTrace:
         """A trace from readings of power, integrated over each epoch by the trapezoid rule.
 
+        Where power was not read for longer than `max_gap_s`, an epoch is NaN; the reading before
+        such a gap stands until the next was due. Of several devices, each is integrated by itself.
+
         Args:
-            time_s: shape (readings,), seconds on any clock, not decreasing.
-            power_W: shape (readings,), watts.
+            time_s: shape (readings,), seconds on any clock, not decreasing for a device.
+            power_W: shape (readings,), watts; NaN for a reading that failed.
             epoch_end_s: shape (epochs,), the ends of consecutive epochs on the same clock; the
-                first epoch starts at `time_s[0]`. The last end may lie beyond the last reading by
-                less than the usual time between readings; power is taken to continue.
-            utilization: shape (readings,), share of time in 0 to 1 in which the device was busy.
-            device: name of the device; what stands before the colon is its kind (gpu, cpu, ram).
+                first epoch starts at the first reading. The last end may lie beyond the last
+                reading by less than the usual time between readings; power is taken to continue.
+            utilization: shape (readings,), share of time in 0 to 1 in which the device was busy;
+                NaN where that was not read.
+            device: name of the device, or of shape (readings,), that of each reading; what stands
+                before the colon is its kind (gpu, cpu, ram).
+            max_gap_s: seconds without a reading that are bridged by a straight line; by default
+                5, or 3.5 times the usual time between the readings nearby if that is longer.
+                `math.inf` bridges everything.
             meta: facts on the run, as in `from_epochs`.
 
         Raises:
-            TraceError: arrays of different lengths, fewer than two readings, times that go
-                backwards, power that is NaN, negative or infinite, epochs that end before they
-                start or after the last reading.
+            TraceError: arrays of different lengths, or that hold no numbers, such as times of the
+                clock; fewer than two readings of a device, times that go backwards, power that is
+                negative, infinite or above 100 kW, epochs that end before they start or after the
+                last reading; readings of one device by name that come as those of several do.
+
+        Warns:
+            UserWarning: an epoch is NaN, as power was not read for too long; power or times are
+                unlikely to be watts of that device and seconds.
         """
-        time = as_finite(time_s, "time_s")
-        power = as_positive(power_W, "power_W")
-        check_same_length(time_s=time, power_W=power)
-        if len(time) < 2:
-            raise TraceError(f"time_s holds {len(time)} reading(s): an integral needs at least 2")
-        check_increasing(time, "time_s", strictly=False)
-        ends = as_finite(epoch_end_s, "epoch_end_s")
-        edges = np.concatenate([time[:1], ends])
-        check_increasing(edges, "epoch_end_s (with time_s[0] before it)", strictly=True)
-        # The next reading would have come after the last epoch's end: it is not missed.
-        if edges[-1] - time[-1] >= max(float(np.median(np.diff(time))), 1e-9 * abs(time[-1])):
-            raise TraceError(
-                f"epoch_end_s ends at {edges[-1]:g} s, after the last reading at {time[-1]:g} s: "
-                "every epoch must lie within the readings"
-            )
-        kind = device.partition(":")[0]
-        if kind not in ("gpu", "cpu", "ram") or not device.replace(":", "").isalnum():
-            raise TraceError(f"device {device!r} must start with gpu, cpu or ram, as in 'gpu:0'")
-        energy = np.diff(cumulative_energy(time, power, edges).energy_J)
-        duration = np.diff(edges)
-        readings: dict[str, NDArray[Any]] = {
-            "time_s": time,
-            "device": np.full(len(time), device, dtype=object),
-            "power_W": power,
-        }
-        if utilization is not None:
-            busy = as_positive(utilization, "utilization")
-            check_same_length(time_s=time, utilization=busy)
-            refuse(busy > 1, busy, "utilization", "must be a share from 0 to 1")
-            readings["utilization"] = busy
-        epochs = {
-            "epoch": np.arange(len(ends), dtype=np.float64),
-            "start_s": edges[:-1],
-            "end_s": edges[1:],
-            "duration_s": duration,
-            "energy_J": energy,
-            f"{kind}_energy_J": energy,
-            "mean_power_W": ratio(energy, duration),
-        }
-        return cls(
-            epochs, readings, {"devices": [{"device": device, "kind": kind}], **(meta or {})}
+        log = log_of_power(
+            time_s,
+            power_W,
+            epoch_end_s,
+            utilization=utilization,
+            device=device,
+            max_gap_s=max_gap_s,
+            meta=_checked_meta(meta or {}),
         )
+        return cls._of_log(log)
+
+    @classmethod
+    def _of_log(cls, log: LogColumns) -> EnergyTrace:
+        for doubt in log.doubts:
+            warnings.warn(doubt, UserWarning, stacklevel=3)
+        return cls(log.epochs, log.power, log.meta)
 
     # ------------------------------------------------------------------ reading
 
@@ -344,6 +326,12 @@ class EnergyTrace:
 # ---------------------------------------------------------------------- checks
 
 
+def _checked_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(meta, Mapping):
+        raise TraceError(f"meta must be a mapping, not {type(meta).__name__}")
+    return meta
+
+
 def _checked_columns(
     columns: Mapping[str, NDArray[Any]], names: tuple[str, ...], what: str
 ) -> dict[str, NDArray[Any]]:
@@ -370,17 +358,6 @@ def unread_devices(trace: EnergyTrace) -> list[Device]:
         return []
     read = set(trace.power_columns["device"])
     return [device for device in trace.devices if device.get("device") not in read]
-
-
-def rows_of_devices(device: NDArray[Any]) -> dict[str, NDArray[np.intp]]:
-    """The rows of each device, in their order; at once, however many devices there are."""
-    if not len(device):
-        return {}
-    numbers: dict[str, int] = {}
-    of_row = np.array([numbers.setdefault(name, len(numbers)) for name in device])
-    order = np.argsort(of_row, kind="stable")
-    ends = np.cumsum(np.bincount(of_row))[:-1]
-    return dict(zip(numbers, np.split(order, ends), strict=True))
 
 
 def _frame(columns: Mapping[str, NDArray[Any]], integers: tuple[str, ...] = ()) -> pd.DataFrame:

@@ -263,6 +263,8 @@ class Forecaster:
         load = self.load if self._to_come else None
         weights = weights_of(self._to_come, self._begin, end, load)
         weight_s = weights.time
+        # Energy and time of the same epochs, also of those at the end that were not read.
+        power_W = self.power_W * (weights.energy / weight_s if weight_s > 0 else 1.0)
         if self._begin < measured:
             weight_s = weights_of(self._to_come, measured, end, load).time
         training_s = _times(weight_s, self._level_s)
@@ -271,9 +273,7 @@ class Forecaster:
             training_s += _times(end - measured - weight_s, min(share_s, self._level_s))
         validation = self._validations.to_come(total, self.level.mean, self._level_s)
         unknown_s = _times(int(np.isnan(self._duration_s).sum()), self._level_s)
-        return training_s + validation.duration_s + unknown_s, self.power_W * (
-            weights.energy / weight_s if weight_s > 0 else 1.0
-        )
+        return training_s + validation.duration_s + unknown_s, power_W
 
     def _regular_spikes(self) -> tuple[Outlook | None, NDArray[np.intp], float]:
         """What is to come beside the spikes, their positions, and their height; None if too few."""

@@ -59,7 +59,8 @@ class Window:
         total_s = horizon.duration_s
         if total_s is None:
             total_s = known_s + max(0.0, epochs - stop) * level_s
-        remaining = max(0.0, epochs - int(np.isfinite(energy_J).sum()))
+        read = int(np.isfinite(energy_J).sum())
+        remaining = max(0.0, epochs - read)
         measured_J: float | None = known_J
         if form == "energy":
             total_J = known_J + remaining * level.mean
@@ -96,9 +97,7 @@ class Window:
             unit=trace.unit,
             stable_epoch=self.start,
             method=f"STEP, {form} form, {trace.unit}s {self.start} to {stop - 1}",
-            assumptions=("the epochs to come cost what the epochs of this window cost",)
-            if remaining
-            else (),
+            assumptions=_assumptions(remaining, stop - read, trace.unit),
         )
 
     def _off(self, values: FloatArray, mean: float, to_come: tuple[int, float]) -> FloatArray:
@@ -109,6 +108,13 @@ class Window:
             return np.zeros(1)
         off: FloatArray = number * mean * errors_of_mean(mean, values[read], 0, read, to_come)
         return off
+
+
+def _assumptions(remaining: float, unread: int, unit: str) -> tuple[str, ...]:
+    said = ["the epochs to come cost what the epochs of this window cost"] if remaining else []
+    if unread:
+        said.append(f"{unread} {unit}(s) that were not read cost what those of this window cost")
+    return tuple(said)
 
 
 def check_window(
