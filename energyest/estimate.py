@@ -74,6 +74,9 @@ class Estimate:
         if self.lower_J is not None and self.upper_J is not None:
             ends = f"{format_energy(self.lower_J)} to {format_energy(self.upper_J)}"
             text += f", {100 * (self.confidence or 0):.6g} % interval {ends}"
+            if self.duration_lower_s is not None and self.duration_upper_s is not None:
+                least, most = self.duration_lower_s, self.duration_upper_s
+                text += f" and {format_duration(least)} to {format_duration(most)}"
         if self.method:
             text += f" [{self.method}]"
         return text
