@@ -113,14 +113,12 @@ class Disturbances:
 
     Attributes:
         calm: shape (values,), `values` with the usual value in place of those that stand out.
-        are_older: whether some that count came before what was taken for the level's beginning.
     """
 
     def __init__(self, values: FloatArray, start: int, epochs: NDArray[np.intp]) -> None:
         on_level = values[start:]
         usual = float(np.median(on_level))
         self.calm = values.copy()
-        self.are_older = False
         self._spread = _LEAST_SPREAD
         none = np.zeros(len(values), dtype=np.bool_)
         self._stalls = _Kind(STALLS, none, values, epochs, start)
@@ -138,7 +136,6 @@ class Disturbances:
             self.calm[start:][out[start:]] = np.median(on_level[~out[start:]])
         first = _first_of_level(~out, start)
         out[:first] = False
-        self.are_older = first < start
         self._stalls = _Kind(STALLS, out & (off > 0), off, epochs, first)
         self._dips = _Kind(DIPS, out & (off < 0), -off, epochs, first)
 

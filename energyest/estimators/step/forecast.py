@@ -100,9 +100,8 @@ class Forecaster:
         series = self._training_J[self._part]
         calm, disturbances = self._calm(series)
         # A single spike is no part of the level's mean; what has come more often is.
-        leaves_out = disturbances.are_older or len(self._spikes) == 1
-        usual_J = calm.mean if disturbances.are_older else self.level.mean
-        self._irregular = Outlook(usual_J, calm, disturbances, leaves_out)
+        leaves_out = len(self._spikes) == 1
+        self._irregular = Outlook(self.level.mean, calm, disturbances, leaves_out)
         self._way_back = way_back(series, self.level.start)
         # Epochs that were not read at the end of the trace are projected like those to come.
         self._begin = int(np.flatnonzero(np.isfinite(energy_J))[-1]) + 1
