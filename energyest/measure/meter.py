@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from energyest.arrays import FloatArray
 from energyest.integration import COUNTER_STALL_S, contradict, cumulative_energy
@@ -162,9 +163,12 @@ class Meter:
             return
         # The reading to start from must hold all that the device reads: from one without the
         # counter, the energy up to the next reading of the counter would be lost.
-        read = [np.isfinite(column) for column in (self._power, self._counter)]
+        time, counter = np.array(self._time), np.array(self._counter)
+        read = [np.isfinite(column) for column in (self._power, counter)]
         whole = np.logical_and.reduce([column for column in read if column.any()])
-        usable = np.flatnonzero(whole & (np.array(self._time) <= before_s - _KEPT_S))
+        if read[1].any():
+            whole &= _shows_standstill(time, counter)
+        usable = np.flatnonzero(whole & (time <= before_s - _KEPT_S))
         if len(usable) and usable[-1] > 0:
             self._fold(int(usable[-1]))
 
@@ -191,6 +195,22 @@ class Meter:
                 self.in_doubt_until_s = time_s + self._doubt_s
                 self._doubt_s *= 2
         self._counter_at, self._most_W = (time_s, counter_J, by_power_J), 0.0
+
+
+def _shows_standstill(time: FloatArray, counter_J: FloatArray) -> NDArray[np.bool_]:
+    """For each reading of a counter, whether it and those after it show a standstill as one.
+
+    If only the end of one were kept, that would pass for a counter that is up to date: what was
+    drawn in it would be counted as 0, after power has counted it.
+    """
+    shows = np.isfinite(counter_J)
+    read_s, read_J = time[shows], counter_J[shows]
+    moved = np.append(True, np.diff(read_J) != 0)
+    last = np.append(np.flatnonzero(moved)[1:], len(read_s)) - 1
+    still_until_s = read_s[last[np.cumsum(moved) - 1]]
+    # From where it begins, or from well before it ends.
+    shows[shows] = moved | (still_until_s - read_s > _KEPT_S)
+    return shows
 
 
 class PowerIntegral:
