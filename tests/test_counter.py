@@ -49,8 +49,8 @@ def test_short_epochs_do_not_make_it_more(nvml: FakeNvml) -> None:
         for _ in run.epochs(150):
             time.sleep(0.02)
         reads = nvml.calls(COUNTER) - reads
-    # Edges may use 0.05 s at once and 0.02 of each second: 0.11 s, or 11 readings. Up to 16 find out
-    # when it is renewed. One for each epoch would be 150.
+    # Edges may use 0.05 s at once and 0.02 of each second: 0.11 s, or 11 readings. Up to 16 find
+    # out when it is renewed. One for each epoch would be 150.
     assert reads <= 11 + 16
     assert len(run.trace) == 150
 
