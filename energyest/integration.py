@@ -101,9 +101,8 @@ def cumulative_energy(
     rise_J = np.diff(tick_J)
     usable = _believable(tick_s, tick_J, at_ticks, max_power_W)
     if has_instant_power:
-        most_W = np.nanmax(power, initial=0.0)
         owed_J = np.diff(at_ticks.energy_J)
-        differ = contradict(rise_J, owed_J, np.diff(tick_s), most_W)
+        differ = contradict(rise_J, owed_J, np.diff(tick_s), _highest(time, power, tick_s))
         usable &= ~(differ & (np.diff(at_ticks.missing_s) == 0))
     segment_J = np.where(usable, rise_J, np.diff(at_ticks.energy_J))
     segment_missing_s = np.where(usable, 0.0, np.diff(at_ticks.missing_s))
@@ -163,7 +162,7 @@ def contradict(
     rise_J: FloatArray | float,
     owed_J: FloatArray | float,
     span_s: FloatArray | float,
-    most_W: float,
+    most_W: FloatArray | float,
 ) -> NDArray[np.bool_]:
     """Whether a counter and instant power tell different things.
 
@@ -171,11 +170,26 @@ def contradict(
         rise_J: by how much the counter rose; here and below, one number or an array.
         owed_J: energy in that time by power.
         span_s: how long it was.
-        most_W: the highest power.
+        most_W: the highest power in that time, from the reading before it on.
     """
-    slack_J = _DIFFERENCE_S * most_W
+    slack_J = np.multiply(_DIFFERENCE_S, most_W)
     differs = np.abs(np.subtract(rise_J, owed_J)) > np.multiply(_MOST_DIFFERENCE, owed_J) + slack_J
     return np.logical_and(np.greater(span_s, _COMPARED_S), differs)
+
+
+def _highest(time: FloatArray, power: FloatArray, tick_s: FloatArray) -> FloatArray:
+    """The highest power between neighbouring readings of a counter, from the reading before on.
+
+    That one counts, as the counter may show late what was drawn by then. No other does: whether
+    a difference holds must not change with what is read later, or with what is forgotten.
+    """
+    read = np.isfinite(power)
+    # One more at the end, so that each span has an end.
+    read_s, read_W = time[read], np.append(power[read], 0.0)
+    first = np.maximum(np.searchsorted(read_s, tick_s[:-1], side="left") - 1, 0)
+    end = np.minimum(np.searchsorted(read_s, tick_s[1:], side="left") + 1, len(read_s))
+    highest_W: FloatArray = np.maximum.reduceat(read_W, np.column_stack([first, end]).ravel())[::2]
+    return highest_W
 
 
 def energy_between(

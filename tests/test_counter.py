@@ -11,6 +11,8 @@ import pytest
 
 from energyest import track
 from energyest.integration import cumulative_energy
+from energyest.measure.meter import Meter
+from energyest.measure.sensors import Reading
 from energyest.measure.sensors.counter_tick import CounterTick
 from simulation.fake_nvml import FakeNvml
 from simulation.scene import COUNTER, POWER
@@ -248,3 +250,50 @@ def test_instant_power_shows_a_counter_that_stood_still_for_a_while(is_instant: 
         time_s, power_W, [12.0], counter_J=counter, has_instant_power=is_instant
     )
     assert energy_J == pytest.approx(3600 if is_instant else 3150)
+
+
+def test_what_is_read_later_does_not_change_whether_a_counter_is_believed() -> None:
+    """Else a row that is final is corrected in a later one, which may fall below 0 by that."""
+    time_s = np.arange(0, 16.05, 0.1)
+    # In the second 4 s the counter tells 80 J of 400 J too little: more than 12 % and 0.15 s of
+    # the 100 W that were drawn, but not of the 600 W that come later.
+    power_W = np.where(time_s < 10, 100.0, 600.0)
+    counter = np.full(len(time_s), math.nan)
+    counter[[0, 40, 80, 120]] = [0, 400, 720, 720 + 1400]
+    at_s = [4.0, 8.0]
+    first, whole = (
+        cumulative_energy(
+            time_s[:n], power_W[:n], at_s, counter_J=counter[:n], has_instant_power=True
+        )
+        for n in (81, len(time_s))
+    )
+    assert np.diff(first.energy_J) == pytest.approx([400])
+    assert whole.energy_J == pytest.approx(first.energy_J)
+
+
+def test_what_was_drawn_just_before_may_be_shown_late() -> None:
+    time_s = np.arange(0, 8.05, 0.1)
+    power_W = np.where(time_s < 3.95, 600.0, 100.0)
+    counter = np.full(len(time_s), math.nan)
+    # At 4 s it shows what was drawn up to 3.9 s, and all of it 0.5 s later.
+    counter[[0, 40, 45, 80]] = [0, 2340, 2340 + 60 + 45, 2340 + 60 + 395]
+    (energy_J,), _ = cumulative_energy(
+        time_s, power_W, [8.0], counter_J=counter, has_instant_power=True
+    )
+    assert energy_J == pytest.approx(2795)
+
+
+def test_forgetting_does_not_change_whether_a_counter_is_believed() -> None:
+    forgetful, whole = (Meter(5.0, has_instant_power=True) for _ in range(2))
+    counted_J = 0.0
+    for step in range(400):
+        at_s = step / 10
+        power_W = 600.0 if at_s < 20 else 100.0
+        # For some seconds it counts a quarter too little, and is read every 4 s.
+        counted_J += power_W / 10 * (0.75 if 28 < at_s < 36 else 1)
+        reading = Reading(at_s, "gpu:0", power_W, counted_J if step % 40 == 0 else math.nan)
+        for meter in (forgetful, whole):
+            meter.add(reading)
+        forgetful.forget(at_s)
+        assert forgetful.value_at(at_s) == pytest.approx(whole.value_at(at_s))
+    assert len(forgetful._time) < len(whole._time)

@@ -206,6 +206,36 @@ def test_folding_and_forgetting_change_no_energy() -> None:
     assert integral.energy_J == pytest.approx(trapezoids_J.sum(), rel=1e-12)
 
 
+@pytest.mark.parametrize("still_s", [0.8, 1.6, 3.0, 6.0])
+def test_forgetting_in_a_standstill_takes_nothing_back(still_s: float) -> None:
+    """What power has counted while a counter stood still, one that goes on does not make 0."""
+    for late_s in np.arange(0.05, still_s + 1, 0.1):
+        forgetful, whole = Meter(5.0), Meter(5.0)
+        time_s = np.arange(0, 40, 0.1)
+        end_s = 30 + still_s
+        counter_J = 300 * (np.minimum(time_s, 30) + np.maximum(time_s - end_s, 0))
+        for at_s, joules in zip(time_s, counter_J, strict=True):
+            for meter in (forgetful, whole):
+                meter.add(Reading(at_s, "gpu:0", 300.0, joules))
+        # Of what is forgotten, the last is from four seconds before.
+        forgotten_s = end_s - late_s + 4
+        forgetful.forget(forgotten_s)
+        assert len(forgetful._time) < len(whole._time)
+        at_s = [forgotten_s, 39.9]
+        for value, expected in zip(forgetful.values_at(at_s), whole.values_at(at_s), strict=True):
+            assert np.allclose(value, expected, rtol=1e-12)
+        assert forgetful.value_at(39.9).energy_J == pytest.approx(300 * 39.9, rel=1e-3)
+
+
+def test_a_standstill_without_end_is_forgotten_too() -> None:
+    meter = Meter(5.0)
+    for at_s in np.arange(0, 1000, 0.1):
+        meter.add(Reading(at_s, "gpu:0", 300.0, 1e6))
+        meter.forget(at_s)
+    assert len(meter._time) < 300
+    assert meter.value_at(999.9).energy_J == pytest.approx(300 * 999.9)
+
+
 def test_a_long_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its earlier rows are appended once, and not written anew as what has waited for too long."""
     monkeypatch.setattr(TraceFolder, "bring_back", None)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from energyest.arrays import FloatArray
 from energyest.integration import COUNTER_STALL_S, contradict, cumulative_energy
@@ -83,9 +84,10 @@ class Meter:
         self._moved_s, self._moved_to_J = -math.inf, math.nan
         self._by_power = PowerIntegral(max_gap_s)
         # The counter when it was read last: when, joules, and joules by power; and the highest
-        # power since then.
+        # power from the reading before that on. The last two readings of power.
         self._counter_at: tuple[float, float, float] | None = None
         self._most_W = 0.0
+        self._last_W = (0.0, 0.0)
 
     def add(self, reading: Reading, counter_s: float = math.nan) -> None:
         """Take in a reading; they must come in the order of time.
@@ -102,7 +104,9 @@ class Meter:
             return
         self.heard_s = time_s
         self._by_power.add(reading)
-        self._most_W = max(self._most_W, power_W)  # which leaves NaN out
+        if math.isfinite(power_W):
+            self._last_W = (self._last_W[1], power_W)
+            self._most_W = max(self._most_W, power_W)
         if math.isfinite(counter_J):
             self._compare(time_s, counter_J)
             if counter_J != self._moved_to_J:
@@ -162,18 +166,23 @@ class Meter:
             return
         # The reading to start from must hold all that the device reads: from one without the
         # counter, the energy up to the next reading of the counter would be lost.
-        read = [np.isfinite(column) for column in (self._power, self._counter)]
+        time, counter = np.array(self._time), np.array(self._counter)
+        read = [np.isfinite(column) for column in (self._power, counter)]
         whole = np.logical_and.reduce([column for column in read if column.any()])
-        usable = np.flatnonzero(whole & (np.array(self._time) <= before_s - _KEPT_S))
-        if len(usable) and usable[-1] > 0:
+        if read[1].any():
+            whole &= _shows_standstill(time, counter)
+        usable = np.flatnonzero(whole & (time <= before_s - _KEPT_S))
+        if len(usable) and time[usable[-1]] > self._base_s:
             self._fold(int(usable[-1]))
 
     def _fold(self, first: int) -> None:
         self._base, self._base_s = self.value_at(self._time[first]), self._time[first]
-        # What the counter showed there may have been so a moment before: power is kept from then.
+        # What the counter showed there may have been so a moment before: power is kept from then,
+        # and the reading before, by which the counter is judged, too.
         shown_s = self._counter_s[first]
         while first > 0 and self._time[first] > shown_s:
             first -= 1
+        first = max(0, first - 1)
         for column in (self._time, self._power, self._counter, self._counter_s):
             del column[:first]
 
@@ -190,7 +199,23 @@ class Meter:
             ):
                 self.in_doubt_until_s = time_s + self._doubt_s
                 self._doubt_s *= 2
-        self._counter_at, self._most_W = (time_s, counter_J, by_power_J), 0.0
+        self._counter_at, self._most_W = (time_s, counter_J, by_power_J), max(self._last_W)
+
+
+def _shows_standstill(time: FloatArray, counter_J: FloatArray) -> NDArray[np.bool_]:
+    """For each reading of a counter, whether it and those after it show a standstill as one.
+
+    If only the end of one were kept, that would pass for a counter that is up to date: what was
+    drawn in it would be counted as 0, after power has counted it.
+    """
+    shows = np.isfinite(counter_J)
+    read_s, read_J = time[shows], counter_J[shows]
+    moved = np.append(True, np.diff(read_J) != 0)
+    last = np.append(np.flatnonzero(moved)[1:], len(read_s)) - 1
+    still_until_s = read_s[last[np.cumsum(moved) - 1]]
+    # From where it begins, or from well before it ends.
+    shows[shows] = moved | (still_until_s - read_s > _KEPT_S)
+    return shows
 
 
 class PowerIntegral:
