@@ -82,14 +82,14 @@ class Chance(NamedTuple):
     Each row is spread as evenly as so many numbers can be, in a random order.
 
     Attributes:
-        stalls: shape (5, DRAWS), between 0 and 1.
+        stalls: shape (2, DRAWS), between 0 and 1; and shape (3, DRAWS), normal.
         dips: the same for dips.
-        way_back: shape (DRAWS,), the same.
+        way_back: shape (DRAWS,), between 0 and 1.
         error: the same.
     """
 
-    stalls: FloatArray
-    dips: FloatArray
+    stalls: tuple[FloatArray, FloatArray]
+    dips: tuple[FloatArray, FloatArray]
     way_back: FloatArray
     error: FloatArray
 
@@ -100,7 +100,8 @@ def chance() -> Chance:
     order = np.random.default_rng(_SEED)
     rows = np.array([order.permutation(DRAWS) for _ in range(12)])
     even: FloatArray = (rows + 0.5) / DRAWS
-    return Chance(even[:5], even[5:10], even[10], even[11])
+    stalls, dips = ((rows[:2], ndtri(rows[2:])) for rows in (even[:5], even[5:10]))
+    return Chance(stalls, dips, even[10], even[11])
 
 
 class Disturbances:
@@ -139,7 +140,7 @@ class Disturbances:
         self._stalls = _Kind(STALLS, out & (off > 0), off, epochs, first)
         self._dips = _Kind(DIPS, out & (off < 0), -off, epochs, first)
 
-    def to_come(self, begin: int, end: float) -> tuple[float, FloatArray]:
+    def to_come(self, begin: int, end: float) -> FloatArray:
         """What the epochs to come cost beyond the level, in epochs on the level.
 
         Args:
@@ -147,23 +148,17 @@ class Disturbances:
             end: where the training ends.
 
         Returns:
-            What is expected, with nothing of which this run has not shown any; and the futures, of
-            shape (DRAWS,).
+            Futures, of shape (DRAWS,).
         """
         to_come = max(0.0, math.ceil(end) - begin)
         remaining = int(min(to_come, _MOST_DRAWN))
         if not remaining:
-            return 0.0, np.zeros(DRAWS)
+            return np.zeros(DRAWS)
         stalls = self._stalls.to_come(begin, remaining, self._spread, chance().stalls)
         dips = self._dips.to_come(begin, remaining, self._spread, chance().dips)
         dips = np.minimum(dips, _MOST_SAVED * remaining)
-        expected = 0.0
-        if self._stalls.sizes.size:
-            expected += float(np.median(stalls))
-        if self._dips.sizes.size:
-            expected -= float(np.median(dips))
-        scale = to_come / remaining
-        return scale * expected, scale * (stalls - dips)
+        extra: FloatArray = (to_come / remaining) * (stalls - dips)
+        return extra
 
 
 class _Kind:
@@ -187,12 +182,15 @@ class _Kind:
         self._bursts = epochs[out & ~np.concatenate([[False], out[:-1]])]
 
     def to_come(
-        self, measured: int, remaining: int, spread: float, numbers: FloatArray
+        self,
+        measured: int,
+        remaining: int,
+        spread: float,
+        numbers: tuple[FloatArray, FloatArray],
     ) -> FloatArray:
         """What they add to, or save of, the epochs to come, in epochs on the level."""
         prior, seen = self._prior, len(self._bursts)
-        how_many, if_regular, *others = numbers
-        further, how_large, how_different = ndtri(others)
+        (how_many, if_regular), (further, how_large, how_different) = numbers
         bursts = np.searchsorted(
             _beta_binomial(remaining, prior.bursts + seen, prior.epochs + self._quiet), how_many
         ).astype(np.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +96,8 @@ class Forecaster:
         self.start = int(self._rows[self.level.start])
         self._level_durations_s = (self._duration_s - apart_s)[self._rows]
         self._level_s = self.level.average(self._level_durations_s)
-        self._regular, self._spikes, self._spike_J = self._regular_spikes()
+        spikes = np.flatnonzero(self.level.smooth != self._training_J[self._part])
+        self._spikes = spikes[spikes >= self.level.start]
         series = self._training_J[self._part]
         calm, disturbances = self._calm(series)
         # A single spike is no part of the level's mean; what has come more often is.
@@ -187,12 +188,12 @@ class Forecaster:
         weight, (rest_s, power_W) = weights.energy, self._time_to_come(total)
         outlook = self.outlook(total)
         level = outlook.calm
-        expected, extra = outlook.disturbances.to_come(begin, end)
+        extra = outlook.disturbances.to_come(begin, end)
         # What they cost changes with what an epoch costs, too.
         an_epoch_J = level.mean * (weight / (end - begin) if end > begin else 0.0)
         training_J = weight * outlook.mean + outlook.spikes_J
         if outlook.leaves_out:
-            training_J += _times(expected, an_epoch_J)
+            training_J += _times(float(np.median(extra)), an_epoch_J)
         off_J = weight * level.mean + outlook.spikes_J + an_epoch_J * extra - training_J
         likely, more = self._way_back
         if likely and weight > 0:
@@ -241,10 +242,11 @@ class Forecaster:
 
     def outlook(self, total: float) -> Outlook:
         """What the epochs to come are like if the training has `total` epochs."""
-        if self._regular is not None:
-            to_come = remaining_spikes(self._spikes, len(self._trace), total)
+        if len(self._spikes) > 1:
+            epochs = self._rows[self._spikes]
+            to_come = remaining_spikes(epochs, len(self._trace), total)
             if to_come is not None:
-                return replace(self._regular, spikes_J=to_come * self._spike_J)
+                return self._with_regular_spikes(to_come)
         return self._irregular
 
     # ------------------------------------------------------------------ inside
@@ -274,17 +276,12 @@ class Forecaster:
         unknown_s = _times(int(np.isnan(self._duration_s).sum()), self._level_s)
         return training_s + validation.duration_s + unknown_s, power_W
 
-    def _regular_spikes(self) -> tuple[Outlook | None, NDArray[np.intp], float]:
-        """What is to come beside the spikes, their positions, and their height; None if too few."""
+    def _with_regular_spikes(self, to_come: float) -> Outlook:
+        """What is to come if so many spikes are."""
         series, smooth = self._training_J[self._part], self.level.smooth
-        spikes = np.flatnonzero(smooth != series)
-        spikes = spikes[spikes >= self.level.start]
-        if len(spikes) < 2:
-            return None, spikes, 0.0
-        height_J = float((series - smooth)[spikes].mean())
+        height_J = float((series - smooth)[self._spikes].mean())
         usual_J = current_level(smooth, self.level.change).mean
-        regular = Outlook(usual_J, *self._calm(smooth), leaves_out=False)
-        return regular, self._rows[spikes], height_J
+        return Outlook(usual_J, *self._calm(smooth), leaves_out=False, spikes_J=to_come * height_J)
 
     def _energy_of_unread(self) -> float:
         """What the epochs between others cost whose energy was not read: as those around them."""
