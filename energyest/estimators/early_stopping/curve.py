@@ -74,7 +74,7 @@ class Futures:
     def next(self) -> FloatArray:
         """The next value of each future, of shape (futures,)."""
         if self._place == _BLOCK:
-            self._block = self._lines.at(self._t + np.arange(1, _BLOCK + 1))
+            self._block = self._lines.at(self._t + np.arange(1.0, _BLOCK + 1, dtype=np.float64))
             self._t, self._place = self._t + _BLOCK, 0
         alike, spread = self._lines.alike, self._lines.spread
         new = self._random.standard_normal(len(self._off)) * np.sqrt(1 - alike**2)

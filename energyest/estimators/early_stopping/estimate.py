@@ -259,7 +259,7 @@ def _assumptions(
     rule = stops.rule
     checks = f"{rule.patience} check(s) of {rule.monitor} without an improvement"
     if stops.is_certain:
-        return (f"the values so far tell when it stops: {checks}, or a threshold",)
+        return (f"the values so far tell that it stops there: {checks}, or a threshold",)
     stated = [
         f"unlike the projection of the planned end: {rule.monitor} goes on along the curve that it "
         f"has followed, and the training stops after {checks}"

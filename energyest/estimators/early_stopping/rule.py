@@ -163,9 +163,11 @@ class Observed:
         if len(self.fresh) > 1:
             spanned = float(self.fresh[-1] - self.fresh[0])
             self.period = max(1.0, spanned / (len(self.fresh) - 1))
-        # A value that is NaN looks like none. The rule, unless told otherwise, stops there: then it
-        # is that of the last row of a training that is over.
-        expected = validated if of_validation else np.ones(self._rows, dtype=np.bool_)
+        # A value that is NaN looks like none. Without validations that tell, a metric that is there
+        # more often than not is taken to have been logged in each row.
+        expected = validated if of_validation else np.full(len(validated), self._is_usual())
+        # The rule, unless told otherwise, stops at NaN: then it is that of the last row of a
+        # training that is over.
         nothing = np.isnan(self.values) & expected
         if rule.check_finite:
             nothing[: max(0, self._rows - 1)] = False
@@ -175,6 +177,9 @@ class Observed:
         first = read_count(trace.meta, "earlier_rows") or 0
         self._restored = first if rule.best is not None and first < self._rows else None
         self._first = self._restored or 0
+
+    def _is_usual(self) -> bool:
+        return 2 * len(self.fresh) > self._rows
 
     def follow(self, watch: Watch) -> int | None:
         """Apply the rule to what is there.
