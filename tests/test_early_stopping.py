@@ -126,12 +126,12 @@ def test_nan_that_does_not_stop_it_counts_as_no_improvement() -> None:
     metric = [1.0, 0.9, math.nan, 0.95, math.nan, 0.8, 0.7]
     meta = watched(patience=3, check_finite=False)
     assert stop_of(metric, patience=3, check_finite=False) == 5
-    assert estimate_early_stop(trace_of(metric, meta=meta), 7).epochs == 5
+    assert _or_guess(trace_of(metric, meta=meta), 7).epochs == 5
     # Where there was no validation, nothing was checked.
     meta = watched(patience=3, check_finite=False, on_train_epoch_end=False)
     no_validation = np.isnan(metric)
     trace = trace_of(metric, meta=meta, validation_s=np.where(no_validation, 0.0, 1.0))
-    assert (estimate_early_stop(trace, 100).epochs or 0) > 7
+    assert (_or_guess(trace, 100).epochs or 0) > 7
 
 
 def test_patience_that_is_nearly_gone_leaves_little_doubt() -> None:
@@ -212,6 +212,14 @@ def test_an_old_value_is_checked_again_at_the_end_of_each_epoch() -> None:
     assert estimate_early_stop(by_epoch, 100).epochs == 3
     by_validation = trace_of(metric, meta=watched(patience=2, on_train_epoch_end=False))
     assert (estimate_early_stop(by_validation, 100).epochs or 0) >= 18
+
+
+def test_intervals_are_checked_where_the_metric_is() -> None:
+    metric = np.full(12, math.nan)
+    metric[2::3] = [1.0, 0.5, 0.8, 0.85]  # at the end of each epoch, which has three intervals
+    meta = {**watched(patience=3, on_train_epoch_end=True), "interval_steps": 100}
+    estimate = estimate_early_stop(trace_of(metric, meta=meta), 99)
+    assert (estimate.epochs, estimate.unit) == (15, "interval")
 
 
 def test_several_checks_in_an_epoch() -> None:
