@@ -139,6 +139,7 @@ def _project(folder: str, epochs: float | None, steps: int | None) -> None:
     from energyest.estimators.compare import compare_estimators  # noqa: PLC0415
     from energyest.estimators.step.estimate import estimate_step  # noqa: PLC0415
     from energyest.records.loading import load_trace  # noqa: PLC0415
+    from energyest.records.meta import read_objects  # noqa: PLC0415
 
     trace = load_trace(folder)
     planned = any(trace.meta.get(name) for name in ("planned_epochs", "planned_duration_s"))
@@ -161,6 +162,19 @@ def _project(folder: str, epochs: float | None, steps: int | None) -> None:
     if unstable is not None:
         raise unstable
     _say(estimate)
+    if read_objects(trace.meta, "early_stopping"):
+        _say(_line(_early_stop(trace, estimate.epochs)))
+
+
+def _early_stop(trace: EnergyTrace, epochs: float | None) -> str:
+    """What a training is likely to cost that a callback may end before its last epoch."""
+    from energyest.estimators.early_stopping.estimate import estimate_early_stop  # noqa: PLC0415
+
+    try:
+        estimate = estimate_early_stop(trace, epochs)
+    except (EstimateError, NotStableError) as error:
+        return f"If EarlyStopping ends it: {getattr(error, 'reason', error)}"
+    return f"If EarlyStopping ends it ({estimate.assumptions[0]}): {estimate}"
 
 
 def _runs(folder: str, model: str | None, csv: str | None, unfinished: bool) -> None:

@@ -22,6 +22,9 @@ class Estimate:
         duration_lower_s: lower end of its prediction interval, at the same confidence; None where
             the method gives none.
         duration_upper_s: upper end of it.
+        epochs_lower: lower end of the interval of `epochs`, at the same confidence, where it is
+            estimated itself; None where it is given.
+        epochs_upper: upper end of it.
         measured_J: the part of `energy_J` that was measured, not estimated; None if not known.
         epochs: the number of epochs that the estimate covers (of intervals, in a trace of
             intervals); None if it is not about epochs.
@@ -45,6 +48,8 @@ class Estimate:
     unit: str = "epoch"
     duration_lower_s: float | None = None
     duration_upper_s: float | None = None
+    epochs_lower: float | None = None
+    epochs_upper: float | None = None
 
     @property
     def energy_kWh(self) -> float:
@@ -69,6 +74,8 @@ class Estimate:
         text = f"{format_energy(self.energy_J)} ({self.energy_kWh:.4g} kWh)"
         if self.epochs is not None:
             text += f" for {self.epochs:.6g} {self.unit}{'s' * (self.epochs != 1)}"
+            if self.epochs_lower is not None and self.epochs_upper is not None:
+                text += f" ({self.epochs_lower:.6g} to {self.epochs_upper:.6g})"
         if self.duration_s is not None:
             text += f" in {format_duration(self.duration_s)}"
         if self.lower_J is not None and self.upper_J is not None:

@@ -11,6 +11,7 @@ from energyest.estimators.baselines import (
     estimate_mlco2,
 )
 from energyest.estimators.compare import compare_estimators
+from energyest.estimators.early_stopping.estimate import estimate_early_stop
 from energyest.estimators.pre.estimate import estimate_pre
 from energyest.estimators.scores import EstimatorScores, score_estimators
 from energyest.estimators.step.estimate import estimate_step
@@ -28,6 +29,7 @@ __all__ = [
     "PreModel",
     "TableModel",
     "compare_estimators",
+    "estimate_early_stop",
     "estimate_first_epoch",
     "estimate_flops",
     "estimate_green_algorithms",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.parameter import is_lazy
 
+from energyest.lightning.early_stopping import early_stopping_of
 from energyest.lightning.hyperparameters import plain_hyperparameters
 from energyest.tracking.first_projection import precision_of
 
@@ -31,6 +32,7 @@ def facts_of(
         "lightning_precision": str(trainer.precision),
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "hparams": plain_hyperparameters(lambda: module.hparams, hparams),
+        **early_stopping_of(trainer),
     }
 
 

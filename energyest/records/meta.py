@@ -68,6 +68,10 @@ class TraceMeta(TypedDict, total=False):
     #: Changes that are known ahead, or that came. Read by STEP's `planned_changes`,
     #: `tracking.continuation`, `measure.checkpoint`.
     planned_changes: list[dict[str, Any]]
+    #: What the callbacks watch that may end the training early, and the epochs before which they do
+    #: not. Read by `estimators.early_stopping` and the command line.
+    early_stopping: list[dict[str, Any]]
+    min_epochs: int
     #: Rows from one validation to the next, and its batches for each of a row's training batches.
     #: Read by STEP's `validation`.
     validation_every_n_rows: float | None

@@ -1,0 +1,1 @@
+"""Where will an `EarlyStopping` end a training, and what has it cost by then?"""
