@@ -12,7 +12,8 @@ import pytest
 from energyest import track
 from energyest.integration import cumulative_energy
 from energyest.measure.meter import Meter
-from energyest.measure.sensors import Reading
+from energyest.measure.sampler import Sampler
+from energyest.measure.sensors.base import Device, Reading
 from energyest.measure.sensors.counter_tick import CounterTick
 from simulation.fake_nvml import FakeNvml
 from simulation.scene import COUNTER, POWER
@@ -297,3 +298,63 @@ def test_forgetting_does_not_change_whether_a_counter_is_believed() -> None:
         forgetful.forget(at_s)
         assert forgetful.value_at(at_s) == pytest.approx(whole.value_at(at_s))
     assert len(forgetful._time) < len(whole._time)
+
+
+# ---------------------------------------------------------------------- the sampler
+
+
+class OftenSensor:
+    """A device of 300 W with a counter; its readings of that can fail.
+
+    Args:
+        fails_from: which reading of the counter raises first.
+    """
+
+    device = Device("gpu:0", "gpu", "made up", "measured", "made up", has_instant_power=True)
+
+    def __init__(self, fails_from: int = 10**9) -> None:
+        self.reads, self.fails_from = 0, fails_from
+
+    def read(self, time_s: float) -> Reading:
+        self.reads += 1
+        if self.reads >= self.fails_from:
+            raise ValueError("not one of the driver's errors")
+        return Reading(time_s, "gpu:0", 300.0, counter_J(time_s, 0.0))
+
+    def read_often(self, time_s: float) -> Reading:
+        return Reading(time_s, "gpu:0", 300.0)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_reading_that_raises_is_not_repeated_at_once() -> None:
+    sensor, rounds = OftenSensor(fails_from=4), []
+    sampler = Sampler([sensor], rounds.append)
+    sampler.start()
+    time.sleep(1.0)
+    sampler.stop()
+    assert sensor.reads <= 20
+    assert len(rounds) <= 40
+
+
+def test_edges_that_could_not_be_afforded_are_not_owed_for_minutes() -> None:
+    now_s = [0.0]
+
+    class Slow(OftenSensor):
+        def read(self, time_s: float) -> Reading:
+            now_s[0] += 0.0036
+            return super().read(time_s)
+
+    sensor = Slow()
+    sampler = Sampler([sensor], lambda _: None, clock=lambda: now_s[0])
+    # Ten seconds in which power and counter contradict each other, with ten edges in each.
+    sampler.whole_until_s = 10.0
+    reads = []
+    for beat in range(200):
+        now_s[0] = 0.1 * beat
+        sampler.expect_edge()
+        sampler.read_round()
+        reads.append(sensor.reads)
+    assert reads[99] >= 100  # each round while there was doubt
+    assert 10 < reads[-1] - reads[99] <= 100

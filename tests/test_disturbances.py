@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import betabinom, norm
 
-from energyest import EnergyTrace, Estimate, NotStableError, estimate_step
+from energyest import EnergyTrace, Estimate, NotStableError, PlannedChange, estimate_step
 from energyest.estimators.step.disturbances import (
     DRAWS,
     Disturbances,
@@ -230,3 +230,78 @@ def test_the_window_of_the_paper_has_intervals_too() -> None:
     assert estimate.lower_J < estimate.energy_J
     assert estimate.duration_lower_s < 600 < estimate.duration_upper_s
     assert math.isfinite(estimate.duration_upper_s)
+
+
+def test_the_interval_of_the_power_form_goes_by_the_clock() -> None:
+    chances = np.random.default_rng(0)
+    trace = EnergyTrace.from_epochs(100 * (1 + 0.03 * chances.standard_normal(10)), [10.0] * 10)
+    short, long = (
+        estimate_step(trace, 30, form="power", duration_s=duration_s, start=start)
+        for duration_s, start in ((300, "auto"), (2000, "auto"))
+    )
+    widths = [e.upper_J - e.lower_J for e in (short, long)]
+    assert widths[1] / widths[0] == pytest.approx(1900 / 200, rel=0.01)
+    short, long = (
+        estimate_step(trace, 30, form="power", duration_s=duration_s, start=2)
+        for duration_s in (300, 2000)
+    )
+    widths = [e.upper_J - e.lower_J for e in (short, long)]
+    assert widths[1] / widths[0] == pytest.approx(1900 / 200, rel=0.01)
+
+
+def test_a_fraction_of_an_epoch_has_a_fraction_of_a_stall() -> None:
+    energy_J = np.array([100.0, 101, 99, 160, 100, 101, 99, 100, 101, 99])
+    by_end = [
+        estimate_step(EnergyTrace.from_epochs(energy_J), epochs, confidence=0.99)
+        for epochs in (10.001, 11)
+    ]
+    above = [e.upper_J - e.energy_J for e in by_end]
+    assert above[0] < 0.002 * above[1]
+
+
+# ---------------------------------------------------------------------- edges
+
+
+def test_planned_changes_of_a_run_with_regular_dips() -> None:
+    trace = EnergyTrace.from_epochs([100.0, 100, 20] * 6, [10.0] * 18)
+    estimate = estimate_step(trace, 100, planned=[PlannedChange(18, energy_ratio=0.2)])
+    assert trace.total_J <= estimate.lower_J <= estimate.energy_J <= estimate.upper_J
+    # A fifth of what two of three and one of three epochs have cost.
+    assert estimate.energy_J == pytest.approx(1320 + 82 * 0.2 * 220 / 3, rel=0.02)
+
+
+def test_a_validation_of_unknown_energy_before_a_planned_change() -> None:
+    trace = EnergyTrace.from_epochs([100.0] * 6, [10.0] * 6, validation_s=[1.0] * 6)
+    estimate = estimate_step(trace, 20, planned=[PlannedChange(10, energy_ratio=2)])
+    assert estimate.energy_J == pytest.approx(1000 + 10 * 200)
+
+
+def test_what_came_before_the_level_moves_projection_and_interval_alike() -> None:
+    chances = np.random.default_rng(0)
+    quiet = 100 * (1 + 0.003 * chances.standard_normal(40))
+    stalls = quiet.copy()
+    stalls[[8, 20, 21]] *= 1.5
+    more, less = projected(stalls, 1040), projected(quiet, 1040)
+    assert more.energy_J > less.energy_J
+    assert more.lower_J < more.energy_J < more.upper_J
+
+
+@pytest.mark.parametrize(
+    ("energy_J", "duration_s", "epochs", "confidence"),
+    [
+        ([100.0, 101, 99, 100], [10.0] * 4, 20, 1e-16),
+        ([100.0, 101, 99, 100], [10.0] * 4, 20, 1 - 1e-9),
+        ([100.0, 100, 150] * 3 + [100.0, 100], [10.0] * 11, 1e20, 0.9),
+        ([100.0] * 6, [0.0] * 6, 20, 0.9),
+        ([1e-30, 1e3, 1e-30, 1e-30, 1e-30], [10.0] * 5, 20, 0.9),
+    ],
+)
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_extremes(
+    energy_J: list[float], duration_s: list[float], epochs: float, confidence: float
+) -> None:
+    trace = EnergyTrace.from_epochs(energy_J, duration_s)
+    estimate = estimate_step(trace, epochs, confidence=confidence)
+    assert estimate.lower_J <= estimate.energy_J <= estimate.upper_J
+    assert estimate.upper_J < 1e6 * epochs
+    assert estimate.duration_lower_s <= estimate.duration_s <= estimate.duration_upper_s

@@ -24,7 +24,7 @@ _SLOW_BEAT_S = 0.2
 # What is costly to read is read once in so long at least, and at edges of epochs; but for edges
 # alone it takes no more than this share of a processor, or so much at once. A reading counts as
 # long as the quickest one took: the others have waited for another process.
-_WHOLE_EVERY_S = 8.0
+_WHOLE_EVERY_S = 4.0
 _EDGES_SHARE = 0.02
 _EDGES_AT_ONCE_S = 0.05
 # Rounds are not closer than this, nor is one put off by more.
@@ -43,7 +43,8 @@ class Round(NamedTuple):
         began_s: when that began.
         readings: of the sensors that were due.
         counters_s: for devices of which it is known, when it was so what their counters show.
-        is_whole: whether what is costly was read, too.
+        is_whole: whether what is costly was read of a device at least, or would have been but for
+            a moment that suits it better.
     """
 
     began_s: float
@@ -215,6 +216,8 @@ class Sampler:
         # In this order: an edge that comes from now on is the next round's.
         had_edge, self._edge_came = self._edge_came, False
         began_s = self._clock()
+        is_between = is_between and not self._is_urgent()  # who waits waits for all of them
+        was_due = self._is_whole(began_s, had_edge=False)
         is_whole = not is_between and self._is_whole(began_s, had_edge=had_edge)
         self._edge_came = self._edge_came or (had_edge and not is_whole)
         soon_s = began_s + _SOON_S
@@ -223,7 +226,7 @@ class Sampler:
         for source in self._sources:
             if is_whole and had_edge:
                 source.edge_s = began_s
-                if source.least_s < math.inf:
+                if source.least_s < math.inf and not was_due:
                     self._spare_s -= 2 * source.least_s  # before and after the next renewal
             is_due = source.next_s <= began_s and not is_between
             if is_due or is_whole or source.whole_s <= soon_s:
@@ -251,7 +254,9 @@ class Sampler:
             return True
         if had_edge:
             earned_s = max(0.0, now_s - self._spare_at_s) * _EDGES_SHARE
-            self._spare_s = min(self._spare_s + earned_s, _EDGES_AT_ONCE_S)
+            # Of many GPUs, one edge may cost more than that: it is not owed for minutes.
+            spare_s = max(self._spare_s, -_EDGES_AT_ONCE_S) + earned_s
+            self._spare_s = min(spare_s, _EDGES_AT_ONCE_S)
             self._spare_at_s = now_s
         is_cheap = had_edge and self._spare_s >= 0
         return is_cheap or now_s - self._whole_at_s > _WHOLE_EVERY_S - self._interval_s / 2
@@ -350,6 +355,7 @@ class Sampler:
             )
         except Exception:
             self._report_once(name, f"{name} could not be read; its readings are missing")
+            source.took(before_s, self._clock(), math.nan)  # else it would be due for ever
             return Reading(before_s, name)
 
     def _is_urgent(self) -> bool:

@@ -19,6 +19,7 @@ from energyest.estimate import Estimate
 from energyest.estimators.arguments import check_trace
 from energyest.estimators.pre.estimate import GPU_ALONE
 from energyest.estimators.step.horizon import Horizon, find_horizon, measured_s
+from energyest.estimators.step.interval import quantile
 from energyest.estimators.step.planned_changes import PlannedChange, planned_changes, weights_of
 from energyest.records.meta import read_positive
 from energyest.records.trace import EnergyTrace
@@ -29,6 +30,8 @@ from energyest.records.trace import EnergyTrace
 LEVEL_DEVIATION = 0.1
 #: The same of the power of processors and memory before a training from that during it. A guess.
 HOST_DEVIATION = 0.3
+# At this confidence, an interval of STEP is taken to be one of normal errors.
+_ALIKE_AT = 0.9
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,8 @@ def deviation_of(estimate: Estimate) -> float:
     if not (estimate.lower_J and estimate.upper_J and estimate.confidence):
         return math.inf
     width = math.log(estimate.upper_J / estimate.lower_J)
-    return width / 2 / float(ndtri((1 + estimate.confidence) / 2))
+    z = float(ndtri((1 + estimate.confidence) / 2))
+    return width / 2 / z if z > 0 else math.inf
 
 
 def _combined(predicted: _Rest, observed: _Rest) -> tuple[_Rest, float]:
@@ -230,8 +234,10 @@ def _by_step(step: Estimate, trace: EnergyTrace, epochs: float) -> _Rest:
         epochs = step.epochs - int(np.isfinite(trace.column("energy_J")).sum())
     deviation = LEVEL_DEVIATION
     if step.upper_J is not None and step.lower_J is not None and step.confidence and rest_J > 0:
-        z = float(ndtri((1 + step.confidence) / 2))
-        deviation = (step.upper_J - step.lower_J) / 2 / rest_J / z
+        # Its errors have heavier tails than normal ones: read off at one confidence, the weight of
+        # each account does not depend on the confidence that is asked for.
+        scale = (step.upper_J - step.lower_J) / 2 / quantile(step.confidence)
+        deviation = scale / rest_J * quantile(_ALIKE_AT) / float(ndtri((1 + _ALIKE_AT) / 2))
     return _Rest(rest_J, duration_s, deviation, epochs)
 
 

@@ -21,6 +21,8 @@ Flags = NDArray[np.bool_]
 _STANDS_OUT = 4.0
 _LEAST_HEIGHT = 0.02
 _LEAST_SPREAD = 0.003
+# A median below this share of the largest value is what rounding has left of 0.
+_LEAST_USUAL = 1e-9
 # Where more of them do, they are no exception but the noise of the level.
 _MOST = 1 / 3
 # Epochs before a level belong to it, too, if so many of all since then lie on it: what lies between
@@ -114,17 +116,19 @@ class Disturbances:
 
     Attributes:
         calm: shape (values,), `values` with the usual value in place of those that stand out.
+        are_older: whether some came before what was taken for the beginning of the level.
     """
 
     def __init__(self, values: FloatArray, start: int, epochs: NDArray[np.intp]) -> None:
         on_level = values[start:]
         usual = float(np.median(on_level))
         self.calm = values.copy()
+        self.are_older = False
         self._spread = _LEAST_SPREAD
         none = np.zeros(len(values), dtype=np.bool_)
         self._stalls = _Kind(STALLS, none, values, epochs, start)
         self._dips = _Kind(DIPS, none, values, epochs, start)
-        if not usual > 0:
+        if not usual > _LEAST_USUAL * float(np.max(np.abs(values))):
             return
         off = values / usual - 1
         # The median absolute deviation, as the standard deviation of normal noise.
@@ -137,6 +141,7 @@ class Disturbances:
             self.calm[start:][out[start:]] = np.median(on_level[~out[start:]])
         first = _first_of_level(~out, start)
         out[:first] = False
+        self.are_older = bool(out[:start].any())
         self._stalls = _Kind(STALLS, out & (off > 0), off, epochs, first)
         self._dips = _Kind(DIPS, out & (off < 0), -off, epochs, first)
 
@@ -145,13 +150,13 @@ class Disturbances:
 
         Args:
             begin: the first of them.
-            end: where the training ends.
+            end: where the training ends; it may end within an epoch.
 
         Returns:
             Futures, of shape (DRAWS,).
         """
-        to_come = max(0.0, math.ceil(end) - begin)
-        remaining = int(min(to_come, _MOST_DRAWN))
+        to_come = max(0.0, end - begin)
+        remaining = math.ceil(min(to_come, _MOST_DRAWN))
         if not remaining:
             return np.zeros(DRAWS)
         stalls = self._stalls.to_come(begin, remaining, self._spread, chance().stalls)
@@ -229,9 +234,13 @@ def _beta_binomial(number: int, successes: float, failures: float) -> FloatArray
 
 
 def _first_of_level(is_usual: Flags, start: int) -> int:
-    """The first epoch since which most have been on the level that begins at `start`."""
+    """The first epoch since which most have been on the level that begins at `start`.
+
+    It was a level already then: epochs that only lead over to one do not come again.
+    """
     shares = np.cumsum(is_usual[::-1])[::-1] / np.arange(len(is_usual), 0, -1)
-    earlier = np.flatnonzero(is_usual[:start] & (shares[:start] >= _SAME_LEVEL))
+    begins = is_usual[:-2] & is_usual[1:-1] & is_usual[2:]
+    earlier = np.flatnonzero(begins[:start] & (shares[: len(begins)][:start] >= _SAME_LEVEL))
     return int(earlier[0]) if len(earlier) else start
 
 

@@ -138,14 +138,17 @@ def _estimate(
     forecast = history.forecast(total)
     total_s = done_s + forecast.duration_s if horizon.duration_s is None else horizon.duration_s
     total_J = done_J + forecast.energy_J
+    off_J = forecast.off_J
     if form == "power":
         total_J = done_J + forecast.power_W * max(0.0, total_s - history.read_s)
         if not math.isfinite(total_J):
             raise lacks_durations("form='power'")
+        if forecast.energy_J > 0:  # errors are relative to what is to come
+            off_J = off_J * ((total_J - done_J) / forecast.energy_J)
     known_s = total_s if math.isfinite(total_s) else None
     interval: dict[str, float] = {}
-    if confidence is not None and np.isfinite(forecast.off_J).all():
-        lower_J, upper_J = ends_around(total_J, forecast.off_J, least=done_J, confidence=confidence)
+    if confidence is not None and np.isfinite(off_J).all():
+        lower_J, upper_J = ends_around(total_J, off_J, least=done_J, confidence=confidence)
         interval = {"lower_J": lower_J, "upper_J": upper_J, "confidence": confidence}
         if known_s is not None:
             ends_by_clock = horizon.duration_s is not None or total < horizon.epochs

@@ -94,15 +94,17 @@ class Forecaster:
         self._rows_since_change = part.rows_since_change
         self._rows = self._positions[part.where]
         self.start = int(self._rows[self.level.start])
-        self._level_durations_s = (self._duration_s - apart_s)[self._rows]
+        self._level_durations_s = np.maximum(self._duration_s - apart_s, 0.0)[self._rows]
         self._level_s = self.level.average(self._level_durations_s)
         spikes = np.flatnonzero(self.level.smooth != self._training_J[self._part])
         self._spikes = spikes[spikes >= self.level.start]
         series = self._training_J[self._part]
         calm, disturbances = self._calm(series)
-        # A single spike is no part of the level's mean; what has come more often is.
-        leaves_out = len(self._spikes) == 1
-        self._irregular = Outlook(self.level.mean, calm, disturbances, leaves_out)
+        # A single spike is no part of the level's mean, nor is what came before the level; what has
+        # come more often on it is.
+        leaves_out = disturbances.are_older or len(self._spikes) == 1
+        usual_J = calm.mean if disturbances.are_older else self.level.mean
+        self._irregular = Outlook(usual_J, calm, disturbances, leaves_out)
         self._way_back = way_back(series, self.level.start)
         # Epochs that were not read at the end of the trace are projected like those to come.
         self._begin = int(np.flatnonzero(np.isfinite(energy_J))[-1]) + 1
@@ -190,11 +192,14 @@ class Forecaster:
         level = outlook.calm
         extra = outlook.disturbances.to_come(begin, end)
         # What they cost changes with what an epoch costs, too.
-        an_epoch_J = level.mean * (weight / (end - begin) if end > begin else 0.0)
-        training_J = weight * outlook.mean + outlook.spikes_J
+        factor = weight / (end - begin) if end > begin else 0.0
+        an_epoch_J = level.mean * factor
+        # Spikes, such as checkpoints, stay as they are; what dips save is a part of an epoch.
+        spikes_J = outlook.spikes_J * (1.0 if outlook.spikes_J > 0 else factor)
+        training_J = max(weight * outlook.mean + spikes_J, 0.0)
         if outlook.leaves_out:
             training_J += _times(float(np.median(extra)), an_epoch_J)
-        off_J = weight * level.mean + outlook.spikes_J + an_epoch_J * extra - training_J
+        off_J = weight * level.mean + spikes_J + an_epoch_J * extra - training_J
         likely, more = self._way_back
         if likely and weight > 0:
             goes_back = chance().way_back < likely
@@ -202,11 +207,11 @@ class Forecaster:
             off_J += weight * level.mean * (goes_back - likely) * more
         if self._validations.in_each and weights.changes:
             # What is planned changes the training; the validation in it stays as it is.
-            share_J = level.average(self._validations.energy_J[self._rows])
+            share_J = _known(level.average(self._validations.energy_J[self._rows]))
             training_J += _times(end - begin - weight, min(share_J, level.mean))
         # Both kinds of error concern all epochs to come alike.
         error_J = training_J * error_of(level, weight) if weight > 0 else 0.0
-        error_J = math.hypot(error_J, level.mean * weights.error)
+        error_J = math.hypot(error_J, _times(level.mean, weights.error))
         validation = self._validations.to_come(total, level.mean, self._level_s)
         off_J += math.hypot(error_J, validation.error_J) * errors()
         return Forecast(
@@ -224,7 +229,7 @@ class Forecaster:
         known = np.isfinite(self._level_durations_s)
         start = int(np.count_nonzero(known[: self.level.start]))
         durations_s = self._level_durations_s[known]
-        if not weights.time > 0 or start >= len(durations_s):
+        if not (weights.time > 0 and self._level_s > 0) or start >= len(durations_s):
             return np.zeros(DRAWS)
         off_s: FloatArray = (
             weights.time
@@ -270,7 +275,7 @@ class Forecaster:
             weight_s = weights_of(self._to_come, measured, end, load).time
         training_s = _times(weight_s, self._level_s)
         if self._validations.in_each and weights.changes:
-            share_s = self.level.average(self._validations.duration_s[self._rows])
+            share_s = _known(self.level.average(self._validations.duration_s[self._rows]))
             training_s += _times(end - measured - weight_s, min(share_s, self._level_s))
         validation = self._validations.to_come(total, self.level.mean, self._level_s)
         unknown_s = _times(int(np.isnan(self._duration_s).sum()), self._level_s)
@@ -363,3 +368,8 @@ def _part_to_project(
 def _times(number: float, seconds: float) -> float:
     """A product that is 0 where there is nothing to multiply, even if `seconds` is unknown."""
     return number * seconds if number else 0.0
+
+
+def _known(share: float) -> float:
+    """A share that validation has; 0 where none is known."""
+    return share if math.isfinite(share) else 0.0

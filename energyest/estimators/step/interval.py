@@ -103,9 +103,11 @@ def ends_around(
 ) -> tuple[float, float]:
     """The interval that holds that share of what may be, with as much below it as above.
 
+    Where what is expected is no part of that, it reaches to it.
+
     Args:
         total: what is expected, which it holds as well.
-        off: shape (draws,), what may be, relative to `total`.
+        off: shape (DRAWS,), by how much what may be is above `total`, in its unit.
         least: what is known to have been used, below which it does not reach.
         confidence: the share. Where so few draws do not tell its ends, those of a smaller share are
             stretched as those of the t-distribution are.
@@ -114,8 +116,8 @@ def ends_around(
     # As np.quantile does, in a tenth of the time.
     places = np.array([1 - told, 1 + told]) / 2 * (len(off) - 1)
     lower, upper = np.interp(places, np.arange(len(off)), np.sort(off))
-    stretch = quantile(confidence) / quantile(told)
+    stretch = quantile(confidence) / quantile(told) if told < confidence else 1.0
     return (
-        max(total + min(float(lower), 0.0) * stretch, least),
+        max(total + min(float(lower), 0.0) * stretch, min(least, total)),
         total + max(float(upper), 0.0) * stretch,
     )

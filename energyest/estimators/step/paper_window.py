@@ -75,8 +75,13 @@ class Window:
                 # The paper's power form takes no epoch as measured, its window included.
                 total_J, remaining, measured_J = power_W * total_s, epochs, None
         interval: dict[str, float] = {}
-        if level.epochs > 1 or not remaining:  # one epoch says nothing of the spread
+        known = int(np.isfinite(energy_J[self.start :]).sum())
+        if known > 1 or not remaining:  # one epoch says nothing of the spread
             off_J = self._off(energy_J, level.mean, (stop, stop + remaining))
+            if form == "power" and remaining * level.mean > 0:
+                # Errors are relative to what is to come, and that goes by the clock.
+                to_come_J = total_J - (measured_J or 0.0)
+                off_J = off_J * (to_come_J / (remaining * level.mean))
             lower_J, upper_J = ends_around(
                 total_J, off_J, least=measured_J or 0.0, confidence=confidence
             )

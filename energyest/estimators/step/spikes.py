@@ -76,4 +76,5 @@ def remaining_spikes(positions: NDArray[np.intp], measured: int, total: float) -
         # Intervals of steps meet a period of whole epochs one earlier or later.
         if gaps.max() - gaps.min() > 1 or measured - 1 - positions[-1] > math.ceil(period):
             return None
-    return max(0.0, float(np.floor((np.floor(total) - 1 - positions[-1]) / period + 1e-9)))
+    to_come = (np.floor(float(total)) - 1 - float(positions[-1])) / period
+    return max(0.0, float(np.floor(to_come + 1e-9)))

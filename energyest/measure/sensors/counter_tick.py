@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-# Recent boards renew their counters ten times a second, by a clock of their own that gains or loses
-# some microseconds a second: 6 on an H200.
+# Recent boards renew their counters ten times a second, by a clock of their own. An H200's gains 6
+# microseconds a second.
 _PERIOD_S = 0.1
 # Instants within the period are told apart in cells of 2 ms.
 _CELLS = 50
