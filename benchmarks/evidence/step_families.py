@@ -172,7 +172,8 @@ def goals(table: pd.DataFrame) -> list[Goal]:
     """What the interval is asked for, over the families of which more than two runs are known."""
     by_after = of_families(table, "STEP", ["family", "after"])
     of_each = by_after.groupby("family").mean()
-    known = [f for f, n in table.groupby("family")["after"].size().items() if n > 7 * 4 * FEW]
+    projections = table[table["method"] == "STEP"].groupby("family").size()
+    known = projections.index[projections > len(OBSERVED) * FEW]
     of_each = of_each.loc[[f for f in of_each.index if f in known]]
     simple = min(
         of_families(table, name, ["family", "after"]).groupby("family")["score"].mean().mean()
