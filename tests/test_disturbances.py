@@ -204,7 +204,7 @@ def test_the_duration_has_an_interval_of_its_own() -> None:
         held.append(estimate.duration_lower_s <= duration_s.sum() <= estimate.duration_upper_s)
         # What it draws does not change, so the energy's interval is narrower.
         assert (estimate.upper_J - estimate.lower_J) / estimate.energy_J < 0.03
-    assert np.mean(held) > 0.7  # a third of them has not seen a stall yet
+    assert np.mean(held) > 0.65  # a third of them has not seen a stall yet
 
 
 def test_a_known_duration_has_no_interval() -> None:

@@ -62,8 +62,8 @@ class Prior:
     is_relative: bool
 
 
-STALLS = Prior(bursts=0.6, epochs=7.5, size=3.0, spread=0.5, is_relative=True)
-DIPS = Prior(bursts=0.15, epochs=7.5, size=0.2, spread=0.4, is_relative=False)
+STALLS = Prior(bursts=0.95, epochs=4.8, size=1.9, spread=0.43, is_relative=True)
+DIPS = Prior(bursts=0.16, epochs=5.5, size=0.165, spread=0.33, is_relative=False)
 # Probability that an epoch of a burst is followed by another, with the weight of so many epochs.
 GOES_ON, _GOES_ON_WEIGHT = 0.38, 3.0
 # Probability that what has come once comes at regular intervals, as a validation does or a
