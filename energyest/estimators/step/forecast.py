@@ -195,7 +195,9 @@ class Forecaster:
         factor = weight / (end - begin) if end > begin else 0.0
         an_epoch_J = level.mean * factor
         # Spikes, such as checkpoints, stay as they are; what dips save is a part of an epoch.
-        spikes_J = outlook.spikes_J * (1.0 if outlook.spikes_J > 0 else factor)
+        spikes_J = outlook.spikes_J
+        if spikes_J < 0:
+            spikes_J *= factor
         training_J = max(weight * outlook.mean + spikes_J, 0.0)
         if outlook.leaves_out:
             training_J += _times(float(np.median(extra)), an_epoch_J)
