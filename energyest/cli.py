@@ -138,12 +138,12 @@ def _gaps(trace: EnergyTrace) -> Iterator[str]:
 def _project(folder: str, epochs: float | None, steps: int | None) -> None:
     from energyest.estimators.compare import compare_estimators  # noqa: PLC0415
     from energyest.estimators.step.estimate import estimate_step  # noqa: PLC0415
+    from energyest.estimators.step.horizon import tells_length  # noqa: PLC0415
     from energyest.records.loading import load_trace  # noqa: PLC0415
     from energyest.records.meta import read_objects  # noqa: PLC0415
 
     trace = load_trace(folder)
-    planned = any(trace.meta.get(name) for name in ("planned_epochs", "planned_duration_s"))
-    if epochs is None and steps is None and not planned:
+    if epochs is None and steps is None and not tells_length(trace):
         raise EstimateError(
             "the trace does not say how long the whole training is: give --epochs or --steps"
         )

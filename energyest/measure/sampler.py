@@ -217,8 +217,8 @@ class Sampler:
         had_edge, self._edge_came = self._edge_came, False
         began_s = self._clock()
         is_between = is_between and not self._is_urgent()  # who waits waits for all of them
-        was_due = self._is_whole(began_s, had_edge=False)
-        is_whole = not is_between and self._is_whole(began_s, had_edge=had_edge)
+        was_due = self._is_whole_due(began_s)
+        is_whole = not is_between and (was_due or (had_edge and self._affords_edge(began_s)))
         self._edge_came = self._edge_came or (had_edge and not is_whole)
         soon_s = began_s + _SOON_S
         readings: list[Reading] = []
@@ -248,18 +248,19 @@ class Sampler:
                 self._waiting.append((target, alarm))
         return began_s
 
-    def _is_whole(self, now_s: float, *, had_edge: bool) -> bool:
-        """Whether everything is to be read in a round."""
-        if self._is_urgent() or now_s < self.whole_until_s:
-            return True
-        if had_edge:
-            earned_s = max(0.0, now_s - self._spare_at_s) * _EDGES_SHARE
-            # Of many GPUs, one edge may cost more than that: it is not owed for minutes.
-            spare_s = max(self._spare_s, -_EDGES_AT_ONCE_S) + earned_s
-            self._spare_s = min(spare_s, _EDGES_AT_ONCE_S)
-            self._spare_at_s = now_s
-        is_cheap = had_edge and self._spare_s >= 0
-        return is_cheap or now_s - self._whole_at_s > _WHOLE_EVERY_S - self._interval_s / 2
+    def _is_whole_due(self, now_s: float) -> bool:
+        """Whether everything is to be read in a round, be there an edge or none."""
+        since_s = now_s - self._whole_at_s
+        is_late = since_s > _WHOLE_EVERY_S - self._interval_s / 2
+        return self._is_urgent() or now_s < self.whole_until_s or is_late
+
+    def _affords_edge(self, now_s: float) -> bool:
+        """Whether everything may be read for an edge."""
+        earned_s = max(0.0, now_s - self._spare_at_s) * _EDGES_SHARE
+        # Of many GPUs, one edge may cost more than that: it is not owed for minutes.
+        spare_s = max(self._spare_s, -_EDGES_AT_ONCE_S) + earned_s
+        self._spare_s, self._spare_at_s = min(spare_s, _EDGES_AT_ONCE_S), now_s
+        return self._spare_s >= 0
 
     def _wait_for(self, target: int, timeout_s: float) -> bool:
         """Wait until so many rounds are done."""
@@ -310,7 +311,7 @@ class Sampler:
                 return False
             if now_s >= next_s or self._waiting:
                 return False
-            if self._edge_came and self._is_whole(now_s, had_edge=True):
+            if self._edge_came and (self._is_whole_due(now_s) or self._affords_edge(now_s)):
                 # Else this thread would take turns with the training's in the middle of a hook.
                 time.sleep(_LET_GO_S)
                 return False

@@ -15,7 +15,7 @@ MIN_VALUES = 4
 # The newest values tell most of what is to come, and all of a long training would take long.
 _MOST_VALUES = 200
 # No curve holds for all of a training. Each of these shares of the values, the newest, is believed
-# as much as any other; on made-up curves, all values alone held the stop in half of the cases.
+# as much as any other.
 _SHARES = (1.0, 0.7, 0.5, 0.35, 0.25)
 # Exponents of power laws; time constants of exponentials, as shares of the values.
 _EXPONENTS = np.geomspace(0.1, 3.0, 10)

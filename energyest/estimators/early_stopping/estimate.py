@@ -18,9 +18,9 @@ from energyest.estimators.early_stopping.curve import MIN_VALUES
 from energyest.estimators.early_stopping.rule import StoppingRule
 from energyest.estimators.early_stopping.stops import FARTHEST, Stops, find_stops
 from energyest.estimators.step.estimate import estimate_step
-from energyest.estimators.step.horizon import measured_s
+from energyest.estimators.step.horizon import measured_s, tells_length
 from energyest.estimators.step.interval import ends_around, errors, quantile
-from energyest.records.meta import read_objects, read_positive
+from energyest.records.meta import read_objects
 from energyest.records.trace import EnergyTrace
 
 
@@ -160,8 +160,7 @@ class _Step:
 
     def whole(self, epochs: float | None) -> Estimate | None:
         """If it does not stop early; None if nothing else is known to end it."""
-        known = ("planned_epochs", "planned_duration_s")
-        if epochs is None and not any(read_positive(self._trace.meta, name) for name in known):
+        if epochs is None and not tells_length(self._trace):
             return None
         return self._project(self._trace, epochs)
 

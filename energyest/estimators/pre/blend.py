@@ -18,10 +18,9 @@ from energyest.errors import EstimateError
 from energyest.estimate import Estimate
 from energyest.estimators.arguments import check_trace
 from energyest.estimators.pre.estimate import GPU_ALONE
-from energyest.estimators.step.horizon import Horizon, find_horizon, measured_s
+from energyest.estimators.step.horizon import Horizon, find_horizon, measured_s, tells_length
 from energyest.estimators.step.interval import quantile
 from energyest.estimators.step.planned_changes import PlannedChange, planned_changes, weights_of
-from energyest.records.meta import read_positive
 from energyest.records.trace import EnergyTrace
 
 #: Deviation of the logarithm of what the other epochs cost from what one warm epoch cost, or a
@@ -291,7 +290,7 @@ def _measured_J(trace: EnergyTrace) -> float:
 def _horizon(pre: Estimate, trace: EnergyTrace, epochs: float | None) -> Horizon:
     if epochs is not None:
         return find_horizon(trace, epochs, None, None)
-    if any(read_positive(trace.meta, name) for name in ("planned_epochs", "planned_duration_s")):
+    if tells_length(trace):
         return find_horizon(trace, None, None, None)
     assert pre.epochs is not None
     return Horizon(max(float(pre.epochs), float(len(trace))))

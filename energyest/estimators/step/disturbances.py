@@ -29,8 +29,8 @@ _MOST = 1 / 3
 # was a burst and no other level.
 _SAME_LEVEL = 0.6
 # A lower level that is this young and follows one that was longer than this many times its age is
-# mostly a long dip: trainings that were still on it went back in nine of ten cases. The probability
-# falls with its age, by a factor of e in so many epochs.
+# mostly a long dip. The probability that it ends falls with its age, by a factor of e in so many
+# epochs.
 _YOUNG, _LONGER, _LEAST_EPOCHS = 10, 1.5, 4
 GOES_BACK, GOES_BACK_EPOCHS = 0.5, 4.0
 _FORMER_EPOCHS, _FORMER_ALIKE = 12, 0.03
@@ -71,7 +71,6 @@ GOES_ON, _GOES_ON_WEIGHT = 0.38, 3.0
 IS_REGULAR, EACH_ADDS, MOST_REGULAR = 0.1, 0.25, 0.95
 # The prior of sizes has the weight of so many epochs: trainings differ more than their stalls do.
 _SIZE_WEIGHT = 0.2
-
 
 #: How many futures are drawn.
 DRAWS = 1000
@@ -122,24 +121,18 @@ class Disturbances:
     def __init__(self, values: FloatArray, start: int, epochs: NDArray[np.intp]) -> None:
         on_level = values[start:]
         usual = float(np.median(on_level))
+        off, out = np.zeros(len(values)), np.zeros(len(values), dtype=np.bool_)
+        self._spread, first = _LEAST_SPREAD, start
+        if usual > _LEAST_USUAL * float(np.max(np.abs(values))):
+            off = values / usual - 1
+            # The median absolute deviation, as the standard deviation of normal noise.
+            self._spread = max(1.4826 * float(np.median(np.abs(off[start:]))), _LEAST_SPREAD)
+            stands_out = np.abs(off) > max(_STANDS_OUT * self._spread, _LEAST_HEIGHT)
+            if stands_out[start:].mean() <= _MOST:
+                out, first = stands_out, _first_of_level(~stands_out, start)
         self.calm = values.copy()
-        self.are_older = False
-        self._spread = _LEAST_SPREAD
-        none = np.zeros(len(values), dtype=np.bool_)
-        self._stalls = _Kind(STALLS, none, values, epochs, start)
-        self._dips = _Kind(DIPS, none, values, epochs, start)
-        if not usual > _LEAST_USUAL * float(np.max(np.abs(values))):
-            return
-        off = values / usual - 1
-        # The median absolute deviation, as the standard deviation of normal noise.
-        self._spread = max(1.4826 * float(np.median(np.abs(off[start:]))), _LEAST_SPREAD)
-        height = max(_STANDS_OUT * self._spread, _LEAST_HEIGHT)
-        out = np.abs(off) > height
-        if out[start:].mean() > _MOST:
-            return
         if out[start:].any():
             self.calm[start:][out[start:]] = np.median(on_level[~out[start:]])
-        first = _first_of_level(~out, start)
         out[:first] = False
         self.are_older = bool(out[:start].any())
         self._stalls = _Kind(STALLS, out & (off > 0), off, epochs, first)

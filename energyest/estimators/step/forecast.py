@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from energyest.arrays import FloatArray
-from energyest.checks import positive_or_none
+from energyest.checks import finite_or_none, positive_or_none
 from energyest.estimators.arguments import lacks_durations
 from energyest.estimators.step.disturbances import DRAWS, Disturbances, chance, way_back
 from energyest.estimators.step.horizon import Horizon, measured_s
 from energyest.estimators.step.interval import error_of, errors, errors_of_mean
 from energyest.estimators.step.level import MIN_EPOCHS, Level, current_level
-from energyest.estimators.step.planned_changes import PlannedChange, weights_of
+from energyest.estimators.step.planned_changes import PlannedChange, Weights, weights_of
 from energyest.estimators.step.spikes import remaining_spikes, without_spikes
 from energyest.estimators.step.validation import Validations
 from energyest.records.devices import gpus_of
@@ -90,22 +90,22 @@ class Forecaster:
         self._positions = np.flatnonzero(np.isfinite(training_J))
         self._training_J = training_J[self._positions]
         part = _part_to_project(self._training_J, self._positions, changes, len(trace))
-        self.level, self._part, self._to_come = part.level, part.where, part.to_come
+        self.level, self._to_come = part.level, part.to_come
         self._rows_since_change = part.rows_since_change
         self._rows = self._positions[part.where]
         self.start = int(self._rows[self.level.start])
         self._level_durations_s = np.maximum(self._duration_s - apart_s, 0.0)[self._rows]
         self._level_s = self.level.average(self._level_durations_s)
-        spikes = np.flatnonzero(self.level.smooth != self._training_J[self._part])
+        self._series_J = self._training_J[part.where]
+        spikes = np.flatnonzero(self.level.smooth != self._series_J)
         self._spikes = spikes[spikes >= self.level.start]
-        series = self._training_J[self._part]
-        calm, disturbances = self._calm(series)
+        calm, disturbances = self._calm(self._series_J)
         # A single spike is no part of the level's mean, nor is what came before the level; what has
         # come more often on it is.
         leaves_out = disturbances.are_older or len(self._spikes) == 1
         usual_J = calm.mean if disturbances.are_older else self.level.mean
         self._irregular = Outlook(usual_J, calm, disturbances, leaves_out)
-        self._way_back = way_back(series, self.level.start)
+        self._way_back = way_back(self._series_J, self.level.start)
         # Epochs that were not read at the end of the trace are projected like those to come.
         self._begin = int(np.flatnonzero(np.isfinite(energy_J))[-1]) + 1
         self._unread_J = self._energy_of_unread()
@@ -185,8 +185,7 @@ class Forecaster:
         measured = len(self._trace)
         end = max(total, measured)
         begin = self._begin
-        load = self.load if self._to_come else None
-        weights = weights_of(self._to_come, begin, end, load)
+        weights = self._weights(begin, end)
         weight, (rest_s, power_W) = weights.energy, self._time_to_come(total)
         outlook = self.outlook(total)
         level = outlook.calm
@@ -209,7 +208,7 @@ class Forecaster:
             off_J += weight * level.mean * (goes_back - likely) * more
         if self._validations.in_each and weights.changes:
             # What is planned changes the training; the validation in it stays as it is.
-            share_J = _known(level.average(self._validations.energy_J[self._rows]))
+            share_J = finite_or_none(level.average(self._validations.energy_J[self._rows])) or 0.0
             training_J += _times(end - begin - weight, min(share_J, level.mean))
         # Both kinds of error concern all epochs to come alike.
         error_J = training_J * error_of(level, weight) if weight > 0 else 0.0
@@ -227,7 +226,7 @@ class Forecaster:
     def duration_off_s(self, total: float) -> FloatArray:
         """By how many seconds futures are off the projected duration, of shape (draws,)."""
         measured, end = len(self._trace), max(total, len(self._trace))
-        weights = weights_of(self._to_come, measured, end, self.load if self._to_come else None)
+        weights = self._weights(measured, end)
         known = np.isfinite(self._level_durations_s)
         start = int(np.count_nonzero(known[: self.level.start]))
         durations_s = self._level_durations_s[known]
@@ -258,26 +257,30 @@ class Forecaster:
 
     # ------------------------------------------------------------------ inside
 
+    def _weights(self, begin: float, end: float) -> Weights:
+        """What some of the epochs to come cost together, in epochs of the present level."""
+        return weights_of(self._to_come, begin, end, self.load if self._to_come else None)
+
     def _calm(self, values: FloatArray) -> tuple[Level, Disturbances]:
         """The level without what stands out, and that."""
         disturbances = Disturbances(values, self.level.start, self._rows)
-        if np.array_equal(disturbances.calm, self._training_J[self._part]):
+        if np.array_equal(disturbances.calm, self._series_J):
             return self.level, disturbances
         return current_level(disturbances.calm, self.level.change), disturbances
 
     def _time_to_come(self, total: float) -> tuple[float, float]:
         """Seconds from now to the end, NaN if unknown; and mean power of the epochs to come."""
         measured, end = len(self._trace), max(total, len(self._trace))
-        load = self.load if self._to_come else None
-        weights = weights_of(self._to_come, self._begin, end, load)
+        weights = self._weights(self._begin, end)
         weight_s = weights.time
         # Energy and time of the same epochs, also of those at the end that were not read.
         power_W = self.power_W * (weights.energy / weight_s if weight_s > 0 else 1.0)
         if self._begin < measured:
-            weight_s = weights_of(self._to_come, measured, end, load).time
+            weight_s = self._weights(measured, end).time
         training_s = _times(weight_s, self._level_s)
         if self._validations.in_each and weights.changes:
-            share_s = _known(self.level.average(self._validations.duration_s[self._rows]))
+            share_s = self.level.average(self._validations.duration_s[self._rows])
+            share_s = finite_or_none(share_s) or 0.0
             training_s += _times(end - measured - weight_s, min(share_s, self._level_s))
         validation = self._validations.to_come(total, self.level.mean, self._level_s)
         unknown_s = _times(int(np.isnan(self._duration_s).sum()), self._level_s)
@@ -285,8 +288,8 @@ class Forecaster:
 
     def _with_regular_spikes(self, to_come: float) -> Outlook:
         """What is to come if so many spikes are."""
-        series, smooth = self._training_J[self._part], self.level.smooth
-        height_J = float((series - smooth)[self._spikes].mean())
+        smooth = self.level.smooth
+        height_J = float((self._series_J - smooth)[self._spikes].mean())
         usual_J = current_level(smooth, self.level.change).mean
         return Outlook(usual_J, *self._calm(smooth), leaves_out=False, spikes_J=to_come * height_J)
 
@@ -370,8 +373,3 @@ def _part_to_project(
 def _times(number: float, seconds: float) -> float:
     """A product that is 0 where there is nothing to multiply, even if `seconds` is unknown."""
     return number * seconds if number else 0.0
-
-
-def _known(share: float) -> float:
-    """A share that validation has; 0 where none is known."""
-    return share if math.isfinite(share) else 0.0

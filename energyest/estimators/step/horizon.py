@@ -65,6 +65,12 @@ def find_horizon(
     return horizon
 
 
+def tells_length(trace: EnergyTrace) -> bool:
+    """Whether the trace says how long the whole training is to be."""
+    planned = ("planned_epochs", "planned_duration_s")
+    return any(read_positive(trace.meta, name) for name in planned)
+
+
 def check_duration(trace: EnergyTrace, duration_s: float) -> float:
     """Refuse a duration shorter than what was measured."""
     seconds = check_positive(duration_s, "duration_s", EstimateError)
