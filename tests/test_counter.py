@@ -308,18 +308,19 @@ class OftenSensor:
 
     Args:
         fails_from: which reading of the counter raises first.
+        phase_s: when the counter is renewed.
     """
 
     device = Device("gpu:0", "gpu", "made up", "measured", "made up", has_instant_power=True)
 
-    def __init__(self, fails_from: int = 10**9) -> None:
-        self.reads, self.fails_from = 0, fails_from
+    def __init__(self, fails_from: int = 10**9, phase_s: float = 0.0) -> None:
+        self.reads, self.fails_from, self.phase_s = 0, fails_from, phase_s
 
     def read(self, time_s: float) -> Reading:
         self.reads += 1
         if self.reads >= self.fails_from:
             raise ValueError("not one of the driver's errors")
-        return Reading(time_s, "gpu:0", 300.0, counter_J(time_s, 0.0))
+        return Reading(time_s, "gpu:0", 300.0, counter_J(time_s, self.phase_s))
 
     def read_often(self, time_s: float) -> Reading:
         return Reading(time_s, "gpu:0", 300.0)
@@ -358,3 +359,33 @@ def test_edges_that_could_not_be_afforded_are_not_owed_for_minutes() -> None:
         reads.append(sensor.reads)
     assert reads[99] >= 100  # each round while there was doubt
     assert 10 < reads[-1] - reads[99] <= 100
+
+
+@pytest.mark.parametrize("edge_s", [5.041, 5.06, 5.1, 5.115, 5.12])
+def test_an_edge_lies_between_two_values_of_the_counter(edge_s: float) -> None:
+    now_s, rounds = [0.0], []
+    sensor = OftenSensor(phase_s=0.03)
+    sampler = Sampler([sensor], rounds.append, clock=lambda: now_s[0])
+    (source,) = sampler._sources
+
+    def read_what_is_due() -> None:
+        while source.whole_s < math.inf:
+            now_s[0] = max(now_s[0], source.whole_s)
+            sampler.read_round(is_between=True)
+
+    sampler.read_round()
+    read_what_is_due()  # which finds out when the counter is renewed
+    now_s[0], before = edge_s, sensor.reads
+    sampler.expect_edge()
+    now_s[0] += 0.003
+    sampler.read_round()
+    read_what_is_due()
+    later = [taken.counters_s for taken in rounds if taken.began_s >= edge_s]
+    shown_s = [counters_s["gpu:0"] for counters_s in later if counters_s]
+    # Just before a renewal, the next value is as good as the one before the edge.
+    assert sensor.reads - before == (1 if edge_s > 5.11 else 2)
+    assert shown_s[-1] == pytest.approx(5.13, abs=0.005)
+    if len(shown_s) > 1:
+        assert shown_s[0] == pytest.approx(5.03, abs=0.005)
+    # That was all: nothing more is read before the next edge.
+    assert source.whole_s == math.inf
