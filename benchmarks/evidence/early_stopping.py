@@ -84,7 +84,7 @@ def stop_of(metric: NDArray[np.float64], patience: int, mode: str) -> int:
 
 def main() -> None:
     """Print the figures."""
-    print_head("benchmarks.evidence.early_stopping", "torch", "pytorch-lightning", "scikit-learn")
+    print_head(__file__, "torch", "pytorch-lightning", "scikit-learn")
     torch.set_num_threads(1)
     chance = np.random.default_rng(0)
     rows: list[tuple[str, int, int, float, float, float, float, float]] = []
