@@ -472,9 +472,10 @@ def test_a_training_that_stops(every: int, tmp_path: Path, capsys: Any) -> None:
     assert stop < 60
     # Seen from its end, and from the last two thirds of it.
     assert estimate_early_stop(monitor.trace).epochs == stop
-    for trace, projection in spy.seen[2 * stop // 3 : -1]:
-        # The monitor's own is that of the planned end.
-        assert projection.epochs == 60
+    seen = spy.seen[2 * stop // 3 : -1]
+    # The monitor's own is of the planned end; there is none just after an epoch that took long.
+    assert {projection.epochs for _, projection in seen if projection is not None} == {60}
+    for trace, _ in seen:
         estimate = _or_guess(trace)
         assert len(trace) < estimate.epochs_lower <= stop <= estimate.epochs_upper
     assert main(["project", str(tmp_path / "energy")]) == 0
