@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks.common.data_folder import FOLDER, require
+from benchmarks.common.data_folder import FOLDER, PACKAGED, require
 from benchmarks.common.real_trainings import LongRun, choices, long_runs
 from energyest import EnergyTrace
 
@@ -28,7 +28,7 @@ def families() -> dict[str, list[LongRun]]:
     """All runs by family; what changes in them was planned, and they are judged after it."""
     require(*MLPERF, *GREENLIFE)
     found: dict[str, list[LongRun]] = {}
-    runs = [*long_runs(), *_choices(), *_mlperf(), *_greenlife(), *made_up_stalls()]
+    runs = [*long_runs(), *_choices(), *_mlperf(), *_greenlife(), *_loaders(), *made_up_stalls()]
     for run in runs:
         found.setdefault(run.group.split(",")[0].split()[0], []).append(run)
     return found
@@ -57,6 +57,16 @@ def _greenlife() -> Iterator[LongRun]:
     for run_id, epochs in pd.read_csv(FOLDER / GREENLIFE[0]).groupby("run_id"):
         trace = EnergyTrace.from_epochs(epochs["energy_J"], epochs["duration_s"])
         yield LongRun(str(run_id), "greenlife", str(run_id), trace)
+
+
+def _loaders() -> Iterator[LongRun]:
+    """Trainings that read files, beside what stalls them, by `benchmarks.collect.loaders`."""
+    import pandas as pd
+
+    for run_id, epochs in pd.read_csv(PACKAGED / "loaders_epochs.csv").groupby("run_id"):
+        scenario = str(run_id).rsplit("-", 1)[0]
+        trace = EnergyTrace.from_epochs(epochs["energy_J"], epochs["duration_s"])
+        yield LongRun(str(run_id), "loaders", scenario, trace)
 
 
 def made_up_stalls() -> Iterator[LongRun]:
