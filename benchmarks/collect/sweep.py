@@ -9,7 +9,7 @@ Lines of JSON are added to `FOLDER/runs.jsonl` and `FOLDER/workloads.jsonl`. A s
 the files is not measured again, so an interrupted sweep can be continued. Settings that do not fit
 into the GPU's memory are written with their error. Exits with 2 without a GPU.
 
-    python -m benchmarks.collect.sweep --out FOLDER --seed 1 --minutes 30
+    python -m benchmarks.collect.sweep --out FOLDER --seed 1 --minutes 30 [--thin | --compiled]
     python -m benchmarks.collect.sweep --out FOLDER --seed 1 --runs 3 --device cpu
 """
 
@@ -37,7 +37,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
-from benchmarks.common.model_zoo import Setting, build, draw_settings, loss_of, optimizer_of
+from benchmarks.common.model_zoo import build, loss_of, optimizer_of
+from benchmarks.common.settings import Setting, draw_settings, draw_thin
 from energyest import EnergyestError, EnergyMonitor, EnergyTrace, track
 from energyest.profiling.describe import describe_workload
 
@@ -155,6 +156,8 @@ def measure(setting: Setting, device: torch.device, scratch: Path) -> dict[str, 
         batch = tuple(t.pin_memory() for t in batch)
         torch.cuda.reset_peak_memory_stats()
     steps = Steps(batch, device)
+    if setting.compiled:
+        model = torch.compile(model)
     if setting.loop == "lightning":
         trace = train_lightning(model, steps, setting, scratch / "energy")
     else:
@@ -236,7 +239,10 @@ def measure_all(arguments: argparse.Namespace, device: torch.device) -> None:
     done = {row["name"] for row in _lines(path)}
     end_s = time.monotonic() + arguments.minutes * 60
     bar = tqdm(total=arguments.runs, unit="run", mininterval=5)
-    for setting in draw_settings(arguments.seed, arguments.models):
+    drawn = draw_settings(arguments.seed, arguments.models)
+    if arguments.thin or arguments.compiled:
+        drawn = draw_thin(arguments.seed, arguments.models, compiled=arguments.compiled)
+    for setting in drawn:
         if bar.n >= arguments.runs or time.monotonic() > end_s:
             break
         bar.update()
@@ -248,9 +254,11 @@ def measure_all(arguments: argparse.Namespace, device: torch.device) -> None:
         try:
             with tempfile.TemporaryDirectory() as scratch:
                 row |= measure(setting, device, Path(scratch))
-        except (torch.OutOfMemoryError, RuntimeError, ValueError) as error:
+        except (torch.OutOfMemoryError, RuntimeError, ValueError, TypeError) as error:
             row["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         _add(path, row)
+        if setting.compiled:
+            torch.compiler.reset()
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -278,6 +286,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="which settings are drawn")
     parser.add_argument("--runs", type=int, default=1000, help="settings to draw")
     parser.add_argument("--minutes", type=float, default=60, help="time for measuring")
+    parser.add_argument("--thin", action="store_true", help="of what was seldom drawn")
+    parser.add_argument("--compiled", action="store_true", help="the same, compiled")
     parser.add_argument("--models", default=".*", help="regular expression of the models' names")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--describe", action="store_true", help="only describe what was measured")
@@ -285,7 +295,9 @@ def main() -> int:
     if arguments.device == "cuda" and not (arguments.describe or torch.cuda.is_available()):
         print("sweep: torch sees no NVIDIA GPU; nothing was measured")
         return 2
-    missing = [p for p in ("torchvision", "transformers") if importlib.util.find_spec(p) is None]
+    missing = [
+        p for p in ("torchvision", "transformers", "timm") if importlib.util.find_spec(p) is None
+    ]
     if missing:
         print(f"without {' and '.join(missing)}, their models are left out")
     for name in ("pytorch_lightning", "lightning", "energyest"):

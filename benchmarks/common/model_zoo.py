@@ -1,16 +1,10 @@
-"""Models to measure, by name, and random settings in which to train them.
-
-A model's name is `family/name`: `torchvision/resnet50`, `transformers/bert-d768-l12`,
-`own/gpt-d512-l8`. In the names of configurable models, d is the width and l the number of layers.
-"""
+"""Models to measure, by the names of `benchmarks.common.settings`."""
 
 from __future__ import annotations
 
 import importlib.util
-import random
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -18,148 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-CLASSES, VOCABULARY = 100, 8192
-IMAGE_SIZES = (32, 64, 96, 128, 160, 192, 224, 288)
-# With the largest sensible batch at 224 pixels on 80 GB in single precision.
-VISION = {
-    "alexnet": 1024,
-    "convnext_small": 128,
-    "convnext_tiny": 256,
-    "densenet121": 256,
-    "densenet169": 128,
-    "efficientnet_b0": 256,
-    "efficientnet_b2": 128,
-    "efficientnet_v2_s": 128,
-    "googlenet": 512,
-    "inception_v3": 256,
-    "mnasnet0_5": 512,
-    "mnasnet1_0": 512,
-    "mobilenet_v2": 256,
-    "mobilenet_v3_large": 512,
-    "mobilenet_v3_small": 512,
-    "regnet_x_1_6gf": 256,
-    "regnet_y_400mf": 512,
-    "regnet_y_800mf": 512,
-    "regnet_y_3_2gf": 128,
-    "resnet18": 512,
-    "resnet34": 512,
-    "resnet50": 256,
-    "resnet101": 128,
-    "resnet152": 128,
-    "resnext50_32x4d": 128,
-    "shufflenet_v2_x0_5": 1024,
-    "shufflenet_v2_x1_0": 512,
-    "shufflenet_v2_x2_0": 256,
-    "squeezenet1_0": 512,
-    "squeezenet1_1": 512,
-    "swin_t": 128,
-    "swin_s": 64,
-    "vgg11": 256,
-    "vgg16": 128,
-    "vgg16_bn": 128,
-    "vit_b_16": 128,
-    "vit_b_32": 256,
-    "wide_resnet50_2": 128,
-}
-SEQUENCES = ("encoder", "gpt", "lstm", "gru")
-HUGGING_FACE = ("bert", "distilbert", "gpt2")
-OTHERS = ("mlp", "unet", "conv1d")
+from benchmarks.common.settings import VOCABULARY, Setting
 
-
-@dataclass(frozen=True)
-class Setting:
-    """One training; `size` is the side of its images, the length of its sequences, or 0."""
-
-    model: str
-    batch_size: int
-    size: int
-    precision: str
-    optimizer: str
-    loop: str = "plain"
-
-    @property
-    def name(self) -> str:
-        return "-".join(str(value) for value in asdict(self).values()).replace("/", "_")
-
-
-def draw_settings(seed: int, families: str = ".*") -> Iterator[Setting]:
-    """Random settings without end; models, then batch sizes, are equally likely."""
-    chance = random.Random(seed)
-    while True:
-        kind = chance.choices(("vision", "sequence", "hf", "other"), (0.58, 0.18, 0.1, 0.14))[0]
-        model, batch_size, size = _DRAW[kind](chance)
-        precision = chance.choices(("fp32", "tf32", "bf16", "fp16"), (0.26, 0.28, 0.38, 0.08))[0]
-        optimizers = ("sgd", "sgd_momentum", "adam", "adamw", "adadelta", "rmsprop")
-        optimizer = chance.choices(optimizers, (0.2, 0.2, 0.15, 0.35, 0.05, 0.05))[0]
-        loop = chance.choices(("plain", "lightning"), (0.55, 0.45))[0]
-        setting = Setting(model, batch_size, size, precision, optimizer, loop)
-        if re.fullmatch(families, model):
-            yield setting
-
-
-def _draw_vision(chance: random.Random) -> tuple[str, int, int]:
-    name = chance.choice(sorted(VISION))
-    size = chance.choice(IMAGE_SIZES)
-    if "vit" in name or "swin" in name:
-        size = 224
-    least = {"inception_v3": 96, "alexnet": 64, "squeezenet1_0": 64, "squeezenet1_1": 64}
-    size = max(size, least.get(name, 32))
-    most = min(VISION[name] * (224 / size) ** 2, 1024)
-    sizes = [b for b in (4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024) if b <= most]
-    return f"torchvision/{name}", chance.choice(sizes), size
-
-
-def _draw_sequence(chance: random.Random) -> tuple[str, int, int]:
-    kind = chance.choice(SEQUENCES)
-    width = chance.choice((128, 256, 384, 512, 768, 1024, 1280))
-    layers = (
-        chance.choice((1, 2, 3, 4)) if kind in ("lstm", "gru") else chance.choice((2, 4, 6, 12))
-    )
-    size = chance.choice((64, 100, 128, 256, 512, 1024))
-    if kind in ("lstm", "gru"):
-        size = min(size, 256)
-    most = 6e10 / (size * width * layers * 160 + size * VOCABULARY * 12 * (kind == "gpt"))
-    sizes = [b for b in (2, 4, 8, 16, 32, 64, 128, 256) if b <= most] or [2]
-    return f"own/{kind}-d{width}-l{layers}", chance.choice(sizes), size
-
-
-def _draw_hugging_face(chance: random.Random) -> tuple[str, int, int]:
-    width, layers = chance.choice(((256, 4), (512, 6), (768, 6), (768, 12), (1024, 24)))
-    size = chance.choice((64, 128, 256, 384, 512))
-    most = 4e10 / (size * width * layers * 200 + size * 30522 * 12)
-    sizes = [b for b in (2, 4, 8, 16, 32, 64, 128) if b <= most] or [2]
-    kind = chance.choice(HUGGING_FACE)
-    return f"transformers/{kind}-d{width}-l{layers}", chance.choice(sizes), size
-
-
-def _draw_other(chance: random.Random) -> tuple[str, int, int]:
-    kind = chance.choice(OTHERS)
-    if kind == "mlp":
-        width, layers = (
-            chance.choice((128, 512, 1024, 2048, 4096, 8192)),
-            chance.choice((2, 3, 8, 16)),
-        )
-        return f"own/mlp-d{width}-l{layers}", chance.choice((16, 64, 128, 256, 1024, 4096)), 0
-    if kind == "unet":
-        return (
-            f"own/unet-d{chance.choice((16, 32, 64))}-l4",
-            chance.choice((2, 4, 8, 16, 32)),
-            (chance.choice((64, 128, 192, 256))),
-        )
-    width = chance.choice((64, 128, 256))
-    return (
-        f"own/conv1d-d{width}-l{chance.choice((4, 8))}",
-        chance.choice((8, 32, 128)),
-        (chance.choice((500, 2000, 8000))),
-    )
-
-
-_DRAW = {
-    "vision": _draw_vision,
-    "sequence": _draw_sequence,
-    "hf": _draw_hugging_face,
-    "other": _draw_other,
-}
+CLASSES = 100
 
 
 def build(setting: Setting) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -171,16 +26,27 @@ def build(setting: Setting) -> tuple[nn.Module, tuple[Tensor, ...]]:
     family, _, name = setting.model.partition("/")
     batch, size = setting.batch_size, setting.size
     labels = torch.randint(CLASSES, (batch,), device="cpu")
-    if family == "torchvision":
-        return _vision(name), (torch.rand(batch, 3, size, size, device="cpu"), labels)
+    if family in ("torchvision", "timm"):
+        make = _vision if family == "torchvision" else _timm
+        images, kept = torch.rand(batch, 3, size, size, device="cpu"), torch.contiguous_format
+        if setting.layout == "nhwc":
+            kept = torch.channels_last
+        return make(name).to(memory_format=kept), (images.to(memory_format=kept), labels)
     match = re.fullmatch(r"(\w+)-d(\d+)-l(\d+)", name)
     if match is None:
         raise ValueError(f"{setting.model}: unknown model")
     kind, width, layers = match[1], int(match[2]), int(match[3])
     if family == "transformers":
         tokens = torch.randint(30522, (batch, size), device="cpu")
+        if kind in LIBRARY_MODELS:
+            inputs = torch.rand(batch, 3, size, size, device="cpu") if kind == "vit" else tokens
+            return Library(kind, width, layers), (inputs, labels if kind == "vit" else tokens)
         return _HuggingFace(kind, width, layers), (tokens, labels % 2)
-    return _OWN[kind](kind, width, layers), _own_batch(kind, width, batch, size)
+    model, inputs = _OWN[kind](kind, width, layers), _own_batch(kind, width, batch, size)
+    if setting.layout == "nhwc":
+        model = model.to(memory_format=torch.channels_last)
+        inputs = (inputs[0].to(memory_format=torch.channels_last), inputs[1])
+    return model, inputs
 
 
 def _own_batch(kind: str, width: int, batch: int, size: int) -> tuple[Tensor, Tensor]:
@@ -270,6 +136,84 @@ class _HuggingFace(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.net(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+
+
+def _timm(name: str) -> nn.Module:
+    if importlib.util.find_spec("timm") is None:
+        raise ValueError("timm is not installed")
+    import timm
+
+    model: nn.Module = timm.create_model(name, num_classes=CLASSES)
+    return model
+
+
+def _decoder(kind: str, width: int, layers: int) -> Any:
+    import transformers as hf
+
+    sizes: dict[str, Any] = {
+        "vocab_size": 30522,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 64,
+        "num_key_value_heads": width // 128,
+        "intermediate_size": 8 * width // 3,
+        "use_cache": False,
+    }
+    if kind == "llama":
+        return hf.LlamaForCausalLM(hf.LlamaConfig(**sizes))
+    return hf.MixtralForCausalLM(hf.MixtralConfig(**sizes, num_local_experts=4))
+
+
+def _t5(width: int, layers: int) -> Any:
+    import transformers as hf
+
+    config = hf.T5Config(
+        d_model=width,
+        d_ff=4 * width,
+        num_layers=layers // 2,
+        num_heads=width // 64,
+        vocab_size=30522,
+        use_cache=False,
+        decoder_start_token_id=0,
+    )
+    return hf.T5ForConditionalGeneration(config)
+
+
+def _vit(width: int, layers: int) -> Any:
+    import transformers as hf
+
+    config = hf.ViTConfig(
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        intermediate_size=4 * width,
+        num_labels=CLASSES,
+    )
+    return hf.ViTForImageClassification(config)
+
+
+# Networks of transformers that put out a class for each token, or for each image.
+LIBRARY_MODELS: dict[str, Callable[[int, int], Any]] = {
+    "llama": lambda width, layers: _decoder("llama", width, layers),
+    "mixtral": lambda width, layers: _decoder("mixtral", width, layers),
+    "t5": _t5,
+    "vit": _vit,
+}
+
+
+class Library(nn.Module):
+    """A network from transformers with random weights, without its own loss."""
+
+    def __init__(self, kind: str, width: int, layers: int) -> None:
+        super().__init__()
+        self.kind, self.net = kind, LIBRARY_MODELS[kind](width, layers)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.kind == "vit":
+            return self.net(inputs).logits
+        if self.kind == "t5":
+            return self.net(input_ids=inputs, decoder_input_ids=inputs).logits
+        return self.net(input_ids=inputs).logits
 
 
 class Encoder(nn.Module):

@@ -30,7 +30,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.collect import sweep
 from benchmarks.common.head import gpu_name, print_head
-from benchmarks.common.model_zoo import Setting, build, loss_of
+from benchmarks.common.model_zoo import build, loss_of
+from benchmarks.common.settings import Setting
 from energyest import EnergyMonitor
 from energyest.estimators.pre.estimate import estimate_pre
 from energyest.profiling.gpu_probe import probe

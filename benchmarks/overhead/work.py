@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from benchmarks.common.model_zoo import Setting, build, loss_of, optimizer_of
+from benchmarks.common.model_zoo import build, loss_of, optimizer_of
+from benchmarks.common.settings import Setting
 
 Step = Callable[[], None]
 
