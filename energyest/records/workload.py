@@ -31,6 +31,8 @@ _STATES = {
 }
 OPTIMIZERS = tuple(_STATES)
 LOOPS = ("plain", "lightning")
+LAYOUTS = ("contiguous", "channels_last")
+_LATER = ("layout", "compiled")
 # Beyond any machine; products and sums of such numbers are still finite.
 LARGEST = 1e30
 
@@ -85,6 +87,9 @@ class Workload:
         saved_bytes: what the forward pass keeps for the backward pass.
         input_bytes: size of a batch.
         loop: who runs the step: "lightning" or "plain".
+        layout: of the inputs and weights of convolutions in memory: "contiguous" (NCHW) or
+            "channels_last" (NHWC).
+        compiled: whether the model is run by `torch.compile`.
         notes: what could not be counted, one sentence each.
     """
 
@@ -103,6 +108,8 @@ class Workload:
     saved_bytes: float
     input_bytes: float
     loop: str = "plain"
+    layout: str = "contiguous"
+    compiled: bool = False
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -158,7 +165,9 @@ class Workload:
         try:
             table = dict(content["operations"])
             rows = zip(*(table[field.name] for field in fields(Operation)), strict=True)
-            others = {f.name: content[f.name] for f in fields(cls) if f.name != "operations"}
+            names = [f.name for f in fields(cls) if f.name != "operations"]
+            # Workloads that were stored before there were these fields lack them.
+            others = {n: content[n] for n in names if n in content or n not in _LATER}
             if not isinstance(others["notes"], list | tuple):
                 raise TypeError("notes must be a list")
             others["notes"] = tuple(others["notes"])
@@ -193,6 +202,10 @@ def _check(workload: Workload) -> None:
         raise WorkloadError(f"optimizer={workload.optimizer!r} must be in small letters")
     if workload.loop not in LOOPS:
         raise WorkloadError(f"loop={workload.loop!r} must be one of {', '.join(LOOPS)}")
+    if workload.layout not in LAYOUTS:
+        raise WorkloadError(f"layout={workload.layout!r} must be one of {', '.join(LAYOUTS)}")
+    if not isinstance(workload.compiled, bool):
+        raise WorkloadError(f"compiled={workload.compiled!r} must be True or False")
     if not all(isinstance(text, str) for text in (workload.model, *workload.notes)):
         raise WorkloadError("the model's name and the notes must be text")
     for field in fields(workload):

@@ -41,6 +41,21 @@ STEP: dict[str, Guess] = {
     "bandwidth_half": (0.9, 0.2),
     "cache": (0.5, 0.7),  # how much faster what fits into the cache is
     "optimizer": (1.5, 0.4),  # how often its numbers pass, over once each
+    # Where tensor units or memory are narrower than Hopper's, in proportion to its multiprocessors
+    # and clocks, a larger share is reached: exponents.
+    "narrow_matmul": (0.2, 0.7),
+    "narrow_conv": (0.4, 0.7),
+    "slow_memory": (0.25, 0.7),
+    "slow_memory_depthwise": (0.5, 0.7),
+    # With NHWC, relative to NCHW, in two-byte formats: share of the peak, and of the memory rate.
+    "channels_last_conv": (1.3, 0.3),
+    "channels_last_conv_bytes": (1.3, 0.3),
+    "channels_last_grouped_bytes": (1.3, 0.3),
+    "channels_last_depthwise_bytes": (1.3, 0.5),
+    "depthwise_fp16": (1.5, 0.5),  # relative to bf16, in NCHW
+    # Compiled, relative to not: bytes of what is fused, and the CPU's time for operations.
+    "compiled_bytes": (0.5, 0.4),
+    "compiled_calls": (0.4, 0.4),
     # Exponents of how full the GPU is, and sizes at which half of the lanes idle.
     "fill_matmul": (0.5, 0.5),
     "fill_conv": (0.5, 0.5),

@@ -44,6 +44,11 @@ _LANES = {(6, 0): 64, (7, 0): 64, (7, 5): 64, (8, 0): 64}
 # GH100) and 0.92 to 0.97 before, GA100 included (public measurements of SGEMM). The parameters are
 # of the former.
 _CROWDED_SINCE, _UNCROWDED = (8, 6), 1.2
+# FLOPs in a clock of a multiprocessor of Hopper, in each of `FORMATS`, and bytes of memory (H100),
+# of which the parameters are.
+_WIDTHS, _BYTES_PER_CLOCK = (256.0, 2048.0, 4096.0), 12.8
+# No share of a peak is above this for long.
+_MOST_SHARE = 0.92
 # What the CPU does, in the order of `Layout.calls`.
 _CALLED = (
     *("conv", "norm", "matmul", "other"),
@@ -104,6 +109,17 @@ class Layout:
         self.steps, self.tiles, self.slices, self.columns, self.depth = table[7:12]
         self.peak, self.peak_fp32, self.bandwidth = table[12:15]
         self.is_conv = (self.kind >= _CONV) & (self.kind <= _DEPTHWISE)
+        clocks = np.array([_clocks_per_s(gpu) for _, gpu in pairs])[self._of]
+        # What a multiprocessor's tensor units, or else its lanes, and its share of the memory can
+        # do in a clock.
+        self.width = self.peak / clocks
+        self.bytes_per_clock = self.bandwidth / clocks
+        # The compiler lays convolutions out so, whatever the model does.
+        last = [w.layout == "channels_last" or w.compiled for w, _ in pairs]
+        self.is_channels_last = np.array(last)[self._of]
+        self.is_fp16 = np.array([w.precision == "fp16" for w, _ in pairs])[self._of]
+        self.is_compiled = np.array([w.compiled for w, _ in pairs])
+        self.is_compiled_operation = self.is_compiled[self._of]
         formats = np.array([_format(workload, gpu) for workload, gpu in pairs], int)
         self.format = formats
         self.format_of_operation = formats[self._of]
@@ -152,7 +168,9 @@ def step_times(layout: Layout, p: Parameters, host: Array | float = 1.0) -> Step
     start_s = layout.sums(_start_s(layout, p))
     gpu_s = total_math_s + total_memory_s + start_s
     per_call_s = np.array([p[f"call_{name}_s"] for name in _CALLED])
-    cpu_s = host * (p["call_step_s"] + per_call_s @ layout.calls)
+    calls_s = per_call_s @ layout.calls
+    calls_s = calls_s * np.where(layout.is_compiled, p["compiled_calls"], 1.0)
+    cpu_s = host * (p["call_step_s"] + calls_s)
     transfer_s = layout.input_bytes / p["host_bytes_per_s"]
     joined_s = (gpu_s ** p["overlap"] + cpu_s ** p["overlap"]) ** (1 / p["overlap"])
     return StepTimes(
@@ -165,10 +183,20 @@ def _math_s(layout: Layout, p: Parameters) -> Array:
     for kind in (_MATMUL, _CONV, _GROUPED, _ATTENTION):
         shares[kind] = [p[f"peak_{_KINDS[kind]}_{name}"] for name in FORMATS]
     shares[_RECURRENT], shares[_DEPTHWISE] = p["peak_recurrent"], p["peak_depthwise"]
+    is_conv = (layout.kind == _CONV) | (layout.kind == _GROUPED)
+    is_tensor = layout.format_of_operation != FORMATS.index("fp32")
+    # The wider the tensor units of a multiprocessor, the harder it is to keep them fed.
+    exponent = np.where(is_conv, p["narrow_conv"], p["narrow_matmul"])
+    narrower = np.array(_WIDTHS)[layout.format_of_operation] / layout.width
+    share = shares[layout.kind, layout.format_of_operation]
+    share = share * np.where(is_tensor, narrower**exponent, 1.0)
+    last = is_conv & is_tensor & layout.is_channels_last
+    share = share * np.where(last, p["channels_last_conv"], 1.0)
+    share = share / (1 + (share / _MOST_SHARE) ** 4) ** 0.25
     # Nothing is slower in another format than in fp32: libraries choose, and where the peak of
     # another is hardly higher, as that of tf32 on GeForce GPUs, its share is not what Hopper's is.
     rate = np.maximum(
-        layout.peak * shares[layout.kind, layout.format_of_operation],
+        layout.peak * share,
         layout.peak_fp32 * shares[layout.kind, FORMATS.index("fp32")],
     )
     share = np.where(layout.is_weight_gradient, p["weight_gradient"], 1.0)
@@ -187,15 +215,30 @@ def _math_s(layout: Layout, p: Parameters) -> Array:
 def _memory_s(layout: Layout, p: Parameters) -> Array:
     names = ("matmul", "conv", "grouped", "depthwise", "attention", "matmul", "norm", "other")
     share = np.array([p[f"bandwidth_{name}"] for name in names])[layout.kind]
-    half = np.ones(len(_KINDS))
+    half, last = np.ones(len(_KINDS)), np.ones(len(_KINDS))
     for kind in (_CONV, _GROUPED, _DEPTHWISE):
         half[kind] = p[f"bandwidth_{_KINDS[kind]}_half"]
+        last[kind] = p[f"channels_last_{_KINDS[kind]}_bytes"]
     is_half = layout.format_of_operation == FORMATS.index("half")
     share = share * np.where(is_half, half[layout.kind] * p["bandwidth_half"], 1.0)
-    gradient = (layout.kind == _DEPTHWISE) & layout.is_backward
-    share = share * np.where(gradient, p["bandwidth_depthwise_gradient"], 1.0)
+    share = share * np.where(is_half & layout.is_channels_last, last[layout.kind], 1.0)
+    is_depthwise = layout.kind == _DEPTHWISE
+    share = share * np.where(
+        is_depthwise & layout.is_backward, p["bandwidth_depthwise_gradient"], 1.0
+    )
+    # cuDNN has depthwise kernels for fp16; torch's own, for other numbers, are slower.
+    native = is_depthwise & is_half & layout.is_fp16 & ~layout.is_channels_last
+    share = share * np.where(native, p["depthwise_fp16"], 1.0)
+    # The more a multiprocessor could fetch in a clock, the less of it one uses; small ones, such as
+    # of depthwise convolutions, are bound by its instructions.
+    exponent = np.where(is_depthwise, p["slow_memory_depthwise"], p["slow_memory"])
+    share = share * (_BYTES_PER_CLOCK / layout.bytes_per_clock) ** exponent
+    share = share / (1 + (share / _MOST_SHARE) ** 4) ** 0.25
     share = share * (1 + p["cache"] / (1 + (2 * layout.bytes / layout.cache_bytes) ** 2))
-    seconds: Array = layout.bytes / (layout.bandwidth * share)
+    # A compiler fuses what works on single numbers.
+    is_fused = layout.is_compiled_operation & ((layout.kind == _NORM) | (layout.kind == _OTHER))
+    moved = layout.bytes * np.where(is_fused, p["compiled_bytes"], 1.0)
+    seconds: Array = moved / (layout.bandwidth * share)
     return seconds
 
 
@@ -204,6 +247,8 @@ def _start_s(layout: Layout, p: Parameters) -> Array:
     # The gradient of attention takes two kernels.
     twice = layout.is_backward & (layout.kind == _ATTENTION)
     start_s = start_s * np.where(twice, 2.0, 1.0)
+    is_fused = layout.is_compiled_operation & ((layout.kind == _NORM) | (layout.kind == _OTHER))
+    start_s = start_s * np.where(is_fused, p["compiled_bytes"], 1.0)
     recurrent_s = p["start_recurrent_s"] * layout.steps * np.where(layout.is_backward, 1.5, 1.0)
     return np.where(layout.kind == _RECURRENT, recurrent_s, start_s)
 
@@ -276,6 +321,12 @@ def _peaks(workload: Workload, gpu: Gpu) -> tuple[float, float]:
     peak_fp32 = sustained * gpu.peak_flops_per_s.get("fp32", peak)
     is_fp32 = check_precision(gpu, workload.precision) == "fp32"
     return (peak_fp32 if is_fp32 else peak), peak_fp32
+
+
+def _clocks_per_s(gpu: Gpu) -> float:
+    """Clocks of all multiprocessors together: a lane does a multiplication and an addition in one."""
+    lanes = _LANES.get(gpu.compute_capability or (0, 0), 128)
+    return gpu.peak_flops_per_s.get("fp32", np.nan) / (2 * lanes)
 
 
 def _format(workload: Workload, gpu: Gpu) -> int:
