@@ -33,7 +33,7 @@ from benchmarks.common.head import gpu_name, print_head
 from benchmarks.common.model_zoo import Setting, build, loss_of
 from energyest import EnergyMonitor
 from energyest.estimators.pre.estimate import estimate_pre
-from energyest.profiling.gpu_probe import probe
+from energyest.profiling.probes.gpu_probe import probe
 from energyest.records.probe import Probe
 
 SETTINGS = (
