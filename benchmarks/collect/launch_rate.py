@@ -75,8 +75,6 @@ def main() -> int:
 
 def of_training(setting: Setting) -> dict[str, Any]:
     """What a training on the GPU says of the CPU."""
-    exact = setting.precision == "fp32"
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not exact
     model, batch = build(setting)
     measured = probe(
         model, batch, precision=setting.precision, optimizer=setting.optimizer, loss=loss_of
