@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from itertools import cycle
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.collect import launch_rate
 from energyest.errors import EstimateError
 from energyest.estimators.pre import roofline_model
 from energyest.estimators.pre.estimate import estimate_pre
 from energyest.estimators.pre.fitted import packaged
 from energyest.estimators.pre.roofline_model import _HOSTS, HOST_PROBE_DEVIATION
 from energyest.gpus import resolve_gpu
-from energyest.profiling import describe_workload, probe_host
+from energyest.profiling import probe_host
 from energyest.profiling.probes import host_probe
-from energyest.records.probe import USUAL_HOST_STEP_S, HostProbe, Probe
+from energyest.records.probe import USUAL_HOST_STEP_S, HostProbe
 from energyest.records.workload import Operation, Workload
 from simulation.synthetic_pre import small_model, workload
 
@@ -243,53 +240,3 @@ def test_a_model_of_ones_own_has_learnt_its_machines() -> None:
         estimate_pre(
             LAUNCH_BOUND, "H100", epochs=1, train_samples=32, probe=host(1), model=small_model()
         )
-
-
-# ---------------------------------------------------------------------- the script that calibrates
-
-
-def test_the_script_finds_the_factor_of_a_measured_training() -> None:
-    for factor in (0.6, 1.0, 1.8):
-        step_s = packaged().predict([(LAUNCH_BOUND, H100)], factor=factor).step_s[0]
-        measured = Probe(LAUNCH_BOUND, H100, 30, float(step_s), 200.0)
-        assert launch_rate.factor_of(measured) == pytest.approx(factor, rel=1e-6)
-    # A step that no CPU makes so quick, or so slow.
-    assert launch_rate.factor_of(Probe(GPU_BOUND, H100, 30, 1e-6, 200.0)) < 0.1
-    assert launch_rate.factor_of(Probe(GPU_BOUND, H100, 30, 1e6, 200.0)) > 10
-
-
-@pytest.mark.usefixtures("short")
-def test_the_script_reports_of_a_machine_without_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["launch_rate", "--tests", "2"])
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert launch_rate.main() == 0
-    report = json.loads(capsys.readouterr().out)
-    assert len(report["probe_step_s"]) == 2
-    assert report["torch"] == torch.__version__
-    assert not {"gpu", "factor", "usual_s"} & set(report)
-
-
-@pytest.mark.usefixtures("short")
-def test_the_script_reports_of_a_machine_with_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Trainings that take what a CPU with a factor of 1.25 makes them take."""
-
-    def probed(model: Any, batch: Any, **options: Any) -> Probe:
-        load = describe_workload(model, batch, **options)
-        step_s = packaged().predict([(load, H100)], factor=1.25).step_s[0]
-        return Probe(load, H100, 30, float(step_s), 200.0)
-
-    monkeypatch.setattr("sys.argv", ["launch_rate", "--tests", "1"])
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
-    monkeypatch.setattr(launch_rate, "probe", probed)
-    assert launch_rate.main() == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["factor"] == pytest.approx(1.25)
-    assert report["usual_s"] == pytest.approx(report["probe_step_s"][0] / 1.25)
-    assert len(report["trainings"]) == len(launch_rate.SETTINGS)
-    # All that it trains is bound by the CPU on a machine like this.
-    assert all(row["cpu_share"] > launch_rate._LAUNCH_BOUND for row in report["trainings"])
