@@ -244,7 +244,7 @@ def test_the_last_batch_may_be_smaller(tmp_path: Path) -> None:
         ([Constant(50)], {}, "unknown GPU 'constant'"),
         ([h100(), Constant(5, "ram:0")], {"count_flops": False}, None),
         ([h100()], {"precision": "64-true"}, "precision='fp64' must be one of"),
-        ([h100(name="NVIDIA Tesla K80")], {}, "unknown GPU"),
+        ([h100(name="NVIDIA GeForce RTX 9999")], {}, "unknown GPU"),
     ],
 )
 def test_as_before_without_one(

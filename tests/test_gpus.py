@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from typing import Any
 
 import pynvml
 import pytest
@@ -33,6 +34,7 @@ each_row = pytest.mark.parametrize("gpu", ROWS, ids=lambda gpu: gpu.name)
 
 # Generations and their compute capabilities, from NVIDIA's list of CUDA GPUs.
 CAPABILITIES = {
+    "Kepler": {(3, 0), (3, 5), (3, 7)},
     "Maxwell": {(5, 0), (5, 2)},
     "Pascal": {(6, 0), (6, 1)},
     "Volta": {(7, 0)},
@@ -40,14 +42,18 @@ CAPABILITIES = {
     "Ampere": {(8, 0), (8, 6)},
     "Ada": {(8, 9)},
     "Hopper": {(9, 0)},
-    "Blackwell": {(10, 0), (10, 3), (12, 0)},
+    "Blackwell": {(10, 0), (10, 3), (12, 0), (12, 1)},
 }
 # fp32 lanes of a multiprocessor: CUDA C++ Programming Guide.
-LANES_OF_64 = {(6, 0), (7, 0), (7, 5), (8, 0)}
+LANES = {
+    **dict.fromkeys([(3, 0), (3, 5), (3, 7)], 192),
+    **dict.fromkeys([(6, 0), (7, 0), (7, 5), (8, 0)], 64),
+}
 # Chips with high-bandwidth memory; the others have GDDR.
 HBM = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0), (10, 3)}
 # Most lines of a chip's GDDR, and the rates of a line in Gbit/s, GDDR5 to GDDR7.
 GDDR = {
+    "Kepler": (384, 5, 7.1),
     "Maxwell": (384, 5, 7.1),
     "Pascal": (384, 6, 11.5),
     "Turing": (384, 8, 15.6),
@@ -56,7 +62,12 @@ GDDR = {
     "Blackwell": (512, 20, 30),
 }
 # Boards whose tensor cores are slower than their chip's: by export rules or by the data sheet.
-SLOWED = {"A10G", "L20", "L40", "H20"}
+SLOWED = {
+    *("A10G", "L20", "L40", "H20", "H20-3e"),
+    *("GeForce RTX 5090 D", "GeForce RTX 5090 D V2"),
+}
+# Boards whose cores or clocks no source tells.
+CORES_UNKNOWN = {"B100", "B300 SXM6 AC", "GB200", "GB300", "L2"}
 
 
 def named(name: str) -> Gpu:
@@ -69,7 +80,7 @@ def named(name: str) -> Gpu:
 
 
 def test_the_table_is_there() -> None:
-    assert len(ROWS) >= 125
+    assert len(ROWS) >= 190
     assert {gpu.generation for gpu in ROWS} == set(CAPABILITIES)
 
 
@@ -89,11 +100,11 @@ def test_what_every_row_has(gpu: Gpu) -> None:
 @each_row
 def test_fp32_peak_is_two_per_core_and_clock(gpu: Gpu) -> None:
     if math.isnan(gpu.cuda_cores):
-        assert gpu.name in {"B100", "B300 SXM6 AC", "GB200", "GB300"}
+        assert gpu.name in CORES_UNKNOWN
         return
     clock_Hz = gpu.peak_flops_per_s["fp32"] / (2 * gpu.cuda_cores)
-    assert 0.9e9 <= clock_Hz <= 2.65e9
-    assert gpu.cuda_cores % (64 if gpu.compute_capability in LANES_OF_64 else 128) == 0
+    assert (0.7e9 if gpu.generation in ("Kepler", "Maxwell") else 0.9e9) <= clock_Hz <= 2.65e9
+    assert gpu.cuda_cores % LANES.get(gpu.compute_capability or (0, 0), 128) == 0
 
 
 @each_row
@@ -102,9 +113,11 @@ def test_bandwidth_suits_the_memory(gpu: Gpu) -> None:
     if gpu.compute_capability in HBM:
         # A stack has 1024 lines at 1.1 (HBM2) to 9.6 Gbit/s (HBM3e), and a GPU 3 to 8 stacks.
         assert 3 * 140 <= GB_per_s <= 8 * 1230
+    elif gpu.name == "GB10":
+        assert 256 / 8 * 8 <= GB_per_s <= 256 / 8 * 9.4  # LPDDR5X, shared with the CPU
     else:
         lines, least_Gbit, most_Gbit = GDDR[gpu.generation]
-        assert 128 / 8 * least_Gbit <= GB_per_s <= lines / 8 * most_Gbit
+        assert 64 / 8 * least_Gbit <= GB_per_s <= lines / 8 * most_Gbit
     # Bytes per FLOP have always been scarce, and never this scarce.
     assert 0.008 <= gpu.bandwidth_bytes_per_s / gpu.peak_flops_per_s["fp32"] <= 0.135
 
@@ -114,8 +127,11 @@ def test_l2_is_small_beside_the_memory(gpu: Gpu) -> None:
     if math.isnan(gpu.l2_bytes):
         return
     mib = gpu.l2_bytes / 2**20
-    most = {"Maxwell": 3, "Pascal": 4, "Volta": 6, "Turing": 6, "Ampere": 40, "Ada": 96}
-    assert 1 <= mib <= most.get(gpu.generation, 128)
+    most = {
+        **{"Kepler": 1.5, "Maxwell": 3, "Pascal": 4},
+        **{"Volta": 6, "Turing": 6, "Ampere": 40, "Ada": 96},
+    }
+    assert 0.5 <= mib <= most.get(gpu.generation, 128)
     if gpu.generation == "Ampere":
         assert (mib > 10) == (gpu.compute_capability == (8, 0))
 
@@ -126,13 +142,14 @@ def test_tensor_peaks_follow_from_the_chip(gpu: Gpu) -> None:
     assert gpu.compute_capability is not None
     rates = relative_rates(gpu.name, gpu.compute_capability)
     peaks = {name: peak for name, peak in gpu.peak_flops_per_s.items() if name != "fp32"}
-    if gpu.name == "RTX PRO 6000 Blackwell Server Edition":
-        assert not peaks  # the one row whose source does not tell
+    if not peaks and rates:
+        assert "dense tensor rates left empty" in gpu.source
+        assert gpu.name == "RTX 6000D"  # the one row whose source does not tell
         return
     assert set(peaks) == set(rates)
     if gpu.name in SLOWED:
         assert all(
-            peak < 0.6 * gpu.peak_flops_per_s["fp32"] * rates[p] for p, peak in peaks.items()
+            peak < 0.75 * gpu.peak_flops_per_s["fp32"] * rates[p] for p, peak in peaks.items()
         )
         return
     for precision, peak in peaks.items():
@@ -153,6 +170,8 @@ def test_tf32_is_half_of_fp16_and_bf16_is_the_same(gpu: Gpu) -> None:
 @pytest.mark.parametrize(
     ("name", "GB_per_s", "GB", "cores", "capability"),
     [
+        ("Tesla K80", 480 / 2, 24 / 2, 4992 / 2, (3, 7)),
+        ("Tesla K40m", 288, 12, 2880, (3, 5)),
         ("GeForce GTX 750 Ti", 86.4, 2, 640, (5, 0)),
         ("GeForce GTX 1080 Ti", 484, 11, 3584, (6, 1)),
         ("Tesla P100-PCIE-16GB", 732, 16, 3584, (6, 0)),
@@ -170,16 +189,104 @@ def test_tf32_is_half_of_fp16_and_bf16_is_the_same(gpu: Gpu) -> None:
         ("H200", 4800, 141, 16896, (9, 0)),
         ("GeForce RTX 5090", 1792, 32, 21760, (12, 0)),
         ("B200", 7700, 180, 148 * 128, (10, 0)),
+        ("RTX PRO 5000 Blackwell", 1344, 48, 14080, (12, 0)),
+        ("RTX PRO 4500 Blackwell", 896, 32, 10496, (12, 0)),
+        ("RTX PRO 4000 Blackwell", 672, 24, 8960, (12, 0)),
+        ("RTX A1000", 192, 8, 2304, (8, 6)),
+        ("T4G", 320, 16, 2560, (7, 5)),
+        ("H800 PCIe", 2000, 80, 14592, (9, 0)),
+        ("H20-3e", 4800, 141, 78 * 128, (9, 0)),
+        ("GH200 120GB", 4000, 96, 16896, (9, 0)),
+        ("GB10", 273, 128, 6144, (12, 1)),
     ],
 )
 def test_rows_against_data_sheets(
-    name: str, GB_per_s: float, GB: float, cores: int, capability: tuple[int, int]
+    name: str, GB_per_s: float, GB: float, cores: float, capability: tuple[int, int]
 ) -> None:
     gpu = named(name)
     assert gpu.bandwidth_bytes_per_s == pytest.approx(GB_per_s * 1e9, rel=0.005)
     assert gpu.memory_bytes == GB * GIB
     assert gpu.cuda_cores == cores
     assert gpu.compute_capability == capability
+
+
+# TFLOP/s of fp16 with fp32 sums, dense, as whitepapers and data sheets print them.
+@pytest.mark.parametrize(
+    ("name", "dense", "printed"),
+    [
+        ("RTX 2080 Ti", 53.8, "fp32 sums"),
+        ("Quadro RTX 6000", 130.5, "both sums"),
+        ("A100", 624 / 2, "with sparsity"),
+        ("RTX 3090", 71, "fp32 sums"),
+        ("RTX A6000", 309.7 / 2, "with sparsity"),
+        ("RTX 4090", 165.2, "fp32 sums"),
+        ("RTX 6000 Ada", 1457 / 4, "fp8 with sparsity"),
+        ("H100", 1979 / 2, "with sparsity"),
+        ("H200", 1979 / 2, "with sparsity"),
+        ("B200", 36000 / 8 / 2, "eight with sparsity"),
+        ("GB200", 360000 / 72 / 2, "72 with sparsity"),
+        ("RTX 5090", 209.5, "fp32 sums"),
+        ("RTX PRO 6000", 503.8, "fp32 sums"),
+        ("RTX PRO 5000", 2064 / 8, "fp4 with sparsity"),
+        ("RTX PRO 4500", 1687 / 8, "fp4 with sparsity"),
+        ("RTX PRO 4000", 1178 / 8, "fp4 with sparsity"),
+        ("GB10", 1000 / 8, "fp4 with sparsity"),
+    ],
+)
+def test_half_precision_is_dense_and_summed_in_fp32(name: str, dense: float, printed: str) -> None:
+    gpu = named(name)
+    assert gpu.peak_flops_per_s["fp16"] == pytest.approx(dense * 1e12, rel=0.002), printed
+
+
+def test_fp16_peaks_on_one_chip_differ_by_how_boards_add_up() -> None:
+    """Per fp32 FLOP: GeForce boards at half rate, workstation boards at full rate."""
+
+    def per_fp32(name: str) -> float:
+        peaks = named(name).peak_flops_per_s
+        return peaks["fp16"] / peaks["fp32"]
+
+    for geforce, workstation in (
+        ("RTX 2080 Ti", "Quadro RTX 8000"),
+        ("RTX 3090", "RTX A6000"),
+        ("RTX 4090", "RTX 6000 Ada"),
+        ("RTX 5090", "RTX PRO 6000"),
+        ("RTX 5080", "RTX PRO 4500"),
+    ):
+        assert per_fp32(workstation) == pytest.approx(2 * per_fp32(geforce), rel=0.01)
+
+
+def test_a_row_is_one_device_of_nvml() -> None:
+    """Boards of several chips have a row for one chip, which has its share of the power."""
+    shares = {"K80": 149, "TITAN Z": 375 / 2, "M60": 150, "M10": 225 / 4, "A16": 250 / 4}
+    for name, tdp_W in shares.items():
+        assert named(name).tdp_W == tdp_W
+        assert "one of the board's" in named(name).source
+    assert named("K80").peak_flops_per_s["fp32"] == pytest.approx(8.73e12 / 2, rel=0.002)
+    for name in ("B100", "B200", "B300", "GB200", "GB300"):
+        assert "two dies" in named(name).source
+
+
+def test_boards_of_one_name_are_told_apart_by_their_memory() -> None:
+    """Same name to NVML, but other chips or buses."""
+    for name, small, large in (
+        ("RTX 4060 Ti", 8, 16),
+        ("RTX 5060 Ti", 8, 16),
+        ("RTX 3060", 8, 12),
+        ("RTX 3050", 6, 8),
+        ("RTX A2000", 6, 12),
+        ("GTX 1060", 3, 6),
+        ("GTX 1050", 2, 3),
+        ("RTX 2060", 6, 12),
+        ("RTX 3080", 10, 12),
+        ("T1000", 4, 8),
+        ("RTX PRO 5000", 48, 72),
+        ("H20", 96, 141),
+        ("M40", 12, 24),
+    ):
+        sizes = [named(f"{name} {size}GB").memory_bytes / GIB for size in (small, large)]
+        assert sizes == [small, large]
+    assert named("RTX 3060 8GB").bandwidth_bytes_per_s < named("RTX 3060").bandwidth_bytes_per_s
+    assert named("RTX 3050 6GB").cuda_cores < named("RTX 3050").cuda_cores
 
 
 def test_what_drivers_say_of_two_boards() -> None:
@@ -247,6 +354,24 @@ def test_no_two_rows_share_a_name() -> None:
         ("L40S", "L40S"),
         ("GH200", "GH200 480GB"),
         ("B200", "B200"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "RTX PRO 6000 Blackwell Server Edition"),
+        ("NVIDIA RTX PRO 5000 72GB Blackwell", "RTX PRO 5000 72GB Blackwell"),
+        ("NVIDIA RTX PRO 4000 Blackwell SFF Edition", "RTX PRO 4000 Blackwell SFF Edition"),
+        ("RTX PRO 4500", "RTX PRO 4500 Blackwell"),
+        ("NVIDIA GeForce RTX 5090 D", "GeForce RTX 5090 D"),
+        ("NVIDIA GH200 120GB", "GH200 120GB"),
+        ("NVIDIA H20-3e", "H20-3e"),
+        ("NVIDIA H800 PCIe", "H800 PCIe"),
+        ("NVIDIA GB10", "GB10"),
+        ("DGX Spark", "GB10"),
+        ("NVIDIA T4G", "T4G"),
+        ("Tesla K80", "Tesla K80"),
+        ("NVIDIA Tesla K80", "Tesla K80"),
+        ("K80", "Tesla K80"),
+        ("K40", "Tesla K40m"),
+        ("A1000", "RTX A1000"),
+        ("RTX 4060 Ti 16GB", "GeForce RTX 4060 Ti"),
+        ("RTX 4060 Ti 8 GB", "GeForce RTX 4060 Ti 8GB"),
     ],
 )
 def test_ways_to_type_a_name(typed: str, name: str) -> None:
@@ -299,6 +424,59 @@ def test_an_unknown_name_is_answered_with_the_nearest_ones() -> None:
     assert "nearest" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("typed", "count", "one"),
+    [
+        ("8x A100", 8, "A100"),
+        ("8 x A100", 8, "A100"),
+        ("8xA100-SXM4-80GB", 8, "A100-SXM4-80GB"),
+        ("A100 x8", 8, "A100"),
+        ("A100x8", 8, "A100"),
+        ("A100 (8x)", 8, "A100"),
+        ("2 × H100", 2, "H100"),
+        ("H100 NVL ×2", 2, "H100 NVL"),
+        ("4 RTX 3090 Ti", 4, "RTX 3090 Ti"),
+        ("8 NVIDIA A100s", 8, "NVIDIA A100"),
+        ("2X A100 GPUs", 2, "A100"),
+        ("A100, A100", 2, "A100"),
+        ("2x A100 + A100", 3, "A100"),
+        (["A100", "A100"], 2, "A100"),
+        (("A100", "NVIDIA A100-SXM4-80GB"), 2, "A100"),
+        (["8x A100"], 8, "A100"),
+        ([resolve_gpu("L4")] * 3, 3, "L4"),
+    ],
+)
+def test_several_gpus_are_answered_with_what_to_give(typed: Any, count: int, one: str) -> None:
+    with pytest.raises(EstimateError) as raised:
+        resolve_gpu(typed)
+    assert str(raised.value).endswith(f'names {count} GPUs: give gpu="{one}" and devices={count}')
+    assert resolve_gpu(one)
+
+
+@pytest.mark.parametrize("typed", ["1x A100", ["A100"], ("1 A100",)])
+def test_one_gpu_in_a_list_or_with_a_count(typed: Any) -> None:
+    with pytest.raises(EstimateError, match=r'names 1 GPU: give gpu="A100"$'):
+        resolve_gpu(typed)
+
+
+@pytest.mark.parametrize("typed", [["A100", "H100"], "A100, H100", "2x A100 and 4x H100"])
+def test_gpus_of_different_kinds(typed: Any) -> None:
+    with pytest.raises(EstimateError, match="different kinds: one kind at a time can be estimated"):
+        resolve_gpu(typed)
+
+
+@pytest.mark.parametrize("typed", ["8x Radeon", "0x A100", "8x A100 MIG 1g.10gb"])
+def test_a_count_of_what_is_not_known(typed: str) -> None:
+    with pytest.raises(EstimateError, match="unknown GPU"):
+        resolve_gpu(typed)
+
+
+@pytest.mark.parametrize("typed", [[], ["Radeon"], ["A100", 3], b"A100", None, {"A100": 8}])
+def test_what_is_no_name(typed: Any) -> None:
+    with pytest.raises(EstimateError, match="must be the name of a GPU"):
+        resolve_gpu(typed)
+
+
 def test_a_gpu_of_ones_own() -> None:
     own = Gpu("mine", 100, {"fp32": 1e13}, bandwidth_bytes_per_s=1e11)
     assert resolve_gpu(own) is own
@@ -327,7 +505,7 @@ def test_no_number_of_a_gpu_is_zero(changed: dict[str, object], named: str) -> N
 
 def test_cells_left_empty_are_nan() -> None:
     assert math.isnan(named("GB200").cuda_cores)
-    assert math.isnan(named("RTX 5000 Ada").l2_bytes)
+    assert math.isnan(named("L40S").l2_bytes)
 
 
 # ------------------------------------------------------------------ precisions
@@ -346,7 +524,8 @@ def test_cells_left_empty_are_nan() -> None:
         ("A100", {"fp32", "tf32", "bf16", "fp16"}),
         ("RTX 3090", {"fp32", "tf32", "bf16", "fp16"}),
         ("H100", {"fp32", "tf32", "bf16", "fp16"}),
-        ("RTX PRO 6000 Server", {"fp32", "tf32", "bf16", "fp16"}),  # although no peak is known
+        ("K80", {"fp32"}),
+        ("RTX 6000D", {"fp32", "tf32", "bf16", "fp16"}),  # although no peak is known
     ],
 )
 def test_which_gpu_has_which_precision(name: str, has: set[str]) -> None:
@@ -389,8 +568,8 @@ def test_peaks() -> None:
     # Stored in fp16 and computed in fp32: 1/64 is nobody's choice.
     assert peak_flops_per_s(named("GTX 1080 Ti"), "fp16") == 11.3e12
     assert peak_flops_per_s(named("P100"), "fp16") == 18.7e12
-    with pytest.raises(EstimateError, match="no bf16 peak known for RTX PRO 6000"):
-        peak_flops_per_s(named("RTX PRO 6000 Server"), "bf16")
+    with pytest.raises(EstimateError, match="no bf16 peak known for RTX 6000D"):
+        peak_flops_per_s(named("RTX 6000D"), "bf16")
     with pytest.raises(EstimateError, match="lacks bf16"):
         peak_flops_per_s(named("T4"), "bf16")
 
@@ -460,9 +639,10 @@ def test_nvml_agrees_with_the_data_sheet_of_an_h100(nvml: FakeNvml) -> None:
 @pytest.mark.parametrize(
     ("name", "capability", "precisions"),
     [
+        ("Quadro K4000M", (3, 0), {"fp32"}),
         ("NVIDIA GeForce 940MX", (5, 0), {"fp32"}),
         ("NVIDIA GeForce MX150", (6, 1), {"fp32", "fp16"}),
-        ("NVIDIA T1000", (7, 5), {"fp32", "fp16"}),
+        ("NVIDIA T1200 Laptop GPU", (7, 5), {"fp32", "fp16"}),
         ("NVIDIA Quadro RTX 3000", (7, 5), {"fp32", "fp16"}),
         ("NVIDIA RTX A3000 Laptop GPU", (8, 6), {"fp32", "fp16", "bf16", "tf32"}),
         ("NVIDIA Next", (99, 0), {"fp32"}),  # later than this package

@@ -113,6 +113,14 @@ def test_tf32_is_fp32_where_there_is_none() -> None:
     assert tf32.step_s[0] == fp32.step_s[0]
 
 
+def test_a_kepler_gpu_sustains_less_of_its_peak_than_the_generations_after_it() -> None:
+    """It has more lanes, 192 a multiprocessor, than it issues instructions for."""
+    k80 = resolve_gpu("K80")
+    maxwell = replace(k80, compute_capability=(5, 2))
+    slower, faster = (times(workload(LARGE), gpu=gpu).math_s[0] for gpu in (k80, maxwell))
+    assert slower == pytest.approx(1.2 * faster, rel=0.01)
+
+
 def test_a_gpu_without_a_known_bandwidth_is_refused() -> None:
     unknown = Gpu("Foo", 100, {"fp32": 1e13})
     with pytest.raises(EstimateError, match="no memory bandwidth known for Foo"):

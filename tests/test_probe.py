@@ -23,9 +23,9 @@ from energyest.estimators.pre.blend import deviation_of
 from energyest.estimators.pre.estimate import PROBE_DEVIATION, estimate_pre
 from energyest.gpus import Gpu, resolve_gpu
 from energyest.measure.sensors import detect
-from energyest.profiling import gpu_probe as probing
 from energyest.profiling import step_timing as stepping
-from energyest.profiling.gpu_probe import measure_and_clear, probe
+from energyest.profiling.probes import gpu_probe as probing
+from energyest.profiling.probes.gpu_probe import measure_and_clear, probe
 from energyest.profiling.step_timing import StepCost, timed_steps
 from energyest.profiling.tf32 import convolutions_in_tf32, matrix_products_in_tf32, tf32
 from energyest.records.probe import Probe

@@ -34,7 +34,7 @@ from benchmarks.common.model_zoo import build, loss_of
 from benchmarks.common.settings import Setting
 from energyest import EnergyMonitor
 from energyest.estimators.pre.estimate import estimate_pre
-from energyest.profiling.gpu_probe import probe
+from energyest.profiling.probes.gpu_probe import probe
 from energyest.records.probe import Probe
 
 SETTINGS = (

@@ -16,14 +16,16 @@ class Gpu:
         name: product name as NVML gives it, without "NVIDIA".
         tdp_W: board power in watts.
         peak_flops_per_s: precision ("fp32", "tf32", "fp16", "bf16") -> dense peak in FLOP/s (a
-            multiply and an add count as two). A precision without a known peak is left out.
+            multiply and an add count as two), of 16-bit products with sums in 32 bits. A precision
+            without a known peak is left out.
         source: where the numbers stand.
         bandwidth_bytes_per_s: peak rate of the GPU's memory.
         memory_bytes: size of the GPU's memory.
         cuda_cores: number of fp32 lanes.
         l2_bytes: size of the L2 cache.
         compute_capability: (major, minor), or None.
-        generation: Maxwell, Pascal, Volta, Turing, Ampere, Ada, Hopper or Blackwell; else empty.
+        generation: Kepler, Maxwell, Pascal, Volta, Turing, Ampere, Ada, Hopper or Blackwell; else
+            empty.
 
     Raises:
         EstimateError: a number is 0 or less, or infinite.

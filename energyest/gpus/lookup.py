@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 
+from energyest.checks import short
 from energyest.errors import EstimateError
 from energyest.gpus.gpu import Gpu
 from energyest.gpus.present import gpus_present
+from energyest.gpus.several import advice_on_several
 from energyest.gpus.table import find_gpu, spelling, spellings
 
 
@@ -18,16 +20,20 @@ def resolve_gpu(gpu: str | Gpu) -> Gpu:
     gives.
 
     Raises:
-        EstimateError: a GPU of that name is neither in the table nor in this machine. The message
-            names the nearest names.
+        EstimateError: a GPU of that name is neither in the table nor in this machine; the message
+            names the nearest names. Or several GPUs are named ("8x A100", ["A100", "A100"]); the
+            message says what to give instead.
     """
     if isinstance(gpu, Gpu):
         return gpu
-    if not isinstance(gpu, str):
-        raise EstimateError(f"gpu={gpu!r} must be the name of a GPU or a Gpu(...)")
-    known = find_gpu(gpu)
+    known = find_gpu(gpu) if isinstance(gpu, str) else None
     if known is not None:
         return known
+    advice = advice_on_several(gpu)
+    if advice:
+        raise EstimateError(advice)
+    if not isinstance(gpu, str):
+        raise EstimateError(f"gpu={short(gpu)} must be the name of a GPU or a Gpu(...)")
     wanted = spelling(gpu)
     for present in gpus_present() if wanted else []:
         if spelling(present.name) == wanted:

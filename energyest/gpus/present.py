@@ -13,6 +13,10 @@ from energyest.gpus.gpu import Gpu
 from energyest.gpus.table import find_gpu
 
 _GENERATIONS = {
+    (3, 0): "Kepler",
+    (3, 2): "Kepler",
+    (3, 5): "Kepler",
+    (3, 7): "Kepler",
     (5, 0): "Maxwell",
     (5, 2): "Maxwell",
     (5, 3): "Maxwell",
@@ -43,7 +47,7 @@ _GENERATIONS = {
 #   8.9   fp32 256, fp16 1024, tf32 512     Ada whitepaper
 #   9.0   fp32 256, fp16 4096, tf32 2048    H100 whitepaper
 #   10.x  fp32 256, fp16 8192, tf32 4096    Blackwell technical brief (2250 TFLOP/s on 148 SMs)
-#   12.0  fp32 256, fp16 1024, tf32 512     RTX Blackwell whitepapers
+#   12.x  fp32 256, fp16 1024, tf32 512     RTX Blackwell whitepapers
 # bf16 runs at fp16's rate from 8.0 on.
 _RATES: dict[tuple[int, int], dict[str, float]] = {
     (6, 0): {"fp16": 2},
@@ -57,6 +61,7 @@ _RATES: dict[tuple[int, int], dict[str, float]] = {
     (10, 0): {"fp16": 32, "bf16": 32, "tf32": 16},
     (10, 3): {"fp16": 32, "bf16": 32, "tf32": 16},
     (12, 0): {"fp16": 4, "bf16": 4, "tf32": 2},
+    (12, 1): {"fp16": 4, "bf16": 4, "tf32": 2},
 }
 # On GeForce boards of these chips, tensor cores add up in fp32 at half the rate (whitepapers).
 _HALVED_ON_GEFORCE = {(7, 5), (8, 6), (8, 9), (12, 0)}

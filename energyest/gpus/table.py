@@ -4,12 +4,25 @@
 capability stands in NVIDIA's list of CUDA GPUs; the column `source` names what the other numbers
 come from. An empty cell is a number that no source settled.
 
+A row is what NVML lists as one device. Of boards with two or four chips (K80, TITAN Z, M60, M10,
+A16) that is one chip, with its share of the board's power; of a GPU made of two dies (B100, B200,
+B300, GB200, GB300) it is both. Systems of many GPUs (DGX, NVL72) were divided by their number.
+
+Peaks are dense: where a data sheet counts zeros that sparsity skips, half of its figure. Those of
+fp16 and bf16 are of tensor products that add up in 32 bits, as torch's trainings do. GeForce
+boards do so at half their rate with sums in 16 bits, and it is the half that stands here;
+workstation boards (TITAN RTX, Quadro RTX, RTX A, RTX Ada, RTX PRO) and data-centre boards do both
+at one rate. Hence an RTX 6000 Ada has 2.2 times the fp16 peak of an RTX 4090, which has the same
+kind of chip. Without tensor cores, the peak is that of 16-bit arithmetic on the ordinary cores.
+
 `aliases` are short names that people type. Where one name fits several boards, it means the one
 that is commonest in trainings, and its row says so: "H100" is the SXM board with 80 GB, "A100" the
 SXM board with 80 GB, "V100" the SXM2 board with 16 GB, "P100" the PCIe board with 16 GB, "RTX
 6000" the Turing board that is called Quadro RTX 6000 ("RTX 6000 Ada" is the newer one). A name
 that fits two about as common boards is nobody's alias: "TITAN X" was sold with a Maxwell and with
-a Pascal chip. Laptop GPUs are left out: their power and clocks are each manufacturer's choice.
+a Pascal chip. Where NVML calls boards with different memory the same (RTX 4060 Ti of 8 or 16 GB),
+the size sets them apart: "RTX 4060 Ti 8GB". Laptop GPUs are left out: their power and clocks are
+each manufacturer's choice.
 """
 
 from __future__ import annotations

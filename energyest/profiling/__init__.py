@@ -3,17 +3,30 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from energyest.records.probe import Probe
+from energyest.records.probe import HostProbe, Probe
 from energyest.records.workload import Operation, Workload
 
 if TYPE_CHECKING:
     from energyest.profiling.describe import describe_workload
-    from energyest.profiling.gpu_probe import probe
+    from energyest.profiling.probes.gpu_probe import probe
+    from energyest.profiling.probes.host_probe import probe_host
 
-__all__ = ["Operation", "Probe", "Workload", "describe_workload", "probe"]
+__all__ = [
+    "HostProbe",
+    "Operation",
+    "Probe",
+    "Workload",
+    "describe_workload",
+    "probe",
+    "probe_host",
+]
 
 # They need torch; a workload that was described elsewhere does not.
-_MODULES = {"describe_workload": "describe", "probe": "gpu_probe"}
+_MODULES = {
+    "describe_workload": "describe",
+    "probe": "probes.gpu_probe",
+    "probe_host": "probes.host_probe",
+}
 
 
 def __getattr__(name: str) -> object:

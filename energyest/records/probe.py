@@ -1,4 +1,7 @@
-"""`Probe`: what a training step was measured to cost; made by `probe`, used by `estimate_pre`."""
+"""What was measured before a training: `Probe` of its steps on a GPU, `HostProbe` of the CPU alone.
+
+`energyest.profiling` makes them, `estimate_pre` uses them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,12 @@ from energyest.checks import is_number, short
 from energyest.errors import EstimateError
 from energyest.gpus import Gpu
 from energyest.records.workload import LARGEST, Workload
+
+#: Seconds of a step of `probe_host` on the usual machine: whose CPU takes as long to launch
+#: operations as PRE's packaged model takes to be usual. `python -m benchmarks.collect.launch_rate`
+#: tells it on a machine with a GPU (`usual_s`). Provisional: it was not measured beside a GPU yet,
+#: but is what an undisturbed step took on a virtual machine (AMD EPYC, torch 2.13, Python 3.11).
+USUAL_HOST_STEP_S = 0.7e-3
 
 
 @dataclass(frozen=True)
@@ -32,13 +41,7 @@ class Probe:
     power_W: float
 
     def __post_init__(self) -> None:
-        for name in ("steps", "step_s", "power_W"):
-            value = getattr(self, name)
-            if not (is_number(value) and 1 / LARGEST <= value <= LARGEST):
-                raise EstimateError(
-                    f"{name}={short(value)} of a probe must be a number above 0, from "
-                    f"{1 / LARGEST:.0e} to {LARGEST:.0e}"
-                )
+        _check(self, "steps", "step_s", "power_W")
 
     @property
     def energy_per_step_J(self) -> float:
@@ -52,3 +55,43 @@ class Probe:
             f"{self.gpu.name}: {1e3 * self.step_s:.3g} ms a step at {self.power_W:.0f} W, "
             f"{self.energy_per_step_J:.3g} J ({self.steps} steps)"
         )
+
+
+@dataclass(frozen=True)
+class HostProbe:
+    """How fast a machine's CPU launches operations, measured without a GPU.
+
+    Attributes:
+        steps: number of steps of a tiny network that were timed.
+        step_s: length of an undisturbed one in seconds: nearly all others took longer.
+
+    Raises:
+        EstimateError: a number is none, is not positive, or is beyond any machine.
+    """
+
+    steps: int
+    step_s: float
+
+    def __post_init__(self) -> None:
+        _check(self, "steps", "step_s")
+
+    @property
+    def factor(self) -> float:
+        """How many times as long as usual the machine takes."""
+        return self.step_s / USUAL_HOST_STEP_S
+
+    def __str__(self) -> str:
+        return (
+            f"launching operations takes {self.factor:.3g} times as long as usual here "
+            f"({1e3 * self.step_s:.3g} ms a step, {self.steps} steps)"
+        )
+
+
+def _check(probe: Probe | HostProbe, *names: str) -> None:
+    for name in names:
+        value = getattr(probe, name)
+        if not (is_number(value) and 1 / LARGEST <= value <= LARGEST):
+            raise EstimateError(
+                f"{name}={short(value)} of a probe must be a number above 0, from "
+                f"{1 / LARGEST:.0e} to {LARGEST:.0e}"
+            )

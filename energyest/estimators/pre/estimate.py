@@ -17,7 +17,7 @@ from energyest.estimators.pre.fitted import FittedPreModel, packaged
 from energyest.estimators.pre.roofline_model import Predictions
 from energyest.estimators.pre.totals import check_samples, whole_trainings, with_validation
 from energyest.gpus import Gpu, check_precision, resolve_gpu
-from energyest.records.probe import Probe
+from energyest.records.probe import HostProbe, Probe
 from energyest.records.workload import Workload
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def estimate_pre(
     train_samples: int,
     validation_samples: int = 0,
     model: PreModel | None = None,
-    probe: Probe | None = None,
+    probe: Probe | HostProbe | None = None,
     confidence: float = 0.9,
 ) -> Estimate:
     """What a training will cost on a GPU that need not be there, before anything runs.
@@ -59,7 +59,8 @@ def estimate_pre(
     on other models and GPUs (see docs/before_training.md). It is the energy of one GPU.
 
     With a `probe` on the GPU itself, steps take what they took there; those of validation are
-    corrected by the same factors.
+    corrected by the same factors. With one of the machine's CPU alone, launching operations takes
+    as long as there, and the interval of trainings that it bounds is narrower.
 
     Args:
         workload: from `describe_workload`, with the batch size, precision and optimizer of the
@@ -71,7 +72,8 @@ def estimate_pre(
         validation_samples: samples that are validated after each epoch, by the forward pass alone,
             in batches of the same size.
         model: a `PreModel` of your own; by default the one that comes with the package.
-        probe: from `energyest.profiling.probe`, of the same workload on the same GPU.
+        probe: from `energyest.profiling.probe`, of the same workload on the same GPU; or from
+            `probe_host`, of the CPU of the machine to train on, for the packaged model.
         confidence: probability for the interval.
 
     Returns:
@@ -80,7 +82,7 @@ def estimate_pre(
     Raises:
         EstimateError: the GPU is unknown (the nearest names are given) or lacks the precision; a
             number is out of its range; the workload has no operations, or none of the forward pass;
-            the probe is of another workload or GPU.
+            the probe is of another workload or GPU, or is of a CPU and `model` is your own.
 
     Warns:
         UserWarning: the training is unlikely to fit into the GPU's memory.
@@ -94,11 +96,17 @@ def estimate_pre(
     train_samples = check_samples(train_samples, "train_samples", least=1)
     validation_samples = check_samples(validation_samples, "validation_samples", least=0)
     confidence = check_confidence(confidence, EstimateError)
+    host, probe = (probe, None) if isinstance(probe, HostProbe) else (None, probe)
+    if host is not None and model is not None:
+        raise EstimateError(
+            "a probe of the CPU is for the packaged model: leave it out, since a PreModel of your "
+            "own has learnt your machines"
+        )
     chosen = _choose_gpu(gpu, workload, probe)
     used = check_precision(chosen, workload.precision)
     known = fitted_of(model)
     pairs = [(workload, chosen)]
-    predicted = known.predict(with_validation(pairs))
+    predicted = known.predict(with_validation(pairs), factor=None if host is None else host.factor)
     halves = known.half_width(predicted, confidence)
     half_step = float(known.half_width_step(predicted, confidence)[0])
     if probe is not None:
@@ -117,7 +125,9 @@ def estimate_pre(
     if not math.isfinite(energy_J * total.duration_s[0]):
         raise EstimateError("its energy or time is too large for a number: fewer epochs or samples")
     duration_s = float(total.duration_s[0])
-    by = "PRE" if probe is None else f"PRE with a probe of {probe.steps} steps"
+    by = "PRE" if host is None else "PRE with a probe of the CPU"
+    if probe is not None:
+        by = f"PRE with a probe of {probe.steps} steps"
     return Estimate(
         energy_J=energy_J,
         lower_J=energy_J * math.exp(-half),
@@ -129,7 +139,7 @@ def estimate_pre(
         measured_J=0.0,
         epochs=float(epochs),
         method=f"{by}: {workload.model}, batch {workload.batch_size}, {used}, on one {chosen.name}",
-        assumptions=_assumptions(workload, chosen, known, predicted, half, probe),
+        assumptions=_assumptions(workload, chosen, known, predicted, half, probe, host),
     )
 
 
@@ -156,7 +166,10 @@ def _choose_gpu(gpu: str | Gpu | None, workload: Workload, probe: Probe | None) 
     if probe is None:
         return resolve_gpu(DEFAULT_GPU if gpu is None else gpu)
     if not isinstance(probe, Probe):
-        raise EstimateError(f"probe is a {type(probe).__name__}: it must be a Probe from probe()")
+        raise EstimateError(
+            f"probe is a {type(probe).__name__}: it must be a Probe from probe() or a HostProbe "
+            "from probe_host()"
+        )
     if gpu is not None and resolve_gpu(gpu).name != probe.gpu.name:
         raise EstimateError(
             f"the probe was made on {probe.gpu.name}, not on {resolve_gpu(gpu).name}: make one "
@@ -200,6 +213,7 @@ def _assumptions(
     predicted: Predictions,
     half: float,
     probe: Probe | None,
+    host: HostProbe | None,
 ) -> tuple[str, ...]:
     said = [
         GPU_ALONE,
@@ -210,6 +224,8 @@ def _assumptions(
         said.append(f"steps go on as the {probe.steps} that were measured")
     else:
         said += model.beyond_measured([(workload, gpu)], predicted)[0]
+    if host is not None:
+        said.append(str(host))
     if half > math.log(_FAR):
         said.append(
             f"far from what was measured: the truth may well be {math.exp(half):.2g} times as "

@@ -37,13 +37,17 @@ class FittedPreModel:
     deviations: Array
     gpus: tuple[str, ...]
 
-    def predict(self, pairs: Sequence[Pair]) -> Predictions:
+    def predict(self, pairs: Sequence[Pair], *, factor: float | None = None) -> Predictions:
         """Steps of workloads on GPUs.
+
+        Args:
+            pairs: workloads, each with a GPU.
+            factor: how many times as long as usual the machine's CPU takes, if that is known.
 
         Raises:
             EstimateError: a GPU lacks a precision, or a workload has no operations.
         """
-        return self.core.predict(pairs)
+        return self.core.predict(pairs, factor=factor)
 
     def half_width(self, predicted: Predictions, confidence: float) -> Array:
         """Half-width of the interval of the energy's logarithm, of shape (n,)."""

@@ -37,13 +37,16 @@ _MATMUL, _CONV, _GROUPED, _DEPTHWISE, _ATTENTION, _RECURRENT, _NORM, _OTHER = ra
 _TILE = (128, 64, 512)
 # fp32 lanes of a multiprocessor by compute capability: CUDA C++ Programming Guide, "Arithmetic
 # Instructions". Others have 128.
-_LANES = {(6, 0): 64, (7, 0): 64, (7, 5): 64, (8, 0): 64}
+_LANES = {
+    **{(3, 0): 192, (3, 2): 192, (3, 5): 192, (3, 7): 192},
+    **{(6, 0): 64, (7, 0): 64, (7, 5): 64, (8, 0): 64},
+}
 # From this compute capability on, a multiprocessor has as many fp32 lanes as it can issue
 # instructions in a clock: each load or addition of an index takes the place of an fp32 operation.
 # The share of the peak that large products sustain is about 0.78 there (cuBLAS on GA102, AD102 and
 # GH100) and 0.92 to 0.97 before, GA100 included (public measurements of SGEMM). The parameters are
-# of the former.
-_CROWDED_SINCE, _UNCROWDED = (8, 6), 1.2
+# of the former. Kepler's 192 lanes are more than it issues instructions for (Maxwell whitepaper).
+_ROOMY_SINCE, _CROWDED_SINCE, _UNCROWDED = (5, 0), (8, 6), 1.2
 # FLOPs in a clock of a multiprocessor of Hopper, in each of `FORMATS`, and bytes of memory (H100),
 # of which the parameters are.
 _WIDTHS, _BYTES_PER_CLOCK = (256.0, 2048.0, 4096.0), 12.8
@@ -317,14 +320,15 @@ def _peaks(workload: Workload, gpu: Gpu) -> tuple[float, float]:
             f"no memory bandwidth known for {gpu.name}: pass a Gpu(...) that names it"
         )
     capability = gpu.compute_capability
-    sustained = _UNCROWDED if capability and capability < _CROWDED_SINCE else 1.0
+    is_roomy = capability is not None and _ROOMY_SINCE <= capability < _CROWDED_SINCE
+    sustained = _UNCROWDED if is_roomy else 1.0
     peak_fp32 = sustained * gpu.peak_flops_per_s.get("fp32", peak)
     is_fp32 = check_precision(gpu, workload.precision) == "fp32"
     return (peak_fp32 if is_fp32 else peak), peak_fp32
 
 
 def _clocks_per_s(gpu: Gpu) -> float:
-    """Clocks of all multiprocessors together: a lane does a multiplication and an addition in one."""
+    """Clocks of all multiprocessors: in one, a lane does a multiplication and an addition."""
     lanes = _LANES.get(gpu.compute_capability or (0, 0), 128)
     return gpu.peak_flops_per_s.get("fp32", np.nan) / (2 * lanes)
 

@@ -26,6 +26,10 @@ _MOST_OFF = 12.0
 _WIDTH = 12
 # Deviation of the logarithm of how long machines' CPUs take.
 _HOSTS = 0.2
+#: The same where `probe_host` has told it. A judgement, not measured yet: half of what is not known
+#: without it, since the test does not see what the GPU's driver takes. It is the deviation, over
+#: machines, of the logarithm of `usual_s` from `benchmarks/collect/launch_rate.py`.
+HOST_PROBE_DEVIATION = _HOSTS / 2
 # By how much the energy's logarithm deviates on a GPU that was not measured, for each unit of
 # distance to the nearest that was, in logarithms of bandwidth and arithmetic rate: a judgement,
 # from how far shares of the peaks differ between generations (docs/before_training.md).
@@ -159,27 +163,38 @@ class RooflineModel:
             known,
         )
 
-    def predict(self, pairs: Sequence[Pair], hosts: Sequence[str] | None = None) -> Predictions:
+    def predict(
+        self,
+        pairs: Sequence[Pair],
+        hosts: Sequence[str] | None = None,
+        *,
+        factor: float | None = None,
+    ) -> Predictions:
         """Expected steps of workloads on GPUs.
 
         Args:
             pairs: workloads, each with a GPU.
             hosts: names of machines, of length n; by default, or where one is not known, the usual:
                 the one that was measured, if there is but one.
+            factor: instead, how many times as long as usual the machine's CPU takes, as
+                `probe_host` tells it.
         """
         layout = Layout(pairs)
         only = next(iter(self.hosts)) if len(self.hosts) == 1 else ""
         named = hosts if hosts is not None else [only] * len(pairs)
         factors = np.array([self.hosts.get(name, 1.0) for name in named])
-        is_known = np.array([name in self.hosts for name in named])
+        unsure = np.array([0.0 if name in self.hosts else _HOSTS for name in named])
+        if factor is not None:
+            factors = np.full(len(pairs), factor)
+            unsure = np.full(len(pairs), HOST_PROBE_DEVIATION)
         times = step_times(layout, self.step, factors)
         shares = power_shares(layout, times, times.step_s, self.power)
         features = _features(layout, times)
         step_left, deviation_step = self.step_correction.at(features)
         power_left, _ = self.power_correction.at(features)
         _, deviation_energy = self.energy_correction.at(features)
-        slower = step_times(layout, self.step, math.exp(_HOSTS))
-        by_host = np.where(is_known, 0.0, np.log(slower.step_s / times.step_s))
+        slower = step_times(layout, self.step, factors * np.exp(unsure))
+        by_host = np.log(slower.step_s / times.step_s)
         apart = np.linalg.norm(_places(pairs)[:, np.newaxis] - self.gpus, axis=2).min(axis=1)
         by_gpu = _PER_DISTANCE * apart
         return Predictions(
