@@ -19,8 +19,9 @@ from energyest import EnergyestError, EnergyTrace, describe_workload, estimate_p
 from energyest.errors import EstimateError
 from energyest.estimators.pre.fitted import packaged
 from energyest.estimators.pre.model import PreModel
-from energyest.estimators.pre.power import power_shares
-from energyest.estimators.pre.roofline import Layout, step_times
+from energyest.estimators.pre.physics.operation_table import OperationTable
+from energyest.estimators.pre.physics.power import power_shares
+from energyest.estimators.pre.physics.roofline import step_times
 from energyest.estimators.pre.training_data import runs_of
 from energyest.gpus import Gpu, resolve_gpu
 from energyest.records.workload import Workload
@@ -41,7 +42,7 @@ def table() -> pd.DataFrame:
     """60 made-up runs of 12 models on two GPUs, one in ten per cent off at random."""
     pairs = some_runs(5, 60)
     chance = np.random.default_rng(0)
-    layout = Layout(pairs)
+    layout = OperationTable(pairs)
     times = step_times(layout, GUESS)
     step_s = times.step_s * np.exp(chance.normal(0, 0.1, 60))
     board_W = np.array([gpu.tdp_W for _, gpu in pairs])

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from energyest.errors import EstimateError
-from energyest.estimators.pre.fitting import fit_parameters
-from energyest.estimators.pre.parameters import STEP
-from energyest.estimators.pre.power import power_shares
+from energyest.estimators.pre.physics.fitting import fit_parameters
+from energyest.estimators.pre.physics.operation_table import OperationTable
+from energyest.estimators.pre.physics.parameters import STEP
+from energyest.estimators.pre.physics.power import power_shares
+from energyest.estimators.pre.physics.roofline import StepTimes, step_times
 from energyest.estimators.pre.residual_gp import Correction
-from energyest.estimators.pre.roofline import Layout, StepTimes, step_times
 from energyest.estimators.pre.roofline_model import RooflineModel
 from energyest.gpus import Gpu, resolve_gpu
 from energyest.records.workload import Operation, Workload
@@ -23,7 +24,7 @@ from tests.support.roofline_runs import COPY, GUESS, H100, LARGE, POWER_GUESS, s
 
 
 def times(*workloads: Workload, gpu: Gpu = H100, **parameters: float) -> StepTimes:
-    return step_times(Layout([(w, gpu) for w in workloads]), {**GUESS, **parameters})
+    return step_times(OperationTable([(w, gpu) for w in workloads]), {**GUESS, **parameters})
 
 
 # ------------------------------------------------------------------ time
@@ -56,7 +57,7 @@ def test_many_tiny_operations_are_bound_by_the_cpu() -> None:
 
 
 def test_a_slower_machine_slows_what_its_cpu_bounds_and_nothing_else() -> None:
-    layout = Layout(
+    layout = OperationTable(
         [(workload(replace(COPY, bytes=8.0, count=9999)), H100), (workload(LARGE), H100)]
     )
     once, twice = step_times(layout, GUESS), step_times(layout, GUESS, 2.0)
@@ -104,7 +105,7 @@ def test_a_better_gpu_is_never_slower(scale: float, name: str, operations: list[
 
 def test_a_precision_that_the_gpu_lacks_is_refused_by_name() -> None:
     with pytest.raises(EstimateError, match=r"V100.*lacks bf16"):
-        Layout([(workload(LARGE, precision="bf16"), resolve_gpu("V100"))])
+        OperationTable([(workload(LARGE, precision="bf16"), resolve_gpu("V100"))])
 
 
 def test_tf32_is_fp32_where_there_is_none() -> None:
@@ -124,14 +125,14 @@ def test_a_kepler_gpu_sustains_less_of_its_peak_than_the_generations_after_it() 
 def test_a_gpu_without_a_known_bandwidth_is_refused() -> None:
     unknown = Gpu("Foo", 100, {"fp32": 1e13})
     with pytest.raises(EstimateError, match="no memory bandwidth known for Foo"):
-        Layout([(workload(LARGE), unknown)])
+        OperationTable([(workload(LARGE), unknown)])
 
 
 # ------------------------------------------------------------------ power
 
 
 def shares(*workloads: Workload) -> np.ndarray:
-    layout = Layout([(w, H100) for w in workloads])
+    layout = OperationTable([(w, H100) for w in workloads])
     found = step_times(layout, GUESS)
     return power_shares(layout, found, found.step_s, POWER_GUESS)
 
@@ -143,7 +144,7 @@ def test_power_lies_between_rest_and_the_boards() -> None:
 
 
 def test_longer_steps_of_the_same_work_draw_less() -> None:
-    layout = Layout([(workload(LARGE), H100)])
+    layout = OperationTable([(workload(LARGE), H100)])
     found = step_times(layout, GUESS)
     draws = [power_shares(layout, found, k * found.step_s, POWER_GUESS)[0] for k in (1, 2, 100)]
     assert draws[0] > draws[1] > draws[2]
@@ -155,7 +156,7 @@ def test_longer_steps_of_the_same_work_draw_less() -> None:
 
 def test_parameters_are_found_again() -> None:
     pairs = some_runs(0, 80)
-    layout = Layout(pairs)
+    layout = OperationTable(pairs)
     truth = {**GUESS, "peak_matmul_fp32": 0.6, "bandwidth_other": 0.9, "call_other_s": 3e-5}
     measured = step_times(layout, truth).step_s
     found = fit_parameters(lambda p: step_times(layout, p).step_s, measured, STEP)
@@ -168,7 +169,7 @@ def test_parameters_are_found_again() -> None:
 
 def test_machines_are_told_from_models() -> None:
     pairs = some_runs(1, 120)
-    layout = Layout(pairs)
+    layout = OperationTable(pairs)
     hosts = ["slow" if index % 2 else "fast" for index in range(len(pairs))]
     factor = np.array([1.4 if name == "slow" else 1 / 1.4 for name in hosts])
     step_s = step_times(layout, GUESS, factor).step_s
@@ -182,7 +183,7 @@ def test_machines_are_told_from_models() -> None:
 
 def test_what_was_not_measured_is_less_certain() -> None:
     pairs = some_runs(2, 60)
-    step_s = step_times(Layout(pairs), GUESS).step_s
+    step_s = step_times(OperationTable(pairs), GUESS).step_s
     chance = np.random.default_rng(0)
     noisy = step_s * np.exp(chance.normal(0, 0.1, len(pairs)))
     model = RooflineModel.fit(pairs, noisy, np.full(len(pairs), 300.0), hosts=[""] * len(pairs))
@@ -193,7 +194,7 @@ def test_what_was_not_measured_is_less_certain() -> None:
 
 def test_power_never_passes_the_boards() -> None:
     pairs = some_runs(3, 40)
-    step_s = step_times(Layout(pairs), GUESS).step_s
+    step_s = step_times(OperationTable(pairs), GUESS).step_s
     board_W = np.array([gpu.tdp_W for _, gpu in pairs])
     model = RooflineModel.fit(pairs, step_s, board_W, hosts=[""] * len(pairs))
     assert (model.predict(pairs).power_W <= board_W).all()

@@ -27,7 +27,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +214,8 @@ def describe(setting: dict[str, Any]) -> dict[str, Any]:
         )
     except EnergyestError as error:
         return {"name": chosen.name, "error": str(error)}
-    return {"name": chosen.name, **workload.to_dict(), "model": chosen.model}
+    workload = replace(workload, model=chosen.model, compiled=chosen.compiled)
+    return {"name": chosen.name, **workload.to_dict()}
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

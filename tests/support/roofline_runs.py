@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from energyest.estimators.pre.parameters import POWER, STEP
+from energyest.estimators.pre.physics.parameters import POWER, STEP
 from energyest.gpus import Gpu, resolve_gpu
 from energyest.records.workload import Operation, Workload
 

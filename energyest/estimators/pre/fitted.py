@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from energyest.errors import EstimateError
-from energyest.estimators.pre.roofline import Array
+from energyest.estimators.pre.physics.operation_table import Array
 from energyest.estimators.pre.roofline_model import Pair, Predictions, RooflineModel
 from energyest.records import safe_json
 

@@ -20,7 +20,7 @@ from energyest.estimators.cross_validation import (
 )
 from energyest.estimators.not_fitted import check_fitted
 from energyest.estimators.pre.fitted import FittedPreModel, packaged
-from energyest.estimators.pre.roofline import Array
+from energyest.estimators.pre.physics.operation_table import Array
 from energyest.estimators.pre.roofline_model import Pair, Predictions, RooflineModel
 from energyest.estimators.pre.training_data import TrainedRun, runs_of
 from energyest.records import safe_json
@@ -66,12 +66,14 @@ class PreModel(BaseEstimator):
             The model itself.
 
         Raises:
-            EstimateError: `start` is unknown; or as `runs_of`.
+            EstimateError: `start` is unknown; no run has a power; or as `runs_of`.
         """
         self._check_settings()
         runs = runs_of(data)
+        if not any(run.has_power for run in runs):
+            raise EstimateError("power_W is NaN in all runs: what draws power cannot be learnt")
         core = self._fitted(runs)
-        gpus = tuple(sorted({run.gpu.name for run in runs}))
+        gpus = tuple(sorted({run.gpu.name for run in runs if run.has_power}))
         self.fitted_ = FittedPreModel(core, self._deviations(runs), gpus)
         return self
 
@@ -105,7 +107,10 @@ class PreModel(BaseEstimator):
         rows = []
         for label in sorted(set(labels)):
             kept = [run for run, other in zip(runs, labels, strict=True) if other != label]
-            left = [run for run, other in zip(runs, labels, strict=True) if other == label]
+            of_group = [run for run, other in zip(runs, labels, strict=True) if other == label]
+            left = [run for run in of_group if run.has_power]
+            if not left:
+                continue
             fitted = clone(self).fit(kept).fitted_
             predicted = fitted.predict([run.pair for run in left])
             factors = np.exp(fitted.half_width(predicted, confidence))
@@ -152,7 +157,7 @@ class PreModel(BaseEstimator):
         found = []
         for fold in range(FOLDS):
             kept = [run for run in runs if fold_of[run.model] != fold]
-            left = [run for run in runs if fold_of[run.model] == fold]
+            left = [run for run in runs if fold_of[run.model] == fold and run.has_power]
             predicted = self._fitted(kept).predict([run.pair for run in left])
             off = np.log(predicted.energy_J / np.array([run.energy_J for run in left]))
             found.append(np.abs(off) / predicted.deviation_energy)

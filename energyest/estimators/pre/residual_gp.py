@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from energyest.errors import EstimateError
-from energyest.estimators.pre.roofline import Array
+from energyest.estimators.pre.physics.operation_table import Array
 
 # Features that hardly vary among the measurements are not stretched to their small spread: what
 # differs a little from all of them would seem far away.

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from energyest.errors import EstimateError
-from energyest.estimators.pre.fitting import fit_parameters
-from energyest.estimators.pre.parameters import FORMATS, POWER, STEP, Guess
-from energyest.estimators.pre.power import power_shares
+from energyest.estimators.pre.physics.fitting import fit_parameters
+from energyest.estimators.pre.physics.operation_table import Array, OperationTable
+from energyest.estimators.pre.physics.parameters import FORMATS, POWER, STEP, Guess
+from energyest.estimators.pre.physics.power import power_shares
+from energyest.estimators.pre.physics.roofline import Parameters, StepTimes, step_times
 from energyest.estimators.pre.residual_gp import Correction
-from energyest.estimators.pre.roofline import Array, Layout, Parameters, StepTimes, step_times
 from energyest.gpus import Gpu
 from energyest.records.workload import Workload
 
@@ -103,14 +104,15 @@ class RooflineModel:
         Args:
             pairs: workloads, each with its GPU.
             step_s: measured lengths of their steps in seconds, of shape (n,).
-            power_W: measured mean power of the GPUs, of shape (n,).
+            power_W: measured mean power of the GPUs, of shape (n,); NaN where it was not measured:
+                of such a step, only the physical parameters of its length are learnt.
             hosts: names of the machines, of length n: each has a CPU of its own.
             start: a model whose parameters are likely to hold; None for general guesses.
             calibrated: the deviations of the corrections will be compared with errors on models
                 that were left out. If not, they are at least those of `start`: a few runs that
                 agree tell nothing of how far off others are.
         """
-        layout, board_W = Layout(pairs), _board_W(pairs)
+        table, board_W = OperationTable(pairs), _board_W(pairs)
         step_guesses, power_guesses = STEP, POWER
         if start is not None:
             step_guesses = {name: (value, _KNOWN) for name, value in start.step.items()}
@@ -123,7 +125,7 @@ class RooflineModel:
             return np.array([p[name] for name in host_guesses])[host_of]
 
         found = fit_parameters(
-            lambda p: step_times(layout, p, factors(p)).step_s,
+            lambda p: step_times(table, p, factors(p)).step_s,
             step_s,
             step_guesses | host_guesses,
             hold=not calibrated,
@@ -137,19 +139,18 @@ class RooflineModel:
         # Runs without a name need not be of one machine, unless all are.
         named = [name for name in names.tolist() if name or len(names) == 1]
         known = {name: found[f"host {name}"] / usual for name in named}
-        times = step_times(layout, step, factors(found) / usual)
-        measured = power_W / board_W
-        # Fitted at the computed lengths, at which it will be asked.
-        power = fit_parameters(
-            lambda p: power_shares(layout, times, times.step_s, p),
-            measured,
-            power_guesses,
-            hold=not calibrated,
-        )
-        shares = power_shares(layout, times, times.step_s, power)
-        features = _features(layout, times)
-        step_left = np.log(step_s / times.step_s)
-        power_left = np.log(measured / shares)
+        times = step_times(table, step, factors(found) / usual)
+        has_power = np.isfinite(power_W)
+        measured = (power_W / board_W)[has_power]
+
+        def shares(p: Parameters) -> Array:
+            # Fitted at the computed lengths, at which it will be asked.
+            return power_shares(table, times, times.step_s, p)[has_power]
+
+        power = fit_parameters(shares, measured, power_guesses, hold=not calibrated)
+        features = _features(table, times)[has_power]
+        step_left = np.log(step_s / times.step_s)[has_power]
+        power_left = np.log(measured / shares(power))
         least: tuple[Correction | None, ...] = (None, None, None)
         if start is not None and not calibrated:
             least = (start.step_correction, start.power_correction, start.energy_correction)
@@ -179,7 +180,7 @@ class RooflineModel:
             factor: instead, how many times as long as usual the machine's CPU takes, as
                 `probe_host` tells it.
         """
-        layout = Layout(pairs)
+        table = OperationTable(pairs)
         only = next(iter(self.hosts)) if len(self.hosts) == 1 else ""
         named = hosts if hosts is not None else [only] * len(pairs)
         factors = np.array([self.hosts.get(name, 1.0) for name in named])
@@ -187,13 +188,13 @@ class RooflineModel:
         if factor is not None:
             factors = np.full(len(pairs), factor)
             unsure = np.full(len(pairs), HOST_PROBE_DEVIATION)
-        times = step_times(layout, self.step, factors)
-        shares = power_shares(layout, times, times.step_s, self.power)
-        features = _features(layout, times)
+        times = step_times(table, self.step, factors)
+        shares = power_shares(table, times, times.step_s, self.power)
+        features = _features(table, times)
         step_left, deviation_step = self.step_correction.at(features)
         power_left, _ = self.power_correction.at(features)
         _, deviation_energy = self.energy_correction.at(features)
-        slower = step_times(layout, self.step, factors * np.exp(unsure))
+        slower = step_times(table, self.step, factors * np.exp(unsure))
         by_host = np.log(slower.step_s / times.step_s)
         apart = np.linalg.norm(_places(pairs)[:, np.newaxis] - self.gpus, axis=2).min(axis=1)
         by_gpu = _PER_DISTANCE * apart
@@ -293,9 +294,9 @@ def _places(pairs: Sequence[Pair]) -> Array:
     return places
 
 
-def _features(layout: Layout, times: StepTimes) -> Array:
+def _features(table: OperationTable, times: StepTimes) -> Array:
     """What tells kinds of trainings apart, of shape (n, d): shares, and logarithms."""
-    conv, other, moved = layout.shares_of_peak(times.step_s)
+    conv, other, moved = table.shares_of_peak(times.step_s)
     parts = [times.math_s, times.memory_s, times.start_s]
     return np.column_stack(
         [
@@ -304,6 +305,6 @@ def _features(layout: Layout, times: StepTimes) -> Array:
             *(2 * part / times.gpu_s for part in parts),
             2 * times.transfer_s / times.step_s,
             *(np.log(np.maximum(value, 1e-3)) / 2 for value in (conv, other, moved)),
-            *((layout.format == index).astype(float) for index in range(len(FORMATS))),
+            *((table.format == index).astype(float) for index in range(len(FORMATS))),
         ]
     )

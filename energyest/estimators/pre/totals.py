@@ -10,7 +10,7 @@ import numpy as np
 
 from energyest.checks import is_number
 from energyest.errors import EstimateError
-from energyest.estimators.pre.roofline import Array
+from energyest.estimators.pre.physics.operation_table import Array
 from energyest.estimators.pre.roofline_model import Pair, Predictions
 from energyest.records.workload import Workload
 

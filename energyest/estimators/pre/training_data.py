@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from energyest.checks import check_positive
+from energyest.checks import check_positive, is_number
 from energyest.errors import EstimateError, WorkloadError
 from energyest.gpus import Gpu, resolve_gpu
 from energyest.records.devices import gpus_of, name_of
@@ -30,12 +31,13 @@ class TrainedRun:
         workload: what was trained.
         gpu: on what.
         step_s: mean length of a training step in seconds.
-        power_W: mean power of the GPU.
+        power_W: mean power of the GPU; NaN where nobody measured it: such a run teaches what bounds
+            the length of a step, and nothing else.
         model: name of the model: runs of one name are one group.
         host: name of the machine; its CPU is as fast for all its runs. Empty if it is not known.
 
     Raises:
-        EstimateError: a number is not positive and finite.
+        EstimateError: a number is not positive and finite; of the power, it may be NaN.
     """
 
     workload: Workload
@@ -47,7 +49,10 @@ class TrainedRun:
 
     def __post_init__(self) -> None:
         for name in ("step_s", "power_W"):
-            object.__setattr__(self, name, check_positive(getattr(self, name), name, EstimateError))
+            value = getattr(self, name)
+            if not (name == "power_W" and is_number(value) and math.isnan(value)):
+                value = check_positive(value, name, EstimateError)
+            object.__setattr__(self, name, float(value))
 
     @property
     def pair(self) -> tuple[Workload, Gpu]:
@@ -55,8 +60,13 @@ class TrainedRun:
         return self.workload, self.gpu
 
     @property
+    def has_power(self) -> bool:
+        """Whether its power was measured."""
+        return not math.isnan(self.power_W)
+
+    @property
     def energy_J(self) -> float:
-        """Energy of a step in joules."""
+        """Energy of a step in joules; NaN if its power was not measured."""
         return self.step_s * self.power_W
 
 

@@ -53,9 +53,12 @@ STEP: dict[str, Guess] = {
     "channels_last_grouped_bytes": (1.3, 0.3),
     "channels_last_depthwise_bytes": (1.3, 0.5),
     "depthwise_fp16": (1.5, 0.5),  # relative to bf16, in NCHW
-    # Compiled, relative to not: bytes of what is fused, and the CPU's time for operations.
+    # Compiled, relative to not: bytes of what is fused, the CPU's time for it, and for products and
+    # tensors; and seconds of the CPU for each step.
     "compiled_bytes": (0.5, 0.4),
-    "compiled_calls": (0.4, 0.4),
+    "compiled_calls": (0.3, 0.5),
+    "compiled_products": (1.0, 0.3),
+    "compiled_step_s": (5e-4, 0.7),
     # Exponents of how full the GPU is, and sizes at which half of the lanes idle.
     "fill_matmul": (0.5, 0.5),
     "fill_conv": (0.5, 0.5),

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from energyest.estimators.pre.parameters import Guess
-from energyest.estimators.pre.roofline import Array, Parameters
+from energyest.estimators.pre.physics.operation_table import Array
+from energyest.estimators.pre.physics.parameters import Guess
+from energyest.estimators.pre.physics.roofline import Parameters
 
 # How much a parameter's own deviation counts beside one measurement's.
 _PRIOR = 0.6

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 
-from energyest.estimators.pre.parameters import FORMATS
-from energyest.estimators.pre.roofline import Array, Layout, Parameters, StepTimes
+from energyest.estimators.pre.physics.operation_table import Array, OperationTable
+from energyest.estimators.pre.physics.parameters import FORMATS
+from energyest.estimators.pre.physics.roofline import Parameters, StepTimes
 
 
-def power_shares(layout: Layout, times: StepTimes, step_s: Array, p: Parameters) -> Array:
+def power_shares(table: OperationTable, times: StepTimes, step_s: Array, p: Parameters) -> Array:
     """Mean power ÷ board power, by parameters as in `parameters.POWER`.
 
     A part is drawn at rest, a part while anything runs, and the rest in proportion to the shares of
     the arithmetic and memory peaks that are reached; the board's limit caps it.
 
     Args:
-        layout: the workloads on their GPUs.
+        table: the workloads on their GPUs.
         times: their times, as computed.
         step_s: length of the steps: computed, or measured.
         p: parameters.
     """
-    conv, other, moved = layout.shares_of_peak(step_s)
-    per_flop = np.array([p[f"flops_{name}"] for name in FORMATS])[layout.format]
+    conv, other, moved = table.shares_of_peak(step_s)
+    per_flop = np.array([p[f"flops_{name}"] for name in FORMATS])[table.format]
     asked = (
         p["rest"]
         + p["busy"] * np.minimum(times.gpu_s / step_s, 1.0)

@@ -1,0 +1,99 @@
+"""Published throughputs, powers and energies of trainings on GPUs that nobody here has.
+
+They lie in the data beside the checkout, with what a training step of each does.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from benchmarks.common.data_folder import FOLDER, require
+from energyest.estimators.pre.training_data import TrainedRun
+from energyest.gpus import Gpu, resolve_gpu
+from energyest.records.workload import Workload
+
+FILES = ("published/measurements.csv", "published/workloads.jsonl.gz")
+# BERT for questions and answers is of one architecture, whoever trained it.
+_BERT = r"(bert_(base|large)_squad|squad(base|large))"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published figure.
+
+    Attributes:
+        workload: a training step, of the nearest batch size that was described.
+        gpu: on which it was trained.
+        model: the network's name, the same for all sources.
+        quantity: "samples/s", "s", "W" or "J".
+        value: in that unit.
+        source: who has published it.
+    """
+
+    workload: Workload
+    gpu: Gpu
+    model: str
+    quantity: str
+    value: float
+    source: str
+
+    @property
+    def step_s(self) -> float:
+        """Length of a step, from a throughput."""
+        return self.workload.batch_size / self.value
+
+    @property
+    def is_half(self) -> bool:
+        """Whether numbers of two bytes are multiplied."""
+        return self.workload.precision in ("bf16", "fp16")
+
+
+def published() -> list[Published]:
+    """All figures of the file."""
+    require(*FILES)
+    return list(_published())
+
+
+def throughputs() -> list[Published]:
+    """Those that are samples per second."""
+    return [figure for figure in published() if figure.quantity == "samples/s"]
+
+
+def as_run(figure: Published) -> TrainedRun:
+    """A throughput as a training to learn from, whose power is not known."""
+    return TrainedRun(figure.workload, figure.gpu, figure.step_s, np.nan, figure.model)
+
+
+def _published() -> Iterator[Published]:
+    import pandas as pd
+
+    with gzip.open(FOLDER / FILES[1], "rt", encoding="utf-8") as file:
+        described = {row["key"]: row["workload"] for row in map(json.loads, file)}
+    for row in pd.read_csv(FOLDER / FILES[0]).itertuples():
+        workload = replace(
+            Workload.from_dict({**described[row.workload], "precision": row.precision}),
+            layout="channels_last" if row.layout == "nhwc" else "contiguous",
+            compiled=bool(row.compiled),
+        )
+        yield Published(
+            workload,
+            resolve_gpu(row.gpu),
+            _name(row.model),
+            row.quantity,
+            float(row.published),
+            re.split(r"[-(]", row.note)[0],
+        )
+
+
+def _name(model: str) -> str:
+    """As `sweep_table.architecture` names it, where it is in the sweep, too."""
+    bare = re.sub(r"^(tv|timm):|:\d+$", "", model)
+    if re.fullmatch(_BERT, bare):
+        return "transformers/bert"
+    return "torchvision/resnet50" if bare == "resnet50" else bare

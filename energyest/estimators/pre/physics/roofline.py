@@ -1,0 +1,167 @@
+"""How long a training step takes on a GPU, from its operations: a roofline with a CPU beside it.
+
+Each operation takes the longer of its arithmetic and its memory traffic, at shares of the peaks
+that depend on what it is, and a moment to start (Williams, Waterman, Patterson, "Roofline",
+Communications of the ACM 52(4), 2009). A CPU has to launch it all: where that takes longer, the GPU
+waits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from energyest.estimators.pre.physics.operation_table import (
+    ATTENTION,
+    CALLED,
+    CONV,
+    DEPTHWISE,
+    GROUPED,
+    KINDS,
+    MATMUL,
+    NORM,
+    OTHER,
+    RECURRENT,
+    Array,
+    OperationTable,
+)
+from energyest.estimators.pre.physics.parameters import FORMATS
+
+Parameters = dict[str, float]
+
+# FLOPs in a clock of a multiprocessor of Hopper, in each of `FORMATS`, and bytes of memory (H100),
+# of which the parameters are.
+_WIDTHS, _BYTES_PER_CLOCK = (256.0, 2048.0, 4096.0), 12.8
+# No share of a peak is above this for long.
+_MOST_SHARE = 0.92
+# Of `CALLED`, what a compiler leaves little of.
+_FUSED = ("norm", "other", "view", "module")
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Seconds in a training step; every field is an array with one number for each workload.
+
+    Attributes:
+        step_s: the whole step.
+        gpu_s: the GPU is at work.
+        cpu_s: the CPU is at work on launching.
+        math_s: of the GPU's time, what arithmetic bounds.
+        memory_s: of the GPU's time, what memory traffic bounds, the optimizer's included.
+        start_s: of the GPU's time, starts of operations.
+        transfer_s: the batch is on its way to the GPU.
+    """
+
+    step_s: Array
+    gpu_s: Array
+    cpu_s: Array
+    math_s: Array
+    memory_s: Array
+    start_s: Array
+    transfer_s: Array
+
+
+def step_times(table: OperationTable, p: Parameters, host: Array | float = 1.0) -> StepTimes:
+    """Times of a step, by parameters as in `parameters.STEP`.
+
+    Args:
+        table: the workloads on their GPUs.
+        p: parameters.
+        host: how many times as long as usual the machine's CPU takes, for each workload.
+    """
+    math_s = _math_s(table, p)
+    memory_s = _memory_s(table, p)
+    by_math = math_s >= memory_s
+    optimizer_s = table.optimizer_s * p["optimizer"] / p["bandwidth_other"]
+    total_math_s = table.sums(np.where(by_math, math_s, 0.0))
+    total_memory_s = table.sums(np.where(by_math, 0.0, memory_s)) + optimizer_s
+    start_s = table.sums(_start_s(table, p))
+    gpu_s = total_math_s + total_memory_s + start_s
+    per_call_s = np.array([p[f"call_{name}_s"] for name in CALLED])
+    # A compiler fuses what works on single numbers; the rest is called from its code.
+    fused = [name in _FUSED for name in CALLED]
+    compiled_s = per_call_s * np.where(fused, p["compiled_calls"], p["compiled_products"])
+    calls_s = np.where(table.is_compiled, compiled_s @ table.calls, per_call_s @ table.calls)
+    fixed_s = p["call_step_s"] + table.is_compiled * p["compiled_step_s"]
+    cpu_s = host * (fixed_s + calls_s)
+    transfer_s = table.input_bytes / p["host_bytes_per_s"]
+    joined_s = (gpu_s ** p["overlap"] + cpu_s ** p["overlap"]) ** (1 / p["overlap"])
+    return StepTimes(
+        joined_s + transfer_s, gpu_s, cpu_s, total_math_s, total_memory_s, start_s, transfer_s
+    )
+
+
+def _math_s(table: OperationTable, p: Parameters) -> Array:
+    shares = np.ones((len(KINDS), len(FORMATS)))
+    for kind in (MATMUL, CONV, GROUPED, ATTENTION):
+        shares[kind] = [p[f"peak_{KINDS[kind]}_{name}"] for name in FORMATS]
+    shares[RECURRENT], shares[DEPTHWISE] = p["peak_recurrent"], p["peak_depthwise"]
+    is_conv = (table.kind == CONV) | (table.kind == GROUPED)
+    is_tensor = table.format_of_operation != FORMATS.index("fp32")
+    # The wider the tensor units of a multiprocessor, the harder it is to keep them fed.
+    exponent = np.where(is_conv, p["narrow_conv"], p["narrow_matmul"])
+    narrower = np.array(_WIDTHS)[table.format_of_operation] / table.width
+    share = shares[table.kind, table.format_of_operation]
+    share = share * np.where(is_tensor, narrower**exponent, 1.0)
+    last = is_conv & is_tensor & table.is_channels_last
+    share = share * np.where(last, p["channels_last_conv"], 1.0)
+    share = share / (1 + (share / _MOST_SHARE) ** 4) ** 0.25
+    # Nothing is slower in another format than in fp32: libraries choose, and where the peak of
+    # another is hardly higher, as that of tf32 on GeForce GPUs, its share is not what Hopper's is.
+    rate = np.maximum(
+        table.peak * share,
+        table.peak_fp32 * shares[table.kind, FORMATS.index("fp32")],
+    )
+    share = np.where(table.is_weight_gradient, p["weight_gradient"], 1.0)
+    # Products of few tiles leave multiprocessors idle, thin ones leave lanes of them idle.
+    tiles = table.tiles * table.slices ** p["split"]
+    filled = tiles ** np.where(table.kind == MATMUL, p["fill_matmul"], p["fill_conv"])
+    filled = filled / (1 + filled**4) ** 0.25
+    thick = table.columns / (table.columns + p["thin_columns"])
+    thick = thick * table.depth / (table.depth + p["thin_depth"])
+    is_product = (table.kind == MATMUL) | (table.kind == CONV) | (table.kind == GROUPED)
+    share = share * np.where(is_product, filled * thick, 1.0)
+    seconds: Array = table.flops / (rate * share)
+    return seconds
+
+
+def _memory_s(table: OperationTable, p: Parameters) -> Array:
+    names = ("matmul", "conv", "grouped", "depthwise", "attention", "matmul", "norm", "other")
+    share = np.array([p[f"bandwidth_{name}"] for name in names])[table.kind]
+    half, last = np.ones(len(KINDS)), np.ones(len(KINDS))
+    for kind in (CONV, GROUPED, DEPTHWISE):
+        half[kind] = p[f"bandwidth_{KINDS[kind]}_half"]
+        last[kind] = p[f"channels_last_{KINDS[kind]}_bytes"]
+    is_half = table.format_of_operation == FORMATS.index("half")
+    share = share * np.where(is_half, half[table.kind] * p["bandwidth_half"], 1.0)
+    share = share * np.where(is_half & table.is_channels_last, last[table.kind], 1.0)
+    is_depthwise = table.kind == DEPTHWISE
+    share = share * np.where(
+        is_depthwise & table.is_backward, p["bandwidth_depthwise_gradient"], 1.0
+    )
+    # cuDNN has depthwise kernels for fp16; torch's own, for other numbers, are slower.
+    native = is_depthwise & is_half & table.is_fp16 & ~table.is_channels_last
+    share = share * np.where(native, p["depthwise_fp16"], 1.0)
+    # The more a multiprocessor could fetch in a clock, the less of it one uses; small ones, such as
+    # of depthwise convolutions, are bound by its instructions.
+    exponent = np.where(is_depthwise, p["slow_memory_depthwise"], p["slow_memory"])
+    share = share * (_BYTES_PER_CLOCK / table.bytes_per_clock) ** exponent
+    share = share / (1 + (share / _MOST_SHARE) ** 4) ** 0.25
+    share = share * (1 + p["cache"] / (1 + (2 * table.bytes / table.cache_bytes) ** 2))
+    # A compiler fuses what works on single numbers.
+    is_fused = table.is_compiled_operation & ((table.kind == NORM) | (table.kind == OTHER))
+    moved = table.bytes * np.where(is_fused, p["compiled_bytes"], 1.0)
+    seconds: Array = moved / (table.bandwidth * share)
+    return seconds
+
+
+def _start_s(table: OperationTable, p: Parameters) -> Array:
+    start_s = np.where(table.is_conv, p["start_conv_s"], p["start_s"])
+    # The gradient of attention takes two kernels.
+    twice = table.is_backward & (table.kind == ATTENTION)
+    start_s = start_s * np.where(twice, 2.0, 1.0)
+    is_fused = table.is_compiled_operation & ((table.kind == NORM) | (table.kind == OTHER))
+    start_s = start_s * np.where(is_fused, p["compiled_bytes"], 1.0)
+    recurrent_s = p["start_recurrent_s"] * table.steps * np.where(table.is_backward, 1.5, 1.0)
+    return np.where(table.kind == RECURRENT, recurrent_s, start_s)
