@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from energyest.errors import EstimateError, ProbeError, WorkloadError
 from energyest.estimators.pre.blend import deviation_of
-from energyest.estimators.pre.estimate import PROBE_DEVIATION, estimate_pre
+from energyest.estimators.pre.estimate import estimate_pre
+from energyest.estimators.pre.probed import PROBE_DEVIATION
 from energyest.gpus import Gpu, resolve_gpu
 from energyest.measure.sensors import detect
 from energyest.profiling import step_timing as stepping

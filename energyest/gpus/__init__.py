@@ -5,6 +5,7 @@ for a GPU that the table lacks, from NVML on the machine that has it.
 """
 
 from energyest.gpus.gpu import Gpu
+from energyest.gpus.interconnect import link_bytes_per_s
 from energyest.gpus.lookup import resolve_gpu
 from energyest.gpus.precision import PRECISIONS, check_precision, peak_flops_per_s, supports
 from energyest.gpus.present import gpu_of, gpus_present
@@ -18,6 +19,7 @@ __all__ = [
     "gpu_of",
     "gpus_present",
     "known_gpus",
+    "link_bytes_per_s",
     "peak_flops_per_s",
     "resolve_gpu",
     "supports",

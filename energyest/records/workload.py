@@ -32,7 +32,7 @@ _STATES = {
 OPTIMIZERS = tuple(_STATES)
 LOOPS = ("plain", "lightning")
 LAYOUTS = ("contiguous", "channels_last")
-_LATER = ("layout", "compiled")
+_LATER = ("layout", "compiled", "accumulate", "devices")
 # Beyond any machine; products and sums of such numbers are still finite.
 LARGEST = 1e30
 
@@ -71,6 +71,8 @@ class Operation:
 class Workload:
     """One training step of a model, as numbers that need neither the model nor a GPU.
 
+    A step is a batch on one GPU: forward, backward, and the optimizer's share of it.
+
     Attributes:
         model: name of the model.
         batch_size: samples in a step.
@@ -90,6 +92,9 @@ class Workload:
         layout: of the inputs and weights of convolutions in memory: "contiguous" (NCHW) or
             "channels_last" (NHWC).
         compiled: whether the model is run by `torch.compile`.
+        accumulate: batches for each step of the optimizer.
+        devices: GPUs of one host, each of which takes batches of its own of that size; with each
+            step of the optimizer they add up their gradients (data parallel).
         notes: what could not be counted, one sentence each.
     """
 
@@ -110,6 +115,8 @@ class Workload:
     loop: str = "plain"
     layout: str = "contiguous"
     compiled: bool = False
+    accumulate: int = 1
+    devices: int = 1
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -209,7 +216,7 @@ def _check(workload: Workload) -> None:
     if not all(isinstance(text, str) for text in (workload.model, *workload.notes)):
         raise WorkloadError("the model's name and the notes must be text")
     for field in fields(workload):
-        least = 1 if field.name == "batch_size" else 0
+        least = 1 if field.name in ("batch_size", "accumulate", "devices") else 0
         _check_number(field.name, field.type, getattr(workload, field.name), least)
     if workload.trainable_parameters > workload.parameters:
         raise WorkloadError(

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from energyest.arrays import FloatArray
 from energyest.checks import check_confidence, check_positive, is_number
 from energyest.errors import EstimateError, RunsError
-from energyest.estimators.pre.estimate import does_not_fit, estimate_pre, fitted_of, mismatch
+from energyest.estimators.pre.estimate import does_not_fit, estimate_pre, fitted_of
 from energyest.estimators.pre.fitted import FittedPreModel
+from energyest.estimators.pre.probed import mismatch
 from energyest.estimators.pre.totals import check_samples, whole_trainings, with_validation
 from energyest.gpus import Gpu, check_precision, peak_flops_per_s, resolve_gpu
 from energyest.records.probe import Probe

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import ndtri
 
-from energyest.checks import check_confidence, is_number
-from energyest.errors import EstimateError
+from energyest.checks import check_confidence, check_positive, is_number
+from energyest.errors import EstimateError, WorkloadError
 from energyest.estimate import Estimate
 from energyest.estimators.pre.fitted import FittedPreModel, packaged
+from energyest.estimators.pre.limits import behind_loader, under_power_limit
+from energyest.estimators.pre.physics.operation_table import Array
+from energyest.estimators.pre.probed import as_probed, mismatch, probe_of
 from energyest.estimators.pre.roofline_model import Predictions
 from energyest.estimators.pre.totals import check_samples, whole_trainings, with_validation
 from energyest.gpus import Gpu, check_precision, resolve_gpu
 from energyest.records.probe import HostProbe, Probe
+from energyest.records.trace import EnergyTrace
 from energyest.records.workload import Workload
 
 if TYPE_CHECKING:
@@ -25,17 +29,7 @@ if TYPE_CHECKING:
 
 DEFAULT_GPU = "H100"
 GPU_ALONE = "the energy of the GPU alone: processors and memory come on top"
-#: Deviation of the logarithm of a training's energy from what a probe of 30 steps says: a GPU that
-#: warms up, batches that differ, data that come late.
-PROBE_DEVIATION = 0.06
-# What a workload and its probe have to have in common, beside the FLOPs of a step, which differ
-# where images are larger or texts longer.
-_SAME = (
-    *("model", "parameters", "trainable_parameters"),
-    *("batch_size", "precision", "optimizer"),
-)
-_SAME_FLOPS = 0.05
-
+GPUS_ALONE = "the energy of the GPUs alone: processors and memory come on top"
 # Beyond this factor between the ends of the interval and its middle, it says little more than an
 # order of magnitude.
 _FAR = 2.0
@@ -48,19 +42,24 @@ def estimate_pre(
     epochs: float,
     train_samples: int,
     validation_samples: int = 0,
+    devices: int | None = None,
+    accumulate: int | None = None,
+    compiled: bool | None = None,
+    power_limit_W: float | None = None,
+    loader_samples_per_s: float | None = None,
     model: PreModel | None = None,
-    probe: Probe | HostProbe | None = None,
+    probe: Probe | HostProbe | EnergyTrace | None = None,
     confidence: float = 0.9,
 ) -> Estimate:
     """What a training will cost on a GPU that need not be there, before anything runs.
 
     The time of a step is computed from the workload's operations and the GPU's data sheet, its
     power from what the step makes of the GPU's peaks, and both are corrected by what was measured
-    on other models and GPUs (see docs/before_training.md). It is the energy of one GPU.
+    on other models and GPUs (see docs/before_training.md). It is the energy of the GPUs alone.
 
     With a `probe` on the GPU itself, steps take what they took there; those of validation are
-    corrected by the same factors. With one of the machine's CPU alone, launching operations takes
-    as long as there, and the interval of trainings that it bounds is narrower.
+    corrected by the same factors. With a probe on another GPU, the ratio of the two GPUs is
+    predicted alone, which is known better than either.
 
     Args:
         workload: from `describe_workload`, with the batch size, precision and optimizer of the
@@ -71,9 +70,19 @@ def estimate_pre(
         train_samples: samples in an epoch.
         validation_samples: samples that are validated after each epoch, by the forward pass alone,
             in batches of the same size.
+        devices: GPUs of one host that train together, each on batches of the workload's size
+            (`DistributedDataParallel`); the estimate is of all of them. By default as the workload
+            says.
+        accumulate: batches for each step of the optimizer; by default as the workload says.
+        compiled: whether the model is run by `torch.compile`; by default as the workload says.
+        power_limit_W: limit of a GPU's power, where it is set below that of the board.
+        loader_samples_per_s: what the data loader delivers, for all GPUs together; by default, as
+            fast as they take it.
         model: a `PreModel` of your own; by default the one that comes with the package.
-        probe: from `energyest.profiling.probe`, of the same workload on the same GPU; or from
-            `probe_host`, of the CPU of the machine to train on, for the packaged model.
+        probe: of the same workload: from `energyest.profiling.probe`, on this GPU or another one,
+            or the trace of some epochs on one GPU; or of the CPU alone, from
+            `energyest.profiling.probe_host`, on the machine with the GPU: for the packaged model,
+            whose usual machine it was compared with.
         confidence: probability for the interval.
 
     Returns:
@@ -82,7 +91,7 @@ def estimate_pre(
     Raises:
         EstimateError: the GPU is unknown (the nearest names are given) or lacks the precision; a
             number is out of its range; the workload has no operations, or none of the forward pass;
-            the probe is of another workload or GPU, or is of a CPU and `model` is your own.
+            the probe is of another workload, or of the CPU beside a `model`.
 
     Warns:
         UserWarning: the training is unlikely to fit into the GPU's memory.
@@ -96,23 +105,33 @@ def estimate_pre(
     train_samples = check_samples(train_samples, "train_samples", least=1)
     validation_samples = check_samples(validation_samples, "validation_samples", least=0)
     confidence = check_confidence(confidence, EstimateError)
+    workload = _as_run(workload, devices, accumulate, compiled)
     host, probe = (probe, None) if isinstance(probe, HostProbe) else (None, probe)
     if host is not None and model is not None:
         raise EstimateError(
             "a probe of the CPU is for the packaged model: leave it out, since a PreModel of your "
             "own has learnt your machines"
         )
-    chosen = _choose_gpu(gpu, workload, probe)
+    measured = None if probe is None else probe_of(probe)
+    other = "" if measured is None else mismatch(measured, workload)
+    if other:
+        raise EstimateError(f"the probe is of another workload: its {other}")
+    chosen = (
+        measured.gpu if gpu is None and measured is not None else resolve_gpu(gpu or DEFAULT_GPU)
+    )
     used = check_precision(chosen, workload.precision)
     known = fitted_of(model)
     pairs = [(workload, chosen)]
     predicted = known.predict(with_validation(pairs), factor=None if host is None else host.factor)
     halves = known.half_width(predicted, confidence)
     half_step = float(known.half_width_step(predicted, confidence)[0])
-    if probe is not None:
-        predicted = _as_probed(predicted, known, probe)
-        halves = np.full(2, PROBE_DEVIATION * float(ndtri((1 + confidence) / 2)))
+    if measured is not None:
+        predicted, deviation = as_probed(predicted, known, measured, chosen)
+        halves = np.full(2, deviation * float(ndtri((1 + confidence) / 2)))
         half_step = float(halves[0])
+    predicted = _held_back(
+        predicted, workload, known.rest_W([chosen] * 2), power_limit_W, loader_samples_per_s
+    )
     total = whole_trainings(
         pairs,
         predicted,
@@ -126,8 +145,10 @@ def estimate_pre(
         raise EstimateError("its energy or time is too large for a number: fewer epochs or samples")
     duration_s = float(total.duration_s[0])
     by = "PRE" if host is None else "PRE with a probe of the CPU"
-    if probe is not None:
-        by = f"PRE with a probe of {probe.steps} steps"
+    if measured is not None:
+        by = f"PRE with a probe of {measured.steps} steps"
+        by += f" on {measured.gpu.name}" if measured.gpu.name != chosen.name else ""
+    number = "one" if workload.devices == 1 else str(workload.devices)
     return Estimate(
         energy_J=energy_J,
         lower_J=energy_J * math.exp(-half),
@@ -138,9 +159,50 @@ def estimate_pre(
         duration_upper_s=duration_s * math.exp(half_step),
         measured_J=0.0,
         epochs=float(epochs),
-        method=f"{by}: {workload.model}, batch {workload.batch_size}, {used}, on one {chosen.name}",
-        assumptions=_assumptions(workload, chosen, known, predicted, half, probe, host),
+        method=f"{by}: {_named(workload)}, {used}, on {number} {chosen.name}",
+        assumptions=_assumptions(
+            workload, chosen, known, predicted, half, measured, host, loader_samples_per_s
+        ),
     )
+
+
+def _named(workload: Workload) -> str:
+    more = [f"{workload.accumulate} a step"] if workload.accumulate > 1 else []
+    more += ["compiled"] if workload.compiled else []
+    return ", ".join([workload.model, f"batch {workload.batch_size}", *more])
+
+
+def _as_run(
+    workload: Workload, devices: int | None, accumulate: int | None, compiled: bool | None
+) -> Workload:
+    """The workload, with what else is said of the training."""
+    try:
+        return replace(
+            workload,
+            devices=workload.devices if devices is None else devices,
+            accumulate=workload.accumulate if accumulate is None else accumulate,
+            compiled=workload.compiled if compiled is None else compiled,
+        )
+    except WorkloadError as error:
+        raise EstimateError(str(error)) from error
+
+
+def _held_back(
+    predicted: Predictions,
+    workload: Workload,
+    rest_W: Array,
+    power_limit_W: float | None,
+    loader_samples_per_s: float | None,
+) -> Predictions:
+    """Steps of training and of validation, behind what holds them back."""
+    if power_limit_W is not None:
+        limit_W = check_positive(power_limit_W, "power_limit_W", EstimateError)
+        predicted = under_power_limit(predicted, limit_W, rest_W)
+    if loader_samples_per_s is not None:
+        rate = check_positive(loader_samples_per_s, "loader_samples_per_s", EstimateError)
+        batch_s = np.full(2, workload.batch_size * workload.devices / rate)
+        predicted = behind_loader(predicted, batch_s, rest_W)
+    return predicted
 
 
 def fitted_of(model: PreModel | None) -> FittedPreModel:
@@ -161,51 +223,6 @@ def fitted_of(model: PreModel | None) -> FittedPreModel:
     return model.fitted_
 
 
-def _choose_gpu(gpu: str | Gpu | None, workload: Workload, probe: Probe | None) -> Gpu:
-    """The GPU that is asked for; a probe has to be one of it, and of the same workload."""
-    if probe is None:
-        return resolve_gpu(DEFAULT_GPU if gpu is None else gpu)
-    if not isinstance(probe, Probe):
-        raise EstimateError(
-            f"probe is a {type(probe).__name__}: it must be a Probe from probe() or a HostProbe "
-            "from probe_host()"
-        )
-    if gpu is not None and resolve_gpu(gpu).name != probe.gpu.name:
-        raise EstimateError(
-            f"the probe was made on {probe.gpu.name}, not on {resolve_gpu(gpu).name}: make one "
-            "there, or leave it out"
-        )
-    other = mismatch(probe, workload)
-    if other:
-        raise EstimateError(f"the probe is of another workload: its {other}")
-    return probe.gpu
-
-
-def mismatch(probe: Probe, workload: Workload) -> str:
-    """In what a probe's workload is another one, such as "batch_size is 8, not 16"; or nothing."""
-    for name in _SAME:
-        asked, probed = getattr(workload, name), getattr(probe.workload, name)
-        if asked != probed:
-            return f"{name} is {probed!r}, not {asked!r}"
-    asked, probed = workload.flops_per_step, probe.workload.flops_per_step
-    if not math.isclose(asked, probed, rel_tol=_SAME_FLOPS):
-        return f"step has {probed:.3g} FLOPs, not {asked:.3g}"
-    return ""
-
-
-def _as_probed(predicted: Predictions, model: FittedPreModel, probe: Probe) -> Predictions:
-    """Predictions, corrected by what is measured and predicted of the probe's own steps."""
-    expected = model.predict([(probe.workload, probe.gpu)])
-    return replace(
-        predicted,
-        step_s=predicted.step_s * (probe.step_s / expected.step_s),
-        power_W=np.minimum(
-            predicted.power_W * (probe.power_W / expected.power_W),
-            max(probe.power_W, probe.gpu.tdp_W),  # no board draws more for long
-        ),
-    )
-
-
 def _assumptions(
     workload: Workload,
     gpu: Gpu,
@@ -214,15 +231,26 @@ def _assumptions(
     half: float,
     probe: Probe | None,
     host: HostProbe | None,
+    loader_samples_per_s: float | None,
 ) -> tuple[str, ...]:
-    said = [
-        GPU_ALONE,
-        "data arrive as fast as the GPU takes them; the cold start is left out",
+    said = [GPU_ALONE if workload.devices == 1 else GPUS_ALONE]
+    fast = "as fast as the GPU takes them"
+    if loader_samples_per_s is not None:
+        fast = f"at {loader_samples_per_s:.4g} samples/s"
+    said += [
+        f"data arrive {fast}; the cold start is left out",
         f"a step takes {1e3 * predicted.step_s[0]:.3g} ms at {predicted.power_W[0]:.0f} W",
     ]
+    if workload.devices > 1:
+        said.append(
+            f"each of {workload.devices} GPUs takes batches of {workload.batch_size}, and they add "
+            "up their gradients over the links that the board has: that was not measured"
+        )
     if probe is not None:
         said.append(f"steps go on as the {probe.steps} that were measured")
-    else:
+    if probe is not None and probe.gpu.name != gpu.name:
+        said.append(f"they were measured on {probe.gpu.name}: how {gpu.name} compares is predicted")
+    if probe is None:
         said += model.beyond_measured([(workload, gpu)], predicted)[0]
     if host is not None:
         said.append(str(host))
@@ -231,7 +259,8 @@ def _assumptions(
             f"far from what was measured: the truth may well be {math.exp(half):.2g} times as "
             "much, or as little"
         )
-    text = "" if probe else does_not_fit(workload, gpu)  # what was probed did fit
+    fits = probe is not None and probe.gpu.name == gpu.name  # what was probed did fit
+    text = "" if fits else does_not_fit(workload, gpu)
     if text:
         warnings.warn(text, UserWarning, stacklevel=3)
         said.append(text)

@@ -12,6 +12,7 @@ import numpy as np
 from energyest.errors import EstimateError
 from energyest.estimators.pre.physics.operation_table import Array
 from energyest.estimators.pre.roofline_model import Pair, Predictions, RooflineModel
+from energyest.gpus import Gpu
 from energyest.records import safe_json
 
 _FORMAT = 1
@@ -48,6 +49,10 @@ class FittedPreModel:
             EstimateError: a GPU lacks a precision, or a workload has no operations.
         """
         return self.core.predict(pairs, factor=factor)
+
+    def rest_W(self, gpus: Sequence[Gpu]) -> Array:
+        """What GPUs draw while they wait, of shape (n,)."""
+        return np.array([self.core.power["rest"] * gpu.tdp_W for gpu in gpus])
 
     def half_width(self, predicted: Predictions, confidence: float) -> Array:
         """Half-width of the interval of the energy's logarithm, of shape (n,)."""

@@ -74,7 +74,7 @@ class PreModel(BaseEstimator):
             raise EstimateError("power_W is NaN in all runs: what draws power cannot be learnt")
         core = self._fitted(runs)
         gpus = tuple(sorted({run.gpu.name for run in runs if run.has_power}))
-        self.fitted_ = FittedPreModel(core, self._deviations(runs), gpus)
+        self.fitted_ = FittedPreModel(core, self._deviations(runs, core), gpus)
         return self
 
     def cross_validate(
@@ -135,7 +135,9 @@ class PreModel(BaseEstimator):
         if self.start not in ("packaged", None):
             raise EstimateError(f"start={self.start!r} must be 'packaged' or None")
 
-    def _fitted(self, runs: Sequence[TrainedRun]) -> RooflineModel:
+    def _fitted(
+        self, runs: Sequence[TrainedRun], begin: RooflineModel | None = None
+    ) -> RooflineModel:
         return RooflineModel.fit(
             [run.pair for run in runs],
             np.array([run.step_s for run in runs]),
@@ -143,13 +145,14 @@ class PreModel(BaseEstimator):
             hosts=[run.host for run in runs],
             start=None if self.start is None else packaged().core,
             calibrated=self._can_calibrate(runs),
+            begin=begin,
         )
 
     @staticmethod
     def _can_calibrate(runs: Sequence[TrainedRun]) -> bool:
         return len(runs) >= _FEWEST_TO_CALIBRATE and len({run.model for run in runs}) >= FOLDS
 
-    def _deviations(self, runs: Sequence[TrainedRun]) -> Array:
+    def _deviations(self, runs: Sequence[TrainedRun], core: RooflineModel) -> Array:
         """Errors on models that were left out, a fifth of them at a time."""
         if not self._can_calibrate(runs):
             return _NO_FOLDS if self.start is None else packaged().deviations
@@ -158,7 +161,7 @@ class PreModel(BaseEstimator):
         for fold in range(FOLDS):
             kept = [run for run in runs if fold_of[run.model] != fold]
             left = [run for run in runs if fold_of[run.model] == fold and run.has_power]
-            predicted = self._fitted(kept).predict([run.pair for run in left])
+            predicted = self._fitted(kept, core).predict([run.pair for run in left])
             off = np.log(predicted.energy_J / np.array([run.energy_J for run in left]))
             found.append(np.abs(off) / predicted.deviation_energy)
         return np.sort(np.concatenate(found))

@@ -35,6 +35,8 @@ HOST_PROBE_DEVIATION = _HOSTS / 2
 # distance to the nearest that was, in logarithms of bandwidth and arithmetic rate: a judgement,
 # from how far shares of the peaks differ between generations (docs/before_training.md).
 _PER_DISTANCE = 0.15
+# The same for GPUs that train together, of which none were measured: a judgement.
+_SEVERAL = 0.1
 # Deviation of the logarithm of parameters that hundreds of other runs have settled.
 _KNOWN = 0.15
 
@@ -98,6 +100,7 @@ class RooflineModel:
         hosts: Sequence[str],
         start: RooflineModel | None = None,
         calibrated: bool = True,
+        begin: RooflineModel | None = None,
     ) -> RooflineModel:
         """Learn from measured steps.
 
@@ -111,6 +114,7 @@ class RooflineModel:
             calibrated: the deviations of the corrections will be compared with errors on models
                 that were left out. If not, they are at least those of `start`: a few runs that
                 agree tell nothing of how far off others are.
+            begin: a model of nearly the same runs, from which the search begins.
         """
         table, board_W = OperationTable(pairs), _board_W(pairs)
         step_guesses, power_guesses = STEP, POWER
@@ -129,6 +133,7 @@ class RooflineModel:
             step_s,
             step_guesses | host_guesses,
             hold=not calibrated,
+            begin=None if begin is None else begin.step,
         )
         # The usual machine is the one in the middle of those measured.
         usual = math.exp(np.mean([math.log(found[name]) for name in host_guesses]))
@@ -147,7 +152,13 @@ class RooflineModel:
             # Fitted at the computed lengths, at which it will be asked.
             return power_shares(table, times, times.step_s, p)[has_power]
 
-        power = fit_parameters(shares, measured, power_guesses, hold=not calibrated)
+        power = fit_parameters(
+            shares,
+            measured,
+            power_guesses,
+            hold=not calibrated,
+            begin=None if begin is None else begin.power,
+        )
         features = _features(table, times)[has_power]
         step_left = np.log(step_s / times.step_s)[has_power]
         power_left = np.log(measured / shares(power))
@@ -197,7 +208,8 @@ class RooflineModel:
         slower = step_times(table, self.step, factors * np.exp(unsure))
         by_host = np.log(slower.step_s / times.step_s)
         apart = np.linalg.norm(_places(pairs)[:, np.newaxis] - self.gpus, axis=2).min(axis=1)
-        by_gpu = _PER_DISTANCE * apart
+        several = np.array([_SEVERAL if w.devices > 1 else 0.0 for w, _ in pairs])
+        by_gpu = np.hypot(_PER_DISTANCE * apart, several)
         return Predictions(
             times.step_s * np.exp(step_left),
             # No correction lifts the power above the board's.
@@ -283,15 +295,19 @@ def _board_W(pairs: Sequence[Pair]) -> Array:
 
 def _places(pairs: Sequence[Pair]) -> Array:
     """Where GPUs lie: products that are alike lie close together."""
-    rows = [
-        [math.log(gpu.bandwidth_bytes_per_s), math.log(gpu.peak_flops_per_s.get("fp32", math.nan))]
-        for _, gpu in pairs
-    ]
-    places = np.array(rows)
-    for place, (_, gpu) in zip(places, pairs, strict=True):
-        if not np.isfinite(place).all():
-            raise EstimateError(f"no fp32 peak known for {gpu.name}: pass a Gpu(...) that names it")
-    return places
+    return np.array([_place(gpu) for _, gpu in pairs])
+
+
+def _place(gpu: Gpu) -> Array:
+    rates = gpu.bandwidth_bytes_per_s, gpu.peak_flops_per_s.get("fp32", math.nan)
+    if not all(rate > 0 for rate in rates):
+        raise EstimateError(f"no fp32 peak known for {gpu.name}: pass a Gpu(...) that names it")
+    return np.log(rates)
+
+
+def distance(one: Gpu, other: Gpu) -> float:
+    """How far apart two GPUs lie: in logarithms of bandwidth and fp32 rate."""
+    return float(np.linalg.norm(_place(one) - _place(other)))
 
 
 def _features(table: OperationTable, times: StepTimes) -> Array:

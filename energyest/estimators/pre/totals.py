@@ -20,7 +20,7 @@ class Trainings:
     """What whole trainings are expected to cost; every field is an array of length n.
 
     Attributes:
-        energy_J: energy of the GPU.
+        energy_J: energy of the GPU, or of all GPUs of `Workload.devices`.
         duration_s: how long it takes.
         half: half-width of the interval of the energy's logarithm.
     """
@@ -60,7 +60,8 @@ def whole_trainings(
         validation_samples: samples that are validated after each epoch.
     """
     n = len(pairs)
-    size = np.array([workload.batch_size for workload, _ in pairs], float)
+    devices = np.array([workload.devices for workload, _ in pairs], float)
+    size = devices * np.array([workload.batch_size for workload, _ in pairs], float)
     share = predicted.cpu_share
     batches = [
         _batches(train_samples, size, share[:n]),
@@ -69,7 +70,7 @@ def whole_trainings(
     # What is too much for a number is infinite; callers look for that.
     with np.errstate(over="ignore", invalid="ignore"):
         steps = np.array(batches) * epochs
-        parts_J = steps * predicted.energy_J.reshape(2, n)
+        parts_J = steps * devices * predicted.energy_J.reshape(2, n)
         energy_J = parts_J.sum(axis=0)
         return Trainings(
             energy_J,
@@ -100,6 +101,7 @@ def _forward_alone(workload: Workload) -> Workload:
         trainable_parameters=0,
         parameter_tensors=0,
         saved_bytes=0,
+        accumulate=1,
     )
 
 

@@ -119,14 +119,27 @@ def _row(index: int, row: Mapping[Any, Any]) -> TrainedRun:
 def _of_trace(index: int, trace: object) -> TrainedRun:
     if not isinstance(trace, EnergyTrace):
         raise EstimateError(f"run {index} is a {type(trace).__name__}: it must be an EnergyTrace")
+    return trained_run(trace, f"run {index}")[0]
+
+
+def trained_run(trace: EnergyTrace, name: str) -> tuple[TrainedRun, int]:
+    """What a trace's epochs, but the first, say of a step, and how many steps they have.
+
+    Args:
+        trace: of a training that `EnergyMonitor` or `track` recorded.
+        name: of the trace, for messages.
+
+    Raises:
+        EstimateError: it holds no workload, not one known GPU, or no epoch to learn from.
+    """
     stored = read_object(trace.meta, "workload")
     if not stored:
         raise EstimateError(
-            f"run {index} holds no workload: EnergyMonitor writes one where it counts FLOPs"
+            f"{name} holds no workload: EnergyMonitor writes one where it counts FLOPs"
         )
     gpus = gpus_of(trace.devices)
     if len(gpus) != 1:
-        raise EstimateError(f"run {index} was measured on {len(gpus)} GPUs: it must be one")
+        raise EstimateError(f"{name} was measured on {len(gpus)} GPUs: it must be one")
     steps = trace.column("steps")
     seconds = trace.column("duration_s") - np.nan_to_num(trace.column("validation_s"))
     # Validation is booked for all devices together: the GPU's share of it is that of the epoch.
@@ -139,17 +152,19 @@ def _of_trace(index: int, trace: object) -> TrainedRun:
     if usable.sum() > 1:
         usable[np.flatnonzero(usable)[0]] = False  # the first epoch is cold
     if not usable.any():
-        raise EstimateError(f"run {index} holds no epoch with steps, duration and GPU energy")
+        raise EstimateError(f"{name} holds no epoch with steps, duration and GPU energy")
     total_s = float(seconds[usable].sum())
     try:
         workload, gpu = Workload.from_dict(stored), resolve_gpu(name_of(gpus[0]))
     except (EstimateError, WorkloadError) as error:
-        raise EstimateError(f"run {index}: {error}") from error
-    return TrainedRun(
+        raise EstimateError(f"{name}: {error}") from error
+    count = float(steps[usable].sum())
+    run = TrainedRun(
         workload,
         gpu,
-        total_s / float(steps[usable].sum()),
+        total_s / count,
         float(joules[usable].sum()) / total_s,
         workload.model,
         read_text(trace.meta, "host") or "",
     )
+    return run, round(count)

@@ -23,6 +23,7 @@ def fit_parameters(
     guesses: dict[str, Guess],
     *,
     hold: bool = False,
+    begin: Parameters | None = None,
 ) -> Parameters:
     """Parameters that bring a prediction close to what was measured, as factors.
 
@@ -32,6 +33,7 @@ def fit_parameters(
         guesses: for each parameter a first guess, and the deviation of its logarithm.
         hold: keep to the guesses even where all of a few measurements are far off: they may be off
             for a reason of their own. Else the measurements, being many, win.
+        begin: where to begin the search, if not at the guesses: it ends sooner from nearby.
     """
     from scipy.optimize import least_squares  # noqa: PLC0415 - it takes a moment to load
 
@@ -51,7 +53,7 @@ def fit_parameters(
 
     found = least_squares(
         residuals,
-        start,
+        start if begin is None else np.log([begin.get(name, guesses[name][0]) for name in names]),
         loss="linear" if hold else "soft_l1",
         f_scale=_ROBUST,
         max_nfev=_MOST_EVALUATIONS,

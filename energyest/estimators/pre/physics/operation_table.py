@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from energyest.errors import EstimateError
 from energyest.estimators.pre.physics.parameters import FORMATS
-from energyest.gpus import Gpu, check_precision, peak_flops_per_s
+from energyest.gpus import Gpu, check_precision, link_bytes_per_s, peak_flops_per_s
 from energyest.records.workload import Operation, Workload
 
 Array = NDArray[np.float64]
@@ -92,9 +92,10 @@ class OperationTable:
         self.format_of_operation = formats[self._of]
         caches = np.array([gpu.l2_bytes for _, gpu in pairs])
         self.cache_bytes = np.where(np.isnan(caches), 4e6, caches)[self._of]
-        facts = np.array([_facts(workload, gpu) for workload, gpu in pairs], float).reshape(-1, 8).T
+        facts = np.array([_facts(workload, gpu) for workload, gpu in pairs], float)
+        facts = facts.reshape(-1, 9).T
         self.calls = np.array([*self._operations_called(), *facts[:6]])
-        self.input_bytes, self.optimizer_s = facts[6:8]
+        self.input_bytes, self.optimizer_s, self.all_reduce_s = facts[6:9]
 
     def _operations_called(self) -> list[Array]:
         """Operations that the CPU starts, as in `CALLED`."""
@@ -199,13 +200,28 @@ def _format(workload: Workload, gpu: Gpu) -> int:
 
 def _facts(workload: Workload, gpu: Gpu) -> tuple[float, ...]:
     views = workload.forward_calls + workload.backward_calls - workload.kernels
+    # The optimizer, and what belongs to it, comes once in so many batches; between, gradients are
+    # added to those before: two are read, one is written.
+    once = 1 / workload.accumulate
+    added = 3 * 4.0 * workload.trainable_parameters * (1 - once)
     return (
         max(views, 0),
         workload.module_calls,
-        workload.parameter_tensors,
-        workload.parameter_tensors * workload.optimizer_states,
+        workload.parameter_tensors * once,
+        workload.parameter_tensors * workload.optimizer_states * once,
         workload.loop == "lightning",
-        workload.precision == "fp16",  # with a scaler of the loss
+        (workload.precision == "fp16") * once,  # with a scaler of the loss
         workload.input_bytes,
-        workload.optimizer_bytes / gpu.bandwidth_bytes_per_s,
+        (workload.optimizer_bytes * once + added) / gpu.bandwidth_bytes_per_s,
+        _all_reduce_bytes(workload) * once / link_bytes_per_s(gpu),
     )
+
+
+def _all_reduce_bytes(workload: Workload) -> float:
+    """What each GPU sends, around a ring, to add up the gradients of all.
+
+    Patarasuk, Yuan, "Bandwidth optimal all-reduce algorithms for clusters of workstations",
+    Journal of Parallel and Distributed Computing 69(2), 2009.
+    """
+    n = workload.devices
+    return 2 * (n - 1) / n * 4.0 * workload.trainable_parameters

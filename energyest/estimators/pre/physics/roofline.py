@@ -33,6 +33,10 @@ Parameters = dict[str, float]
 # FLOPs in a clock of a multiprocessor of Hopper, in each of `FORMATS`, and bytes of memory (H100),
 # of which the parameters are.
 _WIDTHS, _BYTES_PER_CLOCK = (256.0, 2048.0, 4096.0), 12.8
+# Of the rate of links, all-reduce reaches about this share (NVIDIA's nccl-tests on eight H100: 360
+# of 450 GB/s); of what is sent, about this share while the backward pass goes on. Not fitted: no
+# several GPUs were measured.
+_LINK_SHARE, _HIDDEN = 0.8, 0.9
 # No share of a peak is above this for long.
 _MOST_SHARE = 0.92
 # Of `CALLED`, what a compiler leaves little of.
@@ -87,9 +91,29 @@ def step_times(table: OperationTable, p: Parameters, host: Array | float = 1.0) 
     cpu_s = host * (fixed_s + calls_s)
     transfer_s = table.input_bytes / p["host_bytes_per_s"]
     joined_s = (gpu_s ** p["overlap"] + cpu_s ** p["overlap"]) ** (1 / p["overlap"])
+    backward_s = table.sums(np.where(table.is_backward, np.maximum(math_s, memory_s), 0.0))
+    waits_s = _waits_for_gradients_s(table.all_reduce_s, backward_s)
     return StepTimes(
-        joined_s + transfer_s, gpu_s, cpu_s, total_math_s, total_memory_s, start_s, transfer_s
+        joined_s + transfer_s + waits_s,
+        gpu_s,
+        cpu_s,
+        total_math_s,
+        total_memory_s,
+        start_s,
+        transfer_s,
     )
+
+
+def _waits_for_gradients_s(all_reduce_s: Array, backward_s: Array) -> Array:
+    """How long a GPU waits, after its backward pass, for the gradients of the others.
+
+    They are sent while the backward pass goes on, bucket by bucket (Li et al., "PyTorch
+    Distributed: Experiences on accelerating data parallel training", VLDB 2020), but the last ones
+    only after it.
+    """
+    sent_s = all_reduce_s / _LINK_SHARE
+    hidden_s: Array = np.minimum(_HIDDEN * sent_s, backward_s)
+    return sent_s - hidden_s
 
 
 def _math_s(table: OperationTable, p: Parameters) -> Array:
