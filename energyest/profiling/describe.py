@@ -13,7 +13,7 @@ from energyest.display import in_a_line
 from energyest.errors import WorkloadError
 from energyest.measure.signals import let_handlers_raise
 from energyest.profiling.batches import tensors_in, unshared
-from energyest.profiling.model_copy import plain_dtype
+from energyest.profiling.model_copy import plain_dtype, unwrapped
 from energyest.profiling.operations import TRAINING_TO_FORWARD, FlopCount, WatchedStep
 from energyest.profiling.samples import batch_size
 from energyest.profiling.training_step import Loss, is_lightning, possible_steps
@@ -60,7 +60,7 @@ def describe_workload(
         raise WorkloadError(f"model is a {type(model).__name__}: it must be a torch.nn.Module")
     if loss is not None and not callable(loss):
         raise WorkloadError(f"loss is a {type(loss).__name__}: it must be callable")
-    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    model, around = unwrapped(model)
     if any(is_lazy(p) for p in model.parameters()):
         raise WorkloadError(
             f"{type(model).__name__} has parameters without a shape yet: run it once on a batch"
@@ -72,7 +72,7 @@ def describe_workload(
     )
     samples = batch_size(example_batch) or 1
     workload = workload_of(walk.step, model, example_batch, samples, precision, optimizer)
-    notes = (*workload.notes, *walk.notes, *_notes_on_types(model))
+    notes = (*workload.notes, *around, *walk.notes, *_notes_on_types(model))
     return replace(workload, notes=notes)
 
 
@@ -92,17 +92,17 @@ def count_flops(model: nn.Module, batch: Any, samples: int | None = None) -> Flo
     Returns:
         The count, or the reason why there is none. Nothing is raised.
     """
-    model = getattr(model, "_orig_mod", model)
-    example = getattr(model, "example_input_array", None)
-    inputs = batch if example is None else example
     try:
+        model, around = unwrapped(model)
+        example = getattr(model, "example_input_array", None)
+        inputs = batch if example is None else example
         steps = list(possible_steps(model, inputs, forward_first=True))
         walk = walk_through(model, unshared(inputs), "fp32", steps, needs_gradients=False)
     except Exception as error:  # it runs the user's code: anything can happen
         let_handlers_raise(error)
         return FlopCount(None, in_a_line(error))
     counted = batch_size(inputs) if samples is None or example is not None else samples
-    count = replace(walk.step.flop_count(counted or 1), note="; ".join(walk.notes))
+    count = replace(walk.step.flop_count(counted or 1), note="; ".join((*around, *walk.notes)))
     if not walk.has_gradients:
         note = f"training is taken as {TRAINING_TO_FORWARD:.0f} times the forward pass"
         count = replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.multiprocessing import reductions
 
+from energyest.display import in_a_line
+from energyest.errors import WorkloadError
 from energyest.profiling.operations import tensors_of
 from energyest.profiling.walk.assumed_values import (
     LARGEST_ASSUMED,
@@ -42,8 +45,13 @@ _FILLED = {
     *(_ATEN.zeros_like, _ATEN.ones_like, _ATEN.full_like),
     *(_ATEN.new_zeros, _ATEN.new_ones, _ATEN.new_full),
 }
-_TORCH = str(Path(torch.__file__).parent)
-_OWN = str(Path(__file__).parents[2])
+_NOT_TOLD = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedOperatorException,
+)
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_OWN = str(Path(__file__).parents[2]) + os.sep
 _WALK = str(Path(__file__).with_name("walk.py"))
 
 
@@ -151,11 +159,9 @@ class ShapesAlone(FakeTensorMode):
             self._forget_written(func, args, kwargs)
         try:
             out = self._shapes(func, types, args, kwargs)
-        except (
-            DataDependentOutputException,
-            DynamicOutputShapeException,
-            UnsupportedOperatorException,
-        ) as error:
+        except Exception as error:
+            if not isinstance(error, _NOT_TOLD) and func.namespace in ("aten", "prims"):
+                raise
             return self._from_stand_ins(func, args, kwargs, error)
         return self._with_assumed(func, args, out)
 
@@ -170,11 +176,7 @@ class ShapesAlone(FakeTensorMode):
     def _shapes_if_told(self, *call: Any) -> Any:
         try:
             return self._shapes(*call)
-        except (
-            DataDependentOutputException,
-            DynamicOutputShapeException,
-            UnsupportedOperatorException,
-        ):
+        except _NOT_TOLD:
             return ()  # it is no larger than what it is made from, or nobody knows
 
     def _origin_of(self, func: Any, args: Any, kwargs: Any) -> Origin | None:
@@ -207,7 +209,10 @@ class ShapesAlone(FakeTensorMode):
         place = _place_of_question()
         self.questions[origin, place] += 1
         if origin is Origin.ASSUMED and self.questions[origin, place] > _MOST_QUESTIONS:
-            raise RuntimeError(f"the loop at {place} is left by a value, which shapes do not tell")
+            raise WorkloadError(
+                f"the loop at {place} ends when a value says so, which shapes do not tell:"
+                " describe the model with a fixed number of rounds"
+            )
 
     def _forget_written(self, func: Any, args: Any, kwargs: Any) -> None:
         """What is written to has no values any more."""
@@ -247,14 +252,13 @@ class ShapesAlone(FakeTensorMode):
         """What shapes do not tell is computed, from ones where there are no values."""
         used = tensors_of([args, kwargs])
         size = sum(t.numel() * t.element_size() for t in used if isinstance(t, FakeTensor))
-        advice = f"{func}: register what it does to shapes with torch.library.register_fake"
+        advice = f"shapes do not tell what {func} gives: torch.library.register_fake teaches them"
         if size > _LARGEST_KNOWN_bytes:
-            raise RuntimeError(f"there is no rule for the shapes of {advice}") from error
+            raise RuntimeError(advice) from error
         try:
             made = func(*stand_ins(args), **stand_ins(kwargs))
         except Exception as failure:
-            is_custom = isinstance(error, UnsupportedOperatorException)
-            raise (RuntimeError(f"{failure}: {advice}") if is_custom else failure) from error
+            raise RuntimeError(f"{advice}; on the CPU: {in_a_line(failure)}") from error
         return self._without_numbers(made)
 
     def _without_numbers(self, made: Any) -> Any:
@@ -307,7 +311,7 @@ def _place_of_question() -> str:
     frame: Any = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if file == _WALK:
+        if file == _WALK and frame.f_code.co_name == "__init__":  # where the step was begun
             break
         if not file.startswith((_TORCH, _OWN, "<")):
             return f"{Path(file).name}:{frame.f_lineno}"

@@ -169,6 +169,8 @@ def walk_through(
                     if with_values
                     else _walk_on_shapes(model, batch, precision, take)
                 )
+            except WorkloadError:  # no other way will do
+                raise
             except Exception as error:  # it runs the user's code: anything can happen
                 let_handlers_raise(error)
                 reasons.append(in_a_line(error))
@@ -182,6 +184,8 @@ def walk_through(
                     reasons.append("no matrix product or convolution was found in the step")
     if has_values and not may_compute:
         reasons.append(_NEEDS_VALUES)
+    elif any(t.is_meta for t in tensors_in(batch)):
+        reasons.append("the batch has no values: one on the CPU shows lengths and masks")
     reason = "; ".join(dict.fromkeys(reasons)) or "no input for its forward is in the batch"
     raise WorkloadError(f"{type(model).__name__} could not be walked through: {reason}")
 
@@ -208,7 +212,7 @@ def _walk_on_shapes(model: nn.Module, batch: Any, precision: str, take: Step) ->
 def _walk_with_values(model: nn.Module, batch: Any, precision: str, take: Step) -> Walk:
     """A walk that computes, with parameters of 0."""
     walk = _walk_copy(model, batch, precision, take, None)
-    walk.notes = ("it was run with values, as it does not run on shapes alone",)
+    walk.notes = ("it was run with values, and parameters of 0: it does not run on shapes alone",)
     return walk
 
 
