@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from energyest.display import in_a_line
 from energyest.errors import WorkloadError
 from energyest.measure.signals import let_handlers_raise
 from energyest.profiling.batches import map_tensors, tensors_in
+from energyest.profiling.flop_rules import arithmetic, has_rule, plain_name, product_of
 from energyest.profiling.model_copy import (
     bare_copy,
     generators_restored,
@@ -66,7 +69,7 @@ class Walk:
         precision: str,
         modules: nn.Module,
         inputs: Any,
-        most_flops: float = float("inf"),
+        most_flops: float = math.inf,
     ) -> None:
         self.log = _BoundedLog(most_flops)
         self.has_gradients = True
@@ -117,20 +120,31 @@ class Walk:
 
 
 class _BoundedLog(OperationLog):
-    """Ends a step that has more FLOPs than it may."""
+    """Ends a step that has more FLOPs than it may, before they are computed."""
 
     def __init__(self, most_flops: float) -> None:
         super().__init__()
         self._most_flops = most_flops
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = super().__torch_dispatch__(func, types, args, kwargs)
-        if sum(self.flops.values()) > self._most_flops:
-            raise RuntimeError(
-                "it does not run on shapes alone, and with values, on the CPU, a step may have"
-                f" {self._most_flops:.0e} FLOPs: describe it with a smaller batch"
-            )
-        return out
+        if self._most_flops < math.inf and has_rule(func):
+            with suppress(Exception):
+                with FakeTensorMode(allow_non_fake_inputs=True):
+                    out = func(*args, **(kwargs or {}))
+                self._most_flops -= arithmetic(
+                    plain_name(func, args),
+                    func,
+                    args,
+                    kwargs or {},
+                    out,
+                    product_of(func, args, out),
+                )
+            if self._most_flops < 0:
+                raise WorkloadError(
+                    "the step does not run on shapes alone, and with values, on the CPU, it may"
+                    f" have {_MOST_FLOPS_WITH_VALUES:.0e} FLOPs: describe it with a smaller batch"
+                )
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
 
 def _place(tensor: Tensor) -> int:
@@ -262,7 +276,7 @@ def _walk_copy(
             inputs = map_tensors(batch, lambda tensor: _without_values(tensor, given))
             _give_values(shapes, batch, given)
             shapes.keeps_constants = True  # weights and batch are made, and without values
-            most_flops = float("inf")
+            most_flops = math.inf
         train_as(duplicate, training)
         with _gradients_withheld(model):
             return Walk(take, precision, duplicate, inputs, most_flops)
