@@ -31,28 +31,32 @@ def describe_workload(
 ) -> Workload:
     """Walk through one training step of a model and write down what it asks of a GPU.
 
-    Nothing is computed: tensors have shapes alone, so a model of any size takes seconds and no
-    memory to speak of, also one built under `torch.device("meta")`. A model whose forward looks at
-    values (`if x.sum() > 0`) is run on the CPU instead. The model itself is left alone. What is
-    trainable now is what counts as trained.
+    Tensors have shapes alone, so a model of any size takes seconds and no memory to speak of, also
+    one built under `torch.device("meta")`. Where its forward looks at values (`if mask.all()`),
+    those of the batch and its constants count, and others are assumed; the notes say where. What
+    does not run on shapes at all is run on the CPU, if it is small. The model itself is left
+    alone. What is trainable now is what counts as trained.
 
     Args:
         model: any module. A LightningModule is walked through its `training_step`.
         example_batch: a batch as the data loader yields it, of the size to train with: a tensor, a
-            mapping, or a tuple or list of inputs and targets. Values do not matter.
+            mapping, a tuple or list of inputs and targets, or a graph. Values do not matter, but
+            for masks, lengths and others that forward looks at.
         precision: "fp32", "tf32" (matrix products and convolutions in TensorFloat-32), or "bf16"
             or "fp16" with automatic mixed precision.
         optimizer: "sgd", "sgd_momentum", "adamw", …: one of `records.workload.OPTIMIZERS`.
-        loss: called with the model's output and the batch's target (its second item; without one,
-            with the output alone). By default a LightningModule's own, an output's `.loss`, or
-            what fits the shapes: cross-entropy, squared error, else the sum of the output.
+        loss: called with the model's output and the batch's target (what forward leaves of it;
+            without one, with the output alone). By default a LightningModule's own, an output's
+            `.loss`, or what fits the shapes: cross-entropy, squared error, else the sum of the
+            output.
 
     Returns:
         The workload; its `notes` say what could not be counted.
 
     Raises:
-        WorkloadError: the model cannot be walked through, with the reasons; the batch shows no
-            size; the precision or optimizer is unknown.
+        WorkloadError: the model cannot be walked through, with the reasons; it is sharded; a loop
+            ends when a value says so; the batch shows no size; the precision or optimizer is
+            unknown.
     """
     check_precision_name(precision)
     optimizer = check_optimizer_name(optimizer)
