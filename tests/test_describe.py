@@ -699,6 +699,9 @@ MODELS: dict[str, tuple[Any, Any]] = {
     "if": (lambda: Branch("if"), X),
     "item": (lambda: Branch("item"), X),
     "nonzero": (lambda: Branch("nonzero"), X),
+    "if on meta": (lambda: Branch("if").to("meta"), X.to("meta")),
+    "item on meta": (lambda: Branch("item").to("meta"), X.to("meta")),
+    "nonzero on meta": (lambda: Branch("nonzero").to("meta"), X.to("meta")),
     "compiled": (lambda: torch.compile(mlp()), X),
     "compiled in place": (compiled, X),
     "scripted": (scripted, X),
@@ -842,7 +845,6 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "wrong shape": (mlp, torch.zeros(4, 9), {}, "Sequential could not be walked through"),
     "no product": (nn.ReLU, X, {}, "no matrix product or convolution"),
     "a norm of one": (lambda: nn.BatchNorm1d(8), X[:1], {}, "more than 1 value per channel"),
-    "values on meta": (lambda: Branch("if").to("meta"), X, {}, "could not be walked through"),
     "calls the original": (Sneaky, X, {}, "Sneaky could not be walked through"),
 }
 

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from energyest.errors import WorkloadError
+
 # What a model may hold that is large and takes no part in forward.
 SHARED = (torch.utils.data.Dataset, torch.utils.data.DataLoader)
 _EMPTY = types.CellType()
@@ -26,6 +28,44 @@ _LIBRARIES = {
     *sys.stdlib_module_names,
     *("torch", "torchvision", "numpy", "lightning", "pytorch_lightning", "lightning_fabric"),
 }
+
+
+# Libraries whose hooks belong to a model.
+_HOOKING = {"transformers", "peft"}
+# Modules around a module, by their classes' names, and what of them is not described.
+_WRAPPERS = {
+    "OptimizedModule": "",  # of torch.compile
+    "DataParallel": "it is described as on one GPU, with the whole batch",
+    "DistributedDataParallel": "it is described as on one GPU: messages between GPUs are left out",
+    "DeepSpeedEngine": "it is described as on one GPU: messages between GPUs are left out",
+    "_FabricModule": "",
+}
+_SHARDED = {"FSDPModule", "FullyShardedDataParallel", "DTensor"}
+
+
+def unwrapped(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """The module inside of what is around it for a compiler or several GPUs, and notes on that.
+
+    Raises:
+        WorkloadError: it is wrapped in a way in which it is no more what it was.
+    """
+    notes: list[str] = []
+    while (name := type(model).__name__) in _WRAPPERS:
+        inside = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
+        if not isinstance(inside, nn.Module):
+            break
+        if _WRAPPERS[name]:
+            notes.append(f"of {name}, {_WRAPPERS[name]}")
+        model = inside
+    for part in model.modules():
+        for value in (part, *part.parameters(recurse=False)):
+            names = {kind.__name__ for kind in type(value).__mro__}
+            if found := names & (_SHARDED | {"DistributedDataParallel"}):
+                raise WorkloadError(
+                    f"{type(model).__name__} is wrapped by {min(found)} in part: describe the"
+                    " model before it is wrapped"
+                )
+    return model, tuple(notes)
 
 
 def bare_copy(
@@ -99,15 +139,18 @@ def _detach_from_original(module: nn.Module, device: torch.device) -> None:
         del attributes["forward"]
     module._compiled_call_impl = None
     # Hooks that are functions are the user's: they would take the copy for the model. Those that
-    # are objects are torch's own, such as weight normalisation.
+    # are objects are torch's own, such as weight normalisation. Those of `_HOOKING` are a part of
+    # the step: without `enable_input_require_grads`, a checkpoint passes no gradients on.
     for hooks in (
         module._forward_hooks,
         module._forward_pre_hooks,
         module._backward_hooks,
         module._backward_pre_hooks,
     ):
-        for key in [k for k, hook in hooks.items() if isinstance(hook, types.FunctionType)]:
-            del hooks[key]
+        for key, hook in list(hooks.items()):
+            is_function = isinstance(hook, types.FunctionType)
+            if is_function and hook.__module__.partition(".")[0] not in _HOOKING:
+                del hooks[key]
 
 
 def plain_dtype(tensor: Tensor) -> torch.dtype:

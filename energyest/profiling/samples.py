@@ -245,7 +245,8 @@ def _said(value: Any) -> int | None:
     # Not of a GPU's, which would have to be waited for.
     if isinstance(graph_of, Tensor) and graph_of.device.type == "cpu" and len(graph_of):
         return int(graph_of.max()) + 1
-    return None
+    is_graph = isinstance(getattr(value, "edge_index", None), Tensor)
+    return 1 if is_graph else None
 
 
 def _attributes(value: Any) -> list[Any]:

@@ -5,6 +5,7 @@ The rules are the same wherever a step is taken on a copy: to describe it, or to
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -32,15 +33,15 @@ def possible_steps(
     Args:
         model: a LightningModule is taken through its `training_step`.
         batch: as the data loader yields it.
-        loss: called with the model's output and the batch's target (its second item; without one,
-            with the output alone); None for the model's own or what fits the shapes.
+        loss: called with the model's output and the batch's target (what forward does not take;
+            without one, with the output alone); None for the model's own or what fits the shapes.
         forward_first: try the forward pass before `training_step`, which may do more than compute,
             such as write to a log; and not at all where it could write to data that are shared.
     """
     own = loss is None and callable(getattr(model, "training_step", None))
     if own and not forward_first:
         yield _training_step
-    for index, _ in enumerate(input_candidates(batch)):
+    for index, _ in enumerate(input_candidates(model, batch)):
         yield lambda copy, inputs, i=index: _forward(copy, inputs, loss, i)  # type: ignore[misc]
     if own and forward_first and not holds_data(model):
         yield _training_step
@@ -57,14 +58,25 @@ def _training_step(model: nn.Module, batch: Any) -> Tensor:
 
 
 def _forward(model: nn.Module, batch: Any, loss: Loss | None, index: int) -> Tensor:
-    chosen = list(input_candidates(batch))[index]
-    output = model(**chosen) if isinstance(chosen, Mapping) else model(*chosen)
-    pair = isinstance(batch, list | tuple) and len(batch) > 1
-    target = batch[1] if pair else None
+    inputs, target = list(input_candidates(model, batch))[index]
+    output = model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
     if loss is not None:
-        return _loss_in(loss(output, target) if pair else loss(output))
+        by_place = isinstance(batch, list | tuple)
+        has_two = target is not None and (by_place or _takes_two(loss))
+        return _loss_in(loss(output, target) if has_two else loss(output))
     own = getattr(output, "loss", None)
     return own if isinstance(own, Tensor) else _default_loss(output, target)
+
+
+def _takes_two(loss: Loss) -> bool:
+    """Whether a loss is one of an output and a target, as far as its signature tells."""
+    try:
+        inspect.signature(loss).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # it has none
+        pass
+    return True
 
 
 def _loss_in(value: Any) -> Tensor:

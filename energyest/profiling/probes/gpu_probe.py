@@ -18,6 +18,7 @@ from energyest.gpus import check_precision, resolve_gpu
 from energyest.measure.sensors import Sensor, detect
 from energyest.measure.torch_gpus import address_of
 from energyest.profiling.describe import describe_workload
+from energyest.profiling.model_copy import unwrapped
 from energyest.profiling.step_timing import StepCost, has_values, measure_steps
 from energyest.profiling.training_step import Loss
 from energyest.records.probe import Probe
@@ -77,7 +78,7 @@ def probe(
     except BaseException:
         sensor.close()
         raise
-    model = getattr(model, "_orig_mod", model)
+    model, _ = unwrapped(model)
     with torch.cuda.device(device):
         cost = measure_and_clear(
             model, batch, device, [sensor], workload=workload, steps=steps, loss=loss

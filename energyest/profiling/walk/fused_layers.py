@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 from energyest.profiling.operations import OperationLog, bytes_of
@@ -36,6 +39,8 @@ class FusedLayers(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function, or stand in for it."""
         fused = self._fused.get(func)
+        if getattr(func, "__name__", "") == "flex_attention":  # the operator, not the function
+            return self._flex_attention(*args)
         if fused is None:
             return func(*args, **(kwargs or {}))
         return fused(*args, **(kwargs or {}))
@@ -84,6 +89,48 @@ class FusedLayers(TorchFunctionMode):
         # A final state depends on all that came before it, as the output does.
         first = result.reshape(-1)[:1]
         return (result, *(first.expand(state.shape) for state in states))
+
+    def _flex_attention(
+        self, query: Tensor, key: Tensor, value: Tensor, _: Any, mask: Sequence[Any], *__: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Attention in which blocks of positions see blocks of others, as far as that is known."""
+        pairs = math.prod(query.shape[:-1]) * key.shape[-2] * _share_of_blocks(mask)
+        flops = 2.0 * pairs * (query.shape[-1] + value.shape[-1])
+        shape = (*query.shape[:-1], value.shape[-1])
+        moved = sum(map(bytes_of, (query, key, value))) + math.prod(shape) * query.element_size()
+        out: Tensor = _Fused.apply(  # type: ignore[no-untyped-call]
+            *(self._log, "attention", flops, moved, (0, 0, 0, 1, 1), shape, 0),
+            *(query, key, value),
+        )
+        rows = query.new_empty(query.shape[:-1], dtype=torch.float32)
+        return out, rows, rows.clone()
+
+
+def _share_of_blocks(mask: Sequence[Any]) -> float:
+    """The part of all pairs of blocks that a block mask lets see each other; 1 if not known."""
+    partial_blocks, _, full_blocks = mask[2], mask[3], mask[4]
+    counts = [blocks for blocks in (partial_blocks, full_blocks) if blocks is not None]
+    if any(isinstance(blocks, FakeTensor) for blocks in counts):
+        return 1.0
+    columns = max(int(mask[3].shape[-1]), 1)
+    seen = sum(float(blocks.sum()) for blocks in counts)
+    share: float = seen / (partial_blocks.numel() * columns)
+    return min(share, 1.0)
+
+
+@contextmanager
+def flex_attention_anywhere() -> Iterator[None]:
+    """Let flex_attention be called with tensors of the CPU that need gradients, too."""
+    flex: Any = sys.modules.get("torch.nn.attention.flex_attention")
+    check = getattr(flex, "_validate_device", None)
+    if check is None:
+        yield
+        return
+    flex._validate_device = lambda *_: None
+    try:
+        yield
+    finally:
+        flex._validate_device = check
 
 
 def _attention(
@@ -147,8 +194,10 @@ class _Fused(torch.autograd.Function):
     def backward(ctx: Any, *_: Tensor) -> Any:
         """Gradients of all tensors: cuDNN computes those of the inputs whether asked or not."""
         log, name, flops, moved, product, weights = ctx.recorded
-        times = 2 if any(ctx.needs_input_grad[7 : 7 + weights]) else 1
-        log.add(f"{name}_backward", times * flops, times * moved, product)
+        times = 2.0 if any(ctx.needs_input_grad[7 : 7 + weights]) else 1.0
+        # Attention has five products, of which one is computed again, in place of two.
+        work, bytes_ = (times, times) if weights else (2.5, 2.0)
+        log.add(f"{name}_backward", work * flops, bytes_ * moved, product)
         *tensors, _out = ctx.saved_tensors
         wanted = [
             place <= weights or ctx.needs_input_grad[7 + place] for place in range(len(tensors))

@@ -1,0 +1,335 @@
+"""Running a model on shapes alone, without leaving anything behind that is a shape alone."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
+from torch.multiprocessing import reductions
+
+from energyest.display import in_a_line
+from energyest.errors import WorkloadError
+from energyest.profiling.operations import tensors_of
+from energyest.profiling.walk.assumed_values import (
+    LARGEST_ASSUMED,
+    assumed_values,
+    grouped_product,
+    stand_ins,
+)
+
+# Larger tensors have no values: it is a causal mask of floats for 5,800 positions.
+_LARGEST_KNOWN_bytes = 2**27
+# A loop that asks so often at one place is left by a value that never comes.
+_MOST_QUESTIONS = 2000
+_ATEN = torch.ops.aten
+_LIFT = _ATEN.lift_fresh
+_INDEXED = {_ATEN.index, _ATEN.index_put, _ATEN.index_put_, _ATEN._index_put_impl_}
+_SCALAR = _ATEN._local_scalar_dense
+# What they give does not depend on the values of what they are given.
+_FILLED = {
+    *(_ATEN.zeros_like, _ATEN.ones_like, _ATEN.full_like),
+    *(_ATEN.new_zeros, _ATEN.new_ones, _ATEN.new_full),
+}
+_NOT_TOLD = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedOperatorException,
+)
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_OWN = str(Path(__file__).parents[2]) + os.sep
+_WALK = str(Path(__file__).with_name("walk.py"))
+
+
+class Origin(IntEnum):
+    """Where the values of a tensor come from; what is made of several has the last of theirs."""
+
+    CONSTANT = 0
+    BATCH = 1
+    BATCH_WITHOUT_VALUES = 2  # of "meta": taken as ones, which is a mask without padding
+    ASSUMED = 3
+
+
+class ShapesAlone(FakeTensorMode):
+    """torch's mode of tensors without values, in which some have values nevertheless.
+
+    - **Constants.** A function that a model shares with its copy may keep what it made, as
+      `functools.lru_cache` does for masks and tables of positions. A training that was handed a
+      tensor without values from there would fail. What is made from no other tensor, and what is
+      made from such constants alone, is therefore computed.
+    - **Whole numbers and truth values**, on which shapes and branches may depend. Those of the
+      batch are `given`. Those that follow from numbers without values are assumed: indices, as of
+      `topk`, come equally often, numbers are not equal and no NaN, any other comparison is
+      answered by `answer`.
+
+    Where the model looks at a value that is not known, it gets an assumed one.
+
+    Args:
+        answer: what is assumed where nothing else is likelier.
+
+    Attributes:
+        keeps_constants: whether that is so now, as it is not at first; else nothing has values.
+        questions: where the model has looked at values that are no constants, as (origin, file and
+            line), and how often.
+    """
+
+    def __init__(self, *, answer: bool = True) -> None:
+        super().__init__(allow_non_fake_inputs=True)
+        self.answer = answer
+        self.keeps_constants = False
+        self.questions: Counter[tuple[Origin, str]] = Counter()
+        # By the address of a storage; the weak reference keeps it from being used again.
+        self._origins: dict[int, tuple[Any, Origin]] = {}
+        self._is_inside = False
+        # Where torch has no rule for what comes out, or one that needs values.
+        self._rules: dict[Any, Callable[..., Any]] = {
+            _ATEN._local_scalar_dense: lambda tensor: self._assumed(tensor).flatten()[0].item(),
+            _ATEN.equal: lambda one, other: one is other,
+            _ATEN._pack_padded_sequence: self._packed,
+            getattr(_ATEN, "_grouped_mm", None): grouped_product,
+        }
+
+    def gives(self, tensor: Tensor, origin: Origin) -> None:
+        """Let a tensor have values, which are in it."""
+        storage = tensor.untyped_storage()
+        make: Any = reductions.StorageWeakRef
+        self._origins[storage._cdata] = (make(storage), origin)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Compute an operation on known values; of others, find the shape of what comes out."""
+        kwargs = kwargs or {}
+        if self._is_inside or not self.keeps_constants or not hasattr(func, "_schema"):
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        origin = self._origin_of(func, args, kwargs)
+        if origin is None:
+            return self._unknown(func, types, args, kwargs)
+        if origin is not Origin.CONSTANT and _looks_at_values(func, args):
+            self._asked(origin)
+        return self._computed(origin, func, types, args, kwargs)
+
+    def _computed(self, origin: Origin, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if func._schema.is_mutable:
+            out = func(*args, **kwargs)  # no larger than what it writes to
+        else:
+            if func.overloadpacket is not _SCALAR:
+                shapes = self._shapes_if_told(func, types, args, kwargs)
+                if sum(t.numel() * t.element_size() for t in tensors_of(shapes)) > (
+                    _LARGEST_KNOWN_bytes
+                ):
+                    return shapes
+            try:
+                out = func(*args, **kwargs)
+            except Exception:  # such as one for a GPU that is not there
+                return self._shapes(func, types, args, kwargs)
+        for tensor in tensors_of(out):
+            if tensor.layout == torch.strided:
+                self.gives(tensor, origin)
+        return out
+
+    def _unknown(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """An operation on numbers without values."""
+        packet = func.overloadpacket
+        if _looks_at_values(func, args):
+            self._asked(self._origin_of_question(args))
+        if packet in self._rules:
+            return self._rules[packet](*args, **kwargs)
+        if packet in _FILLED and _is_small_and_whole(*args, **kwargs):
+            filled = func(*stand_ins(args), **kwargs)
+            self.gives(filled, Origin.CONSTANT)
+            return filled
+        if packet is _ATEN.masked_select:
+            packet, func, args = _ATEN.index, _ATEN.index.Tensor, _as_index(*args)
+        if packet in _INDEXED:
+            args = (args[0], self._places(args[1]), *args[2:])
+        if func._schema.is_mutable:
+            self._forget_written(func, args, kwargs)
+        try:
+            out = self._shapes(func, types, args, kwargs)
+        except Exception as error:
+            if not isinstance(error, _NOT_TOLD) and func.namespace in ("aten", "prims"):
+                raise
+            return self._from_stand_ins(func, args, kwargs, error)
+        return self._with_assumed(func, args, out)
+
+    def _shapes(self, *call: Any) -> Any:
+        """What comes out, without values; torch may take the operation apart and come back here."""
+        self._is_inside = True
+        try:
+            return super().__torch_dispatch__(*call)
+        finally:
+            self._is_inside = False
+
+    def _shapes_if_told(self, *call: Any) -> Any:
+        try:
+            return self._shapes(*call)
+        except _NOT_TOLD:
+            return ()  # it is no larger than what it is made from, or nobody knows
+
+    def _origin_of(self, func: Any, args: Any, kwargs: Any) -> Origin | None:
+        """Of what an operation gives; None if it has no values."""
+        if func.overloadpacket is _LIFT:  # of torch.tensor([1.0, 2.0])
+            return None if isinstance(args[0], FakeTensor) else Origin.CONSTANT
+        if kwargs.get("generator") is not None or str(kwargs.get("device", "")) == "meta":
+            return None
+        is_random = torch.Tag.nondeterministic_seeded in func.tags
+        origin = Origin.ASSUMED if is_random else Origin.CONSTANT
+        for tensor in tensors_of([args, kwargs]):
+            known = self._known(tensor)
+            if known is None:
+                return None
+            origin = max(origin, known)
+        return origin
+
+    def _known(self, tensor: Tensor) -> Origin | None:
+        if isinstance(tensor, FakeTensor) or tensor.layout != torch.strided:
+            return None
+        found = self._origins.get(tensor.untyped_storage()._cdata)
+        return found[1] if found else None
+
+    def _origin_of_question(self, args: Any) -> Origin:
+        """Of the values that are looked at: of indices or a mask beside numbers, or of these."""
+        known = [self._known(tensor) for tensor in tensors_of(args[1:])]
+        return max((origin for origin in known if origin is not None), default=Origin.ASSUMED)
+
+    def _asked(self, origin: Origin) -> None:
+        place = _place_of_question()
+        self.questions[origin, place] += 1
+        if origin is Origin.ASSUMED and self.questions[origin, place] > _MOST_QUESTIONS:
+            raise WorkloadError(
+                f"the loop at {place} ends when a value says so, which shapes do not tell:"
+                " describe the model with a fixed number of rounds"
+            )
+
+    def _forget_written(self, func: Any, args: Any, kwargs: Any) -> None:
+        """What is written to has no values any more."""
+        for place, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                given = args[place] if place < len(args) else kwargs.get(argument.name)
+                for tensor in tensors_of([given]):
+                    if self._known(tensor) is not None:
+                        del self._origins[tensor.untyped_storage()._cdata]
+
+    def _places(self, indices: Any) -> list[Any]:
+        """Truth values among indices as the places where they are true."""
+        places: list[Any] = []
+        for index in indices:
+            if index is None or index.dtype not in (torch.bool, torch.uint8):
+                places.append(index)
+                continue
+            origin = self._known(index)
+            found = (index if origin is not None else self._assumed(index)).nonzero()
+            for column in found.unbind(1):
+                self.gives(column, Origin.ASSUMED if origin is None else origin)
+                places.append(column)
+        return places
+
+    def _packed(self, tensor: Tensor, lengths: Tensor, batch_first: bool) -> Any:
+        """A padded sequence without its padding."""
+        origin = self._known(lengths)
+        if origin is None or origin >= Origin.BATCH_WITHOUT_VALUES:
+            longest = tensor.shape[1 if batch_first else 0]
+            lengths = torch.full(lengths.shape, longest, dtype=torch.long)
+        narrow = torch.ones(()).expand(*tensor.shape[:2], 1)
+        data, sizes = _ATEN._pack_padded_sequence(narrow, lengths, batch_first)
+        self.gives(sizes, Origin.ASSUMED if origin is None else origin)
+        return tensor.new_empty((data.shape[0], *tensor.shape[2:])), sizes
+
+    def _from_stand_ins(self, func: Any, args: Any, kwargs: Any, error: Exception) -> Any:
+        """What shapes do not tell is computed, from ones where there are no values."""
+        used = tensors_of([args, kwargs])
+        size = sum(t.numel() * t.element_size() for t in used if isinstance(t, FakeTensor))
+        advice = f"shapes do not tell what {func} gives: torch.library.register_fake teaches them"
+        if size > _LARGEST_KNOWN_bytes:
+            raise RuntimeError(advice) from error
+        try:
+            made = func(*stand_ins(args), **stand_ins(kwargs))
+        except Exception as failure:
+            raise RuntimeError(f"{advice}; on the CPU: {in_a_line(failure)}") from error
+        return self._without_numbers(made)
+
+    def _without_numbers(self, made: Any) -> Any:
+        if isinstance(made, list | tuple):
+            return type(made)(self._without_numbers(item) for item in made)
+        if not isinstance(made, Tensor):
+            return made
+        if made.is_floating_point() or made.is_complex() or made.layout != torch.strided:
+            return self.from_tensor(made)
+        self.gives(made, Origin.ASSUMED)
+        return made
+
+    def _with_assumed(self, func: Any, args: Any, out: Any) -> Any:
+        """Values for the whole numbers and truth values that an operation gives."""
+        if func._schema.is_mutable:
+            return out
+        if any(r.alias_info is not None for r in func._schema.returns):  # views
+            return out
+        if isinstance(out, Tensor):
+            return self._with_assumed_values(func, args, out)
+        if isinstance(out, tuple):
+            return tuple(
+                self._with_assumed_values(func, args, item) if isinstance(item, Tensor) else item
+                for item in out
+            )
+        return out
+
+    def _with_assumed_values(self, func: Any, args: Any, out: Tensor) -> Tensor:
+        values = assumed_values(func, args, out, self.answer)
+        if values is None:
+            return out
+        self.gives(values, Origin.ASSUMED)
+        return values
+
+    def _assumed(self, tensor: Tensor) -> Tensor:
+        """What stands for a tensor whose values are asked for."""
+        return torch.full((), self.answer, dtype=tensor.dtype).expand(tensor.shape)
+
+
+def _looks_at_values(func: Any, args: Any) -> bool:
+    """Whether what an operation gives to Python, or the shape of it, depends on values."""
+    if func.overloadpacket in _INDEXED:
+        return any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+    tags = func.tags
+    return torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags
+
+
+def _place_of_question() -> str:
+    """The file and line outside of torch that runs now."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file == _WALK and frame.f_code.co_name == "__init__":  # where the step was begun
+            break
+        if not file.startswith((_TORCH, _OWN, "<")):
+            return f"{Path(file).name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "the backward pass"
+
+
+def _is_small_and_whole(
+    tensor: Tensor, size: Any = None, *_: Any, dtype: torch.dtype | None = None, **__: Any
+) -> bool:
+    """Whether a tensor like this, of a size of its own perhaps, is of whole numbers, and small."""
+    shape = size if isinstance(size, list | tuple) else tensor.shape
+    dtype = dtype or tensor.dtype
+    is_whole = not (dtype.is_floating_point or dtype.is_complex)
+    return is_whole and math.prod(shape) <= LARGEST_ASSUMED
+
+
+def _as_index(tensor: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """`masked_select` as an index: both have the same shape, but for what is to be repeated."""
+    shape = torch.broadcast_shapes(tensor.shape, mask.shape)
+    return tensor.expand(shape), [mask.expand(shape)]

@@ -1,0 +1,375 @@
+"""One training step of a copy of a model, walked through operation by operation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from energyest.display import in_a_line
+from energyest.errors import WorkloadError
+from energyest.measure.signals import let_handlers_raise
+from energyest.profiling.batches import map_tensors, tensors_in
+from energyest.profiling.flop_rules import arithmetic, has_rule, plain_name, product_of
+from energyest.profiling.model_copy import (
+    bare_copy,
+    generators_restored,
+    in_eval_mode,
+    plain_dtype,
+    plain_operators,
+    train_as,
+)
+from energyest.profiling.operations import OperationLog
+from energyest.profiling.training_step import Step
+from energyest.profiling.walk.fake_tensors import Origin, ShapesAlone
+from energyest.profiling.walk.fused_layers import FusedLayers, flex_attention_anywhere
+
+# What cannot be run on shapes alone is run with values, on the CPU, if that takes seconds and
+# little memory: models of so many parameters, steps of so many FLOPs.
+_MOST_PARAMETERS_WITH_VALUES = 50_000_000
+_MOST_FLOPS_WITH_VALUES = 2e11
+# Tensors of a batch, and whole numbers of a model, keep their values up to this size.
+_LARGEST_GIVEN_bytes = 2**22
+# So many places in the code are named.
+_MOST_PLACES = 3
+_META = torch.device("meta")
+NO_GRADIENT = "the loss depends on no trainable parameter"
+_NEEDS_VALUES = (
+    "it does not run on shapes alone, and with values, on the CPU, only models of up to"
+    f" {_MOST_PARAMETERS_WITH_VALUES / 1e6:.0f} million parameters are run:"
+    " describe a smaller one of its kind"
+)
+
+
+class Walk:
+    """One step of a copy, recorded.
+
+    Args:
+        take: the step.
+        precision: as of `describe_workload`.
+        modules: the copy.
+        inputs: the batch.
+        most_flops: end with an error beyond.
+
+    Attributes:
+        step: what was seen.
+        has_gradients: whether the loss depends on what is trained.
+        notes: what was assumed.
+    """
+
+    def __init__(
+        self,
+        take: Step,
+        precision: str,
+        modules: nn.Module,
+        inputs: Any,
+        most_flops: float = math.inf,
+    ) -> None:
+        self.log = _BoundedLog(most_flops)
+        self.has_gradients = True
+        self.notes: tuple[str, ...] = ()
+        self._module_calls = 0
+        self._saved: dict[int, float] = {}
+        for module in modules.modules():
+            with suppress(Exception):  # a scripted module takes no hook
+                module.register_forward_pre_hook(self._called)
+        # Half-precision formats are of one size; the CPU's autocast knows this one best.
+        mixed = torch.autocast("cpu", torch.bfloat16, enabled=precision in ("bf16", "fp16"))
+        keep = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
+        # Neither weights nor the batch: they are there anyway.
+        held = [*modules.parameters(), *tensors_in(inputs)]
+        # In the backward pass too: checkpointed layers are run there once more.
+        with self.log, keep, FusedLayers(self.log):
+            with mixed:
+                end = take(modules, inputs)
+            if end.requires_grad:
+                # As `end.backward()`, which would put `FusedLayers` out of action.
+                engine: Any = torch.autograd.Variable._execution_engine
+                start = (torch.ones_like(end),)
+                engine.run_backward(
+                    (end,), start, False, False, (), allow_unreachable=True, accumulate_grad=True
+                )
+            elif any(parameter.requires_grad for parameter in modules.parameters()):
+                self.has_gradients = False
+        if self.log.failure is not None:
+            raise self.log.failure
+        own = {_place(tensor) for tensor in held if tensor.layout == torch.strided}
+        saved = sum(size for place, size in self._saved.items() if place not in own)
+        self.step = self.log.as_step(self._module_calls, saved)
+
+    @property
+    def has_products(self) -> bool:
+        """Whether anything was seen that a GPU's matrix units compute."""
+        return any(operation.flops for operation in self.step.operations)
+
+    def _called(self, *_: Any) -> None:
+        self._module_calls += 1
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        if self.log.phase == "backward":  # of a checkpointed layer, for a moment
+            return tensor
+        with suppress(NotImplementedError, RuntimeError):  # no storage, as of a sparse tensor
+            self._saved[_place(tensor)] = float(tensor.untyped_storage().nbytes())
+        return tensor
+
+
+class _BoundedLog(OperationLog):
+    """Ends a step that has more FLOPs than it may, before they are computed."""
+
+    def __init__(self, most_flops: float) -> None:
+        super().__init__()
+        self._most_flops = most_flops
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._most_flops < math.inf and has_rule(func):
+            with suppress(Exception):
+                with FakeTensorMode(allow_non_fake_inputs=True):
+                    out = func(*args, **(kwargs or {}))
+                self._most_flops -= arithmetic(
+                    plain_name(func, args),
+                    func,
+                    args,
+                    kwargs or {},
+                    out,
+                    product_of(func, args, out),
+                )
+            if self._most_flops < 0:
+                raise WorkloadError(
+                    "the step does not run on shapes alone, and with values, on the CPU, it may"
+                    f" have {_MOST_FLOPS_WITH_VALUES:.0e} FLOPs: describe it with a smaller batch"
+                )
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+def _place(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def walk_through(
+    model: nn.Module,
+    batch: Any,
+    precision: str,
+    steps: list[Step],
+    *,
+    needs_gradients: bool = True,
+) -> Walk:
+    """The first of the possible steps that can be walked through.
+
+    Args:
+        model: what is walked through, on a copy.
+        batch: the batch.
+        precision: as of `describe_workload`.
+        steps: the possible steps.
+        needs_gradients: refuse a step whose loss depends on nothing that is trained.
+
+    Raises:
+        WorkloadError: none of them can, with the reasons.
+    """
+    reasons: list[str] = []
+    size = sum(p.numel() for p in model.parameters())
+    has_values = not any(t.is_meta for t in [*model.parameters(), *tensors_in(batch)])
+    may_compute = has_values and size <= _MOST_PARAMETERS_WITH_VALUES
+    for with_values in (False, True) if may_compute else (False,):
+        for take in steps:
+            try:
+                walk = (
+                    _walk_with_values(model, batch, precision, take)
+                    if with_values
+                    else _walk_on_shapes(model, batch, precision, take)
+                )
+            except WorkloadError:  # no other way will do
+                raise
+            except Exception as error:  # it runs the user's code: anything can happen
+                let_handlers_raise(error)
+                reasons.append(in_a_line(error))
+            else:
+                if needs_gradients and not walk.has_gradients:
+                    reasons.append(f"TypeError: {NO_GRADIENT}")
+                # Without a loss, norms alone will do.
+                elif walk.has_products or (not needs_gradients and walk.step.forward_flops):
+                    return walk
+                else:
+                    reasons.append("no matrix product or convolution was found in the step")
+    if has_values and not may_compute:
+        reasons.append(_NEEDS_VALUES)
+    elif any(t.is_meta for t in tensors_in(batch)):
+        reasons.append("the batch has no values: one on the CPU shows lengths and masks")
+    reason = "; ".join(dict.fromkeys(reasons)) or "no input for its forward is in the batch"
+    raise WorkloadError(f"{type(model).__name__} could not be walked through: {reason}")
+
+
+def _walk_on_shapes(model: nn.Module, batch: Any, precision: str, take: Step) -> Walk:
+    """A walk in which values that are not known are assumed in the one way or the other."""
+    first_shapes = ShapesAlone(answer=True)
+    first = _walk_copy(model, batch, precision, take, first_shapes)
+    asked = first_shapes.questions
+    if not any(origin is Origin.ASSUMED for origin, _ in asked):
+        first.notes = tuple(_notes_on_questions(asked))
+        return first
+    second_shapes = ShapesAlone(answer=False)
+    walks = [first]
+    with suppress(Exception):
+        walks.append(_walk_copy(model, batch, precision, take, second_shapes))
+    walks.sort(key=lambda walk: walk.step.flops)
+    most = walks[-1]
+    flops = walks[0].step.flops, most.step.flops
+    most.notes = tuple(_notes_on_questions(asked + second_shapes.questions, flops))
+    return most
+
+
+def _walk_with_values(model: nn.Module, batch: Any, precision: str, take: Step) -> Walk:
+    """A walk that computes, with parameters of 0."""
+    walk = _walk_copy(model, batch, precision, take, None)
+    walk.notes = ("it was run with values, and parameters of 0: it does not run on shapes alone",)
+    return walk
+
+
+def _notes_on_questions(asked: Any, flops: tuple[float, float] = (0.0, 0.0)) -> Iterator[str]:
+    """What is to be said of the values that a forward has looked at."""
+    for origin, said in (
+        (Origin.BATCH, "values of the batch, on which its operations may depend"),
+        (Origin.BATCH_WITHOUT_VALUES, "values of the batch, which were taken as without padding"),
+        (Origin.ASSUMED, "values that shapes do not tell"),
+    ):
+        places = sorted({place for kind, place in asked if kind is origin})
+        if not places:
+            continue
+        named = ", ".join(places[:_MOST_PLACES]) + (", …" if len(places) > _MOST_PLACES else "")
+        note = f"the step looks at {said} ({named})"
+        least, most = flops
+        if origin is Origin.ASSUMED and most > least:
+            note += f": it has {least:.3g} to {most:.3g} FLOPs, of which the most was taken"
+        elif origin is Origin.ASSUMED:
+            note += ": they were assumed"
+        yield note
+
+
+def _walk_copy(
+    model: nn.Module, batch: Any, precision: str, take: Step, shapes: ShapesAlone | None
+) -> Walk:
+    """A walk of a copy, on shapes, or else with values."""
+    training = [module.training for module in model.modules()]
+    fused = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
+    # Wherever the caller builds tensors, in which precision, and whether or not with gradients.
+    unmixed = torch.autocast("cpu", enabled=False)
+    usual = (torch.device("cpu"), unmixed, torch.inference_mode(False), plain_operators())
+    own = (fused, flex_attention_anywhere(), generators_restored(model), in_eval_mode(model))
+    with ExitStack() as stack:
+        for context in (*usual, *own):
+            stack.enter_context(context)
+        if shapes is None:
+            duplicate = bare_copy(model, torch.device("cpu"))
+            inputs = map_tensors(batch, _with_values)
+            most_flops = _MOST_FLOPS_WITH_VALUES
+        else:
+            given = _given(model, batch)
+            stack.enter_context(shapes)
+            copies: dict[int, Any] = {}
+            duplicate = bare_copy(model, _META, copies)
+            _give_shapes(duplicate, {id(copies[i]): t for i, t in given.items() if i in copies})
+            inputs = map_tensors(batch, lambda tensor: _without_values(tensor, given))
+            _give_values(shapes, batch, given)
+            shapes.keeps_constants = True  # weights and batch are made, and without values
+            most_flops = math.inf
+        train_as(duplicate, training)
+        with _gradients_withheld(model):
+            return Walk(take, precision, duplicate, inputs, most_flops)
+
+
+@contextmanager
+def _gradients_withheld(model: nn.Module) -> Iterator[None]:
+    """Keep gradients from the model: a function that its copy shares with it may call it."""
+    # One of inference mode could not be given back what is taken from it, and gets no gradient.
+    trainable = [p for p in model.parameters() if p.requires_grad and not p.is_inference()]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def _given(model: nn.Module, batch: Any) -> dict[int, Tensor]:
+    """Copies of what has values on shapes alone too, by `id` of each tensor.
+
+    Shapes may depend on whole numbers and truth values, as on lengths, and branches, as on masks.
+    Those of a model count, and all of a batch that is small.
+    """
+    of_model = (
+        value
+        for module in model.modules()
+        for value in (*module.buffers(recurse=False), *vars(module).values())
+        if isinstance(value, Tensor) and not value.is_meta and _is_whole(value)
+    )
+    of_batch = (t for t in tensors_in(batch) if _is_whole(t) or not t.is_meta)
+    return {
+        id(tensor): (
+            torch.ones(tensor.shape, dtype=tensor.dtype)
+            if tensor.is_meta
+            else tensor.detach().to("cpu", plain_dtype(tensor), copy=True)
+        )
+        for tensor in (*of_model, *of_batch)
+        if tensor.layout == torch.strided
+        and not tensor.is_nested
+        and tensor.numel() * tensor.element_size() <= _LARGEST_GIVEN_bytes
+    }
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized)
+
+
+def _give_values(shapes: ShapesAlone, batch: Any, given: dict[int, Tensor]) -> None:
+    """Tell which tensors have values, and from where."""
+    of_batch = {id(tensor): tensor for tensor in tensors_in(batch)}
+    for key, copy in given.items():
+        if key not in of_batch:
+            shapes.gives(copy, Origin.CONSTANT)
+        elif of_batch[key].is_meta:
+            shapes.gives(copy, Origin.BATCH_WITHOUT_VALUES)
+        else:
+            shapes.gives(copy, Origin.BATCH)
+
+
+def _give_shapes(duplicate: nn.Module, made: dict[int, Tensor]) -> None:
+    """Tensors of a CPU without values, in place of meta tensors: mixed precision knows them.
+
+    Args:
+        duplicate: the copy, on "meta".
+        made: by the `id` of a tensor, what to put in its place; filled in.
+    """
+
+    def shape_of(tensor: Tensor) -> Tensor:
+        if id(tensor) not in made:
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+            made[id(tensor)] = (
+                nn.Parameter(empty, requires_grad=tensor.requires_grad)
+                if isinstance(tensor, nn.Parameter)
+                else empty
+            )
+        return made[id(tensor)]
+
+    for module in duplicate.modules():
+        for table in (module._parameters, module._buffers, vars(module)):
+            values: Any = table
+            for name, value in list(values.items()):
+                if isinstance(value, Tensor) and value.is_meta:
+                    values[name] = shape_of(value)
+
+
+def _with_values(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", plain_dtype(tensor), copy=True)
+
+
+def _without_values(tensor: Tensor, given: dict[int, Tensor]) -> Tensor:
+    """On the CPU, with the values that are given, if any."""
+    if id(tensor) in given:
+        return given[id(tensor)]
+    return torch.empty(tensor.shape, dtype=plain_dtype(tensor))
