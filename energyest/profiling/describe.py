@@ -13,6 +13,7 @@ from energyest.display import in_a_line
 from energyest.errors import WorkloadError
 from energyest.measure.signals import let_handlers_raise
 from energyest.profiling.batches import tensors_in, unshared
+from energyest.profiling.execution import is_compiled, layout_of
 from energyest.profiling.model_copy import plain_dtype, unwrapped
 from energyest.profiling.operations import TRAINING_TO_FORWARD, FlopCount, WatchedStep
 from energyest.profiling.samples import batch_size
@@ -51,7 +52,8 @@ def describe_workload(
             output.
 
     Returns:
-        The workload; its `notes` say what could not be counted.
+        The workload; its `notes` say what could not be counted. Its `layout` is that of the model's
+        weights or the batch's images, and it is `compiled` if the model or a part of it is.
 
     Raises:
         WorkloadError: the model cannot be walked through, with the reasons; it is sharded; a loop
@@ -64,6 +66,7 @@ def describe_workload(
         raise WorkloadError(f"model is a {type(model).__name__}: it must be a torch.nn.Module")
     if loss is not None and not callable(loss):
         raise WorkloadError(f"loss is a {type(loss).__name__}: it must be callable")
+    compiled = is_compiled(model)
     model, around = unwrapped(model)
     if any(is_lazy(p) for p in model.parameters()):
         raise WorkloadError(
@@ -77,7 +80,7 @@ def describe_workload(
     samples = batch_size(example_batch) or 1
     workload = workload_of(walk.step, model, example_batch, samples, precision, optimizer)
     notes = (*workload.notes, *around, *walk.notes, *_notes_on_types(model))
-    return replace(workload, notes=notes)
+    return replace(workload, notes=notes, compiled=compiled or workload.compiled)
 
 
 def count_flops(model: nn.Module, batch: Any, samples: int | None = None) -> FlopCount:
@@ -148,6 +151,8 @@ def workload_of(
         saved_bytes=step.saved_bytes,
         input_bytes=float(sum(t.numel() * t.element_size() for t in tensors_in(batch))),
         loop="lightning" if is_lightning(model) else "plain",
+        layout=layout_of(model, batch),
+        compiled=any(is_compiled(part) for part in model.modules()),
         notes=(f"the arithmetic of {names} is not counted",) if names else (),
     )
 

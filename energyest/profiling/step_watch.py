@@ -18,6 +18,7 @@ from torch.optim.optimizer import (
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from energyest.profiling.execution import is_compiled
 from energyest.profiling.gradient_costs import GradientCosts
 from energyest.profiling.model_copy import names_within_reach
 from energyest.profiling.operations import OperationLog, Seen, WatchedStep
@@ -167,12 +168,7 @@ def _hidden(part: nn.Module) -> str:
         return "scripted"
     if getattr(part.forward, "__module__", None) == "torch.cuda.graphs":
         return "a CUDA graph"
-    is_compiled = (
-        hasattr(part, "_orig_mod")
-        or getattr(part, "_compiled_call_impl", None) is not None
-        or hasattr(part.forward, "_torchdynamo_orig_callable")
-    )
-    return "compiled" if is_compiled else ""
+    return "compiled" if is_compiled(part) else ""
 
 
 def _backends() -> set[int]:

@@ -246,9 +246,8 @@ def _describe(
     notes = list(workload.notes)
     if stated in ("16-true", "bf16-true"):
         notes.append("weights in half precision are taken as mixed precision")
-    if plan.accumulate_grad_batches > 1:
-        notes.append("the optimizer is taken to step after every batch")
-    return replace(workload, notes=tuple(notes))
+    accumulate = max(int(plan.accumulate_grad_batches), 1)
+    return replace(workload, accumulate=accumulate, notes=tuple(notes))
 
 
 def _as_meta(pre: Estimate, samples: int, validation: int, host_W: float) -> Mapping[str, Any]:
