@@ -155,8 +155,8 @@ def test_gradients_of_a_large_model_wait_for_the_slot(load: Workload) -> None:
     waits_s = asked(large, "A100 PCIe", devices=4).duration_s / steps
     waits_s -= asked(large, "A100 PCIe").duration_s / (512_000 / 512)
     assert sent_s - backward_s < waits_s < sent_s
-    linked = asked(large, "A100", devices=4).duration_s
-    assert linked < asked(large, "A100 PCIe", devices=4).duration_s / 2
+    linked = asked(large, "A100", devices=4).duration_s - asked(large, "A100").duration_s / 4
+    assert linked / steps < waits_s / 5  # nine times as fast, and more of it is hidden
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_a_probe_elsewhere_corrects_the_same_factor(load: Workload) -> None:
 def test_the_nearer_the_two_gpus_the_narrower_the_interval(load: Workload) -> None:
     widths = [
         deviation_of(asked(load, gpu, probe=as_predicted(load, "H100")))
-        for gpu in ("H100", "H200", "A100", "T4")
+        for gpu in ("H100", "H200", "A100", "L4")
     ]
     assert widths[0] == pytest.approx(PROBE_DEVIATION)
     assert widths == sorted(widths)

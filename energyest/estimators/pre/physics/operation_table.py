@@ -44,6 +44,13 @@ _LANES = {
 # GH100) and 0.92 to 0.97 before, GA100 included (public measurements of SGEMM). The parameters are
 # of the former. Kepler's 192 lanes are more than it issues instructions for (Maxwell whitepaper).
 _ROOMY_SINCE, _CROWDED_SINCE, _UNCROWDED = (5, 0), (8, 6), 1.2
+# Board power in W for each TFLOP/s of fp32, by compute capability, of a board that holds its clock
+# while its tensor units are at work: V100 SXM2, Quadro RTX 8000, A100 SXM4, RTX 3090, RTX 4090,
+# H100 SXM5, B200, RTX 5090. Boards of the same chips that may draw less lower their clocks.
+_MOST_WATTS = {
+    **{(7, 0): 19.1, (7, 5): 16.0, (8, 0): 20.5, (8, 6): 9.8, (8, 9): 5.4},
+    **{(9, 0): 10.4, (10, 0): 13.3, (12, 0): 5.5},
+}
 
 
 class OperationTable:
@@ -81,6 +88,7 @@ class OperationTable:
         # do in a clock.
         self.width = self.peak / clocks
         self.bytes_per_clock = self.bandwidth / clocks
+        self.watts = np.array([_watts_of_reference(gpu) for _, gpu in pairs])[self._of]
         # The compiler lays convolutions out so, whatever the model does.
         last = [w.layout == "channels_last" or w.compiled for w, _ in pairs]
         self.is_channels_last = np.array(last)[self._of]
@@ -191,6 +199,13 @@ def _clocks_per_s(gpu: Gpu) -> float:
     """Clocks of all multiprocessors: in one, a lane does a multiplication and an addition."""
     lanes = _LANES.get(gpu.compute_capability or (0, 0), 128)
     return gpu.peak_flops_per_s.get("fp32", np.nan) / (2 * lanes)
+
+
+def _watts_of_reference(gpu: Gpu) -> float:
+    """Board power for each FLOP/s of fp32, in that of the board of its chips that has most; ≤ 1."""
+    most_W = _MOST_WATTS.get(gpu.compute_capability or (0, 0), np.nan)
+    share = gpu.tdp_W / (gpu.peak_flops_per_s.get("fp32", np.nan) / 1e12) / most_W
+    return min(share, 1.0) if share > 0 else 1.0
 
 
 def _format(workload: Workload, gpu: Gpu) -> int:

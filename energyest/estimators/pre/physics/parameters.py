@@ -65,6 +65,9 @@ STEP: dict[str, Guess] = {
     "split": (0.5, 0.5),
     "thin_columns": (16.0, 1.0),
     "thin_depth": (32.0, 1.0),
+    # How the clock falls where a board may draw less than others of its chips: an exponent. A power
+    # limit shows a third (`limits.py`).
+    "clock": (0.33, 0.3),
     # Seconds to start an operation on the GPU, and each step of a recurrent one.
     "start_s": (3e-6, 0.4),
     "start_conv_s": (8e-6, 0.5),

@@ -146,7 +146,8 @@ def _math_s(table: OperationTable, p: Parameters) -> Array:
     thick = thick * table.depth / (table.depth + p["thin_depth"])
     is_product = (table.kind == MATMUL) | (table.kind == CONV) | (table.kind == GROUPED)
     share = share * np.where(is_product, filled * thick, 1.0)
-    seconds: Array = table.flops / (rate * share)
+    clock = table.watts ** p["clock"]
+    seconds: Array = table.flops / (rate * share * clock)
     return seconds
 
 
