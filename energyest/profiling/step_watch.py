@@ -167,6 +167,8 @@ def _hidden(part: nn.Module) -> str:
         return "scripted"
     if getattr(part.forward, "__module__", None) == "torch.cuda.graphs":
         return "a CUDA graph"
+    if isinstance(part, nn.DataParallel):
+        return "spread over the threads of several GPUs"
     is_compiled = (
         hasattr(part, "_orig_mod")
         or getattr(part, "_compiled_call_impl", None) is not None
