@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing_extensions import override
 from energyest.adapters.monitor import Monitor
 from energyest.adapters.processes import Place, default_folder
 from energyest.carbon import Intensity, co2e_kg
-from energyest.errors import ConfigurationError
+from energyest.errors import ConfigurationError, TraceError
 from energyest.huggingface import checkpoint_file, model_card
 from energyest.huggingface.base import TrainerCallback, check_installed
 from energyest.huggingface.calls import CallWatch, TrainerCall, call_of
@@ -28,6 +29,8 @@ from energyest.tracking.progress import BatchSize
 
 if TYPE_CHECKING:
     from transformers import Trainer
+
+log = logging.getLogger("energyest")
 
 
 class EnergyCallback(Monitor, TrainerCallback):
@@ -315,15 +318,18 @@ class EnergyCallback(Monitor, TrainerCallback):
             args.process_index, args.local_process_index, args.world_size, number=str(number)
         )
 
-    @never_raises
     def _load(self, call: TrainerCall, place: Place) -> None:
         """A training is resumed: what had it cost?"""
-        if call.checkpoint is not None:
-            self._resumes_at = checkpoint_file.load(Path(call.checkpoint), place.number)
+        why = "the checkpoint holds no record of energy"
+        try:
+            if call.checkpoint is not None:
+                self._resumes_at = checkpoint_file.load(Path(call.checkpoint), place.number)
+        except TraceError as error:
+            why = str(error)
+            log.warning("energyest: %s", error)
         if self._resumes_at is None and self._session is not None:
             self._session.note(
-                "the training goes on from a checkpoint that holds no record of its energy: what "
-                "it had cost before is not in this trace"
+                f"what the training had cost before its checkpoint is not in this trace: {why}"
             )
 
     @never_raises
