@@ -488,6 +488,24 @@ def test_a_callback_that_no_trainer_calls(caplog: pytest.LogCaptureFixture) -> N
     assert len(callback.trace) == 0
 
 
+def test_a_batch_costs_microseconds(tmp_path: Path) -> None:
+    model, took_s = encoder(), []
+    callback = callback_of(count_flops=False, every_n_steps=10**6)
+    batch = {"input_ids": torch.zeros(4, 12), "labels": torch.zeros(4)}
+
+    def measure(_: Any) -> None:
+        for _ in range(5):
+            began_s = time.thread_time()
+            for _ in range(1000):
+                callback._start_batch(model, batch)
+                callback._end_batch(None)
+            took_s.append(time.thread_time() - began_s)
+
+    make_trainer(model, tmp_path, callback, At("on_step_end", 2, measure)).train()
+    assert callback.trace.column("steps").sum() == 5008
+    assert min(took_s) < 1000 * 100e-6
+
+
 # ---------------------------------------------------------------------- logs
 
 
@@ -601,7 +619,20 @@ def test_the_card_of_a_model_that_is_pushed(tmp_path: Path, monkeypatch: Any) ->
     fields = card.data["co2_eq_emissions"]
     assert fields["emissions"] == pytest.approx(1000 * co2e_kg(callback.total_J, "FR"), rel=1e-3)
     assert fields["geographical_location"] == "France"
-    assert "create_model_card" not in vars(trainer)
+
+
+def test_the_card_of_a_callback_that_was_added_later(tmp_path: Path) -> None:
+    callback = callback_of()
+    trainer = make_trainer(encoder(), tmp_path)
+    trainer.add_callback(callback)
+    for epochs in (1, 2):
+        trainer.args.num_train_epochs = epochs
+        trainer.train()
+        trainer.create_model_card()
+        text = (tmp_path / "README.md").read_text()
+        assert text.count("co2_eq_emissions") == 1
+        kWh = callback.total_J / 3.6e6
+        assert f"{kWh:.4g} kWh" in text
 
 
 # ---------------------------------------------------------------------- where it does not fit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,6 +123,7 @@ class EnergyCallback(Monitor, TrainerCallback):
         if carbon_intensity is not None:
             co2e_kg(0.0, carbon_intensity)
         self._intensity = carbon_intensity
+        self._has_card_of: weakref.ref[Trainer] | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -145,7 +147,9 @@ class EnergyCallback(Monitor, TrainerCallback):
     @never_raises
     def on_init_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A Trainer was made: no event will tell if an exception ends its training."""
-        Tap(call_of(self).trainer, "train", _nothing, self._end_call)
+        trainer = call_of(self).trainer
+        Tap(trainer, "train", _nothing, self._end_call)
+        self._tap_card(trainer)
 
     @never_raises
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -164,6 +168,7 @@ class EnergyCallback(Monitor, TrainerCallback):
             self._load(call, place)
         self._plan = plan = TrainerPlan(trainer, self._every)
         self._tap(trainer)
+        self._tap_card(trainer)
         self._watch = CallWatch(call.frame, self._end_unnoticed)
         self._start(
             session,
@@ -215,23 +220,6 @@ class EnergyCallback(Monitor, TrainerCallback):
             training.end()
             training.finish()
 
-    @never_raises
-    def on_push_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The model goes to the Hub: its card, which is written next, tells of its emissions."""
-        if self._session is None or not state.is_world_process_zero:
-            return
-        trainer, trace = call_of(self).trainer, self.trace
-
-        @never_raises
-        def add(callback: EnergyCallback, error: BaseException | None) -> None:
-            tap.remove()
-            pretrained = model_card.is_pretrained(trainer)
-            fields = model_card.emissions_of(trace, self._intensity, is_pretrained=pretrained)
-            if error is None:
-                model_card.add_emissions(Path(args.output_dir) / "README.md", fields)
-
-        tap = Tap(trainer, "create_model_card", _nothing, lambda error: add(self, error))
-
     # ------------------------------------------------------------------ batches and evaluations
 
     def _tap(self, trainer: Trainer) -> None:
@@ -243,6 +231,19 @@ class EnergyCallback(Monitor, TrainerCallback):
         }
         for name, (before, after) in methods.items():
             self._taps.append(Tap(trainer, name, before, after))
+
+    def _tap_card(self, trainer: Trainer) -> None:
+        """From now on, whenever the model's card is written, it tells of the emissions."""
+        if self._has_card_of is None or self._has_card_of() is not trainer:
+            self._has_card_of = weakref.ref(trainer)
+            Tap(trainer, "create_model_card", _nothing, lambda e: self._end_card(trainer, e))
+
+    @never_raises
+    def _end_card(self, trainer: Trainer, error: BaseException | None) -> None:
+        if error is None and self._session is not None and trainer.is_world_process_zero():
+            pretrained = model_card.is_pretrained(trainer)
+            fields = model_card.emissions_of(self.trace, self._intensity, is_pretrained=pretrained)
+            model_card.add_emissions(Path(trainer.args.output_dir) / "README.md", fields)
 
     @never_raises
     def _start_batch(self, model: nn.Module, inputs: Any, *_: Any, **__: Any) -> None:
@@ -364,7 +365,7 @@ class EnergyCallback(Monitor, TrainerCallback):
     @override
     def __getstate__(self) -> dict[str, Any]:
         # They hold the Trainer, and a thread.
-        own = dict.fromkeys(("_plan", "_watch", "_model", "_batch"))
+        own = dict.fromkeys(("_plan", "_watch", "_model", "_batch", "_has_card_of"))
         return {**super().__getstate__(), **own, "_taps": [], "_log": EnergyLog()}
 
     # ------------------------------------------------------------------ in the wrong Trainer
