@@ -497,8 +497,8 @@ def test_a_batch_costs_microseconds(tmp_path: Path) -> None:
         for _ in range(5):
             began_s = time.thread_time()
             for _ in range(1000):
-                callback._start_batch(model, batch)
-                callback._end_batch(None)
+                callback._steps._start_batch(model, batch)
+                callback._steps._end_batch(None)
             took_s.append(time.thread_time() - began_s)
 
     make_trainer(model, tmp_path, callback, At("on_step_end", 2, measure)).train()

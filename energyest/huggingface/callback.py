@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
 from energyest.adapters.monitor import Monitor
@@ -21,6 +19,7 @@ from energyest.huggingface.base import TrainerCallback, check_installed
 from energyest.huggingface.calls import CallWatch, TrainerCall, call_of
 from energyest.huggingface.logs import EnergyLog
 from energyest.huggingface.run_metadata import facts_of
+from energyest.huggingface.steps import TrainerSteps
 from energyest.huggingface.taps import Tap
 from energyest.huggingface.trainer_plan import TrainerPlan
 from energyest.measure.sensors import Kind, Sensor
@@ -124,23 +123,14 @@ class EnergyCallback(Monitor, TrainerCallback):
             co2e_kg(0.0, carbon_intensity)
         self._intensity = carbon_intensity
         self._has_card_of: weakref.ref[Trainer] | None = None
+        self._is_called_by_tap = False
         self._forget()
 
     def _forget(self) -> None:
         """Nothing is known of a training."""
         self._log = EnergyLog()
-        self._plan: TrainerPlan | None = None
         self._watch: CallWatch | None = None
-        self._taps: list[Tap] = []
-        # What a batch of the training or of an evaluation holds, while it is worked on.
-        self._model: nn.Module | None = None
-        self._batch: Any = None
-        # Evaluations under way, one in the other where there are several data sets.
-        self._evaluations = 0
-        self._data_set = 0
-        self._is_validating = False
-        self._epoch_is_over = False
-        self._failure = ""
+        self._steps: TrainerSteps | None = None
 
     # ------------------------------------------------------------------ events
 
@@ -148,13 +138,13 @@ class EnergyCallback(Monitor, TrainerCallback):
     def on_init_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A Trainer was made: no event will tell if an exception ends its training."""
         trainer = call_of(self).trainer
-        Tap(trainer, "train", _nothing, self._end_call)
+        Tap(trainer, "train", self._begin_call, self._end_call)
         self._tap_card(trainer)
 
     @never_raises
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Begin to measure."""
-        self._stop("interrupted")  # a training before this one that never came to its end
+        self._end_unnoticed()  # a training before this one that never came to its end
         self._forget()
         call = call_of(self)
         trainer = call.trainer
@@ -166,10 +156,10 @@ class EnergyCallback(Monitor, TrainerCallback):
         self._resumes_at = None
         if state.global_step:
             self._load(call, place)
-        self._plan = plan = TrainerPlan(trainer, self._every)
-        self._tap(trainer)
+        plan = TrainerPlan(trainer, self._every)
         self._tap_card(trainer)
-        self._watch = CallWatch(call.frame, self._end_unnoticed)
+        if not self._is_called_by_tap:
+            self._watch = CallWatch(call.frame, self._end_unnoticed)
         self._start(
             session,
             plan,
@@ -177,23 +167,20 @@ class EnergyCallback(Monitor, TrainerCallback):
             log_values=lambda v: self._log.put(trainer, v) if place.rank == 0 else None,
             is_first_rank=place.rank == 0,
         )
+        assert self._training is not None
+        self._steps = TrainerSteps(trainer, plan, self._training)
 
     @never_raises
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """An epoch begins."""
-        self._finish_epoch()
-        if self._training is not None and self._plan is not None:
-            self._plan.start_epoch()
-            self._training.start_epoch()
+        if self._steps is not None:
+            self._steps.start_epoch()
 
     @never_raises
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """An epoch ends, but for its evaluation if that is to come."""
-        if self._training is not None and self._plan is not None:
-            self._plan.end_epoch()
-            self._epoch_is_over = True
-            if not control.should_evaluate:
-                self._finish_epoch()
+        if self._steps is not None:
+            self._steps.end_epoch(is_evaluated=control.should_evaluate)
 
     @never_raises
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -203,8 +190,8 @@ class EnergyCallback(Monitor, TrainerCallback):
     @never_raises
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """What was measured so far goes into the checkpoint: a resumed training goes on from it."""
-        self._finish_epoch()
-        if self._training is not None:
+        if self._training is not None and self._steps is not None:
+            self._steps.finish_epoch()
             position = self._training.position()
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             if state.is_world_process_zero and folder.is_dir():
@@ -213,101 +200,13 @@ class EnergyCallback(Monitor, TrainerCallback):
     @never_raises
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The training is over."""
+        if self._steps is not None:
+            self._steps.finish_epoch()
         self._let_go()
-        self._finish_epoch()
         training, self._training = self._training, None
         if training is not None:
             training.end()
             training.finish()
-
-    # ------------------------------------------------------------------ batches and evaluations
-
-    def _tap(self, trainer: Trainer) -> None:
-        methods: dict[str, tuple[Callable[..., None], Callable[[BaseException | None], None]]] = {
-            "training_step": (self._start_batch, self._end_batch),
-            "evaluate": (self._start_evaluation, self._end_evaluation),
-            "predict": (self._start_evaluation, self._end_evaluation),
-            "prediction_step": (self._start_prediction, self._end_prediction),
-        }
-        for name, (before, after) in methods.items():
-            self._taps.append(Tap(trainer, name, before, after))
-
-    def _tap_card(self, trainer: Trainer) -> None:
-        """From now on, whenever the model's card is written, it tells of the emissions."""
-        if self._has_card_of is None or self._has_card_of() is not trainer:
-            self._has_card_of = weakref.ref(trainer)
-            Tap(trainer, "create_model_card", _nothing, lambda e: self._end_card(trainer, e))
-
-    @never_raises
-    def _end_card(self, trainer: Trainer, error: BaseException | None) -> None:
-        if error is None and self._session is not None and trainer.is_world_process_zero():
-            pretrained = model_card.is_pretrained(trainer)
-            fields = model_card.emissions_of(self.trace, self._intensity, is_pretrained=pretrained)
-            model_card.add_emissions(Path(trainer.args.output_dir) / "README.md", fields)
-
-    @never_raises
-    def _start_batch(self, model: nn.Module, inputs: Any, *_: Any, **__: Any) -> None:
-        if self._training is not None and self._plan is not None:
-            self._model, self._batch = _unwrapped(model), inputs
-            self._training.start_batch(self._model, inputs, self._plan.batches_seen)
-
-    @never_raises
-    def _end_batch(self, error: BaseException | None) -> None:
-        model, batch, self._batch = self._model, self._batch, None
-        if self._training is None or self._plan is None or model is None:
-            return
-        if error is not None:
-            self._failure = type(error).__name__
-            self._training.abandon_batch()
-            return
-        self._plan.count_batch()
-        self._training.end_batch(model, batch)
-
-    @never_raises
-    def _start_evaluation(self, *_: Any, **__: Any) -> None:
-        self._evaluations += 1
-        if self._evaluations == 1:
-            self._data_set = 0
-            # What is evaluated before the first epoch is in none.
-            self._is_validating = self._training is not None and self._training.session.in_row
-            if self._training is not None and self._is_validating:
-                self._training.start_validation()
-
-    @never_raises
-    def _end_evaluation(self, error: BaseException | None) -> None:
-        self._evaluations -= 1
-        self._data_set += 1
-        if error is not None:
-            self._failure = type(error).__name__
-        if self._evaluations == 0 and self._training is not None:
-            if self._is_validating:
-                self._is_validating = False
-                self._training.end_validation()
-            if error is None:
-                self._finish_epoch()
-
-    @never_raises
-    def _start_prediction(self, model: nn.Module, inputs: Any, *_: Any, **__: Any) -> None:
-        if self._training is not None and self._is_validating:
-            self._batch = inputs
-            self._training.start_validation_batch(_unwrapped(model), self._data_set)
-
-    @never_raises
-    def _end_prediction(self, error: BaseException | None) -> None:
-        batch, self._batch = self._batch, None
-        if self._training is None or not self._is_validating:
-            return
-        if error is not None:
-            self._training.abandon_batch()
-        else:
-            self._training.end_validation_batch(batch, self._data_set)
-
-    def _finish_epoch(self) -> None:
-        """The evaluation that belongs to an epoch is over, too, or does not come."""
-        if self._epoch_is_over:
-            self._epoch_is_over = False
-            if self._training is not None:
-                self._training.end_epoch()
 
     # ------------------------------------------------------------------ beginning and end
 
@@ -318,6 +217,19 @@ class EnergyCallback(Monitor, TrainerCallback):
         return Place(
             args.process_index, args.local_process_index, args.world_size, number=str(number)
         )
+
+    def _tap_card(self, trainer: Trainer) -> None:
+        """From now on, whenever the model's card is written, it tells of the emissions."""
+        if self._has_card_of is None or self._has_card_of() is not trainer:
+            self._has_card_of = weakref.ref(trainer)
+            Tap(trainer, "create_model_card", None, lambda e: self._end_card(trainer, e))
+
+    @never_raises
+    def _end_card(self, trainer: Trainer, error: BaseException | None) -> None:
+        if error is None and self._session is not None and trainer.is_world_process_zero():
+            pretrained = model_card.is_pretrained(trainer)
+            fields = model_card.emissions_of(self.trace, self._intensity, is_pretrained=pretrained)
+            model_card.add_emissions(Path(trainer.args.output_dir) / "README.md", fields)
 
     def _load(self, call: TrainerCall, place: Place) -> None:
         """A training is resumed: what had it cost?"""
@@ -333,9 +245,14 @@ class EnergyCallback(Monitor, TrainerCallback):
                 f"what the training had cost before its checkpoint is not in this trace: {why}"
             )
 
+    def _begin_call(self, *_: Any, **__: Any) -> None:
+        """The call of a training begins, and its end will be told of."""
+        self._is_called_by_tap = True
+
     @never_raises
     def _end_call(self, error: BaseException | None) -> None:
         """The call of the training has ended."""
+        self._is_called_by_tap = False
         self._stop("finished" if error is None else f"interrupted by {type(error).__name__}")
 
     @override
@@ -345,8 +262,9 @@ class EnergyCallback(Monitor, TrainerCallback):
 
     @never_raises
     def _end_unnoticed(self) -> None:
-        """An exception has ended the training of a Trainer that was made without this callback."""
-        self._stop(f"interrupted by {self._failure}" if self._failure else "interrupted")
+        """An exception has ended a training, and its call was not told of or goes on."""
+        failure = "" if self._steps is None else self._steps.failure
+        self._stop(f"interrupted by {failure}" if failure else "interrupted")
 
     @override
     def _stop(self, status: str) -> None:
@@ -358,15 +276,16 @@ class EnergyCallback(Monitor, TrainerCallback):
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.close()
-        taps, self._taps = self._taps, []
-        for tap in reversed(taps):
-            tap.remove()
+        steps, self._steps = self._steps, None
+        if steps is not None:
+            steps.leave()
 
     @override
     def __getstate__(self) -> dict[str, Any]:
         # They hold the Trainer, and a thread.
-        own = dict.fromkeys(("_plan", "_watch", "_model", "_batch", "_has_card_of"))
-        return {**super().__getstate__(), **own, "_taps": [], "_log": EnergyLog()}
+        own = dict.fromkeys(("_steps", "_watch", "_has_card_of"))
+        fresh = {"_log": EnergyLog(), "_is_called_by_tap": False}
+        return {**super().__getstate__(), **own, **fresh}
 
     # ------------------------------------------------------------------ in the wrong Trainer
 
@@ -384,12 +303,3 @@ class EnergyCallback(Monitor, TrainerCallback):
         """What Lightning's Trainer calls after that: the error is on its way."""
 
     teardown = on_exception
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model as one process trains it."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
-
-
-def _nothing(*_: Any, **__: Any) -> None:
-    """Do nothing before a method is called."""

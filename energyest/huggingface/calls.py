@@ -6,6 +6,7 @@ an exception has ended a training. All three are seen on the stack of the traini
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback
+
+log = logging.getLogger("energyest")
 
 # So often a look is taken at whether a training goes on.
 LOOK_S = 0.5
@@ -76,7 +79,10 @@ class CallWatch:
         self._thread_id = threading.get_ident()
         self._on_end = on_end
         self._is_closed = threading.Event()
-        threading.Thread(target=self._watch, name="energyest-call-watch", daemon=True).start()
+        try:
+            threading.Thread(target=self._watch, name="energyest-call-watch", daemon=True).start()
+        except RuntimeError as error:  # no more threads: whoever asks will see it
+            log.debug("energyest: the end of the training is not watched for: %s", error)
 
     @property
     def is_over(self) -> bool:

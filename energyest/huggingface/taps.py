@@ -19,7 +19,7 @@ class Tap:
     Args:
         owner: the object.
         name: of the method.
-        before: called with the method's arguments.
+        before: called with the method's arguments; None for nothing.
         after: called with None when the method has returned, or with what it has raised.
     """
 
@@ -27,7 +27,7 @@ class Tap:
         self,
         owner: Any,
         name: str,
-        before: Callable[..., None],
+        before: Callable[..., None] | None,
         after: Callable[[BaseException | None], None],
     ) -> None:
         self._owner, self._name = owner, name
@@ -43,7 +43,8 @@ class Tap:
         """Call the method, and tell of it."""
         if not self._is_on:  # somebody has kept it
             return self._method(*args, **kwargs)
-        self._before(*args, **kwargs)
+        if self._before is not None:
+            self._before(*args, **kwargs)
         try:
             result = self._method(*args, **kwargs)
         except BaseException as error:
