@@ -205,8 +205,10 @@ class EnergyCallback(Monitor, TrainerCallback):
         self._let_go()
         training, self._training = self._training, None
         if training is not None:
-            training.end()
-            training.finish()
+            try:
+                training.end()
+            finally:
+                training.finish()
 
     # ------------------------------------------------------------------ beginning and end
 

@@ -1,7 +1,7 @@
 """`TrainerSteps`: tells a training of epochs, batches and evaluations of a Trainer.
 
-Its events do not show what a batch holds, nor when an evaluation begins, and they tell of the end of
-an epoch before its evaluation: so some of its methods are tapped while it trains.
+Its events do not show what a batch holds, nor when an evaluation begins, and an epoch's end comes
+before its evaluation: so some of its methods are tapped while it trains.
 """
 
 from __future__ import annotations
