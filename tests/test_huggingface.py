@@ -446,13 +446,18 @@ def test_the_trainer_is_as_it_was(tmp_path: Path) -> None:
         return original(*arguments, **options)
 
     trainer.training_step = of_the_user
-    taken = At("on_step_end", 2, lambda _: copies.append(copy.deepcopy(trainer.callback_handler)))
-    trainer.add_callback(taken)
+    trainer.add_callback(At("on_step_end", 2, lambda _: copies.append(copy.deepcopy(trainer))))
     trainer.train()
     assert len(own) == 8
     assert trainer.training_step is of_the_user
     assert not {"evaluate", "predict", "prediction_step"} & set(vars(trainer))
     assert list(callback.trace.column("steps")) == [4, 4]
+    # A copy that was made meanwhile has methods and a callback of its own.
+    (copied,) = copies
+    assert not any(isinstance(value, Tap) for value in vars(copied).values())
+    assert copied.evaluate.__self__ is copied
+    assert copied.callback_handler.callbacks[-2] is not callback
+    assert len(copied.callback_handler.callbacks[-2].trace) == 0
 
 
 def test_a_copy_of_an_object_has_no_tap() -> None:

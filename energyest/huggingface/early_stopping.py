@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 def early_stopping_of(trainer: Trainer) -> dict[str, Any]:
     """What of the trace's meta concerns stopping early; empty where nothing does.
 
+    With a threshold, it is Lightning's rule but for this: the best value moves with improvements
+    that are smaller than the threshold, too.
+
     Args:
         trainer: its callbacks, arguments and state are looked at.
     """
