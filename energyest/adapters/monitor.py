@@ -47,6 +47,9 @@ class Monitor:
         ConfigurationError: an argument is out of its range.
     """
 
+    # By which users know it, whatever a class below it is called.
+    _name = "monitor"
+
     def __init__(
         self,
         folder: str | Path | None,
@@ -153,7 +156,7 @@ class Monitor:
                 meta=meta,
             )
 
-        self._session = session = begin(make, folder, place, type(self).__name__)
+        self._session = session = begin(make, folder, place, self._name)
         if place.rank == 0:
             self._left_by_child.write(session.folder)
         return session

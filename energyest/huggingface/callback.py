@@ -91,6 +91,8 @@ class EnergyCallback(Monitor, TrainerCallback):
         ImportError: transformers is not installed.
     """
 
+    _name = "EnergyCallback"
+
     def __init__(
         self,
         folder: str | Path | None = None,

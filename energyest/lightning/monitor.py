@@ -79,6 +79,8 @@ class EnergyMonitor(Monitor, Callback):
         ConfigurationError: an argument is out of its range. Once training runs, nothing is raised.
     """
 
+    _name = "EnergyMonitor"
+
     def __init__(
         self,
         folder: str | Path | None = None,
