@@ -37,8 +37,9 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def tests_extras(session: nox.Session) -> None:
-    """Tests of what needs the optional packages stumpy and transformers; they are slow to load."""
-    install(session, "dev,fluss,transformers")
+    """Tests beside optional packages: stumpy, peft and TRL; they are slow to load."""
+    install(session, "dev,fluss")
+    session.install("peft>=0.12", "trl>=0.20")
     session.run("python", "-m", "pytest", "tests/extras", *session.posargs)
 
 

@@ -14,6 +14,8 @@
     runs = energyest.tradeoff.collect_runs("lightning_logs")  # one row a run: what to choose next
     energyest.tradeoff.pareto_front(runs, by=["model", "gpu"])
 
+With Hugging Face's Trainer it is `EnergyCallback`, in any other loop `track()`.
+
 What most people use is here. The rest has one address each: `energyest.estimators`, `.tradeoff`,
 `.profiling`, `.plots`, `.carbon`, `.gpus`, `.measure` (sensors) and `.errors`.
 """

@@ -15,6 +15,7 @@ from .estimators.compare import compare_estimators as compare_estimators
 from .estimators.pre.estimate import estimate_pre as estimate_pre
 from .estimators.step.estimate import estimate_step as estimate_step
 from .estimators.step.planned_changes import PlannedChange as PlannedChange
+from .huggingface.callback import EnergyCallback as EnergyCallback
 from .lightning.monitor import EnergyMonitor as EnergyMonitor
 from .measure.sensors import detect as detect
 from .profiling.describe import describe_workload as describe_workload

@@ -30,8 +30,8 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch.utils.data import DataLoader, TensorDataset
 
 from energyest import EnergyMonitor
+from energyest.adapters import monitor as adapters
 from energyest.distributed import rank_exchange as group
-from energyest.lightning import monitor as lightning
 from energyest.measure.sensors import Device, Reading
 from simulation.busy import all_waited_s, held_up_s
 
@@ -119,7 +119,7 @@ class Watch(pl.Callback):
         for name in COLLECTIVES:
             setattr(torch.distributed, name, self.counted(name, getattr(torch.distributed, name)))
         if OPTIONS.get("broken") == str(trainer.global_rank):
-            lightning.Session = None  # type: ignore[assignment,misc]
+            adapters.Session = None  # type: ignore[assignment,misc]
         share = group.RankExchange.share
 
         def timed(*args: Any, **kwargs: Any) -> None:

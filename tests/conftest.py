@@ -31,6 +31,8 @@ _TOGETHER = {
     "forks": ("test_faults.py", "test_ranks.py", "test_lightning.py::test_killed_run"),
     "models of PRE": ("test_pre.py",),
     "regressions": ("test_pre_table.py", "test_pre_published.py"),
+    # What loads transformers, which takes seconds.
+    "Hugging Face": ("test_adapters.py", "test_huggingface", "test_readme.py"),
     "hostile files": ("test_untrusted.py",),
 }
 

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from energyest import EnergyMonitor
+from energyest.adapters.hyperparameters import plain_hyperparameters
 from energyest.errors import ConfigurationError
-from energyest.lightning.hyperparameters import plain_hyperparameters
 from tests.support.cost import costs_at_most
 
 

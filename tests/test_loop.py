@@ -54,6 +54,20 @@ def test_projection_while_running() -> None:
     assert 50 * energy_J.min() <= run.projection.energy_J <= 50 * energy_J.max()
 
 
+def test_a_pause_before_the_start_and_after_the_end_is_none(tmp_path: Path) -> None:
+    run = track(tmp_path / "energy", sensors=[Constant(100)])
+    with run.pause():  # as `count_flops` does
+        time.sleep(EPOCH_S)
+    with run:
+        for _ in run.epochs(2):
+            time.sleep(EPOCH_S / 2)
+    with run.pause():
+        pass
+    trace = load_trace(tmp_path / "energy")
+    assert trace.meta["duration_s"] >= EPOCH_S
+    assert trace.total_J == pytest.approx(100 * trace.meta["duration_s"])
+
+
 def test_own_loop() -> None:
     with track(epochs=10, sensors=[Constant(100)]) as run:
         run.start_epoch()

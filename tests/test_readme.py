@@ -1,7 +1,8 @@
-"""The figures in the README are those that its code gives."""
+"""The code in the README runs, and its figures are those that it gives."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -28,3 +29,37 @@ def test_figures_of_the_notebook_example() -> None:
         if "interval" in comment:
             low, high = format_energy(estimate.lower_J), format_energy(estimate.upper_J)
             assert comment.endswith(f"90 % interval {low} to {high}")
+
+
+@pytest.mark.skipif(not README.exists(), reason="the tests run without the README")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_hugging_face_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    from tests.support.huggingface import encoder, samples
+
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = [block for block in blocks if "EnergyCallback" in block]
+    assert len([line for line in code.splitlines() if line]) <= 8
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_DISABLED", "true")
+    exec(code, names := {"model": encoder(), "data": samples()})
+    assert list(names["callback"].trace.column("samples")) == 3 * [16]
+    assert (tmp_path / "out/energy/meta.json").exists()
+    assert "for 3 epochs in" in capsys.readouterr().out
+
+
+def test_the_hugging_face_script_runs(tmp_path: Path) -> None:
+    script = README.parent / "examples/huggingface.py"
+    if not script.exists():
+        pytest.skip("the tests run without the examples")
+    pytest.importorskip("transformers")
+    spec = importlib.util.spec_from_file_location("huggingface_example", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    trace = module.main(["--epochs", "2", "--texts", "32", "--folder", str(tmp_path)])
+    assert list(trace.column("samples")) == [32, 32]
+    assert (trace.column("validation_s") > 0).all()

@@ -14,6 +14,7 @@ import energyest
 from energyest.records.meta import TraceMeta
 from tests.support.source import MODULES, PACKAGE, ROOT, imports_of, strings_of
 
+ADAPTERS = ("adapters", "lightning", "huggingface")
 # The rooms, from the ground up: each may import those before it, and none after it. A room is a
 # folder or a module at the top.
 ORDER = (
@@ -29,7 +30,7 @@ ORDER = (
         "versions",
     ),
     *("gpus", "records", "measure", "profiling", "estimators"),
-    *("distributed", "tracking", "lightning"),
+    *("distributed", "tracking", *ADAPTERS),
     *("tradeoff", "plots", "cli"),
 )
 # Rooms that an earlier one stands beside, and must not know.
@@ -37,8 +38,9 @@ STRANGERS = {
     "profiling": {"carbon", "estimate"},
     "estimators": {"measure", "profiling"},
     "distributed": {"profiling", "estimators"},
-    "tradeoff": {"measure", "profiling", "distributed", "tracking", "lightning"},
-    "plots": {"measure", "profiling", "distributed", "tracking", "lightning"},
+    "huggingface": {"lightning"},
+    "tradeoff": {"measure", "profiling", "distributed", "tracking", *ADAPTERS},
+    "plots": {"measure", "profiling", "distributed", "tracking", *ADAPTERS},
 }
 # As long and as wide as the house rules allow.
 MOST_LINES, MOST_MODULES, MOST_NAMES = 400, 14, 16

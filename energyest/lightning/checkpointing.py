@@ -7,65 +7,34 @@ apart from the state of a second monitor, and a training that goes on without on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from energyest.checks import is_count, short
+from energyest.adapters.positions import position_of, state_of
 from energyest.errors import TraceError
-from energyest.measure.checkpoint import RunCheckpoint
 from energyest.tracking.continuation import Position
 
-if TYPE_CHECKING:
-    from pytorch_lightning import Callback, Trainer
-
 _KEY = "energyest"
-# More epochs or batches than any training has.
-_MOST = 10**12
 
 
-def save(
-    trainer: Trainer,
-    monitor: Callback,
-    kind: type[Callback],
-    position: Position,
-    checkpoint: dict[str, Any],
-) -> None:
+def save(position: Position, number: str, checkpoint: dict[str, Any]) -> None:
     """Put into a checkpoint what is needed to go on from it: plain numbers, text, lists.
 
     Args:
-        trainer: whose callback the monitor is.
-        monitor: whose run it is.
-        kind: the class of monitors, of which a Trainer may have several.
         position: where the training is, and what it has cost.
+        number: which of the Trainer's monitors it is.
         checkpoint: of the Trainer.
     """
-    checkpoint.setdefault(_KEY, {})[number_of(trainer, monitor, kind)] = {
-        "run": position.earlier.state_dict(),
-        "epoch": position.epoch,
-        "batches": position.batches,
-    }
+    checkpoint.setdefault(_KEY, {})[number] = state_of(position)
 
 
-def load(
-    trainer: Trainer, monitor: Callback, kind: type[Callback], checkpoint: Mapping[str, Any]
-) -> Position | None:
+def load(number: str, checkpoint: Mapping[str, Any]) -> Position | None:
     """What `save` put into a checkpoint; None if there is nothing.
 
     Raises:
         TraceError: there is something else.
     """
     try:
-        state = checkpoint.get(_KEY, {}).get(number_of(trainer, monitor, kind))
-        if state is None:
-            return None
-        epoch, batches = state["epoch"], state["batches"]
-        if not all(is_count(value) and value <= _MOST for value in (epoch, batches)):
-            raise ValueError(f"epoch {short(epoch)} and batch {short(batches)} are no position")
-        return Position(RunCheckpoint.from_state_dict(state["run"]), epoch, batches)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        state = checkpoint.get(_KEY, {}).get(number)
+    except AttributeError as error:
         raise TraceError(f"the checkpoint's record of energy is damaged: {error}") from error
-
-
-def number_of(trainer: Trainer, monitor: Callback, kind: type[Callback]) -> str:
-    """Which of the Trainer's monitors, callbacks of that kind, it is."""
-    alike = [c for c in trainer.callbacks if isinstance(c, kind)]  # type: ignore[attr-defined]
-    return str(next((i for i, callback in enumerate(alike) if callback is monitor), 0))
+    return None if state is None else position_of(state)

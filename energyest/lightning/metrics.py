@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from energyest.adapters.log_names import LogNames
 from energyest.measure.signals import let_handlers_raise
 from energyest.records.trace import EPOCH_COLUMNS
 from energyest.tracking.guard import never_raises
@@ -21,8 +22,6 @@ log = logging.getLogger("energyest")
 _SHOWN = "energy/projected_J"
 # An attribute of the tensors that a monitor puts into `callback_metrics`.
 _MARK = "_is_of_energyest"
-# Where a value goes whose name the training uses itself.
-_PREFIX, _OTHER_PREFIX = "energy/", "energyest/"
 
 
 class EnergyLog:
@@ -37,8 +36,7 @@ class EnergyLog:
     def __init__(self) -> None:
         # What was put into `callback_metrics`, by name.
         self._own: dict[str, torch.Tensor] = {}
-        self._taken: set[str] = set()
-        self._told: set[str] = set()
+        self._names = LogNames()
         # What waits for the loggers, with the number of the step and of the epoch.
         self._waiting: list[tuple[Mapping[str, float], int, int]] = []
 
@@ -83,7 +81,7 @@ class EnergyLog:
         # Behind the public `callback_metrics`, which would compute the training's metrics first.
         connector: Any = trainer._logger_connector
         there = connector._callback_metrics
-        self._taken |= _names_in_use(trainer)
+        self._names.take(_names_in_use(trainer))
         names = {wanted: self._free_name(wanted, there) for wanted in values}
         named = {name: values[wanted] for wanted, name in names.items() if name is not None}
         # One tensor for all: with each that is made, other threads may take their turn.
@@ -98,23 +96,9 @@ class EnergyLog:
 
     def _free_name(self, wanted: str, there: Mapping[str, object]) -> str | None:
         """A name that the training does not use; None if there is none."""
-        for name in (wanted, wanted.replace(_PREFIX, _OTHER_PREFIX, 1)):
-            if name in there and there[name] is not self._own.get(name):
-                self._taken.add(name)
-            if name not in self._taken:
-                break
-        else:
-            name = ""
-        # A second monitor beside this one is no news.
-        is_news = name != wanted and not self.is_own(there.get(wanted))
-        if is_news and wanted not in self._told:
-            self._told.add(wanted)
-            log.warning(
-                "energyest: something else is logged as %s; the monitor's value %s",
-                wanted,
-                f"goes by {name}" if name else "is not logged; it is in the trace",
-            )
-        return name or None
+        both = self._names.candidates(wanted)
+        self._names.take(n for n in both if n in there and there[n] is not self._own.get(n))
+        return self._names.free(wanted, is_news=not self.is_own(there.get(wanted)))
 
 
 class FreshMetrics:

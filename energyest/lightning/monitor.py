@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from energyest.estimate import Estimate
-from energyest.lightning import checkpointing, ddp
+from energyest.adapters.monitor import Monitor
+from energyest.errors import ConfigurationError
+from energyest.lightning import checkpointing, places
 from energyest.lightning.finetuning import planned_flips
 from energyest.lightning.metrics import EnergyLog, FreshMetrics
 from energyest.lightning.namespaces import Callback
 from energyest.lightning.run_metadata import facts_of
-from energyest.lightning.spawn import SharedPath
 from energyest.lightning.trainer_plan import TrainerPlan
 from energyest.measure.sensors import Kind, Sensor
-from energyest.measure.torch_gpus import trained_on, unreadable
-from energyest.records.loading import load_trace
-from energyest.records.trace import EnergyTrace
 from energyest.records.workload import Workload
-from energyest.tracking import checks
 from energyest.tracking.continuation import Position
 from energyest.tracking.guard import never_raises
-from energyest.tracking.live_projection import projection_of
 from energyest.tracking.progress import BatchSize
-from energyest.tracking.session import Session
-from energyest.tracking.track import find_sensors
-from energyest.tracking.training import Training
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
 
-class EnergyMonitor(Callback):
+class EnergyMonitor(Monitor, Callback):
     """Measures the energy of `Trainer.fit`, epoch by epoch, and projects the whole training.
 
         monitor = EnergyMonitor()
@@ -88,6 +79,8 @@ class EnergyMonitor(Callback):
         ConfigurationError: an argument is out of its range. Once training runs, nothing is raised.
     """
 
+    _name = "EnergyMonitor"
+
     def __init__(
         self,
         folder: str | Path | None = None,
@@ -103,70 +96,21 @@ class EnergyMonitor(Callback):
         hparams: Sequence[str] = (),
         batch_size: BatchSize | None = None,
     ) -> None:
-        checks.check_settings(confidence, interval_s, components, batch_size)
-        self._hparams = checks.check_names("hparams", hparams)
-        self._folder = checks.check_folder(folder)
-        self._components = tuple(components)
-        self._every = checks.check_every_n_steps(every_n_steps)
-        self._count_flops = count_flops
-        self._workload = checks.check_workload(workload)
+        super().__init__(
+            folder,
+            components=components,
+            every_n_steps=every_n_steps,
+            count_flops=count_flops,
+            workload=workload,
+            sensors=sensors,
+            interval_s=interval_s,
+            confidence=confidence,
+            hparams=hparams,
+            batch_size=batch_size,
+        )
         self._rehearse = rehearse_finetuning
-        self._sensors = sensors
-        self._interval_s = interval_s
-        self._confidence = confidence
-        self._batch_size = batch_size
-        # What the newest `fit` has cost, also after its end; and how it goes, until then.
-        self._session: Session | None = None
-        self._training: Training | None = None
-        self._has_begun = False
         self._log = EnergyLog()
         self._metrics = FreshMetrics()
-        self._resumes_at: Position | None = None
-        self._left_by_child = SharedPath()
-
-    # ------------------------------------------------------------------ results
-
-    @property
-    def trace(self) -> EnergyTrace:
-        """What was measured so far, of the newest `fit`; also while training runs.
-
-        Of a `fit` in spawned processes, it is read from its folder each time.
-
-        Raises:
-            TraceError: that folder cannot be read.
-        """
-        path = self._left_by_child.read()
-        if path is not None:
-            return load_trace(path)
-        if self._training is not None:
-            return self._training.trace
-        return EnergyTrace({}) if self._session is None else self._session.trace
-
-    @property
-    def projection(self) -> Estimate | None:
-        """Newest estimate of the whole training; None if nothing is known yet.
-
-        On one GPU that PRE knows, it is PRE's at the first batch, to which STEP succeeds as epochs
-        come in; else it is STEP's, from the training's third epoch or so on. With several ranks,
-        rank 0's is of them all.
-        """
-        path = self._left_by_child.read()
-        if path is not None:
-            return projection_of(load_trace(path))
-        return None if self._session is None else self._session.projection
-
-    @property
-    def total_J(self) -> float:
-        """Joules since the training began, before a checkpoint and on all ranks; NaN before it."""
-        if self._left_by_child.read() is not None:
-            return self.trace.total_J
-        return math.nan if self._session is None else self._session.total_J
-
-    @property
-    def folder(self) -> Path | None:
-        """Where the trace is written; None before `fit` or if it is in memory only."""
-        path = self._left_by_child.read()
-        return path if path is not None or self._session is None else self._session.folder
 
     # ------------------------------------------------------------------ hooks
 
@@ -182,42 +126,21 @@ class EnergyMonitor(Callback):
         """Begin to measure."""
         self._stop("interrupted")  # a fit before this one that never came to its end
 
-        def make(folder: Path | None, meta: Mapping[str, Any]) -> Session:
-            root = trainer.strategy.root_device
-            gpus = trained_on(pl_module, root)
-            # Processors and memory are the machine's: one process on it counts them.
-            kinds = [k for k in self._components if k == "gpu" or trainer.local_rank == 0]
-            return Session(
-                find_sensors(gpus, kinds, self._sensors, others=unreadable(root)),
-                folder=folder,
-                interval_s=self._interval_s,
-                confidence=self._confidence,
-                batch_size=self._batch_size,
-                meta=meta,
-            )
-
-        folder = ddp.folder_for(trainer, self._folder)
-        place = checkpointing.number_of(trainer, self, EnergyMonitor)
-        self._session = ddp.begin(trainer, make, folder, place)
-        if trainer.is_global_zero:
-            self._left_by_child.write(self._session.folder)
-        self._session.describe(**facts_of(trainer, pl_module, self._hparams))
+        folder = places.folder_for(trainer, self._folder)
+        place = places.place_of(trainer, self, EnergyMonitor)
+        session = self._begin(pl_module, trainer.strategy.root_device, folder, place)
+        session.describe(**facts_of(trainer, pl_module, self._hparams))
         self._log = EnergyLog()
         self._metrics = FreshMetrics()
         self._metrics.forget(trainer)
-        # Before the start: if Ctrl-C comes during it, the end must come too.
-        self._training = Training(
-            self._session,
+        self._start(
+            session,
             TrainerPlan(trainer, self._every),
-            count_flops=self._count_flops,
-            workload=self._workload,
             take_metrics=lambda: self._metrics.take(trainer),
             # Barebones is without any logging.
             log_values=lambda v: None if trainer.barebones else self._log.put(trainer, v),
+            is_first_rank=trainer.is_global_zero,
         )
-        self._has_begun = True
-        self._continue(trainer)
-        self._session.start()
 
     @never_raises
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -349,7 +272,8 @@ class EnergyMonitor(Callback):
             else:
                 plan = TrainerPlan(trainer, self._every)
                 position = Position(self._session.checkpoint(), plan.epoch, plan.batches_seen)
-            checkpointing.save(trainer, self, EnergyMonitor, position, checkpoint)
+            number = places.place_of(trainer, self, EnergyMonitor).number
+            checkpointing.save(position, number, checkpoint)
 
     @never_raises
     def on_load_checkpoint(
@@ -357,42 +281,36 @@ class EnergyMonitor(Callback):
     ) -> None:
         """A training is resumed; some strategies say so only after it has begun."""
         if trainer.state.fn == "fit":
-            position = checkpointing.load(trainer, self, EnergyMonitor, checkpoint)
+            number = places.place_of(trainer, self, EnergyMonitor).number
+            position = checkpointing.load(number, checkpoint)
             # A tuner's own checkpoint has no position in it and changes nothing; nor does one that
             # a finder of learning rates or batch sizes has made within this very fit.
             if position is None or (self._has_begun and self._is_of_this_run(position)):
                 return
             self._resumes_at = position
             if self._training is not None:
-                self._continue(trainer)
+                self._continue(is_first_rank=trainer.is_global_zero)
+
+    def on_init_end(self, *_: Any, **__: Any) -> None:
+        """What Hugging Face's Trainer calls, which takes another callback."""
+        raise ConfigurationError(
+            "EnergyMonitor is for Lightning's Trainer: Hugging Face's takes EnergyCallback, "
+            "`from energyest import EnergyCallback`"
+        )
+
+    on_train_begin = on_init_end  # of a Trainer that it was added to later
 
     # ------------------------------------------------------------------ inside
 
     def _is_of_this_run(self, position: Position) -> bool:
         return self._session is not None and position.earlier.run_id == self._session.run_id
 
-    def _continue(self, trainer: Trainer) -> None:
-        """Go on where the checkpoint was made, if one was loaded."""
-        position = self._resumes_at
-        if self._training is not None and position is not None:
-            self._training.continue_from(position, is_first_rank=trainer.is_global_zero)
-            self._resumes_at = None
-
     def _flush_log(self, trainer: Trainer, *, is_last: bool = False) -> None:
         if self._log.is_waiting:
             self._log.flush(trainer, is_last=is_last)
 
-    def _stop(self, status: str) -> None:
-        training, self._training = self._training, None
-        if training is not None:
-            training.interrupt(status)
-        elif self._session is not None:  # broken off before there was one, or over
-            self._session.stop(status)
-
     def __getstate__(self) -> dict[str, Any]:
-        # They hold threads and open files, which cannot go to another process; and the Trainer and
-        # its model. (Lightning makes the model's `log` and `log_dict` attributes of a callback.)
-        log = EnergyLog()
-        own = {"_session": None, "_training": None, "_has_begun": False, "_resumes_at": None}
-        kept = {name: v for name, v in vars(self).items() if name not in ("log", "log_dict")}
-        return {**kept, **own, "_log": log, "_metrics": FreshMetrics()}
+        # They hold the Trainer and its model. (Lightning makes the model's `log` and `log_dict`
+        # attributes of a callback.)
+        kept = {n: v for n, v in super().__getstate__().items() if n not in ("log", "log_dict")}
+        return {**kept, "_log": EnergyLog(), "_metrics": FreshMetrics()}

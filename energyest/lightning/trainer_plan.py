@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
+from energyest.adapters.batch_plan import BatchPlan
 from energyest.measure.signals import let_handlers_raise
-from energyest.tracking.plan import TrainingPlan
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
 
 
-class TrainerPlan(TrainingPlan):
+class TrainerPlan(BatchPlan):
     """The plan of a Trainer, of either namespace, as it stands when it is asked.
 
     Args:
@@ -24,15 +24,10 @@ class TrainerPlan(TrainingPlan):
     """
 
     def __init__(self, trainer: Trainer, every_n_steps: int | None) -> None:
+        super().__init__(every_n_steps)
         self._trainer = trainer
-        self._every_n_steps = every_n_steps
 
     # ------------------------------------------------------------------ what is trained
-
-    @property
-    @override
-    def every_n_steps(self) -> int | None:
-        return self._every_n_steps
 
     @property
     @override
@@ -76,52 +71,22 @@ class TrainerPlan(TrainingPlan):
 
     # ------------------------------------------------------------------ rows
 
-    @override
-    def rows(self, rows: int, batches: int) -> float | None:
-        to_come, row = self._batches_to_come(), self.row_batches
-        if row is None or not math.isfinite(to_come):
-            return None
-        if to_come > 0:
-            return rows + to_come / row
-        last = min(1.0, batches / row) or 1.0  # no batch: what is left of a resumed epoch
-        return rows - 1 + last
-
-    @override
-    def rows_at_start(self, rows: int = 0, batches: int = 0) -> float | None:
-        to_come, row = self._batches_to_come(at_start=True), self.row_batches
-        if row is None or not math.isfinite(to_come):
-            return None
-        return rows + (batches + to_come) / row or None
-
-    @property
-    def row_batches(self) -> float | None:
-        """Training batches in a row; None if unknown."""
-        return self._every_n_steps or self._epoch_batches
-
     @property
     @override
-    def rows_in_epoch(self) -> float:
-        if self._every_n_steps is None:
-            return 1.0
-        return self._trainer.num_training_batches / self._every_n_steps
+    def planned_epoch_batches(self) -> float:
+        return self._trainer.num_training_batches
 
     @override
-    def row_samples(self, batch_size: int) -> int | None:
-        batches = self.row_batches
-        if batches is None:
-            return None
-        samples = round(batches * batch_size)
+    def epoch_samples(self, batch_size: int) -> int | None:
         loader: Any = self._trainer.train_dataloader
-        is_cut = getattr(loader, "batch_size", None) == batch_size
-        if self._every_n_steps is None and is_cut and not getattr(loader, "drop_last", True):
-            try:  # the last batch may be smaller; samplers and data sets are users' own
-                there = len(loader.sampler)
-            except Exception as error:
-                let_handlers_raise(error)
-                return samples
-            if samples - batch_size < there < samples:
-                return there
-        return samples
+        is_plain = getattr(loader, "batch_size", None) == batch_size
+        if not is_plain or getattr(loader, "drop_last", True):
+            return None
+        try:  # samplers and data sets are users' own
+            return len(loader.sampler)
+        except Exception as error:
+            let_handlers_raise(error)
+            return None
 
     # ------------------------------------------------------------------ validation
 
@@ -134,7 +99,7 @@ class TrainerPlan(TrainingPlan):
             return None
         if self._every_n_steps is None and epochs is not None:
             return float(epochs)
-        length, row = self._epoch_batches, self.row_batches
+        length, row = self.epoch_batches, self.row_batches
         if epochs is not None or math.isinf(batches):
             if length is None:
                 return None
@@ -168,7 +133,7 @@ class TrainerPlan(TrainingPlan):
         if batches is None or row is None or not trainer.enable_validation:
             return 0.0
         validation = sum(trainer.num_val_batches)
-        length = self._epoch_batches
+        length = self.epoch_batches
         if not math.isfinite(validation) or (within_epochs is not None and length is None):
             return 0.0
         if within_epochs is None:
@@ -198,7 +163,7 @@ class TrainerPlan(TrainingPlan):
 
     def _until_epoch_end(self, remaining_s: float, row_s: float) -> float:
         """Seconds to the end of the epoch in which the time runs out."""
-        length, every = self._epoch_batches, self._every_n_steps
+        length, every = self.epoch_batches, self._every_n_steps
         if length is None or not row_s > 0:
             return remaining_s
         if every is None:
@@ -217,11 +182,12 @@ class TrainerPlan(TrainingPlan):
         progress: Any = self._trainer.fit_loop.epoch_loop.batch_progress.current
         return int(progress.processed)
 
-    def _batches_to_come(self, *, at_start: bool = False) -> float:
+    @override
+    def batches_to_come(self, *, at_start: bool = False) -> float:
         """Training batches from now to the end; infinite if nothing bounds them."""
         trainer = self._trainer
         bounds = [math.inf]
-        length = self._epoch_batches
+        length = self.epoch_batches
         in_epoch: float = self._batches_in_epoch
         # Batches whose gradients wait for the next optimizer step; an epoch's end leaves none.
         pending = self._batches_in_epoch % trainer.accumulate_grad_batches
@@ -238,7 +204,8 @@ class TrainerPlan(TrainingPlan):
         return max(0.0, min(bounds))
 
     @property
-    def _epoch_batches(self) -> float | None:
+    @override
+    def epoch_batches(self) -> float | None:
         """Training batches in an epoch; of a loader without a length, as the epochs so far show."""
         trainer = self._trainer
         if math.isfinite(trainer.num_training_batches):

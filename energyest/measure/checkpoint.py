@@ -236,11 +236,11 @@ def _or_nan(value: Any) -> float:
 
 
 def _numbers(values: Any, name: str) -> FloatArray:
-    """Floats; NaN is one, infinity is not."""
+    """Floats; NaN is one, as None where JSON has none, infinity is not."""
     try:
         if not isinstance(values, list | tuple):
             raise TypeError("it must be a list")
-        vector = np.fromiter(map(float, values), np.float64, len(values))
+        vector = np.fromiter(map(_or_nan, values), np.float64, len(values))
     except (TypeError, ValueError, OverflowError) as error:
         raise TraceError(f"the state of a run: {name} must hold numbers: {error}") from error
     if np.isinf(vector).any():

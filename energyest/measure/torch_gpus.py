@@ -59,9 +59,13 @@ def trained_on(module: torch.nn.Module, root_device: torch.device) -> list[str]:
         root_device: where the process has its inputs, as a Trainer's `strategy.root_device`.
 
     Returns:
-        The addresses of the CUDA devices on which the root device, parameters and buffers are,
+        The addresses of the CUDA devices on which the root device, parameters and buffers are, and
+        of those that `DataParallel` uses,
         each GPU once and that of the root device first; empty if there are none.
     """
     tensors = chain(module.parameters(), module.buffers())
-    devices = dict.fromkeys([root_device, *(tensor.device for tensor in tensors)])
+    # These make a copy of the model on each GPU with each batch.
+    copied = [part for part in module.modules() if isinstance(part, torch.nn.DataParallel)]
+    copies = [torch.device("cuda", index) for part in copied for index in part.device_ids]
+    devices = dict.fromkeys([root_device, *(tensor.device for tensor in tensors), *copies])
     return list(dict.fromkeys(address_of(it) for it in devices if it.type == "cuda"))

@@ -168,6 +168,8 @@ def _hidden(part: nn.Module) -> str:
         return "scripted"
     if getattr(part.forward, "__module__", None) == "torch.cuda.graphs":
         return "a CUDA graph"
+    if isinstance(part, nn.DataParallel):
+        return "spread over the threads of several GPUs"
     return "compiled" if is_compiled(part) else ""
 
 

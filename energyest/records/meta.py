@@ -20,7 +20,7 @@ class TraceMeta(TypedDict, total=False):
     """
 
     #: What tells this run from others; the same in all its processes. Read by `storage`, `loading`,
-    #: `distributed`, `lightning.ddp`, `scores` and `tradeoff.collect`.
+    #: `distributed`, `adapters.processes`, `scores` and `tradeoff.collect`.
     run_id: str
     #: "running", "finished" or what interrupted the run. Read by `storage`, `ranks`,
     #: `tradeoff.collect` and the command line.

@@ -50,7 +50,8 @@ _OF_WHOLE_DEVICE = {"energy_J", "missing_s", "failed_readings", "power_integral_
 class EnergyTrace:
     """What a training run cost, epoch by epoch; finished, running or killed.
 
-    Build one with `EnergyMonitor`, `track`, `load_trace`, `from_epochs` or `from_power`.
+    Build one with `EnergyMonitor`, `EnergyCallback`, `track`, `load_trace`, `from_epochs` or
+    `from_power`.
 
     Attributes:
         epoch_columns: name -> array of shape (epochs,); `EPOCH_COLUMNS` and the logged metrics.

@@ -31,7 +31,7 @@ from energyest.tracking.session import Session
 
 log = logging.getLogger("energyest")
 
-_LIGHTNING_PRECISIONS = {"16": "fp16", "bf16": "bf16", "64": "fp64", "transformer-engine": "fp8"}
+_PRECISIONS = {"16": "fp16", "bf16": "bf16", "64": "fp64", "transformer-engine": "fp8"}
 # The optimizer of most trainings, where one of another name is used: what counts for its cost is
 # how many numbers it keeps for each parameter.
 _USUAL_OPTIMIZER = "adamw"
@@ -180,7 +180,7 @@ def precision_of(stated: str, operations: Sequence[Operation] = ()) -> str:
             TensorFloat-32 is set apart for convolutions, for which torch allows it by default, and
             for matrix products. What has more of the FLOPs decides.
     """
-    for prefix, name in _LIGHTNING_PRECISIONS.items():
+    for prefix, name in _PRECISIONS.items():
         if stated.startswith(prefix):
             return name
     cudnn, products = 0.0, 0.0

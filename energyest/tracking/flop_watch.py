@@ -21,7 +21,7 @@ log = logging.getLogger("energyest")
 # one costs what the one before it did, but for this share.
 _MOST_STEPS = 8
 _SAME = 0.01
-_HOW_TO = "EnergyMonitor(workload=describe_workload(model, batch)) makes them known"
+_HOW_TO = "the argument workload=describe_workload(model, batch) makes them known"
 
 
 class FlopWatch:

@@ -184,6 +184,9 @@ class Session:
     @contextmanager
     def pause(self) -> Iterator[None]:
         """What runs inside is no training: it counts neither in the row nor in the total."""
+        if not self._has_started or self._has_ended:  # then nothing counts anyway
+            yield
+            return
         cuda_synchronize()
         self._recorder.pause()
         try:

@@ -134,6 +134,10 @@ class Training:
             self._first.describe(model, batch, samples, step)
             self._first.estimate()
 
+    def abandon_batch(self) -> None:
+        """A batch was broken off."""
+        self._flops.leave()
+
     def end_epoch(self) -> None:
         """An epoch ends, and with it a row, unless it is an interval that is not full yet."""
         self._flops.leave()  # of a batch that was skipped

@@ -1,7 +1,8 @@
 """What a training in spawned processes leaves to the one that started it: where its trace is.
 
-With `strategy="ddp_spawn"` or `"ddp_notebook"`, `Trainer.fit` runs in child processes, on copies of
-the callbacks. A piece of memory that a monitor shares with its copies carries the answer back.
+With Lightning's `strategy="ddp_spawn"` or `"ddp_notebook"`, and in accelerate's
+`notebook_launcher`, a training runs in child processes, on copies of the callbacks. A piece of
+memory that a monitor shares with its copies carries the answer back.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""What the adapters of training frameworks have in common, whatever the framework."""

@@ -1,0 +1,1 @@
+"""The events of Hugging Face's Trainer, translated into those of `energyest.tracking`."""
