@@ -74,13 +74,40 @@ def test_a_compiled_model_is_seen() -> None:
     assert describe_workload(nn.Sequential(inside), batch).compiled
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_in_half_precision_move_half(dtype: torch.dtype) -> None:
+    """Twice as little of all, and nothing is cast; the FLOPs are the same."""
+    half, single = net().to(dtype), net()
+    batch = (IMAGES, LABELS)
+    found = describe_workload(half, (IMAGES.to(dtype), LABELS), optimizer="adamw")
+    plain = describe_workload(single, batch, optimizer="adamw")
+    mixed = describe_workload(single, batch, optimizer="adamw", precision="bf16")
+    assert found.precision == {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+    assert found.flops_per_step == plain.flops_per_step
+    assert found.optimizer_bytes == plain.optimizer_bytes / 2
+    assert found.bytes_per_step == pytest.approx(plain.bytes_per_step / 2, rel=0.01)
+    assert found.bytes_per_step < mixed.bytes_per_step
+    assert found.saved_bytes < mixed.saved_bytes
+    assert not found.notes
+    assert {p.dtype for p in half.parameters()} == {dtype}
+
+
+def test_half_weights_beside_a_batch_in_single_precision_are_mixed_precision() -> None:
+    found = describe_workload(net().bfloat16(), (IMAGES, LABELS), precision="bf16")
+    mixed = describe_workload(net(), (IMAGES, LABELS), precision="bf16")
+    assert found.operations == mixed.operations
+    assert found.parameter_bytes == 4
+    assert found.notes == ("parameters of torch.bfloat16 are taken as torch.float32",)
+
+
 def test_a_workload_that_was_stored_before_these_fields(load: Workload) -> None:
     new = replace(load, layout="channels_last", compiled=True, accumulate=2, devices=8)
+    new = replace(new, parameter_bytes=2)
     assert Workload.from_dict(new.to_dict()) == new
     old = {
         name: value
         for name, value in new.to_dict().items()
-        if name not in ("layout", "compiled", "accumulate", "devices")
+        if name not in ("layout", "compiled", "accumulate", "devices", "parameter_bytes")
     }
     assert Workload.from_dict(old) == load
 

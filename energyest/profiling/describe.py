@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -14,11 +15,11 @@ from energyest.errors import WorkloadError
 from energyest.measure.signals import let_handlers_raise
 from energyest.profiling.batches import tensors_in, unshared
 from energyest.profiling.execution import is_compiled, layout_of
-from energyest.profiling.model_copy import plain_dtype, unwrapped
+from energyest.profiling.model_copy import half_kept, is_in_half, plain_dtype, unwrapped
 from energyest.profiling.operations import TRAINING_TO_FORWARD, FlopCount, WatchedStep
 from energyest.profiling.samples import batch_size
-from energyest.profiling.training_step import Loss, is_lightning, possible_steps
-from energyest.profiling.walk.walk import NO_GRADIENT, walk_through
+from energyest.profiling.training_step import Loss, Step, is_lightning, possible_steps
+from energyest.profiling.walk.walk import NO_GRADIENT, Walk, walk_through
 from energyest.records.workload import Workload, check_optimizer_name, check_precision_name
 
 
@@ -44,7 +45,8 @@ def describe_workload(
             mapping, a tuple or list of inputs and targets, or a graph. Values do not matter, but
             for masks, lengths and others that forward looks at.
         precision: "fp32", "tf32" (matrix products and convolutions in TensorFloat-32), or "bf16"
-            or "fp16" with automatic mixed precision.
+            or "fp16" with automatic mixed precision. Of a model whose weights are themselves in
+            two bytes, that is their format, whatever is given.
         optimizer: "sgd", "sgd_momentum", "adamw", …: one of `records.workload.OPTIMIZERS`.
         loss: called with the model's output and the batch's target (what forward leaves of it;
             without one, with the output alone). By default a LightningModule's own, an output's
@@ -74,13 +76,32 @@ def describe_workload(
         )
     if not batch_size(example_batch) or next(tensors_in(example_batch), None) is None:
         raise WorkloadError("example_batch holds no sample: give a batch as for training")
-    walk = walk_through(
-        model, example_batch, precision, list(possible_steps(model, example_batch, loss))
-    )
+    steps = list(possible_steps(model, example_batch, loss))
+    in_half = _walk_in_half(model, example_batch, steps) if is_in_half(model) else None
+    walk = in_half or walk_through(model, example_batch, precision, steps)
     samples = batch_size(example_batch) or 1
     workload = workload_of(walk.step, model, example_batch, samples, precision, optimizer)
-    notes = (*workload.notes, *around, *walk.notes, *_notes_on_types(model))
-    return replace(workload, notes=notes, compiled=compiled or workload.compiled)
+    compiled = compiled or workload.compiled
+    notes = (*workload.notes, *around, *walk.notes)
+    if in_half is not None:
+        # Such weights are multiplied in their own format, whatever is said.
+        weights = next(p for p in model.parameters() if p.is_floating_point())
+        precision = "fp16" if weights.dtype == torch.float16 else "bf16"
+        return replace(workload, precision=precision, compiled=compiled, notes=notes)
+    notes = (*notes, *_notes_on_types(model))
+    return replace(workload, compiled=compiled, parameter_bytes=4, notes=notes)
+
+
+def _walk_in_half(model: nn.Module, batch: Any, steps: list[Step]) -> Walk | None:
+    """A walk with weights and activations of two bytes; none where formats do not fit together.
+
+    A batch in single precision, for example, is converted by automatic mixed precision alone.
+    """
+    with half_kept():
+        try:
+            return walk_through(model, batch, "fp32", steps)
+        except WorkloadError:
+            return None
 
 
 def count_flops(model: nn.Module, batch: Any, samples: int | None = None) -> FlopCount:
@@ -152,6 +173,7 @@ def workload_of(
         input_bytes=float(sum(t.numel() * t.element_size() for t in tensors_in(batch))),
         loop="lightning" if is_lightning(model) else "plain",
         layout=layout_of(model, batch),
+        parameter_bytes=2 if is_in_half(model) else 4,
         compiled=any(is_compiled(part) for part in model.modules()),
         notes=(f"the arithmetic of {names} is not counted",) if names else (),
     )

@@ -10,6 +10,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,7 @@ _LIBRARIES = {
 }
 
 
+_HALF_IS_KEPT: ContextVar[bool] = ContextVar("_HALF_IS_KEPT", default=False)
 # Libraries whose hooks belong to a model.
 _HOOKING = {"transformers", "peft"}
 # Modules around a module, by their classes' names, and what of them is not described.
@@ -154,8 +156,33 @@ def _detach_from_original(module: nn.Module, device: torch.device) -> None:
 
 
 def plain_dtype(tensor: Tensor) -> torch.dtype:
-    """Single precision for any floating-point type: a CPU may lack the others."""
-    return torch.float32 if tensor.is_floating_point() else tensor.dtype
+    """Single precision for any floating-point type: a CPU may lack the others.
+
+    While two-byte formats are kept, the one of them that CPUs know best.
+    """
+    if not tensor.is_floating_point():
+        return tensor.dtype
+    return torch.bfloat16 if _HALF_IS_KEPT.get() and _is_half(tensor) else torch.float32
+
+
+def is_in_half(model: nn.Module) -> bool:
+    """Whether all weights of a model are in a two-byte format."""
+    weights = [p for p in model.parameters() if p.is_floating_point()]
+    return bool(weights) and all(_is_half(p) for p in weights)
+
+
+@contextmanager
+def half_kept() -> Iterator[None]:
+    """Let copies keep two-byte formats."""
+    before = _HALF_IS_KEPT.set(True)
+    try:
+        yield
+    finally:
+        _HALF_IS_KEPT.reset(before)
+
+
+def _is_half(tensor: Tensor) -> bool:
+    return tensor.dtype in (torch.bfloat16, torch.float16)
 
 
 def names_within_reach(module: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -32,7 +32,7 @@ _STATES = {
 OPTIMIZERS = tuple(_STATES)
 LOOPS = ("plain", "lightning")
 LAYOUTS = ("contiguous", "channels_last")
-_LATER = ("layout", "compiled", "accumulate", "devices")
+_LATER = ("layout", "compiled", "accumulate", "devices", "parameter_bytes")
 # Beyond any machine; products and sums of such numbers are still finite.
 LARGEST = 1e30
 
@@ -95,6 +95,8 @@ class Workload:
         accumulate: batches for each step of the optimizer.
         devices: GPUs of one host, each of which takes batches of its own of that size; with each
             step of the optimizer they add up their gradients (data parallel).
+        parameter_bytes: of a parameter, its gradient, and each number that the optimizer keeps for
+            it: 4, or 2 where the weights themselves are in half precision.
         notes: what could not be counted, one sentence each.
     """
 
@@ -117,6 +119,7 @@ class Workload:
     compiled: bool = False
     accumulate: int = 1
     devices: int = 1
+    parameter_bytes: int = 4
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -145,13 +148,20 @@ class Workload:
     @property
     def optimizer_bytes(self) -> float:
         """What the optimizer reads and writes in a step, in bytes."""
-        return self.trainable_parameters * 4.0 * (3 + 2 * self.optimizer_states)
+        moved = 3 + 2 * self.optimizer_states
+        return float(self.trainable_parameters * self.parameter_bytes * moved)
+
+    @property
+    def gradient_bytes(self) -> float:
+        """Size of all gradients."""
+        return float(self.trainable_parameters * self.parameter_bytes)
 
     @property
     def memory_bytes(self) -> float:
         """GPU memory that training needs, at least: weights, gradients, states, activations."""
         states = self.trainable_parameters * (1 + self.optimizer_states)
-        return 4.0 * (self.parameters + states) + self.saved_bytes + self.input_bytes
+        kept = self.parameter_bytes * (self.parameters + states)
+        return kept + self.saved_bytes + self.input_bytes
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers and text alone, for JSON; `from_dict` reads them."""
@@ -216,7 +226,7 @@ def _check(workload: Workload) -> None:
     if not all(isinstance(text, str) for text in (workload.model, *workload.notes)):
         raise WorkloadError("the model's name and the notes must be text")
     for field in fields(workload):
-        least = 1 if field.name in ("batch_size", "accumulate", "devices") else 0
+        least = 1 if field.name in ("batch_size", *_LATER) else 0
         _check_number(field.name, field.type, getattr(workload, field.name), least)
     if workload.trainable_parameters > workload.parameters:
         raise WorkloadError(

@@ -244,7 +244,7 @@ def _describe(
         # The operations are the same in both.
         workload = replace(workload, precision=precision_of(stated, workload.operations))
     notes = list(workload.notes)
-    if stated in ("16-true", "bf16-true"):
+    if stated in ("16-true", "bf16-true") and workload.parameter_bytes == 4:
         notes.append("weights in half precision are taken as mixed precision")
     accumulate = max(int(plan.accumulate_grad_batches), 1)
     return replace(workload, accumulate=accumulate, notes=tuple(notes))

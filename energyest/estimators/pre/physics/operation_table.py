@@ -218,7 +218,7 @@ def _facts(workload: Workload, gpu: Gpu) -> tuple[float, ...]:
     # The optimizer, and what belongs to it, comes once in so many batches; between, gradients are
     # added to those before: two are read, one is written.
     once = 1 / workload.accumulate
-    added = 3 * 4.0 * workload.trainable_parameters * (1 - once)
+    added = 3 * workload.gradient_bytes * (1 - once)
     return (
         max(views, 0),
         workload.module_calls,
@@ -239,4 +239,4 @@ def _all_reduce_bytes(workload: Workload) -> float:
     Journal of Parallel and Distributed Computing 69(2), 2009.
     """
     n = workload.devices
-    return 2 * (n - 1) / n * 4.0 * workload.trainable_parameters
+    return 2 * (n - 1) / n * workload.gradient_bytes
