@@ -117,11 +117,13 @@ def test_a_loop_that_is_left_by_a_value_is_noted(device: str) -> None:
 
 
 @DEVICES
-def test_a_loop_without_an_end_of_its_own_is_refused(device: str) -> None:
+@pytest.mark.parametrize("until", ["small", "large"])
+def test_a_loop_without_an_end_of_its_own_is_refused(device: str, until: str) -> None:
     class Endless(Layers):
         def forward(self, x: Tensor) -> Any:
-            while x.norm() > 1e-3:
-                x = self.layer(x)
+            x = self.layer(x)
+            while x.norm() > 1e-3 if until == "small" else not x.norm() > 1e3:
+                x = x * 2
             return x
 
     with pytest.raises(WorkloadError, match=r"loop at test_walk.py:\d+ .* fixed number of rounds"):
@@ -162,6 +164,20 @@ def test_experts_get_equally_many_tokens(device: str) -> None:
     workload = described(Experts, torch.randn(16, 8), device)
     products = [o for o in workload.operations if (o.name, o.phase) == ("addmm", "forward")]
     assert [(o.rows, o.count) for o in products] == [(8, 4)]  # 16 tokens, 2 of 4 experts each
+    assert "values that shapes do not tell" in workload.notes[0]
+
+
+@DEVICES
+def test_values_that_are_read_as_a_list_are_noted(device: str) -> None:
+    class Lists(Layers):
+        def forward(self, x: Tensor) -> Any:
+            x = self.layer(x)
+            for index in x.argmax(-1).tolist():
+                x = x + index
+            return x
+
+    (note,) = described(Lists, X, device).notes
+    assert "values that shapes do not tell (test_walk.py:" in note
 
 
 @DEVICES

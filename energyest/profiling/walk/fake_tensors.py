@@ -109,6 +109,12 @@ class ShapesAlone(FakeTensorMode):
         make: Any = reductions.StorageWeakRef
         self._origins[storage._cdata] = (make(storage), origin)
 
+    def looked_at(self, tensor: Tensor) -> None:
+        """A tensor with values is read without an operation, as by `tolist`."""
+        origin = self._known(tensor)
+        if origin is not None and origin is not Origin.CONSTANT:
+            self._asked(origin)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Compute an operation on known values; of others, find the shape of what comes out."""
         kwargs = kwargs or {}
@@ -313,7 +319,7 @@ def _place_of_question() -> str:
         file = frame.f_code.co_filename
         if file == _WALK and frame.f_code.co_name == "__init__":  # where the step was begun
             break
-        if not file.startswith((_TORCH, _OWN, "<")):
+        if not file.startswith((_TORCH, _OWN, "<frozen", "<string")):
             return f"{Path(file).name}:{frame.f_lineno}"
         frame = frame.f_back
     return "the backward pass"

@@ -16,16 +16,25 @@ from torch.overrides import TorchFunctionMode
 
 from energyest.profiling.operations import OperationLog, bytes_of
 
+_READS = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
+
 
 class FusedLayers(TorchFunctionMode):
     """Records attention, recurrent layers and dropout as what a GPU makes of them.
 
     That is one operation each; on a CPU they fall apart into dozens or thousands.
+
+    Args:
+        log: where they are recorded.
+        looked_at: called with what is read as Python's or numpy's numbers.
     """
 
-    def __init__(self, log: OperationLog) -> None:
+    def __init__(
+        self, log: OperationLog, looked_at: Callable[[Tensor], None] | None = None
+    ) -> None:
         super().__init__()
         self._log = log
+        self._looked_at = looked_at
         self._fused: dict[Any, Callable[..., Any]] = {
             torch.nn.functional.scaled_dot_product_attention: _attention,
             torch.nn.functional.multi_head_attention_forward: _multi_head_attention,
@@ -38,6 +47,8 @@ class FusedLayers(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function, or stand in for it."""
+        if func in _READS and self._looked_at is not None:
+            self._looked_at(args[0])
         fused = self._fused.get(func)
         if getattr(func, "__name__", "") == "flex_attention":  # the operator, not the function
             return self._flex_attention(*args)

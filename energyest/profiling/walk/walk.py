@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -55,7 +54,7 @@ class Walk:
         precision: as of `describe_workload`.
         modules: the copy.
         inputs: the batch.
-        most_flops: end with an error beyond.
+        shapes: what tells values from shapes; None where all have values, and few FLOPs.
 
     Attributes:
         step: what was seen.
@@ -69,9 +68,10 @@ class Walk:
         precision: str,
         modules: nn.Module,
         inputs: Any,
-        most_flops: float = math.inf,
+        shapes: ShapesAlone | None,
     ) -> None:
-        self.log = _BoundedLog(most_flops)
+        self.log = OperationLog() if shapes else _BoundedLog(_MOST_FLOPS_WITH_VALUES)
+        looked_at = shapes.looked_at if shapes else None
         self.has_gradients = True
         self.notes: tuple[str, ...] = ()
         self._module_calls = 0
@@ -85,7 +85,7 @@ class Walk:
         # Neither weights nor the batch: they are there anyway.
         held = [*modules.parameters(), *tensors_in(inputs)]
         # In the backward pass too: checkpointed layers are run there once more.
-        with self.log, keep, FusedLayers(self.log):
+        with self.log, keep, FusedLayers(self.log, looked_at):
             with mixed:
                 end = take(modules, inputs)
             if end.requires_grad:
@@ -127,7 +127,7 @@ class _BoundedLog(OperationLog):
         self._most_flops = most_flops
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self._most_flops < math.inf and has_rule(func):
+        if has_rule(func):
             with suppress(Exception):
                 with FakeTensorMode(allow_non_fake_inputs=True):
                     out = func(*args, **(kwargs or {}))
@@ -214,8 +214,12 @@ def _walk_on_shapes(model: nn.Module, batch: Any, precision: str, take: Step) ->
         return first
     second_shapes = ShapesAlone(answer=False)
     walks = [first]
-    with suppress(Exception):
+    try:
         walks.append(_walk_copy(model, batch, precision, take, second_shapes))
+    except WorkloadError:  # a loop that does not end
+        raise
+    except Exception as error:  # as where nothing is left to compute with
+        let_handlers_raise(error)
     walks.sort(key=lambda walk: walk.step.flops)
     most = walks[-1]
     flops = walks[0].step.flops, most.step.flops
@@ -266,7 +270,6 @@ def _walk_copy(
         if shapes is None:
             duplicate = bare_copy(model, torch.device("cpu"))
             inputs = map_tensors(batch, _with_values)
-            most_flops = _MOST_FLOPS_WITH_VALUES
         else:
             given = _given(model, batch)
             stack.enter_context(shapes)
@@ -276,10 +279,9 @@ def _walk_copy(
             inputs = map_tensors(batch, lambda tensor: _without_values(tensor, given))
             _give_values(shapes, batch, given)
             shapes.keeps_constants = True  # weights and batch are made, and without values
-            most_flops = math.inf
         train_as(duplicate, training)
         with _gradients_withheld(model):
-            return Walk(take, precision, duplicate, inputs, most_flops)
+            return Walk(take, precision, duplicate, inputs, shapes)
 
 
 @contextmanager
