@@ -371,7 +371,7 @@ def test_a_drift_widens_the_interval_with_the_distance() -> None:
     near, far = estimate_step(trace, 20), estimate_step(trace, 200)
     relative = [(e.upper_J - e.lower_J) / (e.energy_J - e.measured_J) for e in (near, far)]
     # That stalls may come makes both of them wide.
-    assert relative[1] > 1.3 * relative[0]
+    assert relative[1] > 1.2 * relative[0]
 
 
 def test_wider_confidence_wider_interval() -> None:

@@ -42,7 +42,11 @@ def test_a_large_product_is_bound_by_arithmetic() -> None:
 def test_a_large_copy_is_bound_by_memory() -> None:
     found = times(workload(COPY))
     ideal_s = COPY.bytes / (H100.bandwidth_bytes_per_s * GUESS["bandwidth_other"])
-    assert found.memory_s[0] == pytest.approx(ideal_s, rel=0.01)
+    # The nearer a share is to what no kernel exceeds, the less of it is left.
+    assert ideal_s < found.memory_s[0] < 1.15 * ideal_s
+    assert times(workload(replace(COPY, bytes=2 * COPY.bytes))).memory_s[0] == pytest.approx(
+        2 * found.memory_s[0], rel=0.01
+    )
     assert found.math_s[0] == 0
 
 

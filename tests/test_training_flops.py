@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from energyest.profiling import describe
 from energyest.profiling.describe import count_flops
 from energyest.profiling.step_watch import StepWatch
+from energyest.profiling.walk import walk
 from tests.support.models import (
     Attention,
     Net,
@@ -201,10 +201,11 @@ class LooksAtValues(Net):
 
 def test_a_forward_that_looks_at_values_gets_some(monkeypatch: pytest.MonkeyPatch) -> None:
     assert count_flops(LooksAtValues(), X).training_to_forward == 2
-    monkeypatch.setattr(describe, "_MOST_PARAMETERS_WITH_VALUES", 10)
+    # Without being computed, of whatever size.
+    monkeypatch.setattr(walk, "_MOST_PARAMETERS_WITH_VALUES", 10)
     count = count_flops(LooksAtValues(), X)
-    assert count.per_sample is None
-    assert "DataDependent" in count.note
+    assert count.training_to_forward == 2
+    assert "looks at values of the batch" in count.note
 
 
 def test_training_step_tied_weights_and_compiled_parts() -> None:

@@ -158,7 +158,11 @@ def test_damage_anywhere_is_read_or_refused_in_words(path: tuple[str, ...], valu
     assert all(math.isfinite(number) and number >= 0 for number in derived)
 
 
-@pytest.mark.parametrize("path", PATHS, ids=".".join)
+# Fields that were added later have a value where they are missing.
+LATER = ("layout", "compiled", "accumulate", "devices", "parameter_bytes")
+
+
+@pytest.mark.parametrize("path", [p for p in PATHS if p[0] not in LATER], ids=".".join)
 def test_nothing_may_be_missing(path: tuple[str, ...]) -> None:
     content = copy.deepcopy(STORED)
     place = content

@@ -116,9 +116,9 @@ def estimate_pre(
     other = "" if measured is None else mismatch(measured, workload)
     if other:
         raise EstimateError(f"the probe is of another workload: its {other}")
-    chosen = (
-        measured.gpu if gpu is None and measured is not None else resolve_gpu(gpu or DEFAULT_GPU)
-    )
+    chosen = resolve_gpu(DEFAULT_GPU if gpu is None else gpu)
+    if measured is not None and (gpu is None or chosen.name == measured.gpu.name):
+        chosen = measured.gpu
     used = check_precision(chosen, workload.precision)
     known = fitted_of(model)
     pairs = [(workload, chosen)]

@@ -73,7 +73,7 @@ def as_probed(
         The predictions, and the deviation of their logarithms.
     """
     expected = model.predict([(probe.workload, probe.gpu)])
-    apart = distance(probe.gpu, gpu)
+    apart = 0.0 if gpu.name == probe.gpu.name else distance(probe.gpu, gpu)
     most_W = max(probe.power_W, gpu.tdp_W) if apart == 0 else gpu.tdp_W
     corrected = replace(
         predicted,
