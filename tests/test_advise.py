@@ -194,8 +194,22 @@ def test_a_probe_takes_the_place_of_the_estimate() -> None:
     assert row["energy_J"] == one.energy_J
     assert row["energy_upper_J"] == pytest.approx(one.upper_J)
     assert (table["basis"] == "probe").sum() == 1
-    with pytest.raises(RunsError, match=r"probe of Net on A100.* is of no pair"):
-        asked(probes=[replace(probe, gpu=resolve_gpu("A100"))])
+    with pytest.raises(RunsError, match=r"probe of Net on .*V100.* is of no model"):
+        asked(probes=[replace(probe, workload=replace(probe.workload, batch_size=77))])
+
+
+def test_a_probe_tells_of_the_same_model_on_other_gpus_the_nearest_most() -> None:
+    load = MODELS["large"]
+    on_v100 = Probe(load, resolve_gpu("V100"), 30, 4e-3, 200.0)
+    on_a100 = Probe(load, resolve_gpu("A100"), 30, 9e-3, 300.0)
+    table = asked({"it": load}, ["H100", "V100"], probes=[on_v100, on_a100]).table
+    rows = table.set_index("gpu")
+    near, there = rows.loc["H100 80GB HBM3"], rows.loc[resolve_gpu("V100").name]
+    assert (near["basis"], there["basis"]) == ("probe elsewhere", "probe")
+    one = estimate_pre(load, "H100", probe=on_a100, model=small_model(), **ASKED)
+    assert near["energy_J"] == pytest.approx(one.energy_J)
+    assert near["energy_upper_J"] == pytest.approx(one.upper_J)
+    assert "probed on A100" in near["note"]
 
 
 def test_what_is_said_of_a_probed_pair() -> None:
@@ -285,8 +299,8 @@ def test_text_and_html() -> None:
         ({"quality": 0.5}, "quality is a float: it must be a dict"),
         ({"quality": dict.fromkeys(MODELS, math.nan)}, "quality of 'small' is nan"),
         ({"mode": "best"}, "mode='best' must be 'max' or 'min'"),
-        ({"probes": [3]}, "probes hold a int"),
-        ({"probes": 3}, "probes hold a int"),
+        ({"probes": [3]}, "probes: probe is a int"),
+        ({"probes": 3}, "probes: probe is a int"),
         ({"model": 3}, "model is a int"),
         ({"confidence": 1}, "confidence=1 must lie between 0 and 1"),
     ],

@@ -25,6 +25,7 @@ from benchmarks.common.older_trainings import FILES as ZEUS
 from benchmarks.common.real_trainings import DELREY_TABLE
 from benchmarks.common.sweep_table import HOPPER_SWEEP, family, rows, runs
 from benchmarks.evidence import pre_delrey, pre_older, pre_probe
+from energyest.estimators.pre.fitted import packaged
 from energyest.estimators.pre.model import PreModel
 from energyest.estimators.pre.roofline_model import RooflineModel
 from energyest.estimators.pre.training_data import TrainedRun
@@ -40,6 +41,7 @@ def fitted(learnt: Sequence[TrainedRun]) -> RooflineModel:
         np.array([run.step_s for run in learnt]),
         np.array([run.power_W for run in learnt]),
         hosts=[run.host for run in learnt],
+        begin=packaged().core,  # which had a part in no error: it is where the search begins
     )
 
 
@@ -137,10 +139,16 @@ def hopper() -> list[Goal]:
         show("packaged model's way, machine known", known, truth)
         show("packaged model's way, machine unknown", unknown, truth)
         found = errors(unknown.step_s * unknown.power_W, energy_J)
-        goals.append(_goal(f"energy per sample, unseen {left} (hopper)", found, (20, 12)))
+        goals.append(
+            _goal(
+                f"energy per sample, unseen {left} (hopper)",
+                found,
+                (11, 8) if label is _model else (20, 12),
+            )
+        )
         if label is _model:
             found = errors(unknown.power_W, power_W)
-            goals.append(_goal("mean power, unseen architecture (hopper)", found, (10, 7)))
+            goals.append(_goal("mean power, unseen architecture (hopper)", found, (9, 6)))
     print(" unseen family of architectures")
     unknown, known = left_out(made, asked, lambda run: family(run.model))
     show("packaged model's way, machine known", known, truth)

@@ -37,7 +37,8 @@ class Advice:
               whole training; `duration_s`; `mean_power_W`;
             - `quality`: as the caller expects it, or NaN;
             - `basis`: "interpolation" between trainings that were measured, "extrapolation" beyond
-              them, "probe"; NaN where the pair cannot be trained;
+              them, "probe", or "probe elsewhere", of the same model on another GPU; NaN where the
+              pair cannot be trained;
             - `on_front`: no other pair is expected to beat it in energy, time and quality;
             - `may_be_on_front`: that cannot be ruled out, as estimates are uncertain;
             - `note`: why it is an extrapolation, or cannot be trained.

@@ -17,10 +17,12 @@ from energyest.checks import check_confidence, check_positive, is_number
 from energyest.errors import EstimateError, RunsError
 from energyest.estimators.pre.estimate import does_not_fit, estimate_pre, fitted_of
 from energyest.estimators.pre.fitted import FittedPreModel
-from energyest.estimators.pre.probed import mismatch
+from energyest.estimators.pre.probed import mismatch, probe_of
+from energyest.estimators.pre.roofline_model import distance
 from energyest.estimators.pre.totals import check_samples, whole_trainings, with_validation
 from energyest.gpus import Gpu, check_precision, peak_flops_per_s, resolve_gpu
 from energyest.records.probe import Probe
+from energyest.records.trace import EnergyTrace
 from energyest.records.workload import Workload
 from energyest.tradeoff.advice import COLUMNS, Advice
 from energyest.tradeoff.metrics import Mode, direction
@@ -56,7 +58,7 @@ def advise(
     validation_samples: int = 0,
     quality: Mapping[str, float] | None = None,
     mode: Mode = "max",
-    probes: Sequence[Probe] | Probe = (),
+    probes: Sequence[Probe | EnergyTrace] | Probe | EnergyTrace = (),
     model: PreModel | None = None,
     confidence: float = 0.9,
 ) -> Advice:
@@ -90,7 +92,9 @@ def advise(
         validation_samples: samples that are validated after each epoch.
         quality: name -> expected quality, such as an accuracy, taken as exact.
         mode: whether more quality is better, "max", or less, "min".
-        probes: from `profiling.probe`: a pair that was probed is estimated from its probe.
+        probes: from `profiling.probe`, or traces of some epochs on one GPU: a pair that was probed
+            is estimated from its probe, and the same model on other GPUs from the nearest probe of
+            it, which need not be on one of `gpus`.
         model: a `PreModel` of your own; by default the one that comes with the package.
         confidence: probability for the intervals and for `may_be_on_front`.
 
@@ -116,9 +120,9 @@ def advise(
         fitted=fitted_of(model),
         confidence=check_confidence(confidence, RunsError),
     )
-    probe_of = _probe_of(probes, workloads, boards)
+    probed = _probe_of(probes, workloads, boards)
     rows = [
-        _pair(name, workloads[name], gpu, probe_of.get((name, gpu.name)), qualities[name])
+        _pair(name, workloads[name], gpu, probed.get((name, gpu.name)), qualities[name])
         for name, gpu in product(names, boards)
     ]
     possible = [row for row in rows if not row["note"]]
@@ -217,31 +221,41 @@ def _first_double(names: Sequence[str]) -> str:
 
 
 def _probe_of(
-    probes: Sequence[Probe] | Probe, named: Mapping[str, Workload], boards: Sequence[Gpu]
+    probes: Sequence[Probe | EnergyTrace] | Probe | EnergyTrace,
+    named: Mapping[str, Workload],
+    boards: Sequence[Gpu],
 ) -> dict[tuple[str, str], Probe]:
-    """(name, GPU) -> its probe."""
-    found: dict[tuple[str, str], Probe] = {}
-    for probe in probes if isinstance(probes, Iterable) else [probes]:
-        if not isinstance(probe, Probe):
-            raise RunsError(
-                f"probes hold a {type(probe).__name__}: they must be Probes from probe()"
-            )
-        of = [
-            (name, gpu.name)
-            for name, workload in named.items()
-            for gpu in boards
-            if gpu.name == probe.gpu.name and not mismatch(probe, workload)
-        ]
+    """(name, GPU) -> the probe of that model on that GPU, or else on the nearest."""
+    made: dict[tuple[str, str], Probe] = {}
+    one = isinstance(probes, Probe | EnergyTrace) or not isinstance(probes, Iterable)
+    every: Iterable[Any] = [probes] if one else probes  # type: ignore[assignment]
+    for given in every:
+        try:
+            probe = probe_of(given)
+        except EstimateError as error:
+            raise RunsError(f"probes: {error}") from error
+        of = [name for name, workload in named.items() if not mismatch(probe, workload)]
         if not of:
             raise RunsError(
-                f"the probe of {probe.workload.model} on {probe.gpu.name} is of no pair that was "
-                "asked for: model, batch size, precision, optimizer and FLOPs must be the same"
+                f"the probe of {probe.workload.model} on {probe.gpu.name} is of no model that was "
+                "asked for: model, batch size, precision, optimizer, layout and FLOPs must be the "
+                "same"
             )
-        twice = [pair for pair in of if pair in found]
+        twice = [name for name in of if (name, probe.gpu.name) in made]
         if twice:
-            raise RunsError(f"{twice[0][0]!r} on {twice[0][1]} is probed twice: give one probe")
-        found.update(dict.fromkeys(of, probe))
+            raise RunsError(f"{twice[0]!r} on {probe.gpu.name} is probed twice: give one probe")
+        made.update({(name, probe.gpu.name): probe for name in of})
+    # What was measured on the GPU itself, or else on the nearest one.
+    found: dict[tuple[str, str], Probe] = {}
+    for name, gpu in product(named, boards):
+        of_model = [probe for (other, _), probe in made.items() if other == name]
+        if of_model:
+            found[name, gpu.name] = min(of_model, key=lambda p: _apart(p.gpu, gpu))
     return found
+
+
+def _apart(one: Gpu, other: Gpu) -> float:
+    return -1.0 if one.name == other.name else distance(one, other)
 
 
 def _cannot(workload: Workload, gpu: Gpu) -> str:
@@ -260,7 +274,8 @@ def _cannot(workload: Workload, gpu: Gpu) -> str:
 
 def _pair(name: str, workload: Workload, gpu: Gpu, probe: Probe | None, quality: float) -> Row:
     """A pair before its costs are known; a `note` says why it cannot be trained."""
-    cannot = _cannot(workload, gpu) if probe is None else ""
+    is_proven = probe is not None and probe.gpu.name == gpu.name
+    cannot = "" if is_proven else _cannot(workload, gpu)
     used = workload.precision if cannot else check_precision(gpu, workload.precision)
     remarks = [f"computes in {used}, as it lacks {workload.precision}"]
     return {
@@ -305,7 +320,7 @@ def _use_probes(rows: Sequence[Row], training: _Training) -> None:
     """Fill in what is expected of pairs that were probed."""
     for row in rows:
         found = estimate_pre(
-            row["pair"][0],
+            *row["pair"],
             probe=row["probe"],
             epochs=training.epochs[row["model"]],
             train_samples=training.train_samples,
@@ -314,12 +329,13 @@ def _use_probes(rows: Sequence[Row], training: _Training) -> None:
             confidence=training.confidence,
         )
         assert found.upper_J is not None
+        is_here = row["probe"].gpu.name == row["pair"][1].name
         row |= {
             "energy_J": found.energy_J,
             "duration_s": found.duration_s,
             "half": float(np.log(found.upper_J / found.energy_J)),
-            "basis": "probe",
-            "reasons": (),
+            "basis": "probe" if is_here else "probe elsewhere",
+            "reasons": () if is_here else (f"probed on {row['probe'].gpu.name}",),
         }
 
 
