@@ -46,7 +46,9 @@ def fit_parameters(
         return dict(zip(names, np.exp(x).tolist(), strict=True))
 
     def residuals(x: Array) -> Array:
-        off = np.log(predict(named(x))) - logs
+        # What is tried may be absurd: numbers that overflow are no answer, and are left again.
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            off = np.log(predict(named(x))) - logs
         if hold:  # as the loss below makes them, so that the guesses alone count squared
             off = np.sign(off) * _ROBUST * np.sqrt(2 * (np.hypot(1, off / _ROBUST) - 1))
         return np.concatenate([off, _PRIOR * (x - start) / deviations])
