@@ -14,8 +14,8 @@ from energyest.records.workload import LARGEST, Workload
 
 #: Seconds of a step of `probe_host` on the usual machine: whose CPU takes as long to launch
 #: operations as PRE's packaged model takes to be usual. `python -m benchmarks.collect.launch_rate`
-#: tells it on a machine with a GPU (`usual_s`): one of 16 Intel Xeon cores with an H200 (torch 2.11,
-#: Python 3.12, 2026-11-29), the only one that was measured.
+#: tells it on a machine with a GPU (`usual_s`): one of 16 Intel Xeon cores with an H200
+#: (torch 2.11, Python 3.12, 2026-11-29), the only one that was measured.
 USUAL_HOST_STEP_S = 0.87e-3
 
 
