@@ -725,13 +725,17 @@ def test_kinds_of_models(name: str) -> None:
     assert workload.forward_flops_per_sample == F1 + F2
 
 
-def test_weights_of_other_types_are_noted_and_need_no_casts() -> None:
+def test_weights_of_other_types_are_taken_as_they_are_or_noted() -> None:
     plain = describe_workload(mlp(), X)
     assert plain.notes == ()
-    for dtype in (torch.float16, torch.bfloat16, torch.float64):
-        workload = describe_workload(mlp().to(dtype), X.to(dtype))
-        assert workload.operations == plain.operations
-        assert workload.notes == (f"parameters of {dtype} are taken as torch.float32",)
+    double = describe_workload(mlp().double(), X.double())
+    assert double.operations == plain.operations
+    assert double.notes == ("parameters of torch.float64 are taken as torch.float32",)
+    for dtype, precision in ((torch.float16, "fp16"), (torch.bfloat16, "bf16")):
+        half = describe_workload(mlp().to(dtype), X.to(dtype))
+        assert half.flops_per_step == plain.flops_per_step
+        assert half.bytes_per_step < 0.6 * plain.bytes_per_step
+        assert (half.precision, half.parameter_bytes, half.notes) == (precision, 2, ())
     # These refuse inputs of another type than their weights.
     for model in (nn.Conv1d(7, 4, 3), nn.LSTM(16, 8)):
         assert describe_workload(model.half(), T.half()).flops_per_step > 0
