@@ -288,7 +288,7 @@ def test_a_model_that_was_not_fitted_says_so(load: Workload) -> None:
     ("change", "message"),
     [
         (lambda c: c.update(kind="something"), "holds no PRE model"),
-        (lambda c: c.update(format=2), "has format 2; this version reads 1$"),
+        (lambda c: c.update(format=3), "has format 3; this version reads 2$"),
         (lambda c: c.pop("deviations"), "damaged"),
         (lambda c: c.update(deviations=[]), "its deviations are not"),
         (lambda c: c.update(deviations=[-1.0]), "its deviations are not"),

@@ -15,7 +15,7 @@ from energyest.estimators.pre.roofline_model import Pair, Predictions, RooflineM
 from energyest.gpus import Gpu
 from energyest.records import safe_json
 
-_FORMAT = 1
+_FORMAT = 2
 _KIND = "PRE model"
 # Half-width of an interval of a logarithm that says nothing; its exponential is still a number.
 _MOST_HALF = 100.0

@@ -78,7 +78,9 @@ class RooflineModel:
         step_correction: of the step's time.
         power_correction: of the power.
         energy_correction: of their product; only its deviation is used.
-        gpus: logarithms of bandwidth and fp32 rate of the GPUs that were measured, of shape (k, 2).
+        gpus: logarithms of bandwidth and fp32 rate of the GPUs whose power was measured, of shape
+            (k, 2).
+        timed_gpus: the same of all GPUs on which steps were timed.
         hosts: machine -> how many times as long as usual its CPU takes.
     """
 
@@ -88,6 +90,7 @@ class RooflineModel:
     power_correction: Correction
     energy_correction: Correction
     gpus: Array
+    timed_gpus: Array
     hosts: Parameters
 
     @classmethod
@@ -171,6 +174,7 @@ class RooflineModel:
             Correction.fit(features, step_left, least[0]),
             Correction.fit(features, power_left, least[1]),
             Correction.fit(features, step_left + power_left, least[2]),
+            np.unique(_places(pairs)[has_power], axis=0),
             np.unique(_places(pairs), axis=0),
             known,
         )
@@ -207,15 +211,18 @@ class RooflineModel:
         _, deviation_energy = self.energy_correction.at(features)
         slower = step_times(table, self.step, factors * np.exp(unsure))
         by_host = np.log(slower.step_s / times.step_s)
-        apart = np.linalg.norm(_places(pairs)[:, np.newaxis] - self.gpus, axis=2).min(axis=1)
         several = np.array([_SEVERAL if w.devices > 1 else 0.0 for w, _ in pairs])
-        by_gpu = np.hypot(_PER_DISTANCE * apart, several)
+        by_time, by_power = (
+            _PER_DISTANCE
+            * np.linalg.norm(_places(pairs)[:, np.newaxis] - known, axis=2).min(axis=1)
+            for known in (self.timed_gpus, self.gpus)
+        )
         return Predictions(
             times.step_s * np.exp(step_left),
             # No correction lifts the power above the board's.
             np.minimum(shares * np.exp(power_left), 1.0) * _board_W(pairs),
-            np.sqrt(deviation_step**2 + by_host**2 + by_gpu**2),
-            np.sqrt(deviation_energy**2 + by_host**2 + by_gpu**2),
+            np.sqrt(deviation_step**2 + by_host**2 + by_time**2 + several**2),
+            np.sqrt(deviation_energy**2 + by_host**2 + by_power**2 + several**2),
             np.minimum(times.cpu_s / times.step_s, 1.0),
             self.energy_correction.is_unlike(features),
         )
@@ -232,6 +239,7 @@ class RooflineModel:
             "power": self.power,
             "hosts": self.hosts,
             "measured_gpus": self.gpus.tolist(),
+            "timed_gpus": self.timed_gpus.tolist(),
             "features": features,
             "corrections": corrections,
         }
@@ -256,14 +264,16 @@ class RooflineModel:
                 power,
                 energy,
                 np.array(content["measured_gpus"], float),
+                np.array(content["timed_gpus"], float),
                 _parameters(content["hosts"], dict.fromkeys(content["hosts"], 1.0)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, EstimateError):
                 raise
             raise EstimateError(f"not a stored model: {error!r}") from error
-        if model.gpus.ndim != 2 or model.gpus.shape[1] != 2 or not np.isfinite(model.gpus).all():
-            raise EstimateError("not a stored model: it names no GPU that was measured")
+        for known in (model.gpus, model.timed_gpus):
+            if known.ndim != 2 or known.shape[1] != 2 or not np.isfinite(known).all():
+                raise EstimateError("not a stored model: it names no GPU that was measured")
         if features.shape[1] != _WIDTH:
             raise EstimateError(f"not a stored model: it has {features.shape[1]} features")
         return model
