@@ -30,7 +30,7 @@ ORDER = (
     ),
     *("gpus", "records", "measure", "profiling", "estimators"),
     *("distributed", "tracking", "lightning"),
-    *("tradeoff", "plots", "cli"),
+    *("tradeoff", "readers", "plots", "cli"),
 )
 # Rooms that an earlier one stands beside, and must not know.
 STRANGERS = {
@@ -38,7 +38,11 @@ STRANGERS = {
     "estimators": {"measure", "profiling"},
     "distributed": {"profiling", "estimators"},
     "tradeoff": {"measure", "profiling", "distributed", "tracking", "lightning"},
-    "plots": {"measure", "profiling", "distributed", "tracking", "lightning"},
+    "readers": {
+        *("integration", "carbon", "estimate", "gpus", "measure", "profiling", "estimators"),
+        *("distributed", "tracking", "lightning", "tradeoff"),
+    },
+    "plots": {"measure", "profiling", "distributed", "tracking", "lightning", "readers"},
 }
 # As long and as wide as the house rules allow.
 MOST_LINES, MOST_MODULES, MOST_NAMES = 400, 14, 16
@@ -211,7 +215,17 @@ def test_public_names() -> None:
         energyest.nothing  # noqa: B018
 
 
-NAMESPACES = ["carbon", "errors", "estimators", "gpus", "measure", "plots", "profiling", "tradeoff"]
+NAMESPACES = [
+    "carbon",
+    "errors",
+    "estimators",
+    "gpus",
+    "measure",
+    "plots",
+    "profiling",
+    "readers",
+    "tradeoff",
+]
 
 
 @pytest.mark.parametrize("name", NAMESPACES)
