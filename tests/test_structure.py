@@ -109,6 +109,7 @@ def test_the_first_line_says_what_is_inside(path: Path) -> None:
 def test_keys_of_a_meta_are_declared() -> None:
     """Readers name a key of `TraceMeta`, or of an object that a meta holds."""
     inner = {"name", "model", "gpus", "epoch", "energy_J", "missing_s"}
+    inner |= {"tool"}
     inner |= {"train_samples", "validation_samples"}
     inner |= {"monitor", "patience", "min_delta", "best", "waited"}
     inner |= {"stopping_threshold", "divergence_threshold"}

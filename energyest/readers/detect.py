@@ -21,6 +21,7 @@ from energyest.readers.formats.trackio import is_trackio, read_trackio
 from energyest.readers.formats.wandb import is_wandb, read_wandb
 from energyest.readers.formats.zeus import is_zeus, read_zeus
 from energyest.readers.text import head_of
+from energyest.records import storage
 from energyest.records.trace import EnergyTrace
 
 
@@ -73,6 +74,14 @@ def read_log(path: str | Path, *, tool: str | None = None, **options: Any) -> En
         own = ", ".join(option for option in takes if option != "path")
         raise TraceError(f"{path} is a log of {name}, whose reader takes no {unknown[0]}: {own}")
     return known[name].read(path, **given)
+
+
+def is_log(path: Path) -> bool:
+    """Whether a path is a file, or a folder that another tool has written, and no trace."""
+    if not path.is_dir():
+        return path.is_file()
+    is_trace = any((path / name).exists() for name in storage.FILES)
+    return not is_trace and any(tool.is_own(path, "") for tool in TOOLS.values())
 
 
 def tool_of(path: Path) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -14,38 +14,29 @@ from energyest.checks import short
 from energyest.errors import TraceError
 from energyest.readers.clock import DATE_TIME, clock_of_rounds, clock_of_texts
 from energyest.readers.formats import nvidia_dmon
+from energyest.readers.formats.nvidia_columns import (
+    FAILED,
+    IDENTITY,
+    POWER,
+    TWO_DIGITS,
+    Columns,
+    columns_of,
+    guessed_columns,
+)
 from energyest.readers.readings import Readings, notes_of_marks, times_of_marks, trace_of_readings
 from energyest.readers.text import Line, Log, read_log_text, split_row
 from energyest.records.trace import EnergyTrace
 
-# The best first: what a board draws now, and not over the last second.
-_POWER = ("power.draw.instant", "power.draw", "power.draw.average")
-# What tells GPUs apart, the surest first.
-_IDENTITY = ("uuid", "gpu_uuid", "pci.bus_id", "gpu_bus_id", "serial", "gpu_serial", "index")
 _NAMES = ("name", "gpu_name")
 _LIMIT = ("enforced.power.limit", "power.limit")
-_COLUMN = re.compile(r"([\w.]+)(?:\s*\[([^\]]*)\])?")
 _VALUE = re.compile(r"([-+]?\d+(?:\.\d+)?)(?:\s*([A-Za-z%]+))?")
 _TO_W = {"W": 1.0, "mW": 1e-3, "kW": 1e3}
-# A reading that failed, such as [N/A], [Not Supported], [Unknown Error], or ERR! of old drivers.
-_FAILED = re.compile(r"\[.*\]|N/A|ERR!|Not Supported|Unknown Error|Function Not Found|-", re.I)
 # What nvidia-smi says when it, the driver or a board fails.
 _MESSAGE = re.compile(
     r"\s*(Unable to determine|No devices were found|NVIDIA-SMI has failed|Failed to|"
     r"Unable to|GPU is lost|WARNING:|Terminating|\^C|Killed)",
     re.I,
 )
-_TWO_DIGITS = re.compile(r"\d+\.\d\d(\s*W)?")
-
-
-class _Columns(NamedTuple):
-    """Which field of a row is what; the unit where the header tells it."""
-
-    names: list[str]
-    units: list[str]
-
-    def first(self, names: Sequence[str]) -> int | None:
-        return next((self.names.index(name) for name in names if name in self.names), None)
 
 
 def is_nvidia_smi(path: Path, head: str) -> bool:
@@ -119,7 +110,7 @@ def _readings(
     rows, notes, marks = _rows(log, columns)
     first = rows[0][1]
     time_column, power_column = first.first(["timestamp"]), _power_column(rows)
-    identity = first.first(_IDENTITY)
+    identity = first.first(IDENTITY)
     named = first.first(_NAMES)
     tells_devices = identity is not None
     if identity is None and named is not None and len({row[named] for _, _, row in rows}) > 1:
@@ -178,25 +169,26 @@ def _readings(
     )
 
 
-Row = tuple[int, _Columns, list[str]]
+# A row: its line, which columns it has, its fields.
+Row = tuple[int, Columns, list[str]]
 
 
 def _rows(
     log: Log, columns: Sequence[str] | None
 ) -> tuple[list[Row], list[str], list[tuple[int, str]]]:
     """The rows of readings with their columns, notes, and lines that are no readings."""
-    of = _header(split_row(log.lines[0].text))
+    of = columns_of(split_row(log.lines[0].text))
     if columns is not None:
-        of = _header(list(columns)) or of
+        of = columns_of(list(columns)) or of
     notes: list[str] = []
     if of is None:
-        of, note = _guessed(log)
+        of, note = guessed_columns(log)
         notes.append(note)
     rows: list[Row] = []
     marks: list[tuple[int, str]] = []
     for line in log.lines:
         fields = split_row(line.text)
-        header = _header(fields)
+        header = columns_of(fields)
         if header is not None:
             of = of if columns is not None else _next_columns(log, line, of, header)
             continue
@@ -220,122 +212,42 @@ def _rows(
     return rows, notes + notes_of_marks(log, marks), marks
 
 
-def _next_columns(log: Log, line: Line, of: _Columns, header: _Columns) -> _Columns:
+def _next_columns(log: Log, line: Line, of: Columns, header: Columns) -> Columns:
     """The columns below a header that comes again, as after a restart."""
-    lost = {*of.names} & {*_IDENTITY, "timestamp"} - {*header.names}
+    lost = {*of.names} & {*IDENTITY, "timestamp"} - {*header.names}
     if lost:
         raise log.refusal(line.number, f"from here on the log lacks {', '.join(sorted(lost))}")
     return header
 
 
-def _header(fields: Sequence[str]) -> _Columns | None:
-    """The columns that a header names; None if it is none."""
-    found = [_COLUMN.fullmatch(field) for field in fields]
-    names = [match[1] if match else field for match, field in zip(found, fields, strict=True)]
-    if not {*names} & {*_POWER, "timestamp", "utilization.gpu"}:
-        return None
-    return _Columns(names, [(match[2] or "") if match else "" for match in found])
-
-
-def _reading(log: Log, line: Line, fields: list[str], of: _Columns) -> list[str] | None:
+def _reading(log: Log, line: Line, fields: list[str], of: Columns) -> list[str] | None:
     """The fields of a reading; None if the line is none."""
     if len(fields) != len(of.names):
         return None
     if "timestamp" in of.names and not DATE_TIME.fullmatch(fields[of.names.index("timestamp")]):
         return None
-    powers = [fields[of.names.index(name)] for name in _POWER if name in of.names]
+    powers = [fields[of.names.index(name)] for name in POWER if name in of.names]
     if line.number == log.lines[-1].number and not log.is_whole:
         # A number that was cut short looks like a smaller one.
         tail = fields[-1]
-        if of.names[-1] in _POWER and not (_TWO_DIGITS.fullmatch(tail) or _FAILED.fullmatch(tail)):
+        if of.names[-1] in POWER and not (TWO_DIGITS.fullmatch(tail) or FAILED.fullmatch(tail)):
             return None
         if of.names[-1] == "utilization.gpu" and "%" not in tail:
             fields = [*fields[:-1], "N/A"]
     return fields if powers else None
 
 
-def _guessed(log: Log) -> tuple[_Columns, str]:
-    """The columns of a log without header, told by their values, and a note on that.
-
-    Raises:
-        TraceError: they cannot be told for sure.
-    """
-    number, text = log.lines[0]
-    rows = [split_row(line.text) for line in log.lines[:200]]
-    width = len(rows[0])
-    rows = [row for row in rows if len(row) == width]
-    columns = [[row[n] for row in rows] for n in range(width)]
-    names = [f"column {n + 1}" for n in range(width)]
-    hint = (
-        "name them, as in columns=['timestamp', 'index', 'power.draw'], in the order of --query-gpu"
-    )
-
-    def those(test: Callable[[str], object]) -> list[int]:
-        return [
-            n
-            for n, values in enumerate(columns)
-            if any(map(test, values))
-            and all(test(value) or _FAILED.fullmatch(value) for value in values)
-        ]
-
-    times = those(DATE_TIME.fullmatch)
-    if len(times) > 1:
-        raise log.refusal(number, f"no header, and several columns are times: {hint}")
-    for n in times:
-        names[n] = "timestamp"
-    powers = those(re.compile(r"\d+\.\d+ W").fullmatch)
-    unit = "W"
-    if not powers:
-        # Without units: nvidia-smi writes power with two decimals, and nothing else so.
-        powers, unit = those(_TWO_DIGITS.fullmatch), ""
-    if len(powers) != 1:
-        what = f"{len(powers)} columns may be power" if powers else "no column looks like power"
-        raise log.refusal(number, f"no header, and {what} ({short(text)}): {hint}")
-    names[powers[0]] = "power.draw"
-    for n in those(re.compile(r"GPU-[0-9a-f-]+").fullmatch)[:1]:
-        names[n] = "uuid"
-    for n in those(re.compile(r"[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.\d").fullmatch)[:1]:
-        names[n] = "pci.bus_id"
-    percents = those(re.compile(r"\d+ %").fullmatch)
-    if len(percents) == 1:
-        names[percents[0]] = "utilization.gpu"
-    if not {"uuid", "pci.bus_id"} & {*names}:
-        turns = [n for n in those(re.compile(r"\d{1,2}").fullmatch) if _in_turn(columns[n])]
-        if len(turns) == 1:
-            names[turns[0]] = "index"
-    told = ", ".join(
-        f"{name} is column {n + 1}"
-        for n, name in enumerate(names)
-        if not name.startswith("column ")
-    )
-    units = " in W" if not unit else ""
-    return (
-        _Columns(names, ["" for _ in names]),
-        log.note(number, f"no header: by their values, {told}{units}; columns= names them"),
-    )
-
-
-def _in_turn(values: list[str]) -> bool:
-    """Whether these are the numbers of several GPUs, in turn: 0, 1, 0, 1, ..."""
-    distinct = list(dict.fromkeys(values))
-    return (
-        len(distinct) > 1
-        and [int(v) for v in distinct] == sorted(int(v) for v in distinct)
-        and all(value == distinct[n % len(distinct)] for n, value in enumerate(values))
-    )
-
-
 def _power_column(rows: list[Row]) -> str:
     """The best column of power that holds any."""
-    known = [name for name in _POWER if all(name in of.names for _, of, _ in rows)]
+    known = [name for name in POWER if all(name in of.names for _, of, _ in rows)]
     for name in known:
-        if any(not _FAILED.fullmatch(row[of.names.index(name)]) for _, of, row in rows):
+        if any(not FAILED.fullmatch(row[of.names.index(name)]) for _, of, row in rows):
             return name
     return known[0]
 
 
 def _field(
-    log: Log, line: int, of: _Columns, row: list[str], first: _Columns, column: int | None
+    log: Log, line: int, of: Columns, row: list[str], first: Columns, column: int | None
 ) -> str:
     """What tells whose a row is."""
     if column is None:
@@ -346,7 +258,7 @@ def _field(
     return row[of.names.index(name)]
 
 
-def _devices(keys: list[str], rows: list[Row], first: _Columns) -> dict[str, str]:
+def _devices(keys: list[str], rows: list[Row], first: Columns) -> dict[str, str]:
     """The name of the device of each key: by its index if the log has that, else in their order."""
     index = first.first(["index"])
     devices: dict[str, str] = {}
@@ -361,7 +273,7 @@ def _devices(keys: list[str], rows: list[Row], first: _Columns) -> dict[str, str
 
 
 def _entries(
-    devices: dict[str, str], keys: list[str], rows: list[Row], first: _Columns
+    devices: dict[str, str], keys: list[str], rows: list[Row], first: Columns
 ) -> list[dict[str, Any]]:
     """What the log says of each device."""
     entries = []
@@ -373,7 +285,7 @@ def _entries(
         row = of_key.get(key)
         for names, fact in ((_NAMES, "name"), (("uuid", "gpu_uuid"), "uuid")):
             column = first.first(names)
-            if row is not None and column is not None and not _FAILED.fullmatch(row[column]):
+            if row is not None and column is not None and not FAILED.fullmatch(row[column]):
                 entry[fact] = row[column]
         column = first.first(_LIMIT)
         value = _VALUE.fullmatch(row[column]) if row is not None and column is not None else None
@@ -385,7 +297,7 @@ def _entries(
 
 def _watts(log: Log, line: int, text: str, unit: str) -> float:
     """Power in watts; NaN for a reading that failed."""
-    if _FAILED.fullmatch(text):
+    if FAILED.fullmatch(text):
         return math.nan
     value = _VALUE.fullmatch(text)
     if value is None:
