@@ -101,7 +101,10 @@ def split_row(text: str, separator: str = ",") -> list[str]:
     """The fields of a row of a CSV file, without blanks around them."""
     if '"' not in text:
         return [field.strip() for field in text.split(separator)]
-    row = next(csv.reader([text], delimiter=separator, skipinitialspace=True), [])
+    try:
+        row = next(csv.reader([text], delimiter=separator, skipinitialspace=True), [])
+    except csv.Error:  # no row of a CSV file, nor one of any use
+        row = text.split(separator)
     return [field.strip() for field in row]
 
 

@@ -168,7 +168,7 @@ def _of_kind(table: Table, window: str | None) -> tuple[Table, list[str]]:
     keep = [_NUMBER.sub("", name) == epochs[0] for name in names]
     left_out = [kind for kind in kinds if kind != epochs[0]]
     return table.where(keep), [
-        f"{table.path.name}: epochs are the windows {short(epochs[0])}; left out: "
+        f"epochs are the windows {short(epochs[0])}; left out: "
         f"{', '.join(left_out)}; window= names others"
     ]
 
