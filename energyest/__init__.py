@@ -15,7 +15,8 @@
     energyest.tradeoff.pareto_front(runs, by=["model", "gpu"])
 
 What most people use is here. The rest has one address each: `energyest.estimators`, `.tradeoff`,
-`.profiling`, `.plots`, `.carbon`, `.gpus`, `.measure` (sensors) and `.errors`.
+`.profiling`, `.readers` (logs of other tools), `.plots`, `.carbon`, `.gpus`, `.measure` (sensors)
+and `.errors`.
 """
 
 from pathlib import Path
