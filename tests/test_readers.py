@@ -558,6 +558,17 @@ def test_a_table_of_epochs(tmp_path: Path) -> None:
     assert trace.column("energy_J") == pytest.approx([6000] * 3)
 
 
+def test_epochs_that_are_no_rows_are_cut_out_of_them(tmp_path: Path) -> None:
+    rows = "".join(
+        f"{at(20 * n)},20,{energy}\n" for n, energy in ((1, 4000), (2, ""), (3, 2000), (4, 2000))
+    )
+    path = write(tmp_path, "timestamp,duration_s,energy_J\n" + rows)
+    with pytest.warns(UserWarning, match="cut at the ends given"):
+        trace = read_table(path, epoch_end_s=[10, 20, 30, 50, 80])
+    known = [2000, 2000, math.nan, math.nan, 3000]
+    assert trace.column("energy_J") == pytest.approx(known, nan_ok=True)
+
+
 # ---------------------------------------------------------------------- any file
 
 

@@ -135,11 +135,12 @@ def _cut(
     knots_s = np.maximum.accumulate(knots_s)
 
     def between(values: FloatArray) -> FloatArray:
-        steps = np.stack([np.zeros(len(values)), values], axis=1).ravel()
+        # What is not known counts as missing below, and must not spoil what comes after it.
+        steps = np.stack([np.zeros(len(values)), np.nan_to_num(values)], axis=1).ravel()
         return np.diff(np.interp(edges, knots_s, np.cumsum(steps)))
 
     duration_s = np.diff(edges)
-    known_s = between(windows.duration_s)
+    known_s = between(np.where(np.isnan(windows.energy_J), 0.0, windows.duration_s))
     is_known = known_s >= (1 - _MOST_MISSING) * duration_s - 1.0
     columns = {
         name: np.where(is_known, between(values), np.nan)

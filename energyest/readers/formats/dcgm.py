@@ -24,8 +24,8 @@ from energyest.records.trace import EnergyTrace
 
 _HEADER = re.compile(r"#\s*Entity\b", re.IGNORECASE)
 _ROW = re.compile(r"(GPU|GPU-I|GPU-CI|CPU|CORE|SWITCH|LINK|NIC)[ \t]+(\d+)[ \t]*(.*)", re.I)
-# Power now (field 157) before power (155), which is an average on newer boards.
-_POWER = ("PWINST", "POWINST", "PWRIN", "POWER")
+# Field 155; the name of other fields of power differs by version, and none is taken for it.
+_POWER = ("POWER",)
 _UNITS_ROW = re.compile(r"\s*#?\s*(ID|Id)\b")
 # How busy a GPU was, and by what to multiply for a share: GPUTL in percent, GRACT as one.
 _BUSY = {"GPUTL": 0.01, "GRACT": 1.0}
