@@ -310,9 +310,9 @@ def test_failed_readings_restarts_and_a_last_line_that_is_cut_short(tmp_path: Pa
         (smi({"gpu:0": [3e5] * 61}), {}, "line 2: .*must be watts, .*milliwatts"),
         (smi(POWER_W), {"gpu": 7}, "gpu=7 is none of its devices: gpu:0, gpu:1"),
         (
-            smi({"gpu:0": POWER_W["gpu:0"]}).replace(" W,", "x,").replace("3", "["),
+            f"timestamp, power.draw [W]\n{at(0)}, [N/A]\n{at(1)}, [N/A]\n",
             {},
-            "no reading|line 2",
+            "line 2: no reading of gpu:0 holds its power",
         ),
         (
             "# gpu   pid  type   sm\n# Idx   #   C/G    %\n 0  123  C  97\n",
