@@ -17,7 +17,8 @@
 With Hugging Face's Trainer it is `EnergyCallback`, in any other loop `track()`.
 
 What most people use is here. The rest has one address each: `energyest.estimators`, `.tradeoff`,
-`.profiling`, `.plots`, `.carbon`, `.gpus`, `.measure` (sensors) and `.errors`.
+`.profiling`, `.readers` (logs of other tools), `.plots`, `.carbon`, `.gpus`, `.measure` (sensors)
+and `.errors`.
 """
 
 from pathlib import Path

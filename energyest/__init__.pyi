@@ -7,6 +7,7 @@ from . import gpus as gpus
 from . import measure as measure
 from . import plots as plots
 from . import profiling as profiling
+from . import readers as readers
 from . import tradeoff as tradeoff
 from .errors import EnergyestError as EnergyestError
 from .estimate import Estimate as Estimate

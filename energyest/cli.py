@@ -1,4 +1,7 @@
-"""The command line: `energyest devices`, `show TRACE`, `project TRACE` and `runs FOLDER`."""
+"""The command line: `energyest devices`, `show TRACE`, `project TRACE` and `runs FOLDER`.
+
+A trace is a folder, or a log of another tool.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import math
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from energyest import __version__
@@ -32,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show = commands.add_parser("show", help="what a recorded training cost, epoch by epoch")
     project = commands.add_parser("project", help="what the whole of a training will cost")
     for command in (show, project):
-        command.add_argument("trace", help="folder of a trace")
+        command.add_argument("trace", help="folder of a trace, or a log of another tool")
+        _add_log_options(command)
     length = project.add_mutually_exclusive_group()
     length.add_argument(
         "-n",
@@ -56,11 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "devices":
             _devices()
         elif options.command == "show":
-            _show(options.trace)
+            _show(_load(options))
         elif options.command == "runs":
             _runs(options.folder, options.model, options.csv, options.unfinished)
         else:
-            _project(options.trace, options.epochs, options.steps)
+            _project(_load(options), options.epochs, options.steps)
     except BrokenPipeError:  # as of `energyest show FOLDER | head`
         sys.stderr.close()
         return 1
@@ -73,6 +78,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"energyest: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _add_log_options(command: argparse.ArgumentParser) -> None:
+    """What says how to read a log of another tool."""
+    log = command.add_argument_group("logs of other tools (docs/reading_logs.md)")
+    log.add_argument("--epoch-ends", metavar="FILE", help="when epochs ended: one a line")
+    log.add_argument(
+        "--epoch-marks",
+        metavar="REGEX",
+        help="lines that say that an epoch has ended: of the log or, with --epoch-ends, of that",
+    )
+    log.add_argument("--gpu", help="the GPU to count; by default all")
+    log.add_argument("--tool", help="who wrote the log; by default told by what is in it")
+    log.add_argument(
+        "--interval", type=float, metavar="SECONDS", help="between readings, of a log without times"
+    )
+    log.add_argument("--timezone", help="of the log's local times, such as Europe/Berlin")
+
+
+def _load(options: argparse.Namespace) -> EnergyTrace:
+    """The trace of a folder, or of a log of another tool."""
+    from energyest.readers.detect import is_log, read_log  # noqa: PLC0415
+    from energyest.records.loading import load_trace  # noqa: PLC0415
+
+    path = Path(options.trace)
+    if not is_log(path):
+        return load_trace(path)
+    with warnings.catch_warnings():
+        # What is doubtful is in the trace's notes.
+        warnings.simplefilter("ignore", UserWarning)
+        return read_log(
+            path,
+            tool=options.tool,
+            epoch_end_s=options.epoch_ends,
+            epoch_marks=options.epoch_marks,
+            gpu=options.gpu,
+            interval_s=options.interval,
+            timezone=options.timezone,
+        )
 
 
 def _say(text: object, *, file: TextIO | None = None) -> None:
@@ -94,13 +138,12 @@ def _devices() -> None:
     found.close()
 
 
-def _show(folder: str) -> None:
-    from energyest.records.loading import load_trace  # noqa: PLC0415
-    from energyest.records.meta import read_text  # noqa: PLC0415
+def _show(trace: EnergyTrace) -> None:
+    from energyest.records.meta import read_object, read_text  # noqa: PLC0415
 
-    trace = load_trace(folder)
     measured = trace.epochs.dropna(axis="columns", how="all").rename(columns=_line)
-    status = read_text(trace.meta, "status") or "status unknown"
+    tool = read_text(read_object(trace.meta, "log"), "tool")
+    status = read_text(trace.meta, "status") or (f"from {tool}" if tool else "status unknown")
     if status == "running":
         status = "running, or killed"
     total_J = trace.total_J
@@ -135,14 +178,19 @@ def _gaps(trace: EnergyTrace) -> Iterator[str]:
         yield f"{trace.unit} {cut.get('epoch')} was under way: {so_far_J:.4g} J so far"
 
 
-def _project(folder: str, epochs: float | None, steps: int | None) -> None:
+def _project(trace: EnergyTrace, epochs: float | None, steps: int | None) -> None:
     from energyest.estimators.compare import compare_estimators  # noqa: PLC0415
     from energyest.estimators.step.estimate import estimate_step  # noqa: PLC0415
     from energyest.estimators.step.horizon import tells_length  # noqa: PLC0415
-    from energyest.records.loading import load_trace  # noqa: PLC0415
-    from energyest.records.meta import read_objects  # noqa: PLC0415
+    from energyest.records.meta import read_object, read_objects  # noqa: PLC0415
 
-    trace = load_trace(folder)
+    if read_object(trace.meta, "log"):
+        for line in _gaps(trace):
+            _say(_line(f"note: {line}"), file=sys.stderr)
+        if not len(trace):
+            raise EstimateError(
+                "the log does not say when epochs ended: give --epoch-ends FILE, or --epoch-marks"
+            )
     if epochs is None and steps is None and not tells_length(trace):
         raise EstimateError(
             "the trace does not say how long the whole training is: give --epochs or --steps"

@@ -31,7 +31,7 @@ ORDER = (
     ),
     *("gpus", "records", "measure", "profiling", "estimators"),
     *("distributed", "tracking", *ADAPTERS),
-    *("tradeoff", "plots", "cli"),
+    *("tradeoff", "readers", "plots", "cli"),
 )
 # Rooms that an earlier one stands beside, and must not know.
 STRANGERS = {
@@ -40,7 +40,11 @@ STRANGERS = {
     "distributed": {"profiling", "estimators"},
     "huggingface": {"lightning"},
     "tradeoff": {"measure", "profiling", "distributed", "tracking", *ADAPTERS},
-    "plots": {"measure", "profiling", "distributed", "tracking", *ADAPTERS},
+    "readers": {
+        *("integration", "carbon", "estimate", "gpus", "measure", "profiling", "estimators"),
+        *("distributed", "tracking", "tradeoff", *ADAPTERS),
+    },
+    "plots": {"measure", "profiling", "distributed", "tracking", "readers", *ADAPTERS},
 }
 # As long and as wide as the house rules allow.
 MOST_LINES, MOST_MODULES, MOST_NAMES = 400, 14, 16
@@ -107,6 +111,7 @@ def test_the_first_line_says_what_is_inside(path: Path) -> None:
 def test_keys_of_a_meta_are_declared() -> None:
     """Readers name a key of `TraceMeta`, or of an object that a meta holds."""
     inner = {"name", "model", "gpus", "epoch", "energy_J", "missing_s"}
+    inner |= {"tool"}
     inner |= {"train_samples", "validation_samples"}
     inner |= {"monitor", "patience", "min_delta", "best", "waited"}
     inner |= {"stopping_threshold", "divergence_threshold"}
@@ -213,7 +218,17 @@ def test_public_names() -> None:
         energyest.nothing  # noqa: B018
 
 
-NAMESPACES = ["carbon", "errors", "estimators", "gpus", "measure", "plots", "profiling", "tradeoff"]
+NAMESPACES = [
+    "carbon",
+    "errors",
+    "estimators",
+    "gpus",
+    "measure",
+    "plots",
+    "profiling",
+    "readers",
+    "tradeoff",
+]
 
 
 @pytest.mark.parametrize("name", NAMESPACES)

@@ -28,7 +28,7 @@ def kind_of(device: Mapping[str, Any]) -> str:
     if device.get("kind"):
         return str(device["kind"])
     prefix = str(device.get("device", "")).partition(":")[0]
-    return prefix if prefix in KINDS else "gpu"
+    return prefix if prefix in (*KINDS, "system") else "gpu"
 
 
 def of_kind(devices: Iterable[Device], *kinds: str) -> list[Device]:

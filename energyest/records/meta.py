@@ -52,6 +52,8 @@ class TraceMeta(TypedDict, total=False):
 
     #: What is missing, and why. Read by `ranks` and the command line.
     notes: list[str]
+    #: The log of another tool that the trace was made of: its tool, file, columns and time zone.
+    log: dict[str, Any]
     #: Versions of the libraries that were in use.
     versions: dict[str, str]
     #: Name of the machine. Read by `ranks`, `measure.checkpoint`, PRE's `training_data`.

@@ -19,7 +19,8 @@ from energyest.records.from_logs.columns import LogColumns, as_measured, as_numb
 from energyest.records.from_logs.interleaved import devices_by_power, devices_in_turn
 from energyest.records.from_logs.units import check_power, check_times, doubts_of_power
 
-_NAME = re.compile(rf"({'|'.join(KINDS)})(:[\w@]*)*")
+# A whole node, read at its plug, is a device too, and of no single kind.
+_NAME = re.compile(rf"({'|'.join(KINDS)}|system)(:[\w@]*)*")
 # Two readings in a row may fail, and the next come late.
 _USUAL_TIMES = 3.5
 # So many steps before and after tell how often power was read there.
@@ -120,7 +121,9 @@ def _devices(
         rows = rows_of_devices(names)
     for name in rows:
         if not (isinstance(name, str) and _NAME.fullmatch(name)):
-            raise TraceError(f"device {name!r} must start with gpu, cpu or ram, as in 'gpu:0'")
+            raise TraceError(
+                f"device {name!r} must start with gpu, cpu, ram or system, as in 'gpu:0'"
+            )
     fewest = min(map(len, rows.values()), default=0)
     if fewest < 2:
         raise TraceError(
@@ -185,6 +188,8 @@ def _by_kind(drawn: Mapping[str, _Drawn]) -> dict[str, FloatArray]:
     """Columns of the epochs for each kind of device."""
     columns: dict[str, FloatArray] = {}
     for name, of_it in drawn.items():
+        if name.partition(":")[0] not in KINDS:
+            continue
         column = f"{name.partition(':')[0]}_energy_J"
         columns[column] = columns.get(column, 0.0) + of_it.energy_J
     return columns

@@ -1,0 +1,1 @@
+"""One module a tool: what its logs look like, and no more than that."""
