@@ -115,7 +115,7 @@ def rows_that_fit(limit: Limit, at: Standing) -> float | None:
     those so far did.
 
     Returns:
-        A number of rows; None where it is not known what one costs.
+        A number of rows; None where it is not known what one costs, or any number fits.
     """
     spent = at.duration_s if limit.is_duration else at.energy_J
     if not math.isfinite(spent):
@@ -128,7 +128,8 @@ def rows_that_fit(limit: Limit, at: Standing) -> float | None:
         a_row = spent / at.rows
     else:
         return None
-    return at.rows + max(0.0, limit.most - spent) / a_row
+    rows = at.rows + max(0.0, limit.most - spent) / a_row
+    return rows if math.isfinite(rows) else None
 
 
 def _projected(limit: Limit, estimate: Estimate | None) -> tuple[float, float, float]:
