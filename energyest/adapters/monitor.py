@@ -24,6 +24,7 @@ from energyest.tracking import checks
 from energyest.tracking.continuation import Position
 from energyest.tracking.cost.budget import Budget, OnExceed
 from energyest.tracking.cost.ending import say_summary
+from energyest.tracking.cost.verdict import Standing
 from energyest.tracking.cost.watch import Agree, BudgetWatch
 from energyest.tracking.live_projection import projection_of
 from energyest.tracking.plan import TrainingPlan
@@ -207,7 +208,6 @@ class Monitor:
         log_values: Callable[[Mapping[str, float]], None],
         *,
         is_first_rank: bool,
-        agree: Agree | None,
     ) -> None:
         """Begin to measure, and go on where a checkpoint was made if one was loaded.
 
@@ -217,7 +217,6 @@ class Monitor:
             take_metrics: what was logged since it was called last.
             log_values: logs what is to be logged of a row.
             is_first_rank: whether this process records what all ranks had measured before.
-            agree: brings what rank 0 has found of the budget to all ranks; None for one alone.
         """
         # Before the start: if Ctrl-C comes during it, the end must come too.
         self._training = Training(
@@ -231,13 +230,6 @@ class Monitor:
         self._has_begun = True
         self._continue(is_first_rank=is_first_rank)
         session.start()
-        self._watch_of_budget = BudgetWatch(
-            self._budget,
-            session.standing,
-            lambda found: session.describe(budget=found),
-            agree=agree,
-            is_first_rank=is_first_rank,
-        )
 
     def _continue(self, *, is_first_rank: bool) -> None:
         """Go on where the checkpoint was made, if one was loaded."""
@@ -274,6 +266,28 @@ class Monitor:
         if session is not None and session.is_first_rank:
             say_summary(session, self._settings)
 
+    def _watch_budget(self, agree: Agree | None, *, is_first_rank: bool) -> None:
+        """Watch the budget of a training that begins, also where its session has failed.
+
+        The other ranks would wait for one that does not.
+
+        Args:
+            agree: brings what rank 0 has found to all ranks; None for a process that is alone.
+            is_first_rank: whether this process decides.
+        """
+
+        def tell(found: Mapping[str, object]) -> None:
+            if self._session is not None:
+                self._session.describe(budget=found)
+
+        def standing() -> Standing:
+            assert self._session is not None
+            return self._session.standing()
+
+        self._watch_of_budget = BudgetWatch(
+            self._budget, standing, tell, agree=agree, is_first_rank=is_first_rank
+        )
+
     def _is_over_budget(self, *, epoch_ends: bool) -> bool:
         """Whether the training is to end for its budget; all ranks have to ask at the same time.
 
@@ -281,7 +295,7 @@ class Monitor:
             epoch_ends: whether an epoch has just ended, and not a batch.
         """
         watch = self._watch_of_budget
-        if watch is None or self._training is None:
+        if watch is None:
             return False
         return watch.after_epoch() if epoch_ends else watch.after_batch()
 

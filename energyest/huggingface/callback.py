@@ -166,6 +166,12 @@ class EnergyCallback(Monitor, TrainerCallback):
     @never_raises
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Begin to measure."""
+        self._begin_training(args, state)
+        agree = _broadcast if args.world_size > 1 else None
+        self._watch_budget(agree, is_first_rank=args.process_index == 0)
+
+    @never_raises
+    def _begin_training(self, args: Any, state: Any) -> None:
         self._end_unnoticed()  # a training before this one that never came to its end
         self._forget()
         call = call_of(self)
@@ -188,14 +194,13 @@ class EnergyCallback(Monitor, TrainerCallback):
             take_metrics=self._log.take,
             log_values=lambda v: self._log.put(trainer, v) if place.rank == 0 else None,
             is_first_rank=place.rank == 0,
-            agree=_broadcast if place.world_size > 1 else None,
         )
         assert self._training is not None
         self._steps = TrainerSteps(
             trainer,
             plan,
             self._training,
-            after_epoch=lambda: self._keep_to_budget(trainer.control, epoch_ends=True),
+            after_epoch=lambda: self._after_epoch(trainer.control),
         )
 
     @never_raises
@@ -212,8 +217,14 @@ class EnergyCallback(Monitor, TrainerCallback):
     @never_raises
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """An epoch ends, but for its evaluation if that is to come."""
+        self._end_epoch(is_evaluated=control.should_evaluate)
+        if self._asks_others:
+            self._keep_to_budget(control, epoch_ends=True)
+
+    @never_raises  # by itself: on every rank, what comes after it has to come
+    def _end_epoch(self, *, is_evaluated: bool) -> None:
         if self._steps is not None:
-            self._steps.end_epoch(is_evaluated=control.should_evaluate)
+            self._steps.end_epoch(is_evaluated=is_evaluated)
 
     @never_raises
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -241,6 +252,16 @@ class EnergyCallback(Monitor, TrainerCallback):
                 self._training.end()
             finally:
                 self._finish()
+
+    @property
+    def _asks_others(self) -> bool:
+        """Whether ranks look at the budget together: at events, which come on all of them."""
+        return self._watch_of_budget is not None and self._watch_of_budget.asks_others
+
+    def _after_epoch(self, control: Any) -> None:
+        """An epoch is over with its evaluation, which no event says: a rank may not see it."""
+        if not self._asks_others:
+            self._keep_to_budget(control, epoch_ends=True)
 
     def _keep_to_budget(self, control: Any, *, epoch_ends: bool) -> None:
         if self._is_over_budget(epoch_ends=epoch_ends):

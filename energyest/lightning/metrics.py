@@ -38,6 +38,7 @@ class EnergyLog:
     def __init__(self) -> None:
         # What was put into `callback_metrics`, by name.
         self._own: dict[str, torch.Tensor] = {}
+        self._in_bar: dict[str, float] = {}
         self._names = LogNames()
         # What waits for the loggers, with the number of the step and of the epoch.
         self._waiting: list[tuple[Mapping[str, float], int, int]] = []
@@ -95,16 +96,15 @@ class EnergyLog:
         self._show_in_bar(connector, values)
         return named
 
-    @staticmethod
-    def _show_in_bar(connector: Any, values: Mapping[str, float]) -> None:
+    def _show_in_bar(self, connector: Any, values: Mapping[str, float]) -> None:
         """What was used, and of how much, as `12.3Wh/45.6Wh`: the bar shows text as it stands."""
         bar = connector._progress_bar_metrics
-        if _TOTAL not in values:
-            return
         if not isinstance(bar.get(_SHOWN, ""), str):  # the training's own
             return
-        ends = [values[name] for name in (_TOTAL, _PROJECTED) if name in values]
-        bar[_SHOWN] = "/".join(map(format_Wh, ends))
+        # Not every row brings a projection.
+        self._in_bar |= {name: values[name] for name in (_TOTAL, _PROJECTED) if name in values}
+        if _TOTAL in values:
+            bar[_SHOWN] = "/".join(map(format_Wh, self._in_bar.values()))
 
     def _free_name(self, wanted: str, there: Mapping[str, object]) -> str | None:
         """A name that the training does not use; None if there is none."""

@@ -150,8 +150,14 @@ class EnergyMonitor(Monitor, Callback):
     @never_raises
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to measure."""
-        self._stop("interrupted")  # a fit before this one that never came to its end
+        self._begin_fit(trainer, pl_module)
+        # As Lightning's Timer does at the end of a batch.
+        agree = trainer.strategy.broadcast if trainer.world_size > 1 else None
+        self._watch_budget(agree, is_first_rank=trainer.is_global_zero)
 
+    @never_raises
+    def _begin_fit(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop("interrupted")  # a fit before this one that never came to its end
         folder = places.folder_for(trainer, self._folder)
         place = places.place_of(trainer, self, EnergyMonitor)
         session = self._begin(pl_module, trainer.strategy.root_device, folder, place)
@@ -166,8 +172,6 @@ class EnergyMonitor(Monitor, Callback):
             # Barebones is without any logging.
             log_values=lambda v: None if trainer.barebones else self._log.put(trainer, v),
             is_first_rank=trainer.is_global_zero,
-            # As Lightning's Timer does at the end of a batch.
-            agree=trainer.strategy.broadcast if trainer.world_size > 1 else None,
         )
 
     @never_raises

@@ -99,7 +99,7 @@ def judge(limit: Limit, at: Standing) -> Verdict:
             f"the budget of {limit} may be exceeded: {_range(limit, middle, lower, upper)}"
             f"{_advice(limit, at)}{unknown}",
         )
-    if not is_known:
+    if not is_known and at.rows:  # until an epoch has ended, other ranks have told nothing
         return Verdict(
             Level.UNKNOWN,
             f"whether the budget of {limit} is kept is not known: part of what is spent is not "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from energyest.tracking.cost.budget import Budget, Limit
 from energyest.tracking.cost.verdict import Level, Standing, judge
@@ -43,7 +43,7 @@ class BudgetWatch:
         self,
         budget: Budget,
         standing: Callable[[], Standing],
-        tell: Callable[[dict[str, object]], None],
+        tell: Callable[[Mapping[str, object]], None],
         *,
         agree: Agree | None = None,
         is_first_rank: bool = True,
@@ -67,6 +67,11 @@ class BudgetWatch:
     def exceeded(self) -> str:
         """Why the budget is exceeded, or will be; empty if it is not."""
         return self._exceeded
+
+    @property
+    def asks_others(self) -> bool:
+        """Whether a look is one of all ranks together."""
+        return self._agree is not None
 
     @property
     def must_stop(self) -> bool:
