@@ -128,6 +128,8 @@ def rows_that_fit(limit: Limit, at: Standing) -> float | None:
         a_row = spent / at.rows
     else:
         return None
+    if not a_row > 0:  # too little for a float to tell from nothing
+        return None
     rows = at.rows + max(0.0, limit.most - spent) / a_row
     return rows if math.isfinite(rows) else None
 
