@@ -79,9 +79,9 @@ def _parts(trace: EnergyTrace) -> Iterator[str]:
         if math.isfinite(modelled_J):
             parts.append(f"modelled {_percent(modelled_J / total_J)}")
     samples = trace.column("samples") if "samples" in trace.epoch_columns else np.zeros(0)
-    a_sample_J = float(np.sum(trace.column("energy_J")) / np.sum(samples)) if len(samples) else 0.0
-    if a_sample_J > 0 and math.isfinite(a_sample_J):
-        parts.append(f"{format_energy(a_sample_J)} per sample")
+    count, rows_J = float(np.sum(samples)), float(np.sum(trace.column("energy_J")))
+    if count > 0 and math.isfinite(rows_J):
+        parts.append(f"{format_energy(rows_J / count)} per sample")
     if parts:
         yield ", ".join(parts)
 
