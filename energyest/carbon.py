@@ -33,12 +33,11 @@ from numpy.typing import ArrayLike
 
 from energyest.arrays import FloatArray, as_vector
 from energyest.checks import finite_or_none, short
+from energyest.display import JOULES_PER_KWH
 from energyest.errors import EstimateError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-JOULES_PER_KWH = 3.6e6
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ A trace is a folder, or a log of another tool.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,10 +22,17 @@ if TYPE_CHECKING:
 
 # Shorter gaps are not worth a line.
 _GAP_S = 0.1
+# The exit status for a training that its budget has ended.
+_OVER_BUDGET = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 1 for an error of the package's own."""
+    """Run a command.
+
+    Returns:
+        The exit status: 1 for an error of the package's own; 3 for `show` of a training that its
+        budget has ended.
+    """
     parser = argparse.ArgumentParser(
         prog="energyest", description="Energy of deep-learning training: measure and project it."
     )
@@ -61,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "devices":
             _devices()
         elif options.command == "show":
-            _show(_load(options))
+            return _show(_load(options))
         elif options.command == "runs":
             _runs(options.folder, options.model, options.csv, options.unfinished)
         else:
@@ -138,22 +144,26 @@ def _devices() -> None:
     found.close()
 
 
-def _show(trace: EnergyTrace) -> None:
+def _show(trace: EnergyTrace) -> int:
     from energyest.records.meta import read_object, read_text  # noqa: PLC0415
+    from energyest.summary import energy_text  # noqa: PLC0415
 
     measured = trace.epochs.dropna(axis="columns", how="all").rename(columns=_line)
     tool = read_text(read_object(trace.meta, "log"), "tool")
     status = read_text(trace.meta, "status") or (f"from {tool}" if tool else "status unknown")
     if status == "running":
         status = "running, or killed"
-    total_J = trace.total_J
-    total = f"{format_energy(total_J)} in all" if math.isfinite(total_J) else "total not known"
-    _say(_line(f"{trace}, {status}; {total}"))
+    _say(_line(f"{trace}, {status}; {energy_text(trace)}"))
     for line in _gaps(trace):
         _say(_line(f"note: {line}"))
-    if not len(trace):
-        return
-    _say(measured.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="-"))
+    if len(trace):
+        shown = measured.to_string(index=False, float_format="{:.4g}".format, na_rep="-")
+        _say(shown)
+    stopped = read_text(read_object(trace.meta, "budget"), "stopped")
+    if stopped is None:
+        return 0
+    _say(_line(f"energyest: the training ended early: {stopped}"), file=sys.stderr)
+    return _OVER_BUDGET
 
 
 def _gaps(trace: EnergyTrace) -> Iterator[str]:
@@ -163,6 +173,8 @@ def _gaps(trace: EnergyTrace) -> Iterator[str]:
         read_list,
         read_number,
         read_object,
+        read_objects,
+        read_text,
     )
 
     if missing_text(trace.meta):
@@ -172,10 +184,12 @@ def _gaps(trace: EnergyTrace) -> Iterator[str]:
         if missing_s >= _GAP_S:
             yield f"{device.get('device')} was not measured for {missing_s:.4g} s"
     yield from map(str, read_list(trace.meta, "notes"))
+    for finding in read_objects(read_object(trace.meta, "budget"), "findings"):
+        yield read_text(finding, "reason") or "a budget was exceeded"
     cut = read_object(trace.meta, "interrupted_epoch")
     so_far_J = read_number(cut, "energy_J")
     if so_far_J is not None:
-        yield f"{trace.unit} {cut.get('epoch')} was under way: {so_far_J:.4g} J so far"
+        yield f"{trace.unit} {cut.get('epoch')} was under way: {format_energy(so_far_J)} so far"
 
 
 def _project(trace: EnergyTrace, epochs: float | None, steps: int | None) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd  # results that hold no table do without it
 
+JOULES_PER_KWH = 3.6e6
+
 
 def printable(text: str) -> str:
     """Text that may be of a file that somebody else wrote: it does not steer the terminal."""
@@ -41,6 +43,29 @@ def format_energy(energy_J: float) -> str:
         if abs(energy_J) >= size:
             return f"{energy_J / size:.4g} {unit}"
     return f"{energy_J:.4g} J"
+
+
+def format_Wh(energy_J: float) -> str:
+    """Joules as a short text in watt-hours, such as `1.23kWh`: no more than eight characters."""
+    energy_Wh = energy_J / JOULES_PER_KWH * 1000
+    for size, unit in ((1e9, "GWh"), (1e6, "MWh"), (1e3, "kWh"), (1, "Wh"), (1e-3, "mWh")):
+        # 999.6 Wh would be rounded to 1e+03.
+        if abs(energy_Wh) >= 0.9995 * size:
+            return f"{energy_Wh / size:.3g}{unit}"
+    return f"{energy_Wh / 1e-3:.2g}mWh"
+
+
+def format_both(energy_J: float) -> str:
+    """Joules with a fitting prefix, and kWh, such as `492 kJ (0.1367 kWh)`."""
+    return f"{format_energy(energy_J)} ({energy_J / JOULES_PER_KWH:.4g} kWh)"
+
+
+def format_mass(mass_kg: float) -> str:
+    """Kilograms as text with a fitting unit, such as `57.3 g`."""
+    for size, unit in ((1e3, "t"), (1, "kg"), (1e-3, "g")):
+        if abs(mass_kg) >= size:
+            return f"{mass_kg / size:.3g} {unit}"
+    return f"{mass_kg / 1e-6:.3g} mg"
 
 
 def format_duration(duration_s: float) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from energyest.carbon import JOULES_PER_KWH, Intensity, co2e_kg
-from energyest.display import as_html, format_duration, format_energy
+from energyest.carbon import Intensity, co2e_kg
+from energyest.display import JOULES_PER_KWH, as_html, format_both, format_duration, format_energy
 from energyest.errors import EnergyestError
 
 
@@ -71,7 +71,7 @@ class Estimate:
         return co2e_kg(self.energy_J, intensity_g_per_kWh, pue=pue)
 
     def __str__(self) -> str:
-        text = f"{format_energy(self.energy_J)} ({self.energy_kWh:.4g} kWh)"
+        text = format_both(self.energy_J)
         if self.epochs is not None:
             text += f" for {self.epochs:.6g} {self.unit}{'s' * (self.epochs != 1)}"
             if self.epochs_lower is not None and self.epochs_upper is not None:

@@ -6,7 +6,7 @@ simulation.huggingface_ranks FOLDER [option ...]`.
 Prints, from rank 0, a line of JSON with what the callback showed and what became of the weights.
 
 Options: `monitor=no`, `without=1` (that rank has no callback), `resume=yes` (from the newest
-checkpoint), `epochs=4`, `step_s=0.05`.
+checkpoint), `epochs=4`, `step_s=0.05`, `budget_kWh=1e-6` (which stops it).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from energyest import EnergyCallback
 from energyest.measure.sensors import detect
-from simulation.ranks import Gpu
+from simulation.ranks import Gpu, budget_of
 
 OPTIONS: dict[str, str] = {}  # of this process
 BATCHES = 8
@@ -72,7 +72,8 @@ def main(folder: str, *options: str) -> None:
     callback = None
     if OPTIONS.get("monitor") != "no" and OPTIONS.get("without") != str(rank):
         kinds: Any = ("cpu", "ram") if rank == 0 else ()
-        callback = EnergyCallback(sensors=[Gpu(rank), *detect(components=kinds)])
+        sensors = [Gpu(rank), *detect(components=kinds)]
+        callback = EnergyCallback(sensors=sensors, **budget_of(OPTIONS))
     data = torch.randn(4 * BATCHES * 2, 4, generator=torch.Generator().manual_seed(1))
     samples = [{"x": x, "labels": 0} for x in data]
     watch = Watch(callback)

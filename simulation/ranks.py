@@ -8,7 +8,7 @@ Prints, from rank 0, a line of JSON with what the monitor showed while the train
 Options: `strategy=ddp_spawn` or `strategy=model_parallel` (FSDP2, as far as the CPU can),
 `monitor=no`, `without=1` (that rank has no monitor), `broken=1` (it cannot make its run), `fail=1`
 (it raises when epoch 2 ends), `kill=1` (it kills itself there), `devices=2`, `nodes=2`, `epochs=4`,
-`step_s=0.05`, and `timeout_s=15` (of gloo).
+`step_s=0.05`, `budget_kWh=1e-6` (which stops it), and `timeout_s=15` (of gloo).
 """
 
 from __future__ import annotations
@@ -172,11 +172,19 @@ class Watch(pl.Callback):
             print("SEEN " + json.dumps(seen), flush=True)
 
 
+def budget_of(options: dict[str, str]) -> dict[str, Any]:
+    """What a monitor is given so that its budget stops the training; empty without one."""
+    if "budget_kWh" not in options:
+        return {}
+    return {"budget_kWh": float(options["budget_kWh"]), "on_exceed": "stop"}
+
+
 def main(folder: str, *options: str) -> None:
     OPTIONS.update(option.partition("=")[::2] for option in options)
     torch.manual_seed(0)
     is_without = OPTIONS.get("without") == os.environ.get("LOCAL_RANK", "0")
-    monitor = None if is_without or OPTIONS.get("monitor") == "no" else Monitor()
+    is_measured = not is_without and OPTIONS.get("monitor") != "no"
+    monitor = Monitor(**budget_of(OPTIONS)) if is_measured else None
     strategy: Any = OPTIONS.get("strategy", "ddp")
     if "timeout_s" in OPTIONS:
         strategy = DDPStrategy(timeout=timedelta(seconds=float(OPTIONS["timeout_s"])))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import pickle
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,33 @@ from tests.support.threads import is_within, own_threads
 from tests.support.trainers import AccidentError, lightning_warns
 
 pytestmark = lightning_warns
+
+LOG = logging.getLogger("energyest")
+
+
+class Warnings(logging.Handler):
+    """What the package says from now on, at a level or above; each test begins without any."""
+
+    def __init__(self, level: int = logging.WARNING) -> None:
+        super().__init__(level)
+        self._texts: list[str] = []
+        LOG.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._texts.append(record.getMessage())
+
+    def about(self, part: str) -> list[str]:
+        return [text for text in self._texts if part in text]
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    before, level = list(LOG.handlers), LOG.level
+    LOG.setLevel(logging.INFO)
+    yield
+    LOG.handlers[:] = before
+    LOG.setLevel(level)
+
 
 Behaviour = Callable[[Adapter, Path], None]
 TABLE: list[tuple[Behaviour, bool]] = []
@@ -356,6 +384,149 @@ def a_resumed_training_goes_on_with_its_trace(adapter: Adapter, folder: Path) ->
     assert monitor.total_J > earlier.trace.column("energy_J").sum()
     assert monitor.total_J > trace.column("energy_J").sum()
     assert trace.meta["planned_epochs"] == 4
+
+
+# ---------------------------------------------------------------------- a budget
+
+# 4 batches of 5 ms at 300 W are an epoch of 6 J at the least.
+BATCH_S = 0.005
+TINY_KWH, HUGE_KWH = 1e-9, 1e3
+
+
+@behaviour
+def a_budget_that_is_kept_says_nothing(adapter: Adapter, folder: Path) -> None:
+    said = Warnings()
+    monitor = adapter.monitor(
+        folder / "energy", budget_kWh=HUGE_KWH, budget_hours=1e3, on_exceed="stop"
+    )
+    adapter.train(monitor, Setting(folder, epochs=6, step_s=BATCH_S))
+    assert len(monitor.trace) == 6
+    assert not monitor.exceeded
+    assert not said.about("budget")
+    known = monitor.trace.meta["budget"]
+    assert known == {"limits": {"kWh": HUGE_KWH, "hours": 1e3}, "on_exceed": "stop"}
+
+
+@behaviour
+def a_budget_that_is_spent_is_warned_of_and_no_more(adapter: Adapter, folder: Path) -> None:
+    said = Warnings()
+    monitor = adapter.monitor(folder / "energy", budget_kWh=TINY_KWH)
+    adapter.train(monitor, Setting(folder, step_s=BATCH_S))
+    assert len(monitor.trace) == 3
+    assert monitor.trace.meta["status"] == "finished"
+    (warning,) = said.about("budget of 1e-09 kWh is spent")
+    assert "ends here" not in warning
+    assert "is spent" in monitor.exceeded
+    written = load_trace(folder / "energy").meta["budget"]
+    assert written["stopped"] is None
+    assert [finding["level"] for finding in written["findings"]] == ["spent"]
+
+
+@behaviour
+def a_budget_that_is_spent_stops_the_training(adapter: Adapter, folder: Path) -> None:
+    said = Warnings()
+    monitor = adapter.monitor(folder / "energy", budget_kWh=TINY_KWH, on_exceed="stop")
+    setting = Setting(folder, epochs=20, validates=True, step_s=BATCH_S)
+    adapter.train(monitor, setting)
+    assert len(monitor.trace) == 1
+    assert len(setting.net.losses) < 20 * 4
+    assert monitor.trace.meta["status"] == "finished"
+    (warning,) = said.about("budget")
+    assert warning.endswith("the training ends here")
+    written = load_trace(folder / "energy").meta["budget"]
+    assert written["stopped"] == monitor.exceeded
+    assert "is spent" in written["stopped"]
+
+
+@behaviour
+def hours_are_a_budget_too(adapter: Adapter, folder: Path) -> None:
+    monitor = adapter.monitor(folder / "energy", budget_hours=0.02 / 3600, on_exceed="stop")
+    adapter.train(monitor, Setting(folder, epochs=50, step_s=BATCH_S))
+    assert 1 <= len(monitor.trace) < 50
+    assert "hours is spent" in monitor.exceeded
+
+
+@behaviour
+def kilograms_are_a_budget_where_an_intensity_is_known(adapter: Adapter, folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match="budget_kg=1 needs a carbon intensity"):
+        adapter.monitor(None, budget_kg=1)
+    options = {"carbon_intensity": 500.0, "pue": 1.5, "on_exceed": "stop"}
+    monitor = adapter.monitor(folder / "energy", budget_kg=TINY_KWH * 0.75, **options)
+    adapter.train(monitor, Setting(folder, epochs=20, step_s=BATCH_S))
+    assert len(monitor.trace) == 1
+    assert "kg CO2e is spent" in monitor.exceeded
+
+
+@behaviour
+def a_projection_that_is_settled_stops_the_training(adapter: Adapter, folder: Path) -> None:
+    setting = Setting(folder, epochs=100_000, step_s=BATCH_S, validates=True)
+    # Room for a tenth of them at the most, on a busy machine for less: far from spent when it is
+    # seen that it will not do.
+    budget_kWh = 10_000 * 4 * BATCH_S * WATTS / 3.6e6
+    monitor = adapter.monitor(folder / "energy", budget_kWh=budget_kWh, on_exceed="stop")
+    adapter.train(monitor, setting)
+    trace = monitor.trace
+    assert 3 <= len(trace) < 300
+    assert monitor.total_J < budget_kWh * 3.6e6
+    assert "will be exceeded" in trace.meta["budget"]["stopped"]
+    assert "of 100000 epochs fit" in trace.meta["budget"]["stopped"]
+
+
+@behaviour
+def energy_that_is_not_measured_stops_nothing_and_is_said(adapter: Adapter, folder: Path) -> None:
+    said = Warnings()
+    sensors = [Failing(error=RuntimeError("lost")), Constant(20.0, "cpu:0")]
+    monitor = adapter.monitor(folder / "energy", *sensors, budget_kWh=TINY_KWH, on_exceed="stop")
+    adapter.train(monitor, Setting(folder))
+    assert len(monitor.trace) == 3
+    (warning,) = said.about("budget")
+    assert "whether the budget of 1e-09 kWh is kept is not known" in warning
+    assert not monitor.exceeded
+
+
+@behaviour
+def what_was_spent_before_a_resume_counts(adapter: Adapter, folder: Path) -> None:
+    earlier = adapter.monitor(folder / "energy")
+    adapter.train(earlier, Setting(folder, epochs=6, saves=True, step_s=BATCH_S))
+    budget_kWh = earlier.trace.column("energy_J").sum() / 3.6e6
+    monitor = adapter.monitor(folder / "later", budget_kWh=budget_kWh, on_exceed="stop")
+    adapter.train(monitor, Setting(folder, epochs=20, resumes=True, step_s=BATCH_S))
+    assert len(monitor.trace) == 7
+    assert "spent" in monitor.trace.meta["budget"]["stopped"]
+
+
+@behaviour
+def a_budget_that_cannot_be_is_refused(adapter: Adapter, folder: Path) -> None:
+    for wrong in ({"budget_kWh": 0}, {"budget_hours": -1}, {"budget_kg": math.nan}):
+        (name,) = wrong
+        with pytest.raises(ConfigurationError, match=f"{name}=.* must be positive"):
+            adapter.monitor(None, **wrong)
+    with pytest.raises(ConfigurationError, match="on_exceed='halt' must be"):
+        adapter.monitor(None, budget_kWh=1, on_exceed="halt")
+    with pytest.raises(ConfigurationError, match="needs a budget"):
+        adapter.monitor(None, on_exceed="stop")
+
+
+# ---------------------------------------------------------------------- the summary
+
+
+@behaviour
+def a_summary_ends_the_run(adapter: Adapter, folder: Path) -> None:
+    said = Warnings(logging.INFO)
+    sensors = [Constant(300.0), Constant(100.0, "cpu:0")]
+    monitor = adapter.monitor(folder / "energy", *sensors, carbon_intensity="DE", pue=1.5)
+    adapter.train(monitor, Setting(folder, step_s=BATCH_S))
+    (text,) = said.about("outside of them")
+    assert "3 epochs in " in text
+    assert f"({monitor.total_J / 3.6e6:.4g} kWh)" in text
+    assert "GPU 75 %" in text
+    assert "per sample" in text
+    assert "(Germany, " in text
+    assert f"trace: {folder / 'energy'}" in text
+    quiet = adapter.monitor(None, quiet=True)
+    said = Warnings(logging.INFO)
+    adapter.train(quiet, Setting(folder, epochs=1))
+    assert not said.about("in epochs")
 
 
 # ---------------------------------------------------------------------- the monitor as an object

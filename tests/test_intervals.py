@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from energyest import EnergyMonitor, load_trace, track
+from energyest.display import format_Wh
 from energyest.errors import ConfigurationError
 from energyest.tracking import session as session_module
 from simulation.stepped import Clock
@@ -235,9 +236,7 @@ def test_loggers_get_every_interval(pl: ModuleType, clock: Clock, tmp_path: Path
         pl.loggers.TensorBoardLogger(tmp_path / "tensorboard"),
     ]
     monitor = monitor_of(every_n_steps=4)
-    shown = AtBatch(
-        lambda t: (t.progress_bar_metrics.get("energy/projected_J"), monitor.projection)
-    )
+    shown = AtBatch(lambda t: (t.progress_bar_metrics.get("energy"), monitor.projection))
     trainer = make_trainer(pl, tmp_path, monitor, shown, max_epochs=2, logger=loggers)
     trainer.log_every_n_steps = 1000
     trainer.fit(NETS[pl](step_s=0.005, clock=clock), batches(15))
@@ -256,8 +255,9 @@ def test_loggers_get_every_interval(pl: ModuleType, clock: Clock, tmp_path: Path
         assert "energy/epoch_J" not in values
     for in_bar, projection in shown.seen:
         if in_bar is not None and projection is not None:
-            assert in_bar == pytest.approx(projection.energy_J)
-    assert trainer.progress_bar_metrics["energy/projected_J"] == monitor.projection.energy_J
+            assert in_bar.endswith(f"/{format_Wh(projection.energy_J)}")
+    end = f"/{format_Wh(monitor.projection.energy_J)}"
+    assert trainer.progress_bar_metrics["energy"].endswith(end)
     assert trainer.callback_metrics["energy/interval_J"] == pytest.approx(logged[-1])
 
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from energyest import EnergyMonitor, describe_workload, estimate_step, load_trace
+from energyest.display import format_Wh
 from energyest.errors import ConfigurationError
 from energyest.measure.recorder import Recorder
 from simulation.stepped import Clock
@@ -638,10 +639,12 @@ def test_every_logger_gets_the_energy(pl: ModuleType, clock: Clock, tmp_path: Pa
             for step, value in values[name].items():
                 projection, progress_bar = spy.seen[last_steps.index(step)]
                 assert value == pytest.approx(getattr(projection, attribute), rel=1e-5)
-                assert ("energy/projected_J" in progress_bar) or name != "energy/projected_J"
-    shown = [bar["energy/projected_J"] for _, bar in spy.seen if "energy/projected_J" in bar]
-    assert shown[-1] == pytest.approx(list(values["energy/projected_J"].values())[-1], rel=1e-5)
-    assert not any(name in bar for _, bar in spy.seen for name in LOGGED)
+                assert "/" in progress_bar["energy"]
+    shown = [bar["energy"] for _, bar in spy.seen]
+    ends = (values[name] for name in ("energy/total_J", "energy/projected_J"))
+    assert shown[-1] == "/".join(format_Wh(list(end.values())[-1]) for end in ends)
+    assert max(map(len, shown)) <= len("1.23kWh/4.56kWh")
+    assert not any(name in bar for _, bar in spy.seen for name in (*LOGGED, *PROJECTED))
 
 
 def test_logging_leaves_the_loggers_folder_alone(pl: ModuleType, tmp_path: Path) -> None:

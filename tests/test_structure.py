@@ -24,19 +24,20 @@ ORDER = (
         "patience",
         "arrays",
         "integration",
-        "carbon",
         "display",
+        "carbon",
         "estimate",
+        "settings",
         "versions",
     ),
-    *("gpus", "records", "measure", "profiling", "estimators"),
+    *("gpus", "records", "summary", "measure", "profiling", "estimators"),
     *("distributed", "tracking", *ADAPTERS),
     *("tradeoff", "readers", "plots", "cli"),
 )
 # Rooms that an earlier one stands beside, and must not know.
 STRANGERS = {
-    "profiling": {"carbon", "estimate"},
-    "estimators": {"measure", "profiling"},
+    "profiling": {"carbon", "estimate", "settings", "summary"},
+    "estimators": {"settings", "summary", "measure", "profiling"},
     "distributed": {"profiling", "estimators"},
     "huggingface": {"lightning"},
     "tradeoff": {"measure", "profiling", "distributed", "tracking", *ADAPTERS},
@@ -114,6 +115,7 @@ def test_keys_of_a_meta_are_declared() -> None:
     inner |= {"tool"}
     inner |= {"train_samples", "validation_samples"}
     inner |= {"monitor", "patience", "min_delta", "best", "waited"}
+    inner |= {"stopped", "findings", "reason", "gpu_energy_J"}
     inner |= {"stopping_threshold", "divergence_threshold"}
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

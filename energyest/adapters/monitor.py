@@ -12,14 +12,20 @@ from torch import nn
 
 from energyest.adapters.processes import Place, begin
 from energyest.adapters.spawn import SharedPath
+from energyest.carbon import Intensity
 from energyest.estimate import Estimate
 from energyest.measure.sensors import Kind, Sensor
 from energyest.measure.torch_gpus import trained_on, unreadable
 from energyest.records.loading import load_trace
 from energyest.records.trace import EnergyTrace
 from energyest.records.workload import Workload
+from energyest.settings import settings
 from energyest.tracking import checks
 from energyest.tracking.continuation import Position
+from energyest.tracking.cost.budget import Budget, OnExceed
+from energyest.tracking.cost.ending import say_summary
+from energyest.tracking.cost.verdict import Standing
+from energyest.tracking.cost.watch import Agree, BudgetWatch
 from energyest.tracking.live_projection import projection_of
 from energyest.tracking.plan import TrainingPlan
 from energyest.tracking.progress import BatchSize
@@ -42,9 +48,17 @@ class Monitor:
         confidence: probability for the interval of the projection.
         hparams: names of hyperparameters that are to be in the trace, whatever they hold.
         batch_size: tells how many samples are in a batch.
+        budget_kWh: energy that the training may use.
+        budget_kg: CO2e that it may emit.
+        budget_hours: how long it may take.
+        on_exceed: "warn", or "stop" to end the training.
+        carbon_intensity: of the electricity.
+        pue: power usage effectiveness of the data centre, for CO2e alone.
+        quiet: leave out the summary at the end.
 
     Raises:
         ConfigurationError: an argument is out of its range.
+        EstimateError: the country of the carbon intensity is not known, or the number cannot be.
     """
 
     # By which users know it, whatever a class below it is called.
@@ -63,10 +77,29 @@ class Monitor:
         confidence: float,
         hparams: Sequence[str],
         batch_size: BatchSize | None,
+        budget_kWh: float | None,
+        budget_kg: float | None,
+        budget_hours: float | None,
+        on_exceed: OnExceed,
+        carbon_intensity: Intensity | None,
+        pue: float | None,
+        quiet: bool | None,
     ) -> None:
         checks.check_settings(confidence, interval_s, components, batch_size)
         self._hparams = checks.check_names("hparams", hparams)
-        self._folder = checks.check_folder(folder)
+        checks.check_folder(folder)
+        self._settings = settings(
+            folder=folder, carbon_intensity=carbon_intensity, pue=pue, quiet=quiet
+        )
+        self._folder = checks.check_folder(self._settings.folder)
+        self._budget = Budget.of(
+            kWh=budget_kWh,
+            kg=budget_kg,
+            hours=budget_hours,
+            on_exceed=on_exceed,
+            intensity=self._settings.carbon_intensity,
+            pue=self._settings.pue,
+        )
         self._components = tuple(components)
         self._every = checks.check_every_n_steps(every_n_steps)
         self._count_flops = count_flops
@@ -78,6 +111,7 @@ class Monitor:
         # What the newest training has cost, also after its end; and how it goes, until then.
         self._session: Session | None = None
         self._training: Training | None = None
+        self._watch_of_budget: BudgetWatch | None = None
         self._has_begun = False
         self._resumes_at: Position | None = None
         self._left_by_child = SharedPath()
@@ -128,6 +162,11 @@ class Monitor:
         """Where the trace is written; None before the training or if it is in memory only."""
         path = self._left_by_child.read()
         return path if path is not None or self._session is None else self._session.folder
+
+    @property
+    def exceeded(self) -> str:
+        """Why the budget is exceeded, or will be; empty if it is not, and on all other ranks."""
+        return "" if self._watch_of_budget is None else self._watch_of_budget.exceeded
 
     # ------------------------------------------------------------------ for the adapters
 
@@ -211,10 +250,57 @@ class Monitor:
         training, self._training = self._training, None
         if training is not None:
             training.interrupt(status)
+            self._say_summary()
         elif self._session is not None:  # broken off before there was one, or over
             self._session.stop(status)
+
+    def _finish(self) -> None:
+        """The training has come to its end."""
+        training, self._training = self._training, None
+        if training is not None:
+            training.finish()
+            self._say_summary()
+
+    def _say_summary(self) -> None:
+        session = self._session
+        if session is not None and session.is_first_rank:
+            say_summary(session, self._settings)
+
+    def _watch_budget(self, agree: Agree | None, *, is_first_rank: bool) -> None:
+        """Watch the budget of a training that begins, also where its session has failed.
+
+        The other ranks would wait for one that does not.
+
+        Args:
+            agree: brings what rank 0 has found to all ranks; None for a process that is alone.
+            is_first_rank: whether this process decides.
+        """
+
+        def tell(found: Mapping[str, object]) -> None:
+            if self._session is not None:
+                self._session.describe(budget=found)
+
+        def standing() -> Standing:
+            assert self._session is not None
+            return self._session.standing()
+
+        self._watch_of_budget = BudgetWatch(
+            self._budget, standing, tell, agree=agree, is_first_rank=is_first_rank
+        )
+
+    def _is_over_budget(self, *, epoch_ends: bool) -> bool:
+        """Whether the training is to end for its budget; all ranks have to ask at the same time.
+
+        Args:
+            epoch_ends: whether an epoch has just ended, and not a batch.
+        """
+        watch = self._watch_of_budget
+        if watch is None:
+            return False
+        return watch.after_epoch() if epoch_ends else watch.after_batch()
 
     def __getstate__(self) -> dict[str, Any]:
         # They hold threads and open files, which cannot go to another process.
         own = {"_session": None, "_training": None, "_has_begun": False, "_resumes_at": None}
+        own["_watch_of_budget"] = None
         return {**vars(self), **own}

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from energyest.adapters.monitor import Monitor
 from energyest.adapters.processes import Place, default_folder
-from energyest.carbon import Intensity, co2e_kg
+from energyest.carbon import Intensity
 from energyest.errors import ConfigurationError, TraceError
 from energyest.huggingface import checkpoint_file, model_card
 from energyest.huggingface.base import TrainerCallback, check_installed
@@ -24,6 +24,8 @@ from energyest.huggingface.taps import Tap
 from energyest.huggingface.trainer_plan import TrainerPlan
 from energyest.measure.sensors import Kind, Sensor
 from energyest.records.workload import Workload
+from energyest.tracking.cost.budget import OnExceed
+from energyest.tracking.cost.watch import Look
 from energyest.tracking.guard import never_raises
 from energyest.tracking.progress import BatchSize
 
@@ -82,8 +84,16 @@ class EnergyCallback(Monitor, TrainerCallback):
             words; what could be a secret, an address, a path or longer text is not.
         batch_size: a function that tells how many samples are in a batch, where its build does not
             show it: `lambda batch: len(batch["lengths"])`.
-        carbon_intensity: of the electricity, for the model's card: a country, such as "DE", or a
-            number in g CO2e per kWh; None for the world's mean.
+        budget_kWh, budget_kg, budget_hours: what the training may use, emit (CO2e) and take; see
+            docs/measuring.md. With several processes, the same on every rank.
+        on_exceed: "warn" that a budget is exceeded or will be; or "stop" to end the training then,
+            as `should_training_stop` does, with a checkpoint.
+        carbon_intensity: of the electricity, also for the model's card: a country, such as "DE", or
+            a number in g CO2e per kWh; by default the setting, see docs/measuring.md. The card goes
+            by the world's mean without either.
+        pue: power usage effectiveness of the data centre, for CO2e alone; by default the setting,
+            or 1.
+        quiet: leave out the summary at the end; by default the setting, or False.
 
     Raises:
         ConfigurationError: an argument is out of its range. Once training runs, nothing is raised.
@@ -106,7 +116,13 @@ class EnergyCallback(Monitor, TrainerCallback):
         confidence: float = 0.9,
         hparams: Sequence[str] = (),
         batch_size: BatchSize | None = None,
+        budget_kWh: float | None = None,
+        budget_kg: float | None = None,
+        budget_hours: float | None = None,
+        on_exceed: OnExceed = "warn",
         carbon_intensity: Intensity | None = None,
+        pue: float | None = None,
+        quiet: bool | None = None,
     ) -> None:
         check_installed()
         super().__init__(
@@ -120,10 +136,14 @@ class EnergyCallback(Monitor, TrainerCallback):
             confidence=confidence,
             hparams=hparams,
             batch_size=batch_size,
+            budget_kWh=budget_kWh,
+            budget_kg=budget_kg,
+            budget_hours=budget_hours,
+            on_exceed=on_exceed,
+            carbon_intensity=carbon_intensity,
+            pue=pue,
+            quiet=quiet,
         )
-        if carbon_intensity is not None:
-            co2e_kg(0.0, carbon_intensity)
-        self._intensity = carbon_intensity
         self._has_card_of: weakref.ref[Trainer] | None = None
         self._is_called_by_tap = False
         self._forget()
@@ -146,6 +166,12 @@ class EnergyCallback(Monitor, TrainerCallback):
     @never_raises
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Begin to measure."""
+        self._begin_training(args, state)
+        agree = _broadcast if args.world_size > 1 else None
+        self._watch_budget(agree, is_first_rank=args.process_index == 0)
+
+    @never_raises
+    def _begin_training(self, args: Any, state: Any) -> None:
         self._end_unnoticed()  # a training before this one that never came to its end
         self._forget()
         call = call_of(self)
@@ -170,7 +196,12 @@ class EnergyCallback(Monitor, TrainerCallback):
             is_first_rank=place.rank == 0,
         )
         assert self._training is not None
-        self._steps = TrainerSteps(trainer, plan, self._training)
+        self._steps = TrainerSteps(
+            trainer,
+            plan,
+            self._training,
+            after_epoch=lambda: self._after_epoch(trainer.control),
+        )
 
     @never_raises
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -179,10 +210,21 @@ class EnergyCallback(Monitor, TrainerCallback):
             self._steps.start_epoch()
 
     @never_raises
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """An optimizer step ends."""
+        self._keep_to_budget(control, epoch_ends=False)
+
+    @never_raises
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """An epoch ends, but for its evaluation if that is to come."""
+        self._end_epoch(is_evaluated=control.should_evaluate)
+        if self._asks_others:
+            self._keep_to_budget(control, epoch_ends=True)
+
+    @never_raises  # by itself: on every rank, what comes after it has to come
+    def _end_epoch(self, *, is_evaluated: bool) -> None:
         if self._steps is not None:
-            self._steps.end_epoch(is_evaluated=control.should_evaluate)
+            self._steps.end_epoch(is_evaluated=is_evaluated)
 
     @never_raises
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -205,12 +247,27 @@ class EnergyCallback(Monitor, TrainerCallback):
         if self._steps is not None:
             self._steps.finish_epoch()
         self._let_go()
-        training, self._training = self._training, None
-        if training is not None:
+        if self._training is not None:
             try:
-                training.end()
+                self._training.end()
             finally:
-                training.finish()
+                self._finish()
+
+    @property
+    def _asks_others(self) -> bool:
+        """Whether ranks look at the budget together: at events, which come on all of them."""
+        return self._watch_of_budget is not None and self._watch_of_budget.asks_others
+
+    def _after_epoch(self, control: Any) -> None:
+        """An epoch is over with its evaluation, which no event says: a rank may not see it."""
+        if not self._asks_others:
+            self._keep_to_budget(control, epoch_ends=True)
+
+    def _keep_to_budget(self, control: Any, *, epoch_ends: bool) -> None:
+        if self._is_over_budget(epoch_ends=epoch_ends):
+            if not control.should_training_stop:
+                control.should_save = True
+            control.should_training_stop = True
 
     # ------------------------------------------------------------------ beginning and end
 
@@ -232,7 +289,9 @@ class EnergyCallback(Monitor, TrainerCallback):
     def _end_card(self, trainer: Trainer, error: BaseException | None) -> None:
         if error is None and self._session is not None and trainer.is_world_process_zero():
             pretrained = model_card.is_pretrained(trainer)
-            fields = model_card.emissions_of(self.trace, self._intensity, is_pretrained=pretrained)
+            fields = model_card.emissions_of(
+                self.trace, self._settings.carbon_intensity, is_pretrained=pretrained
+            )
             model_card.add_emissions(Path(trainer.args.output_dir) / "README.md", fields)
 
     def _load(self, call: TrainerCall, place: Place) -> None:
@@ -307,3 +366,11 @@ class EnergyCallback(Monitor, TrainerCallback):
         """What Lightning's Trainer calls after that: the error is on its way."""
 
     teardown = on_exception
+
+
+def _broadcast(look: Look) -> Look:
+    """What rank 0 says, on every rank: by what the Trainer itself talks with."""
+    from accelerate.utils import broadcast_object_list  # noqa: PLC0415  (comes with transformers)
+
+    known: Look = broadcast_object_list([look])[0]
+    return known

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from energyest.carbon import (
-    JOULES_PER_KWH,
     CarbonIntensity,
     Intensity,
     carbon_intensity,
     co2e_kg,
 )
+from energyest.display import JOULES_PER_KWH
 from energyest.records.devices import accelerators_of, names_with_counts
 from energyest.records.trace import EnergyTrace
 from energyest.versions import versions

@@ -33,12 +33,21 @@ class TrainerSteps:
         trainer: which trains.
         plan: counts its epochs and batches.
         training: is told of them.
+        after_epoch: called when an epoch is over, with its evaluation.
     """
 
-    def __init__(self, trainer: Trainer, plan: TrainerPlan, training: Training) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        plan: TrainerPlan,
+        training: Training,
+        *,
+        after_epoch: Callable[[], None],
+    ) -> None:
         self.failure = ""
         self._plan = plan
         self._training: Training | None = training
+        self._after_epoch = after_epoch
         # What a step or an evaluation works on.
         self._model: nn.Module | None = None
         self._batch: Any = None
@@ -85,8 +94,13 @@ class TrainerSteps:
         """The evaluation of an epoch that has ended is over, too, or has not come."""
         if self._epoch_is_over:
             self._epoch_is_over = False
-            if self._training is not None:
-                self._training.end_epoch()
+            self._end_epoch()
+            self._after_epoch()
+
+    @never_raises  # by itself: on every rank, what comes after it has to come
+    def _end_epoch(self) -> None:
+        if self._training is not None:
+            self._training.end_epoch()
 
     # ------------------------------------------------------------------ batches
 

@@ -7,11 +7,14 @@ apart from the state of a second monitor, and a training that goes on without on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from energyest.adapters.positions import position_of, state_of
 from energyest.errors import TraceError
 from energyest.tracking.continuation import Position
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
 
 _KEY = "energyest"
 
@@ -38,3 +41,20 @@ def load(number: str, checkpoint: Mapping[str, Any]) -> Position | None:
     except AttributeError as error:
         raise TraceError(f"the checkpoint's record of energy is damaged: {error}") from error
     return None if state is None else position_of(state)
+
+
+def save_last(trainer: Trainer) -> None:
+    """A training is stopped: save it, if the Trainer makes checkpoints and has made none here.
+
+    One that is made every so many epochs, or for a better metric alone, would lose what was paid
+    for since. Every rank has to call it, as `Trainer.save_checkpoint` asks for.
+    """
+    makers: list[Any] = [
+        callback
+        for callback in trainer.checkpoint_callbacks
+        if getattr(callback, "dirpath", None) is not None
+    ]
+    saved = (getattr(callback, "_last_global_step_saved", None) for callback in makers)
+    if makers and trainer.global_step not in saved:
+        name = f"budget-epoch={trainer.current_epoch}-step={trainer.global_step}.ckpt"
+        trainer.save_checkpoint(f"{makers[0].dirpath}/{name}")

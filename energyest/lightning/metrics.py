@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from energyest.adapters.log_names import LogNames
+from energyest.display import format_Wh
 from energyest.measure.signals import let_handlers_raise
 from energyest.records.trace import EPOCH_COLUMNS
 from energyest.tracking.guard import never_raises
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("energyest")
 
-# What the progress bar shows.
-_SHOWN = "energy/projected_J"
+# What the progress bar shows, by a name that leaves room in 80 columns.
+_TOTAL, _PROJECTED = "energy/total_J", "energy/projected_J"
+_SHOWN = "energy"
 # An attribute of the tensors that a monitor puts into `callback_metrics`.
 _MARK = "_is_of_energyest"
 
@@ -36,6 +38,7 @@ class EnergyLog:
     def __init__(self) -> None:
         # What was put into `callback_metrics`, by name.
         self._own: dict[str, torch.Tensor] = {}
+        self._in_bar: dict[str, float] = {}
         self._names = LogNames()
         # What waits for the loggers, with the number of the step and of the epoch.
         self._waiting: list[tuple[Mapping[str, float], int, int]] = []
@@ -90,9 +93,18 @@ class EnergyLog:
             setattr(tensor, _MARK, True)
             self._own[name] = tensor
         there.update({name: self._own[name] for name in named})
-        if _SHOWN in named:
-            connector._progress_bar_metrics[_SHOWN] = named[_SHOWN]
+        self._show_in_bar(connector, values)
         return named
+
+    def _show_in_bar(self, connector: Any, values: Mapping[str, float]) -> None:
+        """What was used, and of how much, as `12.3Wh/45.6Wh`: the bar shows text as it stands."""
+        bar = connector._progress_bar_metrics
+        if not isinstance(bar.get(_SHOWN, ""), str):  # the training's own
+            return
+        # Not every row brings a projection.
+        self._in_bar |= {name: values[name] for name in (_TOTAL, _PROJECTED) if name in values}
+        if _TOTAL in values:
+            bar[_SHOWN] = "/".join(map(format_Wh, self._in_bar.values()))
 
     def _free_name(self, wanted: str, there: Mapping[str, object]) -> str | None:
         """A name that the training does not use; None if there is none."""

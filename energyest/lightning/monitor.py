@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from energyest.adapters.monitor import Monitor
+from energyest.carbon import Intensity
 from energyest.errors import ConfigurationError
 from energyest.lightning import checkpointing, places
 from energyest.lightning.finetuning import planned_flips
@@ -17,6 +18,7 @@ from energyest.lightning.trainer_plan import TrainerPlan
 from energyest.measure.sensors import Kind, Sensor
 from energyest.records.workload import Workload
 from energyest.tracking.continuation import Position
+from energyest.tracking.cost.budget import OnExceed
 from energyest.tracking.guard import never_raises
 from energyest.tracking.progress import BatchSize
 
@@ -74,9 +76,19 @@ class EnergyMonitor(Monitor, Callback):
             secret, an address, a path or longer text is not.
         batch_size: a function that tells how many samples are in a batch, where its build does not
             show it: `lambda batch: len(batch["lengths"])`.
+        budget_kWh, budget_kg, budget_hours: what the training may use, emit (CO2e) and take; see
+            docs/measuring.md. With several processes, the same on every rank.
+        on_exceed: "warn" that a budget is exceeded or will be; or "stop" to end the training then,
+            as `trainer.should_stop` does, with a checkpoint if the Trainer makes any.
+        carbon_intensity: of the electricity: a country, such as "DE", or
+            a number in g CO2e per kWh; by default the setting, see docs/measuring.md.
+        pue: power usage effectiveness of the data centre, for CO2e alone; by default the setting,
+            or 1.
+        quiet: leave out the summary at the end; by default the setting, or False.
 
     Raises:
         ConfigurationError: an argument is out of its range. Once training runs, nothing is raised.
+        EstimateError: the country is not known, or the intensity is negative or not finite.
     """
 
     _name = "EnergyMonitor"
@@ -95,6 +107,13 @@ class EnergyMonitor(Monitor, Callback):
         confidence: float = 0.9,
         hparams: Sequence[str] = (),
         batch_size: BatchSize | None = None,
+        budget_kWh: float | None = None,
+        budget_kg: float | None = None,
+        budget_hours: float | None = None,
+        on_exceed: OnExceed = "warn",
+        carbon_intensity: Intensity | None = None,
+        pue: float | None = None,
+        quiet: bool | None = None,
     ) -> None:
         super().__init__(
             folder,
@@ -107,6 +126,13 @@ class EnergyMonitor(Monitor, Callback):
             confidence=confidence,
             hparams=hparams,
             batch_size=batch_size,
+            budget_kWh=budget_kWh,
+            budget_kg=budget_kg,
+            budget_hours=budget_hours,
+            on_exceed=on_exceed,
+            carbon_intensity=carbon_intensity,
+            pue=pue,
+            quiet=quiet,
         )
         self._rehearse = rehearse_finetuning
         self._log = EnergyLog()
@@ -124,8 +150,14 @@ class EnergyMonitor(Monitor, Callback):
     @never_raises
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to measure."""
-        self._stop("interrupted")  # a fit before this one that never came to its end
+        self._begin_fit(trainer, pl_module)
+        # As Lightning's Timer does at the end of a batch.
+        agree = trainer.strategy.broadcast if trainer.world_size > 1 else None
+        self._watch_budget(agree, is_first_rank=trainer.is_global_zero)
 
+    @never_raises
+    def _begin_fit(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop("interrupted")  # a fit before this one that never came to its end
         folder = places.folder_for(trainer, self._folder)
         place = places.place_of(trainer, self, EnergyMonitor)
         session = self._begin(pl_module, trainer.strategy.root_device, folder, place)
@@ -170,8 +202,8 @@ class EnergyMonitor(Monitor, Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A batch ends."""
-        if self._training is not None:
-            self._training.end_batch(pl_module, batch)
+        self._end_batch(pl_module, batch)
+        self._keep_to_budget(trainer, epoch_ends=False)
 
     @never_raises
     def on_before_optimizer_step(
@@ -223,8 +255,8 @@ class EnergyMonitor(Monitor, Callback):
     @never_raises
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An epoch ends."""
-        if self._training is not None:
-            self._training.end_epoch()
+        self._end_epoch()
+        self._keep_to_budget(trainer, epoch_ends=True)
 
     @never_raises
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -233,13 +265,13 @@ class EnergyMonitor(Monitor, Callback):
         if self._training is not None:
             self._training.end()
         self._flush_log(trainer, is_last=True)
+        if self._watch_of_budget is not None and self._watch_of_budget.must_stop:
+            checkpointing.save_last(trainer)
 
     @never_raises
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The training is over."""
-        if self._training is not None:
-            training, self._training = self._training, None
-            training.finish()
+        self._finish()
 
     @never_raises
     def on_exception(
@@ -301,6 +333,21 @@ class EnergyMonitor(Monitor, Callback):
     on_train_begin = on_init_end  # of a Trainer that it was added to later
 
     # ------------------------------------------------------------------ inside
+
+    # Guarded by themselves: what fails in them must not keep this rank from what all do together.
+    @never_raises
+    def _end_batch(self, pl_module: LightningModule, batch: Any) -> None:
+        if self._training is not None:
+            self._training.end_batch(pl_module, batch)
+
+    @never_raises
+    def _end_epoch(self) -> None:
+        if self._training is not None:
+            self._training.end_epoch()
+
+    def _keep_to_budget(self, trainer: Trainer, *, epoch_ends: bool) -> None:
+        if self._is_over_budget(epoch_ends=epoch_ends):
+            trainer.should_stop = True
 
     def _is_of_this_run(self, position: Position) -> bool:
         return self._session is not None and position.earlier.run_id == self._session.run_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import reprlib
 from array import array
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -197,6 +197,27 @@ class MetricNames:
             return "many", f"{_MOST_NAMES} metrics have names by now: further ones are left out"
         self._known.add(name)
         return "", ""
+
+    def numbers(
+        self, values: Mapping[str, object], warn: Callable[[str, str], None]
+    ) -> dict[str, float]:
+        """Those of the values that are stored, as numbers.
+
+        Args:
+            values: by name.
+            warn: called with a key and a text for what is left out; once for a key is enough.
+        """
+        numbers = {}
+        for name, value in values.items():
+            key, warning = self.refuse(name)
+            if warning:
+                warn(key, warning)
+                continue
+            try:
+                numbers[name] = float(value)  # type: ignore[arg-type]
+            except Exception:  # whatever a user's own number, or a tensor of several, may raise
+                warn(name, f"the value of {name!r} is no number and is left out")
+        return numbers
 
 
 def check_rows(columns: Mapping[str, FloatArray], what: str) -> None:

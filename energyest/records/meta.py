@@ -70,6 +70,9 @@ class TraceMeta(TypedDict, total=False):
     #: Changes that are known ahead, or that came. Read by STEP's `planned_changes`,
     #: `tracking.continuation`, `measure.checkpoint`.
     planned_changes: list[dict[str, Any]]
+    #: What the training may cost: the limits by unit, "warn" or "stop", what was found of them, and
+    #: why the training was stopped, if it was. Read by the command line.
+    budget: dict[str, Any]
     #: What the callbacks watch that may end the training early, and the epochs before which they do
     #: not. Read by `estimators.early_stopping` and the command line.
     early_stopping: list[dict[str, Any]]

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from energyest.arrays import FloatArray
 from energyest.carbon import Intensity, co2e_kg
 from energyest.checks import check_count
-from energyest.display import printable
+from energyest.display import format_energy, printable
 from energyest.errors import TraceError
 from energyest.integration import cumulative_energy
 from energyest.records import storage
@@ -315,7 +315,7 @@ class EnergyTrace:
     def __repr__(self) -> str:
         energy_J = self.column("energy_J")
         unread = int(np.isnan(energy_J).sum())
-        energy = f"{float(np.nansum(energy_J)) / 1e3:.4g} kJ"
+        energy = format_energy(float(np.nansum(energy_J)))
         if unread:
             known = len(self) - unread
             energy = f"{energy} in {known} of them" if known else "energy not known"

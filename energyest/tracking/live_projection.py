@@ -56,11 +56,17 @@ class Projector:
         self._made: tuple[object, Estimate | None] = None, None
         self._is_busy = False
         self._pre: Estimate | None = None
+        self._is_stable = False
         self._levels = LevelWatch()
         self._failed = False
         self._count = 0
         self._made_at_s = -math.inf
         self._cost_s = 0.0
+
+    @property
+    def is_stable(self) -> bool:
+        """Whether the newest projection is of a level that the training has settled on."""
+        return self._is_stable
 
     def project(self, length: Length) -> Estimate | None:
         """The projection; None while the length of the run is unknown.
@@ -92,6 +98,7 @@ class Projector:
 
     def _project_anew(self, length: Length) -> Estimate | None:
         trace = self._source.trace(readings=False)
+        self._is_stable = False
         try:
             return self._project(trace, length)
         except EstimateError as error:
@@ -110,6 +117,7 @@ class Projector:
                 return None  # a guess alone is no projection
             known = error.estimate
         else:
+            self._is_stable = True
             self._levels.see(step, length, trace)
         if self._pre is None:
             return known

@@ -14,6 +14,10 @@ from energyest.errors import ConfigurationError
 from energyest.estimate import Estimate
 from energyest.measure.checkpoint import RunCheckpoint
 from energyest.records.trace import EnergyTrace
+from energyest.settings import Settings
+from energyest.tracking.cost.budget import Budget
+from energyest.tracking.cost.ending import say_summary
+from energyest.tracking.cost.watch import BudgetWatch
 from energyest.tracking.guard import never_raises
 from energyest.tracking.session import Session
 
@@ -26,8 +30,13 @@ log = logging.getLogger("energyest")
 class Run:
     """A training run under measurement; made by `track()`, a context manager."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, budget: Budget, chosen: Settings) -> None:
         self._session = session
+        self._watch = BudgetWatch(
+            budget, session.standing, lambda found: session.describe(budget=found)
+        )
+        self._settings = chosen
+        self._is_summed_up = False
         self._earlier = RunCheckpoint()
         # What a turn of the loop is; steps of an interval, and those of the one under way.
         self._turns_are_epochs = False
@@ -48,7 +57,7 @@ class Run:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._session.stop("finished" if kind is None else f"interrupted by {kind.__name__}")
+        self.stop("finished" if kind is None else f"interrupted by {kind.__name__}")
 
     # ------------------------------------------------------------------ the loop
 
@@ -59,13 +68,17 @@ class Run:
     def stop(self, status: str = "finished") -> None:
         """End the run, where there is no `with`; an epoch that has begun counts as interrupted."""
         self._session.stop(status)
+        if not self._is_summed_up:
+            self._is_summed_up = True
+            say_summary(self._session, self._settings)
 
     def epochs(self, epochs: int) -> Iterator[int]:
         """Iterate over 0 to `epochs` - 1, each turn of the loop being an epoch.
 
         What happens between two turns counts as the later epoch's. `break` ends the epoch; an
         exception interrupts it. After `load_state_dict` it goes on with the epoch after the one in
-        which the checkpoint was made.
+        which the checkpoint was made. Where a budget is exceeded that stops the run, it ends with
+        the epoch.
 
         Raises:
             ConfigurationError: `epochs` is not a whole number of 1 or more, or an earlier part of
@@ -85,6 +98,8 @@ class Run:
                 self._leave()
                 raise
             self.end_epoch()
+            if self._watch.must_stop:
+                return
 
     def steps(self, steps: int, *, every_n_steps: int) -> Iterator[int]:
         """Iterate over 0 to `steps` - 1, each turn of the loop being a training step.
@@ -92,7 +107,8 @@ class Run:
         Every so many steps are an interval, which takes the place of an epoch: in `trace.epochs`,
         for `log` and `validation`, and at `break` or an exception. The last may be shorter; a step
         in which the loop is left counts. After `load_state_dict` it goes on with the step after the
-        one in which the checkpoint was made.
+        one in which the checkpoint was made. Where a budget is exceeded that stops the run, it ends
+        with the step.
 
         Raises:
             ConfigurationError: an argument is not a whole number of 1 or more, or an earlier part
@@ -117,9 +133,12 @@ class Run:
             except GeneratorExit:
                 self._leave()
                 raise
-            if self._steps_done == every_n_steps or step + 1 == steps:
+            is_over = self._watch.after_batch()
+            if self._steps_done == every_n_steps or step + 1 == steps or is_over:
                 self.end_epoch()
                 self._steps_done = 0
+            if self._watch.must_stop:
+                return
 
     def start_epoch(self, epoch: int | None = None, *, continues: bool = False) -> None:
         """An epoch begins: now, or with `continues` where the one before ended."""
@@ -134,7 +153,9 @@ class Run:
         Returns:
             The epoch's row; empty if there was no epoch to end.
         """
-        return self._session.end_row(values)
+        row = self._session.end_row(values)
+        self._watch.after_epoch()
+        return row
 
     def _leave(self) -> None:
         """Left by `break` or by an exception: which of them, the end of the run will show."""
@@ -233,6 +254,16 @@ class Run:
         given to `expect`, the training is not stable.
         """
         return self._session.projection
+
+    @property
+    def exceeded(self) -> str:
+        """Why the budget is exceeded, or will be; empty if it is not, and without a budget.
+
+        To be asked at each step, if you like, in a loop that is to end then: it is looked at anew
+        once a second and at each epoch's end.
+        """
+        self._watch.after_batch()
+        return self._watch.exceeded
 
     @property
     def planned_epochs(self) -> float | None:

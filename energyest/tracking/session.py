@@ -21,6 +21,7 @@ from energyest.measure.sensors import Detection
 from energyest.measure.sensors.gpus import overlooked_gpus
 from energyest.records.epoch_table import MetricNames
 from energyest.records.trace import EPOCH_COLUMNS, EnergyTrace
+from energyest.tracking.cost.verdict import Standing
 from energyest.tracking.guard import never_raises
 from energyest.tracking.live_projection import Projector
 from energyest.tracking.plan import Length
@@ -199,16 +200,7 @@ class Session:
     @never_raises
     def log(self, /, **values: Any) -> None:
         """Set columns of the row that is running, or add to the one that has just ended."""
-        numbers = {}
-        for name, value in values.items():
-            key, warning = self._names.refuse(name)
-            if warning:
-                self._warn_once(key, warning)
-                continue
-            try:
-                numbers[name] = float(value)
-            except Exception:  # whatever a user's own number, or a tensor of several, may raise
-                self._warn_once(name, f"the value of {name!r} is no number and is left out")
+        numbers = self._names.numbers(values, self._warn_once)
         if self.in_row:
             self._values |= numbers
         elif numbers and not self._is_over():
@@ -348,6 +340,18 @@ class Session:
         if isinstance(self._whole, RankExchange):
             return self._whole.total_after_J(row)
         return self._whole.total_J
+
+    @property
+    def is_first_rank(self) -> bool:
+        """Whether its results are those of the whole training, and not of one rank alone."""
+        return not self._recorder.meta(("rank",)).get("rank")
+
+    def standing(self) -> Standing:
+        """What the run has cost so far, and is projected to."""
+        duration_s = self._recorder.meta(("duration_s",)).get("duration_s", math.nan)
+        estimate = self.projection
+        is_stable = self._projector.is_stable
+        return Standing(self.rows, self.total_J, duration_s, estimate, is_stable)
 
     @property
     def run_id(self) -> str:

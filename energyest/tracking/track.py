@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from energyest.carbon import Intensity
 from energyest.checks import check_count
 from energyest.errors import ConfigurationError
 from energyest.measure.sensors import Detection, Kind, Sensor, detect
 from energyest.measure.sensors.detection import lost, warn_of
+from energyest.settings import settings
 from energyest.tracking.checks import check_folder, check_settings
+from energyest.tracking.cost.budget import Budget, OnExceed
 from energyest.tracking.progress import BatchSize
 from energyest.tracking.run import Run
 from energyest.tracking.session import Session
@@ -25,6 +28,13 @@ def track(
     interval_s: float = 0.1,
     confidence: float = 0.9,
     batch_size: BatchSize | None = None,
+    budget_kWh: float | None = None,
+    budget_kg: float | None = None,
+    budget_hours: float | None = None,
+    on_exceed: OnExceed = "warn",
+    carbon_intensity: Intensity | None = None,
+    pue: float | None = None,
+    quiet: bool | None = None,
 ) -> Run:
     """Measure any training loop.
 
@@ -52,21 +62,44 @@ def track(
         confidence: probability for the interval of `run.projection`.
         batch_size: a function that tells `run.count_flops` how many samples are in a batch, where
             its build does not show it.
+        budget_kWh: energy that the run may use; see docs/measuring.md.
+        budget_kg: CO2e that it may emit, which needs a carbon intensity.
+        budget_hours: how long it may take.
+        on_exceed: "warn" that a budget is exceeded or will be; or "stop" to end `run.epochs` after
+            the epoch, and `run.steps` after the step. A loop of your own asks `run.exceeded`.
+        carbon_intensity: of the electricity: a country, such as "DE", or a number in g CO2e per
+            kWh; by default the setting, see docs/measuring.md.
+        pue: power usage effectiveness of the data centre, for CO2e alone; by default the setting,
+            or 1.
+        quiet: leave out the summary at the end; by default the setting, or False.
 
     Raises:
         ConfigurationError: an argument is out of its range. Nothing is raised once the run goes.
+        EstimateError: the country is not known, or the intensity is negative or not finite.
     """
     if epochs is not None:
         check_count(epochs, "epochs", ConfigurationError)
     check_settings(confidence, interval_s, components, batch_size)
+    check_folder(folder)
+    chosen = settings(folder=folder, carbon_intensity=carbon_intensity, pue=pue, quiet=quiet)
+    budget = Budget.of(
+        kWh=budget_kWh,
+        kg=budget_kg,
+        hours=budget_hours,
+        on_exceed=on_exceed,
+        intensity=chosen.carbon_intensity,
+        pue=chosen.pue,
+    )
     run = Run(
         Session(
             find_sensors(gpus, components, sensors),
-            folder=check_folder(folder),
+            folder=check_folder(chosen.folder),
             interval_s=interval_s,
             confidence=confidence,
             batch_size=batch_size,
-        )
+        ),
+        budget,
+        chosen,
     )
     if epochs is not None:
         run.planned_epochs = epochs

@@ -64,3 +64,13 @@ def test_a_rank_without_a_callback_holds_up_nobody(tmp_path: Path) -> None:
     assert "no EnergyCallback has answered from rank 1" in result.stderr
     assert np.isnan(load_trace(tmp_path / "energy").column("energy_J")).all()
     assert np.isfinite(load_trace(tmp_path / "energy", ranks=[0]).column("energy_J")).all()
+
+
+def test_a_budget_stops_both_at_once_with_a_checkpoint(tmp_path: Path) -> None:
+    result = train(tmp_path, "epochs=50", "budget_kWh=1e-4")
+    whole = load_trace(tmp_path / "energy")
+    assert 1 <= len(whole) < 50
+    assert len(load_trace(tmp_path / "energy" / "rank1")) == len(whole)
+    assert result.stderr.count("the training ends here") == 1
+    steps = int(whole.column("steps").sum())
+    assert (tmp_path / f"checkpoint-{steps}").is_dir()

@@ -58,3 +58,17 @@ def test_processes_that_are_spawned(tmp_path: Path) -> None:
 
 def test_a_rank_that_fails(tmp_path: Path) -> None:
     check_death(train(tmp_path, "fail=1"), "fail=1")
+
+
+@pytest.mark.parametrize("broken", ["", "broken=1"])
+def test_a_budget_stops_all_ranks_at_once(tmp_path: Path, broken: str) -> None:
+    result = train(tmp_path, "epochs=50", "budget_kWh=1e-4", *filter(None, [broken]))
+    assert result.statuses == [0], result.stderr
+    whole = load_trace(tmp_path / "energy")
+    if broken:  # the energy of all is not known: nothing is stopped by it, and nobody waits
+        assert len(whole) == 50
+        assert "is not known" in result.stderr
+        return
+    assert 1 <= len(whole) < 50
+    assert len(load_trace(tmp_path / "energy" / "rank1")) == len(whole)
+    assert result.stderr.count("the training ends here") == 1

@@ -1,0 +1,180 @@
+"""What one sets once: `ENERGYEST_...` in the environment, or `[tool.energyest]` in pyproject.toml.
+
+An argument comes first, then the environment, then the nearest `pyproject.toml`, from the working
+directory upwards, then the default. An argument that cannot be is an error; a setting from outside
+that cannot be is left out with a warning that says where it stands: a training must not fail for a
+file that lies above it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from energyest.carbon import Intensity, co2e_kg
+from energyest.checks import is_number, short
+from energyest.errors import ConfigurationError, EnergyestError, EstimateError
+
+log = logging.getLogger("energyest")
+
+_PREFIX = "ENERGYEST_"
+_FILE = "pyproject.toml"
+# No table of settings needs more.
+_MOST_BYTES = 2**20
+_WORDS = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("", "0", "false", "no", "off"), False),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings, each with its default.
+
+    Attributes:
+        folder: where traces are written; None for the default of each monitor.
+        carbon_intensity: of the electricity: g CO2e per kWh, or a country; None if not known.
+        pue: power usage effectiveness of the data centre. It counts for CO2e alone: it is never
+            part of an energy.
+        quiet: whether the summary at the end of a run is left out.
+    """
+
+    folder: str | Path | None = None
+    carbon_intensity: Intensity | None = None
+    pue: float = 1.0
+    quiet: bool = False
+
+
+def settings(**arguments: Any) -> Settings:
+    """The settings that hold for a monitor that is made now.
+
+    Args:
+        **arguments: by the names of `Settings`; None for one that was not given.
+
+    Raises:
+        ConfigurationError: an argument cannot be.
+    """
+    found = Settings()
+    for where, values in (_from_file(), _from_environment()):
+        for name, value in values.items():
+            try:
+                found = replace(found, **{name: _CHECKS[name](name, value)})
+            except KeyError:
+                known = ", ".join(_CHECKS)
+                log.warning("energyest: %s: there is no setting %s: %s", where, short(name), known)
+            except EnergyestError as error:
+                log.warning("energyest: %s: %s: the setting is left out", where, error)
+    given = {name: value for name, value in arguments.items() if value is not None}
+    return replace(found, **{name: _CHECKS[name](name, given[name]) for name in given})
+
+
+# ---------------------------------------------------------------------- where they stand
+
+
+def _from_environment() -> tuple[str, dict[str, Any]]:
+    values = {
+        name.removeprefix(_PREFIX).lower(): value
+        for name, value in os.environ.items()
+        if name.startswith(_PREFIX)
+    }
+    return f"the environment ({_PREFIX}...)", values
+
+
+def _from_file() -> tuple[str, Mapping[str, Any]]:
+    try:
+        here = Path.cwd()
+        file = next((f for d in (here, *here.parents) if (f := d / _FILE).is_file()), None)
+        if file is None:
+            return _FILE, {}
+        where, table = f"{file} [tool.energyest]", _table(file)
+    except (OSError, ValueError) as error:  # unreadable, or no TOML
+        log.warning("energyest: the settings in %s are not read: %s", _FILE, error)
+        return _FILE, {}
+    folder = table.get("folder")
+    if isinstance(folder, str) and "://" not in folder:
+        table = {**table, "folder": str(file.parent / folder)}  # as paths in such a file are meant
+    return where, table
+
+
+def _table(file: Path) -> Mapping[str, Any]:
+    """`[tool.energyest]` of a file; empty where it has none."""
+    with file.open("rb") as opened:
+        data = opened.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise ValueError(f"{file} is larger than 1 MiB")
+    text = data.decode()
+    if "energyest" not in text:
+        return {}
+    table = _toml().loads(text).get("tool", {}).get("energyest", {})
+    if not isinstance(table, Mapping):
+        raise ValueError(f"tool.energyest={short(table)} in {file} is no table")
+    return table
+
+
+def _toml() -> Any:
+    """The module that reads TOML: Python's own from 3.11 on, or the one that it was made of."""
+    for name in ("tomllib", "tomli"):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise ValueError("it takes Python 3.11, or the package tomli, to read it")
+
+
+# ---------------------------------------------------------------------- what they can be
+
+
+def _check_folder(name: str, value: Any) -> str | Path:
+    if not isinstance(value, str | os.PathLike) or not str(value):
+        raise ConfigurationError(f"{name}={short(value)} must be a path")
+    if "://" in str(value):
+        raise ConfigurationError(f"{name}={str(value)!r} must be on a disk of this machine")
+    return value if isinstance(value, str) else Path(value)
+
+
+def _check_intensity(name: str, value: Any) -> Intensity:
+    known: Intensity = _number_of(value)
+    try:
+        co2e_kg(0.0, known)
+    except EstimateError as error:
+        raise type(error)(f"{name}={short(value)}: {error}") from error
+    return known
+
+
+def _check_pue(name: str, value: Any) -> float:
+    number = _number_of(value)
+    if not is_number(number):
+        raise ConfigurationError(f"{name}={short(value)} must be a number of 1 or more")
+    try:
+        co2e_kg(0.0, 0.0, pue=number)
+    except EstimateError as error:
+        raise ConfigurationError(str(error)) from error
+    return float(number)
+
+
+def _check_quiet(name: str, value: Any) -> bool:
+    word = _WORDS.get(value.strip().lower()) if isinstance(value, str) else value
+    if not isinstance(word, bool):
+        raise ConfigurationError(f"{name}={short(value)} must be true or false")
+    return word
+
+
+def _number_of(value: Any) -> Any:
+    """The number that a text of the environment shows; else the value itself."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "folder": _check_folder,
+    "carbon_intensity": _check_intensity,
+    "pue": _check_pue,
+    "quiet": _check_quiet,
+}

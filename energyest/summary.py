@@ -1,0 +1,101 @@
+"""The summary of a run: what it has cost, in a few lines, for a log and for the command line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from energyest.carbon import CarbonIntensity, Intensity, carbon_intensity, co2e_kg
+from energyest.display import format_both, format_duration, format_energy, format_mass
+from energyest.records.devices import Device, gpus_of
+from energyest.records.meta import read_number, read_object, read_text
+from energyest.records.trace import EnergyTrace
+
+
+def summary_of(
+    trace: EnergyTrace,
+    *,
+    intensity: Intensity | None = None,
+    pue: float = 1.0,
+    folder: Path | None = None,
+) -> str:
+    """What a run has cost, one line for each thing to know.
+
+    Args:
+        trace: of the run.
+        intensity: carbon intensity of its electricity; None leaves emissions out.
+        pue: power usage effectiveness of the data centre, for the emissions alone.
+        folder: where the trace is; None if it is in memory only.
+
+    Raises:
+        EstimateError: the intensity or the PUE cannot be.
+    """
+    lines = [_cost(trace), *_parts(trace)]
+    if intensity is not None and math.isfinite(trace.total_J):
+        kg = co2e_kg(trace.total_J, intensity, pue=pue)
+        lines.append(f"{format_mass(kg)} CO2e at {_words_of(intensity)}, PUE {pue:g}")
+    stopped = read_text(read_object(trace.meta, "budget"), "stopped")
+    if stopped:
+        lines.append(f"ended early: {stopped}")
+    if folder is not None:
+        lines.append(f"trace: {folder}")
+    return "\n  ".join(lines)
+
+
+def energy_text(trace: EnergyTrace) -> str:
+    """The one energy of a run, and which part of it lies in its epochs."""
+    total_J = trace.total_J
+    if not math.isfinite(total_J):
+        return "total not known"
+    rows_J = float(np.sum(trace.column("energy_J")))
+    between_J = total_J - rows_J
+    text = format_both(total_J)
+    # What does not show in the total's own digits is not worth a word.
+    if not len(trace) or not math.isfinite(rows_J) or text.startswith(f"{format_energy(rows_J)} "):
+        return text
+    unit = f"{trace.unit}s"
+    return f"{text}: {format_energy(rows_J)} in {unit}, {format_energy(between_J)} outside of them"
+
+
+def _cost(trace: EnergyTrace) -> str:
+    duration_s = read_number(trace.meta, "duration_s")
+    if duration_s is None:
+        duration_s = float(np.sum(trace.column("duration_s")))
+    rows = f"{len(trace)} {trace.unit}{'s' * (len(trace) != 1)}"
+    return f"{rows} in {format_duration(duration_s)}, {energy_text(trace)}"
+
+
+def _parts(trace: EnergyTrace) -> Iterator[str]:
+    """Whose energy it is, how much of it is modelled, and what a sample has cost."""
+    total_J, parts = trace.total_J, []
+    if total_J > 0:
+        gpus_J = read_number(read_object(trace.meta, "components"), "gpu_energy_J")
+        if gpus_J is not None and gpus_of(trace.devices):
+            parts.append(f"GPU {_percent(gpus_J / total_J)}")
+        modelled_J = _energy_of([d for d in trace.devices if d.get("source") == "modelled"])
+        if math.isfinite(modelled_J):
+            parts.append(f"modelled {_percent(modelled_J / total_J)}")
+    samples = trace.column("samples") if "samples" in trace.epoch_columns else np.zeros(0)
+    count, rows_J = float(np.sum(samples)), float(np.sum(trace.column("energy_J")))
+    if count > 0 and math.isfinite(rows_J):
+        parts.append(f"{format_energy(rows_J / count)} per sample")
+    if parts:
+        yield ", ".join(parts)
+
+
+def _energy_of(devices: list[Device]) -> float:
+    return sum(math.nan if (e := read_number(d, "energy_J")) is None else e for d in devices)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _words_of(intensity: Intensity) -> str:
+    known = carbon_intensity(intensity) if isinstance(intensity, str) else intensity
+    if isinstance(known, CarbonIntensity):
+        return f"{known.g_per_kWh:g} g/kWh ({known.country}, {known.year})"
+    return f"{known:g} g/kWh"
