@@ -52,6 +52,8 @@ class TraceMeta(TypedDict, total=False):
 
     #: What is missing, and why. Read by `ranks` and the command line.
     notes: list[str]
+    #: What was let finish its work at the edges of epochs: "torch.cuda", "jax".
+    synchronized: list[str]
     #: Versions of the libraries that were in use.
     versions: dict[str, str]
     #: Name of the machine. Read by `ranks`, `measure.checkpoint`, PRE's `training_data`.

@@ -10,6 +10,7 @@ from energyest.errors import ConfigurationError
 from energyest.measure.sensors import Detection, Kind, Sensor, detect
 from energyest.measure.sensors.detection import lost, warn_of
 from energyest.tracking.checks import check_folder, check_settings
+from energyest.tracking.plan import Length
 from energyest.tracking.progress import BatchSize
 from energyest.tracking.run import Run
 from energyest.tracking.session import Session
@@ -39,6 +40,19 @@ def track(
     or, where the loop is not yours to write, `run.start_epoch()` and `run.end_epoch(val_acc=0.9)`.
     A training without epochs: `for step in run.steps(10_000, every_n_steps=200)`.
 
+    As a decorator, each call of the function is a run; a parameter `run` gets it, and so does the
+    attribute `run` of the function:
+
+        @track("runs/energy")
+        def train(run):
+            for epoch in run.epochs(100):
+                train_one_epoch()
+
+        train()
+        print(train.run.total_J)
+
+    By hand, `run = track()`, `run.start()` and `run.stop()`. A run measures once.
+
     Args:
         folder: where to write the trace while it grows; None to keep it in memory. If the folder
             holds a trace already, or a file that has the name of one of a trace's, a free name
@@ -59,18 +73,21 @@ def track(
     if epochs is not None:
         check_count(epochs, "epochs", ConfigurationError)
     check_settings(confidence, interval_s, components, batch_size)
-    run = Run(
-        Session(
+    place = check_folder(folder)
+
+    def session() -> Session:
+        made = Session(
             find_sensors(gpus, components, sensors),
-            folder=check_folder(folder),
+            folder=place,
             interval_s=interval_s,
             confidence=confidence,
             batch_size=batch_size,
         )
-    )
-    if epochs is not None:
-        run.planned_epochs = epochs
-    return run
+        if epochs is not None:
+            made.length = Length(epochs)
+        return made
+
+    return Run(session)
 
 
 def find_sensors(
