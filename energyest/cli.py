@@ -1,4 +1,4 @@
-"""The command line: `energyest devices`, `show TRACE`, `project TRACE` and `runs FOLDER`."""
+"""The command line: `energyest devices`, `show`, `project`, `runs` and `run -- PROGRAM`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from energyest import __version__
 from energyest.display import format_energy, printable
 from energyest.errors import EnergyestError, EstimateError
 from energyest.estimate import NotStableError
+from energyest.program.command import add_arguments, run_program
 
 if TYPE_CHECKING:
     from energyest.records.trace import EnergyTrace
@@ -51,8 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs.add_argument(
         "--unfinished", action="store_true", help="also runs that were interrupted or go on"
     )
+    add_arguments(commands.add_parser("run", help="run a program, and measure it: run -- PROGRAM"))
     options = parser.parse_args(arguments)
     try:
+        if options.command == "run":
+            return run_program(options)
         if options.command == "devices":
             _devices()
         elif options.command == "show":

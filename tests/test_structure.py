@@ -31,7 +31,7 @@ ORDER = (
     ),
     *("gpus", "records", "measure", "profiling", "estimators"),
     *("distributed", "tracking", *ADAPTERS),
-    *("tradeoff", "plots", "cli"),
+    *("tradeoff", "plots", "program", "cli"),
 )
 # Rooms that an earlier one stands beside, and must not know.
 STRANGERS = {
@@ -39,6 +39,7 @@ STRANGERS = {
     "estimators": {"measure", "profiling"},
     "distributed": {"profiling", "estimators"},
     "huggingface": {"lightning"},
+    "program": {*ADAPTERS, "tradeoff", "plots"},
     "tradeoff": {"measure", "profiling", "distributed", "tracking", *ADAPTERS},
     "plots": {"measure", "profiling", "distributed", "tracking", *ADAPTERS},
 }
