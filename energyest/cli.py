@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TextIO
 from energyest import __version__
 from energyest.display import format_energy, printable
 from energyest.errors import EnergyestError, EstimateError
-from energyest.estimate import NotStableError
 from energyest.program.command import add_arguments, run_program
 
 if TYPE_CHECKING:
@@ -54,9 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_arguments(commands.add_parser("run", help="run a program, and measure it: run -- PROGRAM"))
     options = parser.parse_args(arguments)
+    if options.command == "run":
+        return _run(options)
+    # Here, because it brings numpy, whose threads would take signals that are a program's.
+    from energyest.estimate import NotStableError  # noqa: PLC0415
+
     try:
-        if options.command == "run":
-            return run_program(options)
         if options.command == "devices":
             _devices()
         elif options.command == "show":
@@ -88,6 +90,14 @@ def _say(text: object, *, file: TextIO | None = None) -> None:
 def _line(text: str) -> str:
     """Text that stays within its line."""
     return text.replace("\n", "?")
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        return run_program(options)
+    except EnergyestError as error:
+        _say(f"energyest: {error}", file=sys.stderr)
+        return 2  # as argparse has it: nothing has run
 
 
 def _devices() -> None:
@@ -140,6 +150,7 @@ def _gaps(trace: EnergyTrace) -> Iterator[str]:
 
 
 def _project(folder: str, epochs: float | None, steps: int | None) -> None:
+    from energyest.estimate import NotStableError  # noqa: PLC0415
     from energyest.estimators.compare import compare_estimators  # noqa: PLC0415
     from energyest.estimators.step.estimate import estimate_step  # noqa: PLC0415
     from energyest.estimators.step.horizon import tells_length  # noqa: PLC0415
@@ -172,6 +183,7 @@ def _project(folder: str, epochs: float | None, steps: int | None) -> None:
 
 def _early_stop(trace: EnergyTrace, epochs: float | None) -> str:
     """What a training is likely to cost that a callback may end before its last epoch."""
+    from energyest.estimate import NotStableError  # noqa: PLC0415
     from energyest.estimators.early_stopping.estimate import estimate_early_stop  # noqa: PLC0415
 
     try:
