@@ -7,6 +7,7 @@ import fcntl
 import os
 import pty
 import select
+import shlex
 import signal
 import struct
 import subprocess
@@ -16,9 +17,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from energyest import load_trace
+from simulation.fake_nvml import environment
 from tests.support.threads import is_within
 
 RUN = [sys.executable, "-m", "energyest", "run", "--components", "cpu,ram"]
@@ -159,6 +162,16 @@ def test_what_is_left_behind_does_not_keep_us(folder: Path) -> None:
 # ---------------------------------------------------------------------- signals
 
 
+def child_of(pid: int) -> int:
+    (child,) = psutil.Process(pid).children()
+    return child.pid
+
+
+def state(pid: int) -> str:
+    """T where it is stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
 class Listener:
     """`energyest run` of the listener, and what it has said."""
 
@@ -282,13 +295,7 @@ def test_a_window_that_changes(in_terminal: Listener) -> None:
 
 def test_stopped_and_continued(piped: Listener, folder: Path) -> None:
     assert piped.hears(b"ready")
-    child = int(
-        Path(f"/proc/{piped.process.pid}/task/{piped.process.pid}/children").read_text().split()[0]
-    )
-
-    def state(pid: int) -> str:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-
+    child = child_of(piped.process.pid)
     # A session of its own is an orphan to the kernel, which stops none by a key's signal.
     os.kill(child, signal.SIGSTOP)
     assert is_within(lambda: state(child) == "T")
@@ -297,6 +304,40 @@ def test_stopped_and_continued(piped: Listener, folder: Path) -> None:
     piped.process.send_signal(signal.SIGCONT)  # it runs: nothing is to be said
     assert not piped.hears(b"never", timeout_s=0.3)
     assert piped.said.count(b"got SIGCONT") == 1
+
+
+def test_what_is_stopped_costs_nothing(folder: Path) -> None:
+    """As by Ctrl-Z in a shell with job control, whose jobs are no orphans."""
+    command = [*RUN, "--folder", str(folder), "--", sys.executable, "-c", LISTENER]
+    shell = subprocess.Popen(
+        ["bash", "-c", f"set -m; {shlex.join(command)} & echo $!; wait $!; sleep 60"],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert shell.stdout is not None
+    ours = int(shell.stdout.readline())
+    try:
+        assert shell.stdout.readline() == b"ready\n"
+        child = child_of(ours)
+        os.kill(ours, signal.SIGTSTP)
+        assert is_within(lambda: state(ours) == state(child) == "T")
+        stopped_s = time.monotonic()
+        time.sleep(2.0)
+        stop_s = time.monotonic() - stopped_s
+        os.kill(ours, signal.SIGCONT)
+        assert shell.stdout.readline() == b"got SIGCONT\n"
+        os.kill(ours, signal.SIGUSR2)
+        assert is_within(lambda: load_trace(folder).meta["status"] != "running")
+        trace = load_trace(folder)
+        assert trace.meta["duration_s"] > 0
+        whole_s = trace.meta["interrupted_epoch"]["end_s"]
+        assert whole_s - trace.meta["interrupted_epoch"]["duration_s"] >= stop_s
+    finally:
+        for pid in (ours, shell.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+        shell.wait()
+        shell.stdout.close()
 
 
 # ---------------------------------------------------------------------- epochs
@@ -393,3 +434,12 @@ def test_only_the_first_copy_on_a_machine_measures(folder: Path, name: str) -> N
         assert done.stdout.strip().isdigit()
         assert folder.exists() is measures
         assert bool(done.stderr) is measures
+
+
+def test_the_gpus_are_those_that_the_program_sees(folder: Path, nvml_library: Path) -> None:
+    env = {**environment(nvml_library), "CUDA_VISIBLE_DEVICES": "1"}
+    done = run("import time; time.sleep(0.5)", folder, "--components", "gpu", env=env)
+    assert done.returncode == 0
+    trace = load_trace(folder)
+    assert [device["device"] for device in trace.devices] == ["gpu:1"]
+    assert trace.total_J > 0
