@@ -7,6 +7,7 @@ import math
 
 from energyest.display import format_duration, format_energy
 from energyest.program.epoch_patterns import SeenEpoch
+from energyest.records.meta import read_number, read_text
 from energyest.tracking.plan import Length
 from energyest.tracking.session import Session
 
@@ -81,7 +82,7 @@ class ProgramRun:
         trace = session.trace
         total_J = trace.total_J
         energy = format_energy(total_J) if math.isfinite(total_J) else "an energy not known (NaN)"
-        duration = format_duration(float(trace.meta.get("duration_s", math.nan)))
+        duration = format_duration(read_number(trace.meta, "duration_s") or math.nan)
         told = "no epoch recognised in the output"
         if self._last is not None:
             told = f"{len(trace)} epoch{'s' * (len(trace) != 1)}"
@@ -89,7 +90,7 @@ class ProgramRun:
         if session.folder is not None:
             text += f"; trace in {session.folder}"
         # Of a program that has finished, the total is no projection.
-        if trace.meta.get("status") != "finished" and (projection := session.projection):
+        if read_text(trace.meta, "status") != "finished" and (projection := session.projection):
             text += f"\nenergyest: to its planned end it would have been {projection}"
         return text
 
