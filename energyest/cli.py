@@ -1,4 +1,4 @@
-"""The command line: `energyest devices`, `show TRACE`, `project TRACE` and `runs FOLDER`.
+"""The command line: `energyest devices`, `show`, `project`, `runs` and `run -- PROGRAM`.
 
 A trace is a folder, or a log of another tool.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 from energyest import __version__
 from energyest.display import format_energy, printable
 from energyest.errors import EnergyestError, EstimateError
-from energyest.estimate import NotStableError
+from energyest.program.command import add_arguments, run_program
 
 if TYPE_CHECKING:
     from energyest.records.trace import EnergyTrace
@@ -62,7 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs.add_argument(
         "--unfinished", action="store_true", help="also runs that were interrupted or go on"
     )
+    add_arguments(commands.add_parser("run", help="run a program, and measure it: run -- PROGRAM"))
     options = parser.parse_args(arguments)
+    if options.command == "run":
+        return _run(options)
+    # Here, because it brings numpy, whose threads would take signals that are a program's.
+    from energyest.estimate import NotStableError  # noqa: PLC0415
+
     try:
         if options.command == "devices":
             _devices()
@@ -136,6 +142,14 @@ def _line(text: str) -> str:
     return text.replace("\n", "?")
 
 
+def _run(options: argparse.Namespace) -> int:
+    try:
+        return run_program(options)
+    except EnergyestError as error:
+        _say(f"energyest: {error}", file=sys.stderr)
+        return 2  # as argparse has it: nothing has run
+
+
 def _devices() -> None:
     from energyest.measure.sensors import detect  # noqa: PLC0415  (--help stays fast)
 
@@ -193,6 +207,7 @@ def _gaps(trace: EnergyTrace) -> Iterator[str]:
 
 
 def _project(trace: EnergyTrace, epochs: float | None, steps: int | None) -> None:
+    from energyest.estimate import NotStableError  # noqa: PLC0415
     from energyest.estimators.compare import compare_estimators  # noqa: PLC0415
     from energyest.estimators.step.estimate import estimate_step  # noqa: PLC0415
     from energyest.estimators.step.horizon import tells_length  # noqa: PLC0415
@@ -230,6 +245,7 @@ def _project(trace: EnergyTrace, epochs: float | None, steps: int | None) -> Non
 
 def _early_stop(trace: EnergyTrace, epochs: float | None) -> str:
     """What a training is likely to cost that a callback may end before its last epoch."""
+    from energyest.estimate import NotStableError  # noqa: PLC0415
     from energyest.estimators.early_stopping.estimate import estimate_early_stop  # noqa: PLC0415
 
     try:

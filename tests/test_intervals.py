@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from energyest import EnergyMonitor, load_trace, track
 from energyest.display import format_Wh
 from energyest.errors import ConfigurationError
-from energyest.tracking import session as session_module
+from energyest.tracking import sync
 from simulation.stepped import Clock
 from tests.support.loggers import read_csv, read_tensorboard
 from tests.support.sensors import Constant
@@ -289,7 +289,7 @@ def test_gpu_is_waited_for_at_the_edges_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits = []
-    monkeypatch.setattr(session_module, "cuda_synchronize", lambda: waits.append(1))
+    monkeypatch.setattr(sync, "synchronize", lambda: frozenset(waits.append(1) or ()))
     monitor = monitor_of(every_n_steps=10, count_flops=False)
     trainer = make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=1)
     trainer.fit(PlNet(), batches(40))

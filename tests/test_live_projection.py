@@ -113,9 +113,13 @@ def test_own_loop_with_a_time_limit(planned: list[Any]) -> None:
         assert run.projection is not None
         run.planned_epochs = 20
         assert run.projection is not None
-    assert set(planned) == {(None, 10), (20, 10)}
-    assert run.planned_epochs == run.trace.meta["planned_epochs"] == 20
-    assert run.planned_duration_s == run.trace.meta["planned_duration_s"] == 10
+        assert set(planned) == {(None, 10), (20, 10)}
+        assert run.planned_epochs == run.trace.meta["planned_epochs"] == 20
+        assert run.planned_duration_s == run.trace.meta["planned_duration_s"] == 10
+    # Its end is where it ended.
+    assert run.planned_epochs == run.trace.meta["planned_epochs"] == 1
+    assert run.planned_duration_s is None
+    assert run.trace.meta["planned_duration_s"] is None
 
 
 def test_cheap_projections_are_made_less_often(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from energyest import estimate_step, load_trace, track
 from energyest.errors import ConfigurationError
+from energyest.tracking.run import Run
 from tests.support.sensors import Constant, Failing
 from tests.support.threads import is_within, own_threads
 
@@ -48,10 +50,146 @@ def test_projection_while_running() -> None:
                 assert run.projection is None
             if epoch == 8:
                 break
+                assert run.projection is not None
+                assert run.projection.epochs == 50
+                energy_J = run.trace.column("energy_J")
+                assert 50 * energy_J.min() <= run.projection.energy_J <= 50 * energy_J.max()
+                break
+
+
+@pytest.mark.parametrize("ends", ["with", "by hand", "own loop"])
+def test_what_ends_early_is_projected_no_further(ends: str, tmp_path: Path) -> None:
+    run = track(tmp_path / "energy", epochs=100, sensors=[Constant(200)])
+    run.start()
+    if ends == "own loop":
+        for _ in range(5):
+            run.start_epoch()
+            time.sleep(EPOCH_S / 3)
+            run.end_epoch()
+    else:
+        for epoch in run.epochs(100):
+            time.sleep(EPOCH_S / 3)
+            if epoch == 4:
+                break
+        assert run.planned_epochs == 5
         assert run.projection is not None
-        assert run.projection.energy_J == pytest.approx(estimate_step(run.trace, 50).energy_J)
-    energy_J = run.trace.column("energy_J")
-    assert 50 * energy_J.min() <= run.projection.energy_J <= 50 * energy_J.max()
+        assert run.projection.epochs == 5
+    run.__exit__(None, None, None) if ends == "with" else run.stop()
+    for trace in (run.trace, load_trace(tmp_path / "energy")):
+        assert trace.meta["planned_epochs"] == 5
+        estimate = estimate_step(trace)
+        assert estimate.epochs == 5
+        assert estimate.energy_J == pytest.approx(trace.column("energy_J").sum())
+
+
+def test_steps_left_early_end_within_an_interval() -> None:
+    with track(sensors=[Constant(200)]) as run:
+        for step in run.steps(1000, every_n_steps=4):
+            time.sleep(0.01)
+            if step == 9:
+                break
+    assert list(run.trace.column("steps")) == [4, 4, 2]
+    assert run.trace.meta["planned_epochs"] == 2.5
+    assert run.projection is not None
+    assert run.projection.energy_J == pytest.approx(run.trace.column("energy_J").sum())
+
+
+def test_what_was_broken_off_keeps_its_plan() -> None:
+    run = track(sensors=[Constant(200)])
+
+    def loop() -> None:
+        with run:
+            for epoch in run.epochs(50):
+                time.sleep(EPOCH_S / 3)
+                if epoch == 6:
+                    raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop()
+    assert len(run.trace) == 6
+    assert run.trace.meta["planned_epochs"] == 50
+    assert run.projection is not None
+    assert run.projection.epochs == 50
+
+
+def test_a_second_loop_adds_to_the_plan() -> None:
+    with track(sensors=[Constant(200)]) as run:
+        for _ in run.epochs(2):
+            time.sleep(0.01)
+        for _ in run.epochs(3):
+            time.sleep(0.01)
+            assert run.planned_epochs == 5
+
+
+def test_a_decorated_function_is_a_run_each_time(tmp_path: Path) -> None:
+    @track(tmp_path / "energy", epochs=9, sensors=[Constant(100)])
+    def train(epochs: int, run: Run) -> str:
+        """Trains."""
+        for _ in run.epochs(epochs):
+            time.sleep(0.02)
+        return "model"
+
+    assert train.run is None
+    assert not list(tmp_path.iterdir())  # nothing is measured before the call
+    assert train(2) == "model"
+    assert train.__doc__ == "Trains."
+    first = train.run
+    assert first.trace.meta["status"] == "finished"
+    train(3)
+    assert len(first.trace) == 2
+    assert len(train.run.trace) == 3
+    assert train.run.folder == tmp_path / "energy-2"
+    other = track(sensors=[Constant(1)])
+    with other:
+        assert train(1, other) == "model"  # a caller's own run goes first
+    assert len(other.trace) == 1
+
+
+def test_a_decorated_function_may_know_nothing_of_it() -> None:
+    @track(sensors=[Constant(100)])
+    def train() -> None:
+        time.sleep(0.02)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train()
+    assert train.run.total_J > 0
+    assert train.run.trace.meta["status"] == "interrupted by ZeroDivisionError"
+
+
+def test_only_what_works_within_its_call_is_decorated() -> None:
+    def batches() -> Iterator[int]:
+        yield 1
+
+    async def train() -> None: ...
+
+    for function in (batches, train):
+        with pytest.raises(ConfigurationError, match="returns before its work is done"):
+            track(sensors=[])(function)
+    with pytest.raises(ConfigurationError, match="is none"):
+        track(sensors=[])(5)
+
+
+def test_a_run_that_nobody_starts_is_no_energy(caplog: pytest.LogCaptureFixture) -> None:
+    run = track(sensors=[Constant(100)])
+    for _ in run.epochs(3):
+        time.sleep(0.01)
+    assert math.isnan(run.total_J)
+    assert np.isnan(run.trace.column("energy_J")).all()
+    assert caplog.text.count("the run was not started, by `with` or by start()") == 1
+
+
+def test_a_run_used_twice_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    run = track(sensors=[Constant(100)])
+    with run:
+        time.sleep(0.02)
+    total_J = run.total_J
+    assert "measures once" not in caplog.text
+    with run:
+        for _ in run.epochs(2):
+            time.sleep(0.02)
+    assert "a run measures once, and this one was used" in caplog.text
+    assert run.total_J == total_J
 
 
 def test_a_pause_before_the_start_and_after_the_end_is_none(tmp_path: Path) -> None:

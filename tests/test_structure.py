@@ -32,7 +32,7 @@ ORDER = (
     ),
     *("gpus", "records", "summary", "measure", "profiling", "estimators"),
     *("distributed", "tracking", *ADAPTERS),
-    *("tradeoff", "readers", "plots", "cli"),
+    *("tradeoff", "readers", "plots", "program", "cli"),
 )
 # Rooms that an earlier one stands beside, and must not know.
 STRANGERS = {
@@ -40,6 +40,7 @@ STRANGERS = {
     "estimators": {"settings", "summary", "measure", "profiling"},
     "distributed": {"profiling", "estimators"},
     "huggingface": {"lightning"},
+    "program": {*ADAPTERS, "tradeoff", "readers", "plots"},
     "tradeoff": {"measure", "profiling", "distributed", "tracking", *ADAPTERS},
     "readers": {
         *("integration", "carbon", "estimate", "gpus", "measure", "profiling", "estimators"),

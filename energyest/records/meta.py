@@ -54,6 +54,8 @@ class TraceMeta(TypedDict, total=False):
     notes: list[str]
     #: The log of another tool that the trace was made of: its tool, file, columns and time zone.
     log: dict[str, Any]
+    #: What was let finish its work at the edges of epochs: "torch.cuda", "jax".
+    synchronized: list[str]
     #: Versions of the libraries that were in use.
     versions: dict[str, str]
     #: Name of the machine. Read by `ranks`, `measure.checkpoint`, PRE's `training_data`.

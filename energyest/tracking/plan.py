@@ -25,6 +25,12 @@ class Length(NamedTuple):
     rows: float | None = None
     duration_s: float | None = None
 
+    def ended_after(self, rows: float) -> Length:
+        """That of a run that is over after so many rows, perhaps earlier than it was to be."""
+        if not rows:
+            return self
+        return Length(rows if self.rows is None else min(rows, self.rows))
+
     def is_like(self, other: Length) -> bool:
         """Whether totals of the two can be compared."""
         return all(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from energyest.checks import check_count
+from energyest.checks import check_count, short
 from energyest.errors import ConfigurationError
 from energyest.estimate import Estimate
 from energyest.measure.checkpoint import RunCheckpoint
@@ -19,35 +21,69 @@ from energyest.tracking.cost.budget import Budget
 from energyest.tracking.cost.ending import say_summary
 from energyest.tracking.cost.watch import BudgetWatch
 from energyest.tracking.guard import never_raises
+from energyest.tracking.plan import Length
 from energyest.tracking.session import Session
 
 if TYPE_CHECKING:
     from energyest.profiling.operations import FlopCount
 
 log = logging.getLogger("energyest")
+R = TypeVar("R")
+
+# The parameter and the attribute of the function that get its run.
+_NAME = "run"
 
 
 class Run:
-    """A training run under measurement; made by `track()`, a context manager."""
+    """A training run under measurement; made by `track()`, a context manager and a decorator.
 
-    def __init__(self, session: Session, budget: Budget, chosen: Settings) -> None:
-        self._session = session
-        self._watch = BudgetWatch(
-            budget, session.standing, lambda found: session.describe(budget=found)
-        )
-        self._settings = chosen
+    Args:
+        session: makes what measures, when it is first asked for: whoever decorates a function
+            measures nothing until that is called.
+        budget: what the run may cost.
+        chosen: what was set, for the summary.
+    """
+
+    def __init__(self, session: Callable[[], Session], budget: Budget, chosen: Settings) -> None:
+        self._make_session = session
+        self._budget, self._settings = budget, chosen
+        self._is_used = False
         self._is_summed_up = False
+        # How long the run was to be, where its loop was left.
+        self._left: Length | None = None
         self._earlier = RunCheckpoint()
         # What a turn of the loop is; steps of an interval, and those of the one under way.
         self._turns_are_epochs = False
         self._interval_steps: int | None = None
         self._steps_done = 0
 
+    @functools.cached_property
+    def _session(self) -> Session:
+        return self._make_session()
+
+    @functools.cached_property
+    def _watch(self) -> BudgetWatch:
+        session = self._session
+        return BudgetWatch(
+            self._budget, session.standing, lambda found: session.describe(budget=found)
+        )
+
+    def __call__(self, function: Callable[..., R]) -> Callable[..., R]:
+        """Decorate a function: each call of it is a run of its own.
+
+        A parameter named `run`, where the caller leaves it out, gets the run; the attribute `run`
+        of the function is that of the last call.
+
+        Raises:
+            ConfigurationError: `function` is none, or a generator, or asynchronous.
+        """
+        return _measured(function, lambda: Run(self._make_session, self._budget, self._settings))
+
     def __enter__(self) -> Run:
         try:
-            self._session.start()
+            self.start()
         except BaseException:  # Ctrl-C: without an end of the with, nobody else would stop it
-            self._session.stop("interrupted at the start")
+            self.stop("interrupted at the start")
             raise
         return self
 
@@ -63,10 +99,21 @@ class Run:
 
     def start(self) -> None:
         """Begin to measure, where there is no `with`."""
+        if self._is_used:
+            log.warning("energyest: a run measures once, and this one was used: track() makes more")
+        self._is_used = True
+        self._watch  # noqa: B018 - it writes the budget into the trace
         self._session.start()
 
     def stop(self, status: str = "finished") -> None:
-        """End the run, where there is no `with`; an epoch that has begun counts as interrupted."""
+        """End the run, where there is no `with`; an epoch that has begun counts as interrupted.
+
+        One that is finished ends its plan, too; one that was broken off can still be projected.
+        """
+        if status == "finished":
+            self._session.length = self._session.length.ended_after(self._rows)
+        elif self._left is not None:
+            self._session.length = self._left
         self._session.stop(status)
         if not self._is_summed_up:
             self._is_summed_up = True
@@ -75,10 +122,10 @@ class Run:
     def epochs(self, epochs: int) -> Iterator[int]:
         """Iterate over 0 to `epochs` - 1, each turn of the loop being an epoch.
 
-        What happens between two turns counts as the later epoch's. `break` ends the epoch; an
-        exception interrupts it. After `load_state_dict` it goes on with the epoch after the one in
-        which the checkpoint was made. Where a budget is exceeded that stops the run, it ends with
-        the epoch.
+        What happens between two turns counts as the later epoch's. `break` ends the epoch, and
+        what is planned with it; an exception interrupts it. After `load_state_dict` it goes on with
+        the epoch after the one in which the checkpoint was made. Where a budget is exceeded that
+        stops the run, it ends with the epoch.
 
         Raises:
             ConfigurationError: `epochs` is not a whole number of 1 or more, or an earlier part of
@@ -87,7 +134,7 @@ class Run:
         check_count(epochs, "epochs", ConfigurationError)
         first = self._earlier.next_epoch
         self._earlier.check_unit(None)
-        self.planned_epochs = len(self._earlier) + max(0, epochs - first)
+        self.planned_epochs = self._session.rows + max(0, epochs - first)
         self._turns_are_epochs = True
         self._session.drop_carried()  # an epoch that an exception had cut off
         for epoch in range(first, epochs):
@@ -161,6 +208,16 @@ class Run:
         """Left by `break` or by an exception: which of them, the end of the run will show."""
         if self._session.in_row:
             self._session.end_row(tentative=True)
+        self._left = self._session.length
+        self._session.length = self._left.ended_after(self._rows)
+
+    @property
+    def _rows(self) -> float:
+        """Rows that have ended; of one that was cut short, the part."""
+        rows, every = self._session.rows, self._interval_steps
+        if every is None or self._session.in_row or not self._steps_done:
+            return rows
+        return rows - 1 + self._steps_done / every
 
     @contextmanager
     def validation(self) -> Iterator[None]:
@@ -300,3 +357,41 @@ class Run:
     def folder(self) -> Path | None:
         """Where the trace is written; None if it is in memory only."""
         return self._session.folder
+
+
+def _measured(function: Callable[..., R], make_run: Callable[[], Run]) -> Callable[..., R]:
+    """The function, each call of which is measured.
+
+    Args:
+        function: a plain one: what it returns, it has computed.
+        make_run: makes the run of a call.
+
+    Raises:
+        ConfigurationError: `function` is none, or a generator, or asynchronous.
+    """
+    if not callable(function):
+        raise ConfigurationError(f"track() decorates functions, and {short(function)} is none")
+    waits = (
+        inspect.iscoroutinefunction(function)
+        or inspect.isgeneratorfunction(function)
+        or inspect.isasyncgenfunction(function)
+    )
+    if waits:
+        raise ConfigurationError(
+            f"{function.__qualname__} returns before its work is done: "
+            "write `with track() as run:` within it"
+        )
+    parameters = inspect.signature(function).parameters
+    positions = list(parameters)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> R:
+        with make_run() as run:
+            vars(call)[_NAME] = run
+            is_left_out = _NAME in parameters and _NAME not in kwargs
+            if is_left_out and positions.index(_NAME) >= len(args):
+                kwargs[_NAME] = run
+            return function(*args, **kwargs)
+
+    vars(call)[_NAME] = None
+    return call

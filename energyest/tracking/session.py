@@ -26,7 +26,7 @@ from energyest.tracking.guard import never_raises
 from energyest.tracking.live_projection import Projector
 from energyest.tracking.plan import Length
 from energyest.tracking.progress import BatchSize, SampleCounter
-from energyest.tracking.sync import cuda_synchronize
+from energyest.tracking.sync import Synchronizer
 from energyest.versions import versions
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class Session:
         self._flops: FlopCount | None = None
         self._warned: set[str] = set()
         self.samples_in = SampleCounter(batch_size, self.note)
+        self._synchronize = Synchronizer(lambda names: self.describe(synchronized=names))
         self._recorder = Recorder(
             sensors,
             folder=folder,
@@ -115,7 +116,7 @@ class Session:
         try:
             self._look_for_losses()
             if status == "finished":  # else the GPU may be what hangs
-                cuda_synchronize()
+                self._synchronize()
         finally:
             self._recorder.stop(status, self._values if self.in_row else {})
             self.in_row = False
@@ -132,7 +133,7 @@ class Session:
         if not self._has_rows:
             self._look_for_losses()
         if not (continues and self._has_rows):  # else it is known when it begins
-            cuda_synchronize()
+            self._synchronize()
         self._values = {}
         self._recorder.start_epoch(epoch, continues=continues)
         self.in_row = self._has_rows = True
@@ -157,7 +158,7 @@ class Session:
             self._warn_once("end", "the end of an epoch that did not begin is ignored")
             return {}
         self._look_for_losses()
-        cuda_synchronize()
+        self._synchronize()
         if values:
             self.log(**values)
         if self._flops is not None and "flops" not in self._values:
@@ -173,13 +174,13 @@ class Session:
     @never_raises
     def start_validation(self) -> None:
         """Validation begins inside a row."""
-        cuda_synchronize()
+        self._synchronize()
         self._recorder.start_validation()
 
     @never_raises
     def end_validation(self) -> None:
         """Validation ends."""
-        cuda_synchronize()
+        self._synchronize()
         self._recorder.end_validation()
 
     @contextmanager
@@ -188,7 +189,7 @@ class Session:
         if not self._has_started or self._has_ended:  # then nothing counts anyway
             yield
             return
-        cuda_synchronize()
+        self._synchronize()
         self._recorder.pause()
         try:
             yield

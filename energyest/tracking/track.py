@@ -13,6 +13,7 @@ from energyest.measure.sensors.detection import lost, warn_of
 from energyest.settings import settings
 from energyest.tracking.checks import check_folder, check_settings
 from energyest.tracking.cost.budget import Budget, OnExceed
+from energyest.tracking.plan import Length
 from energyest.tracking.progress import BatchSize
 from energyest.tracking.run import Run
 from energyest.tracking.session import Session
@@ -49,6 +50,19 @@ def track(
     or, where the loop is not yours to write, `run.start_epoch()` and `run.end_epoch(val_acc=0.9)`.
     A training without epochs: `for step in run.steps(10_000, every_n_steps=200)`.
 
+    As a decorator, each call of the function is a run; a parameter `run` gets it, and so does the
+    attribute `run` of the function:
+
+        @track("runs/energy")
+        def train(run):
+            for epoch in run.epochs(100):
+                train_one_epoch()
+
+        train()
+        print(train.run.total_J)
+
+    By hand, `run = track()`, `run.start()` and `run.stop()`. A run measures once.
+
     Args:
         folder: where to write the trace while it grows; None to keep it in memory. If the folder
             holds a trace already, or a file that has the name of one of a trace's, a free name
@@ -80,8 +94,8 @@ def track(
     if epochs is not None:
         check_count(epochs, "epochs", ConfigurationError)
     check_settings(confidence, interval_s, components, batch_size)
-    check_folder(folder)
     chosen = settings(folder=folder, carbon_intensity=carbon_intensity, pue=pue, quiet=quiet)
+    place = check_folder(chosen.folder)
     budget = Budget.of(
         kWh=budget_kWh,
         kg=budget_kg,
@@ -90,20 +104,20 @@ def track(
         intensity=chosen.carbon_intensity,
         pue=chosen.pue,
     )
-    run = Run(
-        Session(
+
+    def session() -> Session:
+        made = Session(
             find_sensors(gpus, components, sensors),
-            folder=check_folder(chosen.folder),
+            folder=place,
             interval_s=interval_s,
             confidence=confidence,
             batch_size=batch_size,
-        ),
-        budget,
-        chosen,
-    )
-    if epochs is not None:
-        run.planned_epochs = epochs
-    return run
+        )
+        if epochs is not None:
+            made.length = Length(epochs)
+        return made
+
+    return Run(session, budget, chosen)
 
 
 def find_sensors(

@@ -159,10 +159,7 @@ class Training:
 
     def finish(self) -> None:
         """The training is over, perhaps earlier than it was planned to be."""
-        rows, length = self.session.rows, self.session.length
-        if rows:
-            is_short = length.rows is None or length.rows > rows
-            self.session.length = Length(rows if is_short else length.rows)
+        self.session.length = self.session.length.ended_after(self.session.rows)
         self.session.stop("finished")
 
     def interrupt(self, status: str) -> None:

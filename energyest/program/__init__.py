@@ -1,0 +1,1 @@
+"""`energyest run`: a program under measurement that knows nothing of it."""

@@ -1,0 +1,237 @@
+"""`energyest run -- PROGRAM`: measures a program from outside, and is not noticed by it.
+
+Nothing here may cost the program anything: what fails of the measuring is said, and the program
+runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import queue
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from energyest.errors import ConfigurationError
+from energyest.program.child import Child, end_as, hold_signals
+from energyest.program.epoch_patterns import (
+    BUILT_IN,
+    EpochPattern,
+    EpochReader,
+    LineReader,
+    users_pattern,
+)
+from energyest.program.output import Tap, make_taps
+
+if TYPE_CHECKING:
+    from energyest.program.program_run import ProgramRun
+    from energyest.tracking.session import Session
+
+log = logging.getLogger("energyest")
+
+# As shells have it.
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+# Which of several copies on a machine this is, by what started them.
+_LOCAL_RANKS = ("SLURM_LOCALID", "LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
+# Pieces of output that wait to be read for epochs; more are not waited for.
+_MOST_PIECES = 1000
+# How long the end of the program waits until its last lines were read.
+_LAST_LINES_S = 5.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `energyest run`."""
+    parser.add_argument("--folder", default="energy", help="where the trace goes; default: energy")
+    parser.add_argument("--epochs", type=int, help="epochs planned, if the output does not tell")
+    parser.add_argument(
+        "--epoch-pattern",
+        metavar="REGEX",
+        help="regular expression of a line that names an epoch, with a group (?P<epoch>...) and, "
+        "if you like, (?P<epochs>...), how many there will be",
+    )
+    parser.add_argument(
+        "--epoch-edge",
+        choices=("begins", "ends"),
+        default="ends",
+        help="what happens to an epoch where --epoch-pattern first meets its number; default: ends",
+    )
+    parser.add_argument("--gpus", help="GPUs to measure, as 0,1; by default those that CUDA shows")
+    parser.add_argument("--components", default="gpu,cpu,ram", help="default: gpu,cpu,ram")
+    parser.add_argument("--verbose", action="store_true", help="say each epoch and its projection")
+    parser.add_argument("--quiet", action="store_true", help="no summary at the end")
+    parser.add_argument(
+        "program", nargs=argparse.REMAINDER, help="-- the program and its arguments"
+    )
+
+
+def run_program(options: argparse.Namespace) -> int:
+    """Run a program under measurement.
+
+    Returns:
+        The program's exit status; 127 if there is no such program, 126 if it cannot be run.
+
+    Raises:
+        ConfigurationError: an option is out of its range; nothing has run then.
+    """
+    command: list[str] = options.program[options.program[:1] == ["--"] :]
+    if not command:
+        raise ConfigurationError("energyest run needs a program: energyest run -- python train.py")
+    if options.epochs is not None and options.epochs < 1:
+        raise ConfigurationError(f"--epochs {options.epochs}: must be 1 or more")
+    patterns: Sequence[EpochPattern] = BUILT_IN
+    if options.epoch_pattern is not None:
+        patterns = (users_pattern(options.epoch_pattern, options.epoch_edge),)
+    logging.basicConfig(format="%(message)s", level=logging.INFO if options.verbose else None)
+    for name in _LOCAL_RANKS:
+        if os.environ.get(name, "0") != "0":
+            log.debug("energyest: %s=%s: the first copy measures", name, os.environ[name])
+            return _become(command)
+    held = hold_signals()  # before any library starts a thread
+    return _Measured(options, EpochReader(patterns)).run(command, held)
+
+
+def _become(command: list[str]) -> int:
+    """Be the program, and measure nothing."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # what Python ignores
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        return _not_started(command, error)
+
+
+def _not_started(command: list[str], error: OSError) -> int:
+    _say(f"{command[0]}: {error.strerror or error}")
+    return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr may be closed
+        sys.stderr.write(f"energyest: {text}\n")
+        sys.stderr.flush()
+
+
+class _Measured:
+    """One program under measurement."""
+
+    def __init__(self, options: argparse.Namespace, epochs: EpochReader) -> None:
+        self._options = options
+        self._epochs = epochs
+        self._run: ProgramRun | None = None
+        self._session: Session | None = None
+        self._pieces: queue.Queue[tuple[int, bytes] | None] = queue.Queue(_MOST_PIECES)
+        self._has_lost_lines = False
+
+    def run(self, command: list[str], held: set[signal.Signals]) -> int:
+        if shutil.which(command[0]) is not None:  # else there is nothing to measure
+            self._attempt(self._begin)
+        taps = make_taps()
+        # Into a file or pipe, Python would tell of an epoch when its buffer is full.
+        environment = {"PYTHONUNBUFFERED": "1", **os.environ}
+        try:
+            child = Child(command, environment, taps, held)
+        except OSError as error:
+            self._attempt(lambda: self._end("not started"))
+            return _not_started(command, error)
+        for number, tap in enumerate(taps):
+            tap.start(self._copier(number))
+        reader = threading.Thread(target=self._read, name="energyest-lines", daemon=True)
+        reader.start()
+        status = child.wait(self._pause)
+        self._finish(taps, reader, status)
+        return end_as(status)
+
+    def _begin(self) -> None:
+        # Here, because they are slow to import, and start threads.
+        from energyest.program.program_run import ProgramRun  # noqa: PLC0415
+        from energyest.tracking.checks import check_folder, check_settings  # noqa: PLC0415
+        from energyest.tracking.session import Session  # noqa: PLC0415
+        from energyest.tracking.track import find_sensors  # noqa: PLC0415
+
+        options = self._options
+        components = options.components.split(",")
+        check_settings(0.9, 0.1, components, None)
+        gpus = [int(g) if g.isdigit() else g for g in (options.gpus or "").split(",") if g]
+        session = Session(
+            find_sensors(gpus or None, components, None),
+            folder=check_folder(options.folder),
+            interval_s=0.1,
+            confidence=0.9,
+        )
+        tasks = os.environ.get("SLURM_NTASKS_PER_NODE", "1")
+        if tasks != "1":
+            session.note(
+                f"{tasks} tasks run on this machine: the GPUs are those that the first of them sees"
+            )
+        self._session, self._run = session, ProgramRun(session, options.epochs)
+        self._run.start()
+
+    def _pause(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._session is None else self._session.pause()
+
+    def _copier(self, number: int) -> Callable[[bytes], None]:
+        def copy(data: bytes) -> None:
+            try:
+                self._pieces.put_nowait((number, data))
+            except queue.Full:
+                self._has_lost_lines = True
+
+        return copy
+
+    def _read(self) -> None:
+        """In a thread of its own: see the epochs in what the program has written."""
+        lines: dict[int, LineReader] = {}
+        while (piece := self._pieces.get()) is not None:
+            number, data = piece
+            for line in lines.setdefault(number, LineReader()).feed(data):
+                self._attempt(partial(self._see, line))
+
+    def _see(self, line: str) -> None:
+        seen = self._epochs.read(line)
+        if seen is not None and self._run is not None:
+            self._run.see(seen)
+
+    def _finish(self, taps: Sequence[Tap], reader: threading.Thread, status: int) -> None:
+        ended_s = time.monotonic()
+        is_over = [tap.finish(ended_s) for tap in taps]
+        with contextlib.suppress(queue.Full):
+            self._pieces.put(None, timeout=_LAST_LINES_S)
+        reader.join(_LAST_LINES_S)
+        text = "finished"
+        if status:
+            what = f"exit status {status}" if status > 0 else signal.Signals(-status).name
+            text = f"interrupted by {what}"
+        self._attempt(lambda: self._end(text))
+        if any(tap.is_terminal and tap.is_in_line for tap in taps) and not self._options.quiet:
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                sys.stderr.write("\n")
+        if not all(is_over):
+            _say("a process that the program left behind still holds its output, which ends here")
+        if self._run is not None and not self._options.quiet:
+            self._attempt(lambda: _say(self._run.summary if self._run else ""))
+
+    def _end(self, status: str) -> None:
+        if self._session is not None and self._has_lost_lines:
+            self._session.note("epochs: the output came too fast, and not all of it was read")
+        if self._run is not None:
+            self._run.finish(status)
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        """Do what must not cost the program anything."""
+        try:
+            action()
+        except Exception as error:
+            log.warning(
+                "energyest: not measured, the program runs nevertheless: %s: %s",
+                type(error).__name__,
+                error,
+            )

@@ -1,0 +1,183 @@
+"""What programs print of their epochs, and what of it begins or ends one."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from energyest.errors import ConfigurationError
+
+Edge = Literal["begins", "ends"]
+
+# Longer lines say nothing of an epoch beyond this.
+_LONGEST_LINE = 4096
+_LINE_END = re.compile(rb"[\r\n]")
+# Colours and movements of the cursor.
+_ESCAPE = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]")
+
+
+@dataclass(frozen=True)
+class EpochPattern:
+    """How a line names an epoch.
+
+    Attributes:
+        name: whose line it is.
+        regex: has a group `epoch`, the epoch's number; and it may have one of the groups `epochs`,
+            how many there are to be, and `last`, the number of the last.
+        edge: what happens to the epoch where the line comes, the first time with its number.
+        first: number of the first epoch; None where that is 0 if a 0 comes first, and else 1.
+    """
+
+    name: str
+    regex: re.Pattern[str]
+    edge: Edge
+    first: int | None
+
+
+class SeenEpoch(NamedTuple):
+    """An epoch that a line names.
+
+    Attributes:
+        number: its number, counted from 0.
+        epochs: how many there are to be; None if the line does not say so.
+        edge: what happens to it.
+        pattern: whose line it was.
+    """
+
+    number: int
+    epochs: int | None
+    edge: Edge
+    pattern: str
+
+
+BUILT_IN = (
+    # Its bar of tqdm is there from the first batch on, and is drawn again at each.
+    EpochPattern(
+        "lightning", re.compile(r"^Epoch (?P<epoch>\d+):\s+(?:\d+%\||\d+it \[)"), "begins", None
+    ),
+    # That of rich has the last epoch's number behind the slash.
+    EpochPattern(
+        "lightning", re.compile(r"^\s*Epoch (?P<epoch>\d+)/(?P<last>\d+)\s+[━╸╺]"), "begins", 0
+    ),
+    # A line of its own before the epoch.
+    EpochPattern("keras", re.compile(r"^Epoch (?P<epoch>\d+)/(?P<epochs>\d+)\s*$"), "begins", 1),
+    # A bar from the first batch on; then the GPU's memory.
+    EpochPattern(
+        "ultralytics",
+        re.compile(r"^\s+(?P<epoch>\d+)/(?P<epochs>\d+)\s+\d+(?:\.\d+)?[GM]\s"),
+        "begins",
+        1,
+    ),
+    # The examples of PyTorch: a line every few batches, from the first on.
+    EpochPattern("pytorch", re.compile(r"^Train Epoch: (?P<epoch>\d+) \["), "begins", 1),
+    # What is logged every so many steps, and at the end of an epoch: epochs that are over, with a
+    # fraction. Newer versions write numbers as text.
+    EpochPattern(
+        "huggingface",
+        re.compile(r"^\{'.*'epoch': '?(?P<epoch>\d+(?:\.\d+)?(?:e[+-]\d+)?)'?[,}]"),
+        "ends",
+        1,
+    ),
+)
+# The Trainer of Hugging Face shows its steps: the first bar is the training's.
+_STEPS = re.compile(r"^\s*\d+%\|.*\| (?P<step>\d+)/(?P<steps>\d+) \[")
+# A bar is drawn some steps late: this close to a whole number of epochs, it is meant.
+_NEAR = 0.1
+
+
+def users_pattern(regex: str, edge: Edge) -> EpochPattern:
+    """A pattern of the user's own.
+
+    Raises:
+        ConfigurationError: it is no regular expression, or has no group `epoch`.
+    """
+    try:
+        compiled = re.compile(regex)
+    except re.error as error:
+        raise ConfigurationError(f"epoch pattern {regex!r}: {error}") from error
+    if "epoch" not in compiled.groupindex:
+        raise ConfigurationError(
+            f"epoch pattern {regex!r} has no group named epoch, such as in 'epoch (?P<epoch>\\d+)'"
+        )
+    return EpochPattern("user", compiled, edge, None)
+
+
+class EpochReader:
+    """Reads epochs from the lines of a program; the first pattern that fits is the program's.
+
+    Args:
+        patterns: those to look for.
+    """
+
+    def __init__(self, patterns: Sequence[EpochPattern] = BUILT_IN) -> None:
+        self._patterns = tuple(patterns)
+        self._first: int | None = None
+        self._step = self._steps = 0
+
+    def read(self, line: str) -> SeenEpoch | None:
+        """The epoch that a line names, if it does."""
+        if bar := _STEPS.match(line):
+            self._see_steps(int(bar["step"]), int(bar["steps"]))
+        for pattern in self._patterns:
+            if found := pattern.regex.search(line):
+                try:
+                    number = float(found["epoch"])
+                    seen = self._seen(pattern, number, found.groupdict())
+                except (TypeError, ValueError, OverflowError):
+                    continue  # a user's group that holds no number
+                self._patterns = (pattern,)
+                return seen
+        return None
+
+    def _seen(
+        self, pattern: EpochPattern, number: float, groups: dict[str, str | None]
+    ) -> SeenEpoch | None:
+        if self._first is None:
+            self._first = int(number >= 1) if pattern.first is None else pattern.first
+        first = self._first
+        epochs: int | None = None
+        if groups.get("epochs"):
+            epochs = int(float(groups["epochs"] or 0))
+        elif groups.get("last"):
+            epochs = int(groups["last"] or 0) - first + 1
+        elif pattern.name == "huggingface":
+            epochs = self._epochs_by_steps(number)
+        index = math.floor(number) - first
+        return SeenEpoch(index, epochs, pattern.edge, pattern.name) if index >= 0 else None
+
+    def _see_steps(self, step: int, steps: int) -> None:
+        self._steps = self._steps or steps
+        if steps == self._steps:
+            self._step = step
+
+    def _epochs_by_steps(self, done: float) -> int | None:
+        if not self._step:
+            return None
+        epochs = done * self._steps / self._step
+        whole = round(epochs)
+        return whole if whole and abs(epochs - whole) <= _NEAR * whole else None
+
+
+class LineReader:
+    """Cuts what a program writes into lines; a bar that is drawn again is a line each time."""
+
+    def __init__(self) -> None:
+        self._open = b""
+
+    def feed(self, data: bytes) -> Iterator[str]:
+        """The lines that end in the next bytes, and the bar that stands at their end."""
+        *ended, rest = _LINE_END.split(data)
+        for part in ended:
+            yield _text(self._open + part[:_LONGEST_LINE])
+            self._open = b""
+        self._open = (self._open + rest)[:_LONGEST_LINE]
+        # A bar is written at once, and its line ends only when it is drawn again.
+        if b"%" in self._open:
+            yield _text(self._open)
+
+
+def _text(line: bytes) -> str:
+    return _ESCAPE.sub(b"", line).decode("utf-8", "replace")
