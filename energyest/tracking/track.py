@@ -9,6 +9,7 @@ from energyest.carbon import Intensity
 from energyest.checks import check_count
 from energyest.errors import ConfigurationError
 from energyest.measure.sensors import Detection, Kind, Sensor, detect
+from energyest.measure.sensors.base import check_device_names
 from energyest.measure.sensors.detection import lost, warn_of
 from energyest.settings import settings
 from energyest.tracking.checks import check_folder, check_settings
@@ -94,6 +95,8 @@ def track(
     if epochs is not None:
         check_count(epochs, "epochs", ConfigurationError)
     check_settings(confidence, interval_s, components, batch_size)
+    if sensors is not None:  # now, and not when the run begins
+        check_device_names([device for sensor in sensors for device in sensor.devices])
     chosen = settings(folder=folder, carbon_intensity=carbon_intensity, pue=pue, quiet=quiet)
     place = check_folder(chosen.folder)
     budget = Budget.of(
