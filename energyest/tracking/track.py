@@ -96,7 +96,8 @@ def track(
         check_count(epochs, "epochs", ConfigurationError)
     check_settings(confidence, interval_s, components, batch_size)
     if sensors is not None:  # now, and not when the run begins
-        check_device_names([device for sensor in sensors for device in sensor.devices])
+        given = sensors if isinstance(sensors, Detection) else Detection(tuple(sensors))
+        check_device_names(given.devices)
     chosen = settings(folder=folder, carbon_intensity=carbon_intensity, pue=pue, quiet=quiet)
     place = check_folder(chosen.folder)
     budget = Budget.of(
