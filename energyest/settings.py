@@ -88,6 +88,9 @@ def _from_environment() -> tuple[str, dict[str, Any]]:
 def _from_file() -> tuple[str, Mapping[str, Any]]:
     try:
         here = Path.cwd()
+    except OSError:  # the working directory is gone, and no file is above it
+        return _FILE, {}
+    try:
         file = next((f for d in (here, *here.parents) if (f := d / _FILE).is_file()), None)
         if file is None:
             return _FILE, {}

@@ -134,7 +134,11 @@ def test_meta_that_cannot_be_written(
         run.start_epoch()
         run.end_epoch()
     assert len(run.trace) == 1
-    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "cannot be written" in said[0]
+    # At the end, all of it is tried once more, in another way.
+    assert len(said) == 1 or "is written again" in said[1]
+    assert len(said) <= 2
 
 
 def test_killed_just_after_it_began(tmp_path: Path) -> None:

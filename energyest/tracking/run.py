@@ -47,7 +47,6 @@ class Run:
     def __init__(self, session: Callable[[], Session], budget: Budget, chosen: Settings) -> None:
         self._make_session = session
         self._budget, self._settings = budget, chosen
-        self._is_used = False
         self._is_summed_up = False
         # How long the run was to be, where its loop was left.
         self._left: Length | None = None
@@ -99,9 +98,8 @@ class Run:
 
     def start(self) -> None:
         """Begin to measure, where there is no `with`."""
-        if self._is_used:
+        if self._is_summed_up:
             log.warning("energyest: a run measures once, and this one was used: track() makes more")
-        self._is_used = True
         self._watch  # noqa: B018 - it writes the budget into the trace
         self._session.start()
 

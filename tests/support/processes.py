@@ -79,7 +79,7 @@ def train_at_once(forks: Forks, folder: Path, *trainings: str) -> list[Trained]:
                     *(str(place), *options),
                     folder=place / f"output of rank {rank}",
                     needs=LIGHTNING,
-                    environment={**variables, "LOCAL_RANK": str(rank)},
+                    environment={**variables, "LOCAL_RANK": str(rank), "ENERGYEST_QUIET": "1"},
                 )
                 for rank in (0, 1)
             ]
