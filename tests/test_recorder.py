@@ -176,11 +176,13 @@ def test_late_metrics_reach_the_disk(tmp_path: Path) -> None:
     assert is_within(lambda: file.read_text().endswith("\n"))
     recorder.add_metrics({"val_f1": 0.25})
     recorder.stop()
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    # The first was in time to be written with the row.
-    assert len(lines) == 2
-    assert (lines[0]["epoch"], lines[0]["val_acc"]) == (7, 0.5)
-    assert lines[1] == {"amends_row": 0, "val_f1": 0.25}
+    row, *amended = [json.loads(line) for line in file.read_text().splitlines()]
+    assert row["epoch"] == 7
+    # The first is in time to be written with the row, unless the disk was quicker.
+    expected = [{"amends_row": 0, "val_f1": 0.25}]
+    if "val_acc" not in row:
+        expected.insert(0, {"amends_row": 0, "val_acc": 0.5})
+    assert amended == expected
     trace = load_trace(tmp_path / "energy")
     assert list(trace.column("val_acc")) == [0.5]
     assert list(trace.column("val_f1")) == [0.25]
