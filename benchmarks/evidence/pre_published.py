@@ -27,9 +27,9 @@ from benchmarks.common.goal import Goal
 from benchmarks.common.head import print_head
 from benchmarks.common.published import FILES, Published, as_run, published, throughputs
 from benchmarks.common.sweep_table import runs
+from benchmarks.evidence.pre_accuracy import fitted
 from energyest.estimators.pre.fitted import FittedPreModel, packaged
 from energyest.estimators.pre.probed import as_probed
-from energyest.estimators.pre.roofline_model import RooflineModel
 from energyest.estimators.pre.totals import whole_trainings, with_validation
 from energyest.estimators.pre.training_data import TrainedRun
 from energyest.records.probe import Probe
@@ -54,17 +54,10 @@ class Answer(NamedTuple):
     fitted: FittedPreModel
 
 
-def fitted(learnt: Sequence[TrainedRun]) -> FittedPreModel:
+def fitted_with_interval(learnt: Sequence[TrainedRun]) -> FittedPreModel:
     """A fit whose interval is as wide, for what is expected, as the packaged model's."""
-    core = RooflineModel.fit(
-        [run.pair for run in learnt],
-        np.array([run.step_s for run in learnt]),
-        np.array([run.power_W for run in learnt]),
-        hosts=[run.host for run in learnt],
-        begin=packaged().core,
-    )
     gpus = tuple(sorted({run.gpu.name for run in learnt if run.has_power}))
-    return FittedPreModel(core, packaged().deviations, gpus)
+    return FittedPreModel(fitted(learnt), packaged().deviations, gpus)
 
 
 def left_out(figures: Sequence[Published], label: Callable[[Published], str]) -> list[Answer]:
@@ -72,7 +65,7 @@ def left_out(figures: Sequence[Published], label: Callable[[Published], str]) ->
     found: dict[int, Answer] = {}
     own = runs()
     for name in sorted({label(figure) for figure in figures}):
-        model = fitted([*own, *(as_run(f) for f in figures if label(f) != name)])
+        model = fitted_with_interval([*own, *(as_run(f) for f in figures if label(f) != name)])
         chosen = [i for i, figure in enumerate(figures) if label(figure) == name]
         predicted = model.predict([(figures[i].workload, figures[i].gpu) for i in chosen])
         halves = model.half_width_step(predicted, CONFIDENCE)

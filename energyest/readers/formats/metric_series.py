@@ -46,12 +46,12 @@ def readings_of_series(
     power: Mapping[str, Series],
     others: Mapping[str, Series],
     *,
+    epoch_end_s: Any,
     epoch_marks: str | None,
     timezone: str | None,
-    notes: Sequence[str] = (),
-    facts: Mapping[str, Any] | None = None,
-) -> tuple[Readings, Any]:
-    """Readings of power from metrics, and the ends of epochs that other metrics mark.
+    facts: Mapping[str, Any],
+) -> tuple[Readings, dict[str, Any]]:
+    """Readings of power from metrics, and what tells `trace_of_readings` when epochs ended.
 
     Args:
         path: where they lie.
@@ -59,9 +59,10 @@ def readings_of_series(
         power: device to its power in watts.
         others: name to metric; one that `epoch_marks` matches is logged at the end of each epoch,
             and of one named epoch, it is the changes that mark the ends.
-        epoch_marks: regular expression of the metric's name.
+        epoch_end_s: when epochs ended, if not another metric marks it.
+        epoch_marks: regular expression of that metric's name; with `epoch_end_s`, of the lines of
+            the file that it is.
         timezone: the zone in which to read ends of epochs that name none.
-        notes: what was decided.
         facts: what was read.
 
     Raises:
@@ -82,9 +83,11 @@ def readings_of_series(
         "line": np.array([line for s in power.values() for line in s.line], dtype=np.int64),
     }
     clock = Clock(zero_s, "unix", timezone)
-    ends_s = None if epoch_marks is None else _ends(path, others, epoch_marks) - zero_s
-    readings = Readings(path, tool, clock=clock, notes=notes, facts=facts or {}, **arrays)
-    return readings, None if ends_s is None else ends_s[ends_s > 0].tolist()
+    readings = Readings(path, tool, clock=clock, facts=facts, **arrays)
+    if epoch_marks is None or epoch_end_s is not None:
+        return readings, {"epoch_end_s": epoch_end_s, "epoch_marks": epoch_marks}
+    ends_s = _ends(path, others, epoch_marks) - zero_s
+    return readings, {"epoch_end_s": ends_s[ends_s > 0].tolist()}
 
 
 def devices_of_names(names: Sequence[str], pattern: re.Pattern[str], path: Path) -> dict[str, str]:

@@ -64,23 +64,17 @@ def read_mlflow(
     path = Path(path)
     metrics = _of_files(path, run) if not _is_database(path) else _of_database(path, run)
     found = devices_of_names(list(metrics), _POWER, path)
-    own_marks = epoch_marks if epoch_end_s is None else None
-    readings, ends_s = readings_of_series(
+    readings, epochs = readings_of_series(
         path,
         "mlflow",
         {device: metrics[name] for device, name in found.items()},
         {name: series for name, series in metrics.items() if not name.startswith("system/")},
-        epoch_marks=own_marks,
+        epoch_end_s=epoch_end_s,
+        epoch_marks=epoch_marks,
         timezone=timezone,
         facts={"power_column": ", ".join(found.values())},
     )
-    return trace_of_readings(
-        readings,
-        epoch_end_s=ends_s if own_marks is not None else epoch_end_s,
-        epoch_marks=None if own_marks is not None else epoch_marks,
-        gpu=gpu,
-        max_gap_s=max_gap_s,
-    )
+    return trace_of_readings(readings, **epochs, gpu=gpu, max_gap_s=max_gap_s)
 
 
 def _is_database(path: Path) -> bool:

@@ -67,24 +67,18 @@ def read_tensorboard(
     if energy is not None:
         series = _named(path, scalars, energy)
         return trace_of_windows(_windows(path, energy, series, unit))
-    own_marks = epoch_marks if epoch_end_s is None else None
     names = [power] if power is not None else _those(scalars, "power")
-    readings, ends_s = readings_of_series(
+    readings, epochs = readings_of_series(
         path,
         "tensorboard",
         _powers(path, names, scalars, unit),
         scalars,
-        epoch_marks=own_marks,
+        epoch_end_s=epoch_end_s,
+        epoch_marks=epoch_marks,
         timezone=timezone,
         facts={"power_column": ", ".join(names)},
     )
-    return trace_of_readings(
-        readings,
-        epoch_end_s=ends_s if own_marks is not None else epoch_end_s,
-        epoch_marks=None if own_marks is not None else epoch_marks,
-        gpu=gpu,
-        max_gap_s=max_gap_s,
-    )
+    return trace_of_readings(readings, **epochs, gpu=gpu, max_gap_s=max_gap_s)
 
 
 def _scalars(path: Path) -> dict[str, Series]:

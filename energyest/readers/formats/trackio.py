@@ -72,23 +72,17 @@ def read_trackio(
     chosen = one_run(path, [of for _, of, _, _ in system], run)
     metrics = _series(path, system, chosen)
     found = devices_of_names(list(metrics), _POWER, path)
-    own_marks = epoch_marks if epoch_end_s is None else None
-    readings, ends_s = readings_of_series(
+    readings, epochs = readings_of_series(
         path,
         "trackio",
         {device: metrics[name] for device, name in found.items()},
         _series(path, others, chosen),
-        epoch_marks=own_marks,
+        epoch_end_s=epoch_end_s,
+        epoch_marks=epoch_marks,
         timezone=timezone,
         facts={"power_column": ", ".join(found.values()), "run": chosen},
     )
-    return trace_of_readings(
-        readings,
-        epoch_end_s=ends_s if own_marks is not None else epoch_end_s,
-        epoch_marks=None if own_marks is not None else epoch_marks,
-        gpu=gpu,
-        max_gap_s=max_gap_s,
-    )
+    return trace_of_readings(readings, **epochs, gpu=gpu, max_gap_s=max_gap_s)
 
 
 def _is_database(path: Path) -> bool:
