@@ -12,9 +12,11 @@ model, whose usual machine has a factor of 1, predicts the length that was measu
   `energyest.records.probe.USUAL_HOST_STEP_S`, and its deviation in logarithms is
   `energyest.estimators.pre.roofline_model.HOST_PROBE_DEVIATION`.
 
-Nothing else should run on the machine.
+Nothing else should run on the machine. With `--again`, nothing is run: what a stored report says of
+lengths is held against the packaged model of today, which another fit may have changed.
 
     python -m benchmarks.collect.launch_rate > launch_rate.json
+    python -m benchmarks.collect.launch_rate --again benchmarks/results/launch_rate.json
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import json
 import os
 import platform
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,9 @@ from scipy.optimize import brentq
 from benchmarks.common.model_zoo import build, loss_of
 from benchmarks.common.settings import Setting
 from energyest.estimators.pre.fitted import packaged
-from energyest.profiling import Probe, probe, probe_host
+from energyest.gpus import resolve_gpu
+from energyest.measure.sensors.cpu import processor_name
+from energyest.profiling import Probe, describe_workload, probe, probe_host
 
 SETTINGS = (
     Setting("own/mlp-d128-l8", 64, 0, "fp32", "sgd"),
@@ -53,38 +58,62 @@ _SLOWEST = 20.0
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tests", type=int, default=10, help="how often to run the test")
+    parser.add_argument("--again", type=Path, help="a stored report, to be worked out anew")
     arguments = parser.parse_args()
-    step_s = [probe_host().step_s for _ in range(arguments.tests)]
-    report: dict[str, Any] = {
-        "cpu": cpu_name(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "probe_step_s": step_s,
-    }
-    if torch.cuda.is_available():
-        rows = [of_training(setting) for setting in SETTINGS]
-        found = [row["factor"] for row in rows if row["cpu_share"] > _LAUNCH_BOUND]
-        report |= {"gpu": torch.cuda.get_device_name(), "trainings": rows}
-        if found:
-            factor = float(np.median(found))
-            report |= {"factor": factor, "usual_s": float(np.median(step_s)) / factor}
+    if arguments.again is not None:
+        report = json.loads(arguments.again.read_text(encoding="utf-8"))
+        lengths = {row["setting"]: row["step_s"] for row in report["trainings"]}
+        probes = [described(s, report["gpu"], lengths[s.name]) for s in SETTINGS]
+    else:
+        report = {
+            "cpu": processor_name(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+            "probe_step_s": [probe_host().step_s for _ in range(arguments.tests)],
+        }
+        probes = []
+        if torch.cuda.is_available():
+            report["gpu"] = torch.cuda.get_device_name()
+            probes = [measured(setting) for setting in SETTINGS]
+    if probes:
+        rows = [row_of(s, found) for s, found in zip(SETTINGS, probes, strict=True)]
+        report["trainings"] = rows
+        factors = [row["factor"] for row in rows if row["cpu_share"] > _LAUNCH_BOUND]
+        if factors:
+            factor = float(np.median(factors))
+            usual_s = float(np.median(report["probe_step_s"])) / factor
+            report |= {"factor": factor, "usual_s": usual_s}
     json.dump(report, sys.stdout, indent=2, allow_nan=False)
     print()
     return 0
 
 
-def of_training(setting: Setting) -> dict[str, Any]:
-    """What a training on the GPU says of the CPU."""
+def measured(setting: Setting) -> Probe:
+    """Steps of a training on the GPU."""
     model, batch = build(setting)
-    measured = probe(
+    return probe(
         model, batch, precision=setting.precision, optimizer=setting.optimizer, loss=loss_of
     )
-    factor = factor_of(measured)
-    share = packaged().predict([(measured.workload, measured.gpu)], factor=factor).cpu_share[0]
+
+
+def described(setting: Setting, gpu: str, step_s: float) -> Probe:
+    """The same, of a step that was measured before; its power does not matter here."""
+    model, batch = build(setting)
+    workload = describe_workload(
+        model, batch, precision=setting.precision, optimizer=setting.optimizer, loss=loss_of
+    )
+    return Probe(workload, resolve_gpu(gpu), 1, step_s, 1.0)
+
+
+def row_of(setting: Setting, found: Probe) -> dict[str, Any]:
+    """What a training on the GPU says of the CPU."""
+    factor = factor_of(found)
+    share = packaged().predict([(found.workload, found.gpu)], factor=factor).cpu_share[0]
     return {
         "setting": setting.name,
-        "step_s": measured.step_s,
+        "step_s": found.step_s,
         "factor": factor,
         "cpu_share": float(share),
     }
@@ -106,14 +135,6 @@ def factor_of(measured: Probe) -> float:
     if off(-most) >= 0 or off(most) <= 0:
         return float(np.exp(-most if off(-most) >= 0 else most))
     return float(np.exp(brentq(off, -most, most)))
-
-
-def cpu_name() -> str:
-    """The processor's name, as Linux tells it."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ from energyest.estimators.pre.physics.operation_table import Array
 from energyest.estimators.pre.roofline_model import Predictions
 
 # A clock's power grows with about the third power of it, once what is drawn at rest is taken off:
-# frequency times the square of the voltage. With it, step times of the 700 trainings of
-# `zeus_nsdi23` that a limit holds back on V100, RTX 6000 and P100 are off by 7 % in the mean.
+# frequency times the square of the voltage. `benchmarks/evidence/pre_older.py` says how far off
+# steps are with it: more where the limit lies deep, and where power comes in bursts.
 _POWER_OF_CLOCK = 3.0
-# Of the limit, what is drawn under it, in the same trainings.
+# Of the limit, what is drawn under it, in the trainings of `zeus_nsdi23`.
 _DRAWN = 0.95
 # No clock falls below this share of the usual.
 _LEAST_CLOCK = 0.1

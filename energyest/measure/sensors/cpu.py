@@ -41,7 +41,7 @@ class RaplSensor:
         self.device = Device(
             device="cpu:0",
             kind="cpu",
-            name=_processor_name(),
+            name=processor_name(),
             source="measured",
             method=f"RAPL, {len(self._packages)} package(s) of this machine",
             power_limit_W=sum(package.limit_W() for package in self._packages),
@@ -83,7 +83,7 @@ class CpuModelSensor:
         self.device = Device(
             device="cpu:0",
             kind="cpu",
-            name=_processor_name(),
+            name=processor_name(),
             source="modelled",
             method=(
                 f"{IDLE_W_PER_THREAD} W idle to {FULL_W_PER_THREAD} W busy per hardware thread of "
@@ -181,7 +181,8 @@ def _read_number(path: Path) -> float:
     return float(path.read_text(encoding="ascii"))
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
+    """The processor's name, as Linux tells it, or else the kind of machine."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
