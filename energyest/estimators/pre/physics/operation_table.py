@@ -202,7 +202,7 @@ def _clocks_per_s(gpu: Gpu) -> float:
 
 
 def _watts_of_reference(gpu: Gpu) -> float:
-    """Board power for its fp32 rate, as a share of what the best supplied board of its chips has."""
+    """Board power for its fp32 rate, as a share of the most that a board of its chips has."""
     most_W = _MOST_WATTS.get(gpu.compute_capability or (0, 0), np.nan)
     share = gpu.tdp_W / (gpu.peak_flops_per_s.get("fp32", np.nan) / 1e12) / most_W
     return min(share, 1.0) if share > 0 else 1.0
