@@ -456,6 +456,13 @@ def test_metrics_of_mlflow(tmp_path: Path) -> None:
         assert tool_of(path) == "mlflow"
         trace = read_mlflow(path, epoch_marks="val_loss")
         assert trace.column("energy_J") == pytest.approx(true_J(POWER_W), rel=1e-6)
+    # With a log of the training beside it, the pattern is of that log's lines.
+    said = "".join(
+        f"{UNIX_S + s:.1f} epoch is over\n{UNIX_S + s:.1f} val_loss 0.5\n" for s in ENDS_S
+    )
+    beside = write(tmp_path, said, "training.log")
+    trace = read_mlflow(folder.parent, epoch_end_s=beside, epoch_marks="is over")
+    assert trace.column("energy_J") == pytest.approx(true_J(POWER_W), rel=1e-6)
     single = read_mlflow(folder / "system" / "gpu_1_power_usage_watts", epoch_end_s=ENDS_S)
     assert single.column("mean_power_W") == pytest.approx([201, 203, 205], rel=1e-2)
     (folder / "system" / "gpu_1_power_usage_watts").write_text("yesterday 200 1\n1 2 3\n")
