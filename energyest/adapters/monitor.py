@@ -267,14 +267,17 @@ class Monitor:
             say_summary(session, self._settings)
 
     def _watch_budget(self, agree: Agree | None, *, is_first_rank: bool) -> None:
-        """Watch the budget of a training that begins, also where its session has failed.
+        """Watch the budget, if there is one, of a training that begins.
 
-        The other ranks would wait for one that does not.
+        Also where its session has failed: the other ranks would wait for one that does not.
 
         Args:
             agree: brings what rank 0 has found to all ranks; None for a process that is alone.
             is_first_rank: whether this process decides.
         """
+        self._watch_of_budget = None
+        if not self._budget.limits:
+            return
 
         def tell(found: Mapping[str, object]) -> None:
             if self._session is not None:
