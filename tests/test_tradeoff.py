@@ -152,6 +152,7 @@ def test_savings_by_hand() -> None:
     pd.testing.assert_frame_equal(found, savings(runs.sample(frac=1, random_state=1)), rtol=0.02)
 
 
+@pytest.mark.long
 def test_intervals_hold_the_truth() -> None:
     """Of log-normal repetitions, the ratio of medians is known."""
     rng = np.random.default_rng(3)

@@ -18,6 +18,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from energyest.errors import WorkloadError
 from energyest.profiling.describe import count_flops, describe_workload
+from energyest.profiling.walk import fake_tensors
 from energyest.records.workload import Workload
 from tests.support.cost import costs_at_most
 
@@ -118,7 +119,13 @@ def test_a_loop_that_is_left_by_a_value_is_noted(device: str) -> None:
 
 @DEVICES
 @pytest.mark.parametrize("until", ["small", "large"])
-def test_a_loop_without_an_end_of_its_own_is_refused(device: str, until: str) -> None:
+@pytest.mark.parametrize("rounds", [50, pytest.param(None, marks=pytest.mark.long)])
+def test_a_loop_without_an_end_of_its_own_is_refused(
+    device: str, until: str, rounds: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if rounds is not None:  # as many as it goes on in earnest take seconds
+        monkeypatch.setattr(fake_tensors, "_MOST_QUESTIONS", rounds)
+
     class Endless(Layers):
         def forward(self, x: Tensor) -> Any:
             x = self.layer(x)
@@ -451,6 +458,7 @@ def test_wrappers_for_several_gpus() -> None:
             describe_workload(model, (X, Y))
 
 
+@pytest.mark.long
 def test_a_billion_parameters_take_seconds_and_no_memory() -> None:
     with torch.device("meta"):
         layers = [
