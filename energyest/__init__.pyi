@@ -1,4 +1,4 @@
-"""The public names, once: `__init__.py` finds them here, and so do type checkers."""
+"""The public names, listed once: read by `__init__.py` and by type checkers."""
 
 from . import carbon as carbon
 from . import errors as errors

@@ -243,12 +243,12 @@ UNREAD = EnergyTrace({"epoch": np.arange(40.0), "energy_J": np.array([*[1.0] * 3
     [
         ([], {}, "no run"),
         ({}, {}, "no run"),
-        ({"bad": UNREAD, "good": flat(1)}, {}, r"^run 'bad': the energy of all"),
+        ({"bad": UNREAD, "good": flat(1)}, {}, r"^run 'bad': the energy was not measured in all"),
         ({"none": flat(0), "good": flat(1)}, {}, r"^run 'none': the energy"),
         ({f"r{i}": UNREAD for i in range(9)}, {}, r"'r4' and 4 more"),
         ({"short": flat(1, 5), "good": flat(1)}, {"epochs": 9}, r"^run 'short': the energy"),
         ({"short": flat(1, 5), "good": flat(1)}, {"observed": 5}, r"^run 'short': no epoch is"),
-        ([flat(1, meta={"run_id": "x"})] * 2, {}, r"^run 'x': more than one"),
+        ([flat(1, meta={"run_id": "x"})] * 2, {}, r"^run 'x': several runs"),
         ({1: flat(1)}, {}, "must be text"),
         ([flat(1), flat(1).epochs], {}, "run '1' is a DataFrame"),
         ([UNREAD.head(39)], {"measured_duration": True}, r"^run '0': measured_duration=True"),
@@ -267,7 +267,7 @@ def test_what_cannot_be_scored_is_named(runs: Any, options: dict, message: str) 
 def test_one_training_is_compared_and_many_are_scored() -> None:
     with pytest.raises(EstimateError, match="trace is a list"):
         compare_estimators([flat(1)], 40)  # type: ignore[arg-type]
-    with pytest.raises(EstimateError, match="but not both"):
+    with pytest.raises(EstimateError, match="not both"):
         compare_estimators(flat(1), 40, duration_s=4.0, measured_duration=True)
     with pytest.raises(EstimateError, match="duration_s='measured'"):
         compare_estimators(flat(1), 40, duration_s="measured")  # type: ignore[arg-type]
@@ -282,7 +282,7 @@ def test_texts_show_the_summary_and_the_shared_runs() -> None:
     comparison = score_estimators({"a": flat(1e3), "b": flat(2e3, 20)})
     text = str(comparison)
     assert text.startswith("2 runs, estimated after 10 to 15 epochs, intervals of 90 %:")
-    assert "The same over 1 run that all of these answered:" in text
+    assert "Scores over the 1 run that all of these methods answered:" in text
     assert repr(comparison) == text
     page = comparison._repr_html_()
     assert page.count("<table") == 2

@@ -453,7 +453,7 @@ def test_a_callback_that_cannot_be_read(tmp_path: Path, caplog: Any) -> None:
     monitor = monitor_of(count_flops=False)
     trainer = make_trainer(pytorch_lightning, tmp_path, monitor, Odd("val_loss"), max_epochs=1)
     trainer.fit(Learns(), loader(), loader())
-    assert "when Odd stops is not known" in caplog.text
+    assert "the stopping rule of Odd is not known" in caplog.text
     assert len(monitor.trace) == 1
 
 

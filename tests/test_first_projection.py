@@ -389,12 +389,12 @@ def test_with_the_simulated_driver(tmp_path: Path, nvml: FakeNvml) -> None:
     nvml.set_power(0, watts=300)
     _, seen = fit(tmp_path, *detect([0], components=("gpu", "ram")), max_epochs=4)
     assert "on one H100 80GB HBM3" in seen[1].method
-    assert seen[1].assumptions[0].startswith("processors and memory go on to draw")
+    assert seen[1].assumptions[0].startswith("processors and memory keep drawing")
     nvml.set_name(0, "NVIDIA H101 prototype")
     nvml.set_chip(0, cores=16896, sm_MHz=1980, memory_MHz=2619, bus_bits=5120, capability=(9, 0))
     _, seen = fit(tmp_path, *detect([0], components=("gpu",)), max_epochs=4)
     assert "on one H101 prototype" in seen[1].method  # from what NVML tells of it
-    assert any("no training on a H101 prototype was measured" in a for a in seen[1].assumptions)
+    assert any("no training on H101 prototype was measured" in a for a in seen[1].assumptions)
 
 
 # ---------------------------------------------------------------------- own loops

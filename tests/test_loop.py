@@ -164,9 +164,9 @@ def test_only_what_works_within_its_call_is_decorated() -> None:
     async def train() -> None: ...
 
     for function in (batches, train):
-        with pytest.raises(ConfigurationError, match="returns before its work is done"):
+        with pytest.raises(ConfigurationError, match="so it returns before its work is done"):
             track(sensors=[])(function)
-    with pytest.raises(ConfigurationError, match="is none"):
+    with pytest.raises(ConfigurationError, match="can only decorate a function, not"):
         track(sensors=[])(5)
 
 
@@ -176,7 +176,7 @@ def test_a_run_that_nobody_starts_is_no_energy(caplog: pytest.LogCaptureFixture)
         time.sleep(0.01)
     assert math.isnan(run.total_J)
     assert np.isnan(run.trace.column("energy_J")).all()
-    assert caplog.text.count("the run was not started, by `with` or by start()") == 1
+    assert caplog.text.count("the run was not started: use `with` or start()") == 1
 
 
 def test_a_run_used_twice_says_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -184,11 +184,11 @@ def test_a_run_used_twice_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with run:
         time.sleep(0.02)
     total_J = run.total_J
-    assert "measures once" not in caplog.text
+    assert "already used" not in caplog.text
     with run:
         for _ in run.epochs(2):
             time.sleep(0.02)
-    assert "a run measures once, and this one was used" in caplog.text
+    assert "this run was already used" in caplog.text
     assert run.total_J == total_J
 
 
@@ -286,7 +286,7 @@ def test_mistakes_do_not_end_a_training(caplog: pytest.LogCaptureFixture) -> Non
         run.end_validation()
     assert row["val_acc"] == 0.5
     assert math.isnan(row["energy_J"])
-    assert "an epoch that did not begin" in caplog.text
+    assert "no epoch is under way" in caplog.text
     assert "'energy_J' is measured" in caplog.text
     assert "'text' is no number" in caplog.text
 

@@ -112,10 +112,10 @@ def test_metrics_of_a_trainer(caplog: pytest.LogCaptureFixture) -> None:
         trainer.callback_metrics["energy/total_J"]._is_of_energyest = True
         trainer.callback_metrics |= {"bad": torch.tensor(1j), "many": torch.ones(2)}
         assert fresh.take(trainer) == dict.fromkeys(("val_acc", "energy/mine", "a,b"), value)
-    assert [message.split(":")[1] for message in messages(caplog)] == [
-        " the metric 'energy_J' is the name of a column of the trace",
-        " the metric 'steps' is the name of a column of the trace",
-        " the metric 'bad' is no number (RuntimeError)",
+    assert [message.split(": ", 1)[1] for message in messages(caplog)] == [
+        "metric 'energy_J' is left out of the trace: it has the name of a column of the trace",
+        "metric 'steps' is left out of the trace: it has the name of a column of the trace",
+        "metric 'bad' is left out of the trace: it is not a number (RuntimeError)",
     ]
 
 

@@ -1,1 +1,1 @@
-"""The events of Hugging Face's Trainer, translated into those of `energyest.tracking`."""
+"""The adapter for Hugging Face's Trainer: passes its events on to `energyest.tracking`."""

@@ -1,1 +1,1 @@
-"""The hooks of a Lightning Trainer, translated into those of `energyest.tracking`."""
+"""The adapter for Lightning's Trainer: passes its hooks on to `energyest.tracking`."""
