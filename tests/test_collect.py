@@ -117,8 +117,8 @@ def test_what_has_not_finished(tmp_path: Path) -> None:
     assert list(runs["run"]) == ["done"]
     assert len(collect_runs(tmp_path, unfinished=True)) == 2
     with (
-        pytest.warns(UserWarning, match="not finished"),
-        pytest.raises(RunsError, match="none of the 1 traces is of a finished run"),
+        pytest.warns(UserWarning, match="unfinished"),
+        pytest.raises(RunsError, match="none of the 1 traces is a finished run"),
     ):
         collect_runs([tmp_path / "stopped"])
 

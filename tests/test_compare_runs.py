@@ -352,7 +352,7 @@ def test_pre_takes_other_devices_from_the_observed_epochs(measured_step: dict[st
     samples = 50 * measured_step["batch_size"]
     trace = trained(measured_step, cpu_W=120.0, train_samples=samples)
     table = compare_estimators(trace, 20, observed=0)
-    assert "tells the GPU's energy" in table.loc["PRE", "note"]
+    assert "separates the GPU's energy" in table.loc["PRE", "note"]
     alone = compare_estimators(trained(measured_step, train_samples=samples), 20, observed=0)
     assert alone.loc["PRE", "energy_J"] == pytest.approx(predicted(measured_step).energy_J)
 
@@ -404,10 +404,10 @@ def test_pre_needs_samples_and_the_share_of_the_gpu(measured_step: dict[str, Any
     note = compare_estimators(EnergyTrace(without, {}, trace.meta), 20).loc["PRE", "note"]
     assert "how many samples" in note
     absurd = EnergyTrace({**columns, "steps": np.full(20, 1e290)}, {}, trace.meta)
-    assert "too large for a number" in compare_estimators(absurd, 1e100).loc["PRE", "note"]
+    assert "overflows" in compare_estimators(absurd, 1e100).loc["PRE", "note"]
     without = {name: c for name, c in columns.items() if name != "gpu_energy_J"}
     note = compare_estimators(EnergyTrace(without, {}, trace.meta), 20).loc["PRE", "note"]
-    assert "tells the GPU's energy" in note
+    assert "separates the GPU's energy" in note
     without = {name: c for name, c in columns.items() if name != "duration_s"}
     note = compare_estimators(EnergyTrace(without, {}, trace.meta), 20).loc["PRE", "note"]
-    assert "how long its epochs took" in note
+    assert "does not hold the durations of its epochs" in note

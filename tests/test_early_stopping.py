@@ -113,7 +113,7 @@ def test_what_has_stopped_is_known_exactly() -> None:
     estimate = estimate_early_stop(trace, 100, monitor="val_loss", patience=3)
     assert (estimate.epochs, estimate.epochs_lower) == (6, None)
     assert estimate.energy_J == pytest.approx(trace.column("energy_J")[:6].sum())
-    assert "tell that it stops there" in estimate.assumptions[0]
+    assert "already end the training" in estimate.assumptions[0]
     # A value of NaN ends the training, too: it is the last of one that is over.
     broken = trace_of([1.0, 0.9, 0.8, 0.7, math.nan], meta={"status": "finished"})
     assert estimate_early_stop(broken, 100, monitor="val_loss").epochs == 5
@@ -496,7 +496,7 @@ def test_project_shows_both(tmp_path: Path, capsys: Any) -> None:
     planned, stopped = capsys.readouterr().out.splitlines()[-2:]
     assert "for 200 epochs" in planned
     assert str(estimate_early_stop(trace)) in stopped
-    assert "val_loss goes on along the curve that it has followed" in stopped
+    assert "val_loss continues along its curve so far" in stopped
 
 
 def test_project_says_why_there_is_no_second_figure(tmp_path: Path, capsys: Any) -> None:

@@ -158,7 +158,7 @@ def test_processors_and_memory_go_on(tmp_path: Path) -> None:
     first = seen[1]
     assert first.energy_J == pytest.approx(alone.energy_J + CPU_W * alone.duration_s)
     assert GPU_ALONE not in first.assumptions
-    assert first.assumptions[0].endswith("the 100 W that they draw now")
+    assert first.assumptions[0].endswith("keep drawing 100 W")
     assert monitor.trace.meta["first_projection"]["host_power_W"] == pytest.approx(CPU_W)
 
 
@@ -419,7 +419,7 @@ def test_an_estimate_that_cannot_be_used_is_said(caplog: pytest.LogCaptureFixtur
         run.expect(Estimate(1000.0))
         assert run.projection is None
     assert warnings_of(caplog) == [
-        "energyest: no projection: pre needs epochs and an interval, as estimate_pre gives them"
+        "energyest: no projection: pre needs epochs and an interval, as estimate_pre() returns"
     ]
 
 

@@ -82,7 +82,7 @@ class Projector:
         try:
             known = (self._source.state, length)
             if known != self._made[0] and length != Length():
-                self._made = known, self._project_anew(length)
+                self._made = known, self._new_projection(length)
         finally:
             self._is_busy = False
         return self._made[1]
@@ -96,7 +96,7 @@ class Projector:
         """Mark the last projection as out of date."""
         self._made = None, self._made[1]
 
-    def _project_anew(self, length: Length) -> Estimate | None:
+    def _new_projection(self, length: Length) -> Estimate | None:
         trace = self._source.trace(readings=False)
         self._is_stable = False
         try:

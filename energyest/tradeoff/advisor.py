@@ -154,7 +154,7 @@ def _named(models: Mapping[str, Workload] | Sequence[Workload] | Workload) -> di
             raise RunsError(f"name={name!r} of a model must be non-empty text")
     if not pairs:
         raise RunsError("models is empty: pass at least one workload")
-    twice = _first_double([name for name, _ in pairs])
+    twice = _first_duplicate([name for name, _ in pairs])
     if twice:
         raise RunsError(
             f"two workloads have the model {twice!r}: pass a dict with a name for each, such as "
@@ -168,7 +168,7 @@ def _boards(gpus: Sequence[str | Gpu] | str | Gpu) -> list[Gpu]:
     boards = [resolve_gpu(gpu) for gpu in several]
     if not boards:
         raise RunsError("gpus is empty: pass at least one GPU")
-    twice = _first_double([gpu.name for gpu in boards])
+    twice = _first_duplicate([gpu.name for gpu in boards])
     if twice:
         raise RunsError(f"GPU {twice} is given twice: pass it once")
     return boards
@@ -217,7 +217,7 @@ def _qualities(
     return found
 
 
-def _first_double(names: Sequence[str]) -> str:
+def _first_duplicate(names: Sequence[str]) -> str:
     return next((name for i, name in enumerate(names) if name in names[:i]), "")
 
 

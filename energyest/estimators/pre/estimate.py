@@ -105,7 +105,7 @@ def estimate_pre(
     train_samples = check_samples(train_samples, "train_samples", least=1)
     validation_samples = check_samples(validation_samples, "validation_samples", least=0)
     confidence = check_confidence(confidence, EstimateError)
-    workload = _as_run(workload, devices, accumulate, compiled)
+    workload = _as_trained(workload, devices, accumulate, compiled)
     host, probe = (probe, None) if isinstance(probe, HostProbe) else (None, probe)
     if host is not None and model is not None:
         raise EstimateError(
@@ -129,7 +129,7 @@ def estimate_pre(
         predicted, deviation = as_probed(predicted, known, measured, chosen)
         halves = np.full(2, deviation * float(ndtri((1 + confidence) / 2)))
         half_step = float(halves[0])
-    predicted = _held_back(
+    predicted = _slowed(
         predicted, workload, known.rest_W([chosen] * 2), power_limit_W, loader_samples_per_s
     )
     total = whole_trainings(
@@ -172,7 +172,7 @@ def _named(workload: Workload) -> str:
     return ", ".join([workload.model, f"batch {workload.batch_size}", *more])
 
 
-def _as_run(
+def _as_trained(
     workload: Workload, devices: int | None, accumulate: int | None, compiled: bool | None
 ) -> Workload:
     """The workload with the given settings of the training."""
@@ -187,7 +187,7 @@ def _as_run(
         raise EstimateError(str(error)) from error
 
 
-def _held_back(
+def _slowed(
     predicted: Predictions,
     workload: Workload,
     rest_W: Array,

@@ -54,7 +54,7 @@ def estimate_pre_of(trace: EnergyTrace, epochs: float, *, confidence: float = 0.
     except WorkloadError as error:
         raise EstimateError(str(error)) from error
     train_samples, validation_samples = _samples(trace, workload)
-    others_W = _power_beside(trace)
+    others_W = _power_of_others(trace)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the model was trained, so it fits into memory
         pre = estimate_pre(
@@ -96,7 +96,7 @@ def _samples(trace: EnergyTrace, workload: Workload) -> tuple[int, int]:
     return round(float(np.median(counted))), round(validated or 0)
 
 
-def _power_beside(trace: EnergyTrace) -> float:
+def _power_of_others(trace: EnergyTrace) -> float:
     """Mean power in W of all devices other than the GPU; 0 if the trace has only the GPU."""
     energy_J, gpu_J = trace.column("energy_J"), trace.column("gpu_energy_J")
     read = np.isfinite(energy_J * gpu_J)

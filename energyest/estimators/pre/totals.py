@@ -36,7 +36,7 @@ def with_validation(pairs: Sequence[Pair]) -> list[Pair]:
     Raises:
         EstimateError: a workload has no operations of the forward pass.
     """
-    forward = {id(workload): _forward_alone(workload) for workload, _ in pairs}
+    forward = {id(workload): _forward_only(workload) for workload, _ in pairs}
     return [*pairs, *((forward[id(workload)], gpu) for workload, gpu in pairs)]
 
 
@@ -87,7 +87,7 @@ def check_samples(value: int, name: str, least: int) -> int:
     return int(value)
 
 
-def _forward_alone(workload: Workload) -> Workload:
+def _forward_only(workload: Workload) -> Workload:
     """A validation step: no backward pass, no stored activations, no optimizer."""
     forward = tuple(o for o in workload.operations if o.phase == "forward")
     if not forward:
