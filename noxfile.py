@@ -5,6 +5,11 @@ Tests that take minutes are no part of `tests`: `python -m nox -s tests_long` ru
 
 from __future__ import annotations
 
+import re
+import shutil
+import tarfile
+from pathlib import Path
+
 import nox
 
 nox.options.sessions = ["lint", "tests"]
@@ -12,6 +17,8 @@ nox.options.reuse_existing_virtualenvs = True
 
 # Asked for by itself and first, so that no other requirement picks a larger or newer build.
 TORCH = "torch==2.13.0"
+# One process for each processor, but no more than there is work for.
+SPREAD = ("-n", "logical", "--maxprocesses", "4")
 
 
 def install(session: nox.Session, extras: str) -> None:
@@ -30,9 +37,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The test-suite: on a CPU, without the data beside the checkout, in under six minutes."""
     install(session, "dev")
-    # One process for each processor, but no more than there is work for.
-    spread = ("-n", "logical", "--maxprocesses", "4")
-    session.run("python", "-m", "pytest", *spread, *session.posargs)
+    session.run("python", "-m", "pytest", *SPREAD, *session.posargs)
 
 
 @nox.session
@@ -47,9 +52,40 @@ def tests_extras(session: nox.Session) -> None:
 def tests_long(session: nox.Session) -> None:
     """Tests that take minutes: trainings of several processes, and what is marked `long`."""
     install(session, "dev")
-    spread = ("-n", "logical", "--maxprocesses", "4")
-    session.run("python", "-m", "pytest", "-m", "", "tests/long", *spread, *session.posargs)
-    session.run("python", "-m", "pytest", "-m", "long", "tests", *spread, *session.posargs)
+    session.run("python", "-m", "pytest", "-m", "", "tests/long", *SPREAD, *session.posargs)
+    session.run("python", "-m", "pytest", "-m", "long", "tests", *SPREAD, *session.posargs)
+
+
+@nox.session
+def tests_lowest(session: nox.Session) -> None:
+    """The tests with the oldest versions of the requirements that pyproject.toml allows."""
+    project = nox.project.load_toml("pyproject.toml")["project"]
+    lowest = [
+        f"{found[1]}=={found[2]}"
+        for requirement in project["dependencies"]
+        if (found := re.match(r"([\w-]+)>=([\w.]+)", requirement))
+    ]
+    assert len(lowest) == len(project["dependencies"])
+    session.install(*lowest, "-e", ".[dev]")
+    session.run("python", "-m", "pytest", *SPREAD, *session.posargs)
+
+
+@nox.session
+def tests_sdist(session: nox.Session) -> None:
+    """The tests as they come with the source distribution, beside the wheel that is made of it."""
+    session.install(TORCH, "build", "twine")
+    folder = Path(session.create_tmp())
+    shutil.rmtree(folder)  # of what an earlier run has left
+    session.run("python", "-m", "build", "--outdir", str(folder), ".")
+    (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    session.run("python", "-m", "twine", "check", "--strict", str(wheel), str(sdist))
+    session.install(f"{wheel}[dev]")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    session.chdir(folder / sdist.name.removesuffix(".tar.gz"))
+    # What is tested is the wheel, and not the package that lies beside the tests.
+    session.run("rm", "-r", "energyest", external=True)
+    session.run("python", "-m", "pytest", *SPREAD, *session.posargs)
 
 
 @nox.session

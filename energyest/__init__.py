@@ -22,12 +22,23 @@ and `.errors`.
 """
 
 from pathlib import Path
+from typing import Any
 
 import lazy_loader
 
 # Each name is imported on first use: `import energyest` stays fast and needs no torch or pandas.
-__getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
+_public_name, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
 # What lies beside this file is a namespace of its own, and no name to import from here with *.
 _namespaces = {path.stem for path in Path(__file__).parent.iterdir()}
 __all__ = [name for name in _names if name not in _namespaces]
-__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name != "__version__":
+        return _public_name(name)
+    from importlib import metadata  # noqa: PLC0415  (as slow as all else here together)
+
+    try:
+        return metadata.version("energyest")
+    except metadata.PackageNotFoundError:  # its folder is on the path, and was never installed
+        return "0+unknown"
