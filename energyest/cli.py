@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _add_log_options(command: argparse.ArgumentParser) -> None:
     """What says how to read a log of another tool."""
-    log = command.add_argument_group("logs of other tools (docs/reading_logs.md)")
+    log = command.add_argument_group("logs of other tools (docs/reference/log_formats.md)")
     log.add_argument("--epoch-ends", metavar="FILE", help="when epochs ended: one a line")
     log.add_argument(
         "--epoch-marks",

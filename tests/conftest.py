@@ -32,7 +32,10 @@ _TOGETHER = {
     "models of PRE": ("test_pre.py",),
     "regressions": ("test_pre_table.py", "test_pre_published.py"),
     # What loads transformers, which takes seconds.
-    "Hugging Face": ("test_adapters.py", "test_huggingface", "test_readme.py"),
+    "Hugging Face": (
+        *("test_adapters.py", "test_huggingface", "test_readme.py"),
+        *("huggingface.md]", "test_documentation.py::test_the_code_of_a_page_runs[README.md]"),
+    ),
     "hostile files": ("test_untrusted.py",),
 }
 

@@ -85,12 +85,12 @@ class EnergyCallback(Monitor, TrainerCallback):
         batch_size: a function that tells how many samples are in a batch, where its build does not
             show it: `lambda batch: len(batch["lengths"])`.
         budget_kWh, budget_kg, budget_hours: what the training may use, emit (CO2e) and take; see
-            docs/measuring.md. With several processes, the same on every rank.
+            docs/how_to/stop_at_a_budget.md. With several processes, the same on every rank.
         on_exceed: "warn" that a budget is exceeded or will be; or "stop" to end the training then,
             as `should_training_stop` does, with a checkpoint.
         carbon_intensity: of the electricity, also for the model's card: a country, such as "DE", or
-            a number in g CO2e per kWh; by default the setting, see docs/measuring.md. The card goes
-            by the world's mean without either.
+            a number in g CO2e per kWh; by default the setting, see
+            docs/reference/settings.md. The card goes by the world's mean without either.
         pue: power usage effectiveness of the data centre, for CO2e alone; by default the setting,
             or 1.
         quiet: leave out the summary at the end; by default the setting, or False.

@@ -77,13 +77,13 @@ def track(
         confidence: probability for the interval of `run.projection`.
         batch_size: a function that tells `run.count_flops` how many samples are in a batch, where
             its build does not show it.
-        budget_kWh: energy that the run may use; see docs/measuring.md.
+        budget_kWh: energy that the run may use; see docs/how_to/stop_at_a_budget.md.
         budget_kg: CO2e that it may emit, which needs a carbon intensity.
         budget_hours: how long it may take.
         on_exceed: "warn" that a budget is exceeded or will be; or "stop" to end `run.epochs` after
             the epoch, and `run.steps` after the step. A loop of your own asks `run.exceeded`.
         carbon_intensity: of the electricity: a country, such as "DE", or a number in g CO2e per
-            kWh; by default the setting, see docs/measuring.md.
+            kWh; by default the setting, see docs/reference/settings.md.
         pue: power usage effectiveness of the data centre, for CO2e alone; by default the setting,
             or 1.
         quiet: leave out the summary at the end; by default the setting, or False.

@@ -55,7 +55,7 @@ def estimate_pre(
 
     The time of a step is computed from the workload's operations and the GPU's data sheet, its
     power from what the step makes of the GPU's peaks, and both are corrected by what was measured
-    on other models and GPUs (see docs/before_training.md). It is the energy of the GPUs alone.
+    on other models and GPUs (see docs/explanation/pre.md). It is the energy of the GPUs alone.
 
     With a `probe` on the GPU itself, steps take what they took there; those of validation are
     corrected by the same factors. With a probe on another GPU, the ratio of the two GPUs is

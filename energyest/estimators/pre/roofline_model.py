@@ -33,7 +33,7 @@ _HOSTS = 0.2
 HOST_PROBE_DEVIATION = _HOSTS / 2
 # By how much the energy's logarithm deviates on a GPU that was not measured, for each unit of
 # distance to the nearest that was, in logarithms of bandwidth and arithmetic rate: a judgement,
-# from how far shares of the peaks differ between generations (docs/before_training.md).
+# from how far shares of the peaks differ between generations (docs/explanation/pre.md).
 _PER_DISTANCE = 0.15
 # The same for GPUs that train together, of which none were measured: a judgement.
 _SEVERAL = 0.1

@@ -59,9 +59,10 @@ def estimate_step(
     the epochs to come, its drift, and what no run shows ahead; stalls and dips, whose rate, size
     and burstiness are learned from this run and start from what is usual; that a young, lower level
     after a long one may end; and the error of planned changes. Its constants hold on families of
-    runs that had no part in their choice; `docs/estimating.md` has the figures. Not in it are: a
-    change of level that nobody announced (declare it as `planned`), stalls much larger than a run
-    that was quiet so far has varied, and a steady trend. Durations have an interval of their own.
+    runs that had no part in their choice; `docs/explanation/uncertainty.md` has the figures. Not in
+    it are: a change of level that nobody announced (declare it as `planned`), stalls much larger
+    than a run that was quiet so far has varied, and a steady trend. Durations have an interval of
+    their own.
 
     Args:
         trace: the epochs (or intervals of steps) measured so far.
