@@ -37,9 +37,11 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def tests_extras(session: nox.Session) -> None:
-    """Tests beside optional packages: stumpy, peft and TRL; they are slow to load."""
+    """Tests beside optional packages and popular libraries, which are slow to load."""
     install(session, "dev,fluss")
-    session.install("peft>=0.12", "trl>=0.20")
+    # What these ask for may not change torch, nor bring a torchvision for another one.
+    session.install(TORCH, "torchvision>=0.28,<0.29", "--no-deps")
+    session.install(TORCH, "peft>=0.12", "trl>=0.20", "timm>=1.0", "keras>=3.5", "ultralytics>=8.3")
     session.run("python", "-m", "pytest", "tests/extras", *session.posargs)
 
 
