@@ -11,6 +11,7 @@ import tarfile
 from pathlib import Path
 
 import nox
+from packaging.requirements import Requirement
 
 nox.options.sessions = ["lint", "tests"]
 nox.options.reuse_existing_virtualenvs = True
@@ -42,10 +43,31 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def tests_extras(session: nox.Session) -> None:
-    """Tests beside optional packages: stumpy, peft and TRL; they are slow to load."""
+    """Tests beside optional packages and popular libraries, which are slow to load."""
     install(session, "dev,fluss")
-    session.install("peft>=0.12", "trl>=0.20")
+    # Torch once more, so that the torchvision that some of them need is the one for it.
+    session.install(
+        *(TORCH, "torchvision"),
+        *("peft>=0.12", "trl>=0.20", "timm>=1.0", "keras>=3.5", "ultralytics>=8.3"),
+        *("mlflow-skinny>=3", "trackio>=0.2", "wandb>=0.19"),
+    )
     session.run("python", "-m", "pytest", "tests/extras", *session.posargs)
+
+
+@nox.session
+def tests_without_torch(session: nox.Session) -> None:
+    """The tests that apply on a machine without torch and Lightning, an analyst's or JAX user's."""
+    absent = ("torch", "pytorch_lightning", "lightning", "fvcore", "transformers")
+    project = nox.project.load_toml("pyproject.toml")["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["tradeoff"], *extras["dev"], "jax"]
+    left_out = {"energyest", *(name.replace("_", "-") for name in absent)}
+    session.install(*(w for w in wanted if Requirement(w).name not in left_out))
+    session.install("--no-deps", "-e", ".")
+    found = f"[name for name in {absent} if importlib.util.find_spec(name)]"
+    session.run("python", "-c", f"import importlib.util, sys; sys.exit({found} or None)")
+    spread = ("-n", "logical", "--maxprocesses", "4")
+    session.run("python", "-m", "pytest", *spread, *session.posargs)
 
 
 @nox.session

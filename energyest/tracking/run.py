@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from energyest.checks import check_count, short
+from energyest.checks import check_count, check_installed, short
 from energyest.errors import ConfigurationError
 from energyest.estimate import Estimate
 from energyest.measure.checkpoint import RunCheckpoint
@@ -256,6 +256,7 @@ class Run:
             model: the model; it is left alone.
             batch: a training batch, or the input of the model's forward.
         """
+        check_installed("count_flops", "torch", "fvcore")
         # Here, because torch is slow to import, and other loops do without.
         from energyest.profiling.describe import count_flops  # noqa: PLC0415
 
