@@ -3,115 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import sys
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.testing.compare import compare_images
 from matplotlib.text import Text
+from PIL import Image
 
 from energyest import EnergyTrace, Estimate, estimate_step, plots
-from energyest.errors import EstimateError
-from energyest.estimators import score_estimators
+from energyest.errors import EstimateError, MissingDependencyError
 from energyest.estimators.step.estimate import project_path
 from energyest.estimators.step.regimes import find_regimes
 from energyest.plots.style import wrapped
-from energyest.tradeoff import interaction, match_gpu, savings
-
-LONG = "an-organisation-with-a-long-name/a-model-whose-name-is-long-"
-assert len(LONG) == 60
-
-
-def training(
-    epochs: int = 20, gpus: int = 1, *, name: str = "", gap: bool = False, **meta: object
-) -> EnergyTrace:
-    """Epochs of a minute, the first of which is cold; every other one is validated.
-
-    With a gap, the eleventh epoch is missing.
-    """
-    rng = np.random.default_rng(0)
-    energy_J = 4e5 * (1 + rng.normal(0, 0.01, epochs))
-    energy_J[0] *= 1.4
-    time_s = np.arange(0, 60.0 * epochs, 2)
-    if gap:
-        energy_J[10] = math.nan
-        time_s = time_s[(time_s < 600) | (time_s >= 660)]
-    devices = [*(f"gpu:{i}{name}" for i in range(gpus)), "cpu:0", "ram"]
-    power = {
-        "time_s": np.tile(time_s, len(devices)),
-        "device": np.repeat(np.array(devices, dtype=object), len(time_s)),
-        "power_W": np.repeat([*(300.0 - 10 * i for i in range(gpus)), 60, 12], len(time_s)),
-    }
-    start_s = 60.0 * np.arange(epochs)
-    columns = {
-        "epoch": np.arange(float(epochs)),
-        "start_s": start_s,
-        "end_s": start_s + 60,
-        "duration_s": np.full(epochs, 60.0),
-        "energy_J": energy_J,
-        "validation_energy_J": np.where(np.arange(epochs) % 2, 0.1 * energy_J, 0.0),
-    }
-    return EnergyTrace(columns, power, meta)
-
-
-CHANGES = [
-    {"epoch": 7, "reason": "larger images", "energy_ratio": 1.0},
-    {"epoch": 30, "reason": "the backbone is unfrozen", "energy_ratio": 3.0},
-]
-
-
-def runs() -> pd.DataFrame:
-    """Three models with names of 60 characters on two such GPUs."""
-    rng = np.random.default_rng(0)
-    return pd.DataFrame(
-        {
-            "run": f"{model}{gpu}{i}",
-            "model": f"{model}{LONG}"[:60],
-            "gpu": f"{gpu}{LONG}"[:60],
-            "energy_J": rng.lognormal(13 + k, 0.1),
-            "val_acc": rng.normal(0.7 + 0.05 * k, 0.01),
-            "flops_per_sample": 10.0 ** (8 + k),
-            "samples": 1000,
-        }
-        for k, model in enumerate("abc")
-        for gpu in ("X ", "Y ")
-        for i in range(6)
-    )
-
-
-def scores() -> Figure:
-    energy_J = np.concatenate([[300.0], np.tile([100.0, 102, 98], 6)])
-    traces = {
-        model: EnergyTrace.from_epochs(
-            k * energy_J, np.ones(len(energy_J)), meta={"model": f"{model}{LONG}"}
-        )
-        for k, model in enumerate("abc", start=1)
-    }
-    return plots.plot_comparison(score_estimators(traces), by="model")
-
-
-PICTURES: dict[str, Callable[[], Figure]] = {
-    "one epoch": lambda: plots.plot_trace(training(1)),
-    "three epochs": lambda: plots.plot_trace(training(3), epochs=10),
-    "eight GPUs": lambda: plots.plot_trace(training(gpus=8), epochs=60),
-    "planned changes": lambda: plots.plot_trace(training(planned_changes=CHANGES), epochs=60),
-    "finished": lambda: plots.plot_trace(training(), observed=15),
-    "intervals": lambda: plots.plot_trace(training(interval_steps=50, planned_epochs=70.5)),
-    "gap": lambda: plots.plot_trace(training(gap=True), epochs=60),
-    "nothing measured": lambda: plots.plot_trace(EnergyTrace.from_epochs([math.nan] * 5)),
-    "long names": lambda: plots.plot_trace(training(gpus=2, name=LONG), epochs=60),
-    "estimate": lambda: plots.plot_estimate(estimate_step(training(), 60)),
-    "savings": lambda: plots.plot_savings(savings(runs())),
-    "front": lambda: plots.plot_front(runs(), by=["model", "gpu"]),
-    "groups": lambda: plots.plot_groups(runs()),
-    "interaction": lambda: plots.plot_interaction(interaction(runs())),
-    "match": lambda: plots.plot_match(match_gpu(runs())),
-    "comparison": scores,
-}
+from tests.support.pictures import CHANGES, FOLDER, LONG, PICTURES, STORED, VERSION, store, training
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +119,36 @@ def test_one_axis_has_one_unit(pictures: dict[str, Figure]) -> None:
     assert total.get_ylabel() == "cumulative energy (MJ)"
     for axes in (power, epochs, total):
         assert all(float(text.get_text()) >= 0 for text in axes.get_yticklabels())
+
+
+# ---------------------------------------------------------------------- as they were stored
+
+# Root mean square over the pixels, of 255. The same version of matplotlib draws alike everywhere;
+# another one may move each text by a pixel. `python -m tests.support.pictures` stores them anew.
+_SAME, _OTHER = 1.0, 25.0
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_pictures_look_as_they_did(pictures: dict[str, Figure], name: str, tmp_path: Path) -> None:
+    store(pictures[name], tmp_path / STORED[name])
+    with Image.open(FOLDER / STORED[name]) as stored:
+        tolerance = _SAME if stored.info["Software"] == VERSION else _OTHER
+    # It returns what differs.
+    assert not compare_images(FOLDER / STORED[name], tmp_path / STORED[name], tol=tolerance)
+
+
+@pytest.mark.parametrize("part", ["band", "levels", "legend"])
+def test_a_part_that_is_missing_is_seen(part: str, tmp_path: Path) -> None:
+    figure = PICTURES["planned changes"]()
+    if part == "band":
+        figure.axes[-1].collections[0].remove()
+    elif part == "levels":
+        for line in [ln for ln in figure.axes[1].lines if ln.get_label() == "stable level"]:
+            line.remove()
+    else:
+        figure.axes[-1].get_legend().remove()
+    store(figure, tmp_path / "it.png")
+    assert compare_images(FOLDER / STORED["planned changes"], tmp_path / "it.png", tol=_SAME)
 
 
 # ---------------------------------------------------------------------- what a trace's shows
@@ -314,6 +254,23 @@ def test_estimate() -> None:
         plots.plot_estimate(4e6)
     only = plots.plot_estimate(Estimate(4e6)).axes[0]
     assert [text.get_text() for text in only.get_legend().get_texts()] == ["estimated: 4 MJ"]
+
+
+def test_results_plot_themselves() -> None:
+    trace = training()
+    assert len(trace.plot(epochs=60, observed=10).axes) == 3
+    assert "of 60" in trace.plot(epochs=60).axes[-1].get_title()
+    assert estimate_step(trace, 60).plot().axes[0].get_title().endswith("for 60 epochs")
+
+
+@pytest.mark.parametrize("result", [training(), Estimate(4e6)])
+def test_without_matplotlib_it_says_what_to_install(
+    result: EnergyTrace | Estimate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "energyest.plots.picture", raising=False)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'energyest\[plot\]'"):
+        result.plot()
 
 
 def test_names_are_wrapped_and_cannot_steer() -> None:
