@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import pandas as pd  # results that hold no table do without it
 
 JOULES_PER_KWH = 3.6e6
+# Prefixes of units, the largest first.
+_PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"))
 
 
 def printable(text: str) -> str:
@@ -37,12 +39,31 @@ def as_html(heading: str, tables: Sequence[pd.DataFrame] = (), notes: Sequence[s
     return "".join([f"<p>{html.escape(heading)}</p>", *shown, *listed])
 
 
+def unit_for(largest: float, unit: str = "J") -> tuple[float, str]:
+    """The unit in which a set of numbers is written: its size, and its name with a prefix.
+
+    Args:
+        largest: the largest of the numbers, in `unit`.
+        unit: such as J, Wh or W.
+    """
+    for size, prefix in _PREFIXES:
+        if abs(largest) >= size:
+            return size, f"{prefix}{unit}"
+    return 1.0, unit
+
+
+def time_unit_for(longest_s: float) -> tuple[float, str]:
+    """The unit in which a set of times is written: its size in seconds, and its name."""
+    for size_s, name in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if longest_s >= 3 * size_s:
+            return size_s, name
+    return 1.0, "s"
+
+
 def format_energy(energy_J: float) -> str:
     """Joules as text with a fitting prefix, such as `492 kJ`."""
-    for size, unit in ((1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ")):
-        if abs(energy_J) >= size:
-            return f"{energy_J / size:.4g} {unit}"
-    return f"{energy_J:.4g} J"
+    size, unit = unit_for(max(abs(energy_J), 1.0))
+    return f"{energy_J / size:.4g} {unit}"
 
 
 def format_Wh(energy_J: float) -> str:

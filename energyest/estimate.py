@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from energyest.carbon import Intensity, co2e_kg
 from energyest.display import JOULES_PER_KWH, as_html, format_both, format_duration, format_energy
 from energyest.errors import EnergyestError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,16 @@ class Estimate:
                 the PUE is below 1 or not finite.
         """
         return co2e_kg(self.energy_J, intensity_g_per_kWh, pue=pue)
+
+    def plot(self) -> Figure:
+        """A bar of the estimated energy, with its interval; see `energyest.plots.plot_estimate`.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+        """
+        import energyest  # noqa: PLC0415  (pictures are made far above estimates)
+
+        return energyest.plots.plot_estimate(self)
 
     def __str__(self) -> str:
         text = format_both(self.energy_J)

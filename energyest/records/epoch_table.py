@@ -291,3 +291,37 @@ def check_totals(
                 f"{what}total_J is {energy_J:g}, more than the {known_J:g} of its rows and what "
                 "can have been drawn outside of them"
             )
+
+
+# ---------------------------------------------------------------------- columns
+
+
+def checked_columns(
+    columns: Mapping[str, NDArray[Any]], names: tuple[str, ...], what: str
+) -> dict[str, NDArray[Any]]:
+    """All of `names`, then the others, each read-only and of one length; what lacks is NaN."""
+    lengths = {len(values) for values in columns.values()}
+    if len(lengths) > 1:
+        sizes = ", ".join(f"{name}: {len(values)}" for name, values in columns.items())
+        raise TraceError(f"the columns of {what} must have one length, not {sizes}")
+    size = lengths.pop() if lengths else 0
+    checked: dict[str, NDArray[Any]] = {}
+    for name in dict.fromkeys((*names, *columns)):
+        values = columns.get(name)
+        # Of a long run they are large: an array that is read-only and no view need not be copied.
+        if not isinstance(values, np.ndarray) or values.flags.writeable or values.base is not None:
+            values = np.full(size, math.nan) if values is None else np.array(values)
+            values.flags.writeable = False
+        checked[name] = values
+    return checked
+
+
+def as_frame(columns: Mapping[str, NDArray[Any]], integers: tuple[str, ...] = ()) -> pd.DataFrame:
+    """The columns as a new table; those of `integers` as whole numbers, where all are known."""
+    import pandas as pd  # noqa: PLC0415  (keeps `import energyest` fast)
+
+    frame: pd.DataFrame = pd.DataFrame({name: values.copy() for name, values in columns.items()})
+    for name in integers:
+        if not frame[name].isna().any():
+            frame[name] = frame[name].astype(np.int64)
+    return frame

@@ -25,7 +25,7 @@ from energyest.records.devices import (
     names_with_counts,
     rows_of_devices,
 )
-from energyest.records.epoch_table import why_unstorable
+from energyest.records.epoch_table import as_frame, checked_columns, why_unstorable
 from energyest.records.from_logs.columns import LogColumns
 from energyest.records.from_logs.epochs import log_of_epochs
 from energyest.records.from_logs.power import log_of_power
@@ -33,6 +33,7 @@ from energyest.records.meta import read_count, read_list, read_number, read_text
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 EPOCH_COLUMNS = (
     *("epoch", "start_s", "end_s", "duration_s"),
@@ -64,8 +65,8 @@ class EnergyTrace:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        epochs = _checked_columns(self.epoch_columns, EPOCH_COLUMNS, "epochs")
-        power = _checked_columns(self.power_columns, POWER_COLUMNS, "power")
+        epochs = checked_columns(self.epoch_columns, EPOCH_COLUMNS, "epochs")
+        power = checked_columns(self.power_columns, POWER_COLUMNS, "power")
         if len(power["device"]) and not {"time_s", "device"} <= set(self.power_columns):
             raise TraceError("readings need the columns time_s and device")
         for reason in filter(None, map(why_unstorable, epochs)):
@@ -177,7 +178,7 @@ class EnergyTrace:
         `energy_J` is the sum of the components present, and includes `validation_energy_J`.
         NaN stands for what was not measured.
         """
-        return _frame(self.epoch_columns, integers=("epoch",))
+        return as_frame(self.epoch_columns, integers=("epoch",))
 
     @property
     def power(self) -> pd.DataFrame:
@@ -185,7 +186,7 @@ class EnergyTrace:
 
         `energy_J` is the device's cumulative counter, `utilization` a share from 0 to 1.
         """
-        return _frame(self.power_columns)
+        return as_frame(self.power_columns)
 
     def column(self, name: str) -> FloatArray:
         """A column of `epochs` as a read-only array of shape (epochs,).
@@ -309,6 +310,20 @@ class EnergyTrace:
         storage.write_folder(path, self.epoch_columns, self.power_columns, self.meta)
         return path
 
+    # ------------------------------------------------------------------ showing
+
+    def plot(self, *, epochs: float | None = None, observed: int | None = None) -> Figure:
+        """A picture of power, of each epoch's energy, and of the projection; see `plot_trace`.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+            TraceError: the trace holds no epoch.
+            EstimateError: as `energyest.plots.plot_trace`.
+        """
+        import energyest  # noqa: PLC0415  (pictures are made far above records)
+
+        return energyest.plots.plot_trace(self, epochs=epochs, observed=observed)
+
     def __len__(self) -> int:
         return len(self.epoch_columns["epoch"])
 
@@ -333,39 +348,9 @@ def _checked_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
     return meta
 
 
-def _checked_columns(
-    columns: Mapping[str, NDArray[Any]], names: tuple[str, ...], what: str
-) -> dict[str, NDArray[Any]]:
-    """All of `names`, then the others, each read-only and of one length; what lacks is NaN."""
-    lengths = {len(values) for values in columns.values()}
-    if len(lengths) > 1:
-        sizes = ", ".join(f"{name}: {len(values)}" for name, values in columns.items())
-        raise TraceError(f"the columns of {what} must have one length, not {sizes}")
-    size = lengths.pop() if lengths else 0
-    checked: dict[str, NDArray[Any]] = {}
-    for name in dict.fromkeys((*names, *columns)):
-        values = columns.get(name)
-        # Of a long run they are large: an array that is read-only and no view need not be copied.
-        if not isinstance(values, np.ndarray) or values.flags.writeable or values.base is not None:
-            values = np.full(size, math.nan) if values is None else np.array(values)
-            values.flags.writeable = False
-        checked[name] = values
-    return checked
-
-
 def unread_devices(trace: EnergyTrace) -> list[Device]:
     """Of a run that was cut off before its end, the devices of which there is no reading."""
     if read_text(trace.meta, "status") != "running":
         return []
     read = set(trace.power_columns["device"])
     return [device for device in trace.devices if device.get("device") not in read]
-
-
-def _frame(columns: Mapping[str, NDArray[Any]], integers: tuple[str, ...] = ()) -> pd.DataFrame:
-    import pandas as pd  # noqa: PLC0415  (keeps `import energyest` fast)
-
-    frame: pd.DataFrame = pd.DataFrame({name: values.copy() for name, values in columns.items()})
-    for name in integers:
-        if not frame[name].isna().any():
-            frame[name] = frame[name].astype(np.int64)
-    return frame

@@ -113,6 +113,31 @@ def estimate_step(
     raise NotStableError(why, estimate=guess, missing_epochs=missing)
 
 
+def project_path(
+    trace: EnergyTrace, epochs: Iterable[float], *, confidence: float = 0.9
+) -> list[Estimate]:
+    """The projections of `estimate_step` to several lengths of one training.
+
+    They show how the total grows with the epochs, and where a planned change bends it.
+
+    Args:
+        trace: the epochs measured so far, on a level that is stable.
+        epochs: lengths of the training, each no less than what was measured.
+        confidence: probability of each interval.
+
+    Raises:
+        NotStableError: no energy was measured.
+        EstimateError: as `estimate_step`.
+    """
+    check_trace(trace)
+    confidence = check_confidence(confidence, EstimateError)
+    if not np.isfinite(trace.column("energy_J")).any():
+        raise NotStableError(unstable_message(trace), missing_epochs=MIN_EPOCHS)
+    history = Forecaster(trace, planned_changes(trace, None))
+    horizons = (find_horizon(trace, number, None, None) for number in epochs)
+    return [_estimate(trace, history, horizon, "energy", confidence) for horizon in horizons]
+
+
 def _lacking(
     chosen: Window, trace: EnergyTrace, history: Forecaster, *, found: bool
 ) -> tuple[str, int]:
