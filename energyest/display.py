@@ -5,12 +5,14 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd  # results that hold no table do without it
 
 JOULES_PER_KWH = 3.6e6
+# How a cell begins that a spreadsheet computes.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def printable(text: str) -> str:
@@ -35,6 +37,20 @@ def as_html(heading: str, tables: Sequence[pd.DataFrame] = (), notes: Sequence[s
     items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
     listed = [f"<ul>{items}</ul>"] if notes else []
     return "".join([f"<p>{html.escape(heading)}</p>", *shown, *listed])
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """A table as CSV, without its index; what is not known is an empty cell.
+
+    Text that a spreadsheet would compute, such as `=1+1`, is preceded by an apostrophe, in the
+    header too. Numbers stay as they are.
+    """
+    text: str = table.rename(columns=_as_cell).map(_as_cell).to_csv(index=False)
+    return text
+
+
+def _as_cell(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def format_energy(energy_J: float) -> str:
