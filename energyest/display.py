@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd  # results that hold no table do without it
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 JOULES_PER_KWH = 3.6e6
 # Prefixes of units, the largest first.
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"))
+# How a cell begins that a spreadsheet computes.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def printable(text: str) -> str:
@@ -58,6 +60,20 @@ def time_unit_for(longest_s: float) -> tuple[float, str]:
         if longest_s >= 3 * size_s:
             return size_s, name
     return 1.0, "s"
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """A table as CSV, without its index; what is not known is an empty cell.
+
+    Text that a spreadsheet would compute, such as `=1+1`, is preceded by an apostrophe, in the
+    header too. Numbers stay as they are.
+    """
+    text: str = table.rename(columns=_as_cell).map(_as_cell).to_csv(index=False)
+    return text
+
+
+def _as_cell(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def format_energy(energy_J: float) -> str:

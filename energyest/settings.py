@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,20 +60,31 @@ def settings(**arguments: Any) -> Settings:
         ConfigurationError: an argument cannot be.
     """
     found = Settings()
+    for _, name, value in _from_outside():
+        found = replace(found, **{name: value})
+    given = {name: value for name, value in arguments.items() if value is not None}
+    return replace(found, **{name: _CHECKS[name](name, given[name]) for name in given})
+
+
+def origins() -> dict[str, str]:
+    """Where each setting stands that the environment or a `pyproject.toml` makes, by its name."""
+    return {name: where for where, name, _ in _from_outside()}
+
+
+# ---------------------------------------------------------------------- where they stand
+
+
+def _from_outside() -> Iterator[tuple[str, str, Any]]:
+    """Where a setting stands, its name and its value; what comes later goes before."""
     for where, values in (_from_file(), _from_environment()):
         for name, value in values.items():
             try:
-                found = replace(found, **{name: _CHECKS[name](name, value)})
+                yield where, name, _CHECKS[name](name, value)
             except KeyError:
                 known = ", ".join(_CHECKS)
                 log.warning("energyest: %s: there is no setting %s: %s", where, short(name), known)
             except EnergyestError as error:
                 log.warning("energyest: %s: %s: the setting is left out", where, error)
-    given = {name: value for name, value in arguments.items() if value is not None}
-    return replace(found, **{name: _CHECKS[name](name, given[name]) for name in given})
-
-
-# ---------------------------------------------------------------------- where they stand
 
 
 def _from_environment() -> tuple[str, dict[str, Any]]:

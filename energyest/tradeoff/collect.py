@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from energyest.checks import is_number, number_or_nan
+from energyest.display import as_csv
 from energyest.errors import RunsError
 from energyest.estimators.baselines import mean_utilization
 from energyest.records.devices import accelerators_of
@@ -30,8 +31,6 @@ COLUMNS = (
     *("status", "started"),
 )
 _HEADER = ",".join(COLUMNS).encode()
-# How a cell begins that a spreadsheet computes.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def collect_runs(
@@ -110,7 +109,7 @@ def save_runs(table: pd.DataFrame, path: str) -> None:
         FileExistsError: there is another file.
         OSError: it cannot be written.
     """
-    text = table.rename(columns=_cell).map(_cell).to_csv(index=False)
+    text = as_csv(table)
     target = Path(path)
     # Not a file that could be replaced: a pipe, as of `--csv >(gzip > runs.gz)`, or the terminal.
     if target.is_relative_to("/dev") or target.is_fifo():
@@ -252,7 +251,3 @@ def _is_ours(file: Path) -> bool:
         return False
     with open(file, "rb") as opened:
         return opened.read(len(_HEADER)) in (_HEADER, b"")
-
-
-def _cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
