@@ -66,8 +66,7 @@ def tests_without_torch(session: nox.Session) -> None:
     session.install("--no-deps", "-e", ".")
     found = f"[name for name in {absent} if importlib.util.find_spec(name)]"
     session.run("python", "-c", f"import importlib.util, sys; sys.exit({found} or None)")
-    spread = ("-n", "logical", "--maxprocesses", "4")
-    session.run("python", "-m", "pytest", *spread, *session.posargs)
+    session.run("python", "-m", "pytest", *SPREAD, *session.posargs)
 
 
 @nox.session
