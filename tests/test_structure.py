@@ -83,6 +83,14 @@ def test_imports_go_down(path: Path) -> None:
     assert rooms <= allowed - STRANGERS.get(room(path), set())
 
 
+def test_no_command_imports_another() -> None:
+    """What several need stands in `energyest.cli` itself."""
+    commands = PACKAGE / "cli" / "commands"
+    for path in commands.glob("*.py"):
+        others = {file for file in inner_imports(path) if Path(file).parent == Path("cli/commands")}
+        assert not others - {"cli/commands/__init__.py"}, path
+
+
 def test_no_circle_of_files() -> None:
     imports = {str(path.relative_to(PACKAGE)): inner_imports(path) for path in MODULES}
     del imports["__init__.py"]  # it leads everywhere, and is asked for the version alone

@@ -234,3 +234,31 @@ def test_what_json_has_no_word_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert out.isascii()
     assert all(c.isprintable() or c == "\n" for c in out)
     assert json.loads(out)["1"] == "\x7f\x1b精"
+
+
+# ---------------------------------------------------------------------- notes
+
+
+def test_what_the_library_warns_of_is_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a line of source nor what a name holds shows."""
+    for i, precision in enumerate(("fp32", "bf16", "fp32", "bf16")):
+        meta = {"status": "finished", "model": {"name": f"a{i % 2}\x1b[31m\n"}}
+        meta |= {"precision": precision, "run_id": str(i), "devices": GPUS[:1]}
+        EnergyTrace.from_epochs([5.0], [1.0], meta=meta).save(tmp_path / str(i))
+    main(["compare", str(tmp_path), "--by", "gpu"])
+    main(["compare", str(tmp_path), "--by", "model"])
+    captured = capsys.readouterr()
+    assert "note: runs of a" in captured.err
+    assert "UserWarning" not in captured.err
+    assert all(c.isprintable() or c == "\n" for c in captured.err + captured.out)
+
+
+def test_csv_for_a_terminal_and_for_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(trace_of(1, **{"a\x1b[31mb": [1.0]}).save(tmp_path / "trace"))
+    assert "a?[31mb" in on_terminal(monkeypatch, "export", folder).getvalue()
+    main(["export", folder])
+    assert "a\x1b[31mb" in capsys.readouterr().out

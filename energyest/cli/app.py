@@ -13,7 +13,7 @@ import click
 
 from energyest import __version__
 from energyest.cli.exits import EXIT_HELP, Exit
-from energyest.cli.output import notes_from_logs, say
+from energyest.cli.output import notes_of_library, say
 from energyest.errors import EnergyestError
 
 _PROGRAM = "energyest"
@@ -96,7 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _invoke(arguments: list[str]) -> int:
     try:
-        with cli.make_context(_PROGRAM, arguments) as context, notes_from_logs(arguments):
+        # `run` has a log of its own, and another program's output beside it.
+        is_run = arguments[:1] == ["run"]
+        notes = contextlib.nullcontext() if is_run else notes_of_library()
+        with cli.make_context(_PROGRAM, arguments) as context, notes:
             return int(cli.invoke(context) or Exit.OK)
     except click.exceptions.Exit as exit_:  # --help, --version
         return exit_.exit_code

@@ -35,6 +35,12 @@ def say(text: object, *, error: bool = False) -> None:
     stream.write(f"{printable(str(text))}\n")
 
 
+def print_exactly(text: str) -> None:
+    """Print text for another program; on a terminal, it is shown like all other text."""
+    stream = _Encodable(sys.stdout)
+    stream.write(printable(text) if stream.isatty() else text)
+
+
 def say_line(text: str, *, indent: str = "  ", error: bool = False) -> None:
     """Print a sentence: one line, which a terminal shows between words where it is too long.
 
@@ -68,14 +74,20 @@ def warnings_as_notes(*replacements: tuple[str, str]) -> Iterator[None]:
     Args:
         *replacements: words of the library for which the command line has others.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        yield
-    for warning in caught:
-        text = str(warning.message)
+
+    def show(message: Warning | str, category: type[Warning], *more: Any, **others: Any) -> None:
+        if not issubclass(category, UserWarning):
+            shown(message, category, *more, **others)
+            return
+        text = str(message)
         for old, new in replacements:
             text = text.replace(old, new)
         note(text)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        shown, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 @contextmanager
@@ -87,13 +99,13 @@ def no_warnings() -> Iterator[None]:
 
 
 @contextmanager
-def notes_from_logs(arguments: Sequence[str]) -> Iterator[None]:
-    """What the library logs inside becomes notes; `run` has a log of its own."""
+def notes_of_library() -> Iterator[None]:
+    """What the library logs and warns of inside becomes notes."""
     log, handler = logging.getLogger("energyest"), _Notes(logging.WARNING)
-    if arguments[:1] != ["run"]:
-        log.addHandler(handler)
+    log.addHandler(handler)
     try:
-        yield
+        with warnings_as_notes():
+            yield
     finally:
         log.removeHandler(handler)
 

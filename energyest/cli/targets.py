@@ -8,7 +8,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from energyest.errors import ConfigurationError, WorkloadError
 
@@ -133,14 +133,29 @@ def _module(place: str) -> ModuleType:
     try:
         if not place.endswith(".py"):
             return importlib.import_module(place)
-        folder = str(Path(place).absolute().parent)
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
-        return importlib.import_module(Path(place).stem)
+        return _module_of_file(Path(place).absolute())
     except (Exception, SystemExit) as error:  # it is the user's code
         raise ConfigurationError(
             f"{place} cannot be imported: {type(error).__name__}: {error}"
         ) from error
+
+
+def _module_of_file(file: Path) -> ModuleType:
+    """A file as a module, which is run once, and finds what lies beside it."""
+    known = sys.modules.get(file.stem)
+    if getattr(known, "__file__", None) == str(file):
+        return cast("ModuleType", known)
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}")
+    if str(file.parent) not in sys.path:
+        sys.path.insert(0, str(file.parent))
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def batch_of_shape(text: str) -> Any:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import click
 
 from energyest.cli import options
-from energyest.cli.output import print_json, print_table, say_line
-
-if TYPE_CHECKING:
-    from energyest.measure.sensors import Detection
+from energyest.cli.device_table import device_rows, print_device_table
+from energyest.cli.output import print_json, say_line
 
 
 @click.command("devices")
@@ -37,31 +33,3 @@ def command(as_json: bool) -> None:
     print_device_table(rows)
     for text in found.notes:
         say_line(f"note: {text}")
-
-
-def device_rows(found: Detection) -> list[dict[str, Any]]:
-    """What is known of each device, and whether it is measured."""
-    unread = set(found.unread)
-    return [
-        {
-            "device": device.device,
-            "kind": device.kind,
-            "name": device.name,
-            "source": "not measured" if device.device in unread else device.source,
-            "method": device.method,
-            "power_limit_W": device.power_limit_W,
-            "memory_bytes": device.memory_bytes,
-            "details": device.details,
-        }
-        for device in found.devices
-    ]
-
-
-def print_device_table(rows: list[dict[str, Any]]) -> None:
-    """Print which devices there are, and how each is measured."""
-    shown = {name: [row[key] for row in rows] for name, key in _SHOWN.items()}
-    if rows:
-        print_table(shown)
-
-
-_SHOWN = {"device": "device", "name": "name", "power": "source", "method": "method"}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from energyest.cli import options
-from energyest.cli.commands.devices import device_rows, print_device_table
+from energyest.cli.device_table import device_rows, print_device_table
 from energyest.cli.exits import Exit
 from energyest.cli.output import print_json, print_table, say, say_line
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ import click
 from energyest.cli import options
 from energyest.cli.facts import emissions, trace_facts
 from energyest.cli.files import check_output, write
-from energyest.cli.output import as_plain, say
+from energyest.cli.output import as_plain, print_exactly, say
 from energyest.cli.run_tables import collect, with_units
 from energyest.cli.traces import is_trace, open_trace
 from energyest.errors import ConfigurationError, MissingDependencyError
@@ -93,7 +92,7 @@ def command(
         rows = found.epochs if kind == "epochs" else found.power
     data = _encoded(rows, form, kind, content)
     if target is None:
-        sys.stdout.write(_as_ascii_at_least(data.decode("utf-8")))
+        print_exactly(data.decode("utf-8"))
         return
     write(target, lambda file: file.write(data))
     say(f"written: {output} ({len(rows)} rows of {kind})", error=as_json)
@@ -133,9 +132,3 @@ def _storable(rows: pd.DataFrame) -> pd.DataFrame:
     texts = {n: rows[n].map(lambda v: v if pd.isna(v) else str(v)) for n in mixed}
     stored: pd.DataFrame = rows.assign(**{str(name): texts[name] for name in texts})
     return stored
-
-
-def _as_ascii_at_least(text: str) -> str:
-    """What the encoding of stdout lacks as question marks."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    return text.encode(encoding, "replace").decode(encoding)

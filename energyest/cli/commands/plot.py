@@ -8,7 +8,7 @@ import click
 
 from energyest.cli import options
 from energyest.cli.files import check_output, write
-from energyest.cli.output import print_json, say, warnings_as_notes
+from energyest.cli.output import print_json, say
 from energyest.cli.traces import open_trace
 from energyest.errors import ConfigurationError
 
@@ -49,9 +49,8 @@ def command(
     found = open_trace(trace, **log)
     from energyest.plots import plot_trace
 
-    with warnings_as_notes():
-        figure = plot_trace(found, epochs=epochs, observed=observed)
-        write(target, lambda file: figure.savefig(file, format=ending, dpi=150))
+    figure = plot_trace(found, epochs=epochs, observed=observed)
+    write(target, lambda file: figure.savefig(file, format=ending, dpi=150))
     if as_json:
         print_json({"file": output})
     else:
