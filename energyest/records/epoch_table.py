@@ -6,6 +6,7 @@ import math
 import reprlib
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from energyest.arrays import FloatArray, refuse
 from energyest.checks import is_count, short
 from energyest.errors import TraceError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Key of a line of `epochs.jsonl` that adds to an earlier row, whose number is its value.
 AMENDS = "amends_row"
