@@ -8,6 +8,7 @@ from . import measure as measure
 from . import plots as plots
 from . import profiling as profiling
 from . import readers as readers
+from . import report as report
 from . import tradeoff as tradeoff
 from .errors import EnergyestError as EnergyestError
 from .estimate import Estimate as Estimate

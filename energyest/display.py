@@ -1,8 +1,7 @@
-"""How results show themselves: units that fit, text, and HTML in notebooks."""
+"""How results show themselves: units that fit, and text."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -31,14 +30,6 @@ def as_text(heading: str, tables: Sequence[pd.DataFrame] = (), notes: Sequence[s
     """A heading, tables below it, and notes, with an empty line between them."""
     shown = [t.to_string(index=False, float_format="{:.4g}".format, na_rep="-") for t in tables]
     return printable("\n\n".join([heading, *shown, *(["\n".join(notes)] if notes else [])]))
-
-
-def as_html(heading: str, tables: Sequence[pd.DataFrame] = (), notes: Sequence[str] = ()) -> str:
-    """The same as HTML, notes as a list."""
-    shown = [t.to_html(index=False, float_format="{:.4g}".format, na_rep="-") for t in tables]
-    items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
-    listed = [f"<ul>{items}</ul>"] if notes else []
-    return "".join([f"<p>{html.escape(heading)}</p>", *shown, *listed])
 
 
 def unit_for(largest: float, unit: str = "J") -> tuple[float, str]:
@@ -94,7 +85,12 @@ def format_Wh(energy_J: float) -> str:
 
 def format_both(energy_J: float) -> str:
     """Joules with a fitting prefix, and kWh, such as `492 kJ (0.1367 kWh)`."""
-    return f"{format_energy(energy_J)} ({energy_J / JOULES_PER_KWH:.4g} kWh)"
+    energy_kWh = energy_J / JOULES_PER_KWH
+    size, unit = 1e3, "kWh"
+    # Where kWh would need an exponent, the unit that fits: 5 J (1.389 mWh).
+    if math.isfinite(energy_kWh) and not 1e-4 <= abs(energy_kWh) < 1e4 and energy_kWh:
+        size, unit = unit_for(1000 * energy_kWh, "Wh")
+    return f"{format_energy(energy_J)} ({1000 * energy_kWh / size:.4g} {unit})"
 
 
 def format_mass(mass_kg: float) -> str:

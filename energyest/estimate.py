@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from energyest.carbon import Intensity, co2e_kg
-from energyest.display import JOULES_PER_KWH, as_html, format_both, format_duration, format_energy
+from energyest.display import JOULES_PER_KWH, format_both, format_duration, format_energy
 from energyest.errors import EnergyestError
+from energyest.markup import as_html
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -25,6 +25,8 @@ ORDER = (
         "arrays",
         "integration",
         "display",
+        "markup",
+        "frames",
         "carbon",
         "estimate",
         "settings",
@@ -32,7 +34,7 @@ ORDER = (
     ),
     *("gpus", "records", "summary", "measure", "profiling", "estimators"),
     *("distributed", "tracking", *ADAPTERS),
-    *("tradeoff", "readers", "plots", "program", "cli"),
+    *("tradeoff", "readers", "plots", "report", "program", "cli"),
 )
 # Rooms that an earlier one stands beside, and must not know.
 STRANGERS = {
@@ -40,12 +42,13 @@ STRANGERS = {
     "estimators": {"settings", "summary", "measure", "profiling"},
     "distributed": {"profiling", "estimators"},
     "huggingface": {"lightning"},
-    "program": {*ADAPTERS, "tradeoff", "readers", "plots"},
+    "program": {*ADAPTERS, "tradeoff", "readers", "plots", "report"},
     "tradeoff": {"measure", "profiling", "distributed", "tracking", *ADAPTERS},
     "readers": {
         *("integration", "carbon", "estimate", "gpus", "measure", "profiling", "estimators"),
         *("distributed", "tracking", "tradeoff", *ADAPTERS),
     },
+    "report": {"measure", "profiling", "distributed", "tracking", "readers", *ADAPTERS},
     "plots": {"measure", "profiling", "distributed", "tracking", "readers", *ADAPTERS},
 }
 # As long and as wide as the house rules allow.
@@ -121,7 +124,7 @@ def test_the_first_line_says_what_is_inside(path: Path) -> None:
 def test_keys_of_a_meta_are_declared() -> None:
     """Readers name a key of `TraceMeta`, or of an object that a meta holds."""
     inner = {"name", "model", "gpus", "epoch", "energy_J", "missing_s"}
-    inner |= {"tool"}
+    inner |= {"tool", "source", "method", "device", "parameters"}
     inner |= {"train_samples", "validation_samples"}
     inner |= {"monitor", "patience", "min_delta", "best", "waited"}
     inner |= {"stopped", "findings", "reason", "gpu_energy_J"}
@@ -249,6 +252,7 @@ NAMESPACES = [
     "plots",
     "profiling",
     "readers",
+    "report",
     "tradeoff",
 ]
 

@@ -82,7 +82,7 @@ def compare_estimators(
             argument is out of its range; the duration was to be the measured one, and the trace
             does not hold it, or another is given.
     """
-    import pandas as pd  # noqa: PLC0415  (keeps `import energyest` fast)
+    from energyest.frames import ResultTable  # noqa: PLC0415  (brings pandas)
 
     # What is wrong with the arguments is an error, not a note in each row.
     check_trace(trace)
@@ -120,7 +120,7 @@ def compare_estimators(
         machine={"utilization": utilization, "ram_GB": ram_GB},
     )
     rows = {name: _row(method) for name, method in methods.items()}
-    table: pd.DataFrame = pd.DataFrame.from_dict(rows, orient="index")
+    table: pd.DataFrame = ResultTable.from_dict(rows, orient="index")
     table.index.name = "method"
     measured_J = measured_sum(trace, epochs, "energy_J")
     if math.isfinite(measured_J):

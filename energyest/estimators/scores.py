@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from energyest.checks import check_confidence, check_count, check_positive, posi
 from energyest.display import format_energy
 from energyest.errors import EstimateError
 from energyest.estimators.compare import PAPER_EPOCHS, Planned, compare_estimators, measured_sum
+from energyest.markup import joined, of_frame, paragraph
 from energyest.records.run_labels import gpu_names, model_name
 from energyest.records.trace import EnergyTrace
 
@@ -191,12 +191,7 @@ class EstimatorScores:
 
     def _repr_html_(self) -> str:
         parts = self._parts()
-        return "".join(
-            f"<p style='white-space:pre-line'>{html.escape(p)}</p>"
-            if isinstance(p, str)
-            else p.to_html()
-            for p in parts
-        )
+        return str(joined(paragraph(p) if isinstance(p, str) else of_frame(p) for p in parts))
 
     def _parts(self) -> list[str | pd.DataFrame]:
         """The summary, and where methods differ in what they answered, that of the shared runs."""

@@ -324,6 +324,17 @@ class EnergyTrace:
 
         return energyest.plots.plot_trace(self, epochs=epochs, observed=observed)
 
+    def to_html(self) -> str:
+        """A page about the training in one HTML file; see `energyest.report.write_report`."""
+        import energyest  # noqa: PLC0415
+
+        return energyest.report.report_html(self)
+
+    def _repr_html_(self) -> str:
+        import energyest  # noqa: PLC0415
+
+        return energyest.report.trace_card(self)
+
     def __len__(self) -> int:
         return len(self.epoch_columns["epoch"])
 

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from energyest.checks import is_count, is_number, short
+from energyest.display import unit_for
 from energyest.errors import WorkloadError
 from energyest.gpus.precision import PRECISIONS
+from energyest.markup import as_html, facts
 
 # Bytes read and written for each parameter by one step of an optimizer that keeps 32-bit state:
 # the parameter and its gradient are read, the parameter is written, and each state is both.
@@ -163,6 +165,20 @@ class Workload:
         kept = self.parameter_bytes * (self.parameters + states)
         return kept + self.saved_bytes + self.input_bytes
 
+    def _repr_html_(self) -> str:
+        per_step = {
+            "batch size": self.batch_size,
+            "precision": self.precision,
+            "optimizer": self.optimizer,
+            "parameters": f"{self.parameters:,} ({self.trainable_parameters:,} trainable)",
+            "FLOPs of a step": _with_prefix(self.flops_per_step, "FLOP"),
+            "memory traffic of a step": _with_prefix(self.bytes_per_step, "B"),
+            "operations of a step": f"{self.kernels:,}",
+            "GPU memory, at least": _with_prefix(self.memory_bytes, "B"),
+            "GPUs": self.devices if self.devices > 1 else None,
+        }
+        return as_html(f"One training step of {self.model}", [facts(per_step)], self.notes)
+
     def to_dict(self) -> dict[str, Any]:
         """Numbers and text alone, for JSON; `from_dict` reads them."""
         content = asdict(self)
@@ -193,6 +209,11 @@ class Workload:
             raise WorkloadError(
                 f"not a stored workload: {type(error).__name__}: {error}"
             ) from error
+
+
+def _with_prefix(number: float, unit: str) -> str:
+    size, name = unit_for(number, unit)
+    return f"{number / size:.4g} {name}"
 
 
 def check_precision_name(precision: str) -> str:

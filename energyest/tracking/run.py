@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from energyest.checks import check_count, check_installed, short
 from energyest.errors import ConfigurationError
 from energyest.estimate import Estimate
+from energyest.markup import as_html
 from energyest.measure.checkpoint import RunCheckpoint
 from energyest.records.trace import EnergyTrace
 from energyest.settings import Settings
@@ -295,6 +296,12 @@ class Run:
         self._session.continue_from(earlier)
         self._earlier = earlier
 
+    def _repr_html_(self) -> str:
+        if "_session" not in self.__dict__:  # to look at it should not begin to measure
+            return as_html("A run that has not started: use it in a with, or call start()")
+        both = (self.trace, self.projection)
+        return "".join(one._repr_html_() for one in both if one is not None)
+
     # ------------------------------------------------------------------ results
 
     @property
@@ -323,10 +330,7 @@ class Run:
 
     @property
     def planned_epochs(self) -> float | None:
-        """Number of epochs (or intervals) of the whole run; None if unknown. Can be set.
-
-        With a fraction where the run ends within one.
-        """
+        """Epochs (or intervals) of the whole run, or a part of one; None if unknown. Can be set."""
         return self._session.length.rows
 
     @planned_epochs.setter

@@ -14,8 +14,9 @@ from statsmodels.stats.oneway import anova_oneway
 
 from energyest.arrays import FloatArray
 from energyest.checks import check_confidence
-from energyest.display import as_html, as_text
+from energyest.display import as_text
 from energyest.errors import MissingDependencyError, RunsError
+from energyest.markup import as_html
 from energyest.tradeoff.effect_sizes import (
     cliffs_delta,
     cliffs_magnitude,

@@ -14,8 +14,9 @@ from scipy import stats
 
 from energyest.arrays import FloatArray
 from energyest.checks import check_confidence
-from energyest.display import as_html, as_text
+from energyest.display import as_text
 from energyest.errors import RunsError
+from energyest.markup import as_html
 from energyest.tradeoff.anova import (
     RESIDUAL,
     Levels,

@@ -14,9 +14,10 @@ from scipy import stats
 
 from energyest.arrays import FloatArray
 from energyest.checks import check_confidence
-from energyest.display import as_html, as_text
+from energyest.display import as_text
 from energyest.errors import RunsError
 from energyest.gpus import find_gpu
+from energyest.markup import as_html
 from energyest.tradeoff.crossing import gpu_crossing
 from energyest.tradeoff.resample import choices_of
 from energyest.tradeoff.table import (

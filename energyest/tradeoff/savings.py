@@ -10,6 +10,7 @@ import pandas as pd
 from energyest.arrays import FloatArray
 from energyest.checks import check_confidence, check_count
 from energyest.errors import RunsError
+from energyest.frames import ResultTable
 from energyest.tradeoff.resample import choices_of, interval
 from energyest.tradeoff.table import (
     CHOICE,
@@ -94,8 +95,8 @@ def savings(
         found[f"{name}_lower"], found[f"{name}_upper"] = np.transpose(ends)
     found["from_runs"] = choices.counts[expensive]
     found["to_runs"] = choices.counts[cheap]
-    in_order: pd.DataFrame = found.sort_values(
-        "saving", ascending=False, kind="stable", ignore_index=True
+    in_order: pd.DataFrame = ResultTable(
+        found.sort_values("saving", ascending=False, kind="stable", ignore_index=True)
     )
     return in_order
 

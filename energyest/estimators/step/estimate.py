@@ -166,7 +166,7 @@ def _estimate(
     total_J = done_J + forecast.energy_J
     off_J = forecast.off_J
     if form == "power":
-        total_J = done_J + forecast.power_W * max(0.0, total_s - history.read_s)
+        total_J = done_J + forecast.power_W * float(np.maximum(0.0, total_s - history.read_s))
         if not math.isfinite(total_J):
             raise lacks_durations("form='power'")
         if forecast.energy_J > 0:  # errors are relative to what is to come

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from energyest.markup import as_html, table
 from energyest.measure.sensors.base import Device, Kind, Sensor
 from energyest.patience import Errand
 
@@ -101,6 +102,12 @@ class Detection(Sequence[Sensor]):
         if self.late is not None:
             late = self.late
             late.when_done(lambda: late.result().close())
+
+    def _repr_html_(self) -> str:
+        rows = [(d.device, d.name, d.source, d.method) for d in self.devices]
+        head = ("device", "name", "source", "method")
+        heading = "What can be measured here" if rows else "Nothing can be measured here"
+        return as_html(heading, [table(head, rows)] if rows else [], self.notes)
 
     def __str__(self) -> str:
         lines = [
