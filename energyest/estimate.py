@@ -38,6 +38,14 @@ class Estimate:
         stable_epoch: first epoch of the level that the estimate projects from; None if there is
             none.
         unit: what `epochs` counts.
+
+    Examples:
+        >>> from energyest import Estimate
+        >>> estimate = Estimate(energy_J=7.2e6, lower_J=6.9e6, upper_J=7.6e6, confidence=0.9)
+        >>> estimate.energy_kWh
+        2.0
+        >>> round(estimate.co2e_kg(350), 3)  # at 350 g CO2e per kWh
+        0.7
     """
 
     energy_J: float
@@ -117,6 +125,14 @@ class NotStableError(EnergyestError):
         estimate: the best estimate that the epochs so far allow, without a guarantee; None when
             there is no measured epoch at all.
         missing_epochs: how many more epochs have to be measured, at the least.
+
+    Examples:
+        >>> from energyest import EnergyTrace, NotStableError, estimate_step
+        >>> try:
+        ...     estimate_step(EnergyTrace.from_epochs([5100, 4020]), epochs=100)
+        ... except NotStableError as error:
+        ...     print(error.missing_epochs)
+        1
     """
 
     def __init__(

@@ -40,8 +40,9 @@ _TOGETHER = {
     "regressions": ("test_pre_table.py", "test_pre_published.py"),
     # What loads transformers, which takes seconds.
     "Hugging Face": (
-        *("test_adapters.py", "test_huggingface", "test_readme.py"),
-        *("huggingface.md]", "test_documentation.py::test_the_code_of_a_page_runs[README.md]"),
+        *("test_adapters.py", "test_huggingface", "test_readme.py", "huggingface.md]"),
+        "test_documentation.py::test_the_code_of_a_page_runs[README.md]",
+        "test_docstring_examples.py::test_the_example_runs[EnergyCallback]",
     ),
     "hostile files": ("test_untrusted.py",),
 }

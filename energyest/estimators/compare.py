@@ -81,6 +81,17 @@ def compare_estimators(
         EstimateError: more epochs were measured than `epochs` and `observed` does not cut them; an
             argument is out of its range; the duration was to be the measured one, and the trace
             does not hold it, or another is given.
+
+    Examples:
+        >>> from energyest import EnergyTrace, compare_estimators
+        >>> trace = EnergyTrace.from_epochs([5100, 4020, 4010, 4030], duration_s=[30, 24, 24, 24])
+        >>> table = compare_estimators(trace, epochs=100)
+        >>> table['energy_J'].dropna().round(-3)
+        method
+        STEP                403000.0
+        STEP, power form    403000.0
+        first epoch         510000.0
+        Name: energy_J, dtype: float64
     """
     from energyest.frames import ResultTable  # noqa: PLC0415  (brings pandas)
 

@@ -67,6 +67,23 @@ def score_estimators(
         EstimateError: there is no run; an argument is out of its range; two runs have one name, one
             has nothing to be compared with (its energy, or duration, was not measured in all
             `epochs`), or nothing left to be estimated after `observed` epochs: they are named.
+
+    Examples:
+        >>> from energyest import EnergyTrace
+        >>> from energyest.estimators import score_estimators
+        >>> runs = [EnergyTrace.from_epochs([5100] + [J] * 19) for J in (4020, 4030, 4050)]
+        >>> score_estimators(runs, observed=5).summary['runs']
+        method
+        STEP                                3
+        STEP, power form                    0
+        STEP, paper (start 10, window 5)    0
+        STEP, paper, power form             0
+        PRE                                 0
+        first epoch                         3
+        Green Algorithms                    0
+        MLCO2                               0
+        FLOPs                               0
+        Name: runs, dtype: int64
     """
     import pandas as pd  # noqa: PLC0415  (keeps `import energyest` fast)
 

@@ -99,6 +99,16 @@ class EnergyCallback(Monitor, TrainerCallback):
         ConfigurationError: an argument is out of its range. Once training runs, nothing is raised.
         EstimateError: the country is not known, or the intensity is negative or not finite.
         ImportError: transformers is not installed.
+
+    Examples:
+        >>> from transformers import Trainer, TrainingArguments
+        >>> from energyest import EnergyCallback
+        >>> callback = EnergyCallback(quiet=True)
+        >>> args = TrainingArguments('out', num_train_epochs=2, disable_tqdm=True, report_to=[])
+        >>> result = Trainer(text_model, args, train_dataset=texts, callbacks=[callback]).train()
+        {'energy/epoch_J': ...}
+        >>> len(callback.trace)
+        2
     """
 
     _name = "EnergyCallback"

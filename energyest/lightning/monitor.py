@@ -89,6 +89,15 @@ class EnergyMonitor(Monitor, Callback):
     Raises:
         ConfigurationError: an argument is out of its range. Once training runs, nothing is raised.
         EstimateError: the country is not known, or the intensity is negative or not finite.
+
+    Examples:
+        >>> import pytorch_lightning as pl
+        >>> from energyest import EnergyMonitor
+        >>> monitor = EnergyMonitor(quiet=True)
+        >>> quiet = {'enable_progress_bar': False, 'enable_model_summary': False}
+        >>> pl.Trainer(max_epochs=3, callbacks=[monitor], **quiet).fit(model, datamodule)
+        >>> len(monitor.trace)
+        3
     """
 
     _name = "EnergyMonitor"

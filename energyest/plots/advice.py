@@ -45,6 +45,14 @@ def plot_advice(advice: Advice) -> Figure:
     Raises:
         MissingDependencyError: matplotlib is not installed.
         RunsError: no pair of the advice can be trained, or it is something else.
+
+    Examples:
+        >>> from energyest.plots import plot_advice
+        >>> from energyest.tradeoff import advise
+        >>> advice = advise({'small': workload}, ['H100', 'L4'], epochs=9, train_samples=50_000)
+        >>> figure = plot_advice(advice)
+        >>> len(figure.axes)
+        1
     """
     if not isinstance(advice, Advice):
         raise RunsError(f"advice is a {type(advice).__name__}: it must be one of advise()")

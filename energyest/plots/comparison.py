@@ -50,6 +50,15 @@ def plot_comparison(
         MissingDependencyError: matplotlib is not installed.
         EstimateError: `comparison` is something else, no estimator answered a run, or `by` is
             neither "model" nor "gpu".
+
+    Examples:
+        >>> from energyest import EnergyTrace
+        >>> from energyest.estimators import score_estimators
+        >>> from energyest.plots import plot_comparison
+        >>> runs = [EnergyTrace.from_epochs([5100] + [J] * 19) for J in (4020, 4030, 4050)]
+        >>> figure = plot_comparison(score_estimators(runs, observed=5))
+        >>> len(figure.axes)
+        2
     """
     if not isinstance(comparison, EstimatorScores):
         raise EstimateError(

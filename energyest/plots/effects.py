@@ -56,6 +56,14 @@ def plot_groups(
     Raises:
         MissingDependencyError: matplotlib is not installed.
         RunsError: as `compare_groups`.
+
+    Examples:
+        `runs` is a table from `collect_runs`: six networks, on two GPUs, six times each.
+
+        >>> from energyest.plots import plot_groups
+        >>> figure = plot_groups(runs, 'energy_J', by='gpu')
+        >>> len(figure.axes)
+        3
     """
     found = compare_groups(runs, value, by, confidence=confidence)
     values = numbers(runs, value)
@@ -129,6 +137,15 @@ def plot_interaction(result: Interaction) -> Figure:
     Raises:
         MissingDependencyError: matplotlib is not installed.
         RunsError: `result` is something else.
+
+    Examples:
+        `runs` is a table from `collect_runs`: six networks, on two GPUs, six times each.
+
+        >>> from energyest.plots import plot_interaction
+        >>> from energyest.tradeoff import interaction
+        >>> figure = plot_interaction(interaction(runs, 'energy_J'))
+        >>> len(figure.axes)
+        2
     """
     if not isinstance(result, Interaction):
         raise RunsError(f"result is a {type(result).__name__}: it must be one of interaction()")

@@ -58,6 +58,14 @@ def plot_front(
     Raises:
         MissingDependencyError: matplotlib is not installed.
         RunsError: as `pareto_front`.
+
+    Examples:
+        `runs` is a table from `collect_runs`: six networks, on two GPUs, six times each.
+
+        >>> from energyest.plots import plot_front
+        >>> figure = plot_front(runs)
+        >>> len(figure.axes)
+        1
     """
     names = as_names(by)
     front = pareto_front(runs, cost, quality, by=names, mode=mode)
@@ -123,6 +131,15 @@ def plot_savings(table: pd.DataFrame, *, most: int = 12) -> Figure:
     Raises:
         MissingDependencyError: matplotlib is not installed.
         RunsError: the table does not come from `savings`, or `most` is not 1 or more.
+
+    Examples:
+        `runs` is a table from `collect_runs`: six networks, on two GPUs, six times each.
+
+        >>> from energyest.plots import plot_savings
+        >>> from energyest.tradeoff import savings
+        >>> figure = plot_savings(savings(runs, by='model'))
+        >>> len(figure.axes)
+        2
     """
     check_runs(table, ["saving", "saving_lower", "saving_upper"])
     shown = table.head(check_count(most, "most", RunsError)).iloc[::-1]

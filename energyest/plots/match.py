@@ -39,6 +39,15 @@ def plot_match(match: GpuMatch) -> Figure:
     Raises:
         MissingDependencyError: matplotlib is not installed.
         RunsError: `match` is something else.
+
+    Examples:
+        `runs` is a table from `collect_runs`: six networks, on two GPUs, six times each.
+
+        >>> from energyest.plots import plot_match
+        >>> from energyest.tradeoff import match_gpu
+        >>> figure = plot_match(match_gpu(runs))
+        >>> len(figure.axes)
+        3
     """
     if not isinstance(match, GpuMatch):
         raise RunsError(f"match is a {type(match).__name__}: it must be one of match_gpu()")

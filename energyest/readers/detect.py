@@ -61,6 +61,11 @@ def read_log(path: str | Path, *, tool: str | None = None, **options: Any) -> En
     Raises:
         TraceError: no tool is known that writes so, or several are; the reader has no such option;
             or what the reader says.
+
+    Examples:
+        >>> from energyest.readers import read_log
+        >>> read_log('gpus.csv', epoch_end_s='epoch_ends.txt')
+        EnergyTrace(3 epochs, 18.52 kJ, gpu:0)
     """
     path = Path(path)
     name = tool if tool is not None else tool_of(path)
@@ -89,6 +94,12 @@ def tool_of(path: Path) -> str:
 
     Raises:
         TraceError: none is known that writes so, or several are.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from energyest.readers import tool_of
+        >>> tool_of(Path('gpus.csv'))
+        'nvidia-smi'
     """
     if not path.exists():
         raise TraceError(f"no log at {path}")

@@ -27,6 +27,12 @@ def load_traces(source: Source) -> dict[str, EnergyTrace]:
 
     Warns:
         UserWarning: a trace below the folder cannot be read, and was left out.
+
+    Examples:
+        >>> from energyest.tradeoff import load_traces
+        >>> traces = load_traces('lightning_logs/resnet18-h200-0')
+        >>> len(traces)
+        1
     """
     if isinstance(source, Mapping):
         found = {str(name): _trace(trace) for name, trace in source.items()}

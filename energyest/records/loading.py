@@ -44,6 +44,12 @@ def load_trace(folder: str | Path, *, ranks: Sequence[int] | None = None) -> Ene
     Raises:
         TraceError: the folder is missing, is no trace, was damaged other than by a cut last line,
             was written by a newer version, or holds values that no training can have.
+
+    Examples:
+        >>> from energyest import load_trace
+        >>> trace = load_trace('lightning_logs/resnet18-h200-0/energy')
+        >>> trace
+        EnergyTrace(12 epochs, 1.395 kJ, NVIDIA H200, Intel(R) Xeon(R) Processor, memory)
     """
     trace = _noted(read_ranks(Path(folder), ranks))
     for name in ("power_W", "energy_J"):

@@ -58,6 +58,16 @@ class EnergyTrace:
         epoch_columns: name -> array of shape (epochs,); `EPOCH_COLUMNS` and the logged metrics.
         power_columns: name -> array of shape (readings,); `POWER_COLUMNS`.
         meta: the run, its devices, model and versions; plain JSON values.
+
+    Examples:
+        >>> from energyest import EnergyTrace
+        >>> trace = EnergyTrace.from_epochs([5100, 4020, 4010, 4030], duration_s=[30, 24, 24, 24])
+        >>> trace
+        EnergyTrace(4 epochs, 17.16 kJ)
+        >>> trace.total_J
+        17160.0
+        >>> trace.head(2).epochs['energy_J'].tolist()
+        [5100.0, 4020.0]
     """
 
     epoch_columns: Mapping[str, FloatArray]
@@ -106,6 +116,11 @@ class EnergyTrace:
         Warns:
             UserWarning: the numbers are unlikely to be joules and seconds, or those of single
                 epochs; an epoch cost 0 J.
+
+        Examples:
+            >>> from energyest import EnergyTrace
+            >>> EnergyTrace.from_epochs([5100, 4020], duration_s=[30, 24], val_acc=[0.7, 0.8])
+            EnergyTrace(2 epochs, 9.12 kJ)
         """
         log = log_of_epochs(energy_J, duration_s, _checked_meta(meta or {}), columns)
         return cls._of_log(log)
@@ -151,6 +166,12 @@ class EnergyTrace:
         Warns:
             UserWarning: an epoch is NaN, as power was not read for too long; power or times are
                 unlikely to be watts of that device and seconds.
+
+        Examples:
+            >>> from energyest import EnergyTrace
+            >>> trace = EnergyTrace.from_power([0, 10, 20, 30, 40], [300] * 5, [20, 40])
+            >>> trace.column('energy_J').tolist()
+            [6000.0, 6000.0]
         """
         log = log_of_power(
             time_s,

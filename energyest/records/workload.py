@@ -100,6 +100,11 @@ class Workload:
         parameter_bytes: of a parameter, its gradient, and each number that the optimizer keeps for
             it: 4, or 2 where the weights themselves are in half precision.
         notes: what could not be counted, one sentence each.
+
+    Examples:
+        >>> from energyest.profiling import Workload
+        >>> Workload.from_dict(workload.to_dict()) == workload
+        True
     """
 
     model: str

@@ -91,6 +91,14 @@ def track(
     Raises:
         ConfigurationError: an argument is out of its range. Nothing is raised once the run goes.
         EstimateError: the country is not known, or the intensity is negative or not finite.
+
+    Examples:
+        >>> from energyest import track
+        >>> with track('runs/energy', quiet=True) as run:
+        ...     for epoch in run.epochs(3):
+        ...         run.log(val_acc=0.9)
+        >>> len(run.trace)
+        3
     """
     if epochs is not None:
         check_count(epochs, "epochs", ConfigurationError)

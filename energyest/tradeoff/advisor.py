@@ -65,8 +65,7 @@ def advise(
     """What every model would cost on every GPU, and which pairs no other pair beats.
 
     Each pair's numbers come from `estimate_pre`: the energy of the GPU alone, without processors,
-    memory and cooling. A slower GPU keeps the rest of its machine busy for longer, which they do
-    not include.
+    memory and cooling, which a slower GPU keeps busy for longer.
 
     A pair is on the front if no other is expected to take as little energy and time, with as good a
     quality, and less of one of them. As expectations are off, `may_be_on_front` also marks pairs
@@ -76,25 +75,22 @@ def advise(
     independent ones in `benchmarks/data/sweep.jsonl.gz`); for one model on two GPUs they are partly
     shared (0.65 times in zeus_nsdi23), and the rule is wider than it needs to be.
 
-    Among models on a GPU that was measured, this chose far better than FLOPs or parameters do:
-    the truly cheapest of six unseen networks in 83 to 90 % of menus, against 33 to 52 %. Among GPUs
-    that were not measured it did not: of two of V100, P100 and RTX 6000 it took the cheaper one in
-    71 % of cases, the lower TDP alone in 83 % (`benchmarks/evidence/advise_accuracy.py`). Probe
-    those.
+    On a GPU that was measured, it chose the truly cheapest of six unseen networks in 83 to 90 % of
+    menus (by FLOPs or parameters: 33 to 52 %). Of two GPUs that were not measured, among V100, P100
+    and RTX 6000, it chose the cheaper one in 71 % of cases (by the lower TDP: 83 %): probe those
+    (`benchmarks/evidence/advise_accuracy.py`).
 
     Args:
-        models: workloads by name, from `describe_workload`; or one or a list of them, named by
-            their models. One model may be there with several batch sizes or precisions, under a
-            name each.
+        models: workloads by name, from `describe_workload`; or one or a list, named by their
+            models. A model may come with several batch sizes or precisions, each under a name.
         gpus: names ("H100", "RTX 3090") or `Gpu`s, one or several.
         epochs: number of epochs, above 0: for all, or for each name in `models`.
         train_samples: samples in an epoch.
         validation_samples: samples that are validated after each epoch.
         quality: name -> expected quality, such as an accuracy, taken as exact.
         mode: whether more quality is better, "max", or less, "min".
-        probes: from `profiling.probe`, or traces of some epochs on one GPU: a pair that was probed
-            is estimated from its probe, and the same model on other GPUs from the nearest probe of
-            it, which need not be on one of `gpus`.
+        probes: from `profiling.probe`, or traces of some epochs on one GPU: a pair is estimated by
+            its probe, its model on other GPUs by the nearest one, which need not be of `gpus`.
         model: a `PreModel` of your own; by default the one that comes with the package.
         confidence: probability for the intervals and for `may_be_on_front`.
 
@@ -107,6 +103,12 @@ def advise(
             names are given) or lacks numbers; names in `epochs` or `quality` are not the names of
             `models`; a number is out of its range; a probe belongs to no pair; and where
             `estimate_pre` raises an `EstimateError`.
+
+    Examples:
+        >>> from energyest.tradeoff import advise
+        >>> advice = advise({'small': workload}, ['H100', 'L4'], epochs=9, train_samples=50_000)
+        >>> len(advice.table)
+        2
     """
     workloads, boards = _named(models), _boards(gpus)
     names = list(workloads)

@@ -73,6 +73,13 @@ def collect_runs(
     Warns:
         UserWarning: a trace was left out, because it cannot be read, has not finished or is a copy;
             or models of different sizes have one name, so that `model` is needed.
+
+    Examples:
+        >>> from energyest.tradeoff import collect_runs
+        >>> runs = collect_runs('lightning_logs/resnet18-h200-0', model='architecture')
+        >>> runs[['model', 'gpu', 'epochs']]
+              model          gpu  epochs
+        0  resnet18  NVIDIA H200      12
     """
     check_mode(mode)
     for argument, value in (("model", model), ("monitor", monitor)):

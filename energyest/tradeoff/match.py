@@ -128,6 +128,14 @@ def match_gpu(
         RunsError: there are fewer than two GPUs; a column is missing, or does not hold positive
             numbers in one unit; a value is not known; a model has several complexities; the
             confidence does not lie between 0 and 1.
+
+    Examples:
+        `runs` is a table from `collect_runs`: six networks, on two GPUs, six times each.
+
+        >>> from energyest.tradeoff import match_gpu
+        >>> match_gpu(runs).crossings[['smaller', 'larger', 'models']]
+                         smaller       larger  models
+        0  NVIDIA H100 80GB HBM3  NVIDIA H200       6
     """
     confidence = check_confidence(confidence, RunsError)
     models = as_names(model, "model")

@@ -62,6 +62,16 @@ def savings(
         RunsError: there is only one choice; a column is missing or does not hold numbers in one
             unit; a value is not known; the confidence does not lie between 0 and 1, or the seed is
             not a whole number of 0 or more.
+
+    Examples:
+        `runs` is a table from `collect_runs`: six networks, on two GPUs, six times each.
+
+        >>> from energyest.tradeoff import savings
+        >>> table = savings(runs, by='model')
+        >>> table[['saving', 'saving_lower', 'saving_upper']].round(2).head(2)
+           saving  saving_lower  saving_upper
+        0    0.91          0.91          0.92
+        1    0.89          0.89          0.90
     """
     names = as_names(by)
     qualities = [] if quality is None else [quality]

@@ -95,6 +95,15 @@ def estimate_pre(
 
     Warns:
         UserWarning: the training is unlikely to fit into the GPU's memory.
+
+    Examples:
+        >>> import torch
+        >>> from energyest import describe_workload, estimate_pre
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3), torch.nn.Flatten())
+        >>> workload = describe_workload(model, torch.randn(8, 3, 32, 32))
+        >>> estimate = estimate_pre(workload, 'H100', epochs=10, train_samples=50_000)
+        >>> estimate.lower_J < estimate.energy_J < estimate.upper_J
+        True
     """
     if not isinstance(workload, Workload):
         raise EstimateError(

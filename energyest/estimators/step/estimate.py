@@ -85,6 +85,13 @@ def estimate_step(
             and the number of epochs that are missing.
         EstimateError: fewer `epochs` or `steps` than were measured, arguments out of their range,
             or nothing that says how long the training is.
+
+    Examples:
+        >>> from energyest import EnergyTrace, estimate_step
+        >>> trace = EnergyTrace.from_epochs([5100, 4020, 4010, 4030], duration_s=[30, 24, 24, 24])
+        >>> estimate = estimate_step(trace, epochs=100)
+        >>> print(estimate)
+        403.1 kJ (0.112 kWh) for 100 epochs in 40 min 06 s, 90 % interval 388 kJ ...
     """
     check_trace(trace)
     confidence = check_confidence(confidence, EstimateError)

@@ -47,6 +47,13 @@ def detect(
 
     Raises:
         ConfigurationError: `components` names an unknown kind.
+
+    Examples:
+        >>> from energyest import detect
+        >>> found = detect()  # print(found) says what is measured, and what is missing and why
+        >>> any(device.kind == 'ram' for device in found.devices)
+        True
+        >>> found.close()
     """
     check_components(components)
     found = Detection(())

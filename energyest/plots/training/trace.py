@@ -48,6 +48,14 @@ def plot_trace(
         MissingDependencyError: matplotlib is not installed.
         TraceError: the trace holds no epoch.
         EstimateError: `epochs` is fewer than were measured, or `observed` is not 1 or more.
+
+    Examples:
+        >>> from energyest import EnergyTrace
+        >>> from energyest.plots import plot_trace
+        >>> trace = EnergyTrace.from_epochs([5100, 4020, 4010, 4030, 4020], duration_s=[24] * 5)
+        >>> figure = plot_trace(trace, epochs=10)
+        >>> len(figure.axes)
+        2
     """
     check_trace(trace)
     if not len(trace):

@@ -57,6 +57,11 @@ def read_carbontracker(
 
     Warns:
         UserWarning: an epoch's power was not read ("None"): it is NaN.
+
+    Examples:
+        >>> from energyest.readers import read_carbontracker
+        >>> len(read_carbontracker('carbontracker.log'))
+        3
     """
     log = read_log_text(_log_in(Path(path)))
     epochs = _Epochs(log)

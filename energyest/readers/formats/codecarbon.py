@@ -81,6 +81,11 @@ def read_codecarbon(
     Raises:
         TraceError: the file is no such table; it holds several runs that are not a tracker for
             each epoch; cumulative values that fall; values that are no numbers; with the line.
+
+    Examples:
+        >>> from energyest.readers import read_codecarbon
+        >>> read_codecarbon('emissions.csv')
+        EnergyTrace(3 epochs, 106.4 J, AMD EPYC, ram:0)
     """
     log = read_log_text(path)
     header = split_row(log.lines[0].text)

@@ -62,6 +62,12 @@ def read_dcgm(
     Raises:
         TraceError: the file is no such log, has no column of power (field 155), no times and no
             `interval_s`, or what it holds is doubtful; with the line.
+
+    Examples:
+        >>> from energyest.readers import read_dcgm
+        >>> trace = read_dcgm('dcgm.log', interval_s=1, epoch_end_s=[20, 40, 60])
+        >>> trace.column('energy_J').tolist()
+        [6000.0, 6000.0, 6000.0]
     """
     log = read_log_text(path)
     return trace_of_readings(

@@ -60,6 +60,11 @@ def read_mlflow(
 
     Raises:
         TraceError: there are no such metrics, or of several runs; a line that is none.
+
+    Examples:
+        >>> from energyest.readers import read_mlflow
+        >>> read_mlflow('mlruns', epoch_marks='val_loss').column('energy_J').tolist()
+        [6000.0, 6000.0, 6000.0]
     """
     path = Path(path)
     metrics = _of_files(path, run) if not _is_database(path) else _of_database(path, run)

@@ -51,6 +51,12 @@ def read_mlperf_power(
 
     Raises:
         TraceError: the file is no such log, or a line of it is none; with the line.
+
+    Examples:
+        >>> from energyest.readers import read_mlperf_power
+        >>> trace = read_mlperf_power('spl.txt', epoch_end_s=[20, 40, 60])
+        >>> trace.column('energy_J').tolist()
+        [6000.0, 6000.0, 6000.0]
     """
     log = read_log_text(path)
     is_spl = any(_SPL.match(line.text) for line in log.lines[:50])

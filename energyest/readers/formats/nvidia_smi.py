@@ -88,6 +88,12 @@ def read_nvidia_smi(
 
     Warns:
         UserWarning: readings that failed, gaps, a last line that was cut short, and the like.
+
+    Examples:
+        >>> from energyest.readers import read_nvidia_smi
+        >>> trace = read_nvidia_smi('gpus.csv', epoch_end_s=[26, 46, 66])
+        >>> trace.column('mean_power_W').round().tolist()
+        [251.0, 300.0, 300.0]
     """
     log = read_log_text(path)
     readings = (

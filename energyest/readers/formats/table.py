@@ -80,6 +80,11 @@ def read_table(
     Raises:
         TraceError: a column cannot be told, or not for sure; a unit is not stated; a value is no
             number; with the line.
+
+    Examples:
+        >>> from energyest.readers import read_table
+        >>> read_table('power.csv', epoch_end_s=[20, 40, 60]).column('energy_J').tolist()
+        [6000.0, 6000.0, 6000.0]
     """
     table = read_any_table(Path(path), separator=separator)
     known = _Columns(table, dict(units or {}), decimal)

@@ -59,6 +59,12 @@ def read_tensorboard(
     Raises:
         MissingDependencyError: tensorboard is not installed.
         TraceError: there is no such file, no tag of power or energy, or several.
+
+    Examples:
+        >>> from energyest.readers import read_tensorboard
+        >>> trace = read_tensorboard('events', epoch_marks='val_loss')
+        >>> trace.column('energy_J').tolist()
+        [6000.0, 6000.0, 6000.0]
     """
     path = Path(path)
     scalars = _scalars(path)

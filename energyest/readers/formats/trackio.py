@@ -66,6 +66,11 @@ def read_trackio(
     Raises:
         TraceError: there are no such metrics, or of several runs.
         MissingDependencyError: it is Parquet, and pyarrow is not installed.
+
+    Examples:
+        >>> from energyest.readers import read_trackio
+        >>> read_trackio('project.db', epoch_marks='val_loss').column('energy_J').tolist()
+        [6000.0, 6000.0, 6000.0]
     """
     path = Path(path)
     system, others = _of_database(path) if _is_database(path) else (_of_table(path), [])

@@ -52,6 +52,11 @@ def read_wandb(
     Raises:
         TraceError: the file is no such export, is W&B's own binary record, holds no power or no
             times, or what it holds is doubtful; with the line.
+
+    Examples:
+        >>> from energyest.readers import read_wandb
+        >>> read_wandb('events.csv', epoch_end_s=[20, 40, 60]).column('energy_J').tolist()
+        [6000.0, 6000.0, 6000.0]
     """
     path = Path(path)
     if path.suffix == ".wandb":

@@ -72,6 +72,11 @@ def read_zeus(
     Raises:
         TraceError: the file is no such log; its windows are of several kinds, or overlap; a value
             is no number; with the line.
+
+    Examples:
+        >>> from energyest.readers import read_zeus
+        >>> read_zeus('zeus.csv').column('energy_J').tolist()
+        [6000.0, 6000.0, 6000.0]
     """
     table = read_any_table(Path(path), separator=",")
     if table.names[:3] == _WINDOWS:
