@@ -287,7 +287,7 @@ def test_mistakes_do_not_end_a_training(caplog: pytest.LogCaptureFixture) -> Non
     assert math.isnan(row["energy_J"])
     assert "an epoch that did not begin" in caplog.text
     assert "'energy_J' is measured" in caplog.text
-    assert "'text' is no number" in caplog.text
+    assert "'text' is not a number" in caplog.text
 
 
 @pytest.mark.parametrize(
