@@ -21,12 +21,23 @@ The most used names are here. The rest is in `energyest.estimators`, `.tradeoff`
 """
 
 from pathlib import Path
+from typing import Any
 
 import lazy_loader
 
 # Each name is imported on first use: `import energyest` stays fast and needs no torch or pandas.
-__getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
+_public_name, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
 # Modules and packages beside this file are namespaces: `import *` does not import them.
 _namespaces = {path.stem for path in Path(__file__).parent.iterdir()}
 __all__ = [name for name in _names if name not in _namespaces]
-__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name != "__version__":
+        return _public_name(name)
+    from importlib import metadata  # noqa: PLC0415  (as slow as all else here together)
+
+    try:
+        return metadata.version("energyest")
+    except metadata.PackageNotFoundError:  # its folder is on the path, and was never installed
+        return "0+unknown"

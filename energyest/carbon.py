@@ -80,6 +80,11 @@ def carbon_intensity(country: str) -> CarbonIntensity:
 
     Raises:
         EstimateError: the table has no such country. The message lists the nearest names.
+
+    Examples:
+        >>> from energyest.carbon import carbon_intensity
+        >>> carbon_intensity('DE').country
+        'Germany'
     """
     if not isinstance(country, str):
         raise EstimateError(f"country={country!r} must be the code or the name of a country")
@@ -90,7 +95,13 @@ def carbon_intensity(country: str) -> CarbonIntensity:
 
 
 def known_countries() -> tuple[str, ...]:
-    """The names of all countries in the table, in alphabetical order, "World" among them."""
+    """The names of all countries in the table, in alphabetical order, "World" among them.
+
+    Examples:
+        >>> from energyest.carbon import known_countries
+        >>> len(known_countries())
+        125
+    """
     return tuple(dict.fromkeys(row.country for row in _by_spelling().values()))
 
 
@@ -128,6 +139,13 @@ def co2e_kg(energy_J: Any, intensity_g_per_kWh: Intensity, *, pue: float = 1.0) 
     Raises:
         EstimateError: the country is unknown, the intensity is negative or not finite, the PUE
             is below 1 or not finite, or `energy_J` holds no joules.
+
+    Examples:
+        >>> from energyest.carbon import co2e_kg
+        >>> co2e_kg(3.6e6, 350, pue=1.2)  # a kWh
+        0.42
+        >>> co2e_kg([3.6e6, 7.2e6], 350).tolist()
+        [0.35, 0.7]
     """
     kg_per_J = _g_per_kWh(intensity_g_per_kWh) / 1000 * _checked_pue(pue) / JOULES_PER_KWH
     if energy_J is None:

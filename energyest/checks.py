@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import re
+from importlib.util import find_spec
 from numbers import Integral, Real
 from typing import Any, TypeGuard
 
-from energyest.errors import EnergyestError
+from energyest.errors import EnergyestError, MissingDependencyError
 
 Error = type[EnergyestError]
 # Messages show at most this much of a value.
@@ -99,3 +100,24 @@ def short(value: object) -> str:
 def without_places(text: str) -> str:
     """Replace addresses, paths and possible keys in a text, such as an error of the user's code."""
     return _PLACES.sub("...", text)
+
+
+def check_installed(what: str, *modules: str) -> None:
+    """Refuse what needs a module that is not there, before its import fails.
+
+    Args:
+        what: it, as users know it.
+        modules: by the names that Python imports them by.
+
+    Raises:
+        MissingDependencyError: at least one of them is not installed; says how to install them.
+    """
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        packages = [module.replace("_", "-") for module in missing]
+        names = " and ".join(filter(None, (", ".join(packages[:-1]), packages[-1])))
+        verb = "is" if len(missing) == 1 else "are"
+        raise MissingDependencyError(
+            f"{what} needs {names}, which {verb} not installed: pip install {' '.join(packages)}",
+            name=missing[0],
+        )

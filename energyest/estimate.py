@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from energyest.carbon import Intensity, co2e_kg
-from energyest.display import JOULES_PER_KWH, as_html, format_both, format_duration, format_energy
+from energyest.display import JOULES_PER_KWH, format_both, format_duration, format_energy
 from energyest.errors import EnergyestError
+from energyest.markup import as_html
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,14 @@ class Estimate:
         stable_epoch: first epoch of the level that the estimate projects from; None if there is
             no such level.
         unit: what `epochs` counts.
+
+    Examples:
+        >>> from energyest import Estimate
+        >>> estimate = Estimate(energy_J=7.2e6, lower_J=6.9e6, upper_J=7.6e6, confidence=0.9)
+        >>> estimate.energy_kWh
+        2.0
+        >>> round(estimate.co2e_kg(350), 3)  # at 350 g CO2e per kWh
+        0.7
     """
 
     energy_J: float
@@ -70,6 +83,16 @@ class Estimate:
         """
         return co2e_kg(self.energy_J, intensity_g_per_kWh, pue=pue)
 
+    def plot(self) -> Figure:
+        """A bar of the estimated energy, with its interval; see `energyest.plots.plot_estimate`.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+        """
+        import energyest  # noqa: PLC0415  (pictures are made far above estimates)
+
+        return energyest.plots.plot_estimate(self)
+
     def __str__(self) -> str:
         text = format_both(self.energy_J)
         if self.epochs is not None:
@@ -102,6 +125,14 @@ class NotStableError(EnergyestError):
         estimate: the best estimate from the epochs so far, without a guarantee; None if no epoch
             was measured.
         missing_epochs: the least number of further epochs that have to be measured.
+
+    Examples:
+        >>> from energyest import EnergyTrace, NotStableError, estimate_step
+        >>> try:
+        ...     estimate_step(EnergyTrace.from_epochs([5100, 4020]), epochs=100)
+        ... except NotStableError as error:
+        ...     print(error.missing_epochs)
+        1
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,20 +60,31 @@ def settings(**arguments: Any) -> Settings:
         ConfigurationError: an argument is invalid.
     """
     found = Settings()
+    for _, name, value in _from_outside():
+        found = replace(found, **{name: value})
+    given = {name: value for name, value in arguments.items() if value is not None}
+    return replace(found, **{name: _CHECKS[name](name, given[name]) for name in given})
+
+
+def origins() -> dict[str, str]:
+    """The source of each setting from the environment or a `pyproject.toml`, by name."""
+    return {name: where for where, name, _ in _from_outside()}
+
+
+# ---------------------------------------------------------------------- sources
+
+
+def _from_outside() -> Iterator[tuple[str, str, Any]]:
+    """Source, name and value of each setting; later ones take precedence."""
     for where, values in (_from_file(), _from_environment()):
         for name, value in values.items():
             try:
-                found = replace(found, **{name: _CHECKS[name](name, value)})
+                yield where, name, _CHECKS[name](name, value)
             except KeyError:
                 known = f"the settings are {', '.join(_CHECKS)}"
                 log.warning("energyest: %s: unknown setting %s: %s", where, short(name), known)
             except EnergyestError as error:
                 log.warning("energyest: %s: %s: the setting is ignored", where, error)
-    given = {name: value for name, value in arguments.items() if value is not None}
-    return replace(found, **{name: _CHECKS[name](name, given[name]) for name in given})
-
-
-# ---------------------------------------------------------------------- sources
 
 
 def _from_environment() -> tuple[str, dict[str, Any]]:

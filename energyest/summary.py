@@ -11,8 +11,18 @@ import numpy as np
 from energyest.carbon import CarbonIntensity, Intensity, carbon_intensity, co2e_kg
 from energyest.display import format_both, format_duration, format_energy, format_mass
 from energyest.records.devices import Device, gpus_of
-from energyest.records.meta import read_number, read_object, read_text
+from energyest.records.loading import missing_text
+from energyest.records.meta import (
+    read_list,
+    read_number,
+    read_object,
+    read_objects,
+    read_text,
+)
 from energyest.records.trace import EnergyTrace
+
+# Shorter gaps are not worth a line.
+_GAP_S = 0.1
 
 
 def summary_of(
@@ -43,6 +53,30 @@ def summary_of(
     if folder is not None:
         lines.append(f"trace: {folder}")
     return "\n  ".join(lines)
+
+
+def status_of(trace: EnergyTrace) -> str:
+    """How a run ended, in a few words."""
+    tool = read_text(read_object(trace.meta, "log"), "tool")
+    status = read_text(trace.meta, "status") or (f"from {tool}" if tool else "status unknown")
+    return "running, or killed" if status == "running" else status
+
+
+def notes_of(trace: EnergyTrace) -> Iterator[str]:
+    """What of a trace was not measured, or is remarkable."""
+    if missing_text(trace.meta):
+        yield missing_text(trace.meta)
+    for device in trace.devices:
+        missing_s = read_number(device, "missing_s") or 0.0
+        if missing_s >= _GAP_S:
+            yield f"{device.get('device')} was not measured for {missing_s:.4g} s"
+    yield from map(str, read_list(trace.meta, "notes"))
+    for finding in read_objects(read_object(trace.meta, "budget"), "findings"):
+        yield read_text(finding, "reason") or "a budget was exceeded"
+    cut = read_object(trace.meta, "interrupted_epoch")
+    so_far_J = read_number(cut, "energy_J")
+    if so_far_J is not None:
+        yield f"{trace.unit} {cut.get('epoch')} was under way: {format_energy(so_far_J)} so far"
 
 
 def energy_text(trace: EnergyTrace) -> str:

@@ -85,7 +85,7 @@ def test_each_run_has_the_rows_of_its_own_comparison() -> None:
     for name, trace in list(runs.items())[:2]:
         alone = compare_estimators(trace, len(trace), observed=16)
         mine = comparison.runs[comparison.runs["run"] == name].set_index("method")
-        pd.testing.assert_frame_equal(mine[alone.columns], alone)
+        pd.testing.assert_frame_equal(mine[alone.columns], pd.DataFrame(alone))
         assert set(mine["measured_J"]) == {float(trace.column("energy_J").sum())}
         assert set(mine["model"]) == {trace.meta["model"]["name"]}
         assert set(mine["gpu"]) == {"NVIDIA H100 80GB HBM3"}

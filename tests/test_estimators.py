@@ -578,8 +578,8 @@ def test_text_and_units() -> None:
         "<p>7.2 MJ (2 kWh) for 100 epochs in 1 h 02 min, 90 % interval 7 MJ to 7.4 MJ "
         "[STEP &lt;x&gt;]</p><ul><li>measured so far: 1 MJ</li><li>a &lt; b</li></ul>"
     )
-    assert Estimate(5.0)._repr_html_() == "<p>5 J (1.389e-06 kWh)</p>"
-    assert str(Estimate(5.0)) == "5 J (1.389e-06 kWh)"
+    assert Estimate(5.0)._repr_html_() == "<p>5 J (1.389 mWh)</p>"
+    assert str(Estimate(5.0)) == "5 J (1.389 mWh)"
     with pytest.raises(EstimateError, match="intensity"):
         estimate.co2e_kg(-1)
     with pytest.raises(AttributeError):

@@ -337,7 +337,7 @@ def test_resuming_from_what_has_no_record_or_a_damaged_one(
     state = json.loads(record.read_text())
     damages = (
         (None, "holds no energy record"),
-        ("{", "holds no JSON"),
+        ("{", "holds no readable JSON"),
         (json.dumps(state | {"epoch": -1}), "is not a position"),
         (json.dumps([]), "holds no checkpoint"),
     )

@@ -77,7 +77,7 @@ def test_a_name_for_every_step(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert len(trace.metrics) == 2000
     assert list(trace.column("last")) == [0, 1, 2]
     assert messages(caplog) == [
-        "energyest: 2000 metrics have names by now: further ones are left out"
+        "energyest: 2000 metric names are in use: further ones are left out"
     ]
 
 
@@ -96,7 +96,7 @@ def test_a_value_that_fails_does_not_lose_the_others(
         run.start_epoch()
         run.end_epoch(before=1.0, bad=value, after=2.0)
     assert sorted(run.trace.metrics) == ["after", "before"]
-    assert messages(caplog) == ["energyest: the value of 'bad' is no number and is left out"]
+    assert messages(caplog) == ["energyest: the value of 'bad' is not a number and is left out"]
 
 
 def test_metrics_of_a_trainer(caplog: pytest.LogCaptureFixture) -> None:

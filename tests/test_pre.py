@@ -293,7 +293,7 @@ def test_a_model_that_was_not_fitted_says_so(load: Workload) -> None:
         (lambda c: c.pop("deviations"), "damaged"),
         (lambda c: c.update(deviations=[]), "its deviations are invalid"),
         (lambda c: c.update(deviations=[-1.0]), "its deviations are invalid"),
-        (lambda c: c.update(deviations=[10**400]), "is no number"),
+        (lambda c: c.update(deviations=[10**400]), "is not a finite number"),
         (lambda c: c["corrections"]["step"].update(signal=1e200), "do not fit together"),
         (lambda c: c["step"].pop("start_s"), "not a stored model"),
         (lambda c: c["step"].update(start_s=-1.0), "its parameter start_s is -1.0"),
@@ -312,12 +312,12 @@ def test_damaged_and_newer_files_are_refused(change: object, message: str, tmp_p
 
 def test_no_code_is_run_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_bytes(pickle.dumps({"kind": "energyest PRE model"}))
-    with pytest.raises(EstimateError, match="holds no JSON"):
+    with pytest.raises(EstimateError, match="holds no readable JSON"):
         PreModel.load(tmp_path / "model.json")
     with pytest.raises(FileNotFoundError):
         PreModel.load(tmp_path / "none.json")
     (tmp_path / "model.json").write_text('{"kind": NaN}')
-    with pytest.raises(EstimateError, match="NaN is no number"):
+    with pytest.raises(EstimateError, match="NaN is not a finite number"):
         PreModel.load(tmp_path / "model.json")
 
 

@@ -306,7 +306,7 @@ DAMAGE: dict[str, tuple[Regressor, Damage, str]] = {
     "no settings": (
         "linear",
         lambda d: d.update(settings=[]),
-        "settings must have exactly the parts",
+        "exactly the parts",
     ),
     "setting unknown": ("linear", lambda d: d["settings"].update(a=1), "settings must have"),
     "regressor": ("linear", lambda d: d["settings"].update(regressor="forest"), "'forest' must"),

@@ -44,6 +44,13 @@ def estimate_first_epoch(trace: EnergyTrace, epochs: float, *, observed: int = 1
     Raises:
         NotStableError: fewer than `observed` epochs were measured.
         EstimateError: `epochs` is less than the number measured, or `observed` is less than 1.
+
+    Examples:
+        >>> from energyest import EnergyTrace
+        >>> from energyest.estimators import estimate_first_epoch
+        >>> trace = EnergyTrace.from_epochs([5100, 4020, 4010])
+        >>> estimate_first_epoch(trace, epochs=100).energy_J
+        510000.0
     """
     epochs = check_epochs(trace, epochs)
     observed = check_count(observed, "observed", EstimateError)
@@ -85,6 +92,13 @@ def estimate_mlco2(
 
     Raises:
         EstimateError: the TDP or the duration is neither given nor in the trace.
+
+    Examples:
+        >>> from energyest import EnergyTrace
+        >>> from energyest.estimators import estimate_mlco2
+        >>> trace = EnergyTrace.from_epochs([5100, 4020], duration_s=[30, 24])
+        >>> estimate_mlco2(trace, epochs=100, tdp_W=700).energy_J
+        1890000.0
     """
     total_s, assumption = _duration(trace, epochs, duration_s)
     watts = _tdp_W(trace, tdp_W)
@@ -119,6 +133,14 @@ def estimate_green_algorithms(
 
     Raises:
         EstimateError: a quantity is neither given nor in the trace, or out of its range.
+
+    Examples:
+        >>> from energyest import EnergyTrace
+        >>> from energyest.estimators import estimate_green_algorithms
+        >>> trace = EnergyTrace.from_epochs([5100, 4020], duration_s=[30, 24])
+        >>> estimate = estimate_green_algorithms(trace, 100, tdp_W=700, utilization=0.5, ram_GB=64)
+        >>> round(estimate.energy_J)
+        1009368
     """
     total_s, assumption = _duration(trace, epochs, duration_s)
     watts = _tdp_W(trace, tdp_W)
@@ -163,6 +185,14 @@ def estimate_flops(
 
     Raises:
         EstimateError: a quantity is neither given nor in the trace, or out of its range.
+
+    Examples:
+        >>> from energyest import EnergyTrace
+        >>> from energyest.estimators import estimate_flops
+        >>> trace = EnergyTrace.from_epochs([5100, 4020])
+        >>> estimate = estimate_flops(trace, 100, flops=1e17, peak_flops_per_s=1e15, tdp_W=700)
+        >>> round(estimate.energy_J)
+        212121
     """
     epochs = check_epochs(trace, epochs)
     if flops is None:

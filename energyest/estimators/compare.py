@@ -80,8 +80,19 @@ def compare_estimators(
         EstimateError: more than `epochs` epochs were measured and `observed` does not limit them;
             an argument is invalid; or `measured_duration` is set, but the trace holds no durations
             or `duration_s` is given as well.
+
+    Examples:
+        >>> from energyest import EnergyTrace, compare_estimators
+        >>> trace = EnergyTrace.from_epochs([5100, 4020, 4010, 4030], duration_s=[30, 24, 24, 24])
+        >>> table = compare_estimators(trace, epochs=100)
+        >>> table['energy_J'].dropna().round(-3)
+        method
+        STEP                403000.0
+        STEP, power form    403000.0
+        first epoch         510000.0
+        Name: energy_J, dtype: float64
     """
-    import pandas as pd  # noqa: PLC0415  (keeps `import energyest` fast)
+    from energyest.frames import ResultTable  # noqa: PLC0415  (brings pandas)
 
     # An invalid argument is an error, not a note in each row.
     check_trace(trace)
@@ -119,7 +130,7 @@ def compare_estimators(
         machine={"utilization": utilization, "ram_GB": ram_GB},
     )
     rows = {name: _row(method) for name, method in methods.items()}
-    table: pd.DataFrame = pd.DataFrame.from_dict(rows, orient="index")
+    table: pd.DataFrame = ResultTable.from_dict(rows, orient="index")
     table.index.name = "method"
     measured_J = measured_sum(trace, epochs, "energy_J")
     if math.isfinite(measured_J):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from energyest.checks import check_confidence, check_count, check_positive, posi
 from energyest.display import format_energy
 from energyest.errors import EstimateError
 from energyest.estimators.compare import PAPER_EPOCHS, Planned, compare_estimators, measured_sum
+from energyest.markup import joined, of_frame, paragraph
 from energyest.records.run_labels import gpu_names, model_name
 from energyest.records.trace import EnergyTrace
 
@@ -67,6 +67,23 @@ def score_estimators(
         EstimateError: there is no run; an argument is invalid; two runs have the same name; or a
             run cannot be scored, because its energy (or duration) was not measured in all `epochs`
             or because no epoch is left after the `observed` ones. The message names the runs.
+
+    Examples:
+        >>> from energyest import EnergyTrace
+        >>> from energyest.estimators import score_estimators
+        >>> runs = [EnergyTrace.from_epochs([5100] + [J] * 19) for J in (4020, 4030, 4050)]
+        >>> score_estimators(runs, observed=5).summary['runs']
+        method
+        STEP                                3
+        STEP, power form                    0
+        STEP, paper (start 10, window 5)    0
+        STEP, paper, power form             0
+        PRE                                 0
+        first epoch                         3
+        Green Algorithms                    0
+        MLCO2                               0
+        FLOPs                               0
+        Name: runs, dtype: int64
     """
     import pandas as pd  # noqa: PLC0415  (keeps `import energyest` fast)
 
@@ -190,12 +207,7 @@ class EstimatorScores:
 
     def _repr_html_(self) -> str:
         parts = self._parts()
-        return "".join(
-            f"<p style='white-space:pre-line'>{html.escape(p)}</p>"
-            if isinstance(p, str)
-            else p.to_html()
-            for p in parts
-        )
+        return str(joined(paragraph(p) if isinstance(p, str) else of_frame(p) for p in parts))
 
     def _parts(self) -> list[str | pd.DataFrame]:
         """The summary and, if methods answered different runs, the summary of the shared runs."""

@@ -29,6 +29,12 @@ class Gpu:
 
     Raises:
         EstimateError: a number is 0 or less, or infinite.
+
+    Examples:
+        >>> from energyest.gpus import find_gpu
+        >>> gpu = find_gpu('H100')
+        >>> gpu.name, gpu.memory_bytes
+        ('H100 80GB HBM3', 85899345920.0)
     """
 
     name: str

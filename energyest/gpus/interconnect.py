@@ -29,6 +29,11 @@ def link_bytes_per_s(gpu: Gpu) -> float:
 
     The NVLinks of the boards that servers connect all to all; of others, the PCI Express slot, also
     where a bridge may join two of them. What a training reaches is less.
+
+    Examples:
+        >>> from energyest.gpus import find_gpu, link_bytes_per_s
+        >>> link_bytes_per_s(find_gpu('H100')) > link_bytes_per_s(find_gpu('L4'))
+        True
     """
     for pattern, rate in _NVLINK:
         if re.search(pattern, gpu.name):

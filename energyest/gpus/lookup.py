@@ -23,6 +23,11 @@ def resolve_gpu(gpu: str | Gpu) -> Gpu:
         EstimateError: a GPU of that name is neither in the table nor in this machine; the message
             names the nearest names. Or several GPUs are named ("8x A100", ["A100", "A100"]); the
             message says what to give instead.
+
+    Examples:
+        >>> from energyest.gpus import resolve_gpu
+        >>> resolve_gpu('RTX 3090').name
+        'GeForce RTX 3090'
     """
     if isinstance(gpu, Gpu):
         return gpu

@@ -21,6 +21,11 @@ def supports(gpu: Gpu, precision: str) -> bool:
 
     Raises:
         EstimateError: no such precision.
+
+    Examples:
+        >>> from energyest.gpus import find_gpu, supports
+        >>> supports(find_gpu('H100'), 'bf16'), supports(find_gpu('V100'), 'bf16')
+        (True, False)
     """
     if precision not in PRECISIONS:
         raise EstimateError(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}")
@@ -39,6 +44,11 @@ def check_precision(gpu: Gpu, precision: str) -> str:
 
     Raises:
         EstimateError: the GPU lacks bf16 or fp16, or there is no such precision.
+
+    Examples:
+        >>> from energyest.gpus import check_precision, find_gpu
+        >>> check_precision(find_gpu('H100'), 'bf16')
+        'bf16'
     """
     if supports(gpu, precision):
         return precision
@@ -57,6 +67,11 @@ def peak_flops_per_s(gpu: Gpu, precision: str) -> float:
 
     Raises:
         EstimateError: as `check_precision`, or the peak is not known.
+
+    Examples:
+        >>> from energyest.gpus import find_gpu, peak_flops_per_s
+        >>> f"{peak_flops_per_s(find_gpu('A100'), 'bf16'):.0f}"
+        '312000000000000'
     """
     used = check_precision(gpu, precision)
     peak = gpu.peak_flops_per_s.get(used, math.nan)

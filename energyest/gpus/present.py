@@ -73,6 +73,11 @@ def gpus_present() -> list[Gpu]:
     One that the table holds comes from there: data sheets state what NVML does not, and sustained
     clocks instead of highest ones. A GPU in MIG mode counts as a whole. A GPU that does not even
     tell its name is left out.
+
+    Examples:
+        >>> from energyest.gpus import Gpu, gpus_present
+        >>> all(isinstance(gpu, Gpu) for gpu in gpus_present())
+        True
     """
     try:
         return soon(_all_present)
@@ -102,6 +107,12 @@ def gpu_of(handle: Any) -> Gpu:
 
     Raises:
         EstimateError: the GPU does not tell its name.
+
+    Examples:
+        >>> import pynvml
+        >>> from energyest.gpus import gpu_of
+        >>> pynvml.nvmlInit()  # doctest: +SKIP
+        >>> gpu_of(pynvml.nvmlDeviceGetHandleByIndex(0))  # doctest: +SKIP
     """
 
     def ask(function: str, *arguments: Any) -> Any:

@@ -46,12 +46,25 @@ def find_gpu(name: str) -> Gpu | None:
 
     Brand names, case, spaces and dashes do not count, and the memory's size may follow the name
     ("RTX 3090 24GB"). Everything else does: a MIG slice or a laptop's GPU is another GPU.
+
+    Examples:
+        >>> from energyest.gpus import find_gpu
+        >>> find_gpu('NVIDIA A100-SXM4-80GB').name
+        'A100-SXM4-80GB'
+        >>> find_gpu('a GPU that nobody has made') is None
+        True
     """
     return spellings().get(spelling(name))
 
 
 def known_gpus() -> tuple[Gpu, ...]:
-    """All GPUs of the table, oldest generation first."""
+    """All GPUs of the table, oldest generation first.
+
+    Examples:
+        >>> from energyest.gpus import known_gpus
+        >>> 'H200' in [gpu.name for gpu in known_gpus()]
+        True
+    """
     return tuple(gpu for gpu, _ in _rows())
 
 

@@ -86,13 +86,13 @@ class EnergyCallback(Monitor, TrainerCallback):
         batch_size: a function that returns the number of samples in a batch, if the structure of
             the batch does not show it: `lambda batch: len(batch["lengths"])`.
         budget_kWh, budget_kg, budget_hours: how much energy the training may use, how much CO2e it
-            may emit and how long it may take; see docs/measuring.md. With several processes, pass
-            the same values on every rank.
+            may emit and how long it may take; see docs/how_to/stop_at_a_budget.md. With several
+            processes, pass the same values on every rank.
         on_exceed: "warn" when a budget is exceeded or will be, or "stop" to end the training then,
             by setting `should_training_stop`, with a checkpoint.
         carbon_intensity: carbon intensity of the electricity, also for the model card: a country,
             such as "DE", or a number in g CO2e per kWh; by default the setting, see
-            docs/measuring.md. Without either, the model card uses the world mean.
+            docs/reference/settings.md. Without either, the model card uses the world mean.
         pue: power usage effectiveness of the data centre, for CO2e only; by default the setting,
             or 1.
         quiet: omit the summary at the end; by default the setting, or False.
@@ -101,6 +101,16 @@ class EnergyCallback(Monitor, TrainerCallback):
         ConfigurationError: an argument is invalid. Nothing is raised once training has started.
         EstimateError: the country is unknown, or the intensity is negative or not finite.
         ImportError: transformers is not installed.
+
+    Examples:
+        >>> from transformers import Trainer, TrainingArguments
+        >>> from energyest import EnergyCallback
+        >>> callback = EnergyCallback(quiet=True)
+        >>> args = TrainingArguments('out', num_train_epochs=2, disable_tqdm=True, report_to=[])
+        >>> result = Trainer(text_model, args, train_dataset=texts, callbacks=[callback]).train()
+        {'energy/epoch_J': ...}
+        >>> len(callback.trace)
+        2
     """
 
     _name = "EnergyCallback"

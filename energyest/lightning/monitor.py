@@ -79,12 +79,12 @@ class EnergyMonitor(Monitor, Callback):
         batch_size: a function that returns the number of samples in a batch, if the structure of
             the batch does not show it: `lambda batch: len(batch["lengths"])`.
         budget_kWh, budget_kg, budget_hours: how much energy the training may use, how much CO2e it
-            may emit and how long it may take; see docs/measuring.md. With several processes, pass
-            the same values on every rank.
+            may emit and how long it may take; see docs/how_to/stop_at_a_budget.md. With several
+            processes, pass the same values on every rank.
         on_exceed: "warn" when a budget is exceeded or will be, or "stop" to end the training then,
             by setting `trainer.should_stop`, with a checkpoint if the Trainer saves any.
         carbon_intensity: carbon intensity of the electricity: a country, such as "DE", or a number
-            in g CO2e per kWh; by default the setting, see docs/measuring.md.
+            in g CO2e per kWh; by default the setting, see docs/reference/settings.md.
         pue: power usage effectiveness of the data centre, for CO2e only; by default the setting,
             or 1.
         quiet: omit the summary at the end; by default the setting, or False.
@@ -92,6 +92,15 @@ class EnergyMonitor(Monitor, Callback):
     Raises:
         ConfigurationError: an argument is invalid. Nothing is raised once training has started.
         EstimateError: the country is unknown, or the intensity is negative or not finite.
+
+    Examples:
+        >>> import pytorch_lightning as pl
+        >>> from energyest import EnergyMonitor
+        >>> monitor = EnergyMonitor(quiet=True)
+        >>> quiet = {'enable_progress_bar': False, 'enable_model_summary': False}
+        >>> pl.Trainer(max_epochs=3, callbacks=[monitor], **quiet).fit(model, datamodule)
+        >>> len(monitor.trace)
+        3
     """
 
     _name = "EnergyMonitor"

@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from energyest.checks import check_installed
 from energyest.records.probe import HostProbe, Probe
 from energyest.records.workload import Operation, Workload
 
@@ -32,4 +33,5 @@ _MODULES = {
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    check_installed(name, "torch", "fvcore")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -61,6 +61,13 @@ def describe_workload(
         WorkloadError: the model cannot be walked through, with the reasons; it is sharded; a loop
             ends when a value says so; the batch shows no size; the precision or optimizer is
             unknown.
+
+    Examples:
+        >>> import torch
+        >>> from energyest import describe_workload
+        >>> workload = describe_workload(torch.nn.Linear(8, 4), torch.randn(16, 8))
+        >>> workload.batch_size, workload.forward_flops_per_sample
+        (16, 64.0)
     """
     check_precision_name(precision)
     optimizer = check_optimizer_name(optimizer)

@@ -6,7 +6,6 @@ runs.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import os
@@ -18,13 +17,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from energyest.errors import ConfigurationError
 from energyest.program.child import Child, end_as, hold_signals
 from energyest.program.epoch_patterns import (
     BUILT_IN,
+    Edge,
     EpochPattern,
     EpochReader,
     LineReader,
@@ -33,6 +34,7 @@ from energyest.program.epoch_patterns import (
 from energyest.program.output import Tap, make_taps
 
 if TYPE_CHECKING:
+    from energyest.measure.sensors import Kind
     from energyest.program.program_run import ProgramRun
     from energyest.tracking.session import Session
 
@@ -48,32 +50,34 @@ _MOST_PIECES = 1000
 _LAST_LINES_S = 5.0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `energyest run`."""
-    parser.add_argument("--folder", default="energy", help="where the trace goes; default: energy")
-    parser.add_argument("--epochs", type=int, help="epochs planned, if the output does not tell")
-    parser.add_argument(
-        "--epoch-pattern",
-        metavar="REGEX",
-        help="regular expression of a line that names an epoch, with a group (?P<epoch>...) and, "
-        "if you like, (?P<epochs>...), how many there will be",
-    )
-    parser.add_argument(
-        "--epoch-edge",
-        choices=("begins", "ends"),
-        default="ends",
-        help="what happens to an epoch where --epoch-pattern first meets its number; default: ends",
-    )
-    parser.add_argument("--gpus", help="GPUs to measure, as 0,1; by default those that CUDA shows")
-    parser.add_argument("--components", default="gpu,cpu,ram", help="default: gpu,cpu,ram")
-    parser.add_argument("--verbose", action="store_true", help="say each epoch and its projection")
-    parser.add_argument("--quiet", action="store_true", help="no summary at the end")
-    parser.add_argument(
-        "program", nargs=argparse.REMAINDER, help="-- the program and its arguments"
-    )
+@dataclass(frozen=True)
+class RunOptions:
+    """How a program is to be run and measured.
+
+    Attributes:
+        program: the program and its arguments.
+        folder: where the trace goes.
+        epochs: epochs planned, if the output does not tell.
+        epoch_pattern: regular expression of a line that names an epoch; see `users_pattern`.
+        epoch_edge: what happens to an epoch where `epoch_pattern` first meets its number.
+        gpus: GPUs to measure, as "0,1"; None for those that CUDA shows.
+        components: kinds of devices to measure, as "gpu,cpu,ram".
+        verbose: whether each epoch and its projection is said.
+        quiet: whether the summary at the end is left out.
+    """
+
+    program: tuple[str, ...]
+    folder: str = "energy"
+    epochs: int | None = None
+    epoch_pattern: str | None = None
+    epoch_edge: Edge = "ends"
+    gpus: str | None = None
+    components: str = "gpu,cpu,ram"
+    verbose: bool = False
+    quiet: bool = False
 
 
-def run_program(options: argparse.Namespace) -> int:
+def run_program(options: RunOptions) -> int:
     """Run a program under measurement.
 
     Returns:
@@ -82,7 +86,7 @@ def run_program(options: argparse.Namespace) -> int:
     Raises:
         ConfigurationError: an option is out of its range; nothing has run then.
     """
-    command: list[str] = options.program[options.program[:1] == ["--"] :]
+    command = list(options.program)
     if not command:
         raise ConfigurationError("energyest run needs a program: energyest run -- python train.py")
     if options.epochs is not None and options.epochs < 1:
@@ -123,7 +127,7 @@ def _say(text: str) -> None:
 class _Measured:
     """One program under measurement."""
 
-    def __init__(self, options: argparse.Namespace, epochs: EpochReader) -> None:
+    def __init__(self, options: RunOptions, epochs: EpochReader) -> None:
         self._options = options
         self._epochs = epochs
         self._run: ProgramRun | None = None
@@ -158,7 +162,8 @@ class _Measured:
         from energyest.tracking.track import find_sensors  # noqa: PLC0415
 
         options = self._options
-        components = options.components.split(",")
+        # What is no kind is refused in the next line.
+        components = cast("list[Kind]", options.components.split(","))
         check_settings(0.9, 0.1, components, None)
         gpus = [int(g) if g.isdigit() else g for g in (options.gpus or "").split(",") if g]
         session = Session(

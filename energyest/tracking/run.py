@@ -11,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from energyest.checks import check_count, short
+from energyest.checks import check_count, check_installed, short
 from energyest.errors import ConfigurationError
 from energyest.estimate import Estimate
+from energyest.markup import as_html
 from energyest.measure.checkpoint import RunCheckpoint
 from energyest.records.trace import EnergyTrace
 from energyest.settings import Settings
@@ -256,6 +257,7 @@ class Run:
             model: the model; it is not changed.
             batch: a training batch, or the input of the model's `forward`.
         """
+        check_installed("count_flops", "torch", "fvcore")
         # Imported here because torch is slow to import and not every loop needs it.
         from energyest.profiling.describe import count_flops  # noqa: PLC0415
 
@@ -294,6 +296,12 @@ class Run:
         self._session.continue_from(earlier)
         self._earlier = earlier
 
+    def _repr_html_(self) -> str:
+        if "_session" not in self.__dict__:  # to look at it should not begin to measure
+            return as_html("A run that has not started: use it in a with, or call start()")
+        both = (self.trace, self.projection)
+        return "".join(one._repr_html_() for one in both if one is not None)
+
     # ------------------------------------------------------------------ results
 
     @property
@@ -322,10 +330,7 @@ class Run:
 
     @property
     def planned_epochs(self) -> float | None:
-        """Number of epochs (or intervals) planned for the whole run; None if unknown. Can be set.
-
-        It has a fraction if the run ends within an epoch.
-        """
+        """Planned epochs (or intervals) of the whole run, or None. Can be set, with a fraction."""
         return self._session.length.rows
 
     @planned_epochs.setter

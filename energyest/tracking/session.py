@@ -52,8 +52,7 @@ class Session:
         folder: where to write the trace; None to keep it in memory.
         interval_s: sampling interval in seconds.
         confidence: coverage probability of the interval of the projection.
-        batch_size: returns the number of samples in a batch; by default, the structure of the
-            batch shows it.
+        batch_size: returns the samples in a batch; by default, its structure shows them.
         meta: facts for the trace's meta.
     """
 

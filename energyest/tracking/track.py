@@ -77,13 +77,13 @@ def track(
         confidence: coverage probability of the interval of `run.projection`.
         batch_size: a function that returns the number of samples in a batch, for
             `run.count_flops`; needed where the structure of the batch does not show it.
-        budget_kWh: energy that the run may use; see docs/measuring.md.
+        budget_kWh: energy that the run may use; see docs/how_to/stop_at_a_budget.md.
         budget_kg: CO2e that the run may emit, in kg; requires a carbon intensity.
         budget_hours: how long the run may take.
         on_exceed: "warn" when a budget is exceeded or will be, or "stop" to end `run.epochs` after
             the epoch and `run.steps` after the step. In a loop of your own, check `run.exceeded`.
         carbon_intensity: carbon intensity of the electricity: a country, such as "DE", or a number
-            in g CO2e per kWh; by default the setting, see docs/measuring.md.
+            in g CO2e per kWh; by default the setting, see docs/reference/settings.md.
         pue: power usage effectiveness of the data centre, for CO2e only; by default the setting,
             or 1.
         quiet: omit the summary at the end; by default the setting, or False.
@@ -91,6 +91,14 @@ def track(
     Raises:
         ConfigurationError: an argument is invalid. Nothing is raised once the run has started.
         EstimateError: the country is unknown, or the intensity is negative or not finite.
+
+    Examples:
+        >>> from energyest import track
+        >>> with track('runs/energy', quiet=True) as run:
+        ...     for epoch in run.epochs(3):
+        ...         run.log(val_acc=0.9)
+        >>> len(run.trace)
+        3
     """
     if epochs is not None:
         check_count(epochs, "epochs", ConfigurationError)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from energyest.display import as_html, as_text, format_duration, format_energy
+from energyest.display import as_text, format_duration, format_energy
 from energyest.errors import RunsError
 from energyest.estimators.pre.estimate import GPU_ALONE
+from energyest.markup import as_html
 from energyest.tradeoff.metrics import Mode
 from energyest.tradeoff.pareto import cheapest_within
 

@@ -64,38 +64,33 @@ def advise(
 ) -> Advice:
     """Estimate the cost of every model on every GPU, and find the pairs that no other pair beats.
 
-    The figures of each pair come from `estimate_pre`: the energy of the GPU alone, without
-    processors, memory and cooling. They do not include that a slower GPU keeps the rest of its
-    machine busy for longer.
+    The figures come from `estimate_pre`: the energy of the GPU alone, without processors, memory
+    and cooling, although a slower GPU keeps these busy for longer.
 
     A pair is on the front if no other pair is expected to be at least as good in energy, time and
     quality and better in one of them. Because estimates have errors, `may_be_on_front` also marks
-    pairs that may belong there: those for which no other pair is lower in energy *and* in time by
-    more than the root of the sum of the squares of both half-widths, in logarithms. This assumes
-    that the errors of two pairs are independent. That holds for two models on one GPU (ratios
-    deviated 0.96 times as much as independent ones in `benchmarks/data/sweep.jsonl.gz`). For one
-    model on two GPUs, errors are partly shared (0.65 times in zeus_nsdi23), so that the rule is
-    wider than necessary.
+    pairs for which no other is lower in energy *and* in time by more than the root of the sum of
+    the squares of both half-widths, in logarithms. This assumes that the errors of two pairs are
+    independent. That holds for two models on one GPU (ratios deviated 0.96 times as much as
+    independent ones in `benchmarks/data/sweep.jsonl.gz`); for one model on two GPUs, errors are
+    partly shared (0.65 times in zeus_nsdi23), so that the rule is wider than necessary.
 
-    For models on a measured GPU, this choice is far better than one by FLOPs or parameters: it
-    found the cheapest of six unseen networks in 83 to 90 % of menus, against 33 to 52 %. For GPUs
-    that were not measured, it is not: of two out of V100, P100 and RTX 6000, it chose the cheaper
-    one in 71 % of cases, while the lower TDP alone did in 83 %
-    (`benchmarks/evidence/advise_accuracy.py`). Use probes for such GPUs.
+    On a measured GPU, it chose the cheapest of six unseen networks in 83 to 90 % of menus (by FLOPs
+    or parameters: 33 to 52 %). Of two unmeasured GPUs among V100, P100 and RTX 6000, it chose the
+    cheaper one in 71 % of cases (by the lower TDP: 83 %); use probes for such GPUs
+    (`benchmarks/evidence/advise_accuracy.py`).
 
     Args:
-        models: workloads from `describe_workload`, by name; or one workload or a list of them,
-            named after their models. One model may occur with several batch sizes or precisions if
-            each has a name of its own.
+        models: workloads from `describe_workload` by name; or one or a list, named after their
+            models. A model may occur with several batch sizes or precisions under separate names.
         gpus: names ("H100", "RTX 3090") or `Gpu` objects, one or several.
         epochs: number of epochs, above 0: one number for all, or one for each name in `models`.
         train_samples: training samples per epoch.
         validation_samples: validation samples per epoch.
         quality: name -> expected quality, such as an accuracy; it is assumed to be exact.
         mode: "max" if higher quality is better, "min" if lower is.
-        probes: results of `profiling.probe`, or traces of a few epochs on one GPU. A probed pair is
-            estimated from its probe; the same model on other GPUs, from the probe on the most
-            similar GPU, which need not be one of `gpus`.
+        probes: from `profiling.probe`, or traces of a few epochs on one GPU. They apply to a pair
+            itself, or to its model on the most similar GPU, which need not be one of `gpus`.
         model: a `PreModel` of your own; by default the one that comes with the package.
         confidence: probability used for the intervals and for `may_be_on_front`.
 
@@ -108,6 +103,12 @@ def advise(
             lists the nearest names) or lacks data; the names in `epochs` or `quality` differ from
             those in `models`; an argument is invalid; a probe belongs to no pair; or
             `estimate_pre` raises an `EstimateError`.
+
+    Examples:
+        >>> from energyest.tradeoff import advise
+        >>> advice = advise({'small': workload}, ['H100', 'L4'], epochs=9, train_samples=50_000)
+        >>> len(advice.table)
+        2
     """
     workloads, boards = _named(models), _boards(gpus)
     names = list(workloads)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from energyest.checks import is_number, number_or_nan
+from energyest.display import as_csv
 from energyest.errors import RunsError
 from energyest.estimators.baselines import mean_utilization
 from energyest.records.devices import accelerators_of
@@ -30,8 +31,6 @@ COLUMNS = (
     *("status", "started"),
 )
 _HEADER = ",".join(COLUMNS).encode()
-# First characters of cells that a spreadsheet would evaluate.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def collect_runs(
@@ -75,6 +74,13 @@ def collect_runs(
     Warns:
         UserWarning: a trace was left out because it cannot be read, is unfinished or is a copy; or
             models of different sizes have the same name, so that `model` is needed.
+
+    Examples:
+        >>> from energyest.tradeoff import collect_runs
+        >>> runs = collect_runs('lightning_logs/resnet18-h200-0', model='architecture')
+        >>> runs[['model', 'gpu', 'epochs']]
+              model          gpu  epochs
+        0  resnet18  NVIDIA H200      12
     """
     check_mode(mode)
     for argument, value in (("model", model), ("monitor", monitor)):
@@ -111,7 +117,7 @@ def save_runs(table: pd.DataFrame, path: str) -> None:
         FileExistsError: the path is another file.
         OSError: the file cannot be written.
     """
-    text = table.rename(columns=_cell).map(_cell).to_csv(index=False)
+    text = as_csv(table)
     target = Path(path)
     # A pipe, as in `--csv >(gzip > runs.gz)`, or the terminal cannot be replaced: write into it.
     if target.is_relative_to("/dev") or target.is_fifo():
@@ -253,7 +259,3 @@ def _is_ours(file: Path) -> bool:
         return False
     with open(file, "rb") as opened:
         return opened.read(len(_HEADER)) in (_HEADER, b"")
-
-
-def _cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

@@ -14,8 +14,9 @@ from statsmodels.stats.oneway import anova_oneway
 
 from energyest.arrays import FloatArray
 from energyest.checks import check_confidence
-from energyest.display import as_html, as_text
+from energyest.display import as_text
 from energyest.errors import MissingDependencyError, RunsError
+from energyest.markup import as_html
 from energyest.tradeoff.effect_sizes import (
     cliffs_delta,
     cliffs_magnitude,
@@ -126,6 +127,13 @@ def compare_groups(
             same value; a column is missing or does not hold numbers; a value is unknown; or the
             confidence does not lie between 0 and 1.
         MissingDependencyError: Dunn's test needs scikit-posthocs, which is not installed.
+
+    Examples:
+        `runs` is a table from `collect_runs`: six networks, on two GPUs, six times each.
+
+        >>> from energyest.tradeoff import compare_groups
+        >>> compare_groups(runs, 'energy_J', by='gpu').magnitude
+        'negligible'
     """
     names = as_names(by)
     table = check_runs(runs, as_names([*names, value], "by and value"))

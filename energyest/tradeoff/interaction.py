@@ -14,8 +14,9 @@ from scipy import stats
 
 from energyest.arrays import FloatArray
 from energyest.checks import check_confidence
-from energyest.display import as_html, as_text
+from energyest.display import as_text
 from energyest.errors import RunsError
+from energyest.markup import as_html
 from energyest.tradeoff.anova import (
     RESIDUAL,
     Levels,
@@ -124,6 +125,17 @@ def interaction(
             is the same in all runs of each pair; a column is missing or does not hold numbers; a
             value is unknown, or not above 0 although its logarithm is taken; or the confidence does
             not lie between 0 and 1.
+
+    Examples:
+        `runs` is a table from `collect_runs`: six networks, on two GPUs, six times each.
+
+        >>> from energyest.tradeoff import interaction
+        >>> interaction(runs, 'energy_J').effects['share'].round(2)
+        model        0.99
+        gpu          0.00
+        model:gpu    0.00
+        residual     0.00
+        Name: share, dtype: float64
     """
     names = as_names(factors, "factors")
     if len(names) != 2:

@@ -14,9 +14,10 @@ from scipy import stats
 
 from energyest.arrays import FloatArray
 from energyest.checks import check_confidence
-from energyest.display import as_html, as_text
+from energyest.display import as_text
 from energyest.errors import RunsError
 from energyest.gpus import find_gpu
+from energyest.markup import as_html
 from energyest.tradeoff.crossing import gpu_crossing
 from energyest.tradeoff.resample import choices_of
 from energyest.tradeoff.table import (
@@ -127,6 +128,14 @@ def match_gpu(
         RunsError: there are fewer than two GPUs; a column is missing, or does not hold positive
             numbers in one unit; a value is unknown; a model has several complexities; or the
             confidence does not lie between 0 and 1.
+
+    Examples:
+        `runs` is a table from `collect_runs`: six networks, on two GPUs, six times each.
+
+        >>> from energyest.tradeoff import match_gpu
+        >>> match_gpu(runs).crossings[['smaller', 'larger', 'models']]
+                         smaller       larger  models
+        0  NVIDIA H100 80GB HBM3  NVIDIA H200       6
     """
     confidence = check_confidence(confidence, RunsError)
     models = as_names(model, "model")

@@ -62,6 +62,14 @@ def pareto_front(
         RunsError: a column is missing or does not hold numbers in one unit; a cost or quality of a
             run is unknown; neither `mode` nor the name of the quality shows whether higher is
             better; or an argument is invalid.
+
+    Examples:
+        `runs` is a table from `collect_runs`: six networks, on two GPUs, six times each.
+
+        >>> from energyest.tradeoff import pareto_front
+        >>> front = pareto_front(runs, cost='energy_J', quality='val_acc', by=['model', 'gpu'])
+        >>> front['model'].tolist()
+        ['small_cnn', 'small_cnn', 'resnet18']
     """
     costs = as_names(cost, "cost")
     check_count(seed, "seed", RunsError, least=0)
@@ -108,6 +116,13 @@ def cheapest_within(
     Raises:
         RunsError: as `pareto_front`; or `within` is negative, or at least 1 although all qualities
             are shares.
+
+    Examples:
+        `runs` is a table from `collect_runs`: six networks, on two GPUs, six times each.
+
+        >>> from energyest.tradeoff import cheapest_within
+        >>> cheapest_within(runs, 0.02, by='model')['model'].tolist()
+        ['resnet18']
     """
     costs = as_names(cost, "cost")
     table, values = _checked(runs, costs, quality, by, mode, ("behind",))

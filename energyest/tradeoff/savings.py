@@ -10,6 +10,7 @@ import pandas as pd
 from energyest.arrays import FloatArray
 from energyest.checks import check_confidence, check_count
 from energyest.errors import RunsError
+from energyest.frames import ResultTable
 from energyest.tradeoff.resample import choices_of, interval
 from energyest.tradeoff.table import (
     CHOICE,
@@ -61,6 +62,16 @@ def savings(
         RunsError: there is only one choice; a column is missing or does not hold numbers in one
             unit; a value is unknown; the confidence does not lie between 0 and 1; or the seed is
             not a whole number of 0 or more.
+
+    Examples:
+        `runs` is a table from `collect_runs`: six networks, on two GPUs, six times each.
+
+        >>> from energyest.tradeoff import savings
+        >>> table = savings(runs, by='model')
+        >>> table[['saving', 'saving_lower', 'saving_upper']].round(2).head(2)
+           saving  saving_lower  saving_upper
+        0    0.91          0.91          0.92
+        1    0.89          0.89          0.90
     """
     names = as_names(by)
     qualities = [] if quality is None else [quality]
@@ -94,8 +105,8 @@ def savings(
         found[f"{name}_lower"], found[f"{name}_upper"] = np.transpose(ends)
     found["from_runs"] = choices.counts[expensive]
     found["to_runs"] = choices.counts[cheap]
-    in_order: pd.DataFrame = found.sort_values(
-        "saving", ascending=False, kind="stable", ignore_index=True
+    in_order: pd.DataFrame = ResultTable(
+        found.sort_values("saving", ascending=False, kind="stable", ignore_index=True)
     )
     return in_order
 

@@ -2,7 +2,7 @@
 
 A `Case` provokes one fault, in a process of its own, and returns what came of it; what has to come
 of it is said in its checks. `tests/test_faults.py` runs all cases, and `python -m tests.faults`
-makes docs/reliability.md from them.
+makes docs/explanation/reliability.md from them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Makes docs/reliability.md: `python -m tests.faults > docs/reliability.md`.
+"""Makes `docs/explanation/reliability.md`: `python -m tests.faults`, its output into the file.
 
 Exits with 1 if a case does not do what it has to. Names of cases as arguments run these alone.
 """
@@ -22,17 +22,19 @@ HEAD = f"""# Faults
 
 {{made}}
 
-What goes wrong beside a training, what the training does, and what its trace says. This page is
-made by `python -m tests.faults > docs/reliability.md`, which provokes every fault, with a simulated
-NVML library in the place of the driver, and measures what comes of it; the test-suite does the same
-(`tests/test_faults.py`) and fails where an outcome is another. In the last column, *error* is that
-of the run's energy against what the simulated GPUs have really drawn, *missing* what the trace says
-was not measured, *longest call* what the monitor held the training up for, and *lost* what the
-trace of a run that was cut off knows nothing of. Readings that fail or are wrong go by a simulated
-clock here, on which no call takes long; by the real one, they are in `tests/long`.
+What can go wrong beside a training, what the training does then, and what its trace says. `python
+-m tests.faults > docs/explanation/reliability.md` makes this page: it provokes every fault, with
+a simulated NVML library in place of the driver, and measures the result. The test-suite does the
+same (`tests/test_faults.py`), and fails if an outcome differs. In the last column, *error* is the
+error of the run's energy against what the simulated GPUs have really drawn, *missing* what the
+trace says was not measured, *longest call* how long the monitor delayed the training at most, and
+*lost* the time at the end of a run that its trace knows nothing of. Readings that fail or are
+wrong use a simulated clock here, on which no call takes long; `tests/long` repeats them in real
+time.
 
-In all of them the training goes on, or ends with its own exit status. *Is not held up* means that
-no call of the monitor at the start or end of an epoch takes longer than {LONGEST_CALL_S:g} s.
+In all cases, the training continues, or ends with its own exit status. *Is not held up* means
+that no call of the monitor at the start or end of an epoch takes longer than {LONGEST_CALL_S:g}
+s.
 """
 
 

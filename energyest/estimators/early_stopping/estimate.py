@@ -68,6 +68,15 @@ def estimate_early_stop(
             which case the error holds the best estimate so far.
         EstimateError: no metric is watched, the metric is not in the trace, an argument is invalid,
             or the training has no planned end and is not likely to stop.
+
+    Examples:
+        >>> from energyest import EnergyTrace
+        >>> from energyest.estimators import estimate_early_stop
+        >>> losses = [1.0, 0.7, 0.55, 0.48, 0.45, 0.44, 0.436, 0.435]
+        >>> trace = EnergyTrace.from_epochs([4000] * 8, val_loss=losses)
+        >>> estimate = estimate_early_stop(trace, epochs=100, monitor='val_loss', patience=3)
+        >>> estimate.epochs < 100
+        True
     """
     check_trace(trace)
     confidence = check_confidence(confidence, EstimateError)

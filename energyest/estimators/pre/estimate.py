@@ -55,7 +55,7 @@ def estimate_pre(
 
     The time of a step is computed from the workload's operations and the GPU's data sheet, and its
     power from how far the step uses the GPU's peak rates. Both are corrected by measurements on
-    other models and GPUs (see docs/before_training.md). The estimate covers only the GPUs.
+    other models and GPUs (see docs/explanation/pre.md). The estimate covers only the GPUs.
 
     With a `probe` on the same GPU, training steps cost what they did in the probe, and validation
     steps are corrected by the same factors. With a probe on another GPU, only the ratio between the
@@ -95,6 +95,15 @@ def estimate_pre(
 
     Warns:
         UserWarning: the training is unlikely to fit into the GPU's memory.
+
+    Examples:
+        >>> import torch
+        >>> from energyest import describe_workload, estimate_pre
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3), torch.nn.Flatten())
+        >>> workload = describe_workload(model, torch.randn(8, 3, 32, 32))
+        >>> estimate = estimate_pre(workload, 'H100', epochs=10, train_samples=50_000)
+        >>> estimate.lower_J < estimate.energy_J < estimate.upper_J
+        True
     """
     if not isinstance(workload, Workload):
         raise EstimateError(

@@ -49,6 +49,13 @@ class PreModel(BaseEstimator):
     Attributes:
         fitted_: the physical model, the errors that its interval is based on, and the GPUs in the
             training data.
+
+    Examples:
+        >>> from energyest.estimators import PreModel
+        >>> model = PreModel().fit(traces)  # of `EnergyMonitor`
+        >>> path = model.save('ours.json')
+        >>> PreModel.load('ours.json')
+        PreModel()
     """
 
     def __init__(self, *, start: Literal["packaged"] | None = "packaged") -> None:

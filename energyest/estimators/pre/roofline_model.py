@@ -34,7 +34,7 @@ _HOSTS = 0.2
 HOST_PROBE_DEVIATION = _HOSTS / 2
 # Deviation of the logarithm of the energy on an unmeasured GPU, per unit of distance to the nearest
 # measured one, in logarithms of bandwidth and arithmetic rate. An assumption, based on how much the
-# achieved shares of the peaks differ between generations (docs/before_training.md).
+# achieved shares of the peaks differ between generations (docs/explanation/pre.md).
 _PER_DISTANCE = 0.15
 # The same for training on several GPUs, which was not measured: an assumption.
 _SEVERAL = 0.1

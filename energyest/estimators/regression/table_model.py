@@ -78,6 +78,12 @@ class TableModel(BaseEstimator):
         cv_scores_: `r2`, `mape` (1 is 100 %) and `rmse` (in W or kJ) of a published regressor over
             its folds, see `pipelines.search`; empty for the others.
         training_: the training data, as a DataFrame.
+
+    Examples:
+        >>> from energyest.estimators import TableModel
+        >>> model = TableModel('power_share').fit(table)  # a row a run, with the paper's columns
+        >>> model.predict(table.head(2)).shape
+        (2,)
     """
 
     def __init__(

@@ -60,9 +60,9 @@ def estimate_step(
     stalls and dips, with rates, sizes and burst lengths learned from this run and from typical
     values; for the chance that a young, lower level after a long one ends; and for the error of
     planned changes. Its constants were validated on families of runs that were not used to choose
-    them; see `docs/estimating.md` for figures. It does not account for an unannounced change of
-    level (declare it in `planned`), for stalls much larger than the variation of a run that was
-    quiet so far, or for a steady trend. Durations have an interval of their own.
+    them; see `docs/explanation/uncertainty.md` for figures. It does not account for an unannounced
+    change of level (declare it in `planned`), for stalls much larger than the variation of a run
+    that was quiet so far, or for a steady trend. Durations have an interval of their own.
 
     Args:
         trace: the epochs (or intervals of steps) measured so far.
@@ -85,6 +85,13 @@ def estimate_step(
             the best estimate so far and the number of missing epochs.
         EstimateError: `epochs` or `steps` is less than was measured, an argument is invalid, or the
             length of the training is unknown.
+
+    Examples:
+        >>> from energyest import EnergyTrace, estimate_step
+        >>> trace = EnergyTrace.from_epochs([5100, 4020, 4010, 4030], duration_s=[30, 24, 24, 24])
+        >>> estimate = estimate_step(trace, epochs=100)
+        >>> print(estimate)
+        403.1 kJ (0.112 kWh) for 100 epochs in 40 min 06 s, 90 % interval 388 kJ ...
     """
     check_trace(trace)
     confidence = check_confidence(confidence, EstimateError)
@@ -111,6 +118,31 @@ def estimate_step(
             return chosen.estimate(trace, horizon, form, confidence)
     guess = _estimate(trace, history, horizon, form, None)
     raise NotStableError(why, estimate=guess, missing_epochs=missing)
+
+
+def project_path(
+    trace: EnergyTrace, epochs: Iterable[float], *, confidence: float = 0.9
+) -> list[Estimate]:
+    """The projections of `estimate_step` to several lengths of one training.
+
+    They show how the total grows with the epochs, and where a planned change bends it.
+
+    Args:
+        trace: the epochs measured so far, on a level that is stable.
+        epochs: lengths of the training, each no less than what was measured.
+        confidence: probability of each interval.
+
+    Raises:
+        NotStableError: no energy was measured.
+        EstimateError: as `estimate_step`.
+    """
+    check_trace(trace)
+    confidence = check_confidence(confidence, EstimateError)
+    if not np.isfinite(trace.column("energy_J")).any():
+        raise NotStableError(unstable_message(trace), missing_epochs=MIN_EPOCHS)
+    history = Forecaster(trace, planned_changes(trace, None))
+    horizons = (find_horizon(trace, number, None, None) for number in epochs)
+    return [_estimate(trace, history, horizon, "energy", confidence) for horizon in horizons]
 
 
 def _lacking(
@@ -141,7 +173,7 @@ def _estimate(
     total_J = done_J + forecast.energy_J
     off_J = forecast.off_J
     if form == "power":
-        total_J = done_J + forecast.power_W * max(0.0, total_s - history.read_s)
+        total_J = done_J + forecast.power_W * float(np.maximum(0.0, total_s - history.read_s))
         if not math.isfinite(total_J):
             raise lacks_durations("form='power'")
         if forecast.energy_J > 0:  # errors are relative to the remaining energy

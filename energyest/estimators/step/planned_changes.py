@@ -59,6 +59,13 @@ class PlannedChange:
 
     Raises:
         EstimateError: the epoch is negative or a ratio is not positive.
+
+    Examples:
+        >>> from energyest import EnergyTrace, PlannedChange, estimate_step
+        >>> trace = EnergyTrace.from_epochs([5100, 4020, 4010, 4030], duration_s=[30, 24, 24, 24])
+        >>> unfreeze = PlannedChange(epoch=30, flops_ratio=3)
+        >>> estimate_step(trace, epochs=100, planned=[unfreeze]).energy_J > 2 * 403_000
+        True
     """
 
     epoch: float

@@ -31,6 +31,12 @@ def find_stable_epoch(trace: EnergyTrace, method: str = "changepoint") -> int:
         NotStableError: the level has lasted less than `MIN_EPOCHS` epochs.
         EstimateError: the method is unknown, or there are too few readings for it.
         MissingDependencyError: the method needs a package that is not installed.
+
+    Examples:
+        >>> from energyest import EnergyTrace
+        >>> from energyest.estimators import find_stable_epoch
+        >>> find_stable_epoch(EnergyTrace.from_epochs([5100, 4020, 4010, 4030, 4020]))
+        1
     """
     check_trace(trace)
     if method == "fluss":

@@ -64,6 +64,11 @@ def probe(
             suffice, or no step works.
         WorkloadError: as `describe_workload`.
         EstimateError: nothing is known of the GPU, or it lacks the precision.
+
+    Examples:
+        >>> from energyest.profiling import probe
+        >>> measured = probe(model, batch, precision='bf16')  # doctest: +SKIP
+        >>> measured.energy_per_step_J  # doctest: +SKIP
     """
     steps = check_count(steps, "steps", ProbeError)
     device = _cuda_device(gpu)

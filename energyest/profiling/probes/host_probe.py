@@ -36,6 +36,11 @@ def probe_host() -> HostProbe:
     probe=...)`.
 
     The states of the random generators and torch's settings are left as they are.
+
+    Examples:
+        >>> from energyest.profiling import probe_host
+        >>> probe_host().factor > 0
+        True
     """
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
