@@ -67,7 +67,7 @@ def test_from_before_the_folder_is_there_until_the_run_ends(
     captured = capsys.readouterr()
     assert captured.err == f"waiting for {elsewhere.folder}\n"
     first, second, third, last = captured.out.splitlines()
-    assert first.startswith("0 epochs, ")
+    assert first.startswith("0 epochs, energy not known yet")
     assert second.startswith(
         "2 of 8 epochs, 200 J (5.556e-05 kWh), 27.8 mg CO2e so far: best guess"
     )
@@ -133,6 +133,9 @@ def test_on_a_terminal_the_view_stays_in_its_place(
     assert main(["watch", str(elsewhere.folder)]) == Exit.OK
     assert "4 of 8 epochs" in shown.text
     assert "about 4 s to go" in shown.text
+    bars = [line for line in shown.lines if "━" in line]
+    assert bars
+    assert all(set(line.strip()) <= set("━╸╺") for line in bars)  # on lines of their own
     assert "\x1b[1A" in shown.getvalue()  # up, over the old view
     assert max(map(len, shown.lines)) <= 80
 

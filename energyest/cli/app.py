@@ -95,6 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _invoke(arguments: list[str]) -> int:
+    if not arguments:
+        say(cli.get_help(click.Context(cli, info_name=_PROGRAM)), error=True)
+        return Exit.USAGE
     try:
         # `run` has a log of its own, and another program's output beside it.
         is_run = arguments[:1] == ["run"]
@@ -116,12 +119,8 @@ def _invoke(arguments: list[str]) -> int:
 
 
 def _explain(error: click.UsageError) -> None:
-    message = error.format_message()
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        say(message, error=True)
-        return
     command = _PROGRAM if error.ctx is None else error.ctx.command_path
-    say(f"energyest: {message}\n{command} --help says more", error=True)
+    say(f"energyest: {error.format_message()}\n{command} --help says more", error=True)
 
 
 def _drop_output() -> None:
