@@ -44,6 +44,13 @@ def tests_extras(session: nox.Session) -> None:
 
 
 @nox.session
+def tests_browser(session: nox.Session) -> None:
+    """The report in a real browser: Chromium, which has to be installed."""
+    install(session, "dev")
+    session.run("python", "-m", "pytest", "tests/browser", *session.posargs)
+
+
+@nox.session
 def tests_long(session: nox.Session) -> None:
     """Tests that take minutes: trainings of several processes, and what is marked `long`."""
     install(session, "dev")
