@@ -70,6 +70,13 @@ def tests_without_torch(session: nox.Session) -> None:
 
 
 @nox.session
+def tests_browser(session: nox.Session) -> None:
+    """The report in a real browser: Chromium, which has to be installed."""
+    install(session, "dev")
+    session.run("python", "-m", "pytest", "tests/browser", *session.posargs)
+
+
+@nox.session
 def tests_long(session: nox.Session) -> None:
     """Tests that take minutes: trainings of several processes, and what is marked `long`."""
     install(session, "dev")
@@ -105,7 +112,7 @@ def tests_sdist(session: nox.Session) -> None:
         archive.extractall(folder, filter="data")
     session.chdir(folder / sdist.name.removesuffix(".tar.gz"))
     # What is tested is the wheel, and not the package that lies beside the tests.
-    session.run("rm", "-r", "energyest", external=True)
+    shutil.rmtree("energyest")
     session.run("python", "-m", "pytest", *SPREAD, *session.posargs)
 
 
