@@ -288,7 +288,7 @@ def test_text_and_html() -> None:
         ({"models": [MODELS["small"], MODELS["large"]]}, "two workloads are of the model 'Net'"),
         ({"models": {"a": 3}}, "models hold a int"),
         ({"gpus": []}, "no GPU to give advice on"),
-        ({"gpus": ["H100", "H1000"]}, "unknown GPU 'H1000'.*nearest names are"),
+        ({"gpus": ["H100", "H1000"]}, "unknown GPU 'H1000'.*closest names are"),
         ({"gpus": ["H100", "NVIDIA H100 80GB HBM3"]}, "H100 80GB HBM3 is named twice"),
         ({"epochs": 0}, "epochs=0 must be positive"),
         ({"epochs": {"small": 3}}, "epochs is not known for 'medium', 'large'"),

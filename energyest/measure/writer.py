@@ -46,7 +46,8 @@ class TraceWriter:
     """Writes rows and readings as they come, in a thread of its own because a disk may stall.
 
     The first failure is reported once. What was written stays readable; after a failure, or if the
-    folder vanishes, the whole trace is written from memory, retried at long intervals and at the end.
+    folder vanishes, the whole trace is written from memory, with retries at long intervals and at
+    the end.
 
     Args:
         folder: where to write; if it already holds a trace, a free name next to it is used

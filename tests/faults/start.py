@@ -58,7 +58,7 @@ def gpu_cannot_be_opened(scene: Scene, folder: Path) -> Outcome:
 
 
 @case(
-    "the board tells neither its power nor its energy",
+    "the board reports neither its power nor its energy",
     GOES_ON,
     "all is NaN; one warning",
     *lost,
