@@ -289,7 +289,7 @@ def test_text_and_html() -> None:
         ({"models": [MODELS["small"], MODELS["large"]]}, "two workloads have the model 'Net'"),
         ({"models": {"a": 3}}, "models contains a int"),
         ({"gpus": []}, "gpus is empty"),
-        ({"gpus": ["H100", "H1000"]}, "unknown GPU 'H1000'.*nearest names are"),
+        ({"gpus": ["H100", "H1000"]}, "unknown GPU 'H1000'.*closest names are"),
         ({"gpus": ["H100", "NVIDIA H100 80GB HBM3"]}, "H100 80GB HBM3 is given twice"),
         ({"epochs": 0}, "epochs=0 must be positive"),
         ({"epochs": {"small": 3}}, "epochs is missing for 'medium', 'large'"),
