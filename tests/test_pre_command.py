@@ -172,13 +172,13 @@ def test_what_cannot_be(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--gpu", "A1000x", *LENGTH], "the nearest names are"),
+        (["--gpu", "A1000x", *LENGTH], "the closest names are"),
         (LENGTH, "--gpu NAME is missing"),
         (["--gpu", "A100", "--epochs", "3"], "--train-samples is missing"),
         (["--gpu", "A100", "--train-samples", "3"], "--epochs is missing"),
         ([*TRAINING, "--confidence", "2"], "confidence"),
         ([*TRAINING, "--pue", "0.5"], "pue"),
-        ([*TRAINING, "--intensity", "Germny"], "the nearest names are Germany"),
+        ([*TRAINING, "--intensity", "Germny"], "the closest names are Germany"),
     ],
 )
 def test_what_is_missing_or_out_of_range(
