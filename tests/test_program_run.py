@@ -108,6 +108,18 @@ def test_a_training_that_goes_on_is_planned_to_its_end(clock: Clock) -> None:
         one.run.finish("finished")
 
 
+def test_how_many_there_will_be_may_be_told_later(clock: Clock) -> None:
+    program = Told(clock)
+    program.tells("ends", 0)
+    assert program.session.length.rows is None
+    program.tells("ends", 0, epochs=4)
+    assert program.session.length.rows == 4
+    program.tells("ends", 1)
+    assert program.session.length.rows == 4
+    program.run.finish("finished")
+    assert program.rows == [(0, 0), (1, 2)]
+
+
 def test_without_an_epoch(clock: Clock) -> None:
     program = Told(clock)
     clock.sleep(4)
