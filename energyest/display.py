@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     import pandas as pd  # results that hold no table do without it
 
 JOULES_PER_KWH = 3.6e6
-# How a cell begins that a spreadsheet computes.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def printable(text: str) -> str:
@@ -50,7 +48,8 @@ def as_csv(table: pd.DataFrame) -> str:
 
 
 def _as_cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if is_formula else value
 
 
 def format_energy(energy_J: float) -> str:
