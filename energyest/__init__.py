@@ -11,23 +11,33 @@
     monitor.trace.epochs                                      # what each epoch cost
     estimate_step(monitor.trace, epochs=200)                  # what 200 epochs would cost
 
-    runs = energyest.tradeoff.collect_runs("lightning_logs")  # one row a run: what to choose next
+    runs = energyest.tradeoff.collect_runs("lightning_logs")  # one row per run
     energyest.tradeoff.pareto_front(runs, by=["model", "gpu"])
 
-With Hugging Face's Trainer it is `EnergyCallback`, in any other loop `track()`.
+With Hugging Face's Trainer, use `EnergyCallback`; in any other training loop, `track()`.
 
-What most people use is here. The rest has one address each: `energyest.estimators`, `.tradeoff`,
-`.profiling`, `.readers` (logs of other tools), `.plots`, `.carbon`, `.gpus`, `.measure` (sensors)
-and `.errors`.
+The most used names are here. The rest is in `energyest.estimators`, `.tradeoff`, `.profiling`,
+`.readers` (logs of other tools), `.plots`, `.carbon`, `.gpus`, `.measure` (sensors) and `.errors`.
 """
 
 from pathlib import Path
+from typing import Any
 
 import lazy_loader
 
 # Each name is imported on first use: `import energyest` stays fast and needs no torch or pandas.
-__getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
-# What lies beside this file is a namespace of its own, and no name to import from here with *.
+_public_name, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
+# Modules and packages beside this file are namespaces: `import *` does not import them.
 _namespaces = {path.stem for path in Path(__file__).parent.iterdir()}
 __all__ = [name for name in _names if name not in _namespaces]
-__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name != "__version__":
+        return _public_name(name)
+    from importlib import metadata  # noqa: PLC0415  (as slow as all else here together)
+
+    try:
+        return metadata.version("energyest")
+    except metadata.PackageNotFoundError:  # its folder is on the path, and was never installed
+        return "0+unknown"

@@ -1,4 +1,4 @@
-"""The public names, once: `__init__.py` finds them here, and so do type checkers."""
+"""The public names, listed once: read by `__init__.py` and by type checkers."""
 
 from . import carbon as carbon
 from . import errors as errors
@@ -8,6 +8,7 @@ from . import measure as measure
 from . import plots as plots
 from . import profiling as profiling
 from . import readers as readers
+from . import report as report
 from . import tradeoff as tradeoff
 from .errors import EnergyestError as EnergyestError
 from .estimate import Estimate as Estimate
@@ -19,7 +20,7 @@ from .estimators.step.planned_changes import PlannedChange as PlannedChange
 from .huggingface.callback import EnergyCallback as EnergyCallback
 from .lightning.monitor import EnergyMonitor as EnergyMonitor
 from .measure.sensors import detect as detect
-from .profiling.describe import describe_workload as describe_workload
+from .profiling import describe_workload as describe_workload
 from .records.loading import load_trace as load_trace
 from .records.trace import EnergyTrace as EnergyTrace
 from .tracking.track import track as track

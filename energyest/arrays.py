@@ -1,4 +1,4 @@
-"""What a caller's arrays have to be, with errors that say which value breaks which rule."""
+"""Checks of a caller's arrays, with errors that name the value and the rule it breaks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from energyest.errors import TraceError
 
 FloatArray = NDArray[np.float64]
 
-# All of these raise TraceError, unless told otherwise.
+# All of these raise TraceError unless another error is passed.
 
 
 def as_vector(values: ArrayLike, name: str, error: Error = TraceError) -> FloatArray:
-    """Numbers, of one dimension; NaN and infinity are allowed."""
+    """A one-dimensional array of numbers; NaN and infinity are allowed."""
     try:
         raw = np.asarray(values)
-        # They would become counts of nanoseconds.
+        # These would become counts of nanoseconds.
         if raw.dtype.kind in "mM":
-            raise TypeError("it holds dates or times of the clock: give seconds since some start")
+            raise TypeError("it holds dates or clock times: give seconds since some start")
         # Text that looks like numbers would become numbers.
         if raw.dtype.kind in "cSU" or (raw.dtype == object and any(map(_is_text, raw.flat))):
             kind = "complex numbers" if raw.dtype.kind == "c" else "text"
@@ -37,19 +37,19 @@ def as_vector(values: ArrayLike, name: str, error: Error = TraceError) -> FloatA
 
 
 def as_finite(values: ArrayLike, name: str) -> FloatArray:
-    """Finite numbers, of one dimension."""
+    """A one-dimensional array of finite numbers."""
     vector = as_vector(values, name)
     refuse(~np.isfinite(vector), vector, name, "must be finite")
     return vector
 
 
 def check_stored(vector: FloatArray, name: str) -> None:
-    """What was read back may lack values, but not hold any that cannot be."""
+    """Check values read from a file: they may be NaN, but not infinite or negative."""
     refuse(np.isinf(vector) | (vector < 0), vector, name, "must be finite and not negative")
 
 
 def check_increasing(vector: FloatArray, name: str, *, strictly: bool) -> None:
-    """No value is less than the one before it or, `strictly`, as large."""
+    """Check that no value is less than the one before it, or, if `strictly`, equal to it."""
     if not len(vector):
         return
     step = np.append(1.0, np.diff(vector))
@@ -58,21 +58,21 @@ def check_increasing(vector: FloatArray, name: str, *, strictly: bool) -> None:
 
 
 def check_same_length(**vectors: FloatArray) -> None:
-    """All of these, given by their names, have as many values."""
+    """Check that all of these vectors, passed by name, have the same length."""
     if len({len(v) for v in vectors.values()}) > 1:
         sizes = " and ".join(f"{name} has {len(v)}" for name, v in vectors.items())
         raise TraceError(f"{sizes} values: they must have the same length")
 
 
 def refuse(wrong: NDArray[np.bool_], vector: FloatArray, name: str, rule: str) -> None:
-    """Name the first value that is wrong, if there is one, and the rule."""
+    """Raise an error that names the first wrong value and the rule, if a value is wrong."""
     if wrong.any():
         first = int(np.argmax(wrong))
         raise TraceError(f"{name}[{first}] is {vector[first]:g}: {name} {rule}")
 
 
 def ratio(energy: FloatArray, duration: FloatArray) -> FloatArray:
-    """Energy ÷ duration; NaN where the duration is 0."""
+    """Energy divided by duration; NaN where the duration is 0."""
     return np.divide(energy, duration, out=np.full_like(energy, math.nan), where=duration > 0)
 
 

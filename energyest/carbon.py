@@ -1,19 +1,20 @@
 """From energy to emissions: the carbon intensity of electricity by country, and `co2e_kg`.
 
-`data/carbon_intensity.csv` holds one row a country, and the world, with its year and source. All
-rows come from Ember's Yearly Electricity Data (release of 2025), as processed by Our World in Data
-("Lifecycle carbon intensity of electricity generation"; both CC BY 4.0). The year of a row is the
-newest that the release has for the country: 2024 for most, never before 2022.
+`data/carbon_intensity.csv` holds one row for each country and one for the world, with year and
+source. All rows come from Ember's Yearly Electricity Data (release of 2025), as processed by Our
+World in Data ("Lifecycle carbon intensity of electricity generation"; both CC BY 4.0). The year of
+a row is the newest in the release for that country: 2024 for most, never before 2022.
 
-The numbers count all greenhouse gases over the life cycle of the power stations and their fuel, as
-CO2 equivalents over 100 years, for each kWh generated in the country. What they leave out:
+The values count all greenhouse gases over the life cycle of the power stations and their fuel, as
+CO2 equivalents over 100 years, per kWh generated in the country. They do not account for:
 
-- Imports: a country that imports much of its electricity consumes another mix than it generates.
-- Losses in the grid, which add some per cent.
-- The hour, the region and the contract: each of them can be far from a country's mean of a year.
+- Imports: a country that imports much of its electricity consumes a different mix than it
+  generates.
+- Grid losses, which add a few per cent.
+- Hour, region and contract: each can differ widely from the country's yearly mean.
 
-A number from the grid's operator or the data centre for the time of a training is better than any
-row of the table; it can be given in its place.
+A figure from the grid operator or the data centre for the time of the training is better than any
+row of the table; pass it instead of a country.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CarbonIntensity:
-    """What a kWh of electricity emits in a country.
+    """The emissions of a kWh of electricity in a country.
 
     Attributes:
         g_per_kWh: g CO2e per kWh.
-        country: its English name.
-        year: the year whose mean it is.
-        source: where the number stands.
+        country: English name of the country.
+        year: the year that the intensity is averaged over.
+        source: where the value was published.
 
     Raises:
         EstimateError: the intensity is negative or not finite.
@@ -66,19 +67,19 @@ class CarbonIntensity:
         return f"{self.g_per_kWh:g} g CO2e/kWh ({self.country}, {self.year}; {self.source})"
 
 
-# What says how much a kWh emits: a number in g CO2e per kWh, a country, or a row of the table.
+# Emissions per kWh: a number in g CO2e per kWh, a country, or a row of the table.
 Intensity: TypeAlias = float | str | CarbonIntensity
 
 
 def carbon_intensity(country: str) -> CarbonIntensity:
-    """The carbon intensity of a country's electricity, of the newest year in the table.
+    """The carbon intensity of a country's electricity, for the newest year in the table.
 
     Args:
         country: ISO 3166-1 code of two or three letters, or English name ("DE", "DEU",
-            "Germany"), or "World". Case, spaces and accents do not count.
+            "Germany"), or "World". Case, spaces and accents are ignored.
 
     Raises:
-        EstimateError: the table has no such country. The message names the nearest names.
+        EstimateError: the table has no such country. The message lists the nearest names.
 
     Examples:
         >>> from energyest.carbon import carbon_intensity
@@ -119,23 +120,24 @@ def co2e_kg(
 def co2e_kg(energy_J: Any, intensity_g_per_kWh: Intensity, *, pue: float = 1.0) -> Any:
     """Emissions of an energy in kg CO2e: energy × PUE × intensity.
 
-    An `Estimate` and an `EnergyTrace` have a method of the same name. Of a table of runs give the
-    column, as in `co2e_kg(runs["energy_J"], "DE")`; of an estimate's interval the ends, as in
+    `Estimate` and `EnergyTrace` have a method of the same name. For a table of runs, pass the
+    column: `co2e_kg(runs["energy_J"], "DE")`. For the interval of an estimate, pass both ends:
     `co2e_kg([estimate.lower_J, estimate.upper_J], "DE")`.
 
     Args:
-        energy_J: joules at the machine: a number, an array of shape (n,) or a Series. Energy that
-            was not measured, NaN or None, gives NaN.
+        energy_J: joules at the machine: a number, an array of shape (n,) or a Series. NaN or None
+            (energy that was not measured) gives NaN.
         intensity_g_per_kWh: a number in g CO2e per kWh, a country, or a `CarbonIntensity`.
-        pue: power usage effectiveness of the data centre, its energy over that of its machines.
-            It is never part of an energy in this package, so it is 1 unless given here.
+        pue: power usage effectiveness of the data centre: its total energy divided by the energy
+            of its machines. Energies in this package never include it, so it is 1 unless given
+            here.
 
     Returns:
         A number, an array of shape (n,), or a Series with the index of `energy_J` and the name
         `co2e_kg`.
 
     Raises:
-        EstimateError: the country is not known, the intensity is negative or not finite, the PUE
+        EstimateError: the country is unknown, the intensity is negative or not finite, the PUE
             is below 1 or not finite, or `energy_J` holds no joules.
 
     Examples:
@@ -157,8 +159,8 @@ def co2e_kg(energy_J: Any, intensity_g_per_kWh: Intensity, *, pue: float = 1.0) 
         return pd.Series(values * kg_per_J, index=energy_J.index, name="co2e_kg")
     if isinstance(energy_J, pd.DataFrame) or hasattr(energy_J, "co2e_kg"):
         raise EstimateError(
-            f"energy_J is of type {type(energy_J).__name__}, not joules: of a table give its "
-            "column energy_J; an Estimate and an EnergyTrace have a method co2e_kg"
+            f"energy_J is a {type(energy_J).__name__}, not joules: pass the column energy_J of a "
+            "table; for an Estimate or EnergyTrace, call its method co2e_kg()"
         )
     return as_vector(energy_J, "energy_J", EstimateError) * kg_per_J
 
@@ -176,8 +178,8 @@ def _check_intensity(g_per_kWh: float) -> None:
     value = finite_or_none(g_per_kWh)
     if value is None or value < 0:
         raise EstimateError(
-            f"intensity_g_per_kWh={short(g_per_kWh)} must be g CO2e per kWh, 0 or more and finite, "
-            "or a country"
+            f"intensity_g_per_kWh={short(g_per_kWh)} must be a finite number of 0 or more (g CO2e "
+            "per kWh), or a country"
         )
 
 
@@ -185,15 +187,15 @@ def _checked_pue(pue: float) -> float:
     value = finite_or_none(pue)
     if value is None or value < 1:
         raise EstimateError(
-            f"pue={short(pue)} must be 1 or more and finite: a data centre needs at least the "
-            "energy of its machines"
+            f"pue={short(pue)} must be 1 or more and finite: a data centre uses at least as much "
+            "energy as its machines"
         )
     return value
 
 
 @cache
 def _by_spelling() -> dict[str, CarbonIntensity]:
-    """All rows by the spellings of their codes, names and aliases."""
+    """All rows, by the normalised spellings of their codes, names and aliases."""
     table = resources.files("energyest") / "data" / "carbon_intensity.csv"
     found: dict[str, CarbonIntensity] = {}
     for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines()):
@@ -206,20 +208,20 @@ def _by_spelling() -> dict[str, CarbonIntensity]:
 
 
 def _spelling(name: str) -> str:
-    """Letters alone, small and without accents: "Côte d'Ivoire" is cotedivoire."""
+    """Lower-case letters only, without accents: "Côte d'Ivoire" becomes cotedivoire."""
     return re.sub(r"[^a-z]", "", unicodedata.normalize("NFKD", name).lower())
 
 
 def _unknown(country: str) -> str:
     wanted = _spelling(country)
-    # Codes are left out: nearly every short word is like one of them.
+    # Codes are left out: nearly every short word resembles one of them.
     known = {name: row.country for name, row in _by_spelling().items() if len(name) > 3}
-    # A part of a name ("America"), or more than a name, which likeness alone would not find.
+    # A part of a name ("America"), or a name with further words: similarity alone misses these.
     part = [name for name in known if len(wanted) > 3 and (wanted in name or name in wanted)]
     alike = difflib.get_close_matches(wanted, known, n=12, cutoff=0.7)
     names = list(dict.fromkeys(known[name] for name in (*part, *alike)))[:4]
     nearest = f"; the nearest names are {', '.join(names)}" if names else ""
     return (
-        f"unknown country {country!r}{nearest}. energyest.carbon.known_countries() lists all; a "
-        "number in g CO2e per kWh will do as well"
+        f"unknown country {country!r}{nearest}. energyest.carbon.known_countries() lists all "
+        "countries; you can also pass a number in g CO2e per kWh"
     )

@@ -1,29 +1,30 @@
-"""What a number has to be: the one rule for each kind, and the error that says which was broken.
+"""Checks of arguments: one rule for each kind of number, and one message for each rule.
 
-A `check_...` function returns the value to go on with, as Python's own number. Which error it
-raises is up to the caller: each part of the package has a class of its own.
+A `check_...` function returns the value as a built-in number. The caller says which error it
+raises: each part of the package has an exception class of its own.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from importlib.util import find_spec
 from numbers import Integral, Real
 from typing import Any, TypeGuard
 
-from energyest.errors import EnergyestError
+from energyest.errors import EnergyestError, MissingDependencyError
 
 Error = type[EnergyestError]
-# A message does not hold more of a value than this.
+# Messages show at most this much of a value.
 _MOST_CHARACTERS = 100
-# Closer to 1 than this, the quantile of any distribution is a matter of rounding.
+# Above this, rounding errors dominate the quantile of any distribution.
 MOST_CONFIDENCE = 1 - 1e-9
-# Words with a slash at their start or several of them, a backslash or an @; long ones with a digit.
+# Words that start with / or ~, hold several slashes, a backslash or an @; long ones with a digit.
 _PLACES = re.compile(r"(?<!\S)(?:\S*(?:://|[\\@]|/\S*/)\S*|[\"'(\[=]*[~/]\S+|(?=\S*\d)\S{24,})")
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is a real number of Python or numpy that a float can hold, and no truth value."""
+    """Whether `value` is a real number (Python or NumPy, not a bool) that fits into a float."""
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
     try:
@@ -34,35 +35,35 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def is_count(value: object, least: int = 0) -> TypeGuard[int]:
-    """Whether it is a whole number of `least` or more, and no truth value."""
+    """Whether `value` is an integer of at least `least`, and not a bool."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def finite_or_none(value: object) -> float | None:
-    """It, if it is a finite number."""
+    """The value as a float if it is a finite number, else None."""
     return float(value) if is_number(value) and math.isfinite(value) else None
 
 
 def positive_or_none(value: object) -> float | None:
-    """It, if it is a finite number above 0."""
+    """The value as a float if it is finite and above 0, else None."""
     number = finite_or_none(value)
     return number if number is not None and number > 0 else None
 
 
 def number_or_nan(value: object) -> float:
-    """It, if it is a number; else NaN."""
+    """The value as a float if it is a number, else NaN."""
     return float(value) if is_number(value) else math.nan
 
 
 def check_count(value: Any, name: str, error: Error, *, least: int = 1) -> int:
-    """Refuse what is not a whole number of `least` or more."""
+    """Return a whole number of `least` or more; raise `error` for anything else."""
     if not is_count(value, least):
         raise error(f"{name}={short(value)} must be a whole number of {least} or more")
     return int(value)
 
 
 def check_positive(value: Any, name: str, error: Error) -> float:
-    """Refuse what is not a finite number above 0."""
+    """Return a finite number above 0; raise `error` for anything else."""
     number = positive_or_none(value)
     if number is None:
         raise error(f"{name}={short(value)} must be positive and finite")
@@ -70,7 +71,7 @@ def check_positive(value: Any, name: str, error: Error) -> float:
 
 
 def check_not_negative(value: Any, name: str, error: Error) -> float:
-    """Refuse what is not a finite number of 0 or more."""
+    """Return a finite number of 0 or more; raise `error` for anything else."""
     number = finite_or_none(value)
     if number is None or number < 0:
         raise error(f"{name}={short(value)} must be finite and 0 or more")
@@ -78,24 +79,45 @@ def check_not_negative(value: Any, name: str, error: Error) -> float:
 
 
 def check_share(value: Any, name: str, error: Error) -> float:
-    """Refuse what is not a number from 0 to 1."""
+    """Return a number from 0 to 1; raise `error` for anything else."""
     if not (is_number(value) and 0 <= value <= 1):
         raise error(f"{name}={short(value)} must lie between 0 and 1")
     return float(value)
 
 
 def check_confidence(value: Any, error: Error) -> float:
-    """Refuse what is not a probability that an interval can have."""
+    """Return a probability that an interval can have; raise `error` for anything else."""
     if not (is_number(value) and 0 < value <= MOST_CONFIDENCE):
-        raise error(f"confidence={short(value)} must lie between 0 and 1, at 1 - 1e-9 at most")
+        raise error(f"confidence={short(value)} must lie between 0 and 1 (at most 1 - 1e-9)")
     return float(value)
 
 
 def short(value: object) -> str:
-    """A value as a message shows it."""
+    """The repr of a value, cut to the length that a message shows."""
     return repr(value)[:_MOST_CHARACTERS]
 
 
 def without_places(text: str) -> str:
-    """Text without addresses, paths and what may be a key, as of an error of a user's own code."""
+    """Replace addresses, paths and possible keys in a text, such as an error of the user's code."""
     return _PLACES.sub("...", text)
+
+
+def check_installed(what: str, *modules: str) -> None:
+    """Refuse what needs a module that is not there, before its import fails.
+
+    Args:
+        what: it, as users know it.
+        modules: by the names that Python imports them by.
+
+    Raises:
+        MissingDependencyError: at least one of them is not installed; says how to install them.
+    """
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        packages = [module.replace("_", "-") for module in missing]
+        names = " and ".join(filter(None, (", ".join(packages[:-1]), packages[-1])))
+        verb = "is" if len(missing) == 1 else "are"
+        raise MissingDependencyError(
+            f"{what} needs {names}, which {verb} not installed: pip install {' '.join(packages)}",
+            name=missing[0],
+        )

@@ -1,16 +1,19 @@
-"""How results show themselves: units that fit, text, and HTML in notebooks."""
+"""How results show themselves: units that fit, and text."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd  # results that hold no table do without it
 
 JOULES_PER_KWH = 3.6e6
+# Prefixes of units, the largest first.
+_PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"))
+# How a cell begins that a spreadsheet computes.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def printable(text: str) -> str:
@@ -29,20 +32,45 @@ def as_text(heading: str, tables: Sequence[pd.DataFrame] = (), notes: Sequence[s
     return printable("\n\n".join([heading, *shown, *(["\n".join(notes)] if notes else [])]))
 
 
-def as_html(heading: str, tables: Sequence[pd.DataFrame] = (), notes: Sequence[str] = ()) -> str:
-    """The same as HTML, notes as a list."""
-    shown = [t.to_html(index=False, float_format="{:.4g}".format, na_rep="-") for t in tables]
-    items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
-    listed = [f"<ul>{items}</ul>"] if notes else []
-    return "".join([f"<p>{html.escape(heading)}</p>", *shown, *listed])
+def unit_for(largest: float, unit: str = "J") -> tuple[float, str]:
+    """The unit in which a set of numbers is written: its size, and its name with a prefix.
+
+    Args:
+        largest: the largest of the numbers, in `unit`.
+        unit: such as J, Wh or W.
+    """
+    for size, prefix in _PREFIXES:
+        if abs(largest) >= size:
+            return size, f"{prefix}{unit}"
+    return 1.0, unit
+
+
+def time_unit_for(longest_s: float) -> tuple[float, str]:
+    """The unit in which a set of times is written: its size in seconds, and its name."""
+    for size_s, name in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if longest_s >= 3 * size_s:
+            return size_s, name
+    return 1.0, "s"
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """A table as CSV, without its index; what is not known is an empty cell.
+
+    Text that a spreadsheet would compute, such as `=1+1`, is preceded by an apostrophe, in the
+    header too. Numbers stay as they are.
+    """
+    text: str = table.rename(columns=_as_cell).map(_as_cell).to_csv(index=False)
+    return text
+
+
+def _as_cell(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def format_energy(energy_J: float) -> str:
     """Joules as text with a fitting prefix, such as `492 kJ`."""
-    for size, unit in ((1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ")):
-        if abs(energy_J) >= size:
-            return f"{energy_J / size:.4g} {unit}"
-    return f"{energy_J:.4g} J"
+    size, unit = unit_for(max(abs(energy_J), 1.0))
+    return f"{energy_J / size:.4g} {unit}"
 
 
 def format_Wh(energy_J: float) -> str:
@@ -57,7 +85,12 @@ def format_Wh(energy_J: float) -> str:
 
 def format_both(energy_J: float) -> str:
     """Joules with a fitting prefix, and kWh, such as `492 kJ (0.1367 kWh)`."""
-    return f"{format_energy(energy_J)} ({energy_J / JOULES_PER_KWH:.4g} kWh)"
+    energy_kWh = energy_J / JOULES_PER_KWH
+    size, unit = 1e3, "kWh"
+    # Where kWh would need an exponent, the unit that fits: 5 J (1.389 mWh).
+    if math.isfinite(energy_kWh) and not 1e-4 <= abs(energy_kWh) < 1e4 and energy_kWh:
+        size, unit = unit_for(1000 * energy_kWh, "Wh")
+    return f"{format_energy(energy_J)} ({1000 * energy_kWh / size:.4g} {unit})"
 
 
 def format_mass(mass_kg: float) -> str:

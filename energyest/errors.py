@@ -1,4 +1,4 @@
-"""The package's own errors. Every error that a caller can cause is one of these."""
+"""The package's own exceptions. Every error that a caller can cause is one of these."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ class EnergyestError(Exception):
 
 
 class TraceError(EnergyestError, ValueError):
-    """A trace, or the arrays or files to build one from, break a rule."""
+    """A trace is invalid, or it cannot be built from the given arrays or files."""
 
 
 class EstimateError(EnergyestError, ValueError):
-    """An estimate was asked for that the given trace or arguments cannot answer."""
+    """The given trace or arguments do not allow the requested estimate."""
 
 
 class RunsError(EnergyestError, ValueError):
-    """A table of runs, or an argument of their analysis, breaks a rule; the message says which."""
+    """A table of runs, or an argument of its analysis, is invalid; the message says why."""
 
 
 class WorkloadError(EnergyestError, ValueError):
-    """A model could not be described as a workload, or a stored workload breaks a rule."""
+    """A model could not be described as a workload, or a stored workload is invalid."""
 
 
 class ProbeError(EnergyestError, RuntimeError):
-    """Steps could not be measured: no GPU, no power reading, no memory, or a step that fails."""
+    """Steps could not be measured: no GPU, no power reading, out of memory, or a failed step."""
 
 
 class ConfigurationError(EnergyestError, ValueError):
-    """A monitor was set up in a way that cannot work; raised before training begins."""
+    """A monitor's settings cannot work; raised before training begins."""
 
 
 class MissingDependencyError(EnergyestError, ImportError):

@@ -1,12 +1,17 @@
-"""`Estimate`: the answer of every estimator; `NotStableError`, which carries one."""
+"""`Estimate`, the result of every estimator, and `NotStableError`, which may carry one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from energyest.carbon import Intensity, co2e_kg
-from energyest.display import JOULES_PER_KWH, as_html, format_both, format_duration, format_energy
+from energyest.display import JOULES_PER_KWH, format_both, format_duration, format_energy
 from energyest.errors import EnergyestError
+from energyest.markup import as_html
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -17,21 +22,21 @@ class Estimate:
         energy_J: total energy in joules.
         lower_J: lower end of the prediction interval; None where the method gives none.
         upper_J: upper end of the prediction interval; None where the method gives none.
-        confidence: probability that the interval is meant to hold the total; None without one.
+        confidence: nominal coverage probability of the interval; None without an interval.
         duration_s: projected duration of the whole training in seconds; None if unknown.
-        duration_lower_s: lower end of its prediction interval, at the same confidence; None where
-            the method gives none.
-        duration_upper_s: upper end of it.
-        epochs_lower: lower end of the interval of `epochs`, at the same confidence, where it is
-            estimated itself; None where it is given.
-        epochs_upper: upper end of it.
+        duration_lower_s: lower end of the prediction interval of `duration_s`, at the same
+            confidence; None where the method gives none.
+        duration_upper_s: upper end of that interval.
+        epochs_lower: lower end of the prediction interval of `epochs`, at the same confidence, if
+            the number of epochs is itself estimated; None if it is given.
+        epochs_upper: upper end of that interval.
         measured_J: the part of `energy_J` that was measured, not estimated; None if not known.
-        epochs: the number of epochs that the estimate covers (of intervals, in a trace of
-            intervals); None if it is not about epochs.
-        method: what was done, in a few words.
-        assumptions: what has to hold for the estimate to hold, one sentence each.
+        epochs: the number of epochs (or intervals, for a trace of intervals) that the estimate
+            covers; None if it is not about epochs.
+        method: the method, in a few words.
+        assumptions: the assumptions that the estimate relies on, one sentence each.
         stable_epoch: first epoch of the level that the estimate projects from; None if there is
-            none.
+            no such level.
         unit: what `epochs` counts.
 
     Examples:
@@ -65,7 +70,7 @@ class Estimate:
         return self.energy_J / JOULES_PER_KWH
 
     def co2e_kg(self, intensity_g_per_kWh: Intensity, *, pue: float = 1.0) -> float:
-        """Emissions in kg CO2e; for the interval see `energyest.carbon.co2e_kg`.
+        """Emissions in kg CO2e. For an interval, see `energyest.carbon.co2e_kg`.
 
         Args:
             intensity_g_per_kWh: carbon intensity of the electricity where and when the training
@@ -73,10 +78,20 @@ class Estimate:
             pue: power usage effectiveness of the data centre; see `energyest.carbon.co2e_kg`.
 
         Raises:
-            EstimateError: the country is not known, the intensity is negative or not finite, or
+            EstimateError: the country is unknown, the intensity is negative or not finite, or
                 the PUE is below 1 or not finite.
         """
         return co2e_kg(self.energy_J, intensity_g_per_kWh, pue=pue)
+
+    def plot(self) -> Figure:
+        """A bar of the estimated energy, with its interval; see `energyest.plots.plot_estimate`.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+        """
+        import energyest  # noqa: PLC0415  (pictures are made far above estimates)
+
+        return energyest.plots.plot_estimate(self)
 
     def __str__(self) -> str:
         text = format_both(self.energy_J)
@@ -103,13 +118,13 @@ class Estimate:
 
 
 class NotStableError(EnergyestError):
-    """The training has not (yet) settled on a level to project from.
+    """The training has not yet reached a stable level to project from.
 
     Attributes:
-        reason: why, without the advice that the text of the error adds.
-        estimate: the best estimate that the epochs so far allow, without a guarantee; None when
-            there is no measured epoch at all.
-        missing_epochs: how many more epochs have to be measured, at the least.
+        reason: the reason, without the advice that `str()` of the error adds.
+        estimate: the best estimate from the epochs so far, without a guarantee; None if no epoch
+            was measured.
+        missing_epochs: the least number of further epochs that have to be measured.
 
     Examples:
         >>> from energyest import EnergyTrace, NotStableError, estimate_step
@@ -134,7 +149,7 @@ class NotStableError(EnergyestError):
         return f"{self.reason}. The error's .estimate holds the best guess so far"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # The default would call __init__ with the message alone and lose the estimate.
+        # By default, unpickling would pass only the message to __init__ and lose the estimate.
         return (_rebuild, (self.reason, self.estimate, self.missing_epochs))
 
 

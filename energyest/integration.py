@@ -10,20 +10,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from energyest.arrays import FloatArray
 
-# Readings of power further apart than this leave a gap in a trace.
+# Power readings further apart than this leave a gap in a trace.
 MAX_GAP_S = 5.0
-# A counter may show, at once, what was drawn since it was last renewed: 0.1 s ago on an H100.
+# A counter adds, in one step, the energy since its last update: 0.1 s on an H100.
 COUNTER_SLACK_S = 0.5
-# A counter that does not move for so long while power is drawn is stuck.
+# A counter that does not move for this long while power is drawn is stuck.
 COUNTER_STALL_S = 2.0
 
 
-# What the step that ends a standstill has to make up for, as a share of what power says.
+# The step that ends a standstill must supply at least this share of the energy by power.
 _LEAST_MADE_UP = 0.8
-# Within so long, one reading of power is a look at a moment: the counter's rise is spread evenly.
+# Over a shorter span, a power reading is a single sample: the counter's rise is spread evenly.
 _SPREAD_EVENLY_S = 0.25
-# Over longer than this, counter and power tell much the same, or one of them is wrong: on an H200
-# they differed by up to 6 % over 4 s, 20 % over 1 s and 34 % over 0.5 s, over bursts of 30 ms too.
+# Over a longer span, counter and power agree roughly, or one of them is wrong: on an H200 they
+# differed by up to 6 % over 4 s, 20 % over 1 s and 34 % over 0.5 s, also with bursts of 30 ms.
 _COMPARED_S = 0.45
 _MOST_DIFFERENCE = 0.12
 _DIFFERENCE_S = 0.15
@@ -33,8 +33,8 @@ class Cumulative(NamedTuple):
     """Energy and unmeasured time from the first usable reading up to some instants.
 
     Attributes:
-        energy_J: shape (m,), joules. Only differences between instants have a meaning.
-        missing_s: shape (m,), seconds up to each instant for which nothing was measured.
+        energy_J: shape (m,), joules. Only differences between instants are meaningful.
+        missing_s: shape (m,), seconds up to each instant in which nothing was measured.
     """
 
     energy_J: FloatArray
@@ -53,31 +53,32 @@ def cumulative_energy(
     has_instant_power: bool = False,
     now_s: float = -math.inf,
 ) -> Cumulative:
-    """Energy drawn up to each instant, from an energy counter or else from power.
+    """Compute the energy drawn up to each instant, from an energy counter or else from power.
 
-    Between two readings of the counter the energy is their difference. Power tells how that is
-    spread over the time between them; where they are close, or power was not read all the time,
-    it is spread evenly. Power counts instead, as the integral of the straight lines between
-    readings (trapezoid rule, with the power at an edge interpolated), before the counter's first
-    and after its last reading, and where it cannot be believed: where it falls (it wrapped or
-    restarted), rises faster than `max_power_W`, stands still for seconds, unless power was read
-    and was 0, or contradicts the power.
+    Between two counter readings the energy is their difference. Power determines how this energy
+    is spread over the time between them; if the readings are close together, or power was not read
+    throughout, it is spread evenly. Power is integrated instead (trapezoid rule, with the power at
+    an edge interpolated) before the counter's first and after its last reading, and where the
+    counter is not credible: where it falls (it wrapped or restarted), rises faster than
+    `max_power_W`, stands still for seconds although power was not read as 0, or contradicts the
+    power.
 
     Args:
         time_s: shape (n,), seconds on any clock, not decreasing.
         power_W: shape (n,), watts; NaN where a reading failed.
         at_s: shape (m,), the instants.
         counter_J: shape (n,), a cumulative energy counter; NaN where it was not read.
-        counter_s: shape (n,), when what the counter showed was so, if that is known: a counter is
-            renewed ten times a second or so. NaN, and by default, when it was read.
-        max_gap_s: readings of power further apart than this leave a gap: its time is counted as
-            missing and adds no energy. The same bound holds beyond the last reading, up to which
-            the last power is taken to continue. A gap that the counter covers is not missing.
+        counter_s: shape (n,), when the counter was updated to the value read, if known: a counter
+            is updated about ten times a second. NaN, or omitted: when it was read.
+        max_gap_s: power readings further apart than this leave a gap, whose time is counted as
+            missing and adds no energy. After the last reading, the last power is assumed to
+            continue for at most this long. A gap that the counter covers is not missing.
         max_power_W: the most that the device can draw.
-        has_instant_power: whether each reading of power is of that instant. Else power contradicts
-            no counter: it may be a mean of seconds, or a model.
-        now_s: up to when readings might have come; if none of power has for longer than
-            `max_gap_s`, the last power is not taken to continue at all: it is a gap.
+        has_instant_power: whether each power reading is instantaneous. If not, it may be a mean
+            over seconds, or modelled, and is not used to contradict the counter.
+        now_s: the time up to which readings could have arrived. If there was no power reading for
+            longer than `max_gap_s` before it, the last power is not assumed to continue: this is
+            a gap.
 
     Returns:
         Energy in joules and missing time in seconds at each instant.
@@ -109,14 +110,14 @@ def cumulative_energy(
     ticks_J = np.concatenate([[0.0], np.cumsum(segment_J)])
     ticks_missing_s = np.concatenate([[0.0], np.cumsum(segment_missing_s)])
 
-    # The tick before each instant; the power curve leads from there to the instant unless the
-    # instant lies inside a usable segment of the counter.
+    # Start from the tick before each instant and follow the power curve to the instant, unless
+    # the instant lies inside a usable segment of the counter.
     before = np.clip(np.searchsorted(tick_s, at, side="right") - 1, 0, len(tick_s) - 1)
     energy = ticks_J[before] + by_power.energy_J - at_ticks.energy_J[before]
     missing = ticks_missing_s[before] + by_power.missing_s - at_ticks.missing_s[before]
     segment = np.minimum(before, len(rise_J) - 1)
     inside = (at >= tick_s[0]) & (at <= tick_s[-1]) & usable[segment] & (before == segment)
-    # By power where it was read all along, else by time.
+    # Spread by power where it was read throughout, else by time.
     span_s, span_J = np.diff(tick_s)[segment], np.diff(at_ticks.energy_J)[segment]
     is_shaped = (span_s > _SPREAD_EVENLY_S) & (span_J > 0)
     is_shaped &= np.diff(at_ticks.missing_s)[segment] == 0
@@ -131,15 +132,16 @@ def cumulative_energy(
 def _believable(
     tick_s: FloatArray, tick_J: FloatArray, by_power: Cumulative, max_power_W: float
 ) -> NDArray[np.bool_]:
-    """For each pair of neighbouring readings of a counter, whether their difference holds."""
+    """For each pair of neighbouring counter readings, whether their difference is credible."""
     rise_J = np.diff(tick_J)
     usable = (rise_J >= 0) & (rise_J <= max_power_W * (np.diff(tick_s) + COUNTER_SLACK_S))
-    # Neighbours may well agree, as counters are renewed about as often as they are read: the step
-    # that ends a standstill makes up for it. A long one is a fault, unless no power was drawn, and
-    # so is a shorter one for which no step makes up: it has not ended, or in a step that does not
-    # hold or is far too small. With it goes the step that ends it, and the one before it, within
-    # which it may have begun; but not if that is long, or makes up for another standstill, as of a
-    # counter that is renewed once a second: what was taken from it has been counted already.
+    # Neighbouring readings are often equal, because counters are updated about as often as they
+    # are read: the step that ends a standstill makes up for it. A long standstill is a fault,
+    # unless no power was drawn. So is a shorter one that no step makes up for: one that has not
+    # ended, or that ended in a step that is not credible or far too small. A faulty standstill
+    # also discards the step that ends it and the step before it, during which it may have begun.
+    # The step before is kept if it is long, or makes up for another standstill, as with a counter
+    # that is updated once a second: its energy has been counted already.
     first = np.flatnonzero(np.append(True, rise_J != 0))
     last = np.append(first[1:], len(tick_s)) - 1
     without_power = (by_power.energy_J[last] <= by_power.energy_J[first]) & (
@@ -164,13 +166,15 @@ def contradict(
     span_s: FloatArray | float,
     most_W: FloatArray | float,
 ) -> NDArray[np.bool_]:
-    """Whether a counter and instant power tell different things.
+    """Whether a counter and instantaneous power contradict each other.
+
+    Each argument is one number or an array.
 
     Args:
-        rise_J: by how much the counter rose; here and below, one number or an array.
-        owed_J: energy in that time by power.
-        span_s: how long it was.
-        most_W: the highest power in that time, from the reading before it on.
+        rise_J: the rise of the counter.
+        owed_J: energy over the same span, integrated from power.
+        span_s: length of the span.
+        most_W: the highest power in the span, including the last reading before it.
     """
     slack_J = np.multiply(_DIFFERENCE_S, most_W)
     differs = np.abs(np.subtract(rise_J, owed_J)) > np.multiply(_MOST_DIFFERENCE, owed_J) + slack_J
@@ -178,13 +182,13 @@ def contradict(
 
 
 def _highest(time: FloatArray, power: FloatArray, tick_s: FloatArray) -> FloatArray:
-    """The highest power between neighbouring readings of a counter, from the reading before on.
+    """The highest power between neighbouring counter readings, including the last one before them.
 
-    That one counts, as the counter may show late what was drawn by then. No other does: whether
-    a difference holds must not change with what is read later, or with what is forgotten.
+    The last one before counts because the counter may lag. No other reading outside the span does:
+    whether a difference is credible must not depend on later readings, or on forgotten ones.
     """
     read = np.isfinite(power)
-    # One more at the end, so that each span has an end.
+    # One value more, so that each span has an end.
     read_s, read_W = time[read], np.append(power[read], 0.0)
     first = np.maximum(np.searchsorted(read_s, tick_s[:-1], side="left") - 1, 0)
     end = np.minimum(np.searchsorted(read_s, tick_s[1:], side="left") + 1, len(read_s))
@@ -202,9 +206,9 @@ def energy_between(
     max_gap_s: float = math.inf,
     max_power_W: float = math.inf,
 ) -> float:
-    """Joules between two instants; NaN where a part of the time was not measured.
+    """Joules between two instants; NaN if part of the time was not measured.
 
-    The arguments are those of `cumulative_energy`.
+    Arguments as for `cumulative_energy`.
     """
     energy_J, missing_s = cumulative_energy(
         time_s,
@@ -237,6 +241,6 @@ def _from_power(
     held_s = np.where(i == len(t) - 1, np.clip(since_s, 0.0, longest_s), since_s)
     held_s = np.where(bridged & (since_s >= 0), held_s, 0.0)
     energy = knots_J[i] + p[i] * held_s + slope * held_s**2 / 2
-    # What was not integrated is missing; before the first reading the difference is negative,
-    # so that the time from an early instant to the first reading comes out as missing too.
+    # Time that was not integrated is missing. Before the first reading the difference is negative,
+    # so the time from an early instant to the first reading comes out as missing too.
     return Cumulative(energy, knots_missing_s[i] + since_s - held_s)

@@ -1,4 +1,4 @@
-"""Work that may take for ever, in a thread of its own, so that nobody waits for it for long."""
+"""Work that may hang, in a thread of its own, so that nobody waits for it long."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-# How long the beginning of a run waits for a driver, or for a disk, that does not answer. Together
-# with what else is done then, a training begins less than 2 s later.
+# How long the start of a run waits for a driver or a disk that does not answer. Together with the
+# other work at the start, this delays a training by less than 2 s.
 PATIENCE_S = 1.5
 
 T = TypeVar("T")
 
 
 class Errand(Generic[T]):
-    """Work that has begun, in a daemon thread: one that never ends holds up no end of a process.
+    """Work in a daemon thread: if it never ends, the process can still exit.
 
-    Where the process can have no further thread, it is done at once by whoever asks for it.
+    If no further thread can be started, the work runs in the calling thread.
 
     Args:
         work: what to do.
-        name: of the thread.
+        name: name of the thread.
     """
 
     def __init__(self, work: Callable[[], T], name: str) -> None:
@@ -41,17 +41,17 @@ class Errand(Generic[T]):
 
     @property
     def is_done(self) -> bool:
-        """Whether it has come to its end."""
-        return self._is_done  # without the lock: a signal handler may ask where it is held
+        """Whether the work has ended."""
+        return self._is_done  # no lock: a signal handler may ask while it is held
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until it is done, or for so long; returns whether it is."""
+        """Wait until the work is done, or until the timeout; return whether it is done."""
         if self._thread is not None:
             self._thread.join(timeout_s)
         return self.is_done
 
     def result(self) -> T:
-        """What it came to; waits for it. Raises what it has raised."""
+        """Wait for the work and return its result, or raise the exception that it raised."""
         if not self.is_done:
             self.wait()
         if self._error is not None:
@@ -59,7 +59,7 @@ class Errand(Generic[T]):
         return self._value  # type: ignore[return-value]
 
     def when_done(self, then: Callable[[], object]) -> None:
-        """Call this as soon as it is done: at its end in its thread, or now if that has come."""
+        """Call `then` once the work is done: in its thread, or now if it already is."""
         with self._lock:
             if not self._is_done:
                 self._then = then

@@ -1,9 +1,9 @@
-"""What one sets once: `ENERGYEST_...` in the environment, or `[tool.energyest]` in pyproject.toml.
+"""Persistent settings: `ENERGYEST_...` variables, or `[tool.energyest]` in pyproject.toml.
 
-An argument comes first, then the environment, then the nearest `pyproject.toml`, from the working
-directory upwards, then the default. An argument that cannot be is an error; a setting from outside
-that cannot be is left out with a warning that says where it stands: a training must not fail for a
-file that lies above it.
+An argument takes precedence, then the environment, then the nearest `pyproject.toml` from the
+working directory upwards, then the default. An invalid argument is an error. An invalid setting
+from the environment or a file is ignored, with a warning that names its place: a training must not
+fail because of a file in some directory above it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ log = logging.getLogger("energyest")
 
 _PREFIX = "ENERGYEST_"
 _FILE = "pyproject.toml"
-# No table of settings needs more.
+# A larger file is not read.
 _MOST_BYTES = 2**20
 _WORDS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
@@ -34,14 +34,14 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings, each with its default.
+    """All settings with their defaults.
 
     Attributes:
-        folder: where traces are written; None for the default of each monitor.
-        carbon_intensity: of the electricity: g CO2e per kWh, or a country; None if not known.
-        pue: power usage effectiveness of the data centre. It counts for CO2e alone: it is never
-            part of an energy.
-        quiet: whether the summary at the end of a run is left out.
+        folder: where traces are written; None for the monitor's default.
+        carbon_intensity: g CO2e per kWh of electricity, or a country; None if not known.
+        pue: power usage effectiveness of the data centre. It applies to CO2e only, never to
+            energies.
+        quiet: whether to omit the summary at the end of a run.
     """
 
     folder: str | Path | None = None
@@ -51,29 +51,40 @@ class Settings:
 
 
 def settings(**arguments: Any) -> Settings:
-    """The settings that hold for a monitor that is made now.
+    """The settings that apply to a monitor created now.
 
     Args:
-        **arguments: by the names of `Settings`; None for one that was not given.
+        **arguments: values by the names in `Settings`; None means not given.
 
     Raises:
-        ConfigurationError: an argument cannot be.
+        ConfigurationError: an argument is invalid.
     """
     found = Settings()
-    for where, values in (_from_file(), _from_environment()):
-        for name, value in values.items():
-            try:
-                found = replace(found, **{name: _CHECKS[name](name, value)})
-            except KeyError:
-                known = ", ".join(_CHECKS)
-                log.warning("energyest: %s: there is no setting %s: %s", where, short(name), known)
-            except EnergyestError as error:
-                log.warning("energyest: %s: %s: the setting is left out", where, error)
+    for _, name, value in _from_outside():
+        found = replace(found, **{name: value})
     given = {name: value for name, value in arguments.items() if value is not None}
     return replace(found, **{name: _CHECKS[name](name, given[name]) for name in given})
 
 
-# ---------------------------------------------------------------------- where they stand
+def origins() -> dict[str, str]:
+    """The source of each setting from the environment or a `pyproject.toml`, by name."""
+    return {name: where for where, name, _ in _from_outside()}
+
+
+# ---------------------------------------------------------------------- sources
+
+
+def _from_outside() -> Iterator[tuple[str, str, Any]]:
+    """Source, name and value of each setting; later ones take precedence."""
+    for where, values in (_from_file(), _from_environment()):
+        for name, value in values.items():
+            try:
+                yield where, name, _CHECKS[name](name, value)
+            except KeyError:
+                known = f"the settings are {', '.join(_CHECKS)}"
+                log.warning("energyest: %s: unknown setting %s: %s", where, short(name), known)
+            except EnergyestError as error:
+                log.warning("energyest: %s: %s: the setting is ignored", where, error)
 
 
 def _from_environment() -> tuple[str, dict[str, Any]]:
@@ -88,24 +99,24 @@ def _from_environment() -> tuple[str, dict[str, Any]]:
 def _from_file() -> tuple[str, Mapping[str, Any]]:
     try:
         here = Path.cwd()
-    except OSError:  # the working directory is gone, and no file is above it
+    except OSError:  # the working directory no longer exists
         return _FILE, {}
     try:
         file = next((f for d in (here, *here.parents) if (f := d / _FILE).is_file()), None)
         if file is None:
             return _FILE, {}
         where, table = f"{file} [tool.energyest]", _table(file)
-    except (OSError, ValueError) as error:  # unreadable, or no TOML
-        log.warning("energyest: the settings in %s are not read: %s", _FILE, error)
+    except (OSError, ValueError) as error:  # unreadable, or not TOML
+        log.warning("energyest: the settings in %s are ignored: %s", _FILE, error)
         return _FILE, {}
     folder = table.get("folder")
     if isinstance(folder, str) and "://" not in folder:
-        table = {**table, "folder": str(file.parent / folder)}  # as paths in such a file are meant
+        table = {**table, "folder": str(file.parent / folder)}  # paths are relative to the file
     return where, table
 
 
 def _table(file: Path) -> Mapping[str, Any]:
-    """`[tool.energyest]` of a file; empty where it has none."""
+    """The table `[tool.energyest]` of a file; empty if there is none."""
     with file.open("rb") as opened:
         data = opened.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
@@ -115,28 +126,28 @@ def _table(file: Path) -> Mapping[str, Any]:
         return {}
     table = _toml().loads(text).get("tool", {}).get("energyest", {})
     if not isinstance(table, Mapping):
-        raise ValueError(f"tool.energyest={short(table)} in {file} is no table")
+        raise ValueError(f"tool.energyest={short(table)} in {file} must be a table")
     return table
 
 
 def _toml() -> Any:
-    """The module that reads TOML: Python's own from 3.11 on, or the one that it was made of."""
+    """A module that reads TOML: `tomllib` (Python 3.11 and later), or else `tomli`."""
     for name in ("tomllib", "tomli"):
         try:
             return importlib.import_module(name)
         except ImportError:
             continue
-    raise ValueError("it takes Python 3.11, or the package tomli, to read it")
+    raise ValueError("reading it needs Python 3.11 or the package tomli")
 
 
-# ---------------------------------------------------------------------- what they can be
+# ---------------------------------------------------------------------- checks
 
 
 def _check_folder(name: str, value: Any) -> str | Path:
     if not isinstance(value, str | os.PathLike) or not str(value):
         raise ConfigurationError(f"{name}={short(value)} must be a path")
     if "://" in str(value):
-        raise ConfigurationError(f"{name}={str(value)!r} must be on a disk of this machine")
+        raise ConfigurationError(f"{name}={str(value)!r} must be a local path, not an address")
     return value if isinstance(value, str) else Path(value)
 
 
@@ -168,7 +179,7 @@ def _check_quiet(name: str, value: Any) -> bool:
 
 
 def _number_of(value: Any) -> Any:
-    """The number that a text of the environment shows; else the value itself."""
+    """The number in a text from the environment; any other value unchanged."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:

@@ -1,4 +1,4 @@
-"""The summary of a run: what it has cost, in a few lines, for a log and for the command line."""
+"""The summary of a run: its cost in a few lines, for a log or the command line."""
 
 from __future__ import annotations
 
@@ -11,8 +11,18 @@ import numpy as np
 from energyest.carbon import CarbonIntensity, Intensity, carbon_intensity, co2e_kg
 from energyest.display import format_both, format_duration, format_energy, format_mass
 from energyest.records.devices import Device, gpus_of
-from energyest.records.meta import read_number, read_object, read_text
+from energyest.records.loading import missing_text
+from energyest.records.meta import (
+    read_list,
+    read_number,
+    read_object,
+    read_objects,
+    read_text,
+)
 from energyest.records.trace import EnergyTrace
+
+# Shorter gaps are not worth a line.
+_GAP_S = 0.1
 
 
 def summary_of(
@@ -22,16 +32,16 @@ def summary_of(
     pue: float = 1.0,
     folder: Path | None = None,
 ) -> str:
-    """What a run has cost, one line for each thing to know.
+    """Summarise the cost of a run in a few lines.
 
     Args:
-        trace: of the run.
-        intensity: carbon intensity of its electricity; None leaves emissions out.
-        pue: power usage effectiveness of the data centre, for the emissions alone.
-        folder: where the trace is; None if it is in memory only.
+        trace: trace of the run.
+        intensity: carbon intensity of the electricity; None leaves emissions out.
+        pue: power usage effectiveness of the data centre, for emissions only.
+        folder: where the trace is stored; None if it is only in memory.
 
     Raises:
-        EstimateError: the intensity or the PUE cannot be.
+        EstimateError: the intensity or the PUE is invalid.
     """
     lines = [_cost(trace), *_parts(trace)]
     if intensity is not None and math.isfinite(trace.total_J):
@@ -45,15 +55,43 @@ def summary_of(
     return "\n  ".join(lines)
 
 
+def status_of(trace: EnergyTrace) -> str:
+    """How a run ended, in a few words."""
+    tool = read_text(read_object(trace.meta, "log"), "tool")
+    status = read_text(trace.meta, "status") or (f"from {tool}" if tool else "status unknown")
+    return "running, or killed" if status == "running" else status
+
+
+def notes_of(trace: EnergyTrace) -> Iterator[str]:
+    """What of a trace was not measured, or is remarkable."""
+    if missing_text(trace.meta):
+        yield missing_text(trace.meta)
+    for device in trace.devices:
+        missing_s = read_number(device, "missing_s") or 0.0
+        if missing_s >= _GAP_S:
+            yield f"{device.get('device')} was not measured for {missing_s:.4g} s"
+    yield from map(str, read_list(trace.meta, "notes"))
+    for name in ("workload_note", "first_projection_note"):
+        why = read_text(trace.meta, name)
+        if why:
+            yield f"no projection before the first {trace.unit}: {why}"
+    for finding in read_objects(read_object(trace.meta, "budget"), "findings"):
+        yield read_text(finding, "reason") or "a budget was exceeded"
+    cut = read_object(trace.meta, "interrupted_epoch")
+    so_far_J = read_number(cut, "energy_J")
+    if so_far_J is not None:
+        yield f"{trace.unit} {cut.get('epoch')} was under way: {format_energy(so_far_J)} so far"
+
+
 def energy_text(trace: EnergyTrace) -> str:
-    """The one energy of a run, and which part of it lies in its epochs."""
+    """The total energy of a run, and how it divides into energy in and outside its epochs."""
     total_J = trace.total_J
     if not math.isfinite(total_J):
-        return "total not known"
+        return "total unknown"
     rows_J = float(np.sum(trace.column("energy_J")))
     between_J = total_J - rows_J
     text = format_both(total_J)
-    # What does not show in the total's own digits is not worth a word.
+    # Omit a split that does not show in the digits of the total.
     if not len(trace) or not math.isfinite(rows_J) or text.startswith(f"{format_energy(rows_J)} "):
         return text
     unit = f"{trace.unit}s"
@@ -69,7 +107,7 @@ def _cost(trace: EnergyTrace) -> str:
 
 
 def _parts(trace: EnergyTrace) -> Iterator[str]:
-    """Whose energy it is, how much of it is modelled, and what a sample has cost."""
+    """The GPUs' share of the energy, the modelled share, and the energy per sample."""
     total_J, parts = trace.total_J, []
     if total_J > 0:
         gpus_J = read_number(read_object(trace.meta, "components"), "gpu_energy_J")

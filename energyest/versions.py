@@ -1,4 +1,4 @@
-"""What a run was made with."""
+"""The versions of the software that a run uses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package, of Python, and of those libraries that are in use."""
+    """Versions of this package, of Python, and of the libraries that are loaded."""
     from energyest import __version__  # noqa: PLC0415  (the package is initialised by now)
 
     found = {"energyest": __version__, "python": platform.python_version()}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +15,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+import energyest
+from energyest.errors import MissingDependencyError
 from energyest.gpus import driver
 from energyest.measure import writer
 from simulation.fake_nvml import FakeNvml, build, compiler_available, environment
@@ -24,6 +28,9 @@ from tests.support.threads import end_those_since, own_threads
 settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any speed")
 
+
+# What an analyst's machine may lack.
+WITH_TORCH = ("torch", "pytorch_lightning", "lightning", "fvcore", "transformers")
 
 # Tests that share what is costly to make: one process runs them all, and first of all. (Marks of
 # `xdist_group` would say so, too; xdist 3.8 does not see them under pytest 9.)
@@ -54,6 +61,35 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return nodeid
 
     return ByGroups(config, log)
+
+
+class _Module(pytest.Module):
+    """A module of tests; one that needs torch, or what comes with it, is skipped without them."""
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            cause = error.__cause__
+            if _is_lack_of_torch(cause):
+                pytest.skip(str(cause), allow_module_level=True)
+            raise
+
+
+def _is_lack_of_torch(error: BaseException | None) -> bool:
+    """Whether torch is not installed, and a test asked for it: the package may do so nowhere."""
+    if not isinstance(error, ImportError) or find_spec("torch") is not None:
+        return False
+    if isinstance(error, MissingDependencyError):  # the package says itself what to install
+        return True
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    importer = next(Path(name) for name in reversed(frames) if not name.startswith("<frozen"))
+    is_ours = importer.is_relative_to(Path(energyest.__file__).parent)
+    return (error.name or "").split(".")[0] in WITH_TORCH and not is_ours
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module:
+    return _Module.from_parent(parent, path=module_path)
 
 
 @pytest.fixture(autouse=True)

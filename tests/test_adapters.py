@@ -480,7 +480,7 @@ def energy_that_is_not_measured_stops_nothing_and_is_said(adapter: Adapter, fold
     adapter.train(monitor, Setting(folder))
     assert len(monitor.trace) == 3
     (warning,) = said.about("budget")
-    assert "whether the budget of 1e-09 kWh is kept is not known" in warning
+    assert "it is not known whether the budget of 1e-09 kWh is kept" in warning
     assert not monitor.exceeded
 
 

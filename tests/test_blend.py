@@ -258,7 +258,7 @@ def test_beside_the_gpu() -> None:
     found = beside_gpu(pre, 50)
     assert found.energy_J == pytest.approx(2000 + 20 * 50)
     assert deviation_of(found) == pytest.approx(math.hypot(0.2, HOST_DEVIATION / 3))
-    assert found.assumptions[0] == "processors and memory go on to draw the 50 W that they draw now"
+    assert found.assumptions[0] == "processors and memory keep drawing 50 W"
     assert deviation_of(Estimate(1.0)) == math.inf
     with pytest.raises(EstimateError, match="a duration and an interval"):
         beside_gpu(predicted(100, duration_s=None), 50)

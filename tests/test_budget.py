@@ -111,7 +111,7 @@ def test_a_sentence_says_it_all() -> None:
     projection = Estimate(3.6e6, 3.3e6, 4.2e6, 0.9, epochs=100)
     at = Standing(10, 0.36e6, 60.0, projection, is_stable=True)
     assert judge(Limit(0.5, "kWh", KWH_J), at).reason == (
-        "the budget of 0.5 kWh will be exceeded: 0.9167 kWh to 1.167 kWh are projected; about 50 "
+        "the budget of 0.5 kWh will be exceeded: projected 0.9167 kWh to 1.167 kWh; about 50 "
         "of 100 epochs fit"
     )
     assert judge(Limit(1.1, "kWh", KWH_J), at).reason.startswith("the budget of 1.1 kWh may be")
@@ -186,7 +186,7 @@ def test_a_decision_that_fails_leaves_no_rank_waiting(caplog: pytest.LogCaptureF
     ranks = Ranks({}, budget_J=7.0)  # rank 0 cannot be told where it stands
     assert ranks.train(3) == 3 * [[False, False]]
     assert ranks.calls[0] > 0
-    assert "failed; the training goes on" in caplog.text
+    assert "failed; training continues" in caplog.text
 
 
 def test_a_warning_alone_asks_no_other_rank() -> None:

@@ -178,7 +178,10 @@ def test_a_pue_is_1_or_more(pue: object) -> None:
 
 @pytest.mark.parametrize("intensity", [-1, math.nan, math.inf, None, [400]])
 def test_an_intensity_is_0_or_more(intensity: object) -> None:
-    with pytest.raises(EstimateError, match=r"intensity_g_per_kWh=.* must be g CO2e per kWh"):
+    with pytest.raises(
+        EstimateError,
+        match=r"intensity_g_per_kWh=.* must be a finite number of 0 or more \(g CO2e per kWh\)",
+    ):
         co2e_kg(KWH, intensity)  # type: ignore[arg-type]
 
 

@@ -82,7 +82,7 @@ def test_metrics_of_the_best_epoch_and_models_by_hyperparameter() -> None:
     worst = collect_runs(traces, monitor="val_acc", mode="min")
     assert list(worst["val_acc"]) == [0.5, 0.5]
     assert list(collect_runs(traces, monitor="val_loss")["val_acc"]) == [0.9, 0.9]
-    with pytest.raises(RunsError, match="no run has the metric 'val_f1': there is arch, lr"):
+    with pytest.raises(RunsError, match="no run has the metric 'val_f1'; available: arch, lr"):
         collect_runs(traces, monitor="val_f1")
     for column in ("net", "batch_size", "val_acc"):
         with pytest.raises(RunsError, match=f"no run has the hyperparameter '{column}'"):
@@ -112,13 +112,13 @@ def test_traces_of_any_source(tmp_path: Path) -> None:
 def test_what_has_not_finished(tmp_path: Path) -> None:
     trace(30.0).save(tmp_path / "done")
     trace(20.0, status="KeyboardInterrupt").save(tmp_path / "stopped")
-    with pytest.warns(UserWarning, match=r"not finished .*: stopped \(KeyboardInterrupt\)"):
+    with pytest.warns(UserWarning, match=r"unfinished .*: stopped \(KeyboardInterrupt\)"):
         runs = collect_runs(tmp_path)
     assert list(runs["run"]) == ["done"]
     assert len(collect_runs(tmp_path, unfinished=True)) == 2
     with (
-        pytest.warns(UserWarning, match="not finished"),
-        pytest.raises(RunsError, match="none of the 1 traces is of a finished run"),
+        pytest.warns(UserWarning, match="unfinished"),
+        pytest.raises(RunsError, match="none of the 1 traces is a finished run"),
     ):
         collect_runs([tmp_path / "stopped"])
 
@@ -155,7 +155,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_one_name_for_many_models_is_warned_of() -> None:
     other = trace(5.0, model={"name": "LitNet", "parameters": 99})
-    with pytest.warns(UserWarning, match=r"'LitNet' are of 2 different .* \(there is arch, lr"):
+    with pytest.warns(UserWarning, match=r"'LitNet' have 2 different .* \(available: arch, lr"):
         collect_runs([trace(), other])
     assert len(collect_runs([trace(), other], model="arch")) == 2
 

@@ -113,7 +113,7 @@ def test_what_has_stopped_is_known_exactly() -> None:
     estimate = estimate_early_stop(trace, 100, monitor="val_loss", patience=3)
     assert (estimate.epochs, estimate.epochs_lower) == (6, None)
     assert estimate.energy_J == pytest.approx(trace.column("energy_J")[:6].sum())
-    assert "tell that it stops there" in estimate.assumptions[0]
+    assert "already end the training" in estimate.assumptions[0]
     # A value of NaN ends the training, too: it is the last of one that is over.
     broken = trace_of([1.0, 0.9, 0.8, 0.7, math.nan], meta={"status": "finished"})
     assert estimate_early_stop(broken, 100, monitor="val_loss").epochs == 5
@@ -309,6 +309,7 @@ def curves(random: np.random.Generator) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 def test_intervals_hold_the_stop() -> None:
     """At 90 %; the bound leaves room for the chance of so few cases (about 3 % one way)."""
     random = np.random.default_rng(5)
@@ -452,7 +453,7 @@ def test_a_callback_that_cannot_be_read(tmp_path: Path, caplog: Any) -> None:
     monitor = monitor_of(count_flops=False)
     trainer = make_trainer(pytorch_lightning, tmp_path, monitor, Odd("val_loss"), max_epochs=1)
     trainer.fit(Learns(), loader(), loader())
-    assert "when Odd stops is not known" in caplog.text
+    assert "the stopping rule of Odd is not known" in caplog.text
     assert len(monitor.trace) == 1
 
 
@@ -495,7 +496,7 @@ def test_project_shows_both(tmp_path: Path, capsys: Any) -> None:
     planned, stopped = capsys.readouterr().out.splitlines()[-2:]
     assert "for 200 epochs" in planned
     assert str(estimate_early_stop(trace)) in stopped
-    assert "val_loss goes on along the curve that it has followed" in stopped
+    assert "val_loss continues along its curve so far" in stopped
 
 
 def test_project_says_why_there_is_no_second_figure(tmp_path: Path, capsys: Any) -> None:

@@ -140,11 +140,11 @@ def test_ranks_need_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        ({"a": [1.0, 2, 3]}, "all runs are of one group"),
+        ({"a": [1.0, 2, 3]}, "all runs are in one group"),
         ({"a": [1.0, 2, 3], "b": [2.0]}, "b has 1: repeat these trainings"),
         ({"a": [1.0, 2, 3], "b": [2.0, 3.0], "c": [4.0]}, "b has 2, c has 1"),
         ({"a": [5.0, 5, 5], "b": [5.0, 5, 5]}, "is the same in all runs: there is nothing"),
-        ({"a": [5.0, 5, 5], "b": [6.0, 6, 6]}, "without a spread no test"),
+        ({"a": [5.0, 5, 5], "b": [6.0, 6, 6]}, "without variation, no test"),
         ({"a": [1.0, 2, np.nan], "b": [1.0, 2, 3]}, r"not known for 1 of 6 runs \(2\)"),
         ({"a": [1.0, 2, np.inf], "b": [1.0, 2, 3]}, "not known for 1 of 6"),
     ],
@@ -272,6 +272,7 @@ def test_own_variances_where_spreads_differ() -> None:
     assert found.effects["partial_eta_squared"]["model:gpu"] == pytest.approx(expected)
 
 
+@pytest.mark.long
 def test_no_interaction_is_seldom_found_where_spreads_differ() -> None:
     """Aligned ranks would find one in two of five (one pair is spread eightfold)."""
     rng = np.random.default_rng(2)
@@ -334,9 +335,9 @@ def test_what_levene_says_of_ranks() -> None:
     rng = np.random.default_rng(0)
     skewed = rng.exponential(1, (2, 30))
     alike = compare_groups(by_group({"a": skewed[0], "b": skewed[1] + 1}))
-    assert any("sees no difference in spread" in note for note in alike.notes)
+    assert any("finds no difference in spread" in note for note in alike.notes)
     unlike = compare_groups(by_group({"a": skewed[0], "b": 9 * skewed[1] + 1}))
-    assert any("spread differently" in note for note in unlike.notes)
+    assert any("spreads of the groups differ" in note for note in unlike.notes)
 
 
 def test_groups_of_several_gpus_are_warned_of() -> None:
@@ -348,7 +349,7 @@ def test_groups_of_several_gpus_are_warned_of() -> None:
 def test_levels_that_read_alike() -> None:
     runs = by_group({"a": [1.0, 2, 3], "b": [1.0, 2, 4], "c": [2.0, 3, 5]})
     runs["model"] = runs["model"].map({"a": 1, "b": "1", "c": 3})
-    with pytest.raises(RunsError, match="read alike"):
+    with pytest.raises(RunsError, match="look alike"):
         compare_groups(runs)
     # Two columns whose values hold commas.
     runs = pd.concat([factorial(count=3), factorial(count=3, seed=1)])
@@ -377,8 +378,8 @@ def of_pairs(*pairs: str) -> pd.DataFrame:
         ("ax ay az bx by bz cx", "c on y, c on z", "leave out model c"),
         ("ax bx cx ay by cy az", "b on z, c on z", "leave out gpu z"),
         ("ax ay az bx by bz cx cy", "c on z", "leave out model c or gpu z"),
-        ("ax by", "a on y, b on x", "choose levels of which all pairs have runs"),
-        ("ax ay bx", "b on y", "choose levels of which all pairs have runs"),
+        ("ax by", "a on y, b on x", "choose levels for which all pairs have runs"),
+        ("ax ay bx", "b on y", "choose levels for which all pairs have runs"),
     ],
 )
 def test_missing_pairs_are_named_with_the_level_to_leave_out(

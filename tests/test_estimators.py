@@ -169,7 +169,7 @@ def test_epochs_without_a_measurement_are_projected() -> None:
     estimate = estimate_step(EnergyTrace(columns), 10)
     assert estimate.energy_J == pytest.approx(100)
     assert estimate.measured_J == pytest.approx(40)
-    assert any("were not read" in a for a in estimate.assumptions)
+    assert any("were not measured" in a for a in estimate.assumptions)
 
 
 @given(unread=st.sets(st.integers(0, 11), max_size=7), form=st.sampled_from(["energy", "power"]))
@@ -182,11 +182,11 @@ def test_wherever_epochs_were_not_read_they_cost_what_others_cost(
     estimate = estimate_step(trace, 20, form=form)
     assert estimate.energy_J == pytest.approx(2000)
     assert estimate.duration_s == pytest.approx(40)
-    assert any("were not read" in said for said in estimate.assumptions) == bool(unread)
+    assert any("were not measured" in said for said in estimate.assumptions) == bool(unread)
     if not unread & {4, 5, 6}:
         paper = estimate_step(trace, 20, form=form, start=4, window=3)
         assert paper.energy_J == pytest.approx(2000)
-        is_said = any("were not read" in said for said in paper.assumptions)
+        is_said = any("were not measured" in said for said in paper.assumptions)
         assert is_said == any(epoch < 7 for epoch in unread)
 
 
@@ -253,27 +253,27 @@ def test_error_survives_pickling_and_copying() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"epochs": 4}, "epochs=4 is fewer than the 5 epochs measured"),
+        ({"epochs": 4}, "epochs=4 is less than the 5 epochs measured"),
         ({"epochs": 0}, "epochs=0 must be positive"),
         ({"epochs": math.inf}, "must be positive"),
-        ({"epochs": 3.5}, "epochs=3.5 is fewer than the 5 epochs measured"),
+        ({"epochs": 3.5}, "epochs=3.5 is less than the 5 epochs measured"),
         ({"epochs": True}, "must be positive"),
-        ({"epochs": 10, "steps": 100}, "give one of them"),
-        ({"epochs": None, "steps": 100}, "does not say how many steps"),
-        ({"epochs": None}, "how long is the training"),
-        ({"form": "watts"}, "form='watts' is not known"),
+        ({"epochs": 10, "steps": 100}, "pass only one"),
+        ({"epochs": None, "steps": 100}, "does not hold the steps"),
+        ({"epochs": None}, "how long the training is"),
+        ({"form": "watts"}, "form='watts' must be"),
         ({"start": -1}, "from 0 to 9"),
         ({"start": 10}, "from 0 to 9"),
         ({"start": "now"}, "'auto' or an epoch"),
         ({"confidence": "0.9"}, "between 0 and 1"),
         ({"duration_s": "10"}, "positive and finite"),
-        ({"duration_s": 3.0}, "shorter than the 10 s measured"),
+        ({"duration_s": 3.0}, "shorter than the 10 s already measured"),
         ({"trace": [1.0]}, "trace is a list: it must be an EnergyTrace"),
         ({"window": 0}, "window=0 must be"),
         ({"start": 7, "window": 4}, "reach past the last of 10 epochs"),
         ({"confidence": 1.0}, "between 0 and 1"),
         ({"duration_s": -3}, "positive and finite"),
-        ({"form": "power", "duration_s": 1.0}, "shorter than the 10 s measured"),
+        ({"form": "power", "duration_s": 1.0}, "shorter than the 10 s already measured"),
     ],
 )
 def test_bad_arguments(arguments: dict, message: str) -> None:
@@ -418,7 +418,7 @@ def test_green_algorithms() -> None:
     assert estimate.energy_J == pytest.approx((300 * 0.5 + 0.3725 * 16) * 200)
     # Without a reading of it, utilisation is 1, as in the method itself.
     assert estimate_green_algorithms(trace, 100, ram_GB=0).energy_J == pytest.approx(60000)
-    with pytest.raises(EstimateError, match="give ram_GB"):
+    with pytest.raises(EstimateError, match="pass ram_GB"):
         estimate_green_algorithms(trace, 100)
     with pytest.raises(EstimateError, match=r"utilization=1\.5"):
         estimate_green_algorithms(trace, 100, utilization=1.5, ram_GB=1)
@@ -513,7 +513,7 @@ def test_devices_as_one_writes_them_by_hand() -> None:
 
 
 def test_what_a_trace_lacks_is_named() -> None:
-    with pytest.raises(EstimateError, match="give tdp_W"):
+    with pytest.raises(EstimateError, match="pass tdp_W"):
         estimate_mlco2(trace_of([1.0]), 1)
     with pytest.raises(EstimateError, match="give duration_s"):
         estimate_mlco2(EnergyTrace.from_epochs(energy_J=[1]), 1, tdp_W=5)
@@ -578,8 +578,8 @@ def test_text_and_units() -> None:
         "<p>7.2 MJ (2 kWh) for 100 epochs in 1 h 02 min, 90 % interval 7 MJ to 7.4 MJ "
         "[STEP &lt;x&gt;]</p><ul><li>measured so far: 1 MJ</li><li>a &lt; b</li></ul>"
     )
-    assert Estimate(5.0)._repr_html_() == "<p>5 J (1.389e-06 kWh)</p>"
-    assert str(Estimate(5.0)) == "5 J (1.389e-06 kWh)"
+    assert Estimate(5.0)._repr_html_() == "<p>5 J (1.389 mWh)</p>"
+    assert str(Estimate(5.0)) == "5 J (1.389 mWh)"
     with pytest.raises(EstimateError, match="intensity"):
         estimate.co2e_kg(-1)
     with pytest.raises(AttributeError):

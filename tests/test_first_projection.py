@@ -158,7 +158,7 @@ def test_processors_and_memory_go_on(tmp_path: Path) -> None:
     first = seen[1]
     assert first.energy_J == pytest.approx(alone.energy_J + CPU_W * alone.duration_s)
     assert GPU_ALONE not in first.assumptions
-    assert first.assumptions[0].endswith("the 100 W that they draw now")
+    assert first.assumptions[0].endswith("keep drawing 100 W")
     assert monitor.trace.meta["first_projection"]["host_power_W"] == pytest.approx(CPU_W)
 
 
@@ -389,12 +389,12 @@ def test_with_the_simulated_driver(tmp_path: Path, nvml: FakeNvml) -> None:
     nvml.set_power(0, watts=300)
     _, seen = fit(tmp_path, *detect([0], components=("gpu", "ram")), max_epochs=4)
     assert "on one H100 80GB HBM3" in seen[1].method
-    assert seen[1].assumptions[0].startswith("processors and memory go on to draw")
+    assert seen[1].assumptions[0].startswith("processors and memory keep drawing")
     nvml.set_name(0, "NVIDIA H101 prototype")
     nvml.set_chip(0, cores=16896, sm_MHz=1980, memory_MHz=2619, bus_bits=5120, capability=(9, 0))
     _, seen = fit(tmp_path, *detect([0], components=("gpu",)), max_epochs=4)
     assert "on one H101 prototype" in seen[1].method  # from what NVML tells of it
-    assert any("no training on a H101 prototype was measured" in a for a in seen[1].assumptions)
+    assert any("no training on H101 prototype was measured" in a for a in seen[1].assumptions)
 
 
 # ---------------------------------------------------------------------- own loops
@@ -419,7 +419,7 @@ def test_an_estimate_that_cannot_be_used_is_said(caplog: pytest.LogCaptureFixtur
         run.expect(Estimate(1000.0))
         assert run.projection is None
     assert warnings_of(caplog) == [
-        "energyest: no projection: pre needs epochs and an interval, as estimate_pre gives them"
+        "energyest: no projection: pre needs epochs and an interval, as estimate_pre() returns"
     ]
 
 

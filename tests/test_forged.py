@@ -202,7 +202,7 @@ def test_what_is_not_known_is_not_refused(tmp_path: Path) -> None:
     some = {name: np.array([0.0, math.nan, 20.0]) for name in ("start_s", "end_s")}
     check_rows(some, "")
     some["start_s"][2] = -1
-    with pytest.raises(TraceError, match="before the one before"):
+    with pytest.raises(TraceError, match="before the end of the previous epoch"):
         check_rows(some, "")
     assert len(load_trace(EnergyTrace.from_epochs([1.0, 2.0]).save(tmp_path / "e"))) == 2
 

@@ -409,7 +409,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_ones() -> None:
         resolve_gpu("RTX 3090Tie")
     text = str(raised.value)
     assert "'RTX 3090Tie'" in text
-    assert "nearest names are GeForce RTX 3090 Ti" in text
+    assert "closest names are GeForce RTX 3090 Ti" in text
     assert "Gpu(...)" in text
 
     with pytest.raises(EstimateError) as raised:
@@ -461,7 +461,7 @@ def test_one_gpu_in_a_list_or_with_a_count(typed: Any) -> None:
 
 @pytest.mark.parametrize("typed", [["A100", "H100"], "A100, H100", "2x A100 and 4x H100"])
 def test_gpus_of_different_kinds(typed: Any) -> None:
-    with pytest.raises(EstimateError, match="different kinds: one kind at a time can be estimated"):
+    with pytest.raises(EstimateError, match="different kinds: estimate one kind at a time"):
         resolve_gpu(typed)
 
 

@@ -236,7 +236,7 @@ def test_memory_is_still_watched() -> None:
 
 
 def test_a_model_of_ones_own_has_learnt_its_machines() -> None:
-    with pytest.raises(EstimateError, match="probe of the CPU is for the packaged model"):
+    with pytest.raises(EstimateError, match="probe of the CPU needs the packaged model"):
         estimate_pre(
             LAUNCH_BOUND, "H100", epochs=1, train_samples=32, probe=host(1), model=small_model()
         )

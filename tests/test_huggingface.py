@@ -336,9 +336,9 @@ def test_resuming_from_what_has_no_record_or_a_damaged_one(
     record = tmp_path / "checkpoint-6" / "energyest.json"
     state = json.loads(record.read_text())
     damages = (
-        (None, "holds no record of energy"),
-        ("{", "holds no JSON"),
-        (json.dumps(state | {"epoch": -1}), "are no position"),
+        (None, "holds no energy record"),
+        ("{", "holds no readable JSON"),
+        (json.dumps(state | {"epoch": -1}), "is not a position"),
         (json.dumps([]), "holds no checkpoint"),
     )
     for damage, why in damages:
@@ -349,7 +349,7 @@ def test_resuming_from_what_has_no_record_or_a_damaged_one(
         trace = callback.trace
         assert list(trace.column("steps")) == [2, 4]
         assert any("had cost before" in note and why in note for note in trace.meta["notes"])
-    assert len(warnings_of(caplog, "record of energy is damaged")) == 3
+    assert len(warnings_of(caplog, "energy record in the checkpoint is damaged")) == 3
 
 
 def test_two_callbacks_do_not_mix(tmp_path: Path) -> None:
@@ -487,7 +487,7 @@ def test_a_copy_of_an_object_has_no_tap() -> None:
 
 def test_a_callback_that_no_trainer_calls(caplog: pytest.LogCaptureFixture) -> None:
     callback = callback_of()
-    with pytest.raises(LookupError, match="called by no Trainer"):
+    with pytest.raises(LookupError, match="not called by a Trainer"):
         call_of(callback)
     callback.on_train_begin(None, None, None)
     assert warnings_of(caplog, "on_train_begin failed")
@@ -569,7 +569,7 @@ def test_a_name_that_the_training_uses_is_left_to_it(
     assert list(callback.trace.column("energy/total_J")) == [12, 12]
     assert list(callback.trace.column("steps")) == [4, 4]
     assert len(warnings_of(caplog, "energy/total_J")) == 1
-    assert len(warnings_of(caplog, "'steps' is the name of a column")) == 1
+    assert len(warnings_of(caplog, "'steps' is left out of the trace")) == 1
 
 
 # ---------------------------------------------------------------------- the Hub

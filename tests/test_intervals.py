@@ -296,19 +296,26 @@ def test_gpu_is_waited_for_at_the_edges_only(
     assert len(waits) == 1 + 4 + 1  # the first beginning, ends, and that of the run
 
 
-def test_a_batch_costs_microseconds() -> None:
-    monitor = EnergyMonitor(sensors=[], every_n_steps=10**9, count_flops=False)
-    monitor._in_row = True
-    batch = torch.zeros(4, 2)
+@both_namespaces
+def test_a_batch_costs_microseconds(pl: ModuleType, tmp_path: Path) -> None:
+    spent_s = []
 
-    def batches_s() -> float:
-        began_s = time.thread_time()
-        for i in range(1000):
-            monitor.on_train_batch_start(None, None, batch, i)
-            monitor.on_train_batch_end(None, None, None, batch, i)
-        return time.thread_time() - began_s
+    class Timed(EnergyMonitor):
+        def on_train_batch_start(self, *arguments: Any) -> None:
+            began_s = time.thread_time()
+            super().on_train_batch_start(*arguments)
+            spent_s.append(time.thread_time() - began_s)
 
-    assert min(batches_s() for _ in range(5)) < 1000 * 20e-6
+        def on_train_batch_end(self, *arguments: Any) -> None:
+            began_s = time.thread_time()
+            super().on_train_batch_end(*arguments)
+            spent_s[-1] += time.thread_time() - began_s
+
+    monitor = Timed(tmp_path / "energy", sensors=[Constant(GPU_W)])
+    make_trainer(pl, tmp_path, monitor, max_epochs=1).fit(NETS[pl](), batches(200))
+    assert len(spent_s) == 200
+    # Not the mean: on a busy machine, it is what the neighbours make of it.
+    assert np.quantile(spent_s, 0.05) < 150e-6
 
 
 @both_namespaces

@@ -26,6 +26,7 @@ from tests.support.trainers import (
     At,
     PlNet,
     both_namespaces,
+    both_namespaces_if_long,
     lightning_warns,
     loader,
     make_trainer,
@@ -96,7 +97,7 @@ def test_a_learning_rate_finder_within_the_training(
     check_once(monitor, caplog, every)
 
 
-@both_namespaces
+@both_namespaces_if_long
 @pytest.mark.parametrize("kind", ["LearningRateFinder", "BatchSizeFinder"])
 @pytest.mark.parametrize("first", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_finder_at_the_start(
@@ -113,7 +114,7 @@ def test_a_finder_at_the_start(
     check_once(monitor, caplog, None)
 
 
-@both_namespaces
+@both_namespaces_if_long
 def test_a_finder_in_a_training_that_was_resumed(
     pl: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -138,7 +139,7 @@ def test_a_finder_in_a_training_that_was_resumed(
     assert not warnings_of(caplog, "failed")
 
 
-@both_namespaces
+@both_namespaces_if_long
 def test_a_tuner_before_the_training(
     pl: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -202,7 +203,10 @@ def by_pickle(monitor: EnergyMonitor) -> EnergyMonitor:
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, by_pickle])
-@pytest.mark.parametrize("when", ["before", "within", "after"])
+@pytest.mark.parametrize(
+    "when",
+    ["within", *(pytest.param(when, marks=pytest.mark.long) for when in ("before", "after"))],
+)
 def test_a_copy_holds_no_trainer_and_no_model(
     when: str, duplicate: Callable[[EnergyMonitor], EnergyMonitor], tmp_path: Path
 ) -> None:

@@ -42,7 +42,7 @@ NAMES = np.tile(["gpu:0", "gpu:1"], 61)
 
 
 def test_readings_of_two_gpus_are_not_taken_for_one() -> None:
-    with pytest.raises(TraceError, match=r"2 readings at a time, .* of 2 devices"):
+    with pytest.raises(TraceError, match=r"groups of 2 readings close together, .* 2 devices"):
         EnergyTrace.from_power(TIME, POWER, [20, 40, 60])
 
 
@@ -68,7 +68,7 @@ def test_the_refusal_names_the_code_that_adds_them_up() -> None:
     assert trace.column("energy_J") == pytest.approx([30_000])
     code = re.search(r"device=(\['gpu:0'\] \* 122)$", str(caught.value))
     assert code is not None
-    with pytest.warns(UserWarning, match="as of 2 devices"):
+    with pytest.warns(UserWarning, match="as if 2 devices"):
         EnergyTrace.from_power(log["time"], log["power"], [60], device=eval(code[1]))
 
 
@@ -115,18 +115,18 @@ def test_any_number_of_devices_is_seen(
 ) -> None:
     late_s = np.random.default_rng(seed).uniform(0, apart_s / 2, devices * rounds)
     time = in_turn(devices, rounds, apart_s, every_s) + late_s
-    with pytest.raises(TraceError, match=f"as of {devices} devices"):
+    with pytest.raises(TraceError, match=f"as if {devices} devices"):
         EnergyTrace.from_power(time, np.full(len(time), 100.0), [time[-1]])
 
 
 def test_a_second_device_is_seen_that_comes_later() -> None:
     time = np.concatenate([np.arange(300.0), 300 + in_turn(2, 30)])
-    with pytest.raises(TraceError, match="as of 2 devices"):
+    with pytest.raises(TraceError, match="as if 2 devices"):
         EnergyTrace.from_power(time, np.full(360, 100.0), [320])
 
 
 def test_so_are_few_rounds_at_the_same_times() -> None:
-    with pytest.raises(TraceError, match="as of 2 devices"):
+    with pytest.raises(TraceError, match="as if 2 devices"):
         EnergyTrace.from_power([0, 0, 1, 1, 2, 2], [300, 200] * 3, [2])
     # Once, a clock may well show the same time twice.
     silently(EnergyTrace.from_power, [0, 1, 1, 2, 3, 4], [300] * 6, [4])
@@ -451,7 +451,7 @@ LASTED_S = np.array([60.0, 48.0, 48.0])
         (3.6e6 * KWH, 1000 * LASTED_S, "0.303 W .* divide duration_s by 1000"),
         (3.6e9 * KWH, LASTED_S, "3.03e.05 W .* divide energy_J by 1000"),
         (3.6e6 * KWH, LASTED_S / 3600, "W .* multiply duration_s by 3600"),
-        (KWH, None, "epochs cost 0.00402 J: is energy_J in joules. Of kWh, multiply by 3.6e6"),
+        (KWH, None, "epochs cost 0.00402 J: is energy_J in joules. Multiply kWh by 3.6e6"),
         ([5100, 0, 4010], LASTED_S, "1 of 3 epochs cost 0 J"),
         ([5100, 0, 4010], None, "1 of 3 epochs cost 0 J"),
     ],
@@ -476,8 +476,8 @@ def test_a_counter_is_not_taken_for_the_energy_of_epochs() -> None:
 @pytest.mark.parametrize(
     ("energy_J", "duration_s", "message"),
     [
-        (KWH, LASTED_S, "less than any computer draws: of kWh, multiply"),
-        (3.6e9 * KWH, LASTED_S, r"more than 1 device\(s\) draw, 100 kW each: of millijoules"),
+        (KWH, LASTED_S, "less than any computer draws: if in kWh, multiply"),
+        (3.6e9 * KWH, LASTED_S, r"more than 1 device\(s\) draw, 100 kW each: if in millijoules"),
     ],
 )
 def test_of_known_devices_they_are_refused(energy_J: Any, duration_s: Any, message: str) -> None:

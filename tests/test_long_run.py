@@ -125,6 +125,7 @@ class Dead(WaveSensor):
         raise RuntimeError("fell off the bus")
 
 
+@pytest.mark.long
 def test_devices_that_fail_for_long_leave_nothing_behind(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -14,14 +14,12 @@ import numpy as np
 import psutil
 import pynvml
 import pytest
-import torch
 
 from energyest import load_trace, track
 from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.ledger import sum_of_parts
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import Detection, detect
-from energyest.measure.torch_gpus import unreadable
 from energyest.records.trace import EnergyTrace
 from energyest.tracking.run import Run
 from energyest.tracking.track import find_sensors
@@ -346,6 +344,9 @@ def test_a_resumed_run_adds_up_no_part_that_was_not_measured() -> None:
 def test_an_accelerator_that_nothing_here_can_read(
     nvml: FakeNvml, caplog: pytest.LogCaptureFixture
 ) -> None:
+    torch = pytest.importorskip("torch")
+    from energyest.measure.torch_gpus import unreadable
+
     assert unreadable(torch.device("cpu")) == unreadable(torch.device("cuda", 1)) == []
     found = find_sensors([], ("gpu", "cpu"), None, others=unreadable(torch.device("mps", 0)))
     assert [device.device for device in found.devices] == ["cpu:0", "gpu:mps0"]

@@ -261,7 +261,7 @@ def test_a_sum_that_was_saved_is_the_whole(tmp_path: Path) -> None:
     assert again.epochs.equals(whole.epochs)
     assert again.power.equals(whole.power)
     assert again.meta == whole.meta
-    with pytest.raises(TraceError, match="taken apart"):
+    with pytest.raises(TraceError, match="cannot be split"):
         load_trace(tmp_path / "b", ranks=[0])
 
 

@@ -77,7 +77,7 @@ def test_a_name_for_every_step(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert len(trace.metrics) == 2000
     assert list(trace.column("last")) == [0, 1, 2]
     assert messages(caplog) == [
-        "energyest: 2000 metrics have names by now: further ones are left out"
+        "energyest: 2000 metric names are in use: further ones are left out"
     ]
 
 
@@ -96,7 +96,7 @@ def test_a_value_that_fails_does_not_lose_the_others(
         run.start_epoch()
         run.end_epoch(before=1.0, bad=value, after=2.0)
     assert sorted(run.trace.metrics) == ["after", "before"]
-    assert messages(caplog) == ["energyest: the value of 'bad' is no number and is left out"]
+    assert messages(caplog) == ["energyest: the value of 'bad' is not a number and is left out"]
 
 
 def test_metrics_of_a_trainer(caplog: pytest.LogCaptureFixture) -> None:
@@ -112,10 +112,10 @@ def test_metrics_of_a_trainer(caplog: pytest.LogCaptureFixture) -> None:
         trainer.callback_metrics["energy/total_J"]._is_of_energyest = True
         trainer.callback_metrics |= {"bad": torch.tensor(1j), "many": torch.ones(2)}
         assert fresh.take(trainer) == dict.fromkeys(("val_acc", "energy/mine", "a,b"), value)
-    assert [message.split(":")[1] for message in messages(caplog)] == [
-        " the metric 'energy_J' is the name of a column of the trace",
-        " the metric 'steps' is the name of a column of the trace",
-        " the metric 'bad' is no number (RuntimeError)",
+    assert [message.split(": ", 1)[1] for message in messages(caplog)] == [
+        "metric 'energy_J' is left out of the trace: it has the name of a column of the trace",
+        "metric 'steps' is left out of the trace: it has the name of a column of the trace",
+        "metric 'bad' is left out of the trace: it is not a number (RuntimeError)",
     ]
 
 
@@ -152,7 +152,7 @@ def test_odd_names_of_devices_survive(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "a\nb", "a\rb", "\x00", "\x1b[31m", "x" * 201])
 def test_names_of_devices_that_no_file_can_hold(name: Any) -> None:
-    with pytest.raises(ConfigurationError, match="that must be text"):
+    with pytest.raises(ConfigurationError, match="a name must be text"):
         track(sensors=[Constant(1), Constant(1, name)])
 
 

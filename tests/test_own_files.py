@@ -81,7 +81,7 @@ def test_a_file_of_the_users_own(
     before = tree(tmp_path)
     assert tracked(tmp_path / "exp") == tmp_path / "exp-2"
     assert len(load_trace(tmp_path / "exp-2")) == 1
-    assert ("which is of no trace" in caplog.text) == (name != "epochs.jsonl")
+    assert ("which is not part of a trace" in caplog.text) == (name != "epochs.jsonl")
     shutil.rmtree(tmp_path / "exp-2")
     with pytest.raises(TraceError, match=f"already holds {name}, which is not replaced"):
         TRACE.save(tmp_path / "exp")
@@ -256,7 +256,7 @@ def test_a_folder_that_is_exchanged_is_not_written_through(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "taken the place" in caplog.text
     assert notes == [
-        f"something else has taken the place of {energy} while it was written: "
+        f"something else has taken the place of {energy} during the run: "
         "the trace was kept in memory"
     ]
 

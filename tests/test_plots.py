@@ -36,7 +36,7 @@ def test_finished_run_projected_from_half() -> None:
     assert labels(projection) == [
         "measured",
         "measured later",
-        "projected (STEP)",
+        "projected (STEP): 4.2 kJ\n(0.001167 kWh)",
         "90 % interval",
     ]
     dashed = next(line for line in projection.lines if line.get_linestyle() == "--")
@@ -44,11 +44,13 @@ def test_finished_run_projected_from_half() -> None:
     assert low == 0
     assert high > dashed.get_ydata()[-1]  # the projection's end is inside
     expected = ENERGY[:20].sum() + 20 * ENERGY[1:20].mean()
-    assert list(dashed.get_xdata()) == [20, 40]
-    assert list(dashed.get_ydata()) == pytest.approx([ENERGY[:20].sum(), expected], rel=1e-4)
+    assert list(dashed.get_xdata()[[0, -1]]) == [20, 40]
+    assert list(dashed.get_ydata()[[0, -1]]) == pytest.approx(
+        [ENERGY[:20].sum(), expected], rel=1e-4
+    )
     assert [axes.get_xlabel() for axes in figure.axes] == ["epoch", "epochs"]
-    assert [axes.get_ylabel() for axes in figure.axes] == ["energy", "cumulative energy"]
-    assert [axes.yaxis.get_major_formatter()(2500) for axes in figure.axes] == ["2.5 kJ"] * 2
+    assert [a.get_ylabel() for a in figure.axes] == ["energy (J)", "cumulative energy (kJ)"]
+    assert [a.yaxis.get_major_formatter()(2500) for a in figure.axes] == ["2500", "2.5"]
     figure.savefig(io.BytesIO())
 
 
@@ -57,14 +59,14 @@ def test_readings_bring_a_panel_of_power() -> None:
     figure = plot_trace(trace)
     assert len(figure.axes) == 3
     assert figure.axes[0].get_xlabel() == "time (s)"
-    assert figure.axes[0].get_ylabel() == "power"
-    assert figure.axes[0].yaxis.get_major_formatter()(50) == "50 W"
+    assert figure.axes[0].get_ylabel() == "power (W)"
+    assert figure.axes[0].yaxis.get_major_formatter()(50) == "50"
 
 
 def test_not_stable_says_so_inside() -> None:
     projection = plot_trace(finished(), observed=1).axes[-1]
     assert any("not stable yet" in text.get_text() for text in projection.texts)
-    assert "projected (STEP)" not in labels(projection)
+    assert labels(projection) == ["measured", "measured later"]
 
 
 @pytest.mark.parametrize("arguments", [{"observed": 0}, {"epochs": 0}, {"epochs": 39}])
@@ -118,18 +120,22 @@ def drawn_points(axes) -> int:
 def test_few_epochs_have_a_bar_each(rows: int) -> None:
     trace = long_trace(rows)
     power, epochs, projection = plot_trace(trace).axes
-    assert len(epochs.patches) == rows + rows // 10
-    assert labels(epochs) == ["training", "validation"]
+    *bars, hatched = epochs.patches
+    assert len(bars) == rows + rows // 10
+    begin, end = hatched.get_x(), hatched.get_x() + hatched.get_width()
+    assert (begin, end) == (6 * rows // 10 - 0.5, 7 * rows // 10 - 0.5)
+    assert labels(epochs) == ["epochs not measured", "stable level", "training", "validation"]
     assert [len(line.get_xdata()) for line in projection.lines[:2]] == [rows, rows]
-    for line in power.lines:
+    for line in power.lines[::2]:  # those between are markers
         np.testing.assert_array_equal(line.get_ydata(), trace.power_columns["power_W"][::2])
 
 
 @pytest.mark.parametrize("rows", [MOST_ROWS + 1, 5_000, 251_650])
 def test_many_epochs_are_drawn_together(rows: int) -> None:
     power, epochs, projection = plot_trace(long_trace(rows)).axes
-    training, validation, spread = epochs.patches
-    assert [label.split(",")[0] for label in labels(epochs)][:2] == ["training", "validation"]
+    training, validation, spread, hatched = epochs.patches
+    assert hatched.get_width() == pytest.approx(rows / 10, abs=2 * rows / MOST_ROWS)
+    assert {"training, mean", "validation, mean", "stable level"} < set(labels(epochs))
     values, edges, lowest = spread.get_data()
     assert (edges[0], edges[-1]) == (-0.5, rows - 0.5)
     assert (np.nanmin(lowest), np.nanmax(values)) == (7, 900)
@@ -144,9 +150,9 @@ def test_many_epochs_are_drawn_together(rows: int) -> None:
     known = ~np.isnan(means)
     assert (means * widths)[known].sum() == pytest.approx(100 * 0.9 * rows + 800 - 93, rel=2e-3)
     assert len(values) < MOST_ROWS + 3
-    assert drawn_points(power) < 2 * 2 * (MOST_ROWS + 3)
-    assert drawn_points(projection) < 2 * (MOST_ROWS + 3) + 4
-    for line in power.lines:
+    assert drawn_points(power) < 2 * (2 * (MOST_ROWS + 3) + 11)
+    assert drawn_points(projection) < 3 * (MOST_ROWS + 3) + 4
+    for line in power.lines[::2]:
         assert (np.nanmin(line.get_ydata()), np.nanmax(line.get_ydata())) == (7, 900)
         assert np.isnan(line.get_ydata()).any()
 
@@ -156,14 +162,19 @@ def test_projection_of_many_epochs_begins_and_ends_at_rows() -> None:
     whole, measured, later, *_ = projection.lines
     assert (measured.get_xdata()[0], measured.get_xdata()[-1]) == (1, 3333)
     assert later.get_xdata()[-1] == whole.get_xdata()[-1] == 10_000
-    assert whole.get_ydata()[-1] == pytest.approx(100 * 9000 + 800 - 93)
+    # Epochs that were not measured count as those around them, not as 0.
+    assert whole.get_ydata()[-1] == pytest.approx(100 * 10_000 + 800 - 93)
 
 
 def test_a_long_trace_of_which_nothing_is_known() -> None:
     unknown = np.full(3000, math.nan)
     columns = {"epoch": np.arange(3000.0), "energy_J": unknown}
     figure = plot_trace(EnergyTrace(columns))
-    assert all(np.isnan(patch.get_data().values).all() for patch in figure.axes[0].patches)
+    *drawn, hatched = figure.axes[0].patches
+    assert all(np.isnan(patch.get_data().values).all() for patch in drawn)
+    assert hatched.get_extents().width > 0
+    assert "epochs not measured" in labels(figure.axes[0])
+    assert "no epoch was measured" in figure.axes[1].texts[0].get_text()
     figure.savefig(io.BytesIO())
 
 
@@ -221,10 +232,10 @@ def test_one_panel_for_each_estimator_that_answers() -> None:
     assert titles[-1].startswith("MLCO2")
     assert "1 of 2 runs" in titles[-1]
     assert list(refused.get_xdata()) == pytest.approx([ENERGY.sum()])
-    assert figure.axes[0].get_ylabel() == "estimated energy"
-    assert figure.axes[-1].get_xlabel() == "measured energy"
+    assert figure.axes[0].get_ylabel() == "estimated energy (kJ)"
+    assert figure.axes[-1].get_xlabel() == "measured energy (kJ)"
     for axis in (figure.axes[0].yaxis, figure.axes[-1].xaxis):
-        assert axis.get_major_formatter()(3000) == "3 kJ"
+        assert axis.get_major_formatter()(3000) == "3"
     figure.savefig(io.BytesIO())
 
 

@@ -297,7 +297,7 @@ def test_a_probe_elsewhere_corrects_the_same_factor(load: Workload) -> None:
     assert longer.duration_s == pytest.approx(1.3 * plain.duration_s)
     assert "on NVIDIA H100" not in longer.method
     assert "H100" in longer.method
-    assert any("how L40S compares is predicted" in said for said in longer.assumptions)
+    assert any("the ratio to L40S is predicted" in said for said in longer.assumptions)
 
 
 def test_the_nearer_the_two_gpus_the_narrower_the_interval(load: Workload) -> None:

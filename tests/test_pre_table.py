@@ -303,7 +303,11 @@ DAMAGE: dict[str, tuple[Regressor, Damage, str]] = {
     "other kind": ("linear", lambda d: d.update(kind="energyest PRE model"), "no table model"),
     "older": ("linear", lambda d: d.update(format=1), "format 1; this version reads 2: fit it"),
     "part missing": ("linear", lambda d: d.pop("cv_scores"), "damaged: a table model must have"),
-    "no settings": ("linear", lambda d: d.update(settings=[]), "settings must have the parts"),
+    "no settings": (
+        "linear",
+        lambda d: d.update(settings=[]),
+        "exactly the parts",
+    ),
     "setting unknown": ("linear", lambda d: d["settings"].update(a=1), "settings must have"),
     "regressor": ("linear", lambda d: d["settings"].update(regressor="forest"), "'forest' must"),
     "unhashable": ("linear", lambda d: d["settings"].update(regressor=["svr"]), "must be one of"),

@@ -351,7 +351,7 @@ def test_without_a_probe_it_is_an_h100() -> None:
     ],
 )
 def test_a_probe_of_another_workload(changes: dict[str, Any], text: str) -> None:
-    with pytest.raises(EstimateError, match=f"of another workload: {text}"):
+    with pytest.raises(EstimateError, match=f"for another workload: {text}"):
         estimated(workload(**changes), probe=made_up())
 
 

@@ -94,7 +94,7 @@ def test_epochs_that_are_not_told_leave_no_projection(clock: Clock) -> None:
     program.tells("ends", 4)
     assert program.session.length.rows is None
     program.run.finish("interrupted by SIGTERM")
-    assert "did not tell of each" in " ".join(program.session.trace.meta["notes"])
+    assert "did not show each" in " ".join(program.session.trace.meta["notes"])
 
 
 def test_a_training_that_goes_on_is_planned_to_its_end(clock: Clock) -> None:

@@ -83,7 +83,7 @@ def test_a_rank_without_a_monitor_holds_up_nobody(option: str, trained: dict[str
     assert result.statuses == [0, 0], result.stderr
     assert result.said("SEEN")["weights"] == plain.said("SEEN")["weights"]
     if option == WITHOUT[0]:
-        assert "no EnergyMonitor has answered from rank 1" in result.stderr
+        assert "no EnergyMonitor responded from rank 1" in result.stderr
         trace = load_trace(result.folder / "energy")
         assert trace.meta["missing_ranks"] == [1]
         assert np.isnan(trace.column("energy_J")).all()
@@ -95,7 +95,7 @@ def test_a_rank_without_a_monitor_holds_up_nobody(option: str, trained: dict[str
             30 * trace.column("duration_s"), rel=1e-3
         )
     assert len(trace) == EPOCHS
-    assert result.stderr.count("Give every rank the same callbacks") == 1
+    assert result.stderr.count("Use the same callbacks on every rank") == 1
 
 
 @pytest.mark.parametrize("option", ["kill=1", "kill=0"])

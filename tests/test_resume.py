@@ -161,7 +161,7 @@ def test_rows_of_another_kind_are_left_out(
     assert (
         trace.total_J > trace.meta["earlier_parts"][0]["total_J"] + trace.column("energy_J").sum()
     )
-    assert "intervals of 2 steps: it cannot have epochs" in caplog.text
+    assert "intervals of 2 steps: it cannot use epochs" in caplog.text
 
 
 def test_a_fit_that_made_no_row_leaves_nothing_to_the_next(tmp_path: Path) -> None:

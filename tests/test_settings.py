@@ -47,8 +47,12 @@ def test_argument_then_environment_then_file(
         ("PUE", "much", "must be a number"),
         ("QUIET", "perhaps", "quiet='perhaps' must be true or false"),
         ("CARBON_INTENSITY", "Atlantis", "unknown country"),
-        ("FOLDER", "s3://bucket/x", "must be on a disk"),
-        ("FOLDR", "x", "there is no setting 'foldr': folder, carbon_intensity, pue, quiet"),
+        ("FOLDER", "s3://bucket/x", "must be a local path"),
+        (
+            "FOLDR",
+            "x",
+            "unknown setting 'foldr': the settings are folder, carbon_intensity, pue, quiet",
+        ),
     ],
 )
 def test_what_cannot_be_is_left_out_and_named(
@@ -68,11 +72,11 @@ def test_what_cannot_be_is_left_out_and_named(
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("[tool.energyest]\nspeed = 3", "there is no setting 'speed'"),
+        ("[tool.energyest]\nspeed = 3", "unknown setting 'speed'"),
         ("[tool.energyest]\npue = true", "must be a number"),
         ("[tool.energyest]\nfolder = 3", "folder=3 must be a path"),
-        ("[tool]\nenergyest = 3", "is no table"),
-        ("[tool.energyest\n", "are not read"),
+        ("[tool]\nenergyest = 3", "must be a table"),
+        ("[tool.energyest\n", "settings in pyproject.toml are ignored"),
         ("# energyest" + 2**20 * " ", "larger than 1 MiB"),
     ],
 )

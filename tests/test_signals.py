@@ -32,6 +32,7 @@ from tests.support.trainers import (
     NETS,
     SAMPLES,
     both_namespaces,
+    both_namespaces_if_long,
     lightning_warns,
     loader,
     make_trainer,
@@ -178,7 +179,7 @@ def test_a_handler_that_takes_long_costs_no_reading(monkeypatch: pytest.MonkeyPa
     assert len(run.trace.power_columns["time_s"]) >= 8
 
 
-@both_namespaces
+@both_namespaces_if_long
 @pytest.mark.parametrize("every", [None, pytest.param(3, marks=pytest.mark.long)])
 def test_a_checkpoint_at_any_line_of_the_monitor(
     pl: ModuleType, every: int | None, tmp_path: Path

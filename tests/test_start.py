@@ -16,7 +16,6 @@ from types import SimpleNamespace
 import numpy as np
 import pynvml
 import pytest
-import torch
 
 from energyest import load_trace, track
 from energyest.errors import ConfigurationError
@@ -25,7 +24,6 @@ from energyest.measure import writer as writer_module
 from energyest.measure.folder import TraceFolder
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import detect
-from energyest.measure.torch_gpus import address_of
 from energyest.patience import Errand
 from simulation.fake_nvml import FakeNvml
 from tests.support.cuda import use_cuda
@@ -69,6 +67,9 @@ def test_a_run_begins_while_nvml_hangs(hanging: FakeNvml, caplog: pytest.LogCapt
 def test_others_that_ask_nvml_do_not_wait_either(
     hanging: FakeNvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    torch = pytest.importorskip("torch")
+    from energyest.measure.torch_gpus import address_of
+
     assert gpus_present() == []
     properties = SimpleNamespace(pci_domain_id=0, pci_bus_id=0x3B, pci_device_id=0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
@@ -315,7 +316,7 @@ def test_a_training_that_bears_the_name_of_the_module_runs_once(tmp_path: Path) 
         env={**os.environ, "PYTHONPATH": paths},
     )
     assert done.stdout.count("it begins") == 1
-    assert "bears its name" in done.stdout
+    assert "has the same name" in done.stdout
 
 
 BROKEN = "import pathlib\npathlib.Path(__file__).with_name('ran').open('a').write('x')\n1 / 0\n"

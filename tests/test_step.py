@@ -270,7 +270,7 @@ def test_a_part_of_an_epoch() -> None:
 def test_steps_instead_of_epochs() -> None:
     trace = trace_of([100.0] * 5, steps=[50.0] * 5)
     assert estimate_step(trace, steps=1000).energy_J == pytest.approx(2000)
-    with pytest.raises(EstimateError, match="fewer than the 250 steps"):
+    with pytest.raises(EstimateError, match="less than the 250 steps"):
         estimate_step(trace, steps=200)
 
 

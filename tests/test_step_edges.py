@@ -88,7 +88,7 @@ def test_the_regime_of_now_is_not_the_one_before_a_known_change() -> None:
     meta = {"planned_changes": [{"epoch": 10, "flops_ratio": 3.0}]}
     for observed in (11, 12):
         trace = trace_of([100.0] * 10 + [300.0] * (observed - 10), meta=meta)
-        with pytest.raises(NotStableError, match="a known change came") as caught:
+        with pytest.raises(NotStableError, match="a planned change came") as caught:
             find_stable_epoch(trace)
         assert caught.value.missing_epochs == 13 - observed
         with pytest.raises(NotStableError):
@@ -174,7 +174,7 @@ def test_the_part_of_a_broken_epoch_is_reported() -> None:
 @pytest.mark.parametrize("steps", [[50, 0, 0, 0, 0], [-50] * 5, [NAN] * 5])
 def test_steps_that_cannot_be(steps: list[float]) -> None:
     trace = with_columns(trace_of([100.0] * 5), steps=steps)
-    with pytest.raises(EstimateError, match="does not say how many steps"):
+    with pytest.raises(EstimateError, match="does not hold the steps"):
         estimate_step(trace, steps=1000)
 
 
@@ -199,7 +199,7 @@ def test_a_damaged_meta_does_no_harm(name: str, value: object) -> None:
         assert 4000 <= estimate.energy_J <= 4200
         assert estimate.lower_J <= estimate.energy_J <= estimate.upper_J
     if value != 1e-300:  # which is a length that has passed
-        with pytest.raises(EstimateError, match="how long is the training"):
+        with pytest.raises(EstimateError, match="how long the training is"):
             estimate_step(trace_of([100.0] * 5, meta={"planned_epochs": value}))
 
 

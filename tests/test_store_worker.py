@@ -70,7 +70,12 @@ subprocess.Popen(["sh", "-c", f"sleep 7.5; kill -CONT {master}"])
 
 @pytest.mark.parametrize(
     ("store", "question"),
-    [(TCP, ASK_ON), (PREFIXED, ASK_ON), (TCP, ANSWER_LATE), ("store = dist.HashStore()", ASK_ON)],
+    [
+        (TCP, ASK_ON),
+        pytest.param(PREFIXED, ASK_ON, marks=pytest.mark.long),
+        pytest.param(TCP, ANSWER_LATE, marks=pytest.mark.long),
+        ("store = dist.HashStore()", ASK_ON),
+    ],
     ids=["asked all along", "a store within others", "answers while Python ends", "no network"],
 )
 def test_a_process_ends_with_its_own_status(store: str, question: str) -> None:
@@ -79,6 +84,7 @@ def test_a_process_ends_with_its_own_status(store: str, question: str) -> None:
 
 
 @needs_proc
+@pytest.mark.long
 def test_a_store_that_answers_again_while_the_process_ends() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", MASTER], stdout=subprocess.PIPE, text=True

@@ -25,6 +25,8 @@ ORDER = (
         "arrays",
         "integration",
         "display",
+        "markup",
+        "frames",
         "carbon",
         "estimate",
         "settings",
@@ -32,7 +34,7 @@ ORDER = (
     ),
     *("gpus", "records", "summary", "measure", "profiling", "estimators"),
     *("distributed", "tracking", *ADAPTERS),
-    *("tradeoff", "readers", "plots", "program", "cli"),
+    *("tradeoff", "readers", "plots", "report", "program", "cli"),
 )
 # Rooms that an earlier one stands beside, and must not know.
 STRANGERS = {
@@ -40,12 +42,13 @@ STRANGERS = {
     "estimators": {"settings", "summary", "measure", "profiling"},
     "distributed": {"profiling", "estimators"},
     "huggingface": {"lightning"},
-    "program": {*ADAPTERS, "tradeoff", "readers", "plots"},
+    "program": {*ADAPTERS, "tradeoff", "readers", "plots", "report"},
     "tradeoff": {"measure", "profiling", "distributed", "tracking", *ADAPTERS},
     "readers": {
         *("integration", "carbon", "estimate", "gpus", "measure", "profiling", "estimators"),
         *("distributed", "tracking", "tradeoff", *ADAPTERS),
     },
+    "report": {"measure", "profiling", "distributed", "tracking", "readers", *ADAPTERS},
     "plots": {"measure", "profiling", "distributed", "tracking", "readers", *ADAPTERS},
 }
 # As long and as wide as the house rules allow.
@@ -83,6 +86,14 @@ def test_imports_go_down(path: Path) -> None:
     assert rooms <= allowed - STRANGERS.get(room(path), set())
 
 
+def test_no_command_imports_another() -> None:
+    """What several need stands in `energyest.cli` itself."""
+    commands = PACKAGE / "cli" / "commands"
+    for path in commands.glob("*.py"):
+        others = {file for file in inner_imports(path) if Path(file).parent == Path("cli/commands")}
+        assert not others - {"cli/commands/__init__.py"}, path
+
+
 def test_no_circle_of_files() -> None:
     imports = {str(path.relative_to(PACKAGE)): inner_imports(path) for path in MODULES}
     del imports["__init__.py"]  # it leads everywhere, and is asked for the version alone
@@ -113,7 +124,7 @@ def test_the_first_line_says_what_is_inside(path: Path) -> None:
 def test_keys_of_a_meta_are_declared() -> None:
     """Readers name a key of `TraceMeta`, or of an object that a meta holds."""
     inner = {"name", "model", "gpus", "epoch", "energy_J", "missing_s"}
-    inner |= {"tool"}
+    inner |= {"tool", "source", "method", "device", "parameters"}
     inner |= {"train_samples", "validation_samples"}
     inner |= {"monitor", "patience", "min_delta", "best", "waited"}
     inner |= {"stopped", "findings", "reason", "gpu_energy_J"}
@@ -140,7 +151,18 @@ def test_estimators_know_no_torch_no_nvml_no_files(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_only_plots_imports_matplotlib(path: Path) -> None:
     names = {name.split(".")[0] for name in imports_of(path)}
-    assert "matplotlib" not in names or room(path) == "plots"
+    names_a_figure = path.relative_to(PACKAGE).as_posix() in ("records/trace.py", "estimate.py")
+    assert "matplotlib" not in names or room(path) == "plots" or names_a_figure
+
+
+def test_results_find_matplotlib_only_when_they_are_plotted() -> None:
+    """`trace.plot()` and `estimate.plot()` go through the package's front door, when called."""
+    script = (
+        "import sys; from energyest import EnergyTrace, estimate_step\n"
+        "estimate_step(EnergyTrace.from_epochs(energy_J=[1,1,1,1]), 10)\n"
+        "assert 'matplotlib' not in sys.modules and 'energyest.plots' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 # What stands beside the package, and what none of its files may import or run.
@@ -230,6 +252,7 @@ NAMESPACES = [
     "plots",
     "profiling",
     "readers",
+    "report",
     "tradeoff",
 ]
 

@@ -238,7 +238,7 @@ def test_columns_become_rows_after_those_that_are_there() -> None:
     table.add_columns(columns)
     assert table.last() == pytest.approx({"epoch": 2.0, "loss": math.nan, "late": 7.0}, nan_ok=True)
     np.testing.assert_array_equal(table.columns()["late"], [math.nan, math.nan, 7.0])
-    with pytest.raises(ValueError, match="5 rows of 3 columns are too much"):
+    with pytest.raises(ValueError, match="5 rows of 3 columns are too many"):
         table.add_columns(columns)
     assert len(table) == 3
 

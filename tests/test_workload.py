@@ -141,7 +141,7 @@ def test_any_json_is_read_or_refused_in_words(content: Any) -> None:
 
 
 @given(st.sampled_from(PATHS), json_values | st.just(10**400) | st.lists(json_values, min_size=2))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_damage_anywhere_is_read_or_refused_in_words(path: tuple[str, ...], value: Any) -> None:
     content = copy.deepcopy(STORED)
     place = content
@@ -255,3 +255,11 @@ def test_every_number_is_checked() -> None:
         if field.type in ("int", "float"):
             with pytest.raises(WorkloadError, match=field.name):
                 replace(WORKLOAD, **{field.name: -1})
+
+
+def test_in_a_notebook_it_has_units_and_its_notes() -> None:
+    html = replace(WORKLOAD, model="<Net>", notes=("a<b was not counted",))._repr_html_()
+    assert "One training step of &lt;Net&gt;" in html
+    assert "100 (80 trainable)" in html
+    assert "1.92 kFLOP" in html
+    assert "a&lt;b was not counted" in html

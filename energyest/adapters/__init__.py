@@ -1,1 +1,1 @@
-"""What the adapters of training frameworks have in common, whatever the framework."""
+"""The parts that all adapters of training frameworks share."""

@@ -1,4 +1,4 @@
-"""`BatchPlan`: how many rows a training has, from the batches that are to come."""
+"""`BatchPlan`: the number of rows of a training, from the number of batches still to come."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from energyest.tracking.plan import TrainingPlan
 
 
 class BatchPlan(TrainingPlan):
-    """The part of a `TrainingPlan` that counts batches, for every trainer alike.
+    """The part of a `TrainingPlan` that counts batches, common to all trainers.
 
     Args:
-        every_n_steps: training batches in an interval; None where rows are epochs.
+        every_n_steps: training batches in an interval; None if rows are epochs.
     """
 
     def __init__(self, every_n_steps: int | None) -> None:
@@ -24,25 +24,25 @@ class BatchPlan(TrainingPlan):
 
     @abstractmethod
     def batches_to_come(self, *, at_start: bool = False) -> float:
-        """Training batches from now to the end; infinite if nothing bounds them.
+        """Training batches from now to the end; infinite if nothing limits them.
 
         Args:
-            at_start: asked at the first batch, and not at the end of a row.
+            at_start: whether it is called at the first batch, not at the end of a row.
         """
 
     @property
     @abstractmethod
     def epoch_batches(self) -> float | None:
-        """Training batches in an epoch, as far as it is known or was seen."""
+        """Training batches per epoch, known in advance or observed; None if unknown."""
 
     @property
     @abstractmethod
     def planned_epoch_batches(self) -> float:
-        """The same, as it is known ahead; infinite for a loader without a length."""
+        """Training batches per epoch, known in advance; infinite for a loader without a length."""
 
     @abstractmethod
     def epoch_samples(self, batch_size: int) -> int | None:
-        """Samples in an epoch whose last batch may be smaller; None if unknown, or if it is not."""
+        """Samples per epoch if the last batch may be smaller; None if it may not, or if unknown."""
 
     # ------------------------------------------------------------------ rows
 
@@ -58,7 +58,7 @@ class BatchPlan(TrainingPlan):
             return None
         if to_come > 0:
             return rows + to_come / row
-        last = min(1.0, batches / row) or 1.0  # no batch: what is left of a resumed epoch
+        last = min(1.0, batches / row) or 1.0  # no batch: the end of a resumed epoch
         return rows - 1 + last
 
     @override
@@ -70,7 +70,7 @@ class BatchPlan(TrainingPlan):
 
     @property
     def row_batches(self) -> float | None:
-        """Training batches in a row; None if unknown."""
+        """Training batches per row; None if unknown."""
         return self._every_n_steps or self.epoch_batches
 
     @property

@@ -1,4 +1,4 @@
-"""What a trace's meta says of the model that is trained."""
+"""Facts about the trained model for the trace's meta."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn.parameter import is_lazy
 
 
 def describe_model(model: nn.Module) -> dict[str, Any]:
-    """The class of a model and the number of its parameters, as far as they have a size yet."""
+    """The class of a model and the number of its parameters, without uninitialised lazy ones."""
     parameters = [p for p in model.parameters() if not is_lazy(p)]
     return {
         "name": type(model).__name__,

@@ -1,7 +1,7 @@
-"""Which hyperparameters of a model go into its trace: a list of what may, not of what may not.
+"""Selection of the hyperparameters that a trace records: an allow list, not a block list.
 
-Traces are passed on. Numbers and short plain words tell runs apart; an address, a path, a long text
-or a key does not, and may be nobody else's business.
+Traces are shared with others. Numbers and short plain words distinguish runs; addresses, paths,
+long texts and keys do not, and may be private.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 
 import numpy as np
 
-# A table of runs wants names and numbers, not whole configurations.
+# A table of runs needs names and numbers, not whole configurations.
 _MOST, _MOST_VISITED, _MOST_DEPTH = 100, 10_000, 5
-# What a user asks for by name may be longer.
+# Values that a user asks for by name may be longer.
 _MOST_CHARACTERS, _MOST_ASKED_CHARACTERS, _MOST_ITEMS = 40, 1000, 100
 
 _WORD = re.compile(r"[^\W_]+(?:(?:[-_+ ]|\.(?=\d))[^\W_]+)*\+?")
 _NAME = re.compile(r"[^\W_]+(?:[-_+ .][^\W_]+)*|_*[^\W_]+(?:_+[^\W_]+)*_*")
 _MOST_NAME_CHARACTERS = 200
-# Where a word of a name ends: at what is no letter, and at a capital.
+# The words of a name: split at non-letters and at capitals.
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+")
-# Nothing of that name is written down. "max_tokens" is how many, and no secret.
+# Values of these names are never recorded. "max_tokens" is a number of tokens, not a secret.
 _SECRET = re.compile(
     r".*(?:passw|passphrase|secret|credential|apikey|crypt).*|.*(?:token|pwd|dsn)|"
     r".*(?<!mon)(?<!tur)key(?:file|pair|ring)?|(?:o|un)?auth(?!ors?$|ored).*|"
@@ -35,13 +35,13 @@ _SECRET = re.compile(
     r"bearer|private|signature|salt|nonce|[cx]srf|webhooks?|certs?|certificates?|licen[cs]es?|"
     r"logins?|conn|connections?|access|wallet|mnemonic"
 )
-# Nor text of that name: it says where things are and who somebody is.
+# Text of these names is not recorded: it reveals locations or identities.
 _PLACE = re.compile(
     r"tokens|keys|ur[il]s?|.*(?:path|dir|directory|folder|file|filename)s?|root|home|host.*|"
     r"server|endpoint|address|ip|bucket|proxy|user.*|e?mails?|phone|account|owner|author|team|entity|"
     r"prompt"
 )
-# Text that looks like words, but is how keys begin, or of the form of keys and addresses.
+# Text that looks like words but starts like a key, or has the form of a key or address.
 _KEY = re.compile(
     r"(?:sk|pk|rk|hf|gh[opsur]|github|glpat|xox\w|npm|pypi|dckr)[-_].*|(?:Bearer|Basic) .*|"
     r"(?:AKIA|ASIA|AIza|eyJ|ya29).*|.*\d{9}.*|.*\d+\.\d+\.\d+\.\d+.*|"
@@ -54,15 +54,15 @@ _KINDS = re.compile(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+|\d+")
 def plain_hyperparameters(
     read: Callable[[], Any], asked: Collection[str] = ()
 ) -> dict[str, bool | int | float | str | list[Any]]:
-    """The hyperparameters that may be written down; runs are told apart by them.
+    """Select the hyperparameters that may be recorded, to distinguish runs.
 
-    These are numbers, truth values, and text of a few short words. What lies within mappings has
-    the names of all around it, as in `optimizer.lr`. Left out is all that could be a secret, by its
-    name or its looks, an address, a path or longer text. Nothing is resolved, from nowhere.
+    These are numbers, booleans, and texts of a few short words. Nested values have dotted names,
+    such as `optimizer.lr`. Possible secrets (judged by name and form), addresses, paths and longer
+    texts are left out. References and interpolations are not resolved.
 
     Args:
-        read: gives the mapping, which is the user's: nothing that it raises is passed on.
-        asked: names, also of mappings, whose values the user wants to have in any case.
+        read: returns the user's mapping; exceptions are suppressed.
+        asked: names of values or mappings that the user wants to record in any case.
     """
     known: dict[str, Any] = {}
     try:
@@ -75,12 +75,12 @@ def plain_hyperparameters(
             if len(known) == _MOST:
                 break
     except Exception:
-        pass  # the training must not end over it
+        pass  # the training must not end because of it
     return known
 
 
 def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function gives; None where it raises: one value does not cost the others."""
+    """The result of a function; None if it raises, so that one value does not cost the others."""
     try:
         return function(*arguments)
     except Exception:
@@ -88,7 +88,7 @@ def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _flat(values: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
-    """All names and values within mappings; keys that are no text or number are left out."""
+    """Flatten nested mappings into names and values; skip keys that are not text or numbers."""
     for key, value in _items(values):
         own = _attempt(_name, key)
         if own is None:
@@ -112,25 +112,25 @@ def _is_mapping(value: Any) -> bool:
 
 
 def _items(values: Any) -> Iterator[tuple[Any, Any]]:
-    """What a mapping holds, as it holds it."""
+    """The items of a mapping, unresolved."""
     omegaconf: Any = sys.modules.get("omegaconf")
     if omegaconf is not None and isinstance(values, omegaconf.DictConfig):
-        # Else `${oc.env:TOKEN}` would become what it stands for.
+        # Otherwise `${oc.env:TOKEN}` would be replaced by its value.
         to_plain = functools.partial(omegaconf.OmegaConf.to_container, resolve=False)
         values = _attempt(to_plain, values)
     if isinstance(values, Namespace):
         values = vars(values)
     if isinstance(values, dict):
-        yield from dict.items(values)  # past what a user's own class would make of them
+        yield from dict.items(values)  # bypasses overrides in a user's class
     elif isinstance(values, Mapping):
         keys = iter(values)
-        # One that is lazy may fail to give a value, or the next key.
+        # A lazy mapping may fail to return a value or the next key.
         while (key := _attempt(next, keys)) is not None:
             yield key, _attempt(values.__getitem__, key)
 
 
 def _allowed(name: str, value: Any) -> bool | int | float | str | None:
-    """What may be written down without being asked for."""
+    """The value to record if the user did not ask for it; None if it may not be recorded."""
     if len(name) > _MOST_NAME_CHARACTERS:
         return None
     parts = name.split(".")
@@ -154,10 +154,10 @@ def _looks_like_key(text: str) -> bool:
 
 
 def _looks_random(word: str) -> bool:
-    """Whether small letters, capitals and digits mix as they do in keys, and not in words.
+    """Whether lower case, capitals and digits mix as in keys, and not as in words.
 
-    Of random letters and digits, nine in ten are found; so are a few names, such as
-    MobileNetV3Large100, for which their users have to ask.
+    It detects nine in ten strings of random letters and digits, and also a few names, such as
+    MobileNetV3Large100, which users have to ask for.
     """
     kinds = _KINDS.findall(word)
     changes, numbers = (len(kinds) - 1) / len(word), sum(kind.isdigit() for kind in kinds)
@@ -169,7 +169,7 @@ def _looks_random(word: str) -> bool:
 
 
 def _asked(_: str, value: Any) -> bool | int | float | str | list[Any] | None:
-    """What may be written down if the user asks for it."""
+    """The value to record if the user asks for it; None if it cannot be recorded."""
     if isinstance(value, list | tuple):
         items = [_scalar(item) for item in value[:_MOST_ITEMS]]
         return None if len(value) > _MOST_ITEMS or None in items else items
@@ -178,14 +178,14 @@ def _asked(_: str, value: Any) -> bool | int | float | str | list[Any] | None:
 
 
 def _scalar(value: Any) -> bool | int | float | str | None:
-    """A value as Python's own, past what a user's own class would make of it; None for others."""
+    """A value as a built-in type, bypassing overrides in a user's class; None for other types."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
         number = int.__add__(value, 0)
-        return number if abs(number) < 2**63 else None  # as tables hold them
+        return number if abs(number) < 2**63 else None  # fits into the integers of tables
     if isinstance(value, float):
         return float.__add__(value, 0.0) if math.isfinite(value) else None
     return str.__str__(value) if isinstance(value, str) else None

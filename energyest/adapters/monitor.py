@@ -1,4 +1,4 @@
-"""`Monitor`: the settings, the results, the beginning and the end of every adapter's monitor."""
+"""`Monitor`: settings, results, start and end, common to the monitors of all adapters."""
 
 from __future__ import annotations
 
@@ -35,33 +35,33 @@ from energyest.tracking.training import Metrics, Training
 
 
 class Monitor:
-    """Measures a training. An adapter adds the hooks of its framework's trainer.
+    """Measures a training; subclasses add the hooks of their framework's trainer.
 
     Args:
         folder: where to write the trace; None for the adapter's default.
         components: what to measure.
-        every_n_steps: batches in an interval; None for whole epochs.
-        count_flops: watch what the first steps compute.
-        workload: what a step does, if it was described before.
+        every_n_steps: batches per interval; None for whole epochs.
+        count_flops: whether to observe the operations of the first steps.
+        workload: description of a step, if it was made before.
         sensors: sensors to use instead of those of this machine.
-        interval_s: seconds between readings.
-        confidence: probability for the interval of the projection.
-        hparams: names of hyperparameters that are to be in the trace, whatever they hold.
-        batch_size: tells how many samples are in a batch.
+        interval_s: sampling interval in seconds.
+        confidence: coverage probability of the interval of the projection.
+        hparams: names of hyperparameters to record in the trace whatever their values.
+        batch_size: returns the number of samples in a batch.
         budget_kWh: energy that the training may use.
-        budget_kg: CO2e that it may emit.
-        budget_hours: how long it may take.
+        budget_kg: CO2e that the training may emit, in kg.
+        budget_hours: how long the training may take.
         on_exceed: "warn", or "stop" to end the training.
-        carbon_intensity: of the electricity.
-        pue: power usage effectiveness of the data centre, for CO2e alone.
-        quiet: leave out the summary at the end.
+        carbon_intensity: carbon intensity of the electricity.
+        pue: power usage effectiveness of the data centre, for CO2e only.
+        quiet: omit the summary at the end.
 
     Raises:
-        ConfigurationError: an argument is out of its range.
-        EstimateError: the country of the carbon intensity is not known, or the number cannot be.
+        ConfigurationError: an argument is invalid.
+        EstimateError: the country of the carbon intensity is unknown, or the number is invalid.
     """
 
-    # By which users know it, whatever a class below it is called.
+    # The name that users know, whatever a subclass is called.
     _name = "monitor"
 
     def __init__(
@@ -108,7 +108,7 @@ class Monitor:
         self._interval_s = interval_s
         self._confidence = confidence
         self._batch_size = batch_size
-        # What the newest training has cost, also after its end; and how it goes, until then.
+        # `_session` stays after the end of the newest training; `_training` does not.
         self._session: Session | None = None
         self._training: Training | None = None
         self._watch_of_budget: BudgetWatch | None = None
@@ -120,12 +120,12 @@ class Monitor:
 
     @property
     def trace(self) -> EnergyTrace:
-        """What was measured so far, of the newest training; also while it runs.
+        """The measurements of the newest training so far; available while it runs.
 
-        Of a training in spawned processes, it is read from its folder each time.
+        For a training in spawned processes, the trace is read from its folder each time.
 
         Raises:
-            TraceError: that folder cannot be read.
+            TraceError: the folder cannot be read.
         """
         self._notice_end()
         path = self._left_by_child.read()
@@ -137,11 +137,11 @@ class Monitor:
 
     @property
     def projection(self) -> Estimate | None:
-        """Newest estimate of the whole training; None if nothing is known yet.
+        """Newest estimate of the whole training; None if there is none yet.
 
-        On one GPU that PRE knows, it is PRE's at the first batch, to which STEP succeeds as epochs
-        come in; else it is STEP's, from the training's third epoch or so on. With several ranks,
-        rank 0's is of them all.
+        On one GPU that PRE knows, it starts as PRE's estimate at the first batch, which STEP
+        gradually replaces as epochs are measured. Otherwise it is STEP's estimate, from about the
+        third epoch on. With several ranks, the projection at rank 0 covers them all.
         """
         self._notice_end()
         path = self._left_by_child.read()
@@ -151,7 +151,7 @@ class Monitor:
 
     @property
     def total_J(self) -> float:
-        """Joules since the training began, before a checkpoint and on all ranks; NaN before it."""
+        """Joules so far, on all ranks, with parts before a checkpoint; NaN before training."""
         self._notice_end()
         if self._left_by_child.read() is not None:
             return self.trace.total_J
@@ -159,13 +159,13 @@ class Monitor:
 
     @property
     def folder(self) -> Path | None:
-        """Where the trace is written; None before the training or if it is in memory only."""
+        """Where the trace is written; None before training, or if it is only in memory."""
         path = self._left_by_child.read()
         return path if path is not None or self._session is None else self._session.folder
 
     @property
     def exceeded(self) -> str:
-        """Why the budget is exceeded, or will be; empty if it is not, and on all other ranks."""
+        """Why the budget is exceeded or will be; empty if it is not, and on ranks other than 0."""
         return "" if self._watch_of_budget is None else self._watch_of_budget.exceeded
 
     # ------------------------------------------------------------------ for the adapters
@@ -173,18 +173,18 @@ class Monitor:
     def _begin(
         self, module: nn.Module, device: torch.device, folder: Path | None, place: Place
     ) -> Session:
-        """Make the session of a training, which does not measure yet.
+        """Create the session of a training, without starting it.
 
         Args:
-            module: what is trained.
-            device: where this process has its inputs.
+            module: the model being trained.
+            device: device of this process's inputs.
             folder: where to write the trace; None to keep it in memory.
-            place: which of the training's monitors this is.
+            place: rank of this process and number of this monitor.
         """
 
         def make(folder: Path | None, meta: Mapping[str, Any]) -> Session:
             gpus = trained_on(module, device)
-            # Processors and memory are the machine's: one process on it counts them.
+            # All processes share the machine's processors and memory: count them in one process.
             kinds = [k for k in self._components if k == "gpu" or place.local_rank == 0]
             return Session(
                 find_sensors(gpus, kinds, self._sensors, others=unreadable(device)),
@@ -209,16 +209,16 @@ class Monitor:
         *,
         is_first_rank: bool,
     ) -> None:
-        """Begin to measure, and go on where a checkpoint was made if one was loaded.
+        """Start measuring; resume from a checkpoint if one was loaded.
 
         Args:
-            session: of this process.
+            session: session of this process.
             plan: what the trainer knows.
-            take_metrics: what was logged since it was called last.
-            log_values: logs what is to be logged of a row.
+            take_metrics: returns the metrics logged since its last call.
+            log_values: logs the values of a row.
             is_first_rank: whether this process records what all ranks had measured before.
         """
-        # Before the start: if Ctrl-C comes during it, the end must come too.
+        # Set before start(), so that the training can be ended if Ctrl-C interrupts it.
         self._training = Training(
             session,
             plan,
@@ -232,30 +232,30 @@ class Monitor:
         session.start()
 
     def _continue(self, *, is_first_rank: bool) -> None:
-        """Go on where the checkpoint was made, if one was loaded."""
+        """Resume from a checkpoint, if one was loaded."""
         position = self._resumes_at
         if self._training is not None and position is not None:
             self._training.continue_from(position, is_first_rank=is_first_rank)
             self._resumes_at = None
 
     def _notice_end(self) -> None:
-        """Where a trainer does not tell that an exception has ended a training: look."""
+        """Check whether an exception ended the training, if the trainer does not report it."""
 
     def _stop(self, status: str) -> None:
-        """End the run, if there is one that has not ended.
+        """End the current run, if any.
 
         Args:
-            status: "finished", or what has broken the training off.
+            status: "finished", or what interrupted the training.
         """
         training, self._training = self._training, None
         if training is not None:
             training.interrupt(status)
             self._say_summary()
-        elif self._session is not None:  # broken off before there was one, or over
+        elif self._session is not None:  # interrupted before it started, or already over
             self._session.stop(status)
 
     def _finish(self) -> None:
-        """The training has come to its end."""
+        """Finish the training."""
         training, self._training = self._training, None
         if training is not None:
             training.finish()
@@ -267,14 +267,17 @@ class Monitor:
             say_summary(session, self._settings)
 
     def _watch_budget(self, agree: Agree | None, *, is_first_rank: bool) -> None:
-        """Watch the budget of a training that begins, also where its session has failed.
+        """Watch the budget, if any, of a training that begins.
 
-        The other ranks would wait for one that does not.
+        This is needed even if the session failed: the other ranks wait for this one at each check.
 
         Args:
-            agree: brings what rank 0 has found to all ranks; None for a process that is alone.
+            agree: brings the result of rank 0 to all ranks; None for a single process.
             is_first_rank: whether this process decides.
         """
+        self._watch_of_budget = None
+        if not self._budget.limits:
+            return
 
         def tell(found: Mapping[str, object]) -> None:
             if self._session is not None:
@@ -289,10 +292,10 @@ class Monitor:
         )
 
     def _is_over_budget(self, *, epoch_ends: bool) -> bool:
-        """Whether the training is to end for its budget; all ranks have to ask at the same time.
+        """Whether the budget ends the training; all ranks have to call this at the same time.
 
         Args:
-            epoch_ends: whether an epoch has just ended, and not a batch.
+            epoch_ends: whether an epoch, not only a batch, has just ended.
         """
         watch = self._watch_of_budget
         if watch is None:
@@ -300,7 +303,7 @@ class Monitor:
         return watch.after_epoch() if epoch_ends else watch.after_batch()
 
     def __getstate__(self) -> dict[str, Any]:
-        # They hold threads and open files, which cannot go to another process.
+        # These hold threads and open files, which cannot be sent to another process.
         own = {"_session": None, "_training": None, "_has_begun": False, "_resumes_at": None}
         own["_watch_of_budget"] = None
         return {**vars(self), **own}

@@ -1,4 +1,4 @@
-"""What of a run goes into a trainer's checkpoint, as plain numbers, text and lists."""
+"""The state of a run in a trainer's checkpoint, as plain numbers, text and lists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST = 10**12
 
 
 def state_of(position: Position) -> dict[str, Any]:
-    """What is needed to go on from a position."""
+    """The state needed to resume from a position."""
     return {
         "run": position.earlier.state_dict(),
         "epoch": position.epoch,
@@ -23,15 +23,15 @@ def state_of(position: Position) -> dict[str, Any]:
 
 
 def position_of(state: Any) -> Position:
-    """The position that `state_of` was given; the state may come from anywhere.
+    """Restore a position from `state_of`; the state is not trusted.
 
     Raises:
-        TraceError: it is something else.
+        TraceError: the state is damaged.
     """
     try:
         epoch, batches = state["epoch"], state["batches"]
         if not all(is_count(value) and value <= _MOST for value in (epoch, batches)):
-            raise ValueError(f"epoch {short(epoch)} and batch {short(batches)} are no position")
+            raise ValueError(f"epoch {short(epoch)}, batch {short(batches)} is not a position")
         return Position(RunCheckpoint.from_state_dict(state["run"]), epoch, batches)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise TraceError(f"the checkpoint's record of energy is damaged: {error}") from error
+        raise TraceError(f"the energy record in the checkpoint is damaged: {error}") from error

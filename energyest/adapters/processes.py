@@ -1,4 +1,4 @@
-"""Where a training is recorded, and how its processes make one run of it."""
+"""The folder of a training, and the joining of its processes into one run."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from energyest.tracking.session import Session
 
 log = logging.getLogger("energyest")
 
-# Makes the session of this process: in which folder, and with which facts in its meta.
+# Creates the session of this process, given its folder and facts for its meta.
 MakeSession = Callable[[Path | None, Mapping[str, Any]], Session]
 
 
 class Place(NamedTuple):
-    """Which of the monitors of a training this is.
+    """Identifies a monitor among those of a training.
 
     Attributes:
-        rank: of this process, among all of the training.
-        local_rank: of this process, among those on its machine.
+        rank: rank of this process in the training.
+        local_rank: rank of this process on its machine.
         world_size: number of processes.
-        number: of this monitor, where a trainer has several, as text.
+        number: number of this monitor among those of the trainer, as text.
     """
 
     rank: int
@@ -37,29 +37,29 @@ class Place(NamedTuple):
 
 
 def default_folder(directory: str | Path) -> Path:
-    """Where a trace goes that the user names no folder for.
+    """The folder of a trace if the user gives none.
 
     Args:
-        directory: where the trainer writes; if that is not on this machine, the working directory
-            takes its place.
+        directory: where the trainer writes; if it is not on this machine, the working directory is
+            used instead.
     """
     if is_address(directory):
-        log.warning("energyest: %s is not on this machine: the trace goes to ./energy", directory)
+        log.warning("energyest: %s is not on this machine; the trace is in ./energy", directory)
         return Path("energy")
     return Path(directory) / "energy"
 
 
 def begin(make: MakeSession, folder: Path | None, place: Place, monitor: str) -> Session:
-    """The session of this process, as a part of the run of all.
+    """Create the session of this process as part of the run of all processes.
 
-    Rank 0 finds a free folder; the others record into folders in it. A rank whose monitor does not
-    show up within seconds is named in a warning, and waited for no longer.
+    Rank 0 finds a free folder; the others write to folders inside it. If the monitor of a rank does
+    not respond within seconds, a warning names the rank, and the others stop waiting for it.
 
     Args:
-        make: makes the session.
-        folder: where rank 0 is to write the trace; None to keep all in memory.
-        place: which of the training's monitors this is.
-        monitor: its class, for warnings.
+        make: creates the session.
+        folder: where rank 0 writes the trace; None to keep all traces in memory.
+        place: rank of this process and number of this monitor.
+        monitor: class of the monitor, for warnings.
     """
     rank, world_size = place.rank, place.world_size
     meta: dict[str, Any] = {"rank": rank, "world_size": world_size}
@@ -72,8 +72,8 @@ def begin(make: MakeSession, folder: Path | None, place: Place, monitor: str) ->
         run = None if store is None else meeting.ask(store, place.number, rank)
         if store is not None and run is None:
             log.warning(
-                "energyest: rank 0 has no %s, or one that does not answer: rank %d "
-                "records on its own. Give every rank the same callbacks",
+                "energyest: rank 0 has no %s, or it does not respond: rank %d records "
+                "independently. Use the same callbacks on every rank",
                 monitor,
                 rank,
             )
@@ -91,7 +91,7 @@ def begin(make: MakeSession, folder: Path | None, place: Place, monitor: str) ->
 def _begin_first(
     store: Store | None, place: Place, make: Callable[[], Session], monitor: str
 ) -> Session:
-    """The session of rank 0, of which the others are told, even if it cannot be made."""
+    """Create the session of rank 0 and announce it to the others, even if creating it fails."""
     session: Session | None = None
     try:
         session = make()
@@ -105,16 +105,15 @@ def _begin_first(
             absent = meeting.invite(store, place.number, place.world_size, run)
             if absent:
                 log.warning(
-                    "energyest: no %s has answered from rank %s: what it draws is not "
-                    "measured, and the total of all ranks is not known. Give every rank the same "
-                    "callbacks",
+                    "energyest: no %s responded from rank %s: its power is not measured, and the "
+                    "total of all ranks is unknown. Use the same callbacks on every rank",
                     monitor,
                     ", ".join(map(str, absent)),
                 )
     if store is None:
         log.warning(
-            "energyest: the %d processes cannot reach each other through torch.distributed: this "
-            "trace and its projection are those of rank 0; load_trace adds up all of them",
+            "energyest: the %d processes cannot reach each other through torch.distributed. This "
+            "trace and its projection cover rank 0 only; load_trace adds up all ranks",
             place.world_size,
         )
     return session

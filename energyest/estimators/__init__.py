@@ -1,4 +1,4 @@
-"""Traces and workloads to estimates, without torch and NVML."""
+"""Estimators: from traces and workloads to estimates. They need neither torch nor NVML."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -40,7 +40,7 @@ __all__ = [
     "score_estimators",
 ]
 
-# They are estimators of scikit-learn, which takes longer to import than all else together.
+# These are scikit-learn estimators; importing scikit-learn takes longer than everything else.
 _MODULES = {"PreModel": "pre.model", "TableModel": "regression.table_model"}
 
 

@@ -1,4 +1,4 @@
-"""Arguments that several estimators take, a trace and a number of epochs, and their checks."""
+"""Checks of arguments that several estimators share: the trace and the number of epochs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from energyest.records.trace import EnergyTrace
 
 
 def check_trace(trace: object) -> None:
-    """Refuse what is no trace, such as its table of epochs."""
+    """Raise an error for anything but a trace, such as its table of epochs."""
     if not isinstance(trace, EnergyTrace):
         raise EstimateError(
             f"trace is a {type(trace).__name__}: it must be an EnergyTrace, for example from "
@@ -19,25 +19,23 @@ def check_trace(trace: object) -> None:
 
 
 def check_epochs(trace: EnergyTrace, epochs: float) -> float:
-    """Refuse a number of epochs that is none, or that is smaller than what was measured."""
+    """Return a number of epochs; raise an error if it is invalid or less than was measured."""
     check_trace(trace)
     number = whole(check_positive(epochs, "epochs", EstimateError))
-    # Of an epoch that the end of the training breaks off, the part was measured.
+    # If training ends within an epoch, a part of that epoch was measured.
     if math.ceil(number) < len(trace):
         raise EstimateError(
-            f"epochs={number} is fewer than the {len(trace)} epochs measured: ask for at least as "
-            f"many, or estimate from trace.head({math.ceil(number)})"
+            f"epochs={number} is less than the {len(trace)} epochs measured: pass a larger number, "
+            f"or estimate from trace.head({math.ceil(number)})"
         )
     return number
 
 
 def whole(number: float) -> float:
-    """The number as an `int` if it is a whole one."""
+    """The number, as an `int` if it is whole."""
     return int(number) if number.is_integer() else number
 
 
 def lacks_durations(what: str) -> EstimateError:
-    """The error to raise where a trace holds no durations and `what` needs them."""
-    return EstimateError(
-        f"{what} needs the durations of the epochs, and the trace does not hold them"
-    )
+    """The error to raise if a trace holds no durations and `what` needs them."""
+    return EstimateError(f"{what} needs the durations of the epochs, which the trace does not hold")

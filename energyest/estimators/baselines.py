@@ -1,6 +1,6 @@
-"""The estimators that STEP is held against, as del Rey et al. (arXiv 2307.05520) evaluate them.
+"""The baseline estimators that del Rey et al. (arXiv 2307.05520) compare STEP with.
 
-None of them gives an interval: they rest on assumptions whose error their inputs do not show.
+None of them has an interval: the error of their assumptions cannot be inferred from their inputs.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from energyest.records.devices import Device, accelerators_of, kind_of, of_kind
 from energyest.records.meta import read_text
 from energyest.records.trace import EnergyTrace
 
-# Power of memory in W per GB available: Lannelongue, Grealey, Inouye, "Green Algorithms:
+# Power of memory in W per GB of available memory: Lannelongue, Grealey, Inouye, "Green Algorithms:
 # Quantifying the carbon footprint of computation", Advanced Science 8, 2100707 (2021).
 RAM_W_PER_GB = 0.3725
-# Share of the peak that trainings are assumed to reach on a GPU: Amodei, Hernandez, "AI and
+# Share of the peak that training is assumed to reach on a GPU: Amodei, Hernandez, "AI and
 # Compute" (OpenAI, 2018), appendix.
 FLOPS_EFFICIENCY = 0.33
 
 
 def estimate_first_epoch(trace: EnergyTrace, epochs: float, *, observed: int = 1) -> Estimate:
-    """Mean of the first epochs times the number of epochs; what carbontracker predicts.
+    """Mean of the first epochs times the number of epochs, as carbontracker predicts.
 
     Args:
         trace: the epochs measured so far.
         epochs: number of epochs of the whole training.
-        observed: how many epochs to take the mean of; carbontracker's default is 1.
+        observed: number of epochs to average over; carbontracker's default is 1.
 
     Raises:
         NotStableError: fewer than `observed` epochs were measured.
-        EstimateError: fewer `epochs` than were measured, or `observed` is not 1 or more.
+        EstimateError: `epochs` is less than the number measured, or `observed` is less than 1.
 
     Examples:
         >>> from energyest import EnergyTrace
@@ -58,7 +58,7 @@ def estimate_first_epoch(trace: EnergyTrace, epochs: float, *, observed: int = 1
     if len(seen_J) < observed or not np.isfinite(seen_J).all():
         measured = int(np.isfinite(seen_J).sum())
         raise NotStableError(
-            f"the first {observed} epoch(s) are needed and {measured} of them were measured",
+            f"the first {observed} epoch(s) are needed, but {measured} of them were measured",
             missing_epochs=max(1, observed - len(seen_J)),
         )
     duration_s = float(np.mean(trace.column("duration_s")[:observed])) * epochs
@@ -68,7 +68,7 @@ def estimate_first_epoch(trace: EnergyTrace, epochs: float, *, observed: int = 1
         measured_J=float(seen_J.sum()),
         epochs=epochs,
         method="first epoch" if observed == 1 else f"mean of the first {observed} epochs",
-        assumptions=("every epoch costs what the first cost",),
+        assumptions=("every epoch uses as much energy as the first",),
     )
 
 
@@ -82,11 +82,11 @@ def estimate_mlco2(
     """TDP times duration, after the Machine Learning Emissions Calculator (arXiv 1910.09700).
 
     Args:
-        trace: its epochs give the duration, its devices the TDP.
+        trace: provides the duration (from its epochs) and the TDP (from its devices).
         epochs: number of epochs of the whole training.
-        tdp_W: thermal design power of all GPUs together in watts; by default the power limits of
-            the trace's GPUs or, where it does not hold them, their data sheets' board power; of
-            its CPU where the trace holds no GPU.
+        tdp_W: thermal design power of all GPUs together in watts. By default, the power limits of
+            the GPUs in the trace or, if it does not hold them, the board power in their data
+            sheets; for a trace without GPUs, the CPU's.
         duration_s: duration of the whole training in seconds; by default the mean of the
             measured epochs times `epochs`.
 
@@ -107,7 +107,7 @@ def estimate_mlco2(
         duration_s=total_s,
         epochs=epochs,
         method=f"MLCO2: {watts:g} W TDP × duration",
-        assumptions=("the device draws its TDP throughout", *assumption),
+        assumptions=("the device draws its TDP all the time", *assumption),
     )
 
 
@@ -123,11 +123,11 @@ def estimate_green_algorithms(
     """(TDP × utilisation + 0.3725 W/GB × RAM) × duration, after Lannelongue et al. (2021).
 
     Args:
-        trace: supplies what is not given: duration, TDP, mean utilisation, RAM of the machine.
+        trace: provides values that are not given: duration, TDP, mean utilisation, machine's RAM.
         epochs: number of epochs of the whole training.
         tdp_W: as in `estimate_mlco2`.
         utilization: mean share of time, 0 to 1, in which the GPU was busy; by default the mean of
-            the trace's readings or, as in the method itself, 1 where there are none.
+            the readings in the trace or, as in the original method, 1 if there are none.
         ram_GB: memory available to the training, in GB.
         duration_s: as in `estimate_mlco2`.
 
@@ -173,11 +173,11 @@ def estimate_flops(
     """Training FLOPs ÷ (peak FLOP/s per watt × an assumed efficiency).
 
     Args:
-        trace: supplies what is not given.
+        trace: provides values that are not given.
         epochs: number of epochs of the whole training.
         flops: floating-point operations of the whole training (a multiply and an add are two);
             by default the mean of the trace's epochs times `epochs`.
-        peak_flops_per_s: peak arithmetic rate of all GPUs together at the training's precision;
+        peak_flops_per_s: peak FLOP/s of all GPUs together at the precision of the training;
             by default from the table of GPUs.
         tdp_W: as in `estimate_mlco2`.
         efficiency: share of the peak that the training is assumed to reach; 0.33 after Amodei and
@@ -201,7 +201,7 @@ def estimate_flops(
         if not len(counted):
             note = read_text(trace.meta, "flops_note")
             reason = f" ({note})" if note else ""
-            raise EstimateError(f"the trace holds no FLOPs{reason}: give flops=")
+            raise EstimateError(f"the trace holds no FLOPs{reason}: pass flops=")
         flops = float(counted.mean()) * epochs
     peak = _peak_flops(trace) if peak_flops_per_s is None else peak_flops_per_s
     watts = _tdp_W(trace, tdp_W)
@@ -216,7 +216,7 @@ def estimate_flops(
     )
 
 
-# ------------------------------------------------------------------ what a trace supplies
+# ------------------------------------------------------------------ values from a trace
 
 
 def _duration(
@@ -228,8 +228,8 @@ def _duration(
     measured_s = trace.column("duration_s")
     measured_s = measured_s[np.isfinite(measured_s)]
     if not len(measured_s):
-        raise EstimateError("the trace holds no duration of an epoch: give duration_s=")
-    return float(measured_s.mean()) * epochs, ("every epoch takes the mean of those measured",)
+        raise EstimateError("the trace holds no duration of an epoch: pass duration_s=")
+    return float(measured_s.mean()) * epochs, ("every epoch lasts the mean measured duration",)
 
 
 def _tdp_W(trace: EnergyTrace, tdp_W: float | None) -> float:
@@ -237,12 +237,12 @@ def _tdp_W(trace: EnergyTrace, tdp_W: float | None) -> float:
         known = [_device_tdp_W(device) for device in accelerators_of(trace.devices)]
         tdp_W = sum(known) if known else math.nan
         if not math.isfinite(tdp_W):
-            raise EstimateError("the trace names no device with a known TDP: give tdp_W=")
+            raise EstimateError("the trace names no device with a known TDP: pass tdp_W=")
     return check_positive(tdp_W, "tdp_W", EstimateError)
 
 
 def _device_tdp_W(device: Device) -> float:
-    # The board's own limit is its TDP: partners' boards differ from the data sheet.
+    # The board's own power limit is its TDP: board partners deviate from the data sheet.
     limit_W = device.get("power_limit_W")
     if limit_W is not None and is_number(limit_W):
         return float(limit_W)
@@ -256,23 +256,23 @@ def _peak_flops(trace: EnergyTrace) -> float:
     for device in accelerators_of(trace.devices):
         name = str(device.get("name", device.get("device")))
         gpu = find_gpu(name)
-        # Generations before tf32 compute in fp32 when asked for it.
+        # Generations without tf32 compute in fp32 instead.
         older = gpu is not None and asked == "tf32" and "tf32" not in gpu.peak_flops_per_s
         precision = "fp32" if older else asked
         if gpu is None or precision not in gpu.peak_flops_per_s:
-            raise EstimateError(f"no {precision} peak known for {name}: give peak_flops_per_s=")
+            raise EstimateError(f"no {precision} peak known for {name}: pass peak_flops_per_s=")
         total += gpu.peak_flops_per_s[precision]
     if not total:
-        raise EstimateError("the trace names no device: give peak_flops_per_s=")
+        raise EstimateError("the trace names no device: pass peak_flops_per_s=")
     return total
 
 
 def mean_utilization(trace: EnergyTrace) -> float | None:
-    """Share of time in which the GPUs were busy, as a mean over time; None if it was not read."""
+    """Mean share of time in which the GPUs were busy; None if it was not read."""
     devices = accelerators_of(trace.devices)
     names = trace.power_columns["device"].astype(str)
     rows = np.isin(names, [str(device.get("device")) for device in devices])
-    if not rows.any() and devices:  # a hand-written meta that names no device
+    if not rows.any() and devices:  # hand-written meta without device names
         rows = np.char.startswith(names, kind_of(devices[0]))
     rows &= np.isfinite(trace.power_columns["utilization"])
     means = [_mean_over_time(trace, rows & (names == name)) for name in np.unique(names[rows])]
@@ -280,13 +280,13 @@ def mean_utilization(trace: EnergyTrace) -> float | None:
 
 
 def _mean_over_time(trace: EnergyTrace, rows: NDArray[np.bool_]) -> float:
-    """Mean utilisation of a device, whose rows lie ever further apart in a long run."""
+    """Time-weighted mean utilisation of a device; in a long run, readings are thinned out."""
     time_s = trace.power_columns["time_s"][rows]
     busy = trace.power_columns["utilization"][rows]
     span_s = time_s[-1] - time_s[0]
     whole = np.diff(time_s) @ (busy[1:] + busy[:-1]) / 2
     mean = whole / span_s if span_s > 0 else busy.mean()
-    return min(float(mean), 1.0)  # sums of ones may round to more
+    return min(float(mean), 1.0)  # rounding may exceed 1
 
 
 def _ram_GB(trace: EnergyTrace) -> float:
@@ -294,4 +294,4 @@ def _ram_GB(trace: EnergyTrace) -> float:
         size = memory.get("memory_bytes")
         if is_number(size):
             return float(size) / 1e9
-    raise EstimateError("the trace does not hold the machine's memory: give ram_GB=")
+    raise EstimateError("the trace does not hold the size of the machine's memory: pass ram_GB=")

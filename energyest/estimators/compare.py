@@ -1,4 +1,4 @@
-"""Every estimator on one training, beside what was measured."""
+"""`compare_estimators`: all estimators on one training, next to the measurement."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # The setting of STEP that the paper evaluates.
 _PAPER_START, _PAPER_WINDOW = 10, 5
-#: Epochs that it needs to have seen.
+#: Number of epochs that this setting needs.
 PAPER_EPOCHS = _PAPER_START + _PAPER_WINDOW
 Planned = Iterable[PlannedChange | Mapping[str, Any]]
 
@@ -48,39 +48,38 @@ def compare_estimators(
     utilization: float | None = None,
     ram_GB: float | None = None,
 ) -> pd.DataFrame:
-    """Estimate the same training with every estimator; `score_estimators` does so for many.
+    """Estimate one training with every estimator; see `score_estimators` for many trainings.
 
-    What is estimated is the energy of the epochs, of all devices that the trace counts. Estimators
-    see the observed epochs alone. PRE needs none of them, but covers the GPU alone: where a trace
-    counts processors and memory too, their mean power in the observed epochs is added, so that all
-    methods are compared with one figure.
+    All estimate the energy of the epochs for all devices in the trace. Estimators see only the
+    observed epochs. PRE needs none, but covers only the GPU: if the trace includes processors and
+    memory, their mean power in the observed epochs is added, so that all methods are compared with
+    the same measurement.
 
     Args:
         trace: the epochs measured so far, or those of a finished run.
-        epochs: number of epochs of the whole training; by default what the monitor recorded as
-            planned.
+        epochs: number of epochs of the whole training; by default the plan that the monitor
+            recorded.
         steps: instead of `epochs`: see `estimate_step`.
-        observed: let the estimators see the first `observed` epochs alone; for a finished run this
+        observed: show the estimators only the first `observed` epochs; for a finished run, this
             shows how far off each would have been.
-        confidence: probability for the intervals of STEP and PRE.
-        duration_s: duration of the whole training in seconds, where it is known.
-        measured_duration: let the estimators know how long the finished run took, as the paper
-            does, though no one knows it in advance.
-        planned: changes known ahead, for STEP; by default those that the monitor recorded.
+        confidence: coverage probability of the intervals of STEP and PRE.
+        duration_s: duration of the whole training in seconds, if known.
+        measured_duration: give the estimators the duration of the finished run, as the paper does,
+            although it is not known in advance.
+        planned: planned changes, for STEP; by default those that the monitor recorded.
         tdp_W: see `estimate_mlco2`.
         utilization: see `estimate_green_algorithms`.
         ram_GB: see `estimate_green_algorithms`.
 
     Returns:
-        One row a method, with `energy_J, energy_lower_J, energy_upper_J, duration_s,
-        note`; where the trace holds
-        all `epochs` epochs also `error_J` and `error`, a share of their measured energy. A method
-        that cannot be applied has NaN, and `note` says why.
+        One row per method, with `energy_J, energy_lower_J, energy_upper_J, duration_s, note`; if
+        the trace holds all `epochs` epochs, also `error_J` and `error`, a share of their measured
+        energy. A method that cannot be applied has NaN, and `note` says why.
 
     Raises:
-        EstimateError: more epochs were measured than `epochs` and `observed` does not cut them; an
-            argument is out of its range; the duration was to be the measured one, and the trace
-            does not hold it, or another is given.
+        EstimateError: more than `epochs` epochs were measured and `observed` does not limit them;
+            an argument is invalid; or `measured_duration` is set, but the trace holds no durations
+            or `duration_s` is given as well.
 
     Examples:
         >>> from energyest import EnergyTrace, compare_estimators
@@ -93,9 +92,9 @@ def compare_estimators(
         first epoch         510000.0
         Name: energy_J, dtype: float64
     """
-    import pandas as pd  # noqa: PLC0415  (keeps `import energyest` fast)
+    from energyest.frames import ResultTable  # noqa: PLC0415  (brings pandas)
 
-    # What is wrong with the arguments is an error, not a note in each row.
+    # An invalid argument is an error, not a note in each row.
     check_trace(trace)
     check_confidence(confidence, EstimateError)
     if tdp_W is not None:
@@ -109,18 +108,18 @@ def compare_estimators(
     )
     epochs = find_horizon(seen, epochs, steps, None).epochs
     if math.isinf(epochs):
-        raise EstimateError("the training is planned in time, not in epochs: give epochs")
+        raise EstimateError("the training is planned in time, not in epochs: pass epochs=")
     epochs = check_epochs(seen, epochs)
     planned = [*planned] if isinstance(planned, Iterator) else planned
     planned_changes(seen, planned)
     if measured_duration:
         if duration_s is not None:
-            raise EstimateError("give duration_s, or measured_duration=True, but not both")
+            raise EstimateError("pass either duration_s or measured_duration=True, not both")
         duration_s = measured_sum(trace, epochs, "duration_s")
         if not duration_s > 0:
             raise EstimateError(
-                f"measured_duration=True needs the durations of all {epochs} epochs, and the trace "
-                "does not hold them"
+                f"measured_duration=True needs the durations of all {epochs} epochs, which the "
+                "trace does not hold"
             )
     methods = _methods(
         seen,
@@ -131,7 +130,7 @@ def compare_estimators(
         machine={"utilization": utilization, "ram_GB": ram_GB},
     )
     rows = {name: _row(method) for name, method in methods.items()}
-    table: pd.DataFrame = pd.DataFrame.from_dict(rows, orient="index")
+    table: pd.DataFrame = ResultTable.from_dict(rows, orient="index")
     table.index.name = "method"
     measured_J = measured_sum(trace, epochs, "energy_J")
     if math.isfinite(measured_J):
@@ -150,7 +149,7 @@ def _methods(
     board: dict[str, Any],
     machine: dict[str, Any],
 ) -> dict[str, Callable[[], Estimate]]:
-    """Every estimator by its name, with the options of STEP, of a GPU and of its machine."""
+    """All estimators by name, with the options of STEP, of the GPU and of the machine."""
     return {
         "STEP": lambda: estimate_step(seen, epochs, planned=planned, **step),
         "STEP, power form": lambda: estimate_step(
@@ -195,6 +194,6 @@ def _row(method: Callable[[], Estimate]) -> dict[str, float | str]:
 
 
 def measured_sum(trace: EnergyTrace, epochs: float, column: str) -> float:
-    """The sum over all `epochs`; NaN where the trace does not hold it."""
+    """The sum of a column over all `epochs`; NaN if the trace does not hold it."""
     values = trace.column(column)[: math.ceil(epochs)]
     return float(np.sum(values)) if len(trace) >= epochs else math.nan

@@ -1,4 +1,4 @@
-"""What a cross-validation of a PRE model found, and how runs are divided for it."""
+"""The result of a cross-validation, and the division of runs into parts for it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Groups = Literal["model", "gpu"] | None
-#: Parts that runs are left out in, where they are not left out by model or GPU.
+#: Number of folds if runs are not left out by model or GPU.
 FOLDS = 5
-#: Of more groups than this, several are left out at a time: a fit for each would take too long.
+#: If there are more groups, several are left out at a time: a fit for each would take too long.
 MOST_PARTS = 10
 _PREDICTED = "predicted_"
 
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """How well runs are predicted by a model that has not seen their group.
+    """How well a model predicts runs of groups that it was not fitted on.
 
     Attributes:
-        table: a row a run: `model`, `gpu`, and for each quantity `measured_<quantity>`,
-            `predicted_<quantity>`, and where the model gives an interval, `<quantity>_lower` and
-            `<quantity>_upper`. The quantity that matters most stands first.
-        confidence: probability that the interval is meant to cover a run.
+        table: one row per run: `model`, `gpu`, and for each quantity `measured_<quantity>`,
+            `predicted_<quantity>` and, if the model gives an interval, `<quantity>_lower` and
+            `<quantity>_upper`. The most important quantity comes first.
+        confidence: nominal coverage probability of the interval.
         groups: what was left out at a time: "model", "gpu", or None for random fifths.
     """
 
@@ -40,7 +40,7 @@ class CrossValidation:
 
     @property
     def quantities(self) -> tuple[str, ...]:
-        """What was predicted, such as "energy_J" or "mean_power_W"."""
+        """The predicted quantities, such as "energy_J" or "mean_power_W"."""
         return tuple(
             str(name).removeprefix(_PREDICTED)
             for name in self.table.columns
@@ -51,7 +51,7 @@ class CrossValidation:
         """Absolute relative errors, of shape (n,); 1 is 100 %.
 
         Args:
-            quantity: one of `quantities`; by default the first of them.
+            quantity: one of `quantities`; by default the first.
 
         Raises:
             EstimateError: the quantity was not predicted.
@@ -66,7 +66,7 @@ class CrossValidation:
 
     @property
     def coverage(self) -> float | None:
-        """Share of the runs that the interval covers; None for a model that gives none."""
+        """Share of the runs that the interval covers; None for a model without intervals."""
         covered = [
             self.table[f"measured_{name}"].between(
                 self.table[f"{name}_lower"], self.table[f"{name}_upper"]
@@ -78,7 +78,7 @@ class CrossValidation:
 
     def __str__(self) -> str:
         parts = [
-            f"{name}: {100 * e.mean():.1f} % in the mean, {100 * np.median(e):.1f} % in the median"
+            f"{name}: mean error {100 * e.mean():.1f} %, median {100 * np.median(e):.1f} %"
             for name in self.quantities
             for e in [self.errors(name)]
         ]
@@ -91,17 +91,17 @@ class CrossValidation:
 
 
 def group_labels(groups: Groups, models: Sequence[str], gpus: Sequence[str]) -> list[str]:
-    """The part that each run belongs to: all runs of a part are left out together.
+    """The part that each run belongs to; all runs of a part are left out together.
 
-    A part is a group; of more than `MOST_PARTS` groups, parts of several, put together at random.
+    A part is a group or, if there are more than `MOST_PARTS` groups, several groups at random.
 
     Args:
-        groups: "model", "gpu", or None for fifths at random, always the same ones.
+        groups: "model", "gpu", or None for random fifths, with a fixed seed.
         models: name of each run's model, of shape (n,).
-        gpus: name of its GPU, of shape (n,).
+        gpus: name of each run's GPU, of shape (n,).
 
     Raises:
-        EstimateError: `groups` is none of these, or there are fewer than two parts.
+        EstimateError: `groups` is invalid, or there are fewer than two parts.
     """
     if groups is None:
         order = np.random.default_rng(0).permutation(len(models))
@@ -111,7 +111,7 @@ def group_labels(groups: Groups, models: Sequence[str], gpus: Sequence[str]) -> 
     else:
         raise EstimateError(f"groups={groups!r} must be 'model', 'gpu' or None")
     if len(set(labels)) < 2:
-        raise EstimateError(f"cross-validation needs runs of two {groups or 'run'}s or more")
+        raise EstimateError(f"cross-validation needs at least two {groups or 'run'}s")
     if len(set(labels)) <= MOST_PARTS:
         return labels
     part_of = parts(labels, MOST_PARTS)
@@ -119,9 +119,9 @@ def group_labels(groups: Groups, models: Sequence[str], gpus: Sequence[str]) -> 
 
 
 def parts(names: Sequence[str], count: int) -> dict[str, int]:
-    """Deal out names to at most so many parts, at random but always the same ones.
+    """Distribute names over at most `count` parts, at random with a fixed seed.
 
-    So neighbours in the alphabet, often of one family, do not lie in one part.
+    Neighbours in the alphabet, often of one family, therefore do not all lie in the same part.
     """
     single = sorted(set(names))
     order = np.random.default_rng(0).permutation(len(single))

@@ -1,4 +1,4 @@
-"""The error of a model that is asked before it was fitted."""
+"""The error for a model that is used before it is fitted."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from energyest.errors import EstimateError
 
 
 class NotFittedError(EstimateError, exceptions.NotFittedError):
-    """A model was asked before it was fitted: the package's error and scikit-learn's."""
+    """A model was used before it was fitted; both this package's and scikit-learn's error."""
 
 
 def check_fitted(model: object) -> None:
-    """Refuse a model that has learnt nothing.
+    """Raise an error if a model is not fitted.
 
     Raises:
-        NotFittedError: as the name says.
+        NotFittedError: the model is not fitted.
     """
     try:
         check_is_fitted(model)

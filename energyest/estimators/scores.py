@@ -1,8 +1,7 @@
-"""`score_estimators`: how far off every estimator was, over many finished runs."""
+"""`score_estimators`: errors of all estimators over many finished runs."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from energyest.checks import check_confidence, check_count, check_positive, posi
 from energyest.display import format_energy
 from energyest.errors import EstimateError
 from energyest.estimators.compare import PAPER_EPOCHS, Planned, compare_estimators, measured_sum
+from energyest.markup import joined, of_frame, paragraph
 from energyest.records.run_labels import gpu_names, model_name
 from energyest.records.trace import EnergyTrace
 
@@ -25,7 +25,7 @@ _COLUMNS = (
     *("run", "model", "gpu", "epochs", "observed", "method", "measured_J"),
     *("energy_J", "energy_lower_J", "energy_upper_J", "duration_s", "error_J", "error", "note"),
 )
-# Of runs that cannot be compared, so many are named.
+# Messages name at most this many runs.
 _MOST_NAMES = 5
 
 
@@ -42,20 +42,20 @@ def score_estimators(
     utilization: float | None = None,
     ram_GB: float | None = None,
 ) -> EstimatorScores:
-    """Estimate each of many finished runs with every estimator, and score the errors.
+    """Estimate each of many finished runs with every estimator and score the errors.
 
-    Each run is treated as by `compare_estimators`.
+    Each run is estimated as in `compare_estimators`.
 
     Args:
-        traces: a mapping from the names of the runs, or a list, whose names are their `run_id` or
-            else their position.
-        epochs: number of epochs of each whole training; by default all that it has.
-        observed: how many epochs the estimators see; by default 15, which the paper's setting of
-            STEP needs, and half of the epochs of a run of fewer than 30.
+        traces: a mapping from names of runs to traces, or a list of traces; runs in a list are
+            named by their `run_id` or else by their position.
+        epochs: number of epochs of each whole training; by default all epochs of the trace.
+        observed: number of epochs that the estimators see; by default 15, which the paper's setting
+            of STEP needs, or half of the epochs for runs of fewer than 30.
         model: the hyperparameter that names the model, as in `collect_runs`.
-        confidence: probability for the intervals of STEP and PRE.
-        measured_duration: see `compare_estimators`; the arguments below too, equal for all runs.
-        planned: changes known ahead, for STEP; by default those that the monitor recorded.
+        confidence: coverage probability of the intervals of STEP and PRE.
+        measured_duration: see `compare_estimators`. This and the arguments below apply to all runs.
+        planned: planned changes, for STEP; by default those that the monitor recorded.
         tdp_W: see `estimate_mlco2`.
         utilization: see `estimate_green_algorithms`.
         ram_GB: see `estimate_green_algorithms`.
@@ -64,9 +64,9 @@ def score_estimators(
         The estimates of all runs, and a summary of their errors.
 
     Raises:
-        EstimateError: there is no run; an argument is out of its range; two runs have one name, one
-            has nothing to be compared with (its energy, or duration, was not measured in all
-            `epochs`), or nothing left to be estimated after `observed` epochs: they are named.
+        EstimateError: there is no run; an argument is invalid; two runs have the same name; or a
+            run cannot be scored, because its energy (or duration) was not measured in all `epochs`
+            or because no epoch is left after the `observed` ones. The message names the runs.
 
     Examples:
         >>> from energyest import EnergyTrace
@@ -105,13 +105,12 @@ def score_estimators(
     total_J = {name: measured_sum(t, lengths[name], "energy_J") for name, t in runs.items()}
     _refuse(
         [name for name, energy_J in total_J.items() if not 0 < energy_J < math.inf],
-        "the energy of all epochs was not measured, so there is nothing to compare estimates with: "
+        "the energy was not measured in all epochs, so there is nothing to compare estimates with: "
         "leave the run out, or score fewer epochs",
     )
     _refuse(
         [name for name in runs if seen[name] >= lengths[name]],
-        "no epoch is left to be estimated after those observed: observe fewer, or leave the run "
-        "out",
+        "no epoch is left to estimate after the observed ones: observe fewer, or leave the run out",
     )
     if measured_duration:
         _refuse(
@@ -135,15 +134,15 @@ def score_estimators(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EstimatorScores:
-    """Estimates of many finished runs, beside what was measured.
+    """Estimates of many finished runs, next to the measurements.
 
     Attributes:
-        runs: one row a run and method, with the columns `run, model, gpu, epochs, observed, method,
-            measured_J, energy_J, energy_lower_J, energy_upper_J, duration_s, error_J, error,
-            note`; `epochs` is how many were estimated, `observed` how many of them the estimators
-            saw, `error` is a share of the measured energy. Where a method refused, its numbers are
-            NaN and `note` says why.
-        confidence: probability that an interval is meant to cover the measured energy.
+        runs: one row per run and method, with the columns `run, model, gpu, epochs, observed,
+            method, measured_J, energy_J, energy_lower_J, energy_upper_J, duration_s, error_J,
+            error, note`. `epochs` is the number of epochs estimated, `observed` the number that the
+            estimators saw, and `error` a share of the measured energy. If a method refused a run,
+            its numbers are NaN and `note` says why.
+        confidence: nominal coverage probability of the intervals.
     """
 
     runs: pd.DataFrame
@@ -151,17 +150,17 @@ class EstimatorScores:
 
     @property
     def summary(self) -> pd.DataFrame:
-        """One row a method, as a new DataFrame.
+        """One row per method, as a new DataFrame.
 
-        Each method over the runs that it answered. One that refuses hard runs looks better for it:
-        see `refused`, and compare methods by `shared()`. NaN where there is no run to take a figure
-        from.
+        Each method is scored over the runs that it answered. A method that refuses difficult runs
+        therefore looks better: see `refused`, and use `shared()` to compare methods. Figures
+        without any run are NaN.
 
-        - `runs`: how many runs it answered; `refused`: how many it did not;
-        - `RMSE_J`: root of the mean squared error, in joules: large runs decide;
+        - `runs`: number of runs that it answered; `refused`: number of runs that it did not;
+        - `RMSE_J`: root mean squared error, in joules; dominated by large runs;
         - `MAPE`: mean of the absolute errors as a share of the measured energy (1 is 100 %);
-        - `median_error`: their median;
-        - `bias`: mean of the errors, positive where the method says too much;
+        - `median_error`: median of these absolute errors;
+        - `bias`: mean of the relative errors, positive if the method overestimates;
         - `R2`: coefficient of determination, 1 - sum of squared errors / sum of squares around the
           mean of the measured energies; NaN unless there are two runs of different energy;
         - `coverage`: share of the intervals that cover the measured energy; NaN without intervals.
@@ -175,13 +174,13 @@ class EstimatorScores:
         return table
 
     def shared(self, *methods: str) -> EstimatorScores:
-        """The scores over the runs that all of these methods answered: a fair comparison.
+        """The scores over the runs that all of these methods answered, for a fair comparison.
 
         Args:
-            *methods: by default all that answered any run.
+            *methods: names of methods; by default all that answered any run.
 
         Raises:
-            EstimateError: a method is unknown, or no run was answered by all.
+            EstimateError: a method is unknown, or no run was answered by all methods.
         """
         answered = self.runs[self.runs["energy_J"].notna()]
         known = list(dict.fromkeys(self.runs["method"]))
@@ -208,15 +207,10 @@ class EstimatorScores:
 
     def _repr_html_(self) -> str:
         parts = self._parts()
-        return "".join(
-            f"<p style='white-space:pre-line'>{html.escape(p)}</p>"
-            if isinstance(p, str)
-            else p.to_html()
-            for p in parts
-        )
+        return str(joined(paragraph(p) if isinstance(p, str) else of_frame(p) for p in parts))
 
     def _parts(self) -> list[str | pd.DataFrame]:
-        """The summary, and where methods differ in what they answered, that of the shared runs."""
+        """The summary and, if methods answered different runs, the summary of the shared runs."""
         summary = self.summary
         first, last = int(self.runs["observed"].min()), int(self.runs["observed"].max())
         seen = _count(last, "epoch") if first == last else f"{first} to {last} epochs"
@@ -232,12 +226,12 @@ class EstimatorScores:
             except EstimateError as error:
                 return [*parts, str(error)]
             count = _count(shared.runs["run"].nunique(), "run")
-            parts += [f"The same over {count} that all of these answered:"]
+            parts += [f"Scores over the {count} that all of these methods answered:"]
             parts += [_readable(shared.summary)]
         return parts
 
     def _refusals(self) -> list[str]:
-        """Why methods refused runs: the commonest reason of each."""
+        """The most frequent reason of each method for refusing runs."""
         refused = self.runs[self.runs["energy_J"].isna()]
         lines = [
             f"{method} refused {len(notes)}: {notes.mode().iloc[0]}"
@@ -269,7 +263,7 @@ def _scores(rows: pd.DataFrame) -> dict[str, float]:
 
 def _r2(measured: np.ndarray[Any, Any], error: np.ndarray[Any, Any]) -> float:
     if len(np.unique(measured)) < 2:
-        return math.nan  # there is no difference to explain
+        return math.nan  # there is no variance to explain
     return float(1 - np.sum(error**2) / np.sum((measured - measured.mean()) ** 2))
 
 
@@ -296,11 +290,11 @@ def _count(number: int, noun: str) -> str:
 def _named(
     traces: Sequence[EnergyTrace] | Mapping[str, EnergyTrace],
 ) -> dict[str, EnergyTrace]:
-    """The runs by their names."""
+    """The runs by name."""
     if not isinstance(traces, Mapping | Sequence) or isinstance(traces, str):
         raise EstimateError(
-            f"traces is a {type(traces).__name__}: it must be a list of runs, or a mapping from "
-            "their names"
+            f"traces is a {type(traces).__name__}: it must be a list of traces, or a mapping from "
+            "names to traces"
         )
     if isinstance(traces, Mapping):
         pairs = list(traces.items())
@@ -316,7 +310,7 @@ def _named(
                 f"run {name!r} is a {type(trace).__name__}: it must be an EnergyTrace"
             )
     twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-    _refuse(twice, "more than one run has this name: give a mapping from names to traces")
+    _refuse(twice, "several runs have this name: pass a mapping from names to traces")
     return dict(pairs)
 
 
@@ -326,7 +320,7 @@ def _name(index: int, trace: object) -> str:
 
 
 def _length(trace: EnergyTrace) -> float:
-    """All epochs of a finished run; of a last one that its end broke off, the part."""
+    """The number of epochs of a finished run, with a fraction if it ended within an epoch."""
     planned = positive_or_none(trace.meta.get("planned_epochs"))
     return planned if planned is not None and math.ceil(planned) == len(trace) else len(trace)
 
@@ -336,7 +330,7 @@ def _observed(epochs: float) -> int:
 
 
 def _refuse(names: list[str], why: str) -> None:
-    """Raise an error that names the runs, if there are any."""
+    """Raise an error that names the given runs, if there are any."""
     if names:
         more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
         which = ", ".join(repr(name) for name in names[:_MOST_NAMES])

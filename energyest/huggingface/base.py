@@ -1,10 +1,10 @@
-"""`TrainerCallback` of transformers, which is optional, and what to install where it is missing."""
+"""`TrainerCallback` of transformers, an optional package, and an error if it is missing."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-# Why there is no `TrainerCallback`; None where there is one.
+# The import error if `TrainerCallback` is missing, else None.
 missing: ImportError | None = None
 
 if TYPE_CHECKING:
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 else:
     try:
         from transformers import TrainerCallback
-    except ImportError as error:  # not installed, or without a part that it needs itself
+    except ImportError as error:  # not installed, or a dependency is missing
         missing = error
         TrainerCallback = object
 
 
 def check_installed() -> None:
-    """Say what to install.
+    """Raise an error that says what to install, if transformers is missing.
 
     Raises:
         ImportError: transformers cannot be imported.

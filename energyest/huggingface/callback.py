@@ -1,4 +1,4 @@
-"""`EnergyCallback`: the events of Hugging Face's Trainer, translated for `tracking.Training`."""
+"""`EnergyCallback`: a callback that passes the events of Hugging Face's Trainer to `Training`."""
 
 from __future__ import annotations
 
@@ -36,68 +36,70 @@ log = logging.getLogger("energyest")
 
 
 class EnergyCallback(Monitor, TrainerCallback):
-    """Measures the energy of `Trainer.train`, epoch by epoch, and projects the whole training.
+    """Measures the energy of `Trainer.train` epoch by epoch and projects the whole training.
 
         callback = EnergyCallback()
         trainer = Trainer(model, args, train_dataset=data, callbacks=[callback])
         trainer.train()
         callback.trace.epochs
 
-    Works in the Trainer of transformers and in those below it, such as Seq2SeqTrainer and those of
-    TRL. The trace grows in `<output_dir>/energy` while training runs; `energyest.load_trace` reads
-    it. To all that the Trainer reports to go `energy/epoch_J`, `energy/total_J`,
-    `energy/mean_power_W` and, as soon as there is a projection, `energy/projected_J` with
-    `energy/projected_lower_J` and `energy/projected_upper_J`.
+    Works with the Trainer of transformers and its subclasses, such as Seq2SeqTrainer and those of
+    TRL. The trace grows in `<output_dir>/energy` during training; `energyest.load_trace` reads it.
+    The callback logs `energy/epoch_J`, `energy/total_J`, `energy/mean_power_W` and, as soon as
+    there is a projection, `energy/projected_J`, `energy/projected_lower_J` and
+    `energy/projected_upper_J` to everything that the Trainer reports to.
 
-    An epoch lasts from the end of the one before to its own end, its evaluation included: what lies
-    between two epochs, such as saving a checkpoint, belongs to the later one. What the training
-    logs becomes columns of the trace, but for what bears the name of a column it has anyway.
+    An epoch lasts from the end of the previous epoch to its own end, including its evaluation.
+    Energy used between two epochs, for example to save a checkpoint, counts towards the later one.
+    Metrics that the training logs become columns of the trace, unless they have the name of a
+    column that the callback fills itself.
 
-    With several processes, every rank needs the callback; rank 0's results are those of all. What
-    was measured goes into the folders of checkpoints, and a training that goes on from one goes on
-    with its trace. `push_to_hub` puts the emissions into the model's card.
+    With several processes, every rank needs the callback; the results at rank 0 cover all ranks.
+    The measurements are stored in the checkpoint folders: when a training resumes from one, its
+    trace continues. `push_to_hub` adds the emissions to the model card.
 
-    A training of one epoch is projected by intervals instead: `EnergyCallback(every_n_steps=200)`.
-    An interval lasts from the first of so many batches to the first batch of the next, with what
-    lies between, such as an evaluation; one that is full at the end of an epoch ends there.
+    To project a training of a single epoch, use intervals: `EnergyCallback(every_n_steps=200)`. An
+    interval lasts from its first batch to the first batch of the next interval, including anything
+    in between, such as an evaluation. An interval that is full at the end of an epoch ends there.
     `energy/interval_J` then takes the place of `energy/epoch_J`.
 
     Args:
         folder: where to write the trace; by default `energy` in the Trainer's `output_dir`, which
-            `push_to_hub` uploads. If it holds a trace already, or a file that has the name of one
-            of a trace's, a free name next to it is taken.
-        components: what to measure: the GPUs that the Trainer uses, the machine's processors, its
-            memory.
-        every_n_steps: batches in an interval, however many of them make an optimizer step. None
-            for whole epochs; or for a fiftieth of the training, where `max_steps` bounds it to less
-            than three epochs, or their length is not known.
-        count_flops: watch what the first steps compute: it gives the FLOPs, as fvcore counts
-            them, and PRE's first projection. Nothing is run for it. A model that is compiled or
-            scripted is not watched.
-        workload: what a step does, from `describe_workload`, if you have it or the model is not
-            watched; the FLOPs and the first projection then come from it.
+            `push_to_hub` uploads. If it already holds a trace, or a file with the name of a trace
+            file, a free name next to it is used.
+        components: what to measure: the GPUs that the Trainer uses, the machine's processors and
+            its memory.
+        every_n_steps: batches per interval, regardless of gradient accumulation. None for whole
+            epochs; if `max_steps` limits the training to less than three epochs, or to epochs of
+            unknown length, None means a fiftieth of the training.
+        count_flops: observe the operations of the first steps, for FLOPs (counted as fvcore does)
+            and for PRE's first projection. No extra step is run. Compiled and scripted models are
+            not observed.
+        workload: description of a step, from `describe_workload`. If given, the FLOPs and the
+            first projection come from it; useful for models that are not observed.
         sensors: sensors to use instead of those of this machine; they are closed when `train` ends.
-        interval_s: seconds between readings; GPUs renew theirs every 0.1 s.
-        confidence: probability for the interval of the projection.
-        hparams: names of arguments that are to be in the trace, whatever they hold. By default
-            those that were given are, as far as they are numbers, truth values or short plain
-            words; what could be a secret, an address, a path or longer text is not.
-        batch_size: a function that tells how many samples are in a batch, where its build does not
-            show it: `lambda batch: len(batch["lengths"])`.
-        budget_kWh, budget_kg, budget_hours: what the training may use, emit (CO2e) and take; see
-            docs/how_to/stop_at_a_budget.md. With several processes, the same on every rank.
-        on_exceed: "warn" that a budget is exceeded or will be; or "stop" to end the training then,
-            as `should_training_stop` does, with a checkpoint.
-        carbon_intensity: of the electricity, also for the model's card: a country, such as "DE", or
-            a number in g CO2e per kWh; by default the setting, see
-            docs/reference/settings.md. The card goes by the world's mean without either.
-        pue: power usage effectiveness of the data centre, for CO2e alone; by default the setting,
+        interval_s: sampling interval in seconds; GPUs update their readings every 0.1 s.
+        confidence: coverage probability of the interval of the projection.
+        hparams: names of training arguments to record in the trace whatever their values. By
+            default, arguments that were set are recorded if they are numbers, booleans or short
+            plain words; possible secrets, addresses, paths and longer text are not.
+        batch_size: a function that returns the number of samples in a batch, if the structure of
+            the batch does not show it: `lambda batch: len(batch["lengths"])`.
+        budget_kWh, budget_kg, budget_hours: how much energy the training may use, how much CO2e it
+            may emit and how long it may take; see docs/how_to/stop_at_a_budget.md. With several
+            processes, pass the same values on every rank.
+        on_exceed: "warn" when a budget is exceeded or will be, or "stop" to end the training then,
+            by setting `should_training_stop`, with a checkpoint.
+        carbon_intensity: carbon intensity of the electricity, also for the model card: a country,
+            such as "DE", or a number in g CO2e per kWh; by default the setting, see
+            docs/reference/settings.md. Without either, the model card uses the world mean.
+        pue: power usage effectiveness of the data centre, for CO2e only; by default the setting,
             or 1.
-        quiet: leave out the summary at the end; by default the setting, or False.
+        quiet: omit the summary at the end; by default the setting, or False.
 
     Raises:
-        ConfigurationError: an argument is out of its range. Once training runs, nothing is raised.
-        EstimateError: the country is not known, or the intensity is negative or not finite.
+        ConfigurationError: an argument is invalid. Nothing is raised once training has started.
+        EstimateError: the country is unknown, or the intensity is negative or not finite.
         ImportError: transformers is not installed.
 
     Examples:
@@ -159,7 +161,7 @@ class EnergyCallback(Monitor, TrainerCallback):
         self._forget()
 
     def _forget(self) -> None:
-        """Nothing is known of a training."""
+        """Reset everything known about a training."""
         self._log = EnergyLog()
         self._watch: CallWatch | None = None
         self._steps: TrainerSteps | None = None
@@ -168,27 +170,27 @@ class EnergyCallback(Monitor, TrainerCallback):
 
     @never_raises
     def on_init_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """A Trainer was made: no event will tell if an exception ends its training."""
+        """Wrap methods of a new Trainer: no event reports an exception that ends its training."""
         trainer = call_of(self).trainer
         Tap(trainer, "train", self._begin_call, self._end_call)
         self._tap_card(trainer)
 
     @never_raises
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin to measure."""
+        """Start measuring."""
         self._begin_training(args, state)
         agree = _broadcast if args.world_size > 1 else None
         self._watch_budget(agree, is_first_rank=args.process_index == 0)
 
     @never_raises
     def _begin_training(self, args: Any, state: Any) -> None:
-        self._end_unnoticed()  # a training before this one that never came to its end
+        self._end_unnoticed()  # an earlier training that did not end properly
         self._forget()
         call = call_of(self)
         trainer = call.trainer
         place = self._place_in(trainer)
         folder = self._folder or default_folder(args.output_dir)
-        # It tells more of GPUs and of what is run than what it wraps.
+        # The wrapped model shows more about the GPUs and the computation than the inner one.
         session = self._begin(trainer.model_wrapped, args.device, folder, place)
         session.describe(**facts_of(trainer, self._hparams))
         self._resumes_at = None
@@ -215,35 +217,35 @@ class EnergyCallback(Monitor, TrainerCallback):
 
     @never_raises
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """An epoch begins."""
+        """Begin an epoch."""
         if self._steps is not None:
             self._steps.start_epoch()
 
     @never_raises
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """An optimizer step ends."""
+        """Check the budget after an optimizer step."""
         self._keep_to_budget(control, epoch_ends=False)
 
     @never_raises
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """An epoch ends, but for its evaluation if that is to come."""
+        """End an epoch, except for its evaluation if one is still to come."""
         self._end_epoch(is_evaluated=control.should_evaluate)
         if self._asks_others:
             self._keep_to_budget(control, epoch_ends=True)
 
-    @never_raises  # by itself: on every rank, what comes after it has to come
+    @never_raises  # guarded separately: every rank has to make the calls that follow
     def _end_epoch(self, *, is_evaluated: bool) -> None:
         if self._steps is not None:
             self._steps.end_epoch(is_evaluated=is_evaluated)
 
     @never_raises
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Something was logged."""
+        """Note what was logged."""
         self._log.see(logs)
 
     @never_raises
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """What was measured so far goes into the checkpoint: a resumed training goes on from it."""
+        """Store the measurements so far in the checkpoint, so that a training can resume."""
         if self._training is not None and self._steps is not None:
             self._steps.finish_epoch()
             position = self._training.position()
@@ -253,7 +255,7 @@ class EnergyCallback(Monitor, TrainerCallback):
 
     @never_raises
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The training is over."""
+        """Finish the training."""
         if self._steps is not None:
             self._steps.finish_epoch()
         self._let_go()
@@ -265,11 +267,11 @@ class EnergyCallback(Monitor, TrainerCallback):
 
     @property
     def _asks_others(self) -> bool:
-        """Whether ranks look at the budget together: at events, which come on all of them."""
+        """Whether ranks check the budget together, at events that occur on all of them."""
         return self._watch_of_budget is not None and self._watch_of_budget.asks_others
 
     def _after_epoch(self, control: Any) -> None:
-        """An epoch is over with its evaluation, which no event says: a rank may not see it."""
+        """Check the budget after an epoch and its evaluation, which a rank may not see."""
         if not self._asks_others:
             self._keep_to_budget(control, epoch_ends=True)
 
@@ -290,7 +292,7 @@ class EnergyCallback(Monitor, TrainerCallback):
         )
 
     def _tap_card(self, trainer: Trainer) -> None:
-        """From now on, whenever the model's card is written, it tells of the emissions."""
+        """From now on, add the emissions whenever the model card is written."""
         if self._has_card_of is None or self._has_card_of() is not trainer:
             self._has_card_of = weakref.ref(trainer)
             Tap(trainer, "create_model_card", None, lambda e: self._end_card(trainer, e))
@@ -305,8 +307,8 @@ class EnergyCallback(Monitor, TrainerCallback):
             model_card.add_emissions(Path(trainer.args.output_dir) / "README.md", fields)
 
     def _load(self, call: TrainerCall, place: Place) -> None:
-        """A training is resumed: what had it cost?"""
-        why = "the checkpoint holds no record of energy"
+        """Load the earlier cost of a resumed training from its checkpoint."""
+        why = "the checkpoint holds no energy record"
         try:
             if call.checkpoint is not None:
                 self._resumes_at = checkpoint_file.load(Path(call.checkpoint), place.number)
@@ -314,17 +316,15 @@ class EnergyCallback(Monitor, TrainerCallback):
             why = str(error)
             log.warning("energyest: %s", error)
         if self._resumes_at is None and self._session is not None:
-            self._session.note(
-                f"what the training had cost before its checkpoint is not in this trace: {why}"
-            )
+            self._session.note(f"the energy used before the checkpoint is not in this trace: {why}")
 
     def _begin_call(self, *_: Any, **__: Any) -> None:
-        """The call of a training begins, and its end will be told of."""
+        """Note that a training call begins whose end will be reported."""
         self._is_called_by_tap = True
 
     @never_raises
     def _end_call(self, error: BaseException | None) -> None:
-        """The call of the training has ended."""
+        """End the training, because its call has ended."""
         self._is_called_by_tap = False
         self._stop("finished" if error is None else f"interrupted by {type(error).__name__}")
 
@@ -335,7 +335,7 @@ class EnergyCallback(Monitor, TrainerCallback):
 
     @never_raises
     def _end_unnoticed(self) -> None:
-        """An exception has ended a training, and its call was not told of or goes on."""
+        """End a training that an exception ended, if its call was not wrapped or still runs."""
         failure = "" if self._steps is None else self._steps.failure
         self._stop(f"interrupted by {failure}" if failure else "interrupted")
 
@@ -345,7 +345,7 @@ class EnergyCallback(Monitor, TrainerCallback):
         super()._stop(status)
 
     def _let_go(self) -> None:
-        """Leave the Trainer as it was."""
+        """Restore the Trainer's methods."""
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.close()
@@ -355,31 +355,31 @@ class EnergyCallback(Monitor, TrainerCallback):
 
     @override
     def __getstate__(self) -> dict[str, Any]:
-        # They hold the Trainer, and a thread.
+        # These refer to the Trainer and to a thread.
         own = dict.fromkeys(("_steps", "_watch", "_has_card_of"))
         fresh = {"_log": EnergyLog(), "_is_called_by_tap": False}
         return {**super().__getstate__(), **own, **fresh}
 
     # ------------------------------------------------------------------ in the wrong Trainer
 
-    # Lightning's Trainer asks for it before it calls a hook.
+    # Lightning's Trainer reads this before it calls a hook.
     state_key = "EnergyCallback"
 
     def setup(self, *_: Any, **__: Any) -> None:
-        """What Lightning's Trainer calls first, which takes another callback."""
+        """Raise an error: Lightning's Trainer calls this first, and needs another callback."""
         raise ConfigurationError(
-            "EnergyCallback is for Hugging Face's Trainer: Lightning's takes EnergyMonitor, "
-            "`from energyest import EnergyMonitor`"
+            "EnergyCallback is for Hugging Face's Trainer. With Lightning's Trainer, use "
+            "EnergyMonitor: `from energyest import EnergyMonitor`"
         )
 
     def on_exception(self, *_: Any, **__: Any) -> None:
-        """What Lightning's Trainer calls after that: the error is on its way."""
+        """Do nothing: Lightning's Trainer calls this after the error in `setup`."""
 
     teardown = on_exception
 
 
 def _broadcast(look: Look) -> Look:
-    """What rank 0 says, on every rank: by what the Trainer itself talks with."""
+    """Return the result of rank 0 on every rank, with the Trainer's own means."""
     from accelerate.utils import broadcast_object_list  # noqa: PLC0415  (comes with transformers)
 
     known: Look = broadcast_object_list([look])[0]

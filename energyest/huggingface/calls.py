@@ -1,7 +1,7 @@
-"""The call of a Trainer that a callback is in.
+"""Finds the Trainer's call in which a callback runs.
 
-Trainers tell their callbacks neither who they are, nor which checkpoint they go on from, nor that
-an exception has ended a training. All three are seen on the stack of the training's thread.
+A Trainer does not pass its callbacks a reference to itself or the checkpoint it resumes from, and
+does not report an exception that ended training. All three can be read from the call stack.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("energyest")
 
-# So often a look is taken at whether a training goes on.
+# Seconds between two checks whether a training is still running.
 LOOK_S = 0.5
-# A look is not one instant: what runs meanwhile may hide a call from one, but not from so many.
+# Walking a running stack is not atomic: a single check may miss a call, but not this many.
 _LOOKS = 3
-# Between a callback and its Trainer lie but a few calls.
+# There are only a few calls between a Trainer and its callback.
 _MOST_CALLS = 30
 
 
 @dataclass(frozen=True)
 class TrainerCall:
-    """A method of a Trainer that runs.
+    """A running method of a Trainer.
 
     Attributes:
-        trainer: whose method it is.
-        frame: of the method.
-        checkpoint: the folder that a training goes on from; None without one.
+        trainer: the Trainer.
+        frame: stack frame of the method.
+        checkpoint: the folder of the checkpoint that the training resumes from, if any.
     """
 
     trainer: Trainer
@@ -43,12 +43,12 @@ class TrainerCall:
 
 
 def call_of(callback: TrainerCallback) -> TrainerCall:
-    """The innermost call of a Trainer that this thread is in, and that has the callback.
+    """The innermost running call, in this thread, of a Trainer that has the callback.
 
     Raises:
         LookupError: there is none.
     """
-    from transformers import Trainer  # noqa: PLC0415  (whoever calls has loaded it)
+    from transformers import Trainer  # noqa: PLC0415  (the caller has imported it)
 
     frame: FrameType | None = sys._getframe(1)
     for _ in range(_MOST_CALLS):
@@ -59,7 +59,7 @@ def call_of(callback: TrainerCallback) -> TrainerCall:
             folder = frame.f_locals.get("resume_from_checkpoint")
             return TrainerCall(owner, frame, folder if isinstance(folder, str) else None)
         frame = frame.f_back
-    raise LookupError("it was called by no Trainer of transformers that has it as a callback")
+    raise LookupError("not called by a Trainer of transformers that has this callback")
 
 
 def _has(trainer: Trainer, callback: TrainerCallback) -> bool:
@@ -67,11 +67,11 @@ def _has(trainer: Trainer, callback: TrainerCallback) -> bool:
 
 
 class CallWatch:
-    """Notices that a call has ended, where an exception may end it and nobody would tell.
+    """Detects the end of a call, even if an exception ends it without any event.
 
     Args:
-        frame: of the call, which is one of this thread.
-        on_end: called once, in another thread, within a second of the end.
+        frame: stack frame of the call, in this thread.
+        on_end: called once, in another thread, within a second after the end.
     """
 
     def __init__(self, frame: FrameType, on_end: Callable[[], None]) -> None:
@@ -81,7 +81,7 @@ class CallWatch:
         self._is_closed = threading.Event()
         try:
             threading.Thread(target=self._watch, name="energyest-call-watch", daemon=True).start()
-        except RuntimeError as error:  # no more threads: whoever asks will see it
+        except RuntimeError as error:  # no more threads: `is_over` still works
             log.debug("energyest: the end of the training is not watched for: %s", error)
 
     @property
@@ -91,8 +91,8 @@ class CallWatch:
         return frame is not None and not any(self._is_seen(frame) for _ in range(_LOOKS))
 
     def close(self) -> None:
-        """Look no more."""
-        self._frame = None  # it holds what the call has worked with
+        """Stop watching."""
+        self._frame = None  # a frame keeps all local variables of the call alive
         self._is_closed.set()
 
     def _watch(self) -> None:

@@ -1,7 +1,7 @@
-"""What the callback leaves in the folder of a Trainer's checkpoint.
+"""The callback's file in the folder of a Trainer's checkpoint.
 
-A file of its own: a callback's state in the Trainer's file is restored by making a new callback
-without its arguments, and a training without that callback's state in its checkpoint fails.
+It is a separate file because the Trainer restores a callback's state by creating a new callback
+without its arguments, and fails if a checkpoint does not hold that state.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ _KIND, _FORMAT = "checkpoint", 1
 
 
 def save(folder: Path, number: str, position: Position) -> None:
-    """Put into a checkpoint what is needed to go on from it.
+    """Store in a checkpoint what is needed to resume.
 
     Args:
-        folder: of the checkpoint.
-        number: which of the Trainer's monitors it is.
-        position: where the training is, and what it has cost.
+        folder: folder of the checkpoint.
+        number: number of this callback among those of the Trainer.
+        position: the position of the training and its cost so far.
 
     Raises:
-        OSError: it cannot be written, or another file has its name.
+        OSError: the file cannot be written, or its name is in use.
     """
     head = {"kind": f"energyest {_KIND}", "format": _FORMAT}
     write_json(_path(folder, number), {**head, **_without_nan(state_of(position))})
 
 
 def load(folder: Path, number: str) -> Position | None:
-    """What `save` put into a checkpoint; None if there is nothing.
+    """Return what `save` stored in a checkpoint; None if there is nothing.
 
     Raises:
-        TraceError: there is something else.
+        TraceError: the file is damaged.
     """
     path = _path(folder, number)
     try:
@@ -46,12 +46,12 @@ def load(folder: Path, number: str) -> Position | None:
     except FileNotFoundError:
         return None
     except EstimateError as error:
-        raise TraceError(f"the checkpoint's record of energy is damaged: {error}") from error
+        raise TraceError(f"the energy record in the checkpoint is damaged: {error}") from error
     return position_of(state)
 
 
 def _without_nan(state: Any) -> Any:
-    """JSON has no NaN: what is not known is null there."""
+    """Replace NaN, which JSON does not have, by None."""
     if isinstance(state, dict):
         return {name: _without_nan(value) for name, value in state.items()}
     if isinstance(state, list):

@@ -1,4 +1,4 @@
-"""What Hugging Face's `EarlyStoppingCallback` watches."""
+"""The settings of Hugging Face's `EarlyStoppingCallback`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 def early_stopping_of(trainer: Trainer) -> dict[str, Any]:
-    """What of the trace's meta concerns stopping early; empty where nothing does.
+    """The entries on early stopping for the trace's meta; empty without early stopping.
 
-    With a threshold, it is Lightning's rule but for this: the best value moves with improvements
-    that are smaller than the threshold, too.
+    With a threshold, the rule differs from Lightning's in one respect: the best value also moves
+    with improvements smaller than the threshold.
 
     Args:
-        trainer: its callbacks, arguments and state are looked at.
+        trainer: the Trainer, with its callbacks, arguments and state.
     """
     from transformers import EarlyStoppingCallback  # noqa: PLC0415  (which is optional)
 
@@ -28,7 +28,7 @@ def early_stopping_of(trainer: Trainer) -> dict[str, Any]:
         return {}
     entries = []
     for callback in found:
-        # As `estimators.early_stopping.rule.StoppingRule.of` reads it.
+        # In the form that `estimators.early_stopping.rule.StoppingRule.of` reads.
         entry: dict[str, Any] = {
             "monitor": metric if metric.startswith("eval_") else f"eval_{metric}",
             "mode": "max" if args.greater_is_better else "min",

@@ -1,4 +1,4 @@
-"""Metrics out of a Trainer and into it: what a training logs, and what the callback logs."""
+"""Metrics of a Trainer: reads what a training logs, and logs the callback's values."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("energyest")
 
-# The summary of a whole training, which belongs to none of its epochs, has this in it.
+# A key of the summary of a whole training, which does not belong to an epoch.
 _SUMMARY = "train_runtime"
 
 
 class EnergyLogs(dict[str, float]):
-    """What a callback of this package logs: so other callbacks of it know it from the training."""
+    """Values logged by a callback of this package, as opposed to those of the training."""
 
 
 class EnergyLog:
-    """Logs the callback's values, and keeps what the training logs for its rows."""
+    """Logs the callback's values, and collects what the training logs for its rows."""
 
     def __init__(self) -> None:
         self._names = LogNames()
-        # Names of a second callback beside this one, which are no news.
+        # Names used by a second callback of this package; they need no warning.
         self._others: set[str] = set()
         self._fresh: dict[str, float] = {}
         self._left_out: set[str] = set()
         self._is_logging = False
 
     def put(self, trainer: Trainer, values: Mapping[str, float]) -> None:
-        """Log values, by names that begin with `energy/`.
+        """Log values under names that begin with `energy/`.
 
         Args:
-            trainer: whose log they go to, and so to all that it reports to.
-            values: by name.
+            trainer: the Trainer that logs them to everything it reports to.
+            values: the values by name.
         """
         from transformers import Trainer  # noqa: PLC0415  (which is optional)
 
@@ -51,15 +51,15 @@ class EnergyLog:
         control = trainer.control
         should_log, self._is_logging = control.should_log, True
         try:
-            # The Trainer's own: one below it may empty its averages, or print, at each log.
+            # Not the method of a subclass, which may reset its averages or print at each log.
             Trainer.log(trainer, EnergyLogs(named))
         finally:
             self._is_logging = False
-            # It takes what is logged for what the training was about to log.
+            # Logging resets the flag that the training itself is about to log.
             trainer.control.should_log = should_log
 
     def see(self, logs: Mapping[str, Any] | None) -> None:
-        """Something is logged, by the training or by a callback of this package."""
+        """Note values logged by the training or by a callback of this package."""
         if self._is_logging or not logs:
             return
         self._names.take(logs)
@@ -74,8 +74,8 @@ class EnergyLog:
                 elif name not in self._left_out:
                     self._left_out.add(name)
                     log.warning(
-                        "energyest: the metric %r is the name of a column of the trace: it is left "
-                        "out of the trace",
+                        "energyest: metric %r is left out of the trace: it has the name of a "
+                        "column of the trace",
                         name,
                     )
 

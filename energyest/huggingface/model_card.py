@@ -1,7 +1,7 @@
-"""What a model card says of energy and emissions, in the fields that the Hub defines.
+"""Energy and emissions in a model card, in the fields that the Hub defines.
 
-They are those below `co2_eq_emissions` of https://huggingface.co/docs/hub/model-cards-co2. The Hub
-defines none for energy itself: it is told where the emissions' source is.
+These are the fields under `co2_eq_emissions` of https://huggingface.co/docs/hub/model-cards-co2.
+The Hub defines none for energy itself, so the energy is stated in the field `source`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _KEY, _WORLD = "co2_eq_emissions", "World"
 def emissions_of(
     trace: EnergyTrace, intensity: Intensity | None, *, is_pretrained: bool
 ) -> dict[str, Any]:
-    """The fields for a trace; empty where its energy is not known.
+    """The fields for a trace; empty if its energy is unknown.
 
     Args:
-        trace: of the training.
-        intensity: of its electricity; None for the world's mean.
-        is_pretrained: whether the model was trained before.
+        trace: trace of the training.
+        intensity: carbon intensity of the electricity; None for the world mean.
+        is_pretrained: whether the model was pretrained.
     """
     energy_J = trace.total_J
     if not math.isfinite(energy_J):
@@ -44,7 +44,7 @@ def emissions_of(
         intensity = carbon_intensity(intensity or _WORLD)
     told = f"{intensity:g} g CO2e/kWh" if isinstance(intensity, float | int) else str(intensity)
     fields = {
-        # The Hub counts in grams.
+        # The Hub uses grams.
         "emissions": float(f"{1000 * co2e_kg(energy_J, intensity):.4g}"),
         "source": f"energyest {versions()['energyest']}: {energy_J / JOULES_PER_KWH:.4g} kWh, "
         f"at {told}",
@@ -57,11 +57,11 @@ def emissions_of(
 
 
 def add_emissions(path: Path, fields: dict[str, Any]) -> None:
-    """Put the fields into the head of a model card, unless somebody else has.
+    """Put the fields into the metadata of a model card, unless someone else has set them.
 
     Args:
-        path: of the card; nothing happens where there is none.
-        fields: of `emissions_of`.
+        path: path of the card; nothing happens if it does not exist.
+        fields: fields from `emissions_of`.
     """
     from huggingface_hub import ModelCard  # noqa: PLC0415  (comes with transformers)
 
@@ -76,5 +76,5 @@ def add_emissions(path: Path, fields: dict[str, Any]) -> None:
 
 
 def is_pretrained(trainer: Trainer) -> bool:
-    """Whether the Trainer's model came with weights, as far as its configuration tells."""
+    """Whether the Trainer's model was pretrained, judging by its configuration."""
     return bool(getattr(getattr(trainer.model, "config", None), "_name_or_path", ""))

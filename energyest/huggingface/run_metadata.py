@@ -1,4 +1,4 @@
-"""What a trace's meta says of a training by Hugging Face's Trainer."""
+"""Facts about a training by Hugging Face's Trainer for the trace's meta."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from energyest.tracking.first_projection import precision_of
 if TYPE_CHECKING:
     from transformers import Trainer
 
-# What tells runs apart even where it was left at its default.
+# Arguments that distinguish runs even at their defaults.
 _ALWAYS = (
     "learning_rate",
     "lr_scheduler_type",
@@ -29,11 +29,11 @@ _ALWAYS = (
 
 
 def facts_of(trainer: Trainer, hparams: Collection[str] = ()) -> dict[str, Any]:
-    """The model, and how it is trained, as far as that is known when the training begins.
+    """The model and training settings, as known when training begins.
 
     Args:
-        trainer: that trains it.
-        hparams: arguments that the user wants to have in any case.
+        trainer: the Trainer.
+        hparams: names of arguments to record in any case.
     """
     return {
         "model": describe_model(trainer.model),
@@ -45,7 +45,7 @@ def facts_of(trainer: Trainer, hparams: Collection[str] = ()) -> dict[str, Any]:
 
 
 def _chosen(args: Any, asked: Collection[str]) -> Mapping[str, Any]:
-    """The arguments that were given, and some that matter anyway: there are more than a hundred."""
+    """The arguments that were set, and a few that always matter, out of more than a hundred."""
     chosen = {}
     for field in fields(args):
         value = getattr(args, field.name, None)

@@ -1,7 +1,7 @@
-"""`TrainerSteps`: tells a training of epochs, batches and evaluations of a Trainer.
+"""`TrainerSteps`: passes epochs, batches and evaluations of a Trainer on to a `Training`.
 
-Its events do not show what a batch holds, nor when an evaluation begins, and an epoch's end comes
-before its evaluation: so some of its methods are tapped while it trains.
+The Trainer's events show neither the batch nor the start of an evaluation, and the end of an epoch
+comes before its evaluation. Some of the Trainer's methods are therefore wrapped during training.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class TrainerSteps:
     """Follows a Trainer through its training, until `leave`.
 
     Attributes:
-        failure: the class of the error that has left a step or an evaluation; empty without.
+        failure: class of the error that ended a step or an evaluation; empty if there was none.
 
     Args:
-        trainer: which trains.
-        plan: counts its epochs and batches.
-        training: is told of them.
-        after_epoch: called when an epoch is over, with its evaluation.
+        trainer: the Trainer.
+        plan: counts epochs and batches.
+        training: receives epochs, batches and evaluations.
+        after_epoch: called when an epoch and its evaluation are over.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class TrainerSteps:
         self._plan = plan
         self._training: Training | None = training
         self._after_epoch = after_epoch
-        # What a step or an evaluation works on.
+        # The model and batch of the current step or evaluation.
         self._model: nn.Module | None = None
         self._batch: Any = None
-        # Evaluations under way, one in the other where there are several data sets.
+        # Number of evaluations under way; they are nested if there are several data sets.
         self._evaluations = 0
         self._data_set = 0
         self._is_validating = False
@@ -65,7 +65,7 @@ class TrainerSteps:
         self._taps = [Tap(trainer, name, *both) for name, both in methods.items()]
 
     def leave(self) -> None:
-        """Leave the Trainer as it was."""
+        """Restore the Trainer's methods."""
         self._training = None
         for tap in reversed(self._taps):
             tap.remove()
@@ -73,17 +73,17 @@ class TrainerSteps:
     # ------------------------------------------------------------------ epochs
 
     def start_epoch(self) -> None:
-        """An epoch begins."""
+        """Begin an epoch."""
         self.finish_epoch()
         self._plan.start_epoch()
         if self._training is not None:
             self._training.start_epoch()
 
     def end_epoch(self, *, is_evaluated: bool) -> None:
-        """An epoch ends.
+        """End an epoch.
 
         Args:
-            is_evaluated: whether an evaluation is to come, which belongs to it.
+            is_evaluated: whether an evaluation, which belongs to the epoch, is still to come.
         """
         self._plan.end_epoch()
         self._epoch_is_over = True
@@ -91,13 +91,13 @@ class TrainerSteps:
             self.finish_epoch()
 
     def finish_epoch(self) -> None:
-        """The evaluation of an epoch that has ended is over, too, or has not come."""
+        """Finish an ended epoch after its evaluation, or if there was none."""
         if self._epoch_is_over:
             self._epoch_is_over = False
             self._end_epoch()
             self._after_epoch()
 
-    @never_raises  # by itself: on every rank, what comes after it has to come
+    @never_raises  # guarded separately: every rank has to make the calls that follow
     def _end_epoch(self) -> None:
         if self._training is not None:
             self._training.end_epoch()
@@ -129,7 +129,7 @@ class TrainerSteps:
         self._evaluations += 1
         if self._evaluations == 1:
             self._data_set = 0
-            # What is evaluated before the first epoch is in none.
+            # An evaluation before the first epoch belongs to no epoch.
             self._is_validating = self._training is not None and self._training.session.in_row
             if self._training is not None and self._is_validating:
                 self._training.start_validation()
@@ -165,5 +165,5 @@ class TrainerSteps:
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model as one process trains it."""
+    """The model without its DistributedDataParallel wrapper."""
     return model.module if isinstance(model, DistributedDataParallel) else model

@@ -1,6 +1,6 @@
-"""`Tap`: tells when a method of one Trainer is called.
+"""`Tap`: reports calls of a method of one Trainer.
 
-A Trainer's events tell neither what a batch holds nor when an evaluation begins.
+A Trainer's events show neither the batch nor the start of an evaluation.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ _NOTHING = object()
 
 
 class Tap:
-    """Stands in for a method of an object until it is removed; what the method does is unchanged.
+    """Wraps a method of an object, without changing what it does, until removed.
 
     Args:
         owner: the object.
-        name: of the method.
-        before: called with the method's arguments; None for nothing.
-        after: called with None when the method has returned, or with what it has raised.
+        name: name of the method.
+        before: called with the method's arguments before the method; None for nothing.
+        after: called with None after the method has returned, or with the exception it raised.
     """
 
     def __init__(
@@ -33,15 +33,15 @@ class Tap:
         self._owner, self._name = owner, name
         self._method = getattr(owner, name)
         self._before, self._after = before, after
-        # A user may have put a function of their own in its place.
+        # A user may already have replaced the method.
         self._replaced = vars(owner).get(name, _NOTHING)
         self._is_on = True
         functools.update_wrapper(self, self._method)
         setattr(owner, name, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the method, and tell of it."""
-        if not self._is_on:  # somebody has kept it
+        """Call the method and report the call."""
+        if not self._is_on:  # a reference was kept after removal
             return self._method(*args, **kwargs)
         if self._before is not None:
             self._before(*args, **kwargs)
@@ -54,7 +54,7 @@ class Tap:
         return result
 
     def remove(self) -> None:
-        """Give the owner its method back, unless something else has taken its place."""
+        """Restore the owner's method, unless it was replaced again since."""
         self._is_on = False
         if vars(self._owner).get(self._name) is self:
             if self._replaced is _NOTHING:
@@ -63,7 +63,7 @@ class Tap:
                 setattr(self._owner, self._name, self._replaced)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """A copy of the owner has its own method, and no tap."""
+        """Give a copy of the owner its own method, without a tap."""
         copied = memo.get(id(self._owner))
         if copied is None or not isinstance(self._method, MethodType):
             return self._method

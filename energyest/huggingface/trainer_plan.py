@@ -1,4 +1,4 @@
-"""`TrainerPlan`: what a Hugging Face Trainer knows ahead: how long it trains, when it evaluates."""
+"""`TrainerPlan`: the planned length and evaluation schedule of a Hugging Face Trainer."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from energyest.adapters.batch_plan import BatchPlan
 if TYPE_CHECKING:
     from transformers import Trainer
 
-# Where `max_steps` leaves no more than so many epochs, so many intervals take their place.
+# If `max_steps` allows fewer than this many epochs, this many intervals are used instead.
 _FEW_EPOCHS, _INTERVALS = 3, 50
 
 
 class TrainerPlan(BatchPlan):
-    """The plan of a Trainer, made when its training begins; it counts epochs and batches itself.
+    """The plan of a Trainer, created when training begins; it counts epochs and batches itself.
 
     Args:
-        trainer: its arguments, state and data are looked at.
-        every_n_steps: training batches in an interval. None for epochs; or for a fiftieth of the
-            training, where `max_steps` bounds it to less than three epochs, or their length is not
-            known.
+        trainer: the Trainer, with its arguments, state and data.
+        every_n_steps: training batches in an interval. None for epochs; if `max_steps` limits the
+            training to less than three epochs, or to epochs of unknown length, None means a
+            fiftieth of the training.
     """
 
     def __init__(self, trainer: Trainer, every_n_steps: int | None) -> None:
@@ -41,7 +41,7 @@ class TrainerPlan(BatchPlan):
             if length is None or total < _FEW_EPOCHS * length:
                 every_n_steps = max(1, math.ceil(total / _INTERVALS))
         super().__init__(every_n_steps)
-        # Of a training that goes on from a checkpoint.
+        # The position, if training resumes from a checkpoint.
         updates = int(state.global_step)
         self._epoch: int = updates // self._updates if self._updates else 0
         self._has_begun = False
@@ -49,18 +49,18 @@ class TrainerPlan(BatchPlan):
         self._in_epoch: int = 0 if args.ignore_data_skip else rest * self._accumulates
 
     def _updates_per_epoch(self) -> int | None:
-        """Optimizer steps in an epoch, as the Trainer has counted them."""
+        """Optimizer steps per epoch, as the Trainer counts them."""
         args, length = self._trainer.args, self._length
         if length is None:
             return None
-        if args.max_steps <= 0:  # older Trainers leave out an epoch's last, smaller one
+        if args.max_steps <= 0:  # older Trainers omit the last, smaller step of an epoch
             fewer = max(1, length // self._accumulates)
             if self._trainer.state.max_steps == math.ceil(args.num_train_epochs * fewer):
                 return fewer
         return max(1, math.ceil(length / self._accumulates))
 
     def _batches_of(self, updates: int) -> int:
-        """Training batches to so many optimizer steps from the start."""
+        """Training batches in the first `updates` optimizer steps."""
         if self._length is None or self._updates is None:
             return updates * self._accumulates
         epochs, rest = divmod(updates, self._updates)
@@ -69,18 +69,18 @@ class TrainerPlan(BatchPlan):
     # ------------------------------------------------------------------ counting
 
     def start_epoch(self) -> None:
-        """An epoch begins: the one that a checkpoint was made in, or the next."""
+        """Begin an epoch: the one in which a checkpoint was saved, or the next."""
         if self._has_begun:
             self._epoch += 1
             self._in_epoch = 0
         self._has_begun = True
 
     def count_batch(self) -> None:
-        """A batch was trained on."""
+        """Count a training batch."""
         self._in_epoch += 1
 
     def end_epoch(self) -> None:
-        """An epoch ends, and shows how long it is."""
+        """End an epoch, whose length is now known."""
         self._seen_length = self._in_epoch or self._seen_length
 
     # ------------------------------------------------------------------ what is trained
@@ -135,7 +135,7 @@ class TrainerPlan(BatchPlan):
     @override
     def batches_to_come(self, *, at_start: bool = False) -> float:
         state = self._trainer.state
-        # Batches whose gradients wait for the next optimizer step; an epoch's end leaves none.
+        # Batches whose gradients await the next optimizer step; none at the end of an epoch.
         pending = self._in_epoch % self._accumulates if self._in_epoch != self._length else 0
         done = self._batches_of(state.global_step) + pending
         return float(max(0, self._batches_of(state.max_steps) - done))
@@ -190,7 +190,7 @@ class TrainerPlan(BatchPlan):
 
     @property
     def _validation_samples(self) -> int | None:
-        """Samples of one evaluation, of all its data sets and on all ranks; None if unknown."""
+        """Samples of one evaluation, over all data sets and ranks; None if unknown."""
         there = self._trainer.eval_dataset
         lengths = [_length(one) for one in (there.values() if isinstance(there, dict) else [there])]
         known = [length for length in lengths if length is not None]
@@ -198,11 +198,11 @@ class TrainerPlan(BatchPlan):
 
     @override
     def duration_s(self, elapsed_s: float, row_s: float) -> float | None:
-        return None  # no limit of time is known of these Trainers
+        return None  # these Trainers have no time limit
 
 
 def precision_word(trainer: Trainer) -> str:
-    """The format in which the model is computed, in Lightning's words."""
+    """The number format of the model's computation, by Lightning's name."""
     if trainer.args.bf16:
         return "bf16-mixed"
     if trainer.args.fp16:
@@ -212,13 +212,13 @@ def precision_word(trainer: Trainer) -> str:
 
 
 def word(option: Any) -> str:
-    """An argument that may be a member of an enumeration or its text."""
+    """The text of an argument that may be an enumeration member or its text."""
     return str(getattr(option, "value", option))
 
 
 def _length(data: Any) -> int | None:
-    """How long a loader or data set is; None where it does not tell."""
+    """The length of a loader or data set; None if it has none."""
     try:
         return len(data) if isinstance(data, Sized) else None
-    except TypeError:  # a loader of a stream has a length that fails
+    except TypeError:  # `len` fails for the loader of a stream
         return None

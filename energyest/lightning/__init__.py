@@ -1,1 +1,5 @@
-"""The hooks of a Lightning Trainer, translated into those of `energyest.tracking`."""
+"""The adapter for Lightning's Trainer: passes its hooks on to `energyest.tracking`."""
+
+from energyest.checks import check_installed
+
+check_installed("EnergyMonitor", "torch", "pytorch_lightning", "fvcore")

@@ -1,7 +1,7 @@
-"""What the monitor keeps in a Lightning checkpoint.
+"""The monitor's state in a Lightning checkpoint.
 
-Under a key of its own in the checkpoint, and not as a callback's state: that would have to be told
-apart from the state of a second monitor, and a training that goes on without one would be warned.
+It has a key of its own in the checkpoint. As a callback's state, it could be confused with the
+state of a second monitor, and Lightning would warn when a training resumes without a monitor.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ _KEY = "energyest"
 
 
 def save(position: Position, number: str, checkpoint: dict[str, Any]) -> None:
-    """Put into a checkpoint what is needed to go on from it: plain numbers, text, lists.
+    """Store in a checkpoint what is needed to resume: plain numbers, text and lists.
 
     Args:
-        position: where the training is, and what it has cost.
-        number: which of the Trainer's monitors it is.
-        checkpoint: of the Trainer.
+        position: the position of the training and its cost so far.
+        number: number of this monitor among those of the Trainer.
+        checkpoint: the Trainer's checkpoint.
     """
     checkpoint.setdefault(_KEY, {})[number] = state_of(position)
 
 
 def load(number: str, checkpoint: Mapping[str, Any]) -> Position | None:
-    """What `save` put into a checkpoint; None if there is nothing.
+    """Return what `save` stored in a checkpoint; None if there is nothing.
 
     Raises:
-        TraceError: there is something else.
+        TraceError: the stored state is damaged.
     """
     try:
         state = checkpoint.get(_KEY, {}).get(number)
     except AttributeError as error:
-        raise TraceError(f"the checkpoint's record of energy is damaged: {error}") from error
+        raise TraceError(f"the energy record in the checkpoint is damaged: {error}") from error
     return None if state is None else position_of(state)
 
 
 def save_last(trainer: Trainer) -> None:
-    """A training is stopped: save it, if the Trainer makes checkpoints and has made none here.
+    """Save a training that is stopped, if the Trainer saves checkpoints but has not done so here.
 
-    One that is made every so many epochs, or for a better metric alone, would lose what was paid
-    for since. Every rank has to call it, as `Trainer.save_checkpoint` asks for.
+    If checkpoints are saved only every few epochs, or only for a better metric, the work since the
+    last one would be lost. Every rank has to call this, as `Trainer.save_checkpoint` requires.
     """
     makers: list[Any] = [
         callback

@@ -1,4 +1,4 @@
-"""What Lightning's `EarlyStopping` callbacks watch."""
+"""The settings of Lightning's `EarlyStopping` callbacks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from energyest.measure.signals import let_handlers_raise
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
 
-# Both namespaces define the class; one that was not imported has no callbacks.
+# Both namespaces define the class; a namespace that is not imported has no callbacks.
 _HOMES = (
     "pytorch_lightning.callbacks.early_stopping",
     "lightning.pytorch.callbacks.early_stopping",
@@ -23,14 +23,14 @@ log = logging.getLogger("energyest")
 
 
 def early_stopping_of(trainer: Trainer) -> dict[str, Any]:
-    """What of the trace's meta concerns stopping early; empty where nothing does.
+    """The entries on early stopping for the trace's meta; empty without early stopping.
 
-    Call it after the callbacks were set up and have loaded their states, as from `on_fit_start` on.
+    Call it after the callbacks are set up and have loaded their states: in `on_fit_start` or later.
 
     Args:
-        trainer: its callbacks are looked at.
+        trainer: the Trainer with the callbacks.
     """
-    if getattr(trainer, "fast_dev_run", False):  # then they do nothing
+    if getattr(trainer, "fast_dev_run", False):  # then the callbacks do nothing
         return {}
     kinds = tuple(sys.modules[name].EarlyStopping for name in _HOMES if name in sys.modules)
     found: list[dict[str, Any]] = []
@@ -38,10 +38,10 @@ def early_stopping_of(trainer: Trainer) -> dict[str, Any]:
         if isinstance(callback, kinds):
             try:
                 found.append(_entry(callback))
-            except Exception as error:  # a user's own class below it may hold anything
+            except Exception as error:  # a user's subclass may hold anything
                 let_handlers_raise(error)
                 log.warning(
-                    "energyest: when %s stops is not known (%s)",
+                    "energyest: the stopping rule of %s is not known (%s)",
                     type(callback).__name__,
                     in_a_line(error),
                 )
@@ -51,8 +51,8 @@ def early_stopping_of(trainer: Trainer) -> dict[str, Any]:
 
 
 def _entry(callback: Any) -> dict[str, Any]:
-    """As `estimators.early_stopping.rule.StoppingRule.of` reads it."""
-    # The callback has turned the sign of what it was given where less is better.
+    """The settings of a callback, in the form that `StoppingRule.of` reads."""
+    # The callback negates min_delta if lower is better.
     sign = 1 if callback.mode == "max" else -1
     entry = {
         "monitor": str(callback.monitor),
@@ -65,6 +65,6 @@ def _entry(callback: Any) -> dict[str, Any]:
         "on_train_epoch_end": bool(callback._check_on_train_epoch_end),
     }
     best = finite_or_none(float(callback.best_score))
-    if best is not None:  # from a checkpoint, or a `fit` before this one
+    if best is not None:  # from a checkpoint, or an earlier `fit`
         entry |= {"best": best, "waited": int(callback.wait_count)}
     return entry

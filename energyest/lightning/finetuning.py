@@ -1,4 +1,4 @@
-"""What Lightning's finetuning callbacks will freeze and unfreeze, and when."""
+"""Planned freezing and unfreezing by Lightning's finetuning callbacks."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from energyest.tracking.trainable_changes import Flip
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
-# A rehearsal ends at this epoch or, between two epochs, after so many seconds.
+# A rehearsal ends at this epoch or, between two epochs, after this many seconds.
 MOST_EPOCHS = 1000
 MOST_SECONDS = 1.0
-# Both namespaces define the class; one that was not imported has no callbacks.
+# Both namespaces define the class; a namespace that is not imported has no callbacks.
 _HOMES = ("pytorch_lightning.callbacks.finetuning", "lightning.pytorch.callbacks.finetuning")
 
 log = logging.getLogger("energyest")
@@ -37,25 +37,26 @@ log = logging.getLogger("energyest")
 def planned_flips(
     trainer: Trainer, pl_module: LightningModule, epochs: int | None = None, *, users: bool = True
 ) -> list[Flip]:
-    """When the Trainer's `BaseFinetuning` callbacks will freeze or unfreeze parameters.
+    """Find out when the Trainer's `BaseFinetuning` callbacks will freeze or unfreeze parameters.
 
-    Copies of the callbacks are called for one epoch after the other on a copy of the module that
-    has no values; the module, the callbacks, the optimizers and the random states stay as they
-    are. What depends on values, such as a metric, cannot be foreseen. For Lightning's own
-    callbacks, the copy has parameters of its own alone, and all else is the module's.
+    Copies of the callbacks are called, epoch by epoch, on a copy of the module without parameter
+    values. The module, the callbacks, the optimizers and the random states do not change. Changes
+    that depend on values, such as a metric, cannot be predicted. For Lightning's own callbacks,
+    only the parameters are copied; everything else is shared with the module.
 
-    Call it between `on_fit_start`, when the callbacks have frozen what they freeze, and the first
-    epoch; in a resumed training, from `on_train_start` on, when the Trainer knows its epoch.
+    Call it after `on_fit_start`, when the callbacks have frozen their parameters, and before the
+    first epoch; in a resumed training, after `on_train_start`, when the Trainer knows its epoch.
 
     Args:
-        trainer: its callbacks, optimizers and current epoch are looked at.
-        pl_module: what it trains, with `requires_grad` as it is now.
-        epochs: the Trainer's number of the epoch before which to stop; by default its last.
-        users: also call what users wrote, which may do more than unfreeze, such as write a file.
+        trainer: the Trainer, with its callbacks, optimizers and current epoch.
+        pl_module: the module being trained, with its present `requires_grad`.
+        epochs: number of the epoch before which to stop; by default the Trainer's `max_epochs`.
+        users: whether to call users' own callbacks, too; they may have side effects, such as
+            writing a file.
 
     Returns:
-        The changes in the order in which they come; none if they cannot be foreseen, which is
-        logged. Nothing is raised.
+        The changes in order; empty if they cannot be predicted, which is logged. Nothing is
+        raised.
     """
     if epochs is None:
         last = trainer.max_epochs
@@ -73,10 +74,10 @@ def planned_flips(
         if ended < epochs:
             log.debug("energyest: unfreezing from epoch %d on is not known in advance", ended)
         return flips
-    except Exception as error:  # the callbacks are the user's: anything can happen
+    except Exception as error:  # users' callbacks can raise anything
         let_handlers_raise(error)
         log.warning(
-            "energyest: what the finetuning callbacks will unfreeze is not known in advance (%s)",
+            "energyest: the changes by the finetuning callbacks are not known in advance (%s)",
             in_a_line(error),
         )
         return []
@@ -90,16 +91,16 @@ def _rehearse(
     *,
     is_deep: bool,
 ) -> tuple[list[Flip], int]:
-    """The changes, and the first epoch that was not rehearsed."""
-    # Whatever a callback has kept hold of is to lead to the copy.
+    """Return the changes, and the first epoch that was not rehearsed."""
+    # References that a callback keeps must lead to the copy.
     stage = SimpleNamespace(
         max_epochs=trainer.max_epochs,
         current_epoch=trainer.current_epoch,
         optimizers=[],
         loggers=[],
         logger=None,
-        barebones=True,  # then `pl_module.log` does nothing
-        is_global_zero=False,  # nor does `pl_module.print`
+        barebones=True,  # makes `pl_module.log` do nothing
+        is_global_zero=False,  # makes `pl_module.print` do nothing
     )
     memo: dict[int, Any] = {id(trainer): stage}
     if is_deep:
@@ -134,11 +135,11 @@ def _rehearse(
 
 
 def _skeleton(module: nn.Module, memo: dict[int, Any]) -> Any:
-    """A module of the same build with parameters that have no values; all else is the original's.
+    """A module of the same structure with parameters on the meta device; the rest is shared.
 
     Args:
         module: the original.
-        memo: the `id` of an original module or parameter to its copy; filled in.
+        memo: maps the `id` of an original module or parameter to its copy; filled in.
     """
     if id(module) in memo:
         return memo[id(module)]
@@ -159,7 +160,7 @@ def _skeleton(module: nn.Module, memo: dict[int, Any]) -> Any:
 
 
 def _copy_of(optimizer: torch.optim.Optimizer, memo: Mapping[int, Any]) -> torch.optim.Optimizer:
-    """One of the same groups, without its state; it never makes a step."""
+    """An optimizer with the same groups but without state; it never makes a step."""
     groups = [
         {
             **{name: copy.deepcopy(value) for name, value in group.items() if name != "params"},
@@ -171,7 +172,7 @@ def _copy_of(optimizer: torch.optim.Optimizer, memo: Mapping[int, Any]) -> torch
 
 
 class _EqualIfSame(TorchFunctionMode):
-    """Lightning asks `torch.equal` which parameters an optimizer has; these have no values."""
+    """Makes `torch.equal`, which Lightning uses to compare parameters, compare identities."""
 
     def __torch_function__(
         self,
@@ -180,7 +181,7 @@ class _EqualIfSame(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Answer for `torch.equal`, and leave all other functions alone."""
+        """Replace `torch.equal`, whose arguments have no values, and no other function."""
         if func is torch.equal:
             return args[0] is args[1]
         return func(*args, **(kwargs or {}))
@@ -188,12 +189,12 @@ class _EqualIfSame(TorchFunctionMode):
 
 @contextlib.contextmanager
 def _untouched(module: nn.Module) -> Iterator[None]:
-    """Undo what a callback does to the module itself, which it may have from a global variable.
+    """Undo what a callback does to the module itself, which it may know from a global variable.
 
     Raises:
         RuntimeError: something had to be undone.
     """
-    # All that `freeze` and `unfreeze_and_add_param_group` set.
+    # Everything that `freeze` and `unfreeze_and_add_param_group` set.
     before: list[tuple[Any, str, bool]] = [
         (owner, name, getattr(owner, name))
         for owners, names in (
@@ -211,12 +212,12 @@ def _untouched(module: nn.Module) -> Iterator[None]:
         for owner, name, value in changed:
             setattr(owner, name, value)
     if changed:
-        raise RuntimeError("a callback does not keep to the module that it is called with")
+        raise RuntimeError("a callback changed a module other than the one it was called with")
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """What a callback prints, warns of and logs is news only when it really happens."""
+    """Suppress output, warnings and log messages of a rehearsed callback."""
     disabled = logging.root.manager.disable
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

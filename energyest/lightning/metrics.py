@@ -1,4 +1,4 @@
-"""Metrics out of a Trainer and into it: what a training logs, and what the monitor logs."""
+"""Metrics of a Trainer: reads what a training logs, and logs the monitor's values."""
 
 from __future__ import annotations
 
@@ -19,54 +19,54 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("energyest")
 
-# What the progress bar shows, by a name that leaves room in 80 columns.
+# What the progress bar shows, under a name short enough for 80 columns.
 _TOTAL, _PROJECTED = "energy/total_J", "energy/projected_J"
 _SHOWN = "energy"
-# An attribute of the tensors that a monitor puts into `callback_metrics`.
+# An attribute that marks tensors that a monitor puts into `callback_metrics`.
 _MARK = "_is_of_energyest"
 
 
 class EnergyLog:
-    """Logs the monitor's values, past `LightningModule.log`.
+    """Logs the monitor's values without `LightningModule.log`.
 
-    That raises an error where a training logs something of the same name. In the Trainer's
-    `callback_metrics`, the values are at once; to the loggers they go when the next batch or epoch
-    begins, for only then is it known what the training has logged itself. A name that it uses is
-    left to it.
+    `LightningModule.log` would raise an error if the training logs the same name. The values appear
+    in the Trainer's `callback_metrics` at once. They are sent to the loggers when the next batch or
+    epoch begins, because only then is it known which names the training itself has logged. Those
+    names are not overwritten.
     """
 
     def __init__(self) -> None:
-        # What was put into `callback_metrics`, by name.
+        # The monitor's values in `callback_metrics`, by name.
         self._own: dict[str, torch.Tensor] = {}
         self._in_bar: dict[str, float] = {}
         self._names = LogNames()
-        # What waits for the loggers, with the number of the step and of the epoch.
+        # Values not yet sent to the loggers, with their step and epoch.
         self._waiting: list[tuple[Mapping[str, float], int, int]] = []
 
     @staticmethod
     def is_own(value: object) -> bool:
-        """Whether a value in `callback_metrics` is this monitor's, or another's beside it."""
+        """Whether a value in `callback_metrics` comes from this or another monitor."""
         return getattr(value, _MARK, False) is True
 
     def put(self, trainer: Trainer, values: Mapping[str, float]) -> None:
-        """Log values, by names that begin with `energy/`."""
+        """Log values under names that begin with `energy/`."""
         self._show(trainer, values)
-        # The optimizer step that was made last, as the Trainer itself numbers it for the loggers.
+        # The last optimizer step, numbered as the Trainer does for its loggers.
         step = max(0, trainer.fit_loop.epoch_loop._batches_that_stepped - 1)
         self._waiting.append((values, step, trainer.current_epoch))
 
     @property
     def is_waiting(self) -> bool:
-        """Whether something is to go to the loggers."""
+        """Whether values have not yet been sent to the loggers."""
         return bool(self._waiting)
 
-    @never_raises  # by itself: a logger that fails must not cost the next row its beginning
+    @never_raises  # guarded separately: a failing logger must not prevent the next row
     def flush(self, trainer: Trainer, *, is_last: bool = False) -> None:
-        """Bring to the loggers what waits.
+        """Send waiting values to the loggers.
 
         Args:
-            trainer: has the loggers.
-            is_last: nobody may log after this: they are to save what they have.
+            trainer: the Trainer with the loggers.
+            is_last: whether the loggers must save now, because nothing may be logged afterwards.
         """
         waiting, self._waiting = self._waiting, []
         for values, step, epoch in waiting:
@@ -76,18 +76,18 @@ class EnergyLog:
             )
             for logger in trainer.loggers:
                 logger.log_metrics({**named, "epoch": epoch}, step=step)
-                if is_last:  # else they do so when the training logs something
+                if is_last:  # otherwise they save when the training logs next
                     logger.save()
 
     def _show(self, trainer: Trainer, values: Mapping[str, float]) -> dict[str, float]:
-        """Put values into the Trainer's metrics; returns them by the names that they have there."""
-        # Behind the public `callback_metrics`, which would compute the training's metrics first.
+        """Put values into the Trainer's metrics; return them under the names used there."""
+        # Not the public `callback_metrics`, which would compute the training's metrics first.
         connector: Any = trainer._logger_connector
         there = connector._callback_metrics
         self._names.take(_names_in_use(trainer))
         names = {wanted: self._free_name(wanted, there) for wanted in values}
         named = {name: values[wanted] for wanted, name in names.items() if name is not None}
-        # One tensor for all: with each that is made, other threads may take their turn.
+        # One tensor for all: each new tensor gives other threads a chance to run.
         tensors = torch.tensor([*named.values()]).unbind()
         for name, tensor in zip(named, tensors, strict=True):
             setattr(tensor, _MARK, True)
@@ -97,37 +97,37 @@ class EnergyLog:
         return named
 
     def _show_in_bar(self, connector: Any, values: Mapping[str, float]) -> None:
-        """What was used, and of how much, as `12.3Wh/45.6Wh`: the bar shows text as it stands."""
+        """Show energy used / projected in the progress bar, as `12.3Wh/45.6Wh` (shown verbatim)."""
         bar = connector._progress_bar_metrics
         if not isinstance(bar.get(_SHOWN, ""), str):  # the training's own
             return
-        # Not every row brings a projection.
+        # Not every row has a projection.
         self._in_bar |= {name: values[name] for name in (_TOTAL, _PROJECTED) if name in values}
         if _TOTAL in values:
             bar[_SHOWN] = "/".join(map(format_Wh, self._in_bar.values()))
 
     def _free_name(self, wanted: str, there: Mapping[str, object]) -> str | None:
-        """A name that the training does not use; None if there is none."""
+        """A name that the training does not use; None if all are in use."""
         both = self._names.candidates(wanted)
         self._names.take(n for n in both if n in there and there[n] is not self._own.get(n))
         return self._names.free(wanted, is_news=not self.is_own(there.get(wanted)))
 
 
 class FreshMetrics:
-    """Finds the metrics that a training has logged since it looked last."""
+    """Finds the metrics that a training has logged since the last call."""
 
     def __init__(self) -> None:
         self._seen: dict[str, Any] = {}
         self._left_out: set[str] = set()
 
     def forget(self, trainer: Trainer) -> None:
-        """What the Trainer has now counts as seen."""
+        """Treat the Trainer's present metrics as seen."""
         self._seen = dict(trainer.callback_metrics)
 
-    @never_raises  # by itself: a metric that cannot be computed must not cost an epoch its row
+    @never_raises  # guarded separately: a failing metric must not cost an epoch its row
     def _take(self, trainer: Trainer) -> dict[str, float]:
-        # Processes work out their metrics together, and the others may not come: then, those alone
-        # that are worked out.
+        # Computing metrics may involve all processes, but others may not take part. With several
+        # processes, read only metrics that are already computed.
         alone = trainer.world_size == 1
         now = trainer.callback_metrics if alone else trainer._logger_connector._callback_metrics
         before, self._seen = self._seen, dict(now)
@@ -137,33 +137,33 @@ class FreshMetrics:
             if is_ours or not _is_scalar(value) or _is_same(value, before.get(name)):
                 continue
             if name in EPOCH_COLUMNS:
-                self._leave_out(name, "is the name of a column of the trace")
+                self._leave_out(name, "has the name of a column of the trace")
                 continue
             try:
                 fresh[name] = float(value)
-            except Exception as error:  # one that cannot be computed does not cost the others
+            except Exception as error:  # one failing metric must not cost the others
                 let_handlers_raise(error)
-                self._leave_out(name, f"is no number ({type(error).__name__})")
+                self._leave_out(name, f"is not a number ({type(error).__name__})")
         return fresh
 
     def _leave_out(self, name: str, why: str) -> None:
         if name not in self._left_out:
             self._left_out.add(name)
-            log.warning("energyest: the metric %r %s: it is left out of the trace", name, why)
+            log.warning("energyest: metric %r is left out of the trace: it %s", name, why)
 
     def take(self, trainer: Trainer) -> dict[str, float]:
-        """The metrics logged since the last call, those named like a column left out.
+        """The metrics logged since the last call, without those named like a column.
 
-        Lightning keeps the value of a metric that was not logged again, such as one of a
-        validation five epochs ago.
+        Lightning keeps values that were not logged again, such as those of a validation five
+        epochs ago; they are left out.
         """
         return self._take(trainer) or {}
 
 
 def _names_in_use(trainer: Trainer) -> set[str]:
-    """What the training's steps and hooks have logged, though it may show at the epoch's end only.
+    """Names that the training has logged, even if they appear only at the end of the epoch.
 
-    Where Lightning keeps them otherwise, they are known once they are in `callback_metrics`.
+    If Lightning stores them elsewhere, they are known once they are in `callback_metrics`.
     """
     loop: Any = trainer.fit_loop.epoch_loop
     both = (getattr(part, "_results", None) or {} for part in (loop, loop.val_loop))
@@ -175,9 +175,9 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _is_same(value: Any, other: Any) -> bool:
-    """Whether a metric was not logged again: within an epoch, views of one tensor are handed out.
+    """Whether a metric was not logged again: within an epoch, views of one tensor are returned.
 
-    The other is kept, so that its place in memory cannot have been taken by a new one.
+    The caller keeps `other` alive, so its memory cannot have been reused by a new tensor.
     """
     if isinstance(value, torch.Tensor) and isinstance(other, torch.Tensor):
         return value.data_ptr() == other.data_ptr()

@@ -1,4 +1,4 @@
-"""`EnergyMonitor`: the hooks of a Lightning Trainer, translated for `tracking.Training`."""
+"""`EnergyMonitor`: a Lightning callback that passes the Trainer's hooks on to `Training`."""
 
 from __future__ import annotations
 
@@ -27,68 +27,71 @@ if TYPE_CHECKING:
 
 
 class EnergyMonitor(Monitor, Callback):
-    """Measures the energy of `Trainer.fit`, epoch by epoch, and projects the whole training.
+    """Measures the energy of `Trainer.fit` epoch by epoch and projects the whole training.
 
         monitor = EnergyMonitor()
         trainer = pl.Trainer(max_epochs=100, callbacks=[monitor])
         trainer.fit(model)
         monitor.trace.epochs
 
-    Works in the Trainers of `pytorch_lightning` and of `lightning.pytorch`. The trace grows in
-    `<log_dir>/energy` while training runs; `energyest.load_trace` reads it. To every logger go
+    Works with the Trainer of `pytorch_lightning` and of `lightning.pytorch`. The trace grows in
+    `<log_dir>/energy` during training; `energyest.load_trace` reads it. The monitor logs
     `energy/epoch_J`, `energy/total_J`, `energy/mean_power_W` and, as soon as there is a projection,
-    `energy/projected_J` with `energy/projected_lower_J` and `energy/projected_upper_J`.
+    `energy/projected_J`, `energy/projected_lower_J` and `energy/projected_upper_J` to every logger.
 
-    An epoch lasts from the end of the one before to its own end, validation included: what lies
-    between two epochs, such as saving a checkpoint, belongs to the later one. The metrics that you
-    log become columns of the trace, but for those that bear the name of a column it has anyway.
+    An epoch lasts from the end of the previous epoch to its own end, including validation. Energy
+    used between two epochs, for example to save a checkpoint, counts towards the later one. The
+    metrics that you log become columns of the trace, unless they have the name of a column that
+    the monitor fills itself.
 
-    With several processes, every rank needs a monitor; rank 0's results are those of all. What was
-    measured goes into the Trainer's checkpoints, and a training that goes on from one goes on with
-    its trace.
+    With several processes, every rank needs a monitor; the results at rank 0 cover all ranks. The
+    measurements are stored in the Trainer's checkpoints: when a training resumes from one, its
+    trace continues.
 
-    A training of one epoch, or of `max_steps`, is projected by intervals instead:
-    `EnergyMonitor(every_n_steps=200)`. An interval lasts from the first of so many batches to the
-    first batch of the next, with what lies between, such as validation; one that is full at the end
-    of an epoch ends there.
+    To project a training of a single epoch, or one bounded by `max_steps`, use intervals:
+    `EnergyMonitor(every_n_steps=200)`. An interval lasts from its first batch to the first batch of
+    the next interval, including anything in between, such as validation. An interval that is full
+    at the end of an epoch ends there.
     `energy/interval_J` then takes the place of `energy/epoch_J`.
 
     Args:
         folder: where to write the trace; by default `energy` in the Trainer's `log_dir`. If it
-            holds a trace already, or a file that has the name of one of a trace's, a free name
-            next to it is taken.
-        components: what to measure: the GPUs that the Trainer uses, the machine's processors, its
-            memory.
-        every_n_steps: batches in an interval, however many of them make an optimizer step; None
-            for whole epochs.
-        count_flops: watch what the first steps compute: it gives the FLOPs, as fvcore counts
-            them, and PRE's first projection. Nothing is run for it. A model that is compiled or
-            scripted is not watched.
-        workload: what a step does, from `describe_workload`, if you have it or the model is not
-            watched; the FLOPs and the first projection then come from it.
-        rehearse_finetuning: ask finetuning callbacks of your own ahead, too, by calling their
-            `finetune_function` for each epoch on copies; Lightning's own are asked anyway.
+            already holds a trace, or a file with the name of a trace file, a free name next to it
+            is used.
+        components: what to measure: the GPUs that the Trainer uses, the machine's processors and
+            its memory.
+        every_n_steps: batches per interval, regardless of gradient accumulation; None for whole
+            epochs.
+        count_flops: observe the operations of the first steps, for FLOPs (counted as fvcore does)
+            and for PRE's first projection. No extra step is run. Compiled and scripted models are
+            not observed.
+        workload: description of a step, from `describe_workload`. If given, the FLOPs and the
+            first projection come from it; useful for models that are not observed.
+        rehearse_finetuning: also find out in advance what your own finetuning callbacks will do,
+            by calling their `finetune_function` on copies for each epoch. This is always done for
+            Lightning's own callbacks.
         sensors: sensors to use instead of those of this machine; they are closed when `fit` ends.
-        interval_s: seconds between readings; GPUs renew theirs every 0.1 s.
-        confidence: probability for the interval of the projection.
-        hparams: names of hyperparameters that are to be in the trace, such as "data.root", whatever
-            they hold. By default numbers, truth values and short plain words are; what could be a
-            secret, an address, a path or longer text is not.
-        batch_size: a function that tells how many samples are in a batch, where its build does not
-            show it: `lambda batch: len(batch["lengths"])`.
-        budget_kWh, budget_kg, budget_hours: what the training may use, emit (CO2e) and take; see
-            docs/how_to/stop_at_a_budget.md. With several processes, the same on every rank.
-        on_exceed: "warn" that a budget is exceeded or will be; or "stop" to end the training then,
-            as `trainer.should_stop` does, with a checkpoint if the Trainer makes any.
-        carbon_intensity: of the electricity: a country, such as "DE", or
-            a number in g CO2e per kWh; by default the setting, see docs/reference/settings.md.
-        pue: power usage effectiveness of the data centre, for CO2e alone; by default the setting,
+        interval_s: sampling interval in seconds; GPUs update their readings every 0.1 s.
+        confidence: coverage probability of the interval of the projection.
+        hparams: names of hyperparameters, such as "data.root", to record in the trace whatever
+            their values. By default, numbers, booleans and short plain words are recorded; possible
+            secrets, addresses, paths and longer text are not.
+        batch_size: a function that returns the number of samples in a batch, if the structure of
+            the batch does not show it: `lambda batch: len(batch["lengths"])`.
+        budget_kWh, budget_kg, budget_hours: how much energy the training may use, how much CO2e it
+            may emit and how long it may take; see docs/how_to/stop_at_a_budget.md. With several
+            processes, pass the same values on every rank.
+        on_exceed: "warn" when a budget is exceeded or will be, or "stop" to end the training then,
+            by setting `trainer.should_stop`, with a checkpoint if the Trainer saves any.
+        carbon_intensity: carbon intensity of the electricity: a country, such as "DE", or a number
+            in g CO2e per kWh; by default the setting, see docs/reference/settings.md.
+        pue: power usage effectiveness of the data centre, for CO2e only; by default the setting,
             or 1.
-        quiet: leave out the summary at the end; by default the setting, or False.
+        quiet: omit the summary at the end; by default the setting, or False.
 
     Raises:
-        ConfigurationError: an argument is out of its range. Once training runs, nothing is raised.
-        EstimateError: the country is not known, or the intensity is negative or not finite.
+        ConfigurationError: an argument is invalid. Nothing is raised once training has started.
+        EstimateError: the country is unknown, or the intensity is negative or not finite.
 
     Examples:
         >>> import pytorch_lightning as pl
@@ -151,14 +154,14 @@ class EnergyMonitor(Monitor, Callback):
 
     @never_raises
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """A fit is to come; what was left of one before it is over."""
+        """Prepare for a new fit; discard the state of an earlier one."""
         if stage == "fit":
             self._has_begun = False
             self._resumes_at = None
 
     @never_raises
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to measure."""
+        """Start measuring."""
         self._begin_fit(trainer, pl_module)
         # As Lightning's Timer does at the end of a batch.
         agree = trainer.strategy.broadcast if trainer.world_size > 1 else None
@@ -166,7 +169,7 @@ class EnergyMonitor(Monitor, Callback):
 
     @never_raises
     def _begin_fit(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop("interrupted")  # a fit before this one that never came to its end
+        self._stop("interrupted")  # an earlier fit that did not end properly
         folder = places.folder_for(trainer, self._folder)
         place = places.place_of(trainer, self, EnergyMonitor)
         session = self._begin(pl_module, trainer.strategy.root_device, folder, place)
@@ -178,21 +181,21 @@ class EnergyMonitor(Monitor, Callback):
             session,
             TrainerPlan(trainer, self._every),
             take_metrics=lambda: self._metrics.take(trainer),
-            # Barebones is without any logging.
+            # A barebones Trainer does not log.
             log_values=lambda v: None if trainer.barebones else self._log.put(trainer, v),
             is_first_rank=trainer.is_global_zero,
         )
 
     @never_raises
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The callbacks are set up: what will they unfreeze, and when?"""
+        """Find out what the callbacks will unfreeze, now that they are set up."""
         if self._training is not None:
             flips = planned_flips(trainer, pl_module, users=self._rehearse)
             self._training.expect_changes(flips)
 
     @never_raises
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """An epoch begins."""
+        """Begin an epoch."""
         self._flush_log(trainer)
         if self._training is not None:
             self._training.start_epoch()
@@ -201,7 +204,7 @@ class EnergyMonitor(Monitor, Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """A batch begins."""
+        """Begin a training batch."""
         self._flush_log(trainer)
         if self._training is not None:
             self._training.start_batch(pl_module, batch, batch_idx)
@@ -210,7 +213,7 @@ class EnergyMonitor(Monitor, Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """A batch ends."""
+        """End a training batch."""
         self._end_batch(pl_module, batch)
         self._keep_to_budget(trainer, epoch_ends=False)
 
@@ -218,13 +221,13 @@ class EnergyMonitor(Monitor, Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
     ) -> None:
-        """Forward and backward are over."""
+        """Note that forward and backward pass of a batch are done."""
         if self._training is not None:
             self._training.before_optimizer_step()
 
     @never_raises
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation begins, unless it is the sanity check or one outside of `fit`."""
+        """Begin validation, unless it is the sanity check or outside `fit`."""
         if self._training is not None and not trainer.sanity_checking:
             self._training.start_validation()
 
@@ -237,7 +240,7 @@ class EnergyMonitor(Monitor, Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """A batch is validated next."""
+        """Begin a validation batch."""
         if self._training is not None and not trainer.sanity_checking:
             self._training.start_validation_batch(pl_module, dataloader_idx)
 
@@ -251,26 +254,26 @@ class EnergyMonitor(Monitor, Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """A batch was validated."""
+        """End a validation batch."""
         if self._training is not None and not trainer.sanity_checking:
             self._training.end_validation_batch(batch, dataloader_idx)
 
     @never_raises
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation ends."""
+        """End validation."""
         if self._training is not None and not trainer.sanity_checking:
             self._training.end_validation()
 
     @never_raises
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """An epoch ends."""
+        """End an epoch."""
         self._end_epoch()
         self._keep_to_budget(trainer, epoch_ends=True)
 
     @never_raises
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last epoch is over."""
-        # Not later: the Trainer then moves all metrics to the CPU, which makes them look fresh.
+        """End the last epoch."""
+        # Not later: the Trainer then moves all metrics to the CPU, which makes them look new.
         if self._training is not None:
             self._training.end()
         self._flush_log(trainer, is_last=True)
@@ -279,14 +282,14 @@ class EnergyMonitor(Monitor, Callback):
 
     @never_raises
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The training is over."""
+        """Finish the training."""
         self._finish()
 
     @never_raises
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """The training was broken off: by an error, by Ctrl-C or by a signal."""
+        """End a training that was aborted by an error, Ctrl-C or a signal."""
         if self._training is not None:
             self._training.log_late_metrics()
             self._flush_log(trainer, is_last=True)
@@ -294,19 +297,19 @@ class EnergyMonitor(Monitor, Callback):
 
     @never_raises
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Whatever happened before: the thread ends here."""
-        if stage == "fit":  # not if another Trainer validates on the way
+        """Stop measuring, whatever happened before."""
+        if stage == "fit":  # not after a validation by another Trainer
             self._stop("finished")
 
     @never_raises
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """What was measured so far goes into the checkpoint: a resumed training goes on from it."""
-        # Not a fit before this one, which a tuner would take along when this one is set up.
+        """Store the measurements so far in the checkpoint, so that a training can resume."""
+        # Not those of an earlier fit, which a tuner would store while this one is set up.
         if self._session is not None and self._has_begun:
             training = self._training
-            if self._resumes_at is not None:  # by a signal, before the training has gone on
+            if self._resumes_at is not None:  # by a signal handler, before the training resumed
                 position = self._resumes_at
             elif training is not None:
                 position = training.position()
@@ -320,12 +323,12 @@ class EnergyMonitor(Monitor, Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """A training is resumed; some strategies say so only after it has begun."""
+        """Resume a training; some strategies call this only after it has begun."""
         if trainer.state.fn == "fit":
             number = places.place_of(trainer, self, EnergyMonitor).number
             position = checkpointing.load(number, checkpoint)
-            # A tuner's own checkpoint has no position in it and changes nothing; nor does one that
-            # a finder of learning rates or batch sizes has made within this very fit.
+            # Ignore a tuner's own checkpoint, which has no position, and one that a learning-rate
+            # or batch-size finder saved within this fit.
             if position is None or (self._has_begun and self._is_of_this_run(position)):
                 return
             self._resumes_at = position
@@ -333,17 +336,17 @@ class EnergyMonitor(Monitor, Callback):
                 self._continue(is_first_rank=trainer.is_global_zero)
 
     def on_init_end(self, *_: Any, **__: Any) -> None:
-        """What Hugging Face's Trainer calls, which takes another callback."""
+        """Raise an error: Hugging Face's Trainer calls this, and needs another callback."""
         raise ConfigurationError(
-            "EnergyMonitor is for Lightning's Trainer: Hugging Face's takes EnergyCallback, "
-            "`from energyest import EnergyCallback`"
+            "EnergyMonitor is for Lightning's Trainer. With Hugging Face's Trainer, use "
+            "EnergyCallback: `from energyest import EnergyCallback`"
         )
 
-    on_train_begin = on_init_end  # of a Trainer that it was added to later
+    on_train_begin = on_init_end  # if it was added after the Trainer was created
 
     # ------------------------------------------------------------------ inside
 
-    # Guarded by themselves: what fails in them must not keep this rank from what all do together.
+    # Guarded separately: an error here must not keep this rank from calls that all ranks make.
     @never_raises
     def _end_batch(self, pl_module: LightningModule, batch: Any) -> None:
         if self._training is not None:
@@ -366,7 +369,7 @@ class EnergyMonitor(Monitor, Callback):
             self._log.flush(trainer, is_last=is_last)
 
     def __getstate__(self) -> dict[str, Any]:
-        # They hold the Trainer and its model. (Lightning makes the model's `log` and `log_dict`
-        # attributes of a callback.)
+        # Leave out what refers to the Trainer and its model. (Lightning sets the model's `log` and
+        # `log_dict` as attributes of a callback.)
         kept = {n: v for n, v in super().__getstate__().items() if n not in ("log", "log_dict")}
         return {**kept, "_log": EnergyLog(), "_metrics": FreshMetrics()}

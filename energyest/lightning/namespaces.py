@@ -1,7 +1,7 @@
-"""`Callback`: what is a callback in `pytorch_lightning` and in `lightning.pytorch` alike.
+"""`Callback`: a base class that both `pytorch_lightning` and `lightning.pytorch` accept.
 
-The two hold the same code twice: a Trainer of either runs the hooks of any object, but a single
-callback without a list and LightningCLI are asked for their own class.
+The two packages hold the same code. A Trainer of either calls the hooks of any object in a list,
+but a single callback without a list, and LightningCLI, require a subclass of their own `Callback`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ log = logging.getLogger("energyest")
 
 
 def _callback() -> type:
-    """A class below those of both namespaces, as far as they are installed."""
+    """A subclass of `Callback` of each installed namespace."""
     kinds: list[type] = [pytorch_lightning.Callback]
     try:
         if importlib.util.find_spec("lightning") is not None:
             kinds.append(importlib.import_module("lightning.pytorch").Callback)
         return type("Callback", tuple(kinds), {"__module__": __name__})
-    except Exception as error:  # one that is broken, or something else of that name
+    except Exception as error:  # a broken installation, or another package of that name
         log.debug("energyest: lightning.pytorch cannot be used: %s", error)
         return pytorch_lightning.Callback
 

@@ -1,4 +1,4 @@
-"""Where a Lightning training is recorded, and which of its processes and monitors this is."""
+"""The folder of a Lightning training's trace, and the place of this process and monitor."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 def folder_for(trainer: Trainer, wanted: Path | None) -> Path | None:
-    """Where the trace of a training goes; None to keep it in memory, as in a trial run.
+    """The folder for the trace of a training; None to keep it in memory, as in a `fast_dev_run`.
 
     Args:
-        trainer: by default, its `log_dir` holds the folder.
-        wanted: the folder that the user has asked for.
+        trainer: the Trainer; by default, the folder is in its `log_dir`.
+        wanted: the folder given by the user, if any.
     """
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None
@@ -26,14 +26,14 @@ def folder_for(trainer: Trainer, wanted: Path | None) -> Path | None:
 
 
 def place_of(trainer: Trainer, monitor: Callback, kind: type[Callback]) -> Place:
-    """Which of the training's monitors, callbacks of that kind, it is."""
+    """The place of a monitor among the ranks and among the callbacks of class `kind`."""
     alike = [c for c in trainer.callbacks if isinstance(c, kind)]  # type: ignore[attr-defined]
     number = next((i for i, callback in enumerate(alike) if callback is monitor), 0)
     return Place(trainer.global_rank, trainer.local_rank, trainer.world_size, str(number))
 
 
 def _log_dir(trainer: Trainer) -> str | None:
-    """The Trainer's `log_dir`, which asks all ranks: one without a monitor would not answer."""
+    """The Trainer's `log_dir`, without its collective call, which needs a monitor on every rank."""
     if trainer.world_size == 1:
         return trainer.log_dir
     if not trainer.loggers:

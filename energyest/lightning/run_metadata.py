@@ -1,4 +1,4 @@
-"""What a trace's meta says of a Lightning training."""
+"""Facts about a Lightning training for the trace's meta."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 def facts_of(
     trainer: Trainer, module: LightningModule, hparams: Collection[str] = ()
 ) -> dict[str, Any]:
-    """The model, and how it is trained, as far as that is known when `fit` begins.
+    """The model and training settings, as known when `fit` begins.
 
     Args:
-        trainer: that trains it.
+        trainer: the Trainer.
         module: the model.
-        hparams: hyperparameters that the user wants to have in any case.
+        hparams: names of hyperparameters to record in any case.
     """
     return {
         "model": describe_model(module),

@@ -1,4 +1,4 @@
-"""`TrainerPlan`: what a Lightning Trainer knows ahead: how long it trains, when it validates."""
+"""`TrainerPlan`: the planned length and validation schedule of a Lightning Trainer."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class TrainerPlan(BatchPlan):
-    """The plan of a Trainer, of either namespace, as it stands when it is asked.
+    """The plan of a Trainer of either namespace, in its state at each call.
 
     Args:
-        trainer: its bounds, loaders, loops and callbacks are looked at.
-        every_n_steps: training batches in an interval; None where rows are epochs.
+        trainer: the Trainer, with its limits, loaders, loops and callbacks.
+        every_n_steps: training batches in an interval; None if rows are epochs.
     """
 
     def __init__(self, trainer: Trainer, every_n_steps: int | None) -> None:
@@ -82,7 +82,7 @@ class TrainerPlan(BatchPlan):
         is_plain = getattr(loader, "batch_size", None) == batch_size
         if not is_plain or getattr(loader, "drop_last", True):
             return None
-        try:  # samplers and data sets are users' own
+        try:  # samplers and data sets may be the user's
             return len(loader.sampler)
         except Exception as error:
             let_handlers_raise(error)
@@ -103,7 +103,7 @@ class TrainerPlan(BatchPlan):
         if epochs is not None or math.isinf(batches):
             if length is None:
                 return None
-            # Infinite where the length of an epoch is not known ahead: it comes at its end.
+            # `batches` is infinite if the length of an epoch is unknown: validation is at its end.
             batches = (epochs or 1) * length / max(1, length // batches)
         return None if row is None else batches / row
 
@@ -112,7 +112,7 @@ class TrainerPlan(BatchPlan):
     def validation_to_training_batches(self) -> float | None:
         if not self._trainer.enable_validation:
             return None
-        batches = sum(self._trainer.num_val_batches)  # 0 before the loaders were made
+        batches = sum(self._trainer.num_val_batches)  # 0 before the loaders are created
         row = self.row_batches
         if row is None or not (0 < batches < math.inf):
             return None
@@ -142,14 +142,14 @@ class TrainerPlan(BatchPlan):
         each_epoch = 1 if math.isinf(batches) else max(1, length // batches)
         return validation * each_epoch / within_epochs * row / length
 
-    # ------------------------------------------------------------------ the clock
+    # ------------------------------------------------------------------ time limits
 
     @override
     def duration_s(self, elapsed_s: float, row_s: float) -> float | None:
         if not math.isfinite(elapsed_s):
             return None
         ends_s = []
-        # A Timer of either namespace; it stops the training at the end of a batch, or of an epoch.
+        # A Timer of either namespace; it stops training at the end of a batch or of an epoch.
         for timer in self._trainer.callbacks:  # type: ignore[attr-defined]
             remaining = getattr(timer, "time_remaining", None)
             remaining_s = remaining() if callable(remaining) else None
@@ -158,11 +158,11 @@ class TrainerPlan(BatchPlan):
             if getattr(timer, "_interval", "step") == "epoch":
                 remaining_s = self._until_epoch_end(remaining_s, row_s)
             ends_s.append(elapsed_s + max(0.0, remaining_s))
-        # Rounded: the same every time, though the clock was read at another moment.
+        # Rounded, so that it does not depend on the moment at which the clock is read.
         return round(min(ends_s), 2) if ends_s else None
 
     def _until_epoch_end(self, remaining_s: float, row_s: float) -> float:
-        """Seconds to the end of the epoch in which the time runs out."""
+        """Seconds until the end of the epoch in which the time runs out."""
         length, every = self.epoch_batches, self._every_n_steps
         if length is None or not row_s > 0:
             return remaining_s
@@ -184,19 +184,19 @@ class TrainerPlan(BatchPlan):
 
     @override
     def batches_to_come(self, *, at_start: bool = False) -> float:
-        """Training batches from now to the end; infinite if nothing bounds them."""
+        """Training batches from now to the end; infinite if nothing limits them."""
         trainer = self._trainer
         bounds = [math.inf]
         length = self.epoch_batches
         in_epoch: float = self._batches_in_epoch
-        # Batches whose gradients wait for the next optimizer step; an epoch's end leaves none.
+        # Batches whose gradients await the next optimizer step; none at the end of an epoch.
         pending = self._batches_in_epoch % trainer.accumulate_grad_batches
         if not at_start and (self._every_n_steps is None or in_epoch == length):
             in_epoch, pending = length or 0, 0
         if trainer.max_epochs is not None and trainer.max_epochs >= 0 and length is not None:
             bounds.append((trainer.max_epochs - trainer.current_epoch) * length - in_epoch)
         if trainer.max_steps >= 0:
-            # A batch may make any number of optimizer steps: those so far show how many.
+            # A batch may make any number of optimizer steps: take the mean so far.
             batches, steps = self._total_batches - pending, trainer.global_step
             to_come = max(0, trainer.max_steps - steps)
             per_step = batches / steps if steps else trainer.accumulate_grad_batches
@@ -206,7 +206,7 @@ class TrainerPlan(BatchPlan):
     @property
     @override
     def epoch_batches(self) -> float | None:
-        """Training batches in an epoch; of a loader without a length, as the epochs so far show."""
+        """Training batches per epoch; for a loader without a length, from the epochs so far."""
         trainer = self._trainer
         if math.isfinite(trainer.num_training_batches):
             return trainer.num_training_batches or None
@@ -217,7 +217,7 @@ class TrainerPlan(BatchPlan):
 
     @property
     def _batches_in_epoch(self) -> int:
-        """Training batches so far in the epoch that runs; none between two epochs."""
+        """Training batches so far in the current epoch; 0 between two epochs."""
         epochs = self._trainer.fit_loop.epoch_progress.current
         if epochs.completed == epochs.ready:
             return 0
@@ -225,12 +225,12 @@ class TrainerPlan(BatchPlan):
 
     @property
     def _total_batches(self) -> int:
-        """Training batches so far, those of an earlier run that this one resumes included."""
+        """Training batches so far, including those before a checkpoint."""
         return self._trainer.fit_loop.epoch_loop.batch_progress.total.completed
 
 
 def _loaders_of(loop: Any) -> Any:
     combined = getattr(loop, "_combined_loader", None)
-    # One after the other, each batch is of one of them.
+    # In sequential mode, each batch comes from one loader.
     at_once = getattr(combined, "_mode", "sequential") != "sequential"
     return getattr(combined, "iterables", None) if at_once else None

@@ -1,8 +1,8 @@
-"""Watts to trace: sensors, sampler, meter, ledger, recorder; `detect()` finds the sensors."""
+"""From watts to a trace: sensors, sampler, meter, ledger, recorder; `detect()` finds sensors."""
 
 import lazy_loader
 
-# On first use: a user's sensor needs `Device` and `Reading`, and none of what reads NVML.
+# Loaded on first use: a user's own sensor needs `Device` and `Reading`, but nothing of NVML.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={

@@ -20,26 +20,26 @@ from energyest.records.trace import EnergyTrace
 log = logging.getLogger("energyest")
 
 # More epochs than any training has, more rows x columns than a trace can hold, and more devices
-# than any machine has: what a checkpoint holds beyond is none of ours.
+# than any machine has: a checkpoint with more is not one of ours.
 _MOST_ROWS, _MOST_VALUES, _MOST_DEVICES = 2**20, 2**25, 2**12
 _MOST_NUMBER = 1e15
-# What the meta of a trace says of one part of a run, and what goes on to hold in the next.
+# Meta entries that describe one part of a run, and those that also hold for the next part.
 _OF_PART = ("run_id", "start_time", "host", "world_size", "total_J")
 _KEPT = ("first_epoch", "planned_changes", "interval_steps")
-# Of a training that is resumed ever so often, the newest parts are named.
+# If a training is resumed more often than this, only the newest parts are listed.
 _MOST_PARTS = 100
 
 
 @dataclass(frozen=True, eq=False)
 class RunCheckpoint:
-    """What a run had cost when the checkpoint was made that it goes on from.
+    """What a run had cost when the checkpoint from which it resumes was saved.
 
     Attributes:
-        columns: name -> values of the epochs that had ended, each of shape (epochs,).
-        open_row: what the epoch under way had spent; empty between epochs.
-        total: joules from the run's start, as `energy_J` and by kind of device, and `duration_s`,
-            what lies outside of epochs included and pauses left out. NaN where unknown.
-        meta: facts on the run that go on to hold.
+        columns: name -> values of the completed epochs, each of shape (epochs,).
+        open_row: cost so far of the epoch under way; empty between epochs.
+        total: joules since the start of the run, as `energy_J` and by kind of device, and
+            `duration_s`; time outside of epochs is included, pauses are not. NaN where unknown.
+        meta: facts about the run that hold after resuming.
     """
 
     columns: Mapping[str, FloatArray] = field(default_factory=dict)
@@ -52,25 +52,25 @@ class RunCheckpoint:
 
     @property
     def gpus(self) -> dict[str, Any]:
-        """Names of the GPUs that its last part was measured on, and how many there were of each."""
+        """The GPUs on which the last part was measured: name -> number of them."""
         parts = read_objects(self.meta, "earlier_parts")
         return dict(read_object(parts[-1], "gpus")) if parts else {}
 
     @property
     def run_id(self) -> str | None:
-        """Of the run, or of its last part, that the checkpoint was made in."""
+        """The id of the run, or of its last part, that saved the checkpoint."""
         parts = read_objects(self.meta, "earlier_parts")
         run_id = parts[-1].get("run_id") if parts else None
         return run_id if isinstance(run_id, str) else None
 
     @property
     def next_epoch(self) -> int:
-        """The epoch after those that had ended, by their numbers."""
+        """The number of the epoch after the completed ones."""
         return int(self.columns["epoch"][-1]) + 1 if len(self) else 0
 
     @property
     def steps(self) -> int:
-        """Training steps of the epochs that had ended; 0 where they were not counted."""
+        """Training steps of the completed epochs; 0 if they were not counted."""
         return int(np.nansum(self.columns.get("steps", ())))
 
     @property
@@ -81,32 +81,32 @@ class RunCheckpoint:
 
     @property
     def duration_s(self) -> float:
-        """Seconds of the epochs that had ended."""
+        """Seconds of the completed epochs."""
         return float(np.nansum(self.columns.get("duration_s", ())))
 
     def check_unit(self, interval_steps: int | None) -> None:
-        """Refuse rows of another kind than it has.
+        """Refuse to continue with another kind of row.
 
         Args:
-            interval_steps: steps of an interval; None for epochs.
+            interval_steps: steps in an interval; None for epochs.
 
         Raises:
-            ConfigurationError: its rows are others.
+            ConfigurationError: the rows of the checkpoint are of another kind.
         """
         unit = read_count(self.meta, "interval_steps")
         if len(self) and unit != interval_steps:
             was, now = (
                 f"intervals of {n} steps" if n else "epochs" for n in (unit, interval_steps)
             )
-            raise ConfigurationError(f"the run goes on from {was}: it cannot have {now}")
+            raise ConfigurationError(f"the run resumes with rows of {was}: it cannot use {now}")
 
     def energy_alone(self) -> RunCheckpoint:
-        """With what it cost in all, but without its epochs."""
+        """A copy with the total cost but without the epochs."""
         parts = read_objects(self.meta, "earlier_parts")
         return RunCheckpoint(total=self.total, meta={"earlier_parts": parts} if parts else {})
 
     def past_columns(self) -> dict[str, FloatArray]:
-        """The epochs, at negative times: they end, with the one under way, at 0."""
+        """The epochs at negative times, so that they, and the one under way, end at 0."""
         if not len(self):
             return {}
         end_s = self.columns["end_s"][-1] + self.open_row.get("duration_s", 0.0)
@@ -115,10 +115,10 @@ class RunCheckpoint:
 
     @classmethod
     def of(cls, trace: EnergyTrace) -> RunCheckpoint:
-        """A run as it stands.
+        """Make a checkpoint of a run as it is now.
 
         Args:
-            trace: its trace, with the totals so far in its meta.
+            trace: the run's trace, with the totals so far in its meta.
         """
         meta = trace.meta
         total = {
@@ -143,11 +143,11 @@ class RunCheckpoint:
         )
 
     def with_values(self, values: Mapping[str, float]) -> RunCheckpoint:
-        """With further columns of the epoch under way."""
+        """A copy with further columns of the epoch under way."""
         return replace(self, open_row={**self.open_row, **values})
 
     def with_open_row_ended(self) -> RunCheckpoint:
-        """With the epoch under way as one that has ended."""
+        """A copy in which the epoch under way has ended."""
         row = self.open_row
         names = dict.fromkeys((*self.columns, *row))
         unknown = np.full(len(self), math.nan)
@@ -155,7 +155,7 @@ class RunCheckpoint:
         return replace(self, columns=columns, open_row={})
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain lists, dictionaries, numbers and text, for a checkpoint."""
+        """The content as plain lists, dictionaries, numbers and text, for a checkpoint file."""
         return {
             "columns": {name: values.tolist() for name, values in self.columns.items()},
             "open_row": dict(self.open_row),
@@ -165,10 +165,10 @@ class RunCheckpoint:
 
     @classmethod
     def from_state_dict(cls, state: Any) -> RunCheckpoint:
-        """What `state_dict` gave.
+        """Rebuild a checkpoint from the result of `state_dict`.
 
         Raises:
-            TraceError: it gave something else.
+            TraceError: `state` is not such a result, or holds impossible numbers.
         """
         if not isinstance(state, Mapping):
             raise TraceError(f"the state of a run must be a mapping, not {type(state).__name__}")
@@ -183,12 +183,12 @@ class RunCheckpoint:
             for name in ("open_row", "total")
         )
         if row and not {"energy_J", "duration_s"} <= set(row):
-            raise TraceError("the state of a run must hold energy and duration of its open_row")
+            raise TraceError("the state of a run must hold the energy and duration of its open_row")
         known = {"epoch", "start_s", "end_s"} & set(columns)
         if any(np.isnan(columns[name]).any() for name in known):
             raise TraceError("the state of a run must hold every epoch's number and times")
         if (np.abs(columns.get("epoch", ())) > _MOST_NUMBER).any():
-            raise TraceError(f"the state of a run: epochs have numbers up to {_MOST_NUMBER:g}")
+            raise TraceError(f"the state of a run: epoch numbers must not exceed {_MOST_NUMBER:g}")
         _check(columns, row, total)
         meta = {n: v for n, v in _mapping(state, "meta").items() if n in _KEPT}
         parts = read_objects(_mapping(state, "meta"), "earlier_parts")[-_MOST_PARTS:]
@@ -206,28 +206,28 @@ def _check(
     energy_J, duration_s = (total.get(name, math.nan) for name in ("energy_J", "duration_s"))
     parts = ("energy_J", "duration_s") if row else ()
     with_row = {n: np.append(v, row[n]) if n in parts else v for n, v in rows.items()}
-    # How many devices there were, it does not say.
+    # It does not say how many devices there were.
     check_totals(energy_J, duration_s, with_row, _MOST_DEVICES, f"{what}total: ")
 
 
 def _columns(state: Mapping[str, Any]) -> dict[str, FloatArray]:
-    """Columns of one length; those that no trace can have are left out, with a warning."""
+    """Columns of equal length; those that no trace can have are left out, with a warning."""
     unstorable = [reason for reason in map(why_unstorable, state) if reason]
     if unstorable:
-        log.warning("energyest: of the state of a run is left out: %s", "; ".join(unstorable[:3]))
+        log.warning("energyest: left out of the state of a run: %s", "; ".join(unstorable[:3]))
     kept = {name: values for name, values in state.items() if not why_unstorable(name)}
     lengths = {len(values) if isinstance(values, list | tuple) else 0 for values in kept.values()}
     if len(lengths) > 1:
-        raise TraceError("the state of a run must hold columns of one length")
+        raise TraceError("the state of a run must hold columns of the same length")
     if sum(lengths) > _MOST_ROWS or sum(lengths) * len(kept) > _MOST_VALUES:
-        raise TraceError(f"the state of a run: {sum(lengths)} rows x {len(kept)} are too much")
+        raise TraceError(f"the state of a run: {sum(lengths)} rows x {len(kept)} are too many")
     return {name: _numbers(values, name) for name, values in kept.items()}
 
 
 def _mapping(state: Mapping[Any, Any], name: str) -> dict[str, Any]:
     part = state.get(name)
     if not isinstance(part, Mapping):
-        raise TraceError(f"the state of a run must hold {name}, by name")
+        raise TraceError(f"the state of a run must hold a mapping {name}")
     return {str(key): value for key, value in part.items()}
 
 
@@ -236,7 +236,7 @@ def _or_nan(value: Any) -> float:
 
 
 def _numbers(values: Any, name: str) -> FloatArray:
-    """Floats; NaN is one, as None where JSON has none, infinity is not."""
+    """Floats; None, which JSON has for NaN, becomes NaN, and infinity is refused."""
     try:
         if not isinstance(values, list | tuple):
             raise TypeError("it must be a list")

@@ -1,4 +1,4 @@
-"""The folder of one run: claimed for it alone, appended to, and brought back as a whole."""
+"""The folder of one run: claimed for it alone, appended to, and restored as a whole if lost."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ log = logging.getLogger("energyest")
 
 
 class FolderExchangedError(OSError):
-    """Something that is no trace stands in the place of the folder: nothing is written to it."""
+    """Something that is not a trace has taken the folder's place: nothing is written to it."""
 
 
 class TraceFolder:
-    """Files that grow, and files that are replaced, in a folder that nobody else writes to.
+    """Files that grow, and files that are replaced, in a folder to which nobody else writes.
 
-    Every method raises what goes wrong, OSError or TraceError: its user decides what that means.
+    Methods raise OSError or TraceError; the caller decides what a failure means.
 
     Args:
-        wanted: the folder; if it holds a trace already, or another file by the name of one of a
-            trace, a free name next to it is taken (`energy`, `energy-2`, ...).
+        wanted: the folder. If it already holds a trace, or a file with the name of a trace file, a
+            free name next to it is used (`energy`, `energy-2`, ...).
     """
 
     def __init__(self, wanted: Path) -> None:
         try:
             # The training may change its working directory.
             self._wanted = Path(os.path.abspath(wanted))
-        except OSError:  # that was deleted: no folder can be made there
+        except OSError:  # it was deleted: no folder can be created there
             self._wanted = Path(wanted)
-        #: The folder that was claimed; the one that is wanted before.
+        #: The claimed folder; before the claim, the wanted one.
         self.path = self._wanted
         self._own: OwnFiles | None = None
-        # Where the folder's parent really was, links followed.
+        # The real path of the folder's parent, links followed.
         self._parent: str | None = None
 
     def claim(self, meta: Mapping[str, Any]) -> None:
-        """Make the folder this run's, with a trace in it that is empty yet."""
+        """Claim the folder for this run, and create an empty trace in it."""
         own = self._claim()
         _replace_meta(own, storage.META_FILE, meta)
         own.replace(storage.POWER_FILE, [storage.POWER_HEADER])
 
     def append(self, name: str, lines: Iterable[str]) -> None:
-        """Add to a file that grows, and hand it to the operating system: it survives a kill."""
+        """Append to a growing file, without buffering, so that the lines survive a kill."""
         self._claimed().append(name, lines)
 
     def is_gone(self) -> bool:
-        """Whether what is appended would be lost: the files were taken away or replaced."""
+        """Whether appended lines would be lost, because the files were removed or replaced."""
         own = self._own
         if own is None:
             return False
@@ -60,10 +60,10 @@ class TraceFolder:
         return not is_here or own.is_foreign(storage.LATEST_FILE)
 
     def bring_back(self, trace: EnergyTrace) -> None:
-        """Write the whole trace anew: in the same folder, or beside it if others have it by now.
+        """Rewrite the whole trace: in the same folder, or next to it if others use that now.
 
         Raises:
-            FolderExchangedError: there is something else in its place, and no trace.
+            FolderExchangedError: something that is not a trace has taken the folder's place.
         """
         own = self._own
         if own is None or not own.is_at(self.path) or any(map(own.is_foreign, storage.FILES)):
@@ -78,8 +78,8 @@ class TraceFolder:
         _replace_meta(self._claimed(), storage.META_FILE, meta)
 
     def write_latest(self, latest: Mapping[str, Any]) -> None:
-        """Replace the file of what is known of the run so far."""
-        text = storage.encode_meta(latest, indent=None)  # as it is replaced all the time
+        """Replace the file with the state of the run so far."""
+        text = storage.encode_meta(latest, indent=None)  # fast, as it is replaced all the time
         self._claimed().replace(storage.LATEST_FILE, [text])
 
     def drop_latest(self) -> None:
@@ -87,7 +87,7 @@ class TraceFolder:
         self._claimed().remove(storage.LATEST_FILE)
 
     def close(self) -> None:
-        """Close the files; nothing is lost if that fails, as nothing waits in a buffer."""
+        """Close the files; nothing is lost if that fails, because nothing is buffered."""
         own, self._own = self._own, None
         if own is not None:
             own.close()
@@ -96,7 +96,7 @@ class TraceFolder:
 
     def _claimed(self) -> OwnFiles:
         if self._own is None:
-            raise FileNotFoundError(f"{self.path} was never made")
+            raise FileNotFoundError(f"{self.path} was never created")
         return self._own
 
     def _claim(self) -> OwnFiles:
@@ -107,7 +107,7 @@ class TraceFolder:
         return own
 
     def _check_place(self) -> None:
-        """Refuse to make the folder anew where something else has taken its place."""
+        """Refuse to recreate the folder if something else has taken its place."""
         if self._parent is None:
             return  # there was none before
         is_moved = os.path.realpath(self.path.parent) != self._parent
@@ -123,7 +123,7 @@ def _replace_meta(own: OwnFiles, name: str, meta: Mapping[str, Any]) -> None:
 
 
 def _claim(folder: Path) -> OwnFiles:
-    """A folder, or a free one next to it, in which the file of epochs is this run's alone."""
+    """Claim a folder, or a free one next to it, by creating its file of epochs."""
     number = 1
     foreign = ""
     while True:
@@ -135,12 +135,12 @@ def _claim(folder: Path) -> OwnFiles:
         own = OwnFiles(candidate)
         try:
             taken = [name for name in storage.FILES if own.exists(name)]
-            # Of two processes that come at the same time, one creates the file.
+            # If two processes come at the same time, only one of them creates the file.
             if not taken:
                 own.create(storage.EPOCHS_FILE)
                 break
             if storage.EPOCHS_FILE not in taken and not foreign:
-                foreign = f"{candidate} holds {taken[0]}, which is of no trace"
+                foreign = f"{candidate} holds {taken[0]}, which is not part of a trace"
         except FileExistsError:
             pass
         except BaseException:
@@ -148,5 +148,5 @@ def _claim(folder: Path) -> OwnFiles:
             raise
         own.close()
     if foreign:
-        log.warning("energyest: %s and stays as it is: the trace goes to %s", foreign, candidate)
+        log.warning("energyest: %s, and is left alone: the trace goes to %s", foreign, candidate)
     return own

@@ -1,6 +1,6 @@
-"""From marks (an epoch begins, validation ends, ...) and meter values to rows of epochs.
+"""Turn marks (an epoch begins, validation ends, ...) and meter values into epoch rows.
 
-No clock, thread or file: the recorder feeds it, and can feed a copy to see an unfinished epoch.
+It has no clock, thread or file: the recorder feeds it, and feeds a copy to see an unfinished epoch.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from energyest.measure.sensors.base import KINDS, Kind
 
 # Rounding of times; a gap is longer.
 _TOLERANCE_S = 1e-6
-# Rounding of energies of long runs.
+# Rounding of energies in long runs.
 _TOLERANCE_J = 1e-3
 
 
-# What an epoch spends, as opposed to when it was and how it went.
+# Columns of what an epoch spends, as opposed to its times and metrics.
 _SPENT = (
     "duration_s",
     "validation_s",
@@ -33,17 +33,17 @@ _NO_ENERGIES = dict.fromkeys(_COLUMN_OF_KIND.values(), math.nan)
 
 
 def with_carried(row: Mapping[str, float], carried: Mapping[str, float]) -> dict[str, float]:
-    """The row of an epoch of which an earlier part of the run, before a pause, did the beginning.
+    """Complete the row of an epoch that began in an earlier part of the run, before a resume.
 
-    A kind of device that one of the two parts lacks (NaN in it) counts with the other alone.
+    If one of the two parts lacks a kind of device (NaN), only the other part counts.
     """
     if not carried:
         return dict(row)
-    # Metrics, too, that were logged in that beginning alone.
+    # This keeps metrics that were logged only in the earlier part.
     whole = {**carried, **row, "start_s": row["start_s"] - carried["duration_s"]}
     for name in _SPENT:
         whole[name] = sum_of_parts(name, row, carried)
-    # A part that should be there and is not: then the sum is not known either.
+    # If the energy of a part is unknown, the sum is unknown too.
     if math.isnan(row["energy_J"]) or math.isnan(carried["energy_J"]):
         whole["energy_J"] = math.nan
     duration_s = whole["duration_s"]
@@ -52,10 +52,10 @@ def with_carried(row: Mapping[str, float], carried: Mapping[str, float]) -> dict
 
 
 def sum_of_parts(name: str, *parts: Mapping[str, float]) -> float:
-    """The sum of what parts of a run have spent of something.
+    """Sum a quantity over parts of a run.
 
-    Where a part lacks it (NaN), that is nothing to add; but not in a part whose energy is not
-    known: there it may be what was not measured.
+    A part that lacks the quantity (NaN) adds nothing, unless the energy of that part is unknown:
+    then the quantity may be what was not measured, and the sum is NaN.
     """
     values = [part.get(name, math.nan) for part in parts]
     missing = [math.isnan(value) for value in values]
@@ -66,7 +66,7 @@ def sum_of_parts(name: str, *parts: Mapping[str, float]) -> float:
 
 
 class Event(Enum):
-    """What a mark says."""
+    """The kind of a mark."""
 
     RUN_START = auto()
     EPOCH_START = auto()
@@ -80,15 +80,16 @@ class Event(Enum):
 
 
 class Mark(NamedTuple):
-    """An event of the training at an instant of the sampler's clock.
+    """An event of the training, at an instant of the sampler's clock.
 
     Attributes:
-        time_s: when.
-        event: what.
+        time_s: time of the event.
+        event: kind of the event.
         values: columns for the row that this mark ends or amends.
-        continues: an epoch that begins where the one before ended, whatever was done in between.
-        tentative: an end of an epoch that does not hold if an interruption comes next.
-        interrupted: an end of the run that is an interruption.
+        continues: for the start of an epoch: it begins where the previous one ended, whatever was
+            done in between.
+        tentative: for the end of an epoch: it is void if an interruption comes next.
+        interrupted: for the end of the run: it is an interruption.
     """
 
     time_s: float
@@ -100,9 +101,9 @@ class Mark(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """What the devices drew: up to an instant or, as a difference of two, between them.
+    """What the devices drew up to an instant or, as a difference of two usages, between instants.
 
-    Plain numbers: of a few devices, they are faster than arrays.
+    Plain numbers, because for a few devices they are faster than arrays.
 
     Attributes:
         time_s: instant, or seconds between two.
@@ -115,7 +116,7 @@ class Usage(NamedTuple):
     covered_s: tuple[float, ...]
 
     def less(self, other: Usage) -> Usage:
-        """From another one to this."""
+        """The usage from another instant to this one."""
         return Usage(
             self.time_s - other.time_s,
             tuple(map(operator.sub, self.energy_J, other.energy_J)),
@@ -123,7 +124,7 @@ class Usage(NamedTuple):
         )
 
     def plus(self, other: Usage) -> Usage:
-        """Both together."""
+        """The sum of both."""
         return Usage(
             self.time_s + other.time_s,
             tuple(map(operator.add, self.energy_J, other.energy_J)),
@@ -131,7 +132,11 @@ class Usage(NamedTuple):
         )
 
     def of_devices(self, places: Sequence[int | None]) -> Usage:
-        """The same for other devices: where each of them stood, None for one that was not there."""
+        """The usage for another list of devices.
+
+        Args:
+            places: the old index of each device; None for one that is new.
+        """
         energy_J, covered_s = (
             tuple(0.0 if place is None else values[place] for place in places)
             for values in (self.energy_J, self.covered_s)
@@ -139,12 +144,12 @@ class Usage(NamedTuple):
         return Usage(self.time_s, energy_J, covered_s)
 
     def by_device(self) -> list[float]:
-        """Joules of each device; NaN for one that was not measured all the time.
+        """Joules of each device; NaN for a device that was not measured throughout.
 
-        Nor are they known where more time was covered than went by: a counter that could not be
-        read for long tells afterwards what it cost, but not to which epochs it belongs.
+        They are also NaN if more time is covered than has passed: a counter that could not be read
+        for long shows the energy afterwards, but not to which epochs it belongs.
         """
-        # A counter that corrects itself can take back what was booked before.
+        # A counter that corrects itself can take back energy booked earlier.
         return [
             joules
             if abs(covered_s - self.time_s) <= _TOLERANCE_S and joules >= -_TOLERANCE_J
@@ -176,22 +181,22 @@ class Ledger:
         self._pause = self._nothing
         self._pause_of_run = self._nothing
         self._epoch = 0.0
-        #: The row of an epoch that the end of the run cut off.
+        #: The row of the epoch that the end of the run cut off.
         self.interrupted: dict[str, float] | None = None
-        #: What an earlier part of the run has spent on the epoch that comes first in this one.
+        #: What an earlier part of the run spent on the first epoch of this part.
         self.carried: Mapping[str, float] = {}
 
     def continue_from(self, epoch: int, carried: Mapping[str, float]) -> None:
-        """Go on with that epoch, of which an earlier part of the run has spent so much."""
+        """Continue with an epoch on which an earlier part of the run already spent `carried`."""
         self._epoch = float(epoch)
         self.carried = carried
 
     def set_devices(self, kinds: Sequence[Kind], places: Sequence[int | None]) -> None:
-        """Go on with other devices; what was spent with one that was not there is not known.
+        """Continue with other devices; while a device was absent, its energy is unknown.
 
         Args:
             kinds: kind of each device, in the order of the usages to come.
-            places: where each of them stood among those before; None for one that is new.
+            places: the old index of each device; None for one that is new.
         """
         self._kinds = tuple(kinds)
         for name, value in vars(self).items():
@@ -201,11 +206,11 @@ class Ledger:
     def copy(self) -> Ledger:
         """An independent ledger in the same state."""
         other = Ledger.__new__(Ledger)
-        vars(other).update(vars(self))  # each is replaced, never changed in place
+        vars(other).update(vars(self))  # attributes are replaced, never changed in place
         return other
 
     def post(self, mark: Mark, usage: Usage) -> dict[str, float] | None:
-        """Book a mark, with the usage up to it; returns the row of an epoch that it ends."""
+        """Book a mark with the usage up to it; return the row of the epoch that it ends, if any."""
         self._now = usage
         row = None
         match mark.event:
@@ -240,14 +245,14 @@ class Ledger:
         return row
 
     def run_usage(self) -> Usage:
-        """Usage from the start of the run to the last mark, without pauses; not known before it."""
+        """Usage from the run's start to the last mark, without pauses; NaN before the start."""
         if self._run_start is None:
             return self._nothing._replace(energy_J=(math.nan,) * len(self._kinds))
         until = self._now if self._pause_start is None else self._pause_start
         return until.less(self._run_start).less(self._pause_of_run)
 
     def components(self, usage: Usage) -> dict[str, float]:
-        """Joules by kind of device, NaN for a kind that was not measured, and their sum."""
+        """Joules of each kind of device (NaN for a kind that was not measured) and their sum."""
         by_device = usage.by_device()
         row = {"energy_J": sum(by_device) if by_device else math.nan, **_NO_ENERGIES}
         of_kinds: dict[str, float] = {}
@@ -263,7 +268,7 @@ class Ledger:
             self._epoch_start = usage
             self._reset_parts()
             if self._validation_start is not None:
-                self._validation_start = usage  # what of it came before belongs to no epoch
+                self._validation_start = usage  # the part before belongs to no epoch
         self._epoch = mark.values.get("epoch", self._epoch)
 
     def _row(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -304,7 +309,7 @@ class Ledger:
         self._pause = self._pause.plus(pause)
         self._pause_of_run = self._pause_of_run.plus(pause)
         if self._validation_start is not None:
-            # The pause falls into a validation: take it out there as well.
+            # The pause is within a validation: subtract it there as well.
             self._validation_start = self._validation_start.plus(pause)
         self._pause_start = None
 
@@ -317,13 +322,13 @@ class OpenRows:
     """Rows that are not final.
 
     Attributes:
-        rows: those so far.
-        ledger: keeps their accounts.
-        bookings: how often marks had been booked when the first of these came.
-        marks: how many there are in it.
+        rows: the rows so far.
+        ledger: the ledger of these rows.
+        bookings: how often marks had been booked when this object was made.
+        marks: number of marks posted here.
 
     Args:
-        ledger: a copy, as of what is final.
+        ledger: a copy of the ledger in its final state so far.
         tentative: the first of the rows, if an interruption can still undo it.
         bookings: as above.
     """
@@ -337,7 +342,7 @@ class OpenRows:
         self.ledger = ledger
 
     def post(self, usages: Iterable[tuple[Mark, Usage]]) -> None:
-        """Book further marks."""
+        """Post further marks."""
         for mark, usage in usages:
             self.marks += 1
             row = self.ledger.post(mark, usage)

@@ -1,4 +1,4 @@
-"""Joules of one device up to any recent instant, as readings come: by counter or by power."""
+"""Joules of one device up to any recent instant, from a stream of counter and power readings."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from energyest.measure.sensors.base import Reading
 
 log = logging.getLogger("energyest")
 
-# Folding costs more than keeping: it is done once so many readings can be dropped.
+# Folding costs more than keeping: it is done once this many readings can be dropped.
 _FOLD_AT = 256
-# So many readings are kept at most while an instant further back may still be asked for.
+# The most readings kept while an earlier instant may still be asked for.
 _MOST_READINGS = 4096
-# For so long after the first time that counter and power differ, the counter is read more often;
-# after the next, for twice as long, ...
+# How long the counter is read more often after it first contradicts power; doubled each time.
 _DOUBT_S = 10.0
-# What shows that a counter stands still is kept.
+# Readings that show a standstill of the counter are kept this long.
 _KEPT_S = 2 * COUNTER_STALL_S
 # Beyond this share, counter and integrated power of a run contradict each other.
 _DISAGREEMENT = 0.05
 
 
 class MeterValue(NamedTuple):
-    """State of a meter at an instant: only differences of two have a meaning.
+    """State of a meter at an instant; only differences of two states are meaningful.
 
     Attributes:
         energy_J: joules since the first reading.
@@ -45,13 +44,13 @@ class MeterValue(NamedTuple):
 class Meter:
     """An energy meter over a stream of readings, in bounded memory.
 
-    Readings that no instant to come can touch are folded into one base value; the rest are
-    integrated by `energyest.integration`.
+    Readings that no future query can affect are folded into one base value; the rest are integrated
+    by `energyest.integration`.
 
     Args:
-        max_gap_s: longest time between two readings of power that is bridged.
-        max_power_W: the most that the device can draw; a counter that rises faster is not believed.
-        has_instant_power: whether each reading of power is of that instant.
+        max_gap_s: longest time between two power readings that is bridged.
+        max_power_W: the most that the device can draw; a counter that rises faster is not credible.
+        has_instant_power: whether each power reading is instantaneous.
     """
 
     def __init__(
@@ -64,37 +63,37 @@ class Meter:
         self._max_gap_s = max_gap_s
         self._max_power_W = max_power_W
         self._has_instant_power = has_instant_power
-        # Up to an instant, which is that of the first reading until readings are folded.
+        # The value up to an instant: the time of the first reading, until readings are folded.
         self._base, self._base_s = MeterValue(0.0, 0.0), math.nan
         self._time = array("d")
         self._power = array("d")
         self._counter = array("d")
         self._counter_s = array("d")
-        #: Readings from which nothing was learned.
+        #: Number of readings without any value.
         self.failed_readings = 0
-        #: Up to when the energy is known by the means that count: the counter, if there is one. One
-        #: that stands still says nothing yet: it may be stuck, and power may have to count.
+        #: Up to when the energy is known: by the counter, if there is one, else by power. While a
+        #: counter stands still nothing is known: it may be stuck, and power may have to be used.
         self.read_until_s = -math.inf
-        #: When it was read last by any means.
+        #: When the device last gave any value.
         self.heard_s = -math.inf
-        #: Until then, its counter is to be read as often as its power, as they have differed.
+        #: Until then, the counter is to be read as often as power, because they have differed.
         self.in_doubt_until_s = -math.inf
         self._doubt_s = _DOUBT_S
         self._has_counter = False
         self._moved_s, self._moved_to_J = -math.inf, math.nan
         self._by_power = PowerIntegral(max_gap_s)
-        # The counter when it was read last: when, joules, and joules by power; and the highest
-        # power from the reading before that on. The last two readings of power.
+        # The last counter reading: time, joules, and joules by power. The highest power from the
+        # power reading before it on. The last two power readings.
         self._counter_at: tuple[float, float, float] | None = None
         self._most_W = 0.0
         self._last_W = (0.0, 0.0)
 
     def add(self, reading: Reading, counter_s: float = math.nan) -> None:
-        """Take in a reading; they must come in the order of time.
+        """Take in a reading; readings must come in order of time.
 
         Args:
             reading: the reading.
-            counter_s: when it was so what its counter shows; NaN if that is not known.
+            counter_s: when its counter was updated to the value read; NaN if unknown.
         """
         time_s, power_W, counter_J = reading.time_s, reading.power_W, reading.energy_J
         if math.isfinite(counter_J):
@@ -126,23 +125,24 @@ class Meter:
             self._fold(len(self._time) - _FOLD_AT)
 
     def value_at(self, at_s: float) -> MeterValue:
-        """Energy and covered time up to an instant that `forget` has not passed."""
+        """Energy and covered time up to an instant after the last `forget`."""
         energy_J, covered_s = self.values_at([at_s])
         return MeterValue(float(energy_J[0]), float(covered_s[0]))
 
     def values_at(
         self, at_s: Sequence[float], now_s: float = -math.inf
     ) -> tuple[FloatArray, FloatArray]:
-        """Energy and covered time up to each of several instants: cheaper than one by one.
+        """Energy and covered time up to each of several instants; cheaper than one by one.
 
         Args:
             at_s: the instants.
-            now_s: when this is asked: a device that was not read for long is not taken to go on.
+            now_s: the time of the query: power is not assumed to continue for a device that has not
+                been read for long.
         """
         at = np.asarray(at_s, dtype=np.float64)
         if not self._time:
             return np.full_like(at, self._base.energy_J), np.full_like(at, self._base.covered_s)
-        # Copies: an array cannot grow as long as anything looks into it.
+        # Copies: an array cannot grow while a view of it exists.
         energy_J, missing_s = cumulative_energy(
             np.array(self._time),
             np.array(self._power),
@@ -161,11 +161,11 @@ class Meter:
         )
 
     def forget(self, before_s: float) -> None:
-        """Drop what no instant from `before_s` on needs."""
+        """Drop readings that no query from `before_s` on needs."""
         if len(self._time) < _FOLD_AT:
             return
-        # The reading to start from must hold all that the device reads: from one without the
-        # counter, the energy up to the next reading of the counter would be lost.
+        # The first reading kept must hold all quantities of the device: without the counter, the
+        # energy up to the next counter reading would be lost.
         time, counter = np.array(self._time), np.array(self._counter)
         read = [np.isfinite(column) for column in (self._power, counter)]
         whole = np.logical_and.reduce([column for column in read if column.any()])
@@ -177,8 +177,8 @@ class Meter:
 
     def _fold(self, first: int) -> None:
         self._base, self._base_s = self.value_at(self._time[first]), self._time[first]
-        # What the counter showed there may have been so a moment before: power is kept from then,
-        # and the reading before, by which the counter is judged, too.
+        # The counter may have been updated a moment earlier: keep power from then on, and the
+        # reading before, by which the counter is judged.
         shown_s = self._counter_s[first]
         while first > 0 and self._time[first] > shown_s:
             first -= 1
@@ -187,7 +187,7 @@ class Meter:
             del column[:first]
 
     def _compare(self, time_s: float, counter_J: float) -> None:
-        """Whether power tells something else than the counter, since that was read last."""
+        """Check whether power and counter have contradicted each other since the last reading."""
         by_power_J = self._by_power.energy_J
         if self._counter_at is not None and self._has_instant_power:
             since_s, since_J, owed_J = self._counter_at
@@ -203,17 +203,17 @@ class Meter:
 
 
 def _shows_standstill(time: FloatArray, counter_J: FloatArray) -> NDArray[np.bool_]:
-    """For each reading of a counter, whether it and those after it show a standstill as one.
+    """For each counter reading, whether the readings from it on still show a standstill as one.
 
-    If only the end of one were kept, that would pass for a counter that is up to date: what was
-    drawn in it would be counted as 0, after power has counted it.
+    If only the end of a standstill were kept, the counter would seem up to date, and energy already
+    counted from power would be counted as 0.
     """
     shows = np.isfinite(counter_J)
     read_s, read_J = time[shows], counter_J[shows]
     moved = np.append(True, np.diff(read_J) != 0)
     last = np.append(np.flatnonzero(moved)[1:], len(read_s)) - 1
     still_until_s = read_s[last[np.cumsum(moved) - 1]]
-    # From where it begins, or from well before it ends.
+    # The readings at the start of a standstill, or well before its end.
     shows[shows] = moved | (still_until_s - read_s > _KEPT_S)
     return shows
 
@@ -227,9 +227,10 @@ class PowerIntegral:
 
     def __init__(self, max_gap_s: float) -> None:
         self._max_gap_s = max_gap_s
-        # The newest reading: when, watts, and joules up to it. One value, for other threads' sake.
+        # The newest reading: time, watts, joules up to it. One tuple, so that other threads see a
+        # consistent state.
         self._newest = -math.inf, math.nan, 0.0
-        #: The first reading after the last gap that was not bridged.
+        #: Time of the first reading after the last gap that was not bridged.
         self.unbroken_since_s = -math.inf
 
     @property
@@ -238,7 +239,7 @@ class PowerIntegral:
         return self._newest[2]
 
     def add(self, reading: Reading) -> None:
-        """Take in a reading; they must come in the order of time."""
+        """Take in a reading; readings must come in order of time."""
         time_s, power_W = reading.time_s, reading.power_W
         if math.isfinite(power_W):
             before_s, before_W, energy_J = self._newest
@@ -250,7 +251,7 @@ class PowerIntegral:
             self._newest = time_s, power_W, energy_J
 
     def energy_at_J(self, time_s: float) -> float:
-        """Joules up to about now, the last power taken to continue; NaN if that is too old."""
+        """Joules up to about now, assuming the last power continues; NaN if it is too old."""
         last_s, power_W, energy_J = self._newest
         since_s = time_s - last_s
         return energy_J + since_s * power_W if since_s <= self._max_gap_s else math.nan
@@ -259,11 +260,11 @@ class PowerIntegral:
 def report_disagreements(
     meters: Mapping[str, Meter], integrals: Mapping[str, PowerIntegral], at_s: float
 ) -> None:
-    """Warn of devices whose counter and power, each over a whole run, contradict each other.
+    """Warn about devices whose counter and integrated power differ over a whole run.
 
     Args:
-        meters: by names of devices.
-        integrals: those of the same devices.
+        meters: device name -> its meter.
+        integrals: device name -> its integral of power.
         at_s: the end of the run.
     """
     for name, meter in meters.items():

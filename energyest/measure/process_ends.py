@@ -1,4 +1,4 @@
-"""What becomes of a run whose process ends, or forks, beside it."""
+"""End a run with its process, and protect it in forked processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from energyest.measure.signals import SharedLock
 
-# How long the end of a process waits for each part of a run that nobody ended.
+# How long a process that exits waits for each part of a run that nobody ended.
 _EXIT_S = 1.0
 
 
@@ -22,21 +22,21 @@ _runs: weakref.WeakSet[_Running] = weakref.WeakSet()
 
 
 def watch(run: _Running) -> weakref.finalize[..., Any]:
-    """From now on, the run ends with its process; `detach` of what is returned ends that."""
+    """End the run when its process exits, until `detach` of the returned object is called."""
     _runs.add(run)
-    # Its threads hold a recorder that runs, but nothing that is called at the exit does.
+    # Its threads keep a running recorder alive; the exit handler must not, so it gets a weakref.
     return weakref.finalize(run, _stop, weakref.ref(run))
 
 
 def _stop(run: weakref.ref[_Running]) -> None:
-    """Nobody ended this run: an exit from deep within, or an error in another's end of it."""
+    """End a run that nobody ended, as after an exit deep within, or an error in another's code."""
     running = run()
     if running is not None:
         running.stop("interrupted by the end of the process", timeout_s=_EXIT_S)
 
 
 def _leave_to_the_parent() -> None:
-    """In a forked process: its copies of locks may be held by threads that it has not."""
+    """Replace the locks in a forked process: threads that it lacks may hold them."""
     for run in list(_runs):
         run._lock = SharedLock()
 

@@ -1,4 +1,4 @@
-"""`ReadingTable`: readings in memory, thinned as they become many."""
+"""`ReadingTable`: readings in memory, thinned as their number grows."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from energyest.measure.sensors.base import Reading
 
-# Readings are kept at the full rate until there are so many rows, of all devices together; then
-# two, four, ... readings of a device are merged into one, for as many rows again. Rows so grow as
-# the logarithm of time: 146,000 in a month of ten devices at 10 Hz, of 50 bytes each.
+# Readings are kept at the full rate for this many rows, of all devices together; then two, four,
+# ... readings of a device are merged into one, for as many rows again. The number of rows thus
+# grows with the logarithm of time: 146,000 in a month of ten devices at 10 Hz, of 50 bytes each.
 ROWS_PER_RATE = 10_000
 
 
 class ReadingTable:
-    """The readings of all devices in rows, of which each merges ever more readings of a device.
+    """The readings of all devices in rows, which merge more and more readings as a run goes on.
 
     Args:
         origin_s: the instant that counts as 0 in the rows.
@@ -27,10 +27,10 @@ class ReadingTable:
 
     def __init__(self, origin_s: float = 0.0) -> None:
         self._origin_s = origin_s
-        self._merge = 1  # readings of a device to a row
+        self._merge = 1  # readings of a device per row
         self._rows_at_rate = 0
         self._rounds = 0
-        # A number in place of the name: the rows are many, the devices few.
+        # A number in place of the name: there are many rows but few devices.
         self._numbers: dict[str, int] = {}
         self._waiting: list[_Row] = []
         self._devices = array("H")
@@ -38,7 +38,7 @@ class ReadingTable:
         self._appends = [column.append for column in self._columns.values()]
 
     def add(self, readings: Iterable[Reading]) -> list[Reading]:
-        """Take in a round of readings, one of each device; returns the rows that it completed."""
+        """Take in a round of readings, one per device; return the rows that it completed."""
         if self._merge == 1:
             return [self._append(self._number(reading), reading) for reading in readings]
         for reading in readings:
@@ -47,7 +47,7 @@ class ReadingTable:
         return self.flush() if self._rounds >= self._merge else []
 
     def flush(self) -> list[Reading]:
-        """Complete the rows that wait for more readings, as at the end of a run."""
+        """Complete the rows that are waiting for more readings, as at the end of a run."""
         rows = []
         for number, waiting in enumerate(self._waiting):
             row = waiting.take_merged()
@@ -57,14 +57,14 @@ class ReadingTable:
         return rows
 
     def _number(self, reading: Reading) -> int:
-        """That of its device."""
+        """The number of the reading's device."""
         number = self._numbers.setdefault(reading.device, len(self._numbers))
         if number == len(self._waiting):
             self._waiting.append(_Row())
         return number
 
     def _append(self, number: int, reading: Reading) -> Reading:
-        """Add a row; returns it."""
+        """Add a row and return it."""
         time_s, device, *values = reading
         row = Reading(time_s - self._origin_s, device, *values)
         self._devices.append(number)
@@ -88,7 +88,7 @@ class ReadingTable:
 
 
 class _Row:
-    """A row of one device in the making: what the readings since its last one come to."""
+    """An unfinished row of one device: the readings since its last row."""
 
     def __init__(self) -> None:
         self._readings: list[Reading] = []
@@ -97,10 +97,10 @@ class _Row:
         self._readings.append(reading)
 
     def take_merged(self) -> Reading | None:
-        """One reading in place of those so far; None if there are none.
+        """Merge the readings so far into one; None if there are none.
 
-        Power and utilisation are means of those that were read, the rest is what was read last.
-        It stands where the counter was read last, if it was.
+        Power and utilisation are means; other quantities are the last values read. The time is that
+        of the last counter reading, if there is one.
         """
         readings, self._readings = self._readings, []
         if len(readings) < 2:
@@ -115,11 +115,11 @@ class _Row:
 
 
 def _last(values: list[float]) -> float:
-    """Of those that are known."""
+    """The last of the finite values; NaN if there are none."""
     return next((value for value in reversed(values) if math.isfinite(value)), math.nan)
 
 
 def _mean(values: list[float]) -> float:
-    """Of those that are known."""
+    """The mean of the finite values; NaN if there are none."""
     known = [value for value in values if math.isfinite(value)]
     return sum(known) / len(known) if known else math.nan

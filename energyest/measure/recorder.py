@@ -1,4 +1,4 @@
-"""Sensors and marks to an `EnergyTrace`, which is on disk while it grows."""
+"""Record sensors and marks into an `EnergyTrace`, which is on disk while it grows."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ from energyest.records.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
 
-# Rounds are accounted for, and the disk is brought up to date, at the first one after so long.
+# Rounds are accounted for, and the disk is brought up to date, at the first round after this time.
 _FLUSH_S = 0.85
 # How long the start waits for a sensor that fails at first.
 _FIRST_READING_S = 0.5
-# How long the sampler waits for the account, which a thread interrupted by a signal may hold.
+# How long the sampler waits for the account; a thread interrupted by a signal may hold it.
 _ACCOUNT_IN_USE_S = 0.05
-# How long the end of a run waits for the last readings, and then for the disk.
+# How long the end of a run waits for the last readings, and after that for the disk.
 _END_S = 2.0
 
 
 class Recorder(WithDevices):
     """Measures a run from `start` to `stop` and accounts for its epochs.
 
-    The thread of the training only leaves marks; reading, accounting and writing are done by the
-    sampler's thread. A row is final once every device was read after its end; until then `trace`
-    holds it with the last power taken to continue.
+    The training's thread only leaves marks; the sampler's thread reads and accounts. A row is final
+    once every device has been read after its end; until then `trace` shows it under the assumption
+    that the last power continues.
 
-    A signal handler may come at any moment, and ask for anything: whatever this thread changes, it
-    changes in one step, or in another thread (`uninterrupted`).
+    A signal handler may run at any moment and call any method. What the training's thread changes,
+    it therefore changes in one step, or in another thread (`uninterrupted`).
 
     Args:
-        sensors: what to read; the sampler closes them at the end. What a `Detection` says beside
-            them counts too: without a device that it lacks, no energy is known.
+        sensors: the sensors to read; the sampler closes them at the end. The unmeasured devices of
+            a `Detection` count too: while one is missing, the energy is unknown.
         folder: where to write the trace while it grows; None to keep it in memory.
         interval_s: seconds between readings.
         meta: facts for the trace's meta.
@@ -92,9 +92,10 @@ class Recorder(WithDevices):
         )
         self._sampler = Sampler(list(found), self._on_round, interval_s=interval_s, clock=clock)
         self._has_started = self._is_sampling = self._is_measuring = False
-        self._stopped = self._closed = False  # nothing more is measured; the totals are known
+        # Stopped: nothing more is measured. Closed: the totals are known.
+        self._stopped = self._closed = False
         self._end_s = math.nan
-        # Rounds that came while the account was in use.
+        # Rounds that arrived while the account was in use.
         self._rounds: deque[Round] = deque()
         self._at_exit = watch(self)
         found.when_late(self.adopt)
@@ -102,7 +103,7 @@ class Recorder(WithDevices):
     # ------------------------------------------------------------------ the training's side
 
     def start(self) -> None:
-        """Begin to measure; returns once every sensor was read, or soon if one cannot be."""
+        """Begin to measure; return once every sensor was read, or soon after if one cannot be."""
         if self._has_started or self._stopped:
             return
         self._has_started = self._is_sampling = True
@@ -111,8 +112,8 @@ class Recorder(WithDevices):
         try:
             self._sampler.start(PATIENCE_S)
             if failure is not None:
-                log.warning("energyest: the trace is not written before the run ends: %s", failure)
-        except (RuntimeError, MemoryError) as error:  # the process can have no more threads
+                log.warning("energyest: the trace is not written until the run ends: %s", failure)
+        except (RuntimeError, MemoryError) as error:  # the process cannot start more threads
             self._is_sampling = False
             self._lose_all(str(error))
         while self._is_sampling and self._clock() < give_up_s:
@@ -130,12 +131,12 @@ class Recorder(WithDevices):
         *,
         timeout_s: float = _END_S,
     ) -> None:
-        """End the run: last reading, totals, files closed. Further calls do nothing.
+        """End the run: take the last reading, compute totals, close files; later calls do nothing.
 
         Args:
             status: `finished`, or what interrupted the run.
             values: columns of the epoch that this cuts off, if there is one.
-            timeout_s: how long to wait for a sensor that hangs, and then for a disk.
+            timeout_s: how long to wait for a hanging sensor, and after that for a hanging disk.
         """
         if self._stopped or os.getpid() != self._pid:
             return  # a forked process has a copy of this object, but it is not its run
@@ -172,28 +173,27 @@ class Recorder(WithDevices):
             )
 
     def start_epoch(self, epoch: int | None = None, *, continues: bool = False) -> None:
-        """An epoch begins: now, or with `continues` where the one before it ended."""
+        """Mark the start of an epoch: now or, with `continues`, where the previous one ended."""
         values = {} if epoch is None else {"epoch": float(epoch)}
         self._mark(Event.EPOCH_START, values, continues=continues)
 
     def end_epoch(
         self, values: Mapping[str, float] | None = None, *, tentative: bool = False
     ) -> dict[str, float]:
-        """An epoch ends; returns its row, which the next readings will make more exact.
+        """Mark the end of an epoch; return its row, which the next readings will refine.
 
         Args:
             values: further columns, such as `steps`, `samples`, `flops` and metrics.
-            tentative: if the next thing to happen is that the run is interrupted, then the epoch
-                was interrupted too.
+            tentative: if the run is interrupted next, this epoch counts as interrupted too.
         """
         self._mark(Event.EPOCH_END, values, tentative=tentative)
         with self._lock:
             return self._account.last_row()
 
     def continue_from(self, earlier: RunCheckpoint) -> None:
-        """Go on where an earlier part of the run was; before the first epoch of this one.
+        """Continue an earlier part of the run; to be called before the first epoch of this part.
 
-        Its epochs come first, at negative times; its energy counts in the total.
+        The earlier epochs come first, at negative times; their energy counts in the total.
         """
 
         def go_on() -> None:
@@ -204,7 +204,7 @@ class Recorder(WithDevices):
         uninterrupted(go_on, lock=self._lock)
 
     def drop_carried(self) -> None:
-        """The epoch that the earlier part had begun begins anew."""
+        """Restart the epoch that the earlier part had begun."""
 
         def drop() -> None:
             with self._lock:
@@ -216,7 +216,7 @@ class Recorder(WithDevices):
     def _note_earlier(
         self, total: Mapping[str, float], carried: Mapping[str, float], **more: int
     ) -> None:
-        """What a trace of a killed run adds up from."""
+        """Store what the total of a killed run's trace is computed from."""
         noted: dict[str, Any] = dict(more)
         for name, of in (("earlier_total_J", total), ("carried_J", carried)):
             energy_J = of.get("energy_J", math.nan)
@@ -224,23 +224,23 @@ class Recorder(WithDevices):
         self._meta.set(noted)
 
     def start_validation(self) -> None:
-        """Validation begins in an epoch."""
+        """Mark the start of a validation within an epoch."""
         self._mark(Event.VALIDATION_START)
 
     def end_validation(self) -> None:
-        """Validation ends."""
+        """Mark the end of a validation."""
         self._mark(Event.VALIDATION_END)
 
     def pause(self) -> None:
-        """What follows is not training; it counts neither in the epoch nor in the total."""
+        """Mark the start of a pause, which counts neither in the epoch nor in the total."""
         self._mark(Event.PAUSE_START)
 
     def resume(self) -> None:
-        """The training goes on."""
+        """Mark the end of a pause."""
         self._mark(Event.PAUSE_END)
 
     def add_metrics(self, values: Mapping[str, float]) -> None:
-        """Add to the row of the epoch that ended last."""
+        """Add columns to the row of the last completed epoch."""
 
         def add() -> None:
             with self._lock:
@@ -262,7 +262,7 @@ class Recorder(WithDevices):
 
     @property
     def run_id(self) -> str:
-        """What tells this run from others."""
+        """The id of this run."""
         return str(self._meta.facts["run_id"])
 
     @property
@@ -272,18 +272,18 @@ class Recorder(WithDevices):
 
     @property
     def state(self) -> tuple[int, int]:
-        """Changes whenever a row of an epoch is added or becomes final."""
+        """A value that changes whenever an epoch's row is added or becomes final."""
         with self._lock:
             return self._account.state
 
     @property
     def total_J(self) -> float:
-        """Energy from the start of the run to now, without pauses; NaN if a part is missing."""
+        """Joules from the start of the run to now, without pauses; NaN if a part is missing."""
         with self._lock:
             return self._account.total_J(None if self._stopped else self._clock())
 
     def rows_from(self, first: int) -> tuple[list[dict[str, float]], int]:
-        """The rows from one of them on, and how many of all are final."""
+        """The rows from `first` on, and the number of final rows."""
         with self._lock:
             return self._account.rows_from(first)
 
@@ -291,9 +291,9 @@ class Recorder(WithDevices):
         """The trace up to now.
 
         Args:
-            readings: False to leave its power table empty; rows that are not final are then told by
-                power, at once, unless the totals are asked for.
-            so_far: of a run under way, put the totals into its meta, as if it were cut off now.
+            readings: False to leave its power table empty; rows that are not final are then
+                computed from power alone, at once, unless `so_far` is set.
+            so_far: for a run under way, put totals into the meta as if the run were cut off now.
         """
         with self._lock:
             columns = self._account.columns(at_once=not (readings or so_far))
@@ -302,7 +302,7 @@ class Recorder(WithDevices):
         return EnergyTrace(columns, power, meta)
 
     def meta(self, names: Collection[str]) -> dict[str, Any]:
-        """Some of that of `trace`; totals are those so far, as power tells them, at once."""
+        """Some entries of the trace's meta; totals are those so far, computed from power alone."""
         with self._lock:
             meta = self._current_meta(so_far=True, names=names)
         return {name: value for name, value in meta.items() if name in names}
@@ -328,7 +328,7 @@ class Recorder(WithDevices):
             now_s = self._account.post(Mark(self._clock(), event, dict(values or {}), **flags))
             # If the sampler hangs, rows are made and written from here, without readings.
             hangs = now_s - self._account.round_s > self._account.max_gap_s
-        if not flags.get("continues"):  # else the edge is that of the epoch before
+        if not flags.get("continues"):  # else the edge is the end of the previous epoch
             self._sampler.expect_edge()
         if (hangs or not self._is_sampling) and os.getpid() == self._pid:
             uninterrupted(lambda: self._book_without_readings(now_s), lock=self._lock)
@@ -340,10 +340,10 @@ class Recorder(WithDevices):
             self._hand_over(latest_s=now_s)
 
     def _on_round(self, taken: Round) -> None:
-        """In the sampler's thread: note a round of readings, and account for them now and then."""
+        """In the sampler's thread: note a round of readings, and account for rounds when due."""
         self._account.see(taken.readings)
         self._rounds.append(taken)
-        # What waits may be final once all was read, and is given up where reading fails for long.
+        # Pending rows may become final once everything was read, or if reading fails for long.
         is_telling = taken.is_whole or taken.has_failed
         is_awaited = is_telling and (self._account.has_pending or not self._is_measuring)
         is_due = is_awaited or taken.began_s - self._settled_s >= _FLUSH_S
@@ -354,14 +354,14 @@ class Recorder(WithDevices):
                 self._lock.release()
 
     def _take_rounds(self) -> None:
-        """Account for the rounds that wait, with the lock held."""
+        """Account for the waiting rounds; the lock must be held."""
         rows: list[Reading] = []
         is_whole = False
         while self._rounds:
             taken = self._rounds.popleft()
             is_whole = is_whole or taken.is_whole
             if self._stopped and not self._account.has_pending:
-                continue  # a round that hung until after the end
+                continue  # a round that hung until after the end of the run
             self._account.add_round(taken)
             self._settled_s = taken.began_s
             rows += self._readings.add(taken.readings)
@@ -373,11 +373,11 @@ class Recorder(WithDevices):
     def _hand_over(
         self, readings: Sequence[Reading] = (), *, latest_s: float | None = None
     ) -> None:
-        """Leave to the writer what is new, with the lock held.
+        """Pass new rows to the writer; the lock must be held.
 
         Args:
             readings: rows of readings.
-            latest_s: the instant of which the newest totals are to be written; None not to.
+            latest_s: the instant for which to write the newest totals; None to write none.
         """
         rows = self._account.take_lines()
         if self._writer is None:
@@ -390,7 +390,7 @@ class Recorder(WithDevices):
         self._writer.put(rows, readings, self._meta.take_change(), latest)
 
     def _contents(self) -> EnergyTrace:
-        """In the writer's thread: all that is final, with nothing of it left to be written."""
+        """In the writer's thread: all final content, after which nothing is left to be written."""
         assert self._writer is not None
         with self._lock:
             self._hand_over()

@@ -1,6 +1,6 @@
-"""What a run has cost so far: readings and marks in, rows of epochs and totals out.
+"""The cost of a run so far: readings and marks in, epoch rows and totals out.
 
-No thread, clock or file: the recorder feeds it and holds its lock.
+It has no thread, clock or file: the recorder feeds it and holds its lock.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from energyest.measure.sensors.base import Device, Reading
 from energyest.records.epoch_table import AMENDS, EpochTable
 from energyest.records.storage import encode_epoch, epoch_lines
 
-# Those of a model need not be closer: its power is a mean since the last one.
+# Modelled power may be read less often: each reading is a mean since the last one.
 _MAX_MODELLED_GAP_S = 60.0
-# Counter and integrated power of a device are compared in runs that take longer.
+# A device's counter and integrated power are compared in runs longer than this.
 _DISAGREEMENT_AFTER_S = 30.0
 
 
 class RunAccount:
     """The accounts of one run.
 
-    A mark is booked once every device was read after it; until then the rows that it ends are
-    provisional, with the last power taken to continue.
+    A mark is booked once every device has been read after it; until then the row that it ends is
+    provisional, and assumes that the last power continues.
 
     Args:
-        devices: what is to be measured.
+        devices: the devices to measure.
         origin_s: the instant that counts as 0 in the rows.
         interval_s: seconds between rounds.
-        unread: those that cannot be read: with one of them, nothing is known of the whole.
+        unread: devices that cannot be read: with one of them, the total is unknown.
     """
 
     def __init__(
@@ -54,17 +54,17 @@ class RunAccount:
         self._unread = frozenset(unread)
         self._meters = {d.device: _meter(d, self.max_gap_s) for d in devices}
         self._integrals = {d.device: PowerIntegral(self.max_gap_s) for d in devices}
-        # What was known at an instant, and the integrals of power then: from there, power tells
-        # what is new until it is accounted for.
+        # The usage at an instant and the integrals of power then: from there on, power alone gives
+        # the usage until readings are accounted for.
         self._anchor = Usage(origin_s, (math.nan,) * len(devices), (0.0,) * len(devices))
         self._integrals_J: tuple[float, ...] = (math.nan,) * len(devices)
-        # What the marks that are not booked come to by power, and how often marks were booked.
+        # The rows of unbooked marks by power alone, and how often marks were booked.
         self._ahead: OpenRows | None = None
         self._bookings = 0
         self._ledger = Ledger([d.kind for d in devices], origin_s)
         self._pending: list[Mark] = []
         self._epochs = EpochTable()
-        # What is not written yet: epochs of an earlier part; rows, and what is added to one.
+        # Not written yet: epochs of an earlier part; rows, and additions to a row.
         self._earlier_lines: list[Iterable[str]] = []
         self._news: list[dict[str, float]] = []
         self._tentative: dict[str, float] | None = None
@@ -73,7 +73,7 @@ class RunAccount:
     # ------------------------------------------------------------------ in
 
     def set_devices(self, devices: Sequence[Device], unread: Iterable[str]) -> None:
-        """From now on, these are the devices; the arguments are those of the constructor."""
+        """Change the devices from now on; arguments as for the constructor."""
         before, names = list(self._meters), [d.device for d in devices]
         self._bookings += 1
         self._unread = frozenset(unread)
@@ -86,7 +86,7 @@ class RunAccount:
         self._know_now()
 
     def continue_from(self, earlier: RunCheckpoint) -> None:
-        """Put the epochs and the energy of an earlier part before this one, which has none yet."""
+        """Put the epochs and energy of an earlier part before this one, which has no epochs yet."""
         columns = earlier.past_columns()
         self._epochs.add_columns(columns)
         self._earlier_lines = [epoch_lines(columns)]
@@ -96,16 +96,16 @@ class RunAccount:
 
     @property
     def earlier_total(self) -> Mapping[str, float]:
-        """What the earlier part had cost in all."""
+        """The total cost of the earlier part."""
         return self._earlier
 
     def drop_carried(self) -> None:
-        """The epoch that an earlier part had begun begins anew: that part counts in no epoch."""
+        """Restart the epoch that an earlier part had begun: its share then counts in no epoch."""
         self._bookings += 1
         self._ledger.carried = {}
 
     def see(self, readings: Sequence[Reading]) -> None:
-        """Note power as soon as it was read; in the sampler's thread, without the lock."""
+        """Note power as soon as it is read; called in the sampler's thread, without the lock."""
         for reading in readings:
             if reading.device in self._integrals:
                 self._integrals[reading.device].add(reading)
@@ -114,12 +114,12 @@ class RunAccount:
         """Take in a round of readings, which `see` has seen."""
         for reading in taken.readings:
             meter = self._meters.get(reading.device)
-            if meter is not None:  # else of a device that is no longer one
+            if meter is not None:  # else the device no longer belongs to the run
                 meter.add(reading, taken.counters_s.get(reading.device, math.nan))
         self.round_s = taken.began_s
 
     def settle(self, *, is_whole: bool) -> None:
-        """Book what the rounds so far have made final; in a whole one, counters were read."""
+        """Book the marks that the rounds so far made final; whole rounds include counters."""
         self.book(self.round_s)
         oldest_s = self._pending[0].time_s if self._pending else self.round_s
         for meter in self._meters.values():
@@ -129,36 +129,36 @@ class RunAccount:
 
     @property
     def in_doubt_until_s(self) -> float:
-        """Until when the counters are to be read in each round, as power has contradicted one."""
+        """Until when counters are to be read in each round, because power contradicted one."""
         return max((m.in_doubt_until_s for m in self._meters.values()), default=-math.inf)
 
     def post(self, mark: Mark) -> float:
-        """Take in a mark, in one step; returns its time, which is not before the last one's."""
+        """Take in a mark, in one step; return its time, which is not before the last mark's."""
         if self._pending and mark.time_s < self._pending[-1].time_s:
-            # A signal handler has left that one since this was made.
+            # A signal handler left the last mark after this one was made.
             mark = mark._replace(time_s=self._pending[-1].time_s)
         self._pending.append(mark)
         return mark.time_s
 
     def take_lines(self) -> list[Iterable[str]]:
-        """Lines for the file of epochs that were not taken yet; encoded when they are written."""
+        """New lines for the file of epochs, which are encoded when they are written."""
         earlier, self._earlier_lines = self._earlier_lines, []
         news, self._news = self._news, []
         return [*earlier, *(map(encode_epoch, [entry]) for entry in news)]
 
     def post_metrics(self, time_s: float, values: Mapping[str, float]) -> bool:
-        """Add to the row that ended last, in one step, if it is not final; else returns False."""
+        """Add columns to the last row in one step if it is not final; else return False."""
         is_open = any(mark.event is Event.EPOCH_END for mark in self._pending)
         if is_open:
             self.post(Mark(time_s, Event.METRICS, dict(values)))
         return is_open
 
     def book(self, until_s: float, *, wait: bool = True) -> None:
-        """Book the marks up to an instant, as far as every device was read since.
+        """Book the marks up to an instant, as far as every device has been read since.
 
         Args:
             until_s: the instant.
-            wait: False where nothing is read at all.
+            wait: False if nothing is read at all.
         """
         self._bookings += 1
         if until_s < math.inf:
@@ -191,17 +191,17 @@ class RunAccount:
 
     @property
     def state(self) -> tuple[int, int]:
-        """Changes whenever a row of an epoch is added or becomes final."""
+        """A value that changes whenever an epoch's row is added or becomes final."""
         ends = sum(mark.event is Event.EPOCH_END for mark in self._pending)
         return len(self._epochs), ends + (self._tentative is not None)
 
     @property
     def has_pending(self) -> bool:
-        """Whether there are marks that are not booked."""
+        """Whether there are unbooked marks."""
         return bool(self._pending)
 
     def last_row(self) -> dict[str, float]:
-        """The row of the epoch that ended last; if it is not final, as power tells it, at once."""
+        """The row of the last completed epoch; from power alone if it is not final."""
         rows = self._rows_by_power()
         return dict(rows[-1]) if rows else self._epochs.last()
 
@@ -209,13 +209,13 @@ class RunAccount:
         """All rows as columns, the provisional ones last.
 
         Args:
-            at_once: tell these by power, as `last_row` does.
+            at_once: compute provisional rows from power alone, as `last_row` does.
         """
         rows = self._rows_by_power() if at_once else self._unresolved_rows()
         return self._epochs.columns(rows)
 
     def total_J(self, at_s: float | None = None) -> float:
-        """Joules from the start of the run to about now, as power tells it, at once.
+        """Joules from the start of the run to about now, from power alone.
 
         Args:
             at_s: the instant; None for the last mark, whose energy is known.
@@ -229,17 +229,17 @@ class RunAccount:
         return self._totals(ledger)["energy_J"]
 
     def rows_from(self, first: int) -> tuple[list[dict[str, float]], int]:
-        """The rows from one of them on, the provisional ones last, and how many are final."""
+        """The rows from `first` on, the provisional ones last, and the number of final rows."""
         final = len(self._epochs)
         provisional = [dict(row) for row in self._rows_by_power()[max(0, first - final) :]]
         return self._epochs.rows_from(first) + provisional, final
 
     def all_read_since(self, time_s: float) -> bool:
-        """Whether every device was read since; one that fails for long is not waited for."""
+        """Whether every device has been read since; one that has failed for long is ignored."""
         for name, meter in self._meters.items():
             if name in self._unread:
                 continue
-            # A counter that has failed for long is not waited for: then power tells.
+            # Do not wait for a counter that has failed for long: power is used instead.
             has_failed = self.round_s - meter.read_until_s > self.max_gap_s
             known_s = meter.heard_s if has_failed else meter.read_until_s
             failing_s = self.round_s - max(meter.heard_s, self._origin_s)
@@ -248,7 +248,7 @@ class RunAccount:
         return True
 
     def never_read(self) -> list[str]:
-        """The devices that should be read, and of which nothing was so far."""
+        """The devices that should be read but never were."""
         return [
             name
             for name, meter in self._meters.items()
@@ -256,10 +256,10 @@ class RunAccount:
         ]
 
     def closing_meta(self, devices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """What goes into the trace's meta when the run has ended.
+        """The entries of the trace's meta that are known when the run has ended.
 
         Args:
-            devices: the entries of the devices so far, in their order.
+            devices: the entries of the devices so far, in order.
         """
         if self._ledger.run_usage().time_s > _DISAGREEMENT_AFTER_S:
             report_disagreements(self._meters, self._integrals, self.round_s)
@@ -268,7 +268,7 @@ class RunAccount:
     def meta_so_far(
         self, at_s: float, devices: Sequence[Mapping[str, Any]], *, at_once: bool = False
     ) -> dict[str, Any]:
-        """As `closing_meta`, as if the run were cut off at an instant; `at_once` by power."""
+        """Like `closing_meta`, as if the run were cut off now; `at_once` uses power alone."""
         marks = [*self._pending, Mark(at_s, Event.RUN_END, interrupted=True)]
         usages = self._usages_by_power(marks) if at_once else self._usages(marks)
         return self._summary(self._ledger_after(usages), devices)
@@ -280,7 +280,7 @@ class RunAccount:
         self._news.append(row)
 
     def amend(self, values: Mapping[str, float]) -> None:
-        """Add to the row that ended last, which is final."""
+        """Add columns to the last row, which is final."""
         self._bookings += 1
         if self._tentative is not None:
             self._tentative |= values
@@ -291,19 +291,19 @@ class RunAccount:
             self._news[-1].update(values)
 
     def _unresolved_rows(self) -> list[dict[str, float]]:
-        """Rows that are not final, with the last power taken to continue up to their end."""
+        """Rows that are not final, assuming that the last power continues up to their end."""
         ahead = OpenRows(self._ledger.copy(), self._tentative, self._bookings)
         pending = tuple(self._pending)
         ahead.post(self._usages(pending))
         return ahead.rows
 
     def _rows_by_power(self) -> list[dict[str, float]]:
-        """The same as power tells them, at once."""
+        """Rows that are not final, from power alone."""
         return self._look_ahead().rows
 
     def _look_ahead(self) -> OpenRows:
-        """What the marks that are not booked come to by power; what is known of some is kept."""
-        ahead, self._ahead = self._ahead, None  # nobody who interrupts this has it meanwhile
+        """The rows of unbooked marks, from power alone; results for earlier marks are kept."""
+        ahead, self._ahead = self._ahead, None  # so that a signal handler does not use it meanwhile
         if ahead is None or ahead.bookings != self._bookings:
             ahead = OpenRows(self._ledger.copy(), self._tentative, self._bookings)
         ahead.post(self._usages_by_power(self._pending[ahead.marks :]))
@@ -316,12 +316,12 @@ class RunAccount:
         if not self._earlier:
             return total
         whole = {name: sum_of_parts(name, total, self._earlier) for name in total}
-        # Here, what is not known of a part is not known of the whole.
+        # If the energy of a part is unknown, the total is unknown.
         whole["energy_J"] = total["energy_J"] + self._earlier.get("energy_J", math.nan)
         return whole
 
     def _ledger_after(self, usages: Iterable[tuple[Mark, Usage]]) -> Ledger:
-        """A copy of the ledger in which further marks are booked."""
+        """A copy of the ledger with further marks booked."""
         ledger = self._ledger.copy()
         for mark, usage in usages:
             ledger.post(mark, usage)
@@ -335,7 +335,7 @@ class RunAccount:
     def _usages_at(self, at_s: list[float]) -> list[Usage]:
         now_s = max(self.round_s, self._now_s, at_s[-1])
         values = [meter.values_at(at_s, now_s) for meter in self._meters.values()]
-        # For each device its values at all instants, turned around.
+        # Transpose: from the values of each device to the values at each instant.
         energies_J = zip(*(energy_J.tolist() for energy_J, _ in values), strict=True)
         covered_s = zip(*(covered_s.tolist() for _, covered_s in values), strict=True)
         if not values:
@@ -343,15 +343,15 @@ class RunAccount:
         return [Usage(*of) for of in zip(at_s, energies_J, covered_s, strict=True)]
 
     def _know_now(self) -> None:
-        """Begin anew to tell by power what is not accounted for."""
+        """Restart the estimate from power alone at the current accounts."""
         self._integrals_J = tuple(i.energy_at_J(self.round_s) for i in self._integrals.values())
         (self._anchor,) = self._usages_at([self.round_s])
 
     def _usages_by_power(self, marks: Sequence[Mark]) -> Iterator[tuple[Mark, Usage]]:
-        """As `_usages`, without looking at a reading: about right, and faster."""
+        """Like `_usages`, but from the integrals of power: approximate, and faster."""
         known, before_J = self._anchor, self._integrals_J
         is_broken = any(i.unbroken_since_s > known.time_s for i in self._integrals.values())
-        if is_broken or any(map(math.isnan, before_J)):  # power does not tell all of it
+        if is_broken or any(map(math.isnan, before_J)):  # power was not read throughout
             yield from self._usages(marks)
             return
         for mark in marks:

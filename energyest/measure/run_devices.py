@@ -1,4 +1,4 @@
-"""The devices that belong to a run, and which of them nothing reads."""
+"""The devices that belong to a run, and those among them that nothing reads."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from energyest.measure.signals import SharedLock, uninterrupted
 
 
 class RunDevices:
-    """Devices, of which some may come or go while the run goes on.
+    """The devices of a run; some may be added or removed while it goes on.
 
     Args:
-        found: what is there when it begins.
+        found: the devices at the start.
 
     Raises:
-        ConfigurationError: `check_device_names` refuses the devices'.
+        ConfigurationError: `check_device_names` refuses a device's name.
     """
 
     def __init__(self, found: Detection) -> None:
         self.all: Sequence[Device] = found.devices
         check_device_names(self.all)
-        #: Names of those without a sensor: their energy is not known.
+        #: Names of devices without a sensor, whose energy is unknown.
         self.unread = frozenset(found.unread)
 
     def change(self, found: Detection, gone: Sequence[str]) -> None:
-        """Others belong to the run from now on: these, without those that are gone."""
+        """Add the devices found and remove those that are gone, from now on."""
         self.all = [*(device for device in self.all if device.device not in gone), *found.devices]
         self.unread = self.unread.difference(gone).union(found.unread)
 
     def lose_all(self) -> None:
-        """Nothing reads any of them."""
+        """Mark all devices as unread."""
         self.unread = frozenset(device.device for device in self.all)
 
     def losses(self, names: Iterable[str]) -> dict[str, str]:
-        """What is to be said of those, by these names, that could not be read at the start."""
+        """Messages about the named devices, which could not be read at the start."""
         wanted = set(names)
         return {
             device.device: f"{device.label} could not be read when the run began"
@@ -48,18 +48,18 @@ class RunDevices:
 
     @property
     def labels(self) -> str:
-        """All of them, for a message."""
+        """All devices, for a message."""
         return ", ".join(device.label for device in self.all) or "any device"
 
     @property
     def gpus(self) -> int | None:
-        """How many are GPUs, read or not; None while NVML has not told."""
+        """The number of GPUs, read or not; None while NVML has not answered."""
         is_told = all(device.device != LATE for device in self.all)
         return sum(device.kind == "gpu" for device in self.all) if is_told else None
 
 
 class WithDevices:
-    """The part of a recorder that looks after its devices, and the notes of what is missing."""
+    """The part of a recorder that handles its devices, and the notes on what is missing."""
 
     _account: RunAccount
     _devices: RunDevices
@@ -69,7 +69,7 @@ class WithDevices:
     _stopped: bool
 
     def adopt(self, found: Detection, *, gone: Sequence[str] = ()) -> None:
-        """From now on, other devices belong to the run: these, without those that are gone."""
+        """Add the devices found to the run and remove those that are gone, from now on."""
 
         def change() -> bool:
             with self._lock:
@@ -86,19 +86,19 @@ class WithDevices:
             found.close()
 
     def note(self, notes: Sequence[str], losses: Sequence[str] = ()) -> None:
-        """Add to what the trace says is missing; warn of what leaves the energy unknown."""
+        """Add notes on what is missing to the trace; warn about losses that make energy unknown."""
         with self._lock:
             new = self._meta.note(notes)
         warn_of([loss for loss in losses if loss in new])
 
     def note_nothing(self, reason: str) -> None:
-        """As `note`: of no device anything is measured."""
-        loss = f"nothing is measured of {self._devices.labels}: {reason}"
+        """Note that no device is measured."""
+        loss = f"{self._devices.labels} cannot be measured: {reason}"
         self.note([loss], [loss])
 
     @property
     def gpus(self) -> int | None:
-        """How many GPUs belong to the run, read or not; None while NVML has not told."""
+        """The number of GPUs in the run, read or not; None while NVML has not answered."""
         return self._devices.gpus
 
     def _lose_all(self, reason: str) -> None:
@@ -110,7 +110,7 @@ class WithDevices:
     def _report_unread(self) -> None:
         with self._lock:
             losses = self._devices.losses(self._account.never_read())
-        # Of a sensor that has failed with an error, that was said already.
+        # A sensor that failed with an error has been reported already.
         reported = self._sampler.reported
         said = [loss for name, loss in losses.items() if name not in reported]
         self.note(list(losses.values()), said)

@@ -1,4 +1,4 @@
-"""What is known of a run as a whole, while it grows: the meta of its trace."""
+"""The meta of a run's trace while the run goes on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from energyest.records.storage import encode_meta
 
 log = logging.getLogger("energyest")
 
-# What nobody but the recorder writes into the meta of a trace.
+# Meta entries that only the recorder writes.
 _MEASURED = {
     "format",
     "run_id",
@@ -32,12 +32,12 @@ _MEASURED = {
 
 
 class RunMeta:
-    """The meta of a trace; a change is one step, so that whoever interrupts it sees all or nothing.
+    """The meta of a trace; a change is a single step, so a signal handler sees all or nothing.
 
     Args:
-        devices: what is read.
+        devices: the devices read.
         interval_s: seconds between readings.
-        facts: further ones.
+        facts: further facts.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class RunMeta:
         return entries
 
     def set_devices(self, devices: Sequence[Device]) -> None:
-        """Other devices belong to the run; what is known of one that stays is kept."""
+        """Change the devices; the entry of a device that stays is kept."""
         known = {entry["device"]: entry for entry in self.devices}
         self.set({"devices": [known.get(d.device) or d.as_meta() for d in devices]})
 
     def note(self, notes: Sequence[str]) -> list[str]:
-        """Add to what is missing; returns what was not known yet."""
+        """Add notes on what is missing; return those that are new."""
         known = self.facts.get("notes", [])
         known = known if isinstance(known, list) else [known]  # a user's, by `describe`
         new = [note for note in notes if note not in known]
@@ -75,12 +75,12 @@ class RunMeta:
         return new
 
     def set(self, facts: Mapping[str, Any]) -> None:
-        """Set facts, or set them anew."""
+        """Set or replace facts."""
         self._has_changed = True
         self.facts = {**self.facts, **facts}
 
     def holds(self, facts: Mapping[str, Any]) -> bool:
-        """Whether facts are known already, of such plain kinds that they can be compared."""
+        """Whether all facts are known already; only simple values are compared."""
         known = self.facts
         return all(
             isinstance(value, int | float | str | None) and known.get(name, ...) == value
@@ -88,19 +88,19 @@ class RunMeta:
         )
 
     def annotate(self, facts: Mapping[str, Any]) -> None:
-        """Set facts, if any of them is new."""
+        """Set the facts that are new or changed."""
         news = {name: value for name, value in facts.items() if self.facts.get(name, ...) != value}
         if news:
             self.set(news)
 
     def copy(self, names: Collection[str] | None = None) -> dict[str, Any]:
-        """An independent copy, of some of the facts if they are named."""
+        """An independent copy of all facts, or of the named ones."""
         facts = self.facts
         wanted = facts if names is None else [name for name in facts if name in names]
         return copy.deepcopy({name: facts[name] for name in wanted})
 
     def take_change(self) -> dict[str, Any] | None:
-        """A copy, if there was a change since this was called last."""
+        """A copy if there was a change since the last call; else None."""
         if not self._has_changed:
             return None
         self._has_changed = False
@@ -108,7 +108,7 @@ class RunMeta:
 
 
 def as_stored(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts that a run is told, as they can be read back; a warning of those that cannot be."""
+    """A user's facts as they will be read back; warns about facts that cannot be stored."""
     taken = [name for name in facts if name in _MEASURED]
     if taken:
         log.warning("energyest: %s is set by the recorder", ", ".join(taken))

@@ -1,4 +1,4 @@
-"""The background thread that asks the sensors."""
+"""The background thread that reads the sensors."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from energyest.measure.signals import Alarm, SharedLock
 
 log = logging.getLogger("energyest")
 
-# A reading that took longer is dropped: its values may be as old as its beginning.
+# A reading that took longer is dropped: its values may date from its start.
 _LONGEST_READ_S = 0.25
 # The end of a run waits for the next round only if that is less than this away.
 _SLOW_BEAT_S = 0.2
-# What is costly to read is read once in so long at least, and at edges of epochs; but for edges
-# alone it takes no more than this share of a processor, or so much at once. A reading counts as
-# long as the quickest one took: the others have waited for another process.
+# Costly quantities are read at least this often, and at edges of epochs; but readings for edges
+# alone may take at most this share of a CPU core, or this time at once. Each reading counts as long
+# as the quickest one took, because slower ones waited for another process.
 _WHOLE_EVERY_S = 4.0
 _EDGES_SHARE = 0.02
 _EDGES_AT_ONCE_S = 0.05
-# Rounds are not closer than this, nor is one put off by more.
+# Rounds are at least this far apart, and are put off by at most this.
 _SOON_S = 0.002
-# An edge is looked at so long after it came.
+# An edge is handled this long after it came.
 _LET_GO_S = 0.003
 _LONGEST_WAIT_S = 0.1
 
@@ -37,14 +37,14 @@ Clock = Callable[[], float]
 
 
 class Round(NamedTuple):
-    """What was read at once.
+    """One round of readings.
 
     Attributes:
-        began_s: when that began.
-        readings: of the sensors that were due.
-        counters_s: for devices of which it is known, when it was so what their counters show.
-        is_whole: whether what is costly was read of a device at least, or would have been but for
-            a moment that suits it better.
+        began_s: when the round began.
+        readings: readings of the sensors that were due.
+        counters_s: device -> when its counter was updated to the value read, where known.
+        is_whole: whether costly quantities were read of at least one device, or were put off only
+            to a better moment.
     """
 
     began_s: float
@@ -54,7 +54,7 @@ class Round(NamedTuple):
 
     @property
     def has_failed(self) -> bool:
-        """Whether nothing was learned of a device."""
+        """Whether a device gave neither power nor energy."""
         for reading in self.readings:
             if reading.power_W != reading.power_W and reading.energy_J != reading.energy_J:
                 return True  # both NaN
@@ -66,18 +66,18 @@ OnRound = Callable[[Round], None]
 
 
 class _Source:
-    """A sensor, and when it is to be read.
+    """A sensor and its schedule.
 
     Attributes:
         sensor: the sensor.
-        name: of its device.
-        often: reads the cheap part; None if all of it is read each time.
-        tick: when its counter is renewed.
-        due_s: when it is to be read as a whole, be it between two beats; infinite if at none.
+        name: name of its device.
+        often: reads the cheap quantities; None if all are read each time.
+        tick: finds when its counter is updated.
+        due_s: when to read all quantities, even between two beats; infinite if never.
         edge_s: the last edge of an epoch for which it is read.
-        next_s: not before then, where more often is of no use.
-        counter_s: when it was so what its counter has shown last; NaN if that is not known.
-        least_s: how long it took to read it as a whole, at best.
+        next_s: the earliest time of the next reading, if reading more often is of no use.
+        counter_s: when its counter was updated to the last value read; NaN if unknown.
+        least_s: the shortest time that reading all quantities took.
     """
 
     def __init__(self, sensor: Sensor) -> None:
@@ -94,16 +94,16 @@ class _Source:
 
     @property
     def whole_s(self) -> float:
-        """As `due_s`, or before, to find out when its counter is renewed."""
+        """Like `due_s`, or earlier, to find when its counter is updated."""
         return min(self.due_s, self.tick.again_s())
 
     def took(self, began_s: float, ended_s: float, counter_J: float) -> None:
-        """It was read as a whole."""
+        """Note that all quantities were read."""
         if self.often is not None:
             self.least_s = min(self.least_s, ended_s - began_s)
             self.tick.see(began_s, ended_s, counter_J)
             self.counter_s = self.tick.renewed_s(began_s)
-            # What it shows is from before the edge: the next renewal tells what came after.
+            # If its value dates from before the edge, read it again after the next update.
             is_early = self.edge_s > self.counter_s
             self.due_s = self.tick.after_s(began_s) if is_early else math.inf
         if self._every_s:
@@ -113,13 +113,14 @@ class _Source:
 class Sampler:
     """Reads all sensors at a steady rate in a daemon thread, off the training's path.
 
-    What is cheap is read in each round. The rest, which can cost a thousand times as much, is read
-    in the first round and the last, in the one after an edge of an epoch, and every few seconds.
+    Cheap quantities are read in each round. The others, which can cost a thousand times as much,
+    are read in the first and last round, in the round after an edge of an epoch, and every few
+    seconds.
 
     Args:
-        sensors: the sensors; they belong to the thread, which closes them at its end.
+        sensors: the sensors; the thread owns them and closes them at its end.
         on_round: receives the readings of each round, in the thread.
-        interval_s: seconds between the beginnings of two rounds.
+        interval_s: seconds between the starts of two rounds.
         clock: monotonic clock in seconds.
     """
 
@@ -135,7 +136,7 @@ class Sampler:
         self._on_round = on_round
         self._interval_s = interval_s
         self._clock = clock
-        # No locks between the two threads: a signal handler may come, and raise, at any step.
+        # No locks between the two threads: a signal handler may run, and raise, at any step.
         self._wake = Alarm()
         self._stopping = False
         self._started = 0
@@ -146,43 +147,43 @@ class Sampler:
         self._has_closed = False
         self._edge_came = False
         self._whole_at_s = -math.inf
-        # Seconds of a processor that edges may use now.
+        # Seconds of CPU time that readings for edges may use now.
         self._spare_s, self._spare_at_s = 0.0, math.inf
         self._thread = threading.Thread(target=self._run, name="energyest-sampler", daemon=True)
         #: Until then, each round reads everything.
         self.whole_until_s = -math.inf
 
     def start(self, timeout_s: float = 2.0) -> None:
-        """Begin, and wait for the first round, but no longer than `timeout_s`."""
+        """Start the thread and wait for the first round, for at most `timeout_s`."""
         self._thread.start()
         self._wait_for(1, timeout_s)
 
     def sample_now(self, timeout_s: float) -> bool:
-        """Ask for a round at once; returns whether one that began after this call is done."""
+        """Request a round now; return whether a round that began after this call was completed."""
         if not self._thread.is_alive():
-            return False  # as in a forked process, whose copies of locks nobody releases
-        # The round under way may have read a sensor before this call; the next has not.
+            return False  # as in a forked process, where nobody releases the copied locks
+        # The round under way may have read a sensor before this call; the next one has not.
         target = self._started + 1
         self._wake.set()
         return self._wait_for(target, timeout_s)
 
     def expect_edge(self) -> None:
-        """An edge of an epoch has come: read at once what tells the energy up to there.
+        """Announce an edge of an epoch, so that the energy up to it is read soon.
 
-        Nothing waits for that.
+        Does not wait for the reading.
         """
         if not self._edge_came:
             self._edge_came = True
             self._wake.set()
 
     def stop(self, timeout_s: float = 2.0) -> bool:
-        """Make a last round and end the thread; returns whether it ended in time.
+        """Make a last round and end the thread; return whether it ended in time.
 
-        The last round keeps to the beat, unless that is slow: GPUs renew their counters at the
-        same rate, so that a reading off the beat would see another part of their last 0.1 s, and
-        the last epoch would be longer or shorter than the others by so much.
+        The last round keeps to the beat, unless the beat is slow. GPUs update their counters at the
+        same rate: a reading off the beat would see a different part of the last 0.1 s, which would
+        make the last epoch longer or shorter than the others by that much.
 
-        A thread that hangs in a driver call is left behind: it is a daemon and holds up nothing.
+        A thread that hangs in a driver call is left behind: it is a daemon and blocks nothing.
         """
         self._stopping = True
         if self._interval_s > _SLOW_BEAT_S:
@@ -194,7 +195,7 @@ class Sampler:
         return not self._thread.is_alive()
 
     def add(self, sensors: Sequence[Sensor]) -> bool:
-        """Read these as well, from the next round on; False if it has ended by now."""
+        """Read further sensors from the next round on; return False if the sampler has ended."""
         with self._sensors_change:
             if self._has_closed:
                 return False
@@ -203,20 +204,20 @@ class Sampler:
 
     @property
     def reported(self) -> frozenset[str]:
-        """The devices of which it was said that they cannot be read."""
+        """The devices that were reported as unreadable."""
         return frozenset(self._reported)
 
     def read_round(self, *, is_between: bool = False) -> float:
-        """Read what is due and hand the readings on; returns when that began.
+        """Read what is due and pass the readings on; return when the round began.
 
         Args:
-            is_between: read nothing but what is to be read between two beats.
+            is_between: read only what is due between two beats.
         """
         self._started += 1
-        # In this order: an edge that comes from now on is the next round's.
+        # In this order: an edge that comes from now on belongs to the next round.
         had_edge, self._edge_came = self._edge_came, False
         began_s = self._clock()
-        is_between = is_between and not self._is_urgent()  # who waits waits for all of them
+        is_between = is_between and not self._is_urgent()  # a waiting caller needs all sensors
         was_due = self._is_whole_due(began_s)
         is_whole = not is_between and (was_due or (had_edge and self._affords_edge(began_s)))
         self._edge_came = self._edge_came or (had_edge and not is_whole)
@@ -227,7 +228,7 @@ class Sampler:
             if is_whole and had_edge:
                 source.edge_s = began_s
                 if source.least_s < math.inf and not was_due:
-                    self._spare_s -= 2 * source.least_s  # before and after the next renewal
+                    self._spare_s -= 2 * source.least_s  # before and after the next update
             is_due = source.next_s <= began_s and not is_between
             if is_due or is_whole or source.whole_s <= soon_s:
                 readings.append(self._read(source, is_whole=is_whole))
@@ -249,7 +250,7 @@ class Sampler:
         return began_s
 
     def _is_whole_due(self, now_s: float) -> bool:
-        """Whether everything is to be read in a round, be there an edge or none."""
+        """Whether to read everything in this round, even without an edge."""
         since_s = now_s - self._whole_at_s
         is_late = since_s > _WHOLE_EVERY_S - self._interval_s / 2
         return self._is_urgent() or now_s < self.whole_until_s or is_late
@@ -257,16 +258,16 @@ class Sampler:
     def _affords_edge(self, now_s: float) -> bool:
         """Whether everything may be read for an edge."""
         earned_s = max(0.0, now_s - self._spare_at_s) * _EDGES_SHARE
-        # Of many GPUs, one edge may cost more than that: it is not owed for minutes.
+        # With many GPUs one edge may cost more than that: limit the debt, lest it last for minutes.
         spare_s = max(self._spare_s, -_EDGES_AT_ONCE_S) + earned_s
         self._spare_s, self._spare_at_s = min(spare_s, _EDGES_AT_ONCE_S), now_s
         return self._spare_s >= 0
 
     def _wait_for(self, target: int, timeout_s: float) -> bool:
-        """Wait until so many rounds are done."""
+        """Wait until `target` rounds are done; return whether they are."""
         alarm = Alarm()
         self._waiting.append((target, alarm))
-        if self._completed < target:  # a round that is done now has perhaps not seen the alarm
+        if self._completed < target:  # a round that was just done may have missed the alarm
             alarm.wait(timeout_s)
         return self._completed >= target
 
@@ -277,7 +278,7 @@ class Sampler:
             self.close_sensors()
 
     def close_sensors(self) -> None:
-        """Release the sensors: at the thread's end, or where there was none."""
+        """Release the sensors: at the thread's end, or if there was no thread."""
         with self._sensors_change:
             self._has_closed = True
             sources, self._sources = self._sources, []
@@ -297,12 +298,12 @@ class Sampler:
             if last:
                 return
             if began_s >= next_s:
-                # Keep to the beat, but do not catch up on rounds that a hanging call has cost.
+                # Keep to the beat, but do not catch up on rounds missed during a hanging call.
                 next_s = max(next_s + self._interval_s, self._clock())
             is_between = self._wait_for_round(next_s)
 
     def _wait_for_round(self, next_s: float) -> bool:
-        """Wait for the next beat or what is to be read before; returns whether it is the latter."""
+        """Wait for the next beat, or for a reading due before it; return whether it is that."""
         while True:
             now_s = self._clock()
             if self._stopping:
@@ -312,7 +313,7 @@ class Sampler:
             if now_s >= next_s or self._waiting:
                 return False
             if self._edge_came and (self._is_whole_due(now_s) or self._affords_edge(now_s)):
-                # Else this thread would take turns with the training's in the middle of a hook.
+                # Without this pause, this thread would compete with the training's within a hook.
                 time.sleep(_LET_GO_S)
                 return False
             soonest_s = min((source.whole_s for source in self._sources), default=math.inf)
@@ -322,7 +323,7 @@ class Sampler:
             self._wake.clear()
 
     def _wait_for_counters_s(self) -> float:
-        """How long until each counter can be read without doubt about what it shows."""
+        """How long until each counter can be read unambiguously."""
         now_s = self._clock()
         best_s = [source.tick.best_s(now_s) for source in self._sources]
         return min(max((at_s - now_s for at_s in best_s), default=0.0), _LONGEST_WAIT_S)
@@ -342,9 +343,9 @@ class Sampler:
             if read == source.sensor.read:
                 source.took(before_s, after_s, reading.energy_J)
             if after_s - before_s > max(_LONGEST_READ_S, self._interval_s):
-                return Reading(before_s, name)  # nobody knows when its values held
+                return Reading(before_s, name)  # the time of its values is unknown
             _, _, power_W, energy_J, utilization, memory_bytes, temperature_C = reading
-            # A counter takes milliseconds to read: the middle is the best guess of its time.
+            # A counter takes milliseconds to read: the midpoint is the best guess of its time.
             return Reading(
                 (before_s + after_s) / 2,
                 name,
@@ -356,11 +357,11 @@ class Sampler:
             )
         except Exception:
             self._report_once(name, f"{name} could not be read; its readings are missing")
-            source.took(before_s, self._clock(), math.nan)  # else it would be due for ever
+            source.took(before_s, self._clock(), math.nan)  # else it would stay due forever
             return Reading(before_s, name)
 
     def _is_urgent(self) -> bool:
-        """Whether somebody waits for this round."""
+        """Whether a caller is waiting for this round."""
         return self._stopping or bool(self._waiting)
 
     def _report_once(self, key: str, message: str) -> None:

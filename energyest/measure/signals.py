@@ -1,8 +1,8 @@
-"""Signal handlers of the user: they may call the monitor back, or raise, in the middle of its work.
+"""Protection from a user's signal handlers, which may call the monitor, or raise, amid its work.
 
-Python runs them in the main thread, between any two steps of whatever that does; other threads go
-on. So the main thread changes what is shared in single steps only, and leaves to another thread
-what takes several.
+Python runs them in the main thread, between any two of its steps; other threads go on. So the main
+thread changes shared state only in single steps, and leaves changes of several steps to another
+thread.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import Any, TypeVar
 
 R = TypeVar("R")
 
-# How often somebody who waits looks whether the other thread can still answer.
+# How often a waiting thread checks whether the other thread can still answer.
 _LOOK_S = 1.0
 
 
 class SharedLock(_thread.RLock):  # type: ignore[misc]
-    """A lock that a thread may take again, as it does where a signal handler interrupts it.
+    """A reentrant lock: a signal handler may take it again in the thread that it interrupts.
 
-    Taking it and giving it back are one step each, as they are not of a lock written in Python.
+    Acquiring and releasing it are single steps, unlike those of a lock written in Python.
     """
 
     @property
     def is_held(self) -> bool:
         """Whether this thread holds it."""
-        return bool(super()._is_owned())  # type: ignore[misc]  # what `threading.Condition` asks
+        return bool(super()._is_owned())  # type: ignore[misc]  # as `threading.Condition` does
 
     def locked(self) -> bool:
         """Whether any thread holds it."""
@@ -44,17 +44,17 @@ class SharedLock(_thread.RLock):  # type: ignore[misc]
 
 
 class Alarm:
-    """A `threading.Event` without a lock that whoever waits or sets would hold."""
+    """A `threading.Event` without a lock that waiting or setting threads would hold."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def set(self) -> None:
-        """Wake whoever waits, or whoever will wait next."""
+        """Wake the waiting thread, or the one that waits next."""
         self._calls.put(None)
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until it is set, or for so long; returns whether it was set."""
+        """Wait until it is set, or until the timeout; return whether it was set."""
         try:
             self._calls.get(timeout=max(timeout_s, 0.0))
         except queue.Empty:
@@ -71,16 +71,16 @@ class Alarm:
 def uninterrupted(
     action: Callable[[], R], *, lock: SharedLock | None = None, to_the_end: bool = False
 ) -> R:
-    """Do something that no signal handler may interrupt, and wait for it.
+    """Run an action that no signal handler may interrupt, and wait for it.
 
-    What a handler raises in the meantime is raised here; the action is done nevertheless.
+    An exception that a handler raises meanwhile is raised here; the action is completed anyway.
 
     Args:
-        action: what to do, in another thread if this one is interrupted by handlers.
-        lock: which the action takes. A handler may have come while this thread holds it; the action
-            is then done here.
-        to_the_end: raise what a handler has raised only when the action is done; what is raised
-            after that, as by an impatient second Ctrl-C, at once.
+        action: the action; it runs in another thread if handlers may interrupt this one.
+        lock: the lock that the action takes. If this thread already holds it, because a handler
+            interrupted the holder, the action runs here.
+        to_the_end: raise a handler's exception only when the action is done; a second one, as after
+            an impatient Ctrl-C, is raised at once.
     """
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or (lock is not None and lock.is_held):
@@ -95,7 +95,7 @@ def uninterrupted(
 
     try:
         threading.Thread(target=act, name="energyest-aside", daemon=True).start()
-    except RuntimeError:  # none can be started any more: the process ends, or is at its limit
+    except RuntimeError:  # no thread can be started: the process is exiting, or at its limit
         return action()
     interruption: BaseException | None = None
     try:
@@ -118,18 +118,18 @@ def _wait(results: queue.SimpleQueue[R]) -> R:
         try:
             return results.get(timeout=_LOOK_S)
         except queue.Empty:
-            if os.getpid() != pid:  # a handler has forked, and this is the child
+            if os.getpid() != pid:  # a handler forked, and this is the child
                 raise ChildProcessError("the thread that was waited for is the parent's") from None
 
 
 def raised_by_handler(error: BaseException) -> bool:
-    """Whether an exception was raised by a signal handler, and so is none of the monitor's own.
+    """Whether an exception was raised by a signal handler, not by the monitor itself.
 
-    Python calls a handler with the frame that it interrupts, and the traceback shows both. A
-    handler that has dropped that argument is known as long as it is registered.
+    Python calls a handler with the frame that it interrupts, and the traceback shows both frames. A
+    handler that has deleted that argument is recognised while it is registered.
     """
     if not isinstance(error, Exception):
-        return True  # Ctrl-C, exits: nothing of ours raises such
+        return True  # Ctrl-C, exits: our own code never raises these
     handlers = set(_codes_of_handlers())
     interrupted: FrameType | None = None
     for frame in _frames(error.__traceback__):
@@ -140,7 +140,7 @@ def raised_by_handler(error: BaseException) -> bool:
 
 
 def let_handlers_raise(error: BaseException) -> None:
-    """In an `except Exception`: raise it again if it comes from a signal handler."""
+    """In an `except Exception` block: re-raise the error if it comes from a signal handler."""
     if raised_by_handler(error):
         raise error
 
@@ -152,7 +152,7 @@ def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
 
 
 def _is_given(frame: FrameType, interrupted: FrameType) -> bool:
-    """Whether a function was called with a frame, the second argument of a signal handler."""
+    """Whether a function was called with the interrupted frame, as signal handlers are."""
     code = frame.f_code
     arguments = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & 0x04)
     for name in code.co_varnames[:arguments]:
@@ -169,7 +169,7 @@ def _holds(values: tuple[Any, ...], interrupted: FrameType) -> bool:
 def _codes_of_handlers() -> Iterator[object]:
     for number in signal.valid_signals():
         handler: Any = signal.getsignal(number)
-        for _ in range(10):  # partial objects, bound methods, objects that are called, decorators
+        for _ in range(10):  # partial objects, bound methods, callable objects, decorators
             if handler is None or hasattr(handler, "__code__"):
                 break
             inner = getattr(handler, "func", None) or getattr(handler, "__func__", None)

@@ -1,4 +1,4 @@
-"""Brings a growing trace to its folder; trouble with the disk reaches nobody else."""
+"""Writes a growing trace to its folder; trouble with the disk affects nobody else."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from energyest.records.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
 
-# Writing the whole trace from memory is tried again after so long, then after twice as long, ...
+# The first pause before writing the whole trace from memory is retried; it doubles each time.
 _RETRY_S = 10.0
 _LONGEST_RETRY_S = 600.0
-# Rows and readings that wait for a disk that stalls. If they become more they are dropped, and
-# the trace is written from memory afterwards.
+# The most rows and readings that wait for a stalling disk. If there are more, they are dropped, and
+# the trace is written from memory later.
 _MOST_WAITING = 20_000
-# A write that takes longer is reported.
+# A write that takes longer than this is reported.
 _STALL_S = 5.0
 
 
 @dataclass
 class _News:
-    """What waits to be written."""
+    """Content waiting to be written."""
 
     rows: list[Iterable[str]] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
@@ -43,17 +43,18 @@ class _News:
 
 
 class TraceWriter:
-    """Writes rows and readings as they come, in a thread of its own: a disk may stall.
+    """Writes rows and readings as they come, in a thread of its own because a disk may stall.
 
-    The first failure is reported once. What was written stays readable; the whole trace is then
-    tried again from memory, at long intervals and at the end, and so it is if its folder vanishes.
+    The first failure is reported once. What was written stays readable; after a failure, or if the
+    folder vanishes, the whole trace is written from memory, with retries at long intervals and at
+    the end.
 
     Args:
-        folder: where to write; if it holds a trace already, a free name next to it is taken
+        folder: where to write; if it already holds a trace, a free name next to it is used
             (`energy`, `energy-2`, ...).
         meta: the first content of `meta.json`.
         contents: returns the whole trace up to now; called in the writer's thread.
-        note: takes a sentence on what became of the folder; called in the writer's thread.
+        note: takes a sentence about a lost folder; called in the writer's thread.
     """
 
     def __init__(
@@ -70,9 +71,9 @@ class TraceWriter:
         self._news = _News()
         self._closing = False
         self._reported: set[str] = set()
-        # Whether the folder holds all that is not waiting; else it is written from memory.
+        # Whether the folder holds everything that is not waiting; else it is written from memory.
         self._whole = True
-        # Whether it is never to be written again, as something else has the folder's place.
+        # Whether nothing is written any more, because something else has taken the folder's place.
         self._is_lost = False
         self._retry_s = _RETRY_S
         self._next_try_s = -math.inf
@@ -90,19 +91,19 @@ class TraceWriter:
 
     @property
     def folder(self) -> Path | None:
-        """The folder that is written to; None while that fails."""
+        """The folder being written to; None while writing fails."""
         return self._folder.path if self._whole else None
 
     @property
     def place(self) -> Path:
-        """The folder that is or will be written to."""
+        """The folder that is, or will be, written to."""
         return self._folder.path
 
     def start(self) -> RuntimeError | None:
-        """Begin to write; returns why that has to wait for the end of the run, if it has to."""
+        """Begin to write; return the reason if this must wait for the end of the run, else None."""
         try:
             self._thread.start()
-        except RuntimeError as error:  # the process can have no more threads
+        except RuntimeError as error:  # the process cannot start more threads
             return error
         return None
 
@@ -113,14 +114,14 @@ class TraceWriter:
         meta: Mapping[str, Any] | None = None,
         latest: Mapping[str, Any] | None = None,
     ) -> None:
-        """Leave something to be written; does not wait for the disk.
+        """Queue content to be written, without waiting for the disk.
 
         Args:
-            rows: lines of epochs, to be written at once; made in the writer's thread where they are
-                not there yet.
-            readings: readings, to be written when something else is.
+            rows: lines of epochs, to be written at once; iterables are evaluated in the writer's
+                thread.
+            readings: readings, to be written together with other content.
             meta: replaces the meta file.
-            latest: replaces the file of what is known of the run so far.
+            latest: replaces the file with the state of the run so far.
         """
         with self._changed:
             news = self._news
@@ -136,24 +137,24 @@ class TraceWriter:
                 self._changed.notify()
             stalls = time.monotonic() - self._busy_since_s > _STALL_S
         if stalls:
-            self._report("stall", f"{self._folder.path} has not taken the trace for seconds")
+            self._report("stall", f"{self._folder.path} has not accepted the trace for seconds")
 
     def forget(self) -> None:
-        """Drop the rows and readings that wait; whoever calls this writes them otherwise."""
+        """Drop the waiting rows and readings; the caller writes them in another way."""
         with self._changed:
             self._news.rows, self._news.readings = [], []
             self._whole = True
 
     def close(self, timeout_s: float) -> bool:
-        """Write what waits and end the thread; returns whether that was done in time.
+        """Write what is waiting and end the thread; return whether this was done in time.
 
-        A thread that hangs on its disk is left behind: it is a daemon and holds up nothing.
+        A thread that hangs on its disk is left behind: it is a daemon and blocks nothing.
         """
         with self._changed:
             self._closing = True
             self._changed.notify()
         if self._thread.ident is None:
-            # Never started, or there was no thread to be had.
+            # Never started, or no thread could be started.
             if not self._claim.wait(timeout_s):
                 return False
             self._run()
@@ -173,7 +174,7 @@ class TraceWriter:
         self._folder.close()
 
     def _settle_claim(self) -> None:
-        """What came of the claim, which is done."""
+        """Handle the result of the claim, which is done."""
         try:
             self._claim.result()
         except Exception as error:
@@ -181,7 +182,7 @@ class TraceWriter:
             self._fail(error)
 
     def write_waiting(self, *, last: bool = False) -> None:
-        """Write what waits; where there is no thread that does, as on a simulated clock."""
+        """Write what is waiting; also for use without the thread, as with a simulated clock."""
         with self._changed:
             news, self._news = self._news, _News()
             self._busy_since_s = time.monotonic()
@@ -213,17 +214,17 @@ class TraceWriter:
             if not last and time.monotonic() < self._next_try_s:
                 return
             self._next_try_s = time.monotonic() + self._retry_s
-            # All rows and readings of this news and of later ones are part of the contents.
+            # The contents include all rows and readings queued so far.
             folder.bring_back(self._contents())
             self._retry_s = _RETRY_S
             if gone is not None:
-                self._report("gone", f"{gone} was taken away, and its trace is written anew")
+                self._report("gone", f"{gone} was removed; its trace is written again")
             if "failure" in self._reported:
                 self._report("again", f"the whole trace is written again, to {folder.path}")
         else:
             self._append(news)
         if last:
-            folder.drop_latest()  # the meta has it all by now
+            folder.drop_latest()  # the meta now holds all of it
         elif news.latest is not None:
             folder.write_latest(news.latest)
 
@@ -244,14 +245,14 @@ class TraceWriter:
         self._report(
             "failure",
             f"the trace cannot be written to {self._folder.path} ({error}). Training and measuring "
-            "go on, and writing is tried again; save it at the end with trace.save(folder)",
+            "go on, and writing is retried; save it at the end with trace.save(folder)",
         )
 
     def _lose(self, error: FolderExchangedError) -> None:
         with self._changed:
             self._is_lost, self._whole = True, False
             self._news.rows, self._news.readings = [], []
-        self._note(f"{error.args[0]} while it was written: the trace was kept in memory")
+        self._note(f"{error.args[0]} during the run: the trace was kept in memory")
         self._report(
             "lost",
             f"{error.args[0]}. Nothing is written there; training and measuring go on, and the "
@@ -259,7 +260,7 @@ class TraceWriter:
         )
 
     def _report(self, kind: str, message: str) -> None:
-        """Say something the first time that it happens."""
+        """Log a message the first time that its event happens."""
         if kind not in self._reported:
             self._reported.add(kind)
             log.warning("energyest: %s", message)

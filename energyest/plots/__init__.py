@@ -9,11 +9,13 @@ from energyest.plots.comparison import plot_comparison
 from energyest.plots.effects import plot_groups, plot_interaction
 from energyest.plots.front import plot_front, plot_savings
 from energyest.plots.match import plot_match
-from energyest.plots.trace import plot_trace
+from energyest.plots.training.estimate import plot_estimate
+from energyest.plots.training.trace import plot_trace
 
 __all__ = [
     "plot_advice",
     "plot_comparison",
+    "plot_estimate",
     "plot_front",
     "plot_groups",
     "plot_interaction",

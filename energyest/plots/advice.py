@@ -10,7 +10,7 @@ import pandas as pd
 from energyest.arrays import FloatArray
 from energyest.errors import RunsError
 from energyest.plots.axes import make_log, show_durations, show_unit
-from energyest.plots.style import BLACK, GREY, new_figure, plain_text, series_style
+from energyest.plots.style import BLACK, GREY, new_figure, plain_text, series_style, wrapped
 from energyest.tradeoff.advice import Advice
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _draw(axes: Axes, row: dict[Any, Any], colour: str, marker: str) -> None:
 def _explain(axes: Axes, advice: Advice, styles: dict[str, tuple[str, str]]) -> None:
     """Entries of the legend; they have to be there before there is room for names."""
     for gpu, (colour, marker) in styles.items():
-        axes.plot([], [], marker, color=colour, ms=7, ls="", label=gpu)
+        axes.plot([], [], marker, color=colour, ms=7, ls="", label=wrapped(gpu))
     of = "energy and time" if advice.mode is None else "energy, time, quality"
     line = "-" if advice.mode is None else ""
     label = f"on the front of\n{of}"
@@ -137,7 +137,7 @@ def _write_names(figure: Figure, axes: Axes, named: pd.DataFrame, rows: pd.DataF
         place = rows.index.get_loc(index)
         weight = "bold" if on_front else "normal"
         x, y = at[place]
-        written = axes.annotate(model, (x, y), fontsize=8, weight=weight)
+        written = axes.annotate(wrapped(model), (x, y), fontsize=8, weight=weight)
         extent = np.array(written.get_window_extent().size)
         written.remove()
         # Towards the side where it stands, a text begins at its place.
@@ -150,7 +150,7 @@ def _write_names(figure: Figure, axes: Axes, named: pd.DataFrame, rows: pd.DataF
         right, up = _PLACES[best]
         corner = tuple((1 - np.sign(_PLACES[best])) / 2)
         axes.annotate(
-            model,
+            wrapped(model),
             (x, y),
             (right, up),
             textcoords="offset points",

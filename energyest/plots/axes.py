@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from energyest.display import unit_for
+from energyest.plots.style import wrapped
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -14,10 +17,11 @@ if TYPE_CHECKING:
 
 # From this ratio of the largest to the smallest value on, an axis is logarithmic.
 WIDE = 30.0
-# Endings of columns that are units: those that take a prefix stand at the ticks, as in 2 kJ; the
-# others in the axis' name.
+# Endings of columns that are units: those that take a prefix, and the others.
 _WITH_PREFIX = {"J": "J", "Wh": "Wh", "W": "W", "bytes": "B"}
 _WITHOUT_PREFIX = {"kWh": "kWh", "s": "s", "kg": "kg", "pct": "%"}
+# Of the name of an axis, to a line.
+_MOST_CHARACTERS = 50
 # Times that ticks may stand at, in seconds, and how they are written.
 _TIMES = {
     number * size_s: f"{number:g} {unit}"
@@ -32,7 +36,10 @@ _TIMES = {
 
 
 def name_axis(axis: Axis, column: str, *, what: str = "{}") -> None:
-    """Write a column's name at an axis, with its unit; after its scale was set.
+    """Write a column's name at an axis, with its unit; after everything was drawn.
+
+    A linear axis has one unit, in its name, which fits its largest value: energy (kJ). On a
+    logarithmic one, which may span many of them, it stands at each tick: 500 J, 2 kJ.
 
     Args:
         axis: one axis of a panel.
@@ -42,17 +49,38 @@ def name_axis(axis: Axis, column: str, *, what: str = "{}") -> None:
     stem, _, ending = column.rpartition("_")
     name = stem.replace("_", " ")
     if stem and ending in _WITH_PREFIX:
-        show_unit(axis, _WITH_PREFIX[ending])
+        unit = _WITH_PREFIX[ending]
+        if axis.get_scale() == "log":
+            show_unit(axis, unit)
+        else:
+            name = f"{name} ({_scale(axis, unit)})"
     elif stem and ending in _WITHOUT_PREFIX:
         name = f"{name} ({_WITHOUT_PREFIX[ending]})"
     else:
-        name = column
+        name = wrapped(column, _MOST_CHARACTERS)
     axis.set_label_text(what.format(name))
+
+
+def _scale(axis: Axis, unit: str) -> str:
+    """Let ticks count the unit that fits the axis' largest value, and return its name."""
+    from matplotlib.ticker import FuncFormatter  # noqa: PLC0415  (optional dependency)
+
+    size, name = unit_for(float(np.abs(axis.get_view_interval()).max()), unit)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / size:.6g}"))
+    return name
+
+
+def count_axis(axis: Axis) -> None:
+    """Whole numbers at the ticks: there is no epoch 2.5."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator  # noqa: PLC0415
+
+    axis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: str(round(value))))
 
 
 def show_unit(axis: Axis, unit: str = "") -> None:
     """Write a unit at the ticks, with the prefix that fits: 500 J, 2 kJ."""
-    from matplotlib.ticker import EngFormatter  # noqa: PLC0415  (optional dependency)
+    from matplotlib.ticker import EngFormatter  # noqa: PLC0415
 
     axis.set_major_formatter(EngFormatter(unit))
 

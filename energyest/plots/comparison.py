@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 
 from energyest.errors import EstimateError
 from energyest.estimators.scores import EstimatorScores
-from energyest.plots.axes import is_wide, make_log, name_axis, show_unit
-from energyest.plots.style import BLACK, GREY, new_figure, plain_text, series_style
+from energyest.plots.axes import is_wide, make_log, name_axis
+from energyest.plots.style import (
+    BLACK,
+    GREY,
+    height_of,
+    new_figure,
+    plain_text,
+    series_style,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -67,10 +75,11 @@ def plot_comparison(
     rows = math.ceil(len(methods) / columns)
     column = by or "method"
     names = methods if by is None else list(dict.fromkeys(runs[by]))
-    legend_rows = 1 if by is None else math.ceil((len(names) + 2) / columns)
-    figure = new_figure(
-        _PANEL_IN * columns + 0.5, (_PANEL_IN + 0.5) * rows + 0.5 + 0.22 * legend_rows
-    )
+    legend_in = 0.3
+    if by is not None:
+        longest = height_of(map(wrapped, [*names, "refused", "no error"]), least_in=0.2)
+        legend_in += longest / columns
+    figure = new_figure(_PANEL_IN * columns + 0.5, (_PANEL_IN + 0.5) * rows + 0.5 + legend_in)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     looks = {name: series_style(i)[:2] for i, name in enumerate(names)}
     for place, axes in enumerate(grid.flat):
@@ -143,8 +152,6 @@ def _frame(axes: Axes, energies: NDArray[np.float64]) -> None:
         low, high = float(known.min()) / 1.4, float(known.max()) * 1.4
     axes.plot([low, high], [low, high], "--", color=GREY, lw=1, zorder=1, label="no error")
     axes.set(xlim=(low, high), ylim=(low, high), box_aspect=1)
-    for axis in (axes.xaxis, axes.yaxis):
-        show_unit(axis, "J")
 
 
 def _add_legend(figure: Figure, columns: int, hidden: list[str]) -> None:
@@ -156,8 +163,9 @@ def _add_legend(figure: Figure, columns: int, hidden: list[str]) -> None:
                 handles.setdefault(label, handle)
     figure.legend(
         list(handles.values()),
-        list(handles),
+        [wrapped(label) for label in handles],
         loc="outside lower center",
         ncols=columns,
         frameon=False,
+        fontsize=8,
     )

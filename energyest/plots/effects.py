@@ -17,9 +17,12 @@ from energyest.plots.style import (
     COLOURS,
     GREY,
     HATCHES,
+    height_of,
+    legend_beside,
     new_figure,
     plain_text,
     series_style,
+    wrapped,
 )
 from energyest.tradeoff.groups import GroupComparison, compare_groups
 from energyest.tradeoff.interaction import Interaction
@@ -29,8 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# More levels than this have no room for names side by side.
-_MOST_LEVEL = 4
+# Characters to a line of a level's name below an axis, and the inches that each takes there.
+_LEVEL, _LEVEL_IN = 15, 1.15
 
 
 @plain_text
@@ -40,8 +43,9 @@ def plot_groups(
     """The runs of each group, and Cliff's δ of each pair.
 
     Boxes hold the middle half of a group's runs, with the median; every run is a point. On the
-    right, δ says how much more often a run of the row costs more than one of the column than less;
-    a star marks pairs that differ at the level 1 − `confidence`.
+    right, where a group has the number that stands before its name on the left, δ says how much
+    more often a run of the row costs more than one of the column than less; a star marks pairs that
+    differ at the level 1 − `confidence`.
 
     Args:
         runs: see `compare_groups`.
@@ -65,9 +69,12 @@ def plot_groups(
     values = numbers(runs, value)
     groups = {label(key): values[rows] for key, rows in groups_of(runs, as_names(by)).items()}
     groups = dict(sorted(groups.items(), key=lambda group: float(np.median(group[1]))))
-    figure = new_figure(10, 1.6 + 0.5 * len(groups))
-    left, right = figure.subplots(1, 2, width_ratios=[3, 2])
+    names = [wrapped(f"{i}: {name}") for i, name in enumerate(groups, start=1)]
+    cells_in = max(2.5, 0.5 * len(groups))
+    figure = new_figure(7.5 + cells_in, 1.6 + height_of(names, least_in=0.5))
+    left, right = figure.subplots(1, 2, width_ratios=[4, cells_in])
     _draw_groups(left, groups, value)
+    left.set_yticks(range(1, len(names) + 1), names, fontsize=8)
     left.set_title(
         f"{found.test}: p = {found.p_value:.2g}, η² = {found.eta_squared:.2f}", fontsize=10
     )
@@ -88,14 +95,13 @@ def _draw_groups(axes: Axes, groups: Mapping[str, FloatArray], value: str) -> No
     for place, group in enumerate(groups.values(), start=1):
         beside = place + jitter.uniform(-0.12, 0.12, len(group))
         axes.plot(group, beside, "o", ms=3, color=BLUE, alpha=0.6)
-    axes.set_yticks(range(1, len(groups) + 1), list(groups), fontsize=8)
     if is_wide(np.concatenate(list(groups.values()))):
         make_log(axes, "x")
     name_axis(axes.xaxis, value)
 
 
 def _draw_deltas(axes: Axes, found: GroupComparison, names: Sequence[str]) -> None:
-    """Cliff's δ of each pair as a matrix."""
+    """Cliff's δ of each pair as a matrix; groups have the numbers that stand before their names."""
     place = {name: i for i, name in enumerate(names)}
     delta = np.zeros((len(names), len(names)))
     stars = np.full(delta.shape, "", dtype=object)
@@ -111,8 +117,9 @@ def _draw_deltas(axes: Axes, found: GroupComparison, names: Sequence[str]) -> No
             j, i, f"{delta[i, j]:.2f}{stars[i, j]}", ha="center", va="center", fontsize=8,
             color="white" if dark else BLACK,
         )  # fmt: skip
-    axes.set_xticks(range(len(names)), names, fontsize=8, rotation=30, ha="right")
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    numbers_of = [str(number) for number in range(1, len(names) + 1)]
+    axes.set_xticks(range(len(names)), numbers_of, fontsize=8)
+    axes.set_yticks(range(len(names)), numbers_of, fontsize=8)
     level = 1 - found.confidence
     axes.set_title(f"Cliff's δ of row over column (* p < {level:.4g})", fontsize=10)
 
@@ -142,8 +149,9 @@ def plot_interaction(result: Interaction) -> Figure:
     """
     if not isinstance(result, Interaction):
         raise RunsError(f"result is a {type(result).__name__}: it must be one of interaction()")
-    figure = new_figure(9, 4)
-    left, right = figure.subplots(1, 2, width_ratios=[3, 1])
+    levels = result.cells[result.factors[0]].nunique()
+    figure = new_figure(6 + max(3.0, _LEVEL_IN * levels), 4)
+    left, right = figure.subplots(1, 2, width_ratios=[max(3.0, _LEVEL_IN * levels), 1.2])
     _draw_cells(left, result)
     _draw_shares(right, result)
     return figure
@@ -165,15 +173,15 @@ def _draw_cells(axes: Axes, result: Interaction) -> None:
         colour, marker, line = series_style(i)
         axes.errorbar(
             position, middle, yerr=ends, capsize=3, color=colour, marker=marker, ls=line,
-            label=str(level),
+            label=wrapped(str(level)),
         )  # fmt: skip
-    axes.set_xticks(range(len(order)), list(order), fontsize=8)
-    axes.tick_params(axis="x", rotation=20 if len(order) > _MOST_LEVEL else 0)
+    names = [wrapped(str(level), _LEVEL) for level in order]
+    axes.set_xticks(range(len(order)), names, fontsize=8)
     if result.log:
         make_log(axes, "y")
     name_axis(axes.yaxis, result.value, what="median {}")
-    axes.set(xlabel=first, title="Without an interaction, lines are parallel")
-    axes.legend(title=second, frameon=False, fontsize=8)
+    axes.set(xlabel=wrapped(first), title="Without an interaction, lines are parallel")
+    legend_beside(axes, title=wrapped(second))
 
 
 def _draw_shares(axes: Axes, result: Interaction) -> None:
@@ -182,7 +190,7 @@ def _draw_shares(axes: Axes, result: Interaction) -> None:
     for i, (name, share) in enumerate(result.effects["share"].items()):
         axes.bar(
             0, share, bottom=bottom, width=0.5, color=[*COLOURS[:3], GREY][i], ec=BLACK,
-            hatch=HATCHES[i], label=f"{name}: {100 * share:.3g} %",
+            hatch=HATCHES[i], label=wrapped(f"{name}: {100 * share:.3g} %"),
         )  # fmt: skip
         bottom += float(share)
     show_percent(axes.yaxis)

@@ -11,7 +11,17 @@ import pandas as pd
 from energyest.checks import check_count
 from energyest.errors import RunsError
 from energyest.plots.axes import is_wide, make_log, name_axis, show_percent
-from energyest.plots.style import BLACK, BLUE, GREY, VERMILION, new_figure, plain_text, series_style
+from energyest.plots.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    VERMILION,
+    height_of,
+    new_figure,
+    plain_text,
+    series_style,
+    wrapped,
+)
 from energyest.tradeoff.metrics import Mode, direction
 from energyest.tradeoff.pareto import pareto_front
 from energyest.tradeoff.table import CHOICE, By, as_names, check_runs, numbers
@@ -19,6 +29,9 @@ from energyest.tradeoff.table import CHOICE, By, as_names, check_runs, numbers
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+# Characters to a line of a choice's name.
+_PAIR = 44
 
 
 @plain_text
@@ -59,7 +72,7 @@ def plot_front(
     table = runs.reset_index(drop=True)
     table = table[names].assign(**{name: numbers(table, name) for name in (cost, quality)})
     choices = dict(list(table.groupby(names, observed=True)))
-    figure = new_figure(8, 4.6)
+    figure = new_figure(8.5, 4.6)
     axes = figure.subplots()
     axes.step(front[cost], front[quality], where="post", color=BLACK, lw=1, label="Pareto front")
     on_front = set(front[names].itertuples(index=False, name=None))
@@ -95,11 +108,11 @@ def _draw_choices(
             mec=BLACK, mew=1.6 if best else 0.5, zorder=4 if best else 3,
         )  # fmt: skip
     for rest, marker in markers.items():
-        text = ", ".join(map(str, rest))
+        text = wrapped(", ".join(map(str, rest)))
         axes.plot([], [], marker, color=GREY, mec=BLACK, ms=7, ls="", label=text)
     if len(next(iter(choices))) > 1:
         for last, colour in colours.items():
-            axes.plot([], [], "_", color=colour, ms=10, mew=5, ls="", label=str(last))
+            axes.plot([], [], "_", color=colour, ms=10, mew=5, ls="", label=wrapped(str(last)))
 
 
 def _rest(key: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -131,11 +144,14 @@ def plot_savings(table: pd.DataFrame, *, most: int = 12) -> Figure:
     check_runs(table, ["saving", "saving_lower", "saving_upper"])
     shown = table.head(check_count(most, "most", RunsError)).iloc[::-1]
     has_quality = "quality_change" in shown
-    figure = new_figure(9 if has_quality else 7, 1.2 + 0.36 * len(shown))
+    names = _pairs(shown)
+    figure = new_figure(11 if has_quality else 7.5, 1.2 + height_of(names))
     panels = figure.subplots(1, 2 if has_quality else 1, sharey=True, squeeze=False)[0]
     _dots(panels[0], shown, "saving", BLUE, "o")
     show_percent(panels[0].xaxis)
-    panels[0].set_yticks(range(len(shown)), _pairs(shown), fontsize=8)
+    for axes in panels:
+        axes.locator_params(axis="x", nbins=5)
+    panels[0].set_yticks(range(len(shown)), names, fontsize=8)
     panels[0].set(xlabel="saving", title="What the cheaper choice saves")
     if has_quality:
         _dots(panels[1], shown, "quality_change", VERMILION, "s")
@@ -158,11 +174,14 @@ def _dots(axes: Axes, table: pd.DataFrame, name: str, colour: str, marker: str) 
 
 
 def _pairs(table: pd.DataFrame) -> list[str]:
+    """From what to what, each on lines of its own where both are too long for one."""
+
     def of(prefix: str) -> Sequence[str]:
         columns = [n for n in table.columns if n.startswith(prefix) and n != f"{prefix}runs"]
-        return [", ".join(map(str, row)) for row in table[columns].to_numpy()]
+        return [wrapped(", ".join(map(str, row)), _PAIR) for row in table[columns].to_numpy()]
 
-    return [f"{a} → {b}" for a, b in zip(of("from_"), of("to_"), strict=True)]
+    pairs = zip(of("from_"), of("to_"), strict=True)
+    return [f"{a} → {b}" if len(a) + len(b) < _PAIR else f"{a}\n→ {b}" for a, b in pairs]
 
 
 def _show_most(axes: Axes, every: np.ndarray, medians: np.ndarray) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from energyest.errors import RunsError
 from energyest.plots.axes import make_log, name_axis, show_unit
-from energyest.plots.style import GREY, new_figure, plain_text, series_style
+from energyest.plots.style import GREY, legend_beside, new_figure, plain_text, series_style, wrapped
 from energyest.tradeoff.match import GpuMatch
 from energyest.tradeoff.table import label
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# Numbers of models nearer to each other than this share of the axis stand together.
+_APART = 0.06
 # What panels may show; the shares have a name of their own.
 _QUANTITIES = ("energy_per_sample_J", "utilization", "power_share", "mean_power_W")
 _SHARES = {
@@ -54,13 +56,13 @@ def plot_match(match: GpuMatch) -> Figure:
     if "power_share" in shown:
         known = points["power_share"].notna().all()
         shown.remove("mean_power_W" if known else "power_share")
-    figure = new_figure(4.4 * len(shown), 4.2)
+    figure = new_figure(4.4 * len(shown) + 2, 4.2)
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, name in zip(panels, shown, strict=True):
         _draw_quantity(axes, match, name)
-    _name_models(panels[0], match)
+    _number_models(panels[0], panels[-1], match)
     _draw_crossings(panels[0], match)
-    panels[0].legend(frameon=False, fontsize=8)
+    legend_beside(panels[-1])
     return figure
 
 
@@ -70,7 +72,12 @@ def _draw_quantity(axes: Axes, match: GpuMatch, name: str) -> None:
         rows = part.sort_values(match.flops)
         colour, marker, line = series_style(i)
         axes.plot(
-            rows[match.flops], rows[name], color=colour, marker=marker, ls=line, label=str(gpu)
+            rows[match.flops],
+            rows[name],
+            color=colour,
+            marker=marker,
+            ls=line,
+            label=wrapped(str(gpu)),
         )
     make_log(axes, "x")
     show_unit(axes.xaxis)
@@ -83,15 +90,25 @@ def _draw_quantity(axes: Axes, match: GpuMatch, name: str) -> None:
     name_axis(axes.yaxis, name)
 
 
-def _name_models(axes: Axes, match: GpuMatch) -> None:
-    """Models' names above their complexity, where they hide no line."""
+def _number_models(axes: Axes, last: Axes, match: GpuMatch) -> None:
+    """Models' numbers above their complexity, and their names in the last panel's legend."""
     place = match.points.groupby(list(match.model), observed=True)[match.flops].median()
-    names = axes.secondary_xaxis("top")
-    names.set_xticks(list(place), [label(key) for key in place.index])
-    names.tick_params(axis="x", rotation=45, labelsize=7, length=3)
-    names.minorticks_off()
-    for tick in names.get_xticklabels():
-        tick.set(ha="left", rotation_mode="anchor")
+    place = place.sort_values()
+    low, high = np.log(axes.get_xlim())
+    positions: list[float] = []
+    numbers: list[str] = []
+    for number, (key, flops) in enumerate(place.items(), start=1):
+        last.plot([], [], ls="", label=wrapped(f"{number}: {label(key)}"))
+        if positions and np.log(flops / positions[-1]) < _APART * (high - low):
+            numbers[-1] += f", {number}"
+        else:
+            positions.append(float(flops))
+            numbers.append(str(number))
+    above = axes.secondary_xaxis("top")
+    above.set_xticks(positions, numbers)
+    above.tick_params(axis="x", labelsize=8, length=3)
+    above.minorticks_off()
+    above.set_xlabel("model", fontsize=8)
 
 
 def _draw_crossings(axes: Axes, match: GpuMatch) -> None:
@@ -106,8 +123,9 @@ def _draw_crossings(axes: Axes, match: GpuMatch) -> None:
         ]
         axes.axvspan(*ends, color=GREY, alpha=0.25, lw=0)
         axes.axvline(crossing.crossing, color=GREY, lw=1)
-        axes.text(
-            crossing.crossing, 0.02, f"{crossing.cheaper_below} | {crossing.cheaper_above}",
-            rotation=90, fontsize=7, ha="right", va="bottom",
-            transform=axes.get_xaxis_transform(),
-        )  # fmt: skip
+        beside: dict[str, Any] = {"rotation": 90, "fontsize": 7, "va": "bottom"}
+        for text, side in ((crossing.cheaper_below, "right"), (crossing.cheaper_above, "left")):
+            axes.text(
+                crossing.crossing, 0.02, wrapped(text), ha=side,
+                transform=axes.get_xaxis_transform(), **beside,
+            )  # fmt: skip

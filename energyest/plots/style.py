@@ -7,12 +7,15 @@ be read in grey print and by the colour-blind.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ParamSpec
 
+from energyest.display import printable
 from energyest.errors import MissingDependencyError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 P = ParamSpec("P")
@@ -28,6 +31,9 @@ COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++", "oo")
+
+# Characters to a line of a legend, and of any text at all: beyond it is no name.
+_LINE, _MOST_CHARACTERS = 28, 200
 
 
 def plain_text(plot: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -83,3 +89,35 @@ def series_style(place: int) -> tuple[str, str, Any]:
         MARKERS[place % len(MARKERS)],
         LINES[place % len(LINES)],
     )
+
+
+def wrapped(text: str, width: int = _LINE) -> str:
+    """A text in lines of at most `width` characters; what is far too long for a name is cut.
+
+    Names of models and GPUs come from files and may hold anything: what cannot be printed is a
+    question mark.
+    """
+    plain = " ".join(printable(text).split())
+    return textwrap.fill(textwrap.shorten(plain, _MOST_CHARACTERS, placeholder=" …"), width)
+
+
+def height_of(texts: Iterable[str], *, least_in: float = 0.36) -> float:
+    """Inches that names at the ticks of a vertical axis need, each of one line or more."""
+    return sum(max(least_in, 0.15 * (1 + text.count("\n")) + 0.12) for text in texts)
+
+
+def legend_beside(axes: Axes, *, title: str | None = None) -> None:
+    """A legend to the right of a panel, where it hides nothing, with each name once."""
+    handles, names = axes.get_legend_handles_labels()
+    once = dict(zip(names[::-1], handles[::-1], strict=True))
+    if once:
+        axes.legend(
+            list(once.values())[::-1],
+            list(once)[::-1],
+            loc="upper left",
+            bbox_to_anchor=(1.01, 1.0),
+            borderaxespad=0.0,
+            frameon=False,
+            fontsize=8,
+            title=title,
+        )

@@ -1,8 +1,9 @@
-"""Model to workload: what a training step does, counted, described or timed."""
+"""From a model to a workload: what a training step does, counted, described or timed."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from energyest.checks import check_installed
 from energyest.records.probe import HostProbe, Probe
 from energyest.records.workload import Operation, Workload
 
@@ -21,7 +22,7 @@ __all__ = [
     "probe_host",
 ]
 
-# They need torch; a workload that was described elsewhere does not.
+# These need torch; a workload described elsewhere does not.
 _MODULES = {
     "describe_workload": "describe",
     "probe": "probes.gpu_probe",
@@ -32,4 +33,5 @@ _MODULES = {
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    check_installed(name, "torch", "fvcore")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

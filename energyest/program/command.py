@@ -1,12 +1,10 @@
-"""`energyest run -- PROGRAM`: measures a program from outside, and is not noticed by it.
+"""`energyest run -- PROGRAM`: measures a program from outside, unnoticed by it.
 
-Nothing here may cost the program anything: what fails of the measuring is said, and the program
-runs.
+Nothing here may harm the program: if measuring fails, a message says so, and the program runs on.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import os
@@ -18,13 +16,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from energyest.errors import ConfigurationError
 from energyest.program.child import Child, end_as, hold_signals
 from energyest.program.epoch_patterns import (
     BUILT_IN,
+    Edge,
     EpochPattern,
     EpochReader,
     LineReader,
@@ -33,56 +33,59 @@ from energyest.program.epoch_patterns import (
 from energyest.program.output import Tap, make_taps
 
 if TYPE_CHECKING:
+    from energyest.measure.sensors import Kind
     from energyest.program.program_run import ProgramRun
     from energyest.tracking.session import Session
 
 log = logging.getLogger("energyest")
 
-# As shells have it.
+# Exit statuses of shells.
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
-# Which of several copies on a machine this is, by what started them.
+# The number of this copy among several on a machine, by launcher.
 _LOCAL_RANKS = ("SLURM_LOCALID", "LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
-# Pieces of output that wait to be read for epochs; more are not waited for.
+# The most pieces of output that wait to be read for epochs; further ones are dropped.
 _MOST_PIECES = 1000
-# How long the end of the program waits until its last lines were read.
+# How long to wait, after the program's end, until its last lines were read.
 _LAST_LINES_S = 5.0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `energyest run`."""
-    parser.add_argument("--folder", default="energy", help="where the trace goes; default: energy")
-    parser.add_argument("--epochs", type=int, help="epochs planned, if the output does not tell")
-    parser.add_argument(
-        "--epoch-pattern",
-        metavar="REGEX",
-        help="regular expression of a line that names an epoch, with a group (?P<epoch>...) and, "
-        "if you like, (?P<epochs>...), how many there will be",
-    )
-    parser.add_argument(
-        "--epoch-edge",
-        choices=("begins", "ends"),
-        default="ends",
-        help="what happens to an epoch where --epoch-pattern first meets its number; default: ends",
-    )
-    parser.add_argument("--gpus", help="GPUs to measure, as 0,1; by default those that CUDA shows")
-    parser.add_argument("--components", default="gpu,cpu,ram", help="default: gpu,cpu,ram")
-    parser.add_argument("--verbose", action="store_true", help="say each epoch and its projection")
-    parser.add_argument("--quiet", action="store_true", help="no summary at the end")
-    parser.add_argument(
-        "program", nargs=argparse.REMAINDER, help="-- the program and its arguments"
-    )
+@dataclass(frozen=True)
+class RunOptions:
+    """How a program is to be run and measured.
+
+    Attributes:
+        program: the program and its arguments.
+        folder: where the trace goes.
+        epochs: epochs planned, if the output does not tell.
+        epoch_pattern: regular expression of a line that names an epoch; see `users_pattern`.
+        epoch_edge: what happens to an epoch where `epoch_pattern` first meets its number.
+        gpus: GPUs to measure, as "0,1"; None for those that CUDA shows.
+        components: kinds of devices to measure, as "gpu,cpu,ram".
+        verbose: whether each epoch and its projection is said.
+        quiet: whether the summary at the end is left out.
+    """
+
+    program: tuple[str, ...]
+    folder: str = "energy"
+    epochs: int | None = None
+    epoch_pattern: str | None = None
+    epoch_edge: Edge = "ends"
+    gpus: str | None = None
+    components: str = "gpu,cpu,ram"
+    verbose: bool = False
+    quiet: bool = False
 
 
-def run_program(options: argparse.Namespace) -> int:
+def run_program(options: RunOptions) -> int:
     """Run a program under measurement.
 
     Returns:
         The program's exit status; 127 if there is no such program, 126 if it cannot be run.
 
     Raises:
-        ConfigurationError: an option is out of its range; nothing has run then.
+        ConfigurationError: an option is invalid; the program was not run.
     """
-    command: list[str] = options.program[options.program[:1] == ["--"] :]
+    command = list(options.program)
     if not command:
         raise ConfigurationError("energyest run needs a program: energyest run -- python train.py")
     if options.epochs is not None and options.epochs < 1:
@@ -100,8 +103,8 @@ def run_program(options: argparse.Namespace) -> int:
 
 
 def _become(command: list[str]) -> int:
-    """Be the program, and measure nothing."""
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # what Python ignores
+    """Replace this process by the program, without measuring."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # signals that Python ignores
         signal.signal(number, signal.SIG_DFL)
     try:
         os.execvp(command[0], command)
@@ -123,7 +126,7 @@ def _say(text: str) -> None:
 class _Measured:
     """One program under measurement."""
 
-    def __init__(self, options: argparse.Namespace, epochs: EpochReader) -> None:
+    def __init__(self, options: RunOptions, epochs: EpochReader) -> None:
         self._options = options
         self._epochs = epochs
         self._run: ProgramRun | None = None
@@ -135,7 +138,7 @@ class _Measured:
         if shutil.which(command[0]) is not None:  # else there is nothing to measure
             self._attempt(self._begin)
         taps = make_taps()
-        # Into a file or pipe, Python would tell of an epoch when its buffer is full.
+        # When writing to a pipe, Python would show an epoch only when its buffer is full.
         environment = {"PYTHONUNBUFFERED": "1", **os.environ}
         try:
             child = Child(command, environment, taps, held)
@@ -151,14 +154,15 @@ class _Measured:
         return end_as(status)
 
     def _begin(self) -> None:
-        # Here, because they are slow to import, and start threads.
+        # Imported here because they are slow to import, and start threads.
         from energyest.program.program_run import ProgramRun  # noqa: PLC0415
         from energyest.tracking.checks import check_folder, check_settings  # noqa: PLC0415
         from energyest.tracking.session import Session  # noqa: PLC0415
         from energyest.tracking.track import find_sensors  # noqa: PLC0415
 
         options = self._options
-        components = options.components.split(",")
+        # What is no kind is refused in the next line.
+        components = cast("list[Kind]", options.components.split(","))
         check_settings(0.9, 0.1, components, None)
         gpus = [int(g) if g.isdigit() else g for g in (options.gpus or "").split(",") if g]
         session = Session(
@@ -170,7 +174,7 @@ class _Measured:
         tasks = os.environ.get("SLURM_NTASKS_PER_NODE", "1")
         if tasks != "1":
             session.note(
-                f"{tasks} tasks run on this machine: the GPUs are those that the first of them sees"
+                f"{tasks} tasks run on this machine: only the GPUs seen by the first are measured"
             )
         self._session, self._run = session, ProgramRun(session, options.epochs)
         self._run.start()
@@ -188,7 +192,7 @@ class _Measured:
         return copy
 
     def _read(self) -> None:
-        """In a thread of its own: see the epochs in what the program has written."""
+        """In a thread of its own, find epochs in the program's output."""
         lines: dict[int, LineReader] = {}
         while (piece := self._pieces.get()) is not None:
             number, data = piece
@@ -221,17 +225,17 @@ class _Measured:
 
     def _end(self, status: str) -> None:
         if self._session is not None and self._has_lost_lines:
-            self._session.note("epochs: the output came too fast, and not all of it was read")
+            self._session.note("epochs: the output came too fast, so that not all of it was read")
         if self._run is not None:
             self._run.finish(status)
 
     def _attempt(self, action: Callable[[], None]) -> None:
-        """Do what must not cost the program anything."""
+        """Run an action whose failure must not affect the program."""
         try:
             action()
         except Exception as error:
             log.warning(
-                "energyest: not measured, the program runs nevertheless: %s: %s",
+                "energyest: not measured, but the program runs: %s: %s",
                 type(error).__name__,
                 error,
             )

@@ -1,4 +1,4 @@
-"""Logs of other tools to `EnergyTrace`: one reader a tool, and `read_log`, which tells the tool."""
+"""Read logs of other tools as `EnergyTrace`: one reader per tool, and `read_log` for all."""
 
 from energyest.readers.detect import read_log, tool_of
 from energyest.readers.formats.carbontracker import read_carbontracker

@@ -1,4 +1,4 @@
-"""Times of a log: date-times, Unix time or seconds, and which instant of the world they are."""
+"""Times of a log (date-times, Unix time or seconds) and the absolute time they stand for."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from energyest.errors import TraceError
 if TYPE_CHECKING:
     import pandas as pd
 
-# Text that names an instant: the year comes first, so that nobody mixes up days and months.
+# A date-time: the year must come first, so that days and months cannot be confused.
 DATE_TIME = re.compile(
     r"\d{4}[-/]\d{1,2}[-/]\d{1,2}[ T]\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?\s*(Z|UTC|[+-]\d{2}:?\d{2})?"
 )
 _ZONE = re.compile(r"(Z|UTC|[+-]\d{2}:?\d{2})$")
-# Unix time of today is 1.8e9 s; a log that lasts as long as 1e8 s, three years, is none.
+# Unix time is 1.8e9 s today; no log lasts 1e8 s, which is three years.
 _UNIX_S, _UNIX_MS = 1e8, 1e11
-# The clock was put back by an hour if it goes back by at least so much.
+# If times go back by at least this much, the clock was put back by an hour.
 _CLOCK_CHANGE_S = 1800.0
 
 
 class Clock(NamedTuple):
-    """What the zero of a log's seconds is.
+    """What second 0 of a log stands for.
 
     Attributes:
-        zero_s: of a log in Unix time, or whose time zone is known, its zero in Unix time; of a log
-            in local time, its zero as if that were UTC; 0 of a log that has seconds of its own.
+        zero_s: second 0 in Unix time if the log has Unix time or its time zone is known; as if the
+            times were UTC for a log in local time; 0 for a log with only relative seconds.
         kind: "unix", "local" or "seconds".
-        timezone: the log's time zone, if it is known.
+        timezone: the log's time zone, if known.
     """
 
     zero_s: float = 0.0
@@ -44,29 +44,29 @@ class Clock(NamedTuple):
 
     @property
     def start_time(self) -> str | None:
-        """The zero in ISO 8601, UTC; None if it is not known."""
+        """Second 0 in ISO 8601, UTC; None if unknown."""
         if self.kind != "unix":
             return None
         return datetime.fromtimestamp(self.zero_s, timezone.utc).isoformat()
 
     def of_unix(self, unix_s: FloatArray) -> FloatArray:
-        """Unix time on this clock.
+        """Convert Unix time to seconds on this clock.
 
         Raises:
-            TraceError: the log has local time of a zone that is not known, or no date.
+            TraceError: the log has local times of an unknown time zone, or no dates.
         """
         if self.kind == "unix":
             return unix_s - self.zero_s
         if self.kind == "local":
             raise TraceError(
-                "the log has local times without a time zone, and these are instants of the world:"
-                " timezone= names the log's zone, as in timezone='Europe/Berlin'"
+                "the log has local times without a time zone, but these times are absolute: give "
+                "the log's time zone, as in timezone='Europe/Berlin'"
             )
-        raise TraceError("the log has seconds of its own without a date: give seconds, not dates")
+        raise TraceError("the log has seconds without a date: give seconds, not dates")
 
 
 def clock_of_unix(unix_s: FloatArray) -> tuple[FloatArray, Clock]:
-    """Unix time as seconds since the first, and the clock of these."""
+    """Convert Unix time to seconds since the earliest; return them and their clock."""
     zero_s = float(np.nanmin(unix_s))
     return unix_s - zero_s, Clock(zero_s, "unix")
 
@@ -74,48 +74,48 @@ def clock_of_unix(unix_s: FloatArray) -> tuple[FloatArray, Clock]:
 def clock_of_texts(
     texts: Sequence[str], refusal: Callable[[int, str], TraceError], timezone: str | None
 ) -> tuple[FloatArray, Clock]:
-    """Date-times of a log as seconds since the earliest, and the clock of these.
+    """Convert a log's date-times to seconds since the earliest; return them and their clock.
 
     Args:
         texts: shape (n,), with the year first, such as `2026/03/01 02:30:00.123`.
-        refusal: makes the error of the n-th text.
-        timezone: where they are local times; None if that is not known.
+        refusal: makes the error for the n-th text.
+        timezone: the time zone of local times; None if unknown.
 
     Raises:
-        TraceError: one is no such date-time; a local time that the clock skipped or went through
-            twice.
+        TraceError: a text is not such a date-time, or is a local time that the clock skipped or
+            passed twice.
     """
     import pandas as pd  # noqa: PLC0415  (pandas takes its time to load)
 
     for number, text in enumerate(texts):
         if not DATE_TIME.fullmatch(text):
-            raise refusal(number, f"{short(text)} is no date-time such as 2026/03/01 02:30:00")
+            raise refusal(number, f"{short(text)} is not a date-time such as 2026/03/01 02:30:00")
     zones = [bool(_ZONE.search(text)) for text in texts]
     if any(zones) != all(zones):
-        raise refusal(zones.index(not zones[0]), "some times name a time zone, and others do not")
+        raise refusal(zones.index(not zones[0]), "some times name a time zone, but others do not")
     plain = pd.Series([text.replace(",", ".").replace(" UTC", "Z") for text in texts])
     times = pd.to_datetime(plain, format="ISO8601", errors="coerce", utc=all(zones) and zones != [])
     wrong = np.flatnonzero(times.isna())
     if len(wrong):
-        raise refusal(int(wrong[0]), f"{short(texts[wrong[0]])} is no date-time")
+        raise refusal(int(wrong[0]), f"{short(texts[wrong[0]])} is not a date-time")
     if zones and zones[0]:
         return _of_series(times, "unix", "UTC")
     if timezone is None:
         return _of_series(times.dt.tz_localize("UTC"), "local", None)
     zone = zone_of(timezone)
     try:
-        # Where the clock is put back, an hour comes twice: what comes before is summer time.
+        # When the clock is put back, an hour occurs twice: its first pass is summer time.
         local_s = _seconds(times - times.min())
         back = np.flatnonzero(np.diff(local_s) < -_CLOCK_CHANGE_S)
         is_summer = np.arange(len(texts)) <= (back[0] if len(back) else len(texts))
         aware = times.dt.tz_localize(zone, ambiguous=is_summer)
     except Exception as error:  # pandas and time zone data raise their own
-        raise refusal(0, f"the times are none of {timezone}: {error}") from error
+        raise refusal(0, f"the times do not exist in {timezone}: {error}") from error
     return _of_series(aware.dt.tz_convert("UTC"), "unix", timezone)
 
 
 def clock_of_rounds(devices: Sequence[str], every_s: float) -> tuple[FloatArray, Clock]:
-    """Times of readings that have none: a device's n-th came after n intervals."""
+    """Times for readings without any: the n-th reading of a device comes after n intervals."""
     seen: dict[str, int] = {}
     rounds = []
     for name in devices:
@@ -125,27 +125,27 @@ def clock_of_rounds(devices: Sequence[str], every_s: float) -> tuple[FloatArray,
 
 
 def zone_of(name: str) -> ZoneInfo:
-    """A time zone by its name.
+    """Look up a time zone by name.
 
     Raises:
-        TraceError: there is none of that name.
+        TraceError: there is no such time zone.
     """
     try:
         return ZoneInfo(name)
-    except Exception as error:  # KeyError, ValueError, OSError, by what is wrong with it
+    except Exception as error:  # KeyError, ValueError or OSError, depending on what is wrong
         raise TraceError(
-            f"timezone={short(name)} is no time zone; one is named as in 'Europe/Berlin'"
+            f"timezone={short(name)} is not a time zone; use a name such as 'Europe/Berlin'"
         ) from error
 
 
 def seconds_on(values: Sequence[Any], clock: Clock, name: str) -> FloatArray:
-    """Numbers or date-times that somebody gave, as seconds on the clock of a log.
+    """Convert a user's numbers or date-times to seconds on the clock of a log.
 
-    Numbers are seconds on the log's clock, which begins with its first reading; those of a log with
-    dates that are too large for it are Unix time.
+    Numbers are seconds on the log's clock, which starts at its first reading. If the log has dates,
+    numbers too large for that are taken as Unix time.
 
     Raises:
-        TraceError: they are neither, or of another clock.
+        TraceError: the values are neither, or belong to another clock.
     """
     import pandas as pd  # noqa: PLC0415
 
@@ -177,7 +177,7 @@ def seconds_on(values: Sequence[Any], clock: Clock, name: str) -> FloatArray:
 
 
 def _of_dates(texts: list[str], clock: Clock, name: str) -> FloatArray:
-    """Date-times on the clock of a log."""
+    """Convert date-times to seconds on the clock of a log."""
 
     def refusal(number: int, text: str) -> TraceError:
         return TraceError(f"{name}[{number}]: {text}")
@@ -189,14 +189,14 @@ def _of_dates(texts: list[str], clock: Clock, name: str) -> FloatArray:
         return clock.of_unix(seconds + own.zero_s)
     if clock.kind == "unix":
         raise TraceError(
-            f"{name} holds date-times without a time zone, and the log has instants of the world: "
-            "add the zone, as in 2026-03-01 02:30:00+01:00, or name it in timezone="
+            f"{name} holds date-times without a time zone, but the log has absolute times: add the "
+            "time zone, as in 2026-03-01 02:30:00+01:00, or give it in timezone="
         )
     return clock.of_unix(seconds)
 
 
 def _of_series(times: pd.Series, kind: str, zone: str | None) -> tuple[FloatArray, Clock]:
-    """Times that are UTC, or taken for it, as seconds since the earliest, and their clock."""
+    """Convert times in UTC, or taken for it, to seconds since the earliest, with their clock."""
     if not len(times):
         return np.empty(0), Clock(0.0, kind, zone)
     first = times.min()

@@ -1,4 +1,4 @@
-"""What a column holds, told by its name: power, energy, times, and in which unit."""
+"""The meaning of a column, judged by its name: power, energy or time, and the unit."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _WORDS = {
     "kilojoule": "kJ", "kilojoules": "kJ", "sec": "s", "secs": "s", "second": "s", "seconds": "s",
     "millisecond": "ms", "milliseconds": "ms", "minutes": "min", "hours": "h",
 }  # fmt: skip
-# Written small, which unit is meant is sure for these alone: mj may be two things.
+# Units that are unambiguous in lower case; mj, for example, could be two things.
 _SMALL = {"w": "W", "kw": "kW", "mw": "mW", "j": "J", "kj": "kJ", "wh": "Wh", "kwh": "kWh"}
 _UNIT = re.compile(r"(?:^|[\s_.\-/:\[(])([A-Za-z]+)\s*[\])]?\s*$")
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z][a-z]+)$")
 _DEVICE = re.compile(r"(?<![a-z])(gpu|cpu|dram|ram|memory)s?[\s_.\-/:]*(\d*)", re.IGNORECASE)
-# Numbers of watts and joules that are none of what was drawn.
+# Names with watts or joules that were not drawn.
 _OTHER = re.compile(
     r"limit|cap\b|capacity|percent|tdp|max|min_|process|predict|estimat|budget|emission", re.I
 )
@@ -33,12 +33,12 @@ _DEVICES = re.compile(r"device|gpu(_?(id|index|uuid))?|index|uuid", re.IGNORECAS
 
 
 class Meaning(NamedTuple):
-    """What a column holds.
+    """The meaning of a column.
 
     Attributes:
         quantity: power, energy, time, duration or device.
-        unit: that its name states; empty if it states none.
-        device: whose it is by its name, such as "gpu:1"; empty if it does not say.
+        unit: the unit that its name states; empty if none.
+        device: the device that its name states, such as "gpu:1"; empty if none.
     """
 
     quantity: str
@@ -47,21 +47,21 @@ class Meaning(NamedTuple):
 
     @property
     def factor(self) -> float:
-        """By what to multiply for watts, joules or seconds."""
+        """The factor that converts to watts, joules or seconds."""
         return factor_of(self.quantity, self.unit)
 
 
 def factor_of(quantity: str, unit: str) -> float:
-    """By what a unit is multiplied for watts, joules or seconds.
+    """The factor that converts a unit to watts, joules or seconds.
 
     Raises:
-        KeyError: it is no unit of that quantity.
+        KeyError: it is not a unit of that quantity.
     """
     return UNITS["time" if quantity == "duration" else quantity][unit]
 
 
 def meaning_of(name: str) -> Meaning | None:
-    """What the name of a column says that it holds; None if it is of no use."""
+    """The meaning of a column by its name; None if it is not relevant."""
     unit, stem = _unit_of(name)
     device = device_of(name)
     if _OTHER.search(name):
@@ -80,13 +80,13 @@ def meaning_of(name: str) -> Meaning | None:
 
 
 def meanings_of(names: Iterable[str]) -> dict[str, Meaning]:
-    """The columns of a table that are of use."""
+    """The relevant columns of a table and their meanings."""
     found = {name: meaning_of(name) for name in names}
     return {name: meaning for name, meaning in found.items() if meaning is not None}
 
 
 def device_of(name: str) -> str:
-    """The device that a column's name says, such as "gpu:1"; empty if it says none."""
+    """The device that a column's name states, such as "gpu:1"; empty if none."""
     match = _DEVICE.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name))
     if match is None:
         return ""

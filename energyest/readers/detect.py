@@ -1,4 +1,4 @@
-"""Which tool has written a log, told by what is in it."""
+"""Recognise the tool that wrote a log by its content."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from energyest.records.trace import EnergyTrace
 
 
 class Tool(NamedTuple):
-    """A tool's reader, and whether a log is its own by path and beginning."""
+    """A tool's reader, and a test of whether a log is its own, by path and beginning."""
 
     is_own: Callable[[Path, str], bool]
     read: Callable[..., EnergyTrace]
@@ -44,23 +44,23 @@ TOOLS = {
     "mlperf": Tool(is_mlperf_power, read_mlperf_power),
     "tensorboard": Tool(is_tensorboard, read_tensorboard),
 }
-# A table of one's own is what no tool has written.
+# A user's own table, tried if no tool's log is recognised.
 _TABLE = Tool(is_table, read_table)
 
 
 def read_log(path: str | Path, *, tool: str | None = None, **options: Any) -> EnergyTrace:
-    """A trace from a log, whichever tool has written it.
+    """Read a trace from the log of any supported tool.
 
     Args:
         path: the log.
-        tool: who has written it: "nvidia-smi", "dcgm", "codecarbon", "zeus", "carbontracker",
-            "wandb", "mlflow", "trackio", "mlperf", "tensorboard" or "table"; by default, told by
-            what is in it.
-        **options: those of that tool's reader, such as `epoch_end_s` or `gpu`; None leaves one out.
+        tool: the tool that wrote it: "nvidia-smi", "dcgm", "codecarbon", "zeus", "carbontracker",
+            "wandb", "mlflow", "trackio", "mlperf", "tensorboard" or "table"; by default, recognised
+            by the log's content.
+        **options: options of that tool's reader, such as `epoch_end_s` or `gpu`; None omits one.
 
     Raises:
-        TraceError: no tool is known that writes so, or several are; the reader has no such option;
-            or what the reader says.
+        TraceError: the log fits no known tool, or several; the reader has no such option; or the
+            reader refuses the log.
 
     Examples:
         >>> from energyest.readers import read_log
@@ -71,18 +71,20 @@ def read_log(path: str | Path, *, tool: str | None = None, **options: Any) -> En
     name = tool if tool is not None else tool_of(path)
     known = {**TOOLS, "table": _TABLE}
     if name not in known:
-        raise TraceError(f"tool={short(name)} is none of {', '.join(known)}")
+        raise TraceError(f"tool={short(name)} is not one of {', '.join(known)}")
     given = {option: value for option, value in options.items() if value is not None}
     takes = inspect.signature(known[name].read).parameters
     unknown = [option for option in given if option not in takes]
     if unknown:
         own = ", ".join(option for option in takes if option != "path")
-        raise TraceError(f"{path} is a log of {name}, whose reader takes no {unknown[0]}: {own}")
+        raise TraceError(
+            f"{path} is a log of {name}, whose reader has no option {unknown[0]}; it has {own}"
+        )
     return known[name].read(path, **given)
 
 
 def is_log(path: Path) -> bool:
-    """Whether a path is a file, or a folder that another tool has written, and no trace."""
+    """Whether a path is a file, or a folder that another tool wrote and that is not a trace."""
     if not path.is_dir():
         return path.is_file()
     is_trace = any((path / name).exists() for name in storage.FILES)
@@ -90,10 +92,10 @@ def is_log(path: Path) -> bool:
 
 
 def tool_of(path: Path) -> str:
-    """The tool that has written a log.
+    """The name of the tool that wrote a log.
 
     Raises:
-        TraceError: none is known that writes so, or several are.
+        TraceError: the log fits no known tool, or several.
 
     Examples:
         >>> from pathlib import Path
@@ -106,7 +108,7 @@ def tool_of(path: Path) -> str:
     head = "" if path.is_dir() else head_of(path)
     own = [name for name, tool in TOOLS.items() if tool.is_own(path, head)]
     if len(own) > 1:
-        raise TraceError(f"{path} may be a log of {' or of '.join(own)}: tool= says which")
+        raise TraceError(f"{path} may be a log of {' or of '.join(own)}: choose with tool=")
     if own:
         return own[0]
     if not path.is_dir() and _TABLE.is_own(path, head):
@@ -115,6 +117,6 @@ def tool_of(path: Path) -> str:
         raise TraceError(f"{path} is empty")
     first = "" if path.is_dir() else f"; line 1: {short(head.partition(chr(10))[0])}"
     raise TraceError(
-        f"{path} is no trace, and no log of {', '.join(TOOLS)}, nor a table whose columns name "
-        f"power or energy{first}"
+        f"{path} is not a trace, not a log of {', '.join(TOOLS)}, and not a table with columns "
+        f"of power or energy{first}"
     )

@@ -1,4 +1,4 @@
-"""Ends of epochs: from numbers, dates, a second file, marks in a log, or a function."""
+"""Epoch ends: from numbers, dates, a second file, marks in a log, or a function."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from energyest.readers.text import Log, read_log_text, separator_of, split_row
 if TYPE_CHECKING:
     import pandas as pd
 
-# The column of a table of epochs that holds their ends.
+# Names of the column of epoch ends in a table.
 _COLUMN = re.compile(r"(epoch_)?ends?(_s|_time)?|time(_s|stamp)?", re.IGNORECASE)
-# As MLPerf's training logs say when something happened.
+# Time of an event in MLPerf's training logs.
 _TIME_MS = re.compile(r'"time_ms":\s*(\d+(?:\.\d+)?)')
 _UNIX = re.compile(r"(?<![\d.])1\d{9}(?:\.\d+)?(?![\d.])")
 
@@ -32,17 +32,17 @@ def ends_on(
     marks: Iterable[tuple[float, str]],
     readings: Callable[[], pd.DataFrame],
 ) -> FloatArray:
-    """When epochs end, on the clock of a log; none if nothing says so.
+    """The ends of epochs on the clock of a log; empty if none are given.
 
     Args:
-        clock: that of the log.
-        epoch_end_s: as the reader was given it.
-        epoch_marks: regular expression of the lines that say that an epoch has ended.
-        marks: the log's own lines that are no readings, and when they came.
-        readings: those of the log, for a function of the user's.
+        clock: the log's clock.
+        epoch_end_s: the argument that the reader received.
+        epoch_marks: regular expression that matches the lines at the end of an epoch.
+        marks: times and texts of the log's lines that are not readings.
+        readings: returns the log's readings, for a function that the user passed.
 
     Raises:
-        TraceError: they are of no use, or there are none though they should be.
+        TraceError: the ends cannot be used, or none were found although they were asked for.
     """
     pattern = _pattern(epoch_marks)
     if callable(epoch_end_s):
@@ -54,7 +54,9 @@ def ends_on(
         return _of_lines(log, pattern, clock)
     if epoch_end_s is not None:
         if pattern is not None:
-            raise TraceError("epoch_marks= finds ends in a log: give epoch_end_s= a file, or none")
+            raise TraceError(
+                "epoch_marks= finds ends in a log: set epoch_end_s= to a file, or leave it out"
+            )
         values = epoch_end_s if isinstance(epoch_end_s, Sequence) else list(epoch_end_s)
         return seconds_on(values, clock, "epoch_end_s")
     if pattern is None:
@@ -71,11 +73,13 @@ def _pattern(epoch_marks: str | None) -> re.Pattern[str] | None:
     try:
         return re.compile(epoch_marks)
     except re.error as error:
-        raise TraceError(f"epoch_marks={short(epoch_marks)} is no pattern: {error}") from error
+        raise TraceError(
+            f"epoch_marks={short(epoch_marks)} is not a valid regular expression: {error}"
+        ) from error
 
 
 def _of_table(log: Log, clock: Clock) -> FloatArray:
-    """Ends from a file: one a line, or the column of a table that is named so."""
+    """Ends from a file: one per line, or a suitably named column of a table."""
     lines = [line for line in log.lines if not line.text.lstrip().startswith("#")]
     if not lines:
         raise TraceError(f"{log.path} holds no ends of epochs")
@@ -84,17 +88,18 @@ def _of_table(log: Log, clock: Clock) -> FloatArray:
     column = 0
     if not any(_is_time(field) for field in header):
         columns = [n for n, name in enumerate(header) if _COLUMN.fullmatch(name)]
-        # Of two columns, such as end_s and timestamp, that which says that it is an end.
+        # Of two columns, such as end_s and timestamp, prefer the one whose name says "end".
         sure = [n for n in columns if "end" in header[n].lower()] or columns
         if len(sure) != 1 and len(header) > 1:
             raise log.refusal(
-                lines[0].number, f"which of {', '.join(header)} are the ends? Name it epoch_end_s"
+                lines[0].number,
+                f"which of {', '.join(header)} holds the ends? Name that column epoch_end_s",
             )
         column = sure[0] if sure else 0
         lines = lines[1:]
     elif len(header) > 1:
         raise log.refusal(
-            lines[0].number, "several columns and no header: one is to be named epoch_end_s"
+            lines[0].number, "several columns and no header: name one of them epoch_end_s"
         )
     texts = []
     for number, text in lines:
@@ -106,7 +111,7 @@ def _of_table(log: Log, clock: Clock) -> FloatArray:
 
 
 def _of_lines(log: Log, pattern: re.Pattern[str], clock: Clock) -> FloatArray:
-    """Ends from the lines of a training's log that match, by the date-time that each holds."""
+    """Ends from the matching lines of a training log, by the date-time in each."""
     texts = []
     for number, text in log.lines:
         if not pattern.search(text):
@@ -117,7 +122,7 @@ def _of_lines(log: Log, pattern: re.Pattern[str], clock: Clock) -> FloatArray:
         elif date or unix:
             texts.append((date or unix)[0].strip())  # type: ignore[index]
         else:
-            raise log.refusal(number, f"it holds no date-time, nor Unix time: {short(text)}")
+            raise log.refusal(number, f"it holds neither a date-time nor Unix time: {short(text)}")
     if not texts:
         raise TraceError(f"{log.path}: no line matches epoch_marks={short(pattern.pattern)}")
     return seconds_on(texts, clock, f"{log.path.name}: its marks")

@@ -1,4 +1,4 @@
-"""Readings of power, as a tool's reader has found them in a log, to an `EnergyTrace`."""
+"""Turn power readings, as read from a tool's log, into an `EnergyTrace`."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ from energyest.records.trace import EnergyTrace
 if TYPE_CHECKING:
     import pandas as pd
 
-# Clocks of summer time jump by so much.
+# The jump of a clock at the end of summer time.
 _HOUR_S, _ABOUT_S = 3600.0, 120.0
 _INDEX = re.compile(r"\w+\[(\d+)\]")
 
 
 @dataclass(frozen=True)
 class Readings:
-    """Readings of power of a log.
+    """The power readings of a log.
 
     Attributes:
         path: the log.
-        tool: who wrote it.
+        tool: the tool that wrote it.
         time_s: shape (n,), seconds on `clock`.
         device: shape (n,), such as "gpu:0".
         power_W: shape (n,), watts; NaN where a reading failed.
-        line: shape (n,), where in the log it stands; 0 if the log has no lines.
-        clock: what `time_s` means.
-        utilization: shape (n,), share from 0 to 1, or NaN; None if the log does not tell.
-        devices: what the log says of the devices.
-        tells_devices: whether it says of each reading whose it is.
-        marks: lines that are no readings, and when they came.
+        line: shape (n,), the line of each reading in the log; 0 if the log has no lines.
+        clock: the clock of `time_s`.
+        utilization: shape (n,), share from 0 to 1, or NaN; None if not in the log.
+        devices: facts that the log states about the devices.
+        tells_devices: whether the log names the device of each reading.
+        marks: times and texts of lines that are not readings.
         notes: what the reader had to decide, with the line.
-        facts: what it read, such as the column of power.
+        facts: what the reader read, such as the column of power.
     """
 
     path: Path
@@ -69,7 +69,7 @@ class Readings:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def frame(self) -> pd.DataFrame:
-        """The readings as a table, for a function of the user's."""
+        """The readings as a table, for a function that the user passed."""
         import pandas as pd  # noqa: PLC0415
 
         columns: dict[str, Any] = {
@@ -95,14 +95,14 @@ def trace_of_readings(
     gpu: Any = None,
     max_gap_s: float | None = None,
 ) -> EnergyTrace:
-    """The trace of a log of power; without ends of epochs, one that has none but its total.
+    """Make the trace of a log of power; without epoch ends it has a total but no epochs.
 
     Raises:
-        TraceError: the readings, or the ends, break a rule of `EnergyTrace.from_power`; the log
-            has readings of several devices and does not tell whose each is.
+        TraceError: the readings or the ends break a rule of `EnergyTrace.from_power`, or the log
+            has readings of several devices without naming the device of each.
 
     Warns:
-        UserWarning: as `EnergyTrace.from_power`; the trace's notes say the same.
+        UserWarning: as for `EnergyTrace.from_power`; the trace's notes repeat the warnings.
     """
     ends_s = ends_on(readings.clock, epoch_end_s, epoch_marks, readings.marks, readings.frame)
     chosen = _of_gpu(readings, gpu)
@@ -129,7 +129,7 @@ def finished(
     meta: Mapping[str, Any],
     notes: Sequence[str],
 ) -> EnergyTrace:
-    """The trace, with what is doubtful in its notes and in a warning."""
+    """Make the trace, and repeat its notes as warnings."""
     for note in notes:
         warnings.warn(f"{path.name}: {note.removeprefix(f'{path.name}, ')}", stacklevel=4)
     return EnergyTrace(epochs, power, {**meta, "notes": list(notes)} if notes else meta)
@@ -138,7 +138,7 @@ def finished(
 def facts_of(
     tool: str, path: Path, clock: Clock | None, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the meta of a trace says of the log that it came from."""
+    """The meta entries that describe the log from which a trace was made."""
     log: dict[str, Any] = {"tool": tool, "file": path.name, **facts}
     if clock is not None and clock.timezone is not None:
         log["timezone"] = clock.timezone
@@ -149,7 +149,7 @@ def facts_of(
 def wide_readings(
     time_s: FloatArray, powers: Mapping[str, FloatArray], lines: Sequence[int]
 ) -> dict[str, Any]:
-    """One column for each device, as `Readings` holds them."""
+    """Convert one power column per device to the arrays of `Readings`."""
     return {
         "time_s": np.concatenate([time_s for _ in powers]),
         "device": np.repeat(np.array(list(powers), dtype=object), len(time_s)),
@@ -163,22 +163,22 @@ def wide_readings(
 def times_of_marks(
     marks: Sequence[tuple[int, str]], lines: NDArray[np.int64], time_s: FloatArray
 ) -> list[tuple[float, str]]:
-    """When lines that are no readings came: between the readings above and below them.
+    """Times of lines that are not readings, interpolated between the readings around them.
 
     Args:
-        marks: the number of each line, and its text.
-        lines: shape (n,), where the readings stand.
-        time_s: shape (n,), when they came.
+        marks: number and text of each line.
+        lines: shape (n,), the lines of the readings.
+        time_s: shape (n,), the times of the readings.
     """
     return [(float(np.interp(number, lines, time_s)), text) for number, text in marks]
 
 
 def notes_of_marks(log: Log, marks: Sequence[tuple[int, str]]) -> list[str]:
-    """A note on lines that are no readings, which names the first."""
+    """A note about lines that are not readings, which names the first."""
     if not marks:
         return []
     number, text = marks[0]
-    what = f"the first of {len(marks)} line(s) that are no readings: {short(text)}"
+    what = f"the first of {len(marks)} line(s) that are not readings: {short(text)}"
     return [log.note(number, what)]
 
 
@@ -186,7 +186,7 @@ def notes_of_marks(log: Log, marks: Sequence[tuple[int, str]]) -> list[str]:
 
 
 def _of_gpu(readings: Readings, gpu: Any) -> Readings:
-    """The readings of the devices that somebody asked for."""
+    """The readings of the requested devices."""
     if gpu is None:
         return readings
     asked = [gpu] if isinstance(gpu, (str, int)) or not hasattr(gpu, "__iter__") else list(gpu)
@@ -201,7 +201,7 @@ def _of_gpu(readings: Readings, gpu: Any) -> Readings:
         ]
         if len(found) != 1:
             raise TraceError(
-                f"{readings.path}: gpu={short(one)} is none of its devices: {', '.join(known)}"
+                f"{readings.path}: gpu={short(one)} is not one of its devices: {', '.join(known)}"
             )
         names.add(found[0])
     rows = np.isin(readings.device.astype(str), list(names))
@@ -217,9 +217,9 @@ def _of_gpu(readings: Readings, gpu: Any) -> Readings:
 
 
 def _check(readings: Readings) -> None:
-    """Refuse readings that cannot be, with the line."""
+    """Refuse impossible readings; the error names the line."""
     if not len(readings.time_s):
-        raise TraceError(f"{readings.path} holds no reading of power")
+        raise TraceError(f"{readings.path} holds no power reading")
     try:
         check_power(as_measured(readings.power_W, "power_W"), "a device")
     except TraceError as error:
@@ -235,30 +235,30 @@ def _check_device(readings: Readings, name: str, rows: NDArray[np.intp]) -> None
     if (step_s < 0).any():
         first = int(np.argmax(step_s < 0))
         back_s = -float(step_s[first])
-        text = f"the time of {name} goes back by {back_s:.10g} s from the reading before"
+        text = f"the time of {name} goes back by {back_s:.10g} s from the previous reading"
         if abs(back_s - _HOUR_S) < _ABOUT_S and readings.clock.kind == "local":
             text += (
-                ", by about an hour, as a clock does at the end of summer time: timezone= names "
-                "the log's time zone, as in timezone='Europe/Berlin'"
+                ", about an hour, as at the end of summer time: give the log's time zone, as in "
+                "timezone='Europe/Berlin'"
             )
         else:
-            text += ": two logs in one, devices that are not told apart, or a clock set back?"
+            text += ": two logs in one, devices that are not distinguished, or a clock set back?"
         raise _refusal(readings, int(rows[first + 1]), text)
     together = devices_in_turn(time_s)
     if together > 1 and not readings.tells_devices:
         raise _refusal(
             readings,
             int(rows[min(1, len(rows) - 1)]),
-            f"the readings come {together} at a time, as those of {together} GPUs, and nothing "
-            "tells them apart: log which GPU it is as well (nvidia-smi: index or uuid), or say in "
-            "which column it stands",
+            f"the readings come {together} at a time, as from {together} GPUs, but nothing "
+            "distinguishes these: log the GPU too (nvidia-smi: index or uuid), or name the column "
+            "that holds it",
         )
     if not np.isfinite(readings.power_W[rows]).any():
         raise _refusal(
             readings,
             int(rows[0]),
-            f"no reading of {name} holds its power: the device or the driver does not tell it"
-            + ("; gpu= leaves it out" if len(set(readings.device)) > 1 else ""),
+            f"no reading of {name} holds its power: the device or driver does not report it"
+            + ("; leave it out with gpu=" if len(set(readings.device)) > 1 else ""),
         )
 
 

@@ -1,4 +1,4 @@
-"""SQLite databases of experiment trackers, opened for reading alone."""
+"""SQLite databases of experiment trackers, opened read-only."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from energyest.errors import TraceError
 
 @contextmanager
 def open_database(path: Path) -> Iterator[sqlite3.Connection]:
-    """A database that is read and never written, nor made.
+    """Open a database read-only, without creating it.
 
     Raises:
-        TraceError: there is none, or it is damaged.
+        TraceError: there is no such database, or it is damaged.
     """
     if not path.is_file():
         raise TraceError(f"no log at {path}")
@@ -30,7 +30,7 @@ def open_database(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def tables_of(path: Path) -> set[str]:
-    """The names of a database's tables; none if it is no database."""
+    """The names of a database's tables; empty if the file is not a database."""
     try:
         with open_database(path) as database:
             names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")

@@ -1,4 +1,4 @@
-"""Tables of a log: CSV, lines of JSON, a JSON list, or Parquet, as columns with line numbers."""
+"""Tables of a log (CSV, JSON lines, a JSON list or Parquet) as columns with line numbers."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Table(NamedTuple):
     """A table of a log.
 
     Attributes:
-        path: where it lies.
-        names: of its columns.
-        rows: one object a row; what a row lacks is missing.
-        lines: where each row stands; the row's number where a file has no lines.
-        notes: what was left out.
+        path: its path.
+        names: its column names.
+        rows: one mapping per row; columns that a row lacks are absent.
+        lines: the line of each row; the row's number if the file has no lines.
+        notes: notes on what was left out.
     """
 
     path: Path
@@ -43,7 +43,7 @@ class Table(NamedTuple):
     notes: list[str]
 
     def refusal(self, row: int, text: str) -> TraceError:
-        """The error that names a row of this table."""
+        """An error that names a row of this table."""
         return Log(self.path, [], True).refusal(self.lines[row], text)
 
     def texts(self, name: str) -> list[str]:
@@ -51,10 +51,10 @@ class Table(NamedTuple):
         return [_text(row.get(name)) for row in self.rows]
 
     def numbers(self, name: str, factor: float = 1.0, *, decimal: str = ".") -> FloatArray:
-        """A column as numbers; NaN where a row has none.
+        """A column as numbers; NaN where a row has no value.
 
         Raises:
-            TraceError: a value is no number, with its line.
+            TraceError: a value is not a number, with its line.
         """
         values = []
         for number, row in enumerate(self.rows):
@@ -65,22 +65,22 @@ class Table(NamedTuple):
             try:
                 values.append(float(text) * factor)
             except ValueError as error:
-                raise self.refusal(number, f"{name} is {short(text)}, no number") from error
+                raise self.refusal(number, f"{name} is {short(text)}, not a number") from error
         return np.array(values, dtype=np.float64)
 
     def where(self, keep: list[bool]) -> Table:
-        """The rows that are to be kept."""
+        """The table with only the rows to keep."""
         rows = [row for row, kept in zip(self.rows, keep, strict=True) if kept]
         lines = [line for line, kept in zip(self.lines, keep, strict=True) if kept]
         return self._replace(rows=rows, lines=lines)
 
 
 def read_any_table(path: Path, *, separator: str | None = None) -> Table:
-    """A table from a file of any of these kinds.
+    """Read a table from a file of any of these kinds.
 
     Raises:
-        TraceError: the file is none, or damaged, with the line.
-        MissingDependencyError: it is Parquet, and pyarrow is not installed.
+        TraceError: the file is not a table, or is damaged; the message names the line.
+        MissingDependencyError: it is a Parquet file and pyarrow is not installed.
     """
     if bytes_start(path) == b"PAR1":
         return _of_parquet(path)
@@ -93,7 +93,7 @@ def read_any_table(path: Path, *, separator: str | None = None) -> Table:
 
 
 def bytes_start(path: Path) -> bytes:
-    """The first four bytes of a file, which name its kind."""
+    """The first four bytes of a file, which identify its kind."""
     try:
         with open(path, "rb") as file:
             return file.read(4)
@@ -104,7 +104,7 @@ def bytes_start(path: Path) -> bytes:
 def _of_csv(log: Log, separator: str | None) -> Table:
     lines = [line for line in log.lines if not line.text.startswith("#")]
     if not lines:
-        raise TraceError(f"{log.path} holds comments alone")
+        raise TraceError(f"{log.path} holds only comments")
     separator = separator or separator_of(lines[0].text)
     header = split_row(lines[0].text, separator)
     if len(set(header)) < len(header):
@@ -118,8 +118,8 @@ def _of_csv(log: Log, separator: str | None) -> Table:
         notes.append(
             log.note(
                 last,
-                "the last line breaks off"
-                + (", and is left out" if is_out else ": its last value may be cut short"),
+                "the last line has no line break"
+                + (" and is left out" if is_out else ": its last value may be cut short"),
             )
         )
     return Table(
@@ -139,11 +139,11 @@ def _of_lines(path: Path) -> Table:
             row = json.loads(text)
         except (ValueError, RecursionError) as error:
             if number == log.lines[-1].number and not log.is_whole:
-                notes.append(log.note(number, "the last line was cut short, and is left out"))
+                notes.append(log.note(number, "the last line was cut short and is left out"))
                 continue
-            raise log.refusal(number, f"no line of JSON: {error}") from error
+            raise log.refusal(number, f"not a line of JSON: {error}") from error
         if not isinstance(row, dict):
-            raise log.refusal(number, f"a JSON object belongs here, not {short(row)}")
+            raise log.refusal(number, f"expected a JSON object, not {short(row)}")
         rows.append(row)
         lines.append(number)
     return _of_objects(path, rows, lines, notes)
@@ -153,7 +153,7 @@ def _of_json(path: Path) -> Table:
     try:
         rows = json.loads(bytes_of(path).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise TraceError(f"{path} is no JSON: {error}") from error
+        raise TraceError(f"{path} is not JSON: {error}") from error
     if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
         raise TraceError(f"{path} holds no list of JSON objects")
     return _of_objects(path, rows, list(range(1, len(rows) + 1)), [])
@@ -166,10 +166,10 @@ def _of_parquet(path: Path) -> Table:
         frame = pd.read_parquet(path)
     except ImportError as error:
         raise MissingDependencyError(
-            f"{path} is a Parquet file: pip install pyarrow reads it"
+            f"{path} is a Parquet file: install pyarrow to read it (pip install pyarrow)"
         ) from error
-    except Exception as error:  # pyarrow's own, by what is damaged
-        raise TraceError(f"{path} is no Parquet file that can be read: {error}") from error
+    except Exception as error:  # pyarrow's own errors
+        raise TraceError(f"{path} is not a readable Parquet file: {error}") from error
     rows = [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
     return _of_objects(path, rows, list(range(1, len(rows) + 1)), [])
 
@@ -179,7 +179,7 @@ def _of_objects(
 ) -> Table:
     names = list(dict.fromkeys(name for row in rows for name in row))
     if not rows:
-        raise TraceError(f"{path} holds no row")
+        raise TraceError(f"{path} holds no rows")
     return Table(path, names, rows, lines, notes)
 
 

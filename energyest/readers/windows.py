@@ -1,4 +1,4 @@
-"""Energy of stretches of time, as a tool's reader has found it in a log, to an `EnergyTrace`."""
+"""Turn the energy of time windows, as read from a tool's log, into an `EnergyTrace`."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from energyest.records.trace import EnergyTrace
 if TYPE_CHECKING:
     import pandas as pd
 
-# An epoch of which a larger share lies between two stretches was not measured.
+# If a larger share of an epoch lies between windows, it was not measured.
 _MOST_MISSING = 0.01
 
 
 @dataclass(frozen=True)
 class Windows:
-    """What stretches of time cost that follow each other; each is an epoch, unless told otherwise.
+    """The energy of consecutive time windows; each is an epoch, unless epoch ends are given.
 
     Attributes:
         path: the log.
-        tool: who wrote it.
-        energy_J: shape (n,), joules, of all that was measured.
-        duration_s: shape (n,), seconds; None if the log does not tell.
+        tool: the tool that wrote it.
+        energy_J: shape (n,), joules of all devices measured.
+        duration_s: shape (n,), seconds; None if not in the log.
         columns: further columns of shape (n,), such as `gpu_energy_J`.
-        line: shape (n,), where in the log each stands.
-        end_s: shape (n,), seconds on `clock` at which each ended; None if the log does not tell.
-        clock: what `end_s` means.
-        devices: what was measured.
-        outside_J: what the log shows outside of them, such as after the last.
+        line: shape (n,), the line of each window in the log.
+        end_s: shape (n,), when each window ended, in seconds on `clock`; None if not in the log.
+        clock: the clock of `end_s`.
+        devices: the devices measured.
+        outside_J: energy that the log shows outside of the windows, such as after the last.
         notes: what the reader had to decide, with the line.
-        facts: what it read.
+        facts: what the reader read.
     """
 
     path: Path
@@ -58,7 +58,7 @@ class Windows:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def frame(self) -> pd.DataFrame:
-        """The stretches as a table, for a function of the user's."""
+        """The windows as a table, for a function that the user passed."""
         import pandas as pd  # noqa: PLC0415
 
         columns: dict[str, Any] = {"energy_J": self.energy_J, **self.columns}
@@ -73,13 +73,14 @@ class Windows:
 def trace_of_windows(
     windows: Windows, *, epoch_end_s: Any = None, epoch_marks: str | None = None
 ) -> EnergyTrace:
-    """The trace of a log of energy: its stretches are the epochs, or are cut at given ends.
+    """Make the trace of a log of energy: its windows are the epochs, or are cut at given ends.
 
     Raises:
-        TraceError: a value cannot be, with its line; ends are given, and the log has no times.
+        TraceError: a value is impossible (the message names its line), or ends are given although
+            the log has no times.
 
     Warns:
-        UserWarning: as `EnergyTrace.from_epochs`; the trace's notes say the same.
+        UserWarning: as for `EnergyTrace.from_epochs`; the trace's notes repeat the warnings.
     """
     for name, values in {"energy": windows.energy_J, "duration": windows.duration_s}.items():
         if values is None:
@@ -88,7 +89,7 @@ def trace_of_windows(
         if len(wrong):
             where = windows.line[int(wrong[0])]
             raise TraceError(
-                f"{windows.path}, line {where}: {name} is {values[wrong[0]]:g}, and cannot be "
+                f"{windows.path}, line {where}: {name} is {values[wrong[0]]:g}, but must not be "
                 "negative or infinite"
             )
     meta: dict[str, Any] = facts_of(windows.tool, windows.path, windows.clock, windows.facts)
@@ -98,7 +99,9 @@ def trace_of_windows(
     energy_J, duration_s, columns = windows.energy_J, windows.duration_s, dict(windows.columns)
     if epoch_end_s is not None or epoch_marks is not None:
         energy_J, duration_s, columns = _cut(windows, epoch_end_s, epoch_marks)
-        notes.append("the log's own stretches are cut at the ends given: within one, power is even")
+        notes.append(
+            "the log's own windows are cut at the ends given, as if power were constant in each"
+        )
     elif windows.outside_J > 0 and np.isfinite(energy_J).all():
         meta["total_J"] = float(energy_J.sum()) + windows.outside_J
     try:
@@ -111,17 +114,17 @@ def trace_of_windows(
 def _cut(
     windows: Windows, epoch_end_s: Any, epoch_marks: str | None
 ) -> tuple[FloatArray, FloatArray, dict[str, FloatArray]]:
-    """Energy, duration and columns of the epochs between the ends that are given."""
+    """Energy, duration and columns of the epochs between the given ends."""
     if windows.end_s is None or windows.duration_s is None or windows.clock is None:
         raise TraceError(
-            f"{windows.path}: its rows are epochs and have no times, so that epoch_end_s= cannot "
-            "cut them: leave it out"
+            f"{windows.path}: its rows are epochs without times, so epoch_end_s= cannot cut them: "
+            "leave it out"
         )
     starts_s, ends_s = windows.end_s - windows.duration_s, windows.end_s
     clock, first_s = windows.clock, float(starts_s[0])
     if clock.kind == "seconds":
         given_s = ends_on(clock, epoch_end_s, epoch_marks, [], windows.frame)
-    else:  # seconds count from where the first stretch begins, and not from its end
+    else:  # seconds count from the start of the first window, not from its end
         clock = clock._replace(zero_s=clock.zero_s + first_s)
         given_s = first_s + ends_on(clock, epoch_end_s, epoch_marks, [], windows.frame)
     edges = np.append(first_s, given_s)
@@ -131,11 +134,11 @@ def _cut(
             f"{windows.path}: epoch_end_s ends at {edges[-1]:g} s, after the log's end"
         )
     knots_s = np.stack([starts_s, ends_s], axis=1).ravel()
-    # Rows whose times are whole seconds may seem to overlap by less than that.
+    # Rows with times in whole seconds may seem to overlap by less than a second.
     knots_s = np.maximum.accumulate(knots_s)
 
     def between(values: FloatArray) -> FloatArray:
-        # What is not known counts as missing below, and must not spoil what comes after it.
+        # Unknown values count as missing below, and must not affect what comes after them.
         steps = np.stack([np.zeros(len(values)), np.nan_to_num(values)], axis=1).ravel()
         return np.diff(np.interp(edges, knots_s, np.cumsum(steps)))
 

@@ -1,1 +1,1 @@
-"""What is stored and shared: traces, workloads and probes, their files and names; no torch."""
+"""Records that are stored and shared: traces, workloads, probes, their files; without torch."""

@@ -1,7 +1,7 @@
-"""Which devices does a trace have? The one answer, from what its meta says of them.
+"""The devices of a trace, as its meta lists them.
 
-A meta may have been written by hand: an entry that does not say what kind it is of is of the kind
-that its name begins with, as in `cpu:0`, and else a GPU.
+A meta may have been written by hand. If an entry does not state its kind, the kind is the prefix
+of its name, as in `cpu:0`; without such a prefix, it is a GPU.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ KINDS = ("gpu", "cpu", "ram")
 
 
 def devices_of(meta: Mapping[str, Any]) -> list[Device]:
-    """The entries of a trace's meta; what is no entry is left out."""
+    """The device entries in a trace's meta; values that are not objects are left out."""
     devices = meta.get("devices")
     return [d for d in devices if isinstance(d, dict)] if isinstance(devices, list) else []
 
 
 def kind_of(device: Mapping[str, Any]) -> str:
-    """What a device is: gpu, cpu, ram, or whatever else its entry says."""
+    """The kind of a device: gpu, cpu, ram, or whatever else its entry states."""
     if device.get("kind"):
         return str(device["kind"])
     prefix = str(device.get("device", "")).partition(":")[0]
@@ -32,39 +32,39 @@ def kind_of(device: Mapping[str, Any]) -> str:
 
 
 def of_kind(devices: Iterable[Device], *kinds: str) -> list[Device]:
-    """The devices of these kinds, in their order."""
+    """The devices of these kinds, in order."""
     return [device for device in devices if kind_of(device) in kinds]
 
 
 def gpus_of(devices: Iterable[Device]) -> list[Device]:
-    """The GPUs, in their order."""
+    """The GPUs, in order."""
     return of_kind(devices, "gpu")
 
 
 def accelerators_of(devices: Iterable[Device]) -> list[Device]:
-    """What the training ran on: the GPUs or, where there is none, the processors."""
+    """The devices that the training ran on: the GPUs or, if there are none, the CPUs."""
     every = list(devices)
     return gpus_of(every) or of_kind(every, "cpu")
 
 
 def name_of(device: Mapping[str, Any]) -> str:
-    """The product's name or, where that is not known, the device's own."""
+    """The product name or, if unknown, the device's own name."""
     return str(device.get("name") or device.get("device") or kind_of(device))
 
 
 def counts_by_name(devices: Iterable[Device]) -> dict[str, int]:
-    """How many there are of each name, in their order."""
+    """The number of devices of each name, in order."""
     return dict(Counter(map(name_of, devices)))
 
 
 def names_with_counts(devices: Iterable[Device]) -> list[str]:
-    """Their names, such as "2 x NVIDIA A40", each once."""
+    """Each name once, with its count, such as "2 x NVIDIA A40"."""
     counts = counts_by_name(devices)
     return [name if count == 1 else f"{count} x {name}" for name, count in counts.items()]
 
 
 def rows_of_devices(device: NDArray[Any]) -> dict[str, NDArray[np.intp]]:
-    """The rows of each device, in their order; at once, however many devices there are."""
+    """The row numbers of each device, in order, found in one pass for any number of devices."""
     if not len(device):
         return {}
     numbers: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""`EpochTable`: rows of epochs as they come, in columns; what these can be called, and hold."""
+"""`EpochTable`: epoch rows as they arrive, in columns; which names and values are allowed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import reprlib
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,32 +15,35 @@ from energyest.arrays import FloatArray, refuse
 from energyest.checks import is_count, short
 from energyest.errors import TraceError
 
-#: Key of a line of `epochs.jsonl` that adds to an earlier row, whose number is its value.
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Key in a line of `epochs.jsonl` that adds to an earlier row; its value is the row's number.
 AMENDS = "amends_row"
-# Every row names all of its metrics. More, as of a name for each step, would fill the memory.
+# Every row names all of its metrics. More names, such as one for each step, would fill the memory.
 _MOST_CHARACTERS, _MOST_NAMES = 200, 2000
-# What is measured, and more of it than any training has: 1e18 J is what all people use in half a
-# day, 1e11 s are three thousand years.
+# The measured columns, each with a bound that no training reaches: 1e18 J is what humanity uses in
+# half a day, 1e11 s are three thousand years.
 _MEASURED = {
     **dict.fromkeys(("energy_J", "gpu_energy_J", "cpu_energy_J", "ram_energy_J"), 1e18),
     **{"validation_energy_J": 1e18, "duration_s": 1e11, "validation_s": 1e11},
     **{"mean_power_W": 1e12, "steps": 1e15, "samples": 1e18, "flops": 1e33},
 }
 MOST_S, MOST_J = _MEASURED["duration_s"], _MEASURED["energy_J"]
-# Rounding of times and energies, also of those of long runs.
+# Rounding of times and energies, also in long runs.
 _ROUNDING_S, _ROUNDING_J, _ROUNDING = 1e-3, 1e-2, 1e-6
-# A counter that corrects itself takes back what was booked before: then an epoch is not known.
+# A counter that corrects itself takes back energy booked earlier; an epoch is then unknown.
 _CORRECTION, _CORRECTION_IF_UNKNOWN = 0.02, 0.5
-# Outside of epochs, a device draws no more than this, or than so many times what epochs draw.
+# Outside of epochs, a device draws at most this power, or this multiple of the power in epochs.
 _MOST_DEVICE_W, _MOST_TIMES = 1e4, 10
 
 
 class EpochTable:
-    """Rows that may each lack some names, in columns: 8 bytes a value, however long a run is.
+    """Rows stored in columns, 8 bytes a value, however long the run; a row may lack some names.
 
     Args:
-        most_rows: more rows are refused; None for any number.
-        most_values: more rows × columns are refused.
+        most_rows: the largest number of rows; None for no limit.
+        most_values: the largest number of rows × columns; None for no limit.
     """
 
     def __init__(self, most_rows: int | None = None, most_values: int | None = None) -> None:
@@ -52,7 +56,7 @@ class EpochTable:
         return self._rows
 
     def append(self, row: Mapping[str, float]) -> None:
-        """Add a row; names it lacks are NaN in it, names it brings are NaN in earlier rows.
+        """Add a row. Names it lacks are NaN in it; names it introduces are NaN in earlier rows.
 
         Raises:
             ValueError: the table would become too large.
@@ -67,7 +71,7 @@ class EpochTable:
 
         Args:
             values: what to add.
-            row: number of the row, counted from 0; by default the last.
+            row: number of the row, counted from 0; the last row by default.
 
         Raises:
             LookupError: there is no such row.
@@ -81,11 +85,11 @@ class EpochTable:
             self._columns[name][number] = value
 
     def extend(self, rows: int, names: Iterable[str]) -> None:
-        """Add many rows at once, in which nothing is known as yet.
+        """Add many rows at once, all values NaN.
 
         Args:
-            rows: how many.
-            names: columns that there will be.
+            rows: number of rows.
+            names: columns that the table will have.
 
         Raises:
             ValueError: the table would become too large; it stays as it is.
@@ -98,8 +102,8 @@ class EpochTable:
             column.frombytes(np.full(rows, math.nan).tobytes())
 
     def put(self, name: str, rows: NDArray[np.intp], values: FloatArray) -> None:
-        """Set values of a column; of a row that is named twice, the last one."""
-        # As long as this view lives, the column cannot grow.
+        """Set values of a column; if a row is named twice, the last value counts."""
+        # While this view exists, the column cannot grow.
         np.frombuffer(self._columns[name])[rows] = values
 
     def add_columns(self, columns: Mapping[str, FloatArray]) -> None:
@@ -115,7 +119,7 @@ class EpochTable:
             self.put(name, first + rows, values)
 
     def columns(self, more: Sequence[Mapping[str, float]] = ()) -> dict[str, FloatArray]:
-        """A copy of the columns, read-only and each of shape (rows,), with some more rows."""
+        """A read-only copy of the columns, each of shape (rows,), with `more` rows appended."""
         names = dict.fromkeys([*self._columns, *(name for row in more for name in row)])
         columns = {name: np.full(self._rows + len(more), math.nan) for name in names}
         for name, values in columns.items():
@@ -126,7 +130,7 @@ class EpochTable:
         return columns
 
     def into_columns(self) -> dict[str, FloatArray]:
-        """The columns, as `columns` gives them, and none left here: a copy of all takes memory."""
+        """Move the columns out of the table, which saves the memory of a copy; it is then empty."""
         columns = {}
         for name in [*self._columns]:
             columns[name] = np.array(self._columns.pop(name))
@@ -135,7 +139,7 @@ class EpochTable:
         return columns
 
     def rows_from(self, first: int) -> list[dict[str, float]]:
-        """The rows from one of them on."""
+        """The rows from `first` on."""
         return [
             {name: column[row] for name, column in self._columns.items()}
             for row in range(first, self._rows)
@@ -146,7 +150,7 @@ class EpochTable:
         return self.rows_from(self._rows - 1)[0] if self._rows else {}
 
     def _hold(self, values: Mapping[str, float]) -> None:
-        """Make columns of new names, as long as the others are."""
+        """Make columns for new names, as long as the others."""
         new = [name for name in values if name not in self._columns]
         self._check_size(self._rows, len(self._columns) + len(new))
         before = len(next(iter(self._columns.values()), ()))
@@ -155,19 +159,19 @@ class EpochTable:
     def _check_size(self, rows: int, names: int) -> None:
         too_long = self._most_rows is not None and rows > self._most_rows
         if too_long or (self._most_values is not None and rows * names > self._most_values):
-            raise ValueError(f"{rows} rows of {names} columns are too much")
+            raise ValueError(f"{rows} rows of {names} columns are too many")
 
 
 def why_unstorable(name: object) -> str:
-    """Why a column of epochs cannot be stored and read again by that name; empty if it can."""
+    """Why an epoch column cannot be stored and read back under this name; empty if it can."""
     if not isinstance(name, str):
-        return f"{short(name)} is no name of a column"
+        return f"{short(name)} is not a column name"
     if name == AMENDS:
         return f"the name {name!r} has another meaning in the trace's files"
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
-        return f"the name {short(name)} is no text that a file can hold"
+        return f"the name {short(name)} cannot be stored as text"
     return ""
 
 
@@ -175,7 +179,7 @@ class MetricNames:
     """The names that a training has logged so far.
 
     Args:
-        measured: columns that it cannot set, as they are measured.
+        measured: columns that cannot be logged, because they are measured.
     """
 
     def __init__(self, measured: Collection[str]) -> None:
@@ -183,7 +187,7 @@ class MetricNames:
         self._known: set[str] = set()
 
     def refuse(self, name: str) -> tuple[str, str]:
-        """Why a value is not stored by that name, and what to warn of it once; empty if it is."""
+        """Why a value is not stored under this name, and the warning to give once; else empty."""
         if name in self._known:
             return "", ""
         if name in self._measured:
@@ -192,20 +196,21 @@ class MetricNames:
         if why:
             return why, f"{why}: the metric is left out"
         if len(name) > _MOST_CHARACTERS:
-            return "long", f"metrics are left out whose names are as long as {short(name)}..."
+            return "long", f"metrics with names as long as {short(name)}... are left out"
         if len(self._known) == _MOST_NAMES:
-            return "many", f"{_MOST_NAMES} metrics have names by now: further ones are left out"
+            return "many", f"{_MOST_NAMES} metric names are in use: further ones are left out"
         self._known.add(name)
         return "", ""
 
     def numbers(
         self, values: Mapping[str, object], warn: Callable[[str, str], None]
     ) -> dict[str, float]:
-        """Those of the values that are stored, as numbers.
+        """The values that can be stored, as numbers.
 
         Args:
-            values: by name.
-            warn: called with a key and a text for what is left out; once for a key is enough.
+            values: values by name.
+            warn: called with a key and a text for each value left out; the caller may show the
+                text once per key.
         """
         numbers = {}
         for name, value in values.items():
@@ -215,22 +220,22 @@ class MetricNames:
                 continue
             try:
                 numbers[name] = float(value)  # type: ignore[arg-type]
-            except Exception:  # whatever a user's own number, or a tensor of several, may raise
-                warn(name, f"the value of {name!r} is no number and is left out")
+            except Exception:  # a user's own type, or a tensor, may raise anything
+                warn(name, f"the value of {name!r} is not a number and is left out")
         return numbers
 
 
 def check_rows(columns: Mapping[str, FloatArray], what: str) -> None:
-    """Refuse rows that no training can have: NaN is what was not measured, and stands anywhere.
+    """Refuse rows that no training can have. NaN, for what was not measured, is allowed anywhere.
 
     Args:
-        columns: name -> values, of shape (rows,).
-        what: whose they are, as a message begins with it.
+        columns: name -> values of shape (rows,).
+        what: whose rows they are; messages begin with it.
 
     Raises:
-        TraceError: something that is measured is negative, infinite or absurdly large; a row ends
-            before it begins, lasts longer than from its start to its end, or begins before the one
-            before it ended.
+        TraceError: a measured value is negative, infinite or absurdly large; a row ends before it
+            begins, lasts longer than from its start to its end, or begins before the previous row
+            ended.
     """
     for name, most in _MEASURED.items():
         values = columns.get(name)
@@ -250,25 +255,25 @@ def check_rows(columns: Mapping[str, FloatArray], what: str) -> None:
     too_long = lasted_s > end_s - start_s + rounding_s
     refuse(too_long, lasted_s, f"{what}duration_s of the epochs", "must not exceed end_s - start_s")
     ended_s = np.fmax.accumulate(np.append(-math.inf, end_s))[:-1]
-    rule = "must not be before the one before has ended"
+    rule = "must not be before the end of the previous epoch"
     refuse(start_s < ended_s - rounding_s, start_s, f"{what}start_s of the epochs", rule)
 
 
 def check_totals(
     energy_J: float, duration_s: float, columns: Mapping[str, FloatArray], devices: int, what: str
 ) -> None:
-    """Refuse totals that do not go with the rows.
+    """Refuse totals that contradict the rows.
 
     Args:
-        energy_J: joules of the whole run; NaN if they are not known.
-        duration_s: seconds of the whole run; NaN if they are not known.
-        columns: the rows, which `check_rows` let through.
-        devices: how many were measured.
-        what: whose they are, as a message begins with it.
+        energy_J: joules of the whole run; NaN if unknown.
+        duration_s: seconds of the whole run; NaN if unknown.
+        columns: the rows, which have passed `check_rows`.
+        devices: number of devices measured.
+        what: whose totals they are; messages begin with it.
 
     Raises:
-        TraceError: a total is negative, absurdly large, less than its rows come to, or more than
-            can have been drawn in the time outside of them.
+        TraceError: a total is negative, absurdly large, less than the sum of its rows, or more
+            than the rows plus what can have been drawn in the time outside of them.
     """
     for value, name, most in ((energy_J, "total_J", MOST_J), (duration_s, "duration_s", MOST_S)):
         if value < -_ROUNDING_J or value > most:
@@ -279,7 +284,7 @@ def check_totals(
     less = known_J * (1 - (_CORRECTION if are_known else _CORRECTION_IF_UNKNOWN)) - _ROUNDING_J
     if energy_J < less:
         raise TraceError(f"{what}total_J is {energy_J:g}, less than the {known_J:g} of its rows")
-    was_measured = duration_s > 0 or math.isfinite(energy_J)  # a run that was never started is not
+    was_measured = duration_s > 0 or math.isfinite(energy_J)  # False if a run never started
     if was_measured and duration_s < known_s * (1 - _ROUNDING) - _ROUNDING_S * (len(rows_s) + 1):
         raise TraceError(f"{what}duration_s is {duration_s:g}, less than its rows' {known_s:g}")
     if are_known and math.isfinite(duration_s) and np.isfinite(rows_s).all() and len(rows_s):
@@ -291,3 +296,37 @@ def check_totals(
                 f"{what}total_J is {energy_J:g}, more than the {known_J:g} of its rows and what "
                 "can have been drawn outside of them"
             )
+
+
+# ---------------------------------------------------------------------- columns
+
+
+def checked_columns(
+    columns: Mapping[str, NDArray[Any]], names: tuple[str, ...], what: str
+) -> dict[str, NDArray[Any]]:
+    """All of `names`, then the others, read-only and of the same length; NaN where missing."""
+    lengths = {len(values) for values in columns.values()}
+    if len(lengths) > 1:
+        sizes = ", ".join(f"{name}: {len(values)}" for name, values in columns.items())
+        raise TraceError(f"the columns of {what} must have the same length, not {sizes}")
+    size = lengths.pop() if lengths else 0
+    checked: dict[str, NDArray[Any]] = {}
+    for name in dict.fromkeys((*names, *columns)):
+        values = columns.get(name)
+        # Arrays of a long run are large: one that is read-only and not a view need not be copied.
+        if not isinstance(values, np.ndarray) or values.flags.writeable or values.base is not None:
+            values = np.full(size, math.nan) if values is None else np.array(values)
+            values.flags.writeable = False
+        checked[name] = values
+    return checked
+
+
+def as_frame(columns: Mapping[str, NDArray[Any]], integers: tuple[str, ...] = ()) -> pd.DataFrame:
+    """The columns as a new table; those in `integers` as whole numbers if all are known."""
+    import pandas as pd  # noqa: PLC0415  (keeps `import energyest` fast)
+
+    frame: pd.DataFrame = pd.DataFrame({name: values.copy() for name, values in columns.items()})
+    for name in integers:
+        if not frame[name].isna().any():
+            frame[name] = frame[name].astype(np.int64)
+    return frame

@@ -1,4 +1,4 @@
-"""`load_traces`: the traces below a folder, or one by one, by name."""
+"""`load_traces`: all traces below a folder, or a list of them, by name."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _META_FILE = "meta.json"
 
 
 def load_traces(source: Source) -> dict[str, EnergyTrace]:
-    """Many traces by name, for `collect_runs` and `score_estimators`.
+    """Load many traces by name, for `collect_runs` and `score_estimators`.
 
     Args:
-        source: a folder that holds traces at any depth, which are named by their folders within it;
-            or folders of traces or traces, one by one; or traces, or their folders, by name.
+        source: a folder that holds traces at any depth, each named by its path within the folder;
+            or several traces or trace folders; or a mapping from names to traces or trace folders.
 
     Raises:
-        RunsError: there is no trace, or `source` is something else.
-        TraceError: a folder that was named as a trace holds no trace.
+        RunsError: there is no trace, or `source` is none of these.
+        TraceError: a folder given as a trace is not one.
 
     Warns:
-        UserWarning: a trace below the folder cannot be read, and was left out.
+        UserWarning: a trace below the folder cannot be read and was left out.
 
     Examples:
         >>> from energyest.tradeoff import load_traces
@@ -61,7 +61,7 @@ def _trace(item: object) -> EnergyTrace:
 
 
 def _traces_in(folder: Path) -> dict[str, EnergyTrace]:
-    """All traces below a folder, without what lies in another trace: its other ranks."""
+    """All traces below a folder, without those inside another trace, which are its ranks."""
     if not folder.is_dir():
         raise RunsError(f"there is no folder {folder}")
     found: dict[str, EnergyTrace] = {}

@@ -1,7 +1,7 @@
-"""Trace folders to traces: `load_trace`, which adds up those of all processes (ranks).
+"""`load_trace`: read a trace from its folder, summing all processes (ranks).
 
-Rank 0's folder is the training's; in it is a folder for each other rank, `rank1`, `rank2`, ...,
-which is a trace by itself.
+Rank 0's folder is the trace folder of the training. It holds a folder for each other rank
+(`rank1`, `rank2`, ...), each of which is a trace of its own.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ _FOLDER = re.compile(r"rank([1-9]\d{0,4})")
 
 
 def load_trace(folder: str | Path, *, ranks: Sequence[int] | None = None) -> EnergyTrace:
-    """Read a trace from its folder: of a finished run, or of one that is running or was killed.
+    """Read the trace of a run that has finished, is still running, or was killed.
 
-    The trace of a training in several processes is the sum of all of them, whose folders lie in
-    that of rank 0; each of these folders is a trace as well. Where one is missing, or has not
-    recorded an epoch, the energy is NaN.
+    A training in several processes is read as the sum of all of them. The folders of the other
+    ranks lie in rank 0's folder, and each is a trace of its own. If a rank is missing, or did not
+    record an epoch, the energy is NaN.
 
     Args:
         folder: the trace's folder.
-        ranks: the processes to add up; by default all that the training had.
+        ranks: the processes to sum; by default, all that the training had.
 
     Raises:
-        TraceError: the folder is missing, is no trace, was damaged other than by a cut last line,
-            was written by a newer version, or holds values that no training can have.
+        TraceError: the folder is missing, is not a trace, is damaged (other than by a truncated
+            last line), was written by a newer version, or holds values that no training can have.
 
     Examples:
         >>> from energyest import load_trace
@@ -62,44 +62,44 @@ def load_trace(folder: str | Path, *, ranks: Sequence[int] | None = None) -> Ene
 
 
 def _noted(trace: EnergyTrace) -> EnergyTrace:
-    """The trace, with a note on what it does not show as the run was cut off too soon."""
+    """The trace, with a note on the devices of which nothing was recorded before the run died."""
     unread = [str(device.get("device")) for device in unread_devices(trace)]
     if not unread or "total_J" in trace.meta:
         return trace
-    note = f"nothing is known of {', '.join(unread)}: the run was cut off before it was recorded"
+    note = f"nothing is known about {', '.join(unread)}: the run was cut off before it was recorded"
     meta = {**trace.meta, "notes": [*read_list(trace.meta, "notes"), note]}
     return EnergyTrace(trace.epoch_columns, trace.power_columns, meta)
 
 
 def folder_of(folder: Path, rank: int) -> Path:
-    """Where a rank's part of the trace in a folder is."""
+    """The folder of a rank's part of a trace."""
     return folder / f"rank{rank}" if rank else folder
 
 
 def missing_text(meta: Mapping[str, Any]) -> str:
-    """Which ranks have left no record, by the meta of a trace; empty if all have."""
+    """Say which ranks left no record, according to a trace's meta; empty if all did."""
     missing = read_list(meta, "missing_ranks")
     if not missing:
         return ""
     few = ", ".join(str(rank) for rank in missing[:5])
     more = f", ... ({len(missing)} in all)" if len(missing) > 5 else ""
-    return f"rank {few}{more} has left no record: what all drew is not known"
+    return f"rank {few}{more} has left no record: the total energy is not known"
 
 
 def read_ranks(folder: Path, ranks: Sequence[int] | None = None) -> EnergyTrace:
-    """Read a trace folder, with those of other ranks that are in it.
+    """Read a trace folder and the folders of other ranks in it.
 
     Args:
-        folder: of a trace; or one with folders of ranks alone, as on the disk of a machine that
-            rank 0 did not run on.
-        ranks: those to add up; by default all that the training had.
+        folder: a trace folder; or one that holds only folders of ranks, as on the disk of a
+            machine on which rank 0 did not run.
+        ranks: the ranks to sum; by default, all that the training had.
 
     Raises:
-        TraceError: there is no trace that can be read, or one of those asked for is missing.
+        TraceError: there is no readable trace, or one of `ranks` is missing.
     """
     try:
         return _read(folder, ranks)
-    except OSError as error:  # no permission, or a name that no file can have
+    except OSError as error:  # no permission, or an invalid file name
         name = reprlib.repr(str(folder))
         raise TraceError(f"cannot read the trace at {name}: {error.strerror}") from error
 
@@ -109,11 +109,11 @@ def _read(folder: Path, ranks: Sequence[int] | None) -> EnergyTrace:
     own: EnergyTrace | None = None
     if not subfolders or (folder / storage.EPOCHS_FILE).exists():
         own = _read_one(folder)
-        # One rank's own folder is that rank's trace; a sum that was saved is the whole already.
+        # The folder of a single rank is that rank's trace; a saved sum is complete already.
         is_whole = world_size(own) == 1 or "ranks" in own.meta
         if is_whole or rank_of(own) > 0:
             if ranks is not None and (set(ranks) != {rank_of(own)} or "ranks" in own.meta):
-                raise TraceError(f"{folder} cannot be taken apart into ranks {sorted(ranks)}")
+                raise TraceError(f"{folder} cannot be split into ranks {sorted(ranks)}")
             return own
     records = {} if own is None else {0: own}
     for rank, subfolder in subfolders.items():
@@ -131,7 +131,7 @@ def _read(folder: Path, ranks: Sequence[int] | None) -> EnergyTrace:
         if missing:
             present = reprlib.repr(sorted(records))
             log.warning(
-                "energyest: %s: %s; load_trace(..., ranks=%s) adds up the others",
+                "energyest: %s: %s; load_trace(..., ranks=%s) sums the others",
                 folder,
                 missing,
                 present,
@@ -145,7 +145,7 @@ def _read(folder: Path, ranks: Sequence[int] | None) -> EnergyTrace:
 
 
 def _read_one(folder: Path) -> EnergyTrace:
-    """The trace of one process, whose numbers a training can have."""
+    """The trace of one process, after checking that its numbers are possible."""
     trace = EnergyTrace(*storage.read_folder(folder))
     meta, rows = trace.meta, trace.epoch_columns
     check_rows(rows, f"{folder}: ")
@@ -170,7 +170,7 @@ def _read_one(folder: Path) -> EnergyTrace:
 
 
 def _subfolders(folder: Path) -> dict[int, Path]:
-    """The folders of ranks in a trace folder; a link is none, nor is a folder without a trace."""
+    """The folders of ranks in a trace folder; links and folders without a trace do not count."""
     if not folder.is_dir():
         return {}
     found = {}

@@ -1,7 +1,7 @@
-"""What the meta of a trace says: all its keys, who writes and who reads them, and how to read one.
+"""The meta of a trace: all its keys, who writes and reads each, and functions to read one.
 
-A meta comes from a file or from a caller, and may hold anything: whoever needs a value asks for it
-by one of the functions here, which give None, or nothing, for what is not of its kind.
+A meta comes from a file or from a caller and may hold anything. The functions here read a value
+and return None, or an empty container, if it is missing or of the wrong type.
 """
 
 from __future__ import annotations
@@ -13,117 +13,118 @@ from energyest.checks import finite_or_none, is_count, positive_or_none
 
 
 class TraceMeta(TypedDict, total=False):
-    """The keys of `EnergyTrace.meta`; all may be missing, and a user's own may be there too.
+    """The keys of `EnergyTrace.meta`; any may be missing, and users may add their own.
 
-    `measure.recorder` writes what comes first, until the sensors; `tracking` and the adapters of
-    training loops the rest; `records.ranks` what concerns several processes.
+    `measure.recorder` writes the first group; `tracking` and the adapters of training loops write
+    the second; `records.ranks` writes the third, on runs with several processes.
     """
 
-    #: What tells this run from others; the same in all its processes. Read by `storage`, `loading`,
+    #: Identifies the run; the same in all its processes. Read by `storage`, `loading`,
     #: `distributed`, `adapters.processes`, `scores` and `tradeoff.collect`.
     run_id: str
-    #: "running", "finished" or what interrupted the run. Read by `storage`, `ranks`,
+    #: "running", "finished", or what interrupted the run. Read by `storage`, `ranks`,
     #: `tradeoff.collect` and the command line.
     status: str
     #: When the run began, in ISO 8601, UTC. Read by `measure.checkpoint`,
     #: `tradeoff.collect`.
     start_time: str
-    #: Seconds between readings. For users, as all below that name no reader.
+    #: Seconds between readings. For users only, like all keys below that name no reader.
     interval_s: float
-    #: What was measured, one object a device; read through `records.devices`.
+    #: The devices measured, one object each; read through `records.devices`.
     devices: list[dict[str, Any]]
-    #: Seconds of the whole run, pauses left out. Read by `measure.checkpoint`, `tradeoff.collect`.
+    #: Seconds of the whole run, without pauses. Read by `measure.checkpoint`, `tradeoff.collect`.
     duration_s: float
-    #: Joules of the whole run; null if a part is not known. Read by `EnergyTrace.total_J`.
+    #: Joules of the whole run; null if a part is unknown. Read by `EnergyTrace.total_J`.
     total_J: float | None
-    #: The same by kind of device, as `gpu_energy_J`. Read by `measure.checkpoint`, `ranks`.
+    #: The same for each kind of device, such as `gpu_energy_J`. Read by `measure.checkpoint`,
+    #: `ranks`.
     components: dict[str, float | None]
-    #: What the epoch had cost that the end of the run cut off. Read by `measure.checkpoint`,
+    #: The cost so far of the epoch that the end of the run cut off. Read by `measure.checkpoint`,
     #: `ranks`, `storage` and the command line.
     interrupted_epoch: dict[str, float | None]
-    #: Rows at the beginning that an earlier part of the run had measured, what that part had cost
-    #: in all, and what of it on the row that it had begun. Read by `EnergyTrace.total_J`, `ranks`.
+    #: For a resumed run: the number of rows that the earlier part measured, the energy of that part
+    #: in all, and its share for the row that was under way. Read by `EnergyTrace.total_J`, `ranks`.
     earlier_rows: int
     earlier_total_J: float | None
     carried_J: float | None
-    #: The parts of a run that was resumed, the oldest first. Read by `measure.checkpoint`,
+    #: The parts of a resumed run, oldest first. Read by `measure.checkpoint`,
     #: `tradeoff.collect`.
     earlier_parts: list[dict[str, Any]]
 
     #: What is missing, and why. Read by `ranks` and the command line.
     notes: list[str]
-    #: The log of another tool that the trace was made of: its tool, file, columns and time zone.
+    #: The other tool's log from which the trace was made: tool, file, columns and time zone.
     log: dict[str, Any]
-    #: What was let finish its work at the edges of epochs: "torch.cuda", "jax".
+    #: What was synchronised at the edges of epochs: "torch.cuda", "jax".
     synchronized: list[str]
-    #: Versions of the libraries that were in use.
+    #: Versions of the libraries in use.
     versions: dict[str, str]
     #: Name of the machine. Read by `ranks`, `measure.checkpoint`, PRE's `training_data`.
     host: str
-    #: Steps of an interval; without it, rows are epochs. Read by `EnergyTrace.unit`,
+    #: Steps in an interval; without it, rows are epochs. Read by `EnergyTrace.unit`,
     #: `measure.checkpoint`.
     interval_steps: int
     #: The Trainer's number of the first epoch. Read by STEP's `validation`, `measure.checkpoint`.
     first_epoch: int
-    #: How long the run is to be, in rows and in seconds. Read by STEP's `horizon`, PRE's `blend`,
-    #: `scores` and the command line.
+    #: The planned length of the run, in rows and in seconds. Read by STEP's `horizon`, PRE's
+    #: `blend`, `scores` and the command line.
     planned_epochs: float | None
     planned_duration_s: float | None
-    #: Changes that are known ahead, or that came. Read by STEP's `planned_changes`,
+    #: Changes that are planned, or that have happened. Read by STEP's `planned_changes`,
     #: `tracking.continuation`, `measure.checkpoint`.
     planned_changes: list[dict[str, Any]]
-    #: What the training may cost: the limits by unit, "warn" or "stop", what was found of them, and
-    #: why the training was stopped, if it was. Read by the command line.
+    #: The budget: limits by unit, "warn" or "stop", the verdict, and why the training was stopped,
+    #: if it was. Read by the command line.
     budget: dict[str, Any]
-    #: What the callbacks watch that may end the training early, and the epochs before which they do
-    #: not. Read by `estimators.early_stopping` and the command line.
+    #: What the early-stopping callbacks watch, and the number of epochs before which they cannot
+    #: stop. Read by `estimators.early_stopping` and the command line.
     early_stopping: list[dict[str, Any]]
     min_epochs: int
-    #: Rows from one validation to the next, and its batches for each of a row's training batches.
-    #: Read by STEP's `validation`.
+    #: Rows from one validation to the next, and the number of validation batches divided by a
+    #: row's training batches. Read by STEP's `validation`.
     validation_every_n_rows: float | None
     validation_to_training_batches: float | None
-    #: Samples of a whole epoch, and of a validation. Read by PRE's `from_trace`.
+    #: Samples in a whole epoch, and in a validation. Read by PRE's `from_trace`.
     train_samples: int
     validation_samples: int
-    #: Samples of a batch; read by `tradeoff.collect`.
+    #: Samples in a batch; read by `tradeoff.collect`.
     batch_size: int | None
     #: The model's class and size, and its hyperparameters. Read by `run_labels`,
     #: `tradeoff.collect`, PRE's `training_data`.
     model: dict[str, Any]
     hparams: dict[str, Any]
-    #: What the model is computed in, and Lightning's word for it. Read by `baselines`,
+    #: The precision of the computation, and Lightning's name for it. Read by `baselines`,
     #: `tradeoff.collect`.
     precision: str
     lightning_precision: str
-    #: Batches to an optimizer step, and the optimizer's name.
+    #: Batches per optimizer step, and the optimizer's name.
     accumulate_grad_batches: int
     optimizer: str
-    #: FLOPs of the forward pass for one sample; why they are not known, or how they count; those of
-    #: training ÷ those of forward; operations without a count. Read by `baselines`,
+    #: FLOPs of the forward pass for one sample; why they are unknown, or how they were counted;
+    #: training FLOPs divided by forward FLOPs; operations without a count. Read by `baselines`,
     #: `tradeoff.collect`.
     forward_flops_per_sample: float | None
     flops_note: str
     training_to_forward_flops: float | None
     flops_uncounted: dict[str, int]
-    #: What a training step does, as `Workload.to_dict` gives it, or why it is not known. Read by
-    #: PRE's `from_trace` and `training_data`, `run_labels`.
+    #: The training step as `Workload.to_dict` gives it, or why it is unknown. Read by PRE's
+    #: `from_trace` and `training_data`, `run_labels`.
     workload: dict[str, Any]
     workload_note: str
     #: PRE's projection at the first batch, or why there is none. Read by PRE's `from_trace`.
     first_projection: dict[str, Any]
     first_projection_note: str
 
-    #: Number of this process, and of all. Read by `ranks`.
+    #: Number of this process, and the number of processes. Read by `ranks`.
     rank: int
     world_size: int
-    #: What each rank recorded, and which of them have left no record. Read by `ranks`,
+    #: A summary of each rank's record, and the ranks that left none. Read by `ranks`,
     #: `EnergyTrace.total_J`, the command line.
     ranks: list[dict[str, Any]]
     missing_ranks: list[int]
 
 
-# More of something that is counted than any training has.
+# A count that no training reaches.
 _MOST = 10**9
 
 
@@ -144,23 +145,23 @@ def read_count(meta: Mapping[str, Any], key: str, most: int = _MOST) -> int | No
 
 
 def read_text(meta: Mapping[str, Any], key: str) -> str | None:
-    """Text that is not empty."""
+    """Non-empty text."""
     value = meta.get(key)
     return value if isinstance(value, str) and value else None
 
 
 def read_object(meta: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """What has names for its values; empty where there is nothing."""
+    """An object (mapping); empty if there is none."""
     value = meta.get(key)
     return value if isinstance(value, Mapping) else {}
 
 
 def read_list(meta: Mapping[str, Any], key: str) -> list[Any]:
-    """A list; empty where there is none."""
+    """A list; empty if there is none."""
     value = meta.get(key)
     return value if isinstance(value, list) else []
 
 
 def read_objects(meta: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    """A list of objects; what is no object is left out."""
+    """A list of objects; values that are not objects are left out."""
     return [one for one in read_list(meta, key) if isinstance(one, dict)]

@@ -1,4 +1,4 @@
-"""Files that this process makes in a folder: it replaces no others, and follows no links."""
+"""Files that this process creates in a folder: it replaces no others and follows no links."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from io import FileIO
 from itertools import islice
 from pathlib import Path, PurePath
 
-# Lines that are encoded and written at a time.
+# Lines encoded and written at a time.
 _BATCH = 1000
-# A file of one's own: it must not be there yet, and may not be a link. What a system lacks is 0.
+# A new file: it must not exist yet and may not be a link. Flags that a system lacks are 0.
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _CREATE |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -22,42 +22,42 @@ _HAS_HANDLES = {os.open, os.stat, os.unlink, os.rename, os.link} <= os.supports_
 
 
 class OwnFiles:
-    """The files of one object in a folder, which may hold others.
+    """The files that one object owns in a folder, which may hold other files.
 
-    It works on the folder that it opened, wherever that is moved and whatever takes its place.
-    What a file holds is written to a draft of an unpredictable name, which then takes the place of
-    the old file: nobody sees it half written.
+    The object keeps working on the folder it opened, even if that is moved or replaced. A file is
+    written to a draft with an unpredictable name, which then replaces the old file, so nobody sees
+    it half written.
 
     Args:
-        path: the folder, which has to exist; it may be reached through a link.
+        path: the folder, which must exist; it may be reached through a link.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: the folder cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # None where the system has no handles of folders: then paths have to do.
+        # None if the system has no folder handles: paths are used instead.
         self._handle = os.open(path, _FOLDER) if _HAS_HANDLES else None
         self._folder = os.stat(path) if self._handle is None else os.fstat(self._handle)
-        # Kept open: of a file that is removed, the system would give the number to the next.
+        # Kept open: otherwise the system could reuse a removed file's inode number for another.
         self._made: dict[str, FileIO] = {}
         self._adopted: dict[str, os.stat_result] = {}
-        # Some network file systems number a file anew each time that it is looked up.
+        # Some network file systems give a file a new inode number at each look-up.
         self._can_tell = os.path.samestat(os.stat(path), self._folder)
 
     def create(self, name: str) -> None:
-        """Make an empty file that is not there yet.
+        """Create an empty file.
 
         Raises:
-            FileExistsError: it is, be it as a link that leads nowhere.
-            OSError: it cannot be made.
+            FileExistsError: the file exists, even if only as a broken link.
+            OSError: it cannot be created.
         """
         self._made[name] = self._create(name)
         self._can_tell = self._can_tell and self.is_own(name)
 
     def append(self, name: str, lines: Iterable[str]) -> None:
-        """Add to a file that this object made; the operating system has it then.
+        """Append to a file that this object created, without buffering.
 
         Raises:
             OSError: it cannot be written.
@@ -66,10 +66,10 @@ class OwnFiles:
             write(self._made[name], batch)
 
     def replace(self, name: str, lines: Iterable[str]) -> None:
-        """Write a file anew, as a whole.
+        """Replace the whole content of a file, or create it.
 
         Raises:
-            FileExistsError: there is one that is not this object's.
+            FileExistsError: the file exists and is not this object's.
             OSError: it cannot be written.
         """
         draft = f".{name[:40]}.{secrets.token_hex(8)}"
@@ -86,23 +86,23 @@ class OwnFiles:
         self._made[name] = file
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is this object's."""
+        """Remove a file if this object owns it."""
         if self.is_own(name):
             os.unlink(self._at(name), dir_fd=self._handle)
         self._let_go(name)
 
     def adopt(self, name: str) -> None:
-        """Take a file that is there for this object's own, as of an earlier process."""
+        """Treat an existing file, such as one of an earlier process, as this object's own."""
         there = self._stat(name)
         if there is not None:
             self._adopted[name] = there
 
     def exists(self, name: str) -> bool:
-        """Whether the folder holds anything of that name."""
+        """Whether the folder holds anything with this name."""
         return self._stat(name) is not None
 
     def is_own(self, name: str) -> bool:
-        """Whether what the folder holds by that name was made by this object."""
+        """Whether this object created what the folder holds under this name."""
         there, file = self._stat(name), self._made.get(name)
         made = self._adopted.get(name) if file is None else os.fstat(file.fileno())
         if there is None or made is None or not stat.S_ISREG(there.st_mode):
@@ -110,11 +110,11 @@ class OwnFiles:
         return not self._can_tell or os.path.samestat(there, made)
 
     def is_foreign(self, name: str) -> bool:
-        """Whether the folder holds something by that name that somebody else made."""
+        """Whether the folder holds something under this name that this object does not own."""
         return self.exists(name) and not self.is_own(name)
 
     def is_at(self, path: Path) -> bool:
-        """Whether the folder is still found at a path."""
+        """Whether a path still leads to the folder."""
         try:
             there = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -124,7 +124,7 @@ class OwnFiles:
         return os.path.samestat(there, self._folder)
 
     def close(self) -> None:
-        """Let the folder and its files go; nothing is lost, as nothing waits in a buffer."""
+        """Close the folder and its files; nothing is lost, because nothing is buffered."""
         for name in list(self._made):
             self._let_go(name)
         handle, self._handle = self._handle, None
@@ -155,7 +155,7 @@ class OwnFiles:
         old, new = self._at(draft), self._at(name)
         handles = {"src_dir_fd": self._handle, "dst_dir_fd": self._handle}
         if not self.exists(name):
-            # A link is only made where there is nothing, whoever else comes at the same time.
+            # Linking fails if the name exists, so it is safe against concurrent writers.
             try:
                 os.link(old, new, **handles, follow_symlinks=False)
             except FileExistsError:
@@ -175,15 +175,15 @@ class OwnFiles:
 
 
 def save_file(path: str | PurePath, text: str, is_ours: Callable[[Path], bool]) -> None:
-    """Write a file as a whole: whoever reads it meanwhile sees the old one.
+    """Write a file atomically: a concurrent reader sees the old content.
 
     Args:
-        path: where; what a link leads to.
-        text: what.
-        is_ours: whether the file that is there already may be replaced.
+        path: where to write; links are followed.
+        text: the content.
+        is_ours: returns whether an existing file may be replaced.
 
     Raises:
-        FileExistsError: there is one that may not.
+        FileExistsError: there is a file that may not be replaced.
         OSError: it cannot be written.
     """
     target = Path(os.path.realpath(path))
@@ -191,7 +191,7 @@ def save_file(path: str | PurePath, text: str, is_ours: Callable[[Path], bool]) 
     try:
         own.adopt(target.name)
         if own.exists(target.name) and not is_ours(target):
-            reason = "it is there already, was not written by energyest, and is not replaced"
+            reason = "the file exists, was not written by energyest, and is not replaced"
             raise FileExistsError(errno.EEXIST, reason, str(path))
         own.replace(target.name, [text])
     finally:
@@ -199,9 +199,9 @@ def save_file(path: str | PurePath, text: str, is_ours: Callable[[Path], bool]) 
 
 
 def write(file: FileIO, text: str) -> None:
-    """Hand all of a text to the operating system, as UTF-8."""
+    """Write a whole text as UTF-8, without buffering."""
     data = memoryview(text.encode())
-    while data:  # a disk that is nearly full takes a part
+    while data:  # a disk that is nearly full accepts only part
         data = data[file.write(data) :]
 
 

@@ -1,6 +1,6 @@
-"""What was measured before a training: `Probe` of its steps on a GPU, `HostProbe` of the CPU alone.
+"""Measurements before a training: `Probe` of its steps on a GPU, `HostProbe` of the CPU alone.
 
-`energyest.profiling` makes them, `estimate_pre` uses them.
+`energyest.profiling` makes them, and `estimate_pre` uses them.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from energyest.errors import EstimateError
 from energyest.gpus import Gpu
 from energyest.records.workload import LARGEST, Workload
 
-#: Seconds of a step of `probe_host` on the usual machine: whose CPU takes as long to launch
-#: operations as PRE's packaged model takes to be usual. `python -m benchmarks.collect.launch_rate`
-#: tells it on a machine with a GPU (`usual_s`): one of 16 Intel Xeon cores with an H200
-#: (torch 2.11, Python 3.12, 2026-11-29), the only one that was measured.
+#: Seconds of a `probe_host` step on the reference machine: one whose CPU launches operations at the
+#: rate that PRE's packaged model assumes. `python -m benchmarks.collect.launch_rate` measures it on
+#: a machine with a GPU (`usual_s`): 16 Intel Xeon cores with an H200 (torch 2.11, Python 3.12,
+#: 2026-11-29), the only machine measured.
 USUAL_HOST_STEP_S = 0.87e-3
 
 
@@ -24,14 +24,14 @@ class Probe:
     """Real training steps, measured on a GPU.
 
     Attributes:
-        workload: what was trained, in a plain loop.
-        gpu: on what.
-        steps: number of steps that were timed.
-        step_s: mean length of a step in seconds.
-        power_W: mean power of the GPU meanwhile, in watts.
+        workload: the training step, run in a plain loop.
+        gpu: the GPU it ran on.
+        steps: number of steps timed.
+        step_s: mean duration of a step in seconds.
+        power_W: mean power of the GPU during the steps, in watts.
 
     Raises:
-        EstimateError: a number is none, is not positive, or is beyond any machine.
+        EstimateError: a value is not a number, is not positive, or is out of range.
     """
 
     workload: Workload
@@ -63,10 +63,10 @@ class HostProbe:
 
     Attributes:
         steps: number of steps of a tiny network that were timed.
-        step_s: length of an undisturbed one in seconds: nearly all others took longer.
+        step_s: duration of an undisturbed step in seconds; nearly all others took longer.
 
     Raises:
-        EstimateError: a number is none, is not positive, or is beyond any machine.
+        EstimateError: a value is not a number, is not positive, or is out of range.
     """
 
     steps: int
@@ -77,7 +77,7 @@ class HostProbe:
 
     @property
     def factor(self) -> float:
-        """How many times as long as usual the machine takes."""
+        """How many times as long as the reference machine this one takes."""
         return self.step_s / USUAL_HOST_STEP_S
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""The sum of what the processes (ranks) of a training recorded, as one trace."""
+"""The sum of the records of a training's processes (ranks), as one trace."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from energyest.records.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
 
-# More processes than any training has.
+# A number of processes that no training reaches.
 _MOST_RANKS = 10**5
-# Energies of a row, and the kind of device that they are of; None for all kinds together.
+# The energy columns and the kind of device each covers; None for all kinds together.
 _ENERGIES = {
     "energy_J": None,
     "validation_energy_J": None,
@@ -28,23 +28,23 @@ _ENERGIES = {
     "cpu_energy_J": "cpu",
     "ram_energy_J": "ram",
 }
-# What else adds up: each rank has its share of the samples.
+# Other columns that add up: each rank has its share of the samples.
 _COUNTS = ("samples", "flops")
-#: The columns that are sums over the ranks; all others are those of the lowest rank.
+#: The columns that are summed over ranks; all others are taken from the lowest rank.
 SUMMED = (*_ENERGIES, *_COUNTS)
 
 
 def merge(records: Mapping[int, EnergyTrace], expected: set[int] | None = None) -> EnergyTrace:
-    """The sum of what ranks recorded; times, steps and metrics are those of the lowest of them.
+    """Sum the records of ranks; times, steps and metrics are taken from the lowest rank.
 
-    Row for row, their rows are the same epochs. Where a rank has left no record of an epoch, or
-    none at all, or failed to measure it, the energy of that epoch is not known: NaN. A GPU that
-    several ranks share is counted with the first of them; where that cannot be done, as each of
-    them measured others beside it, the sum is not known.
+    Rows are matched by epoch. If a rank left no record of an epoch, or no record at all, or failed
+    to measure it, the energy of that epoch is unknown: NaN. A GPU that several ranks share is
+    counted once, with the lowest of them. If that is impossible, because these ranks also measured
+    other devices, the sum is unknown.
 
     Args:
         records: rank -> its record; at least one.
-        expected: the ranks that there have to be; by default all that the training had.
+        expected: the ranks that must be present; by default, all that the training had.
     """
     order = sorted(records)
     base = records[order[0]]
@@ -70,10 +70,10 @@ def merge(records: Mapping[int, EnergyTrace], expected: set[int] | None = None) 
 
 
 def _counted(records: Mapping[int, EnergyTrace]) -> tuple[dict[int, list[Device]], bool]:
-    """The devices of each rank that are counted, and whether one is so twice.
+    """The devices of each rank that are counted, and whether a device is counted twice.
 
-    Not counted is a rank whose devices were all measured by ranks before it. It has its energies,
-    not each device's: it counts as a whole or not at all.
+    A rank whose devices were all measured by lower ranks is not counted. A record holds the rank's
+    energies, not those of each device, so a rank counts as a whole or not at all.
     """
     seen: set[str] = set()
     counted = {}
@@ -94,8 +94,8 @@ def _has(devices: Sequence[Device], kind: str | None) -> bool:
 
 
 def _sum(parts: Sequence[EnergyTrace], base: EnergyTrace, name: str, *, known: bool) -> FloatArray:
-    """The sum of a column in the rows of the base; NaN where it is not `known`."""
-    # Rows from before a resumption are in rank 0's record alone, and of all ranks already.
+    """The sum of a column in the rows of the base; NaN if it is not `known`."""
+    # Rows from before a resume are only in rank 0's record, already summed over all ranks.
     first = _earlier_rows(base)
     earlier = _column(base, name)[:first]
     later = np.zeros(len(base) - first) if known else np.full(len(base) - first, math.nan)
@@ -104,7 +104,7 @@ def _sum(parts: Sequence[EnergyTrace], base: EnergyTrace, name: str, *, known: b
         values = _column(part, name)[rows]
         same = _column(part, "epoch")[rows] == _column(base, "epoch")[first:][: len(values)]
         later[: len(values)] += np.where(same, values, math.nan)
-        later[len(values) :] = math.nan  # it did not come so far
+        later[len(values) :] = math.nan  # this rank did not get that far
     return np.concatenate([earlier, later])
 
 
@@ -117,12 +117,12 @@ def _earlier_rows(record: EnergyTrace) -> int:
 
 
 def _readings(record: EnergyTrace, base: EnergyTrace, rank: int) -> dict[str, NDArray[Any]]:
-    """Readings in the times of the base; devices bear the number of their rank."""
+    """Readings on the base's clock, with the rank's number added to device names."""
     power = {name: record.power_columns[name] for name in storage.POWER_COLUMNS}
     first = _earlier_rows(base)
     if record is not base and len(base) > first and len(record):
-        # Clocks of machines differ; but all ranks came to the end of an epoch together. (Its start
-        # may lie in an earlier part of the run.)
+        # The clocks of machines differ, but all ranks end an epoch together. (Its start may lie in
+        # an earlier part of the run.)
         shift_s = float(_column(base, "end_s")[first] - _column(record, "end_s")[0])
         power["time_s"] = power["time_s"] + (shift_s if math.isfinite(shift_s) else 0.0)
     power["device"] = np.array([_name(name, rank) for name in power["device"]], dtype=object)
@@ -156,7 +156,7 @@ def _meta(
         for rank, one in records.items()
         for note in read_list(one.meta, "notes")
     ]
-    # Totals are known if each of them is; a trace without a total adds up its rows.
+    # A total is known if each rank's is; a trace without a total sums its rows.
     known = not (missing or twice)
     summed = {
         rank: one.meta for rank, one in records.items() if counted[rank] or _earlier_rows(one)
@@ -169,7 +169,7 @@ def _meta(
             for key, kind in _ENERGIES.items():
                 values = [part.get(key) for r, part in parts.items() if _has(counted[r], kind)]
                 _put(meta[name], key, values if known else [])
-    # What else is known of a row that was cut off, is so of one rank alone.
+    # The other values of an interrupted row are known for one rank only.
     if isinstance(meta.get("interrupted_epoch"), dict):
         for key in ("mean_power_W", *_COUNTS):
             meta["interrupted_epoch"].pop(key, None)
@@ -177,22 +177,22 @@ def _meta(
 
 
 def _like(part: object, other: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A part of a meta if it is one, and of the same epoch; else an empty one."""
+    """A part of a meta if it is an object for the same epoch; else an empty object."""
     return part if isinstance(part, dict) and part.get("epoch") == other.get("epoch") else {}
 
 
 def _put(target: dict[str, Any], name: str, values: Sequence[Any]) -> None:
-    """A sum of numbers; where one of them is none, the name is left out."""
+    """Store the sum of the values; leave the name out if one of them is not a number."""
     target.pop(name, None)
     if values and all(isinstance(v, int | float) and math.isfinite(v) for v in values):
         target[name] = sum(values)  # fsum raises where it overflows
 
 
 def rank_of(trace: EnergyTrace) -> int:
-    """Number of the process that recorded it; 0 where there was but one."""
+    """Number of the process that recorded a trace; 0 if there was only one."""
     return read_count(trace.meta, "rank", _MOST_RANKS) or 0
 
 
 def world_size(trace: EnergyTrace) -> int:
-    """How many processes its training had."""
+    """Number of processes in the training."""
     return read_count(trace.meta, "world_size", _MOST_RANKS) or 1

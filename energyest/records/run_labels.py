@@ -1,4 +1,4 @@
-"""What a run is called in tables: its model and its GPUs."""
+"""Labels of a run in tables: its model and its GPUs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from energyest.records.trace import EnergyTrace
 
 
 def model_name(trace: EnergyTrace, hyperparameter: str | None = None) -> str:
-    """The model's name; empty if it is not known.
+    """The model's name; empty if unknown.
 
     Args:
-        trace: what was recorded.
-        hyperparameter: the one that names the model, where a single LightningModule wraps many.
+        trace: the trace of the run.
+        hyperparameter: the hyperparameter that names the model, for a LightningModule that wraps
+            several models.
     """
     if hyperparameter is not None:
         value = read_object(trace.meta, "hparams").get(hyperparameter)
@@ -26,5 +27,5 @@ def model_name(trace: EnergyTrace, hyperparameter: str | None = None) -> str:
 
 
 def gpu_names(trace: EnergyTrace) -> str:
-    """The names of its GPUs, such as "2 x NVIDIA A40", or of its processor; empty without any."""
+    """The names of a run's GPUs, such as "2 x NVIDIA A40", or else its CPU; empty without any."""
     return " + ".join(names_with_counts(accelerators_of(trace.devices)))

@@ -1,4 +1,4 @@
-"""Files of numbers and text, as JSON: reading one runs no code."""
+"""JSON files of numbers and text; reading one never executes code."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from energyest.errors import EstimateError
 from energyest.records.own_files import save_file
 
 AnyPath = str | PurePath
-# Larger files are not read: a model takes well under a megabyte.
+# Larger files are refused; a model takes well under a megabyte.
 MOST_BYTES = 16 * 2**20
-# Lists and objects in each other: files of this package have at most 6.
+# Nesting depth of lists and objects; files of this package have at most 6.
 DEEPEST = 32
 
 
 def write_json(path: AnyPath, content: Mapping[str, Any]) -> None:
-    """Write a file as a whole: whoever reads it meanwhile sees the old one.
+    """Write a JSON file atomically: a concurrent reader sees the old content.
 
     Args:
-        path: where; a file that is there already is replaced if it is of a model too.
-        content: what; its "kind" tells that this package has written it.
+        path: where to write; an existing file is replaced if it also holds a stored model.
+        content: the content; its "kind" marks it as written by this package.
 
     Raises:
-        FileExistsError: there is another file.
+        FileExistsError: there is a file that this package did not write.
         OSError: it cannot be written.
     """
     save_file(path, json.dumps(content, allow_nan=False), _is_ours)
@@ -44,17 +44,17 @@ def _is_ours(path: Path) -> bool:
 
 
 def read_bytes(path: Path, most_bytes: int) -> bytes:
-    """What a file holds that may come from anywhere.
+    """Read an untrusted file.
 
     Raises:
         FileNotFoundError: there is no such file.
         OSError: it cannot be read.
-        ValueError: it is no regular file, which is not even opened, since a FIFO would block for
-            ever; or it is larger than `most_bytes`.
+        ValueError: it is larger than `most_bytes`, or is not a regular file; such a file is not
+            even opened, because a FIFO would block forever.
     """
     size = _size(path, most_bytes)
     with open(path, "rb") as file:
-        data = file.read(size + 1)  # so much memory is taken at once
+        data = file.read(size + 1)  # this much memory is allocated at once
         if len(data) > size:  # it has grown
             data += file.read(most_bytes + 1 - len(data))
     if len(data) > most_bytes:
@@ -63,12 +63,12 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
 
 
 def read_lines(path: Path, most_bytes: int, part_bytes: int) -> Iterator[bytes]:
-    """What such a file holds, in parts of whole lines, without a last one that has no line break.
+    """Read an untrusted file in parts of whole lines, dropping a last line without a line break.
 
     Args:
         path: the file.
         most_bytes: a larger file is refused.
-        part_bytes: a part is so large, and longer by the rest of its last line.
+        part_bytes: size of a part, which is then extended to the end of its last line.
 
     Raises:
         FileNotFoundError, OSError, ValueError: as `read_bytes` does.
@@ -86,14 +86,14 @@ def read_lines(path: Path, most_bytes: int, part_bytes: int) -> Iterator[bytes]:
             if end:
                 yield part[:end] if end < len(part) else part
             if end < len(part):
-                return  # even if the rest of the line has come since
+                return  # even if the rest of the line has been written since
 
 
 def _size(path: Path, most_bytes: int) -> int:
-    """The size of a regular file that is not too large."""
+    """The size of a file, after checking that it is regular and not too large."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     if found.st_size > most_bytes:
         raise _too_large(most_bytes)
     return found.st_size
@@ -104,11 +104,11 @@ def _too_large(most_bytes: int) -> ValueError:
 
 
 def read_json(path: AnyPath) -> Any:
-    """What a JSON file holds.
+    """The content of a JSON file.
 
     Raises:
-        EstimateError: it cannot be read, is no regular file, holds more than `MOST_BYTES`, or what
-            `parse_json` refuses.
+        EstimateError: it cannot be read, is not a regular file, is larger than `MOST_BYTES`, or is
+            refused by `parse_json`.
         FileNotFoundError: there is no such file.
     """
     try:
@@ -116,15 +116,15 @@ def read_json(path: AnyPath) -> Any:
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        raise EstimateError(f"{path} holds no JSON that can be read: {error}") from error
+        raise EstimateError(f"{path} holds no readable JSON: {error}") from error
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text says; its numbers are finite, and its strings can be printed.
+    """Parse JSON text; all numbers are finite and all strings are printable.
 
     Raises:
-        ValueError: it is no JSON, holds a number that no float can, or lists in lists beyond
-            `DEEPEST`.
+        ValueError: it is not JSON, holds a number beyond the range of floats, or is nested deeper
+            than `DEEPEST`.
     """
     try:
         content = _DECODER.decode(text)
@@ -132,28 +132,28 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from error
     if text.count("[") + text.count("{") > DEEPEST:  # else there is no need to look
         _check_depth(content)
-    if "\\ud" in text or "\\uD" in text:  # may be half a character, which cannot be printed
+    if "\\ud" in text or "\\uD" in text:  # may be a lone surrogate, which cannot be printed
         whole = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
         content = _DECODER.decode(whole.decode("utf-8"))
     return content
 
 
 def packaged_json(name: str) -> Any:
-    """What a JSON file of the package's own data holds."""
+    """The content of a JSON file among the package's own data."""
     return json.loads((resources.files("energyest") / "data" / name).read_text(encoding="utf-8"))
 
 
 def check_kind(content: Any, kind: str, newest: int, name: str) -> None:
-    """Refuse what is no stored model of this kind, or one of another format.
+    """Refuse content that is not a stored model of this kind and format.
 
     Args:
-        content: what a file holds.
-        kind: what its entry "kind" has to be after "energyest ", such as "PRE model".
-        newest: what its entry "format" has to be.
-        name: of the file.
+        content: the content of a file.
+        kind: the value its entry "kind" must have after "energyest ", such as "PRE model".
+        newest: the value its entry "format" must have.
+        name: the file's name, for the message.
 
     Raises:
-        EstimateError: it is none.
+        EstimateError: the content is of another kind or format.
     """
     if not isinstance(content, dict) or content.get("kind") != f"energyest {kind}":
         raise EstimateError(f"{name} holds no {kind}")
@@ -166,11 +166,11 @@ def check_kind(content: Any, kind: str, newest: int, name: str) -> None:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant[:40]} is no number")
+    raise ValueError(f"{constant[:40]} is not a finite number")
 
 
 def _finite(text: str) -> float:
-    """A float; 1e999 is none."""
+    """A finite float; refuses 1e999."""
     value = float(text)
     if not math.isfinite(value):
         _refuse(text)
@@ -187,7 +187,7 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite, parse_i
 
 
 def _check_depth(content: Any) -> None:
-    """Refuse what would be too deep for code that goes down by calling itself."""
+    """Refuse nesting that is too deep for recursive code."""
     level = [content]
     for _ in range(DEEPEST):
         level = [
@@ -197,4 +197,4 @@ def _check_depth(content: Any) -> None:
             for below in (one.values() if isinstance(one, dict) else one)
         ]
     if level:
-        raise ValueError(f"it is nested more than {DEEPEST} deep")
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep")

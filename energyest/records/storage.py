@@ -1,14 +1,15 @@
 """A trace as a folder of plain files: `meta.json`, `epochs.jsonl` and `power.csv`.
 
-- `meta.json`: one JSON object; replaced as a whole, so it is never half written.
-- `epochs.jsonl`: one JSON object a line, one line an epoch; but a line with `amends_row` adds to
-  the epoch of that number in the file, counted from 0 (a metric that was logged later).
-- `power.csv`: one line a reading; an empty field is a quantity that was not read.
-- `latest.json`, only while the run goes on or after a kill: totals, devices and the epoch under way
-  as of a moment ago, as `meta.json` has them once the run has ended. Replaced as a whole.
+- `meta.json`: one JSON object, replaced as a whole, so it is never half written.
+- `epochs.jsonl`: one JSON object per line, one line per epoch. A line with `amends_row` adds values
+  (metrics logged later) to the row of that number in the file, counted from 0.
+- `power.csv`: one line per reading; an empty field is a quantity that was not read.
+- `latest.json`, present only while the run is going on or after it was killed: recent totals,
+  devices and the epoch under way, in the form that `meta.json` has after the run. Replaced as a
+  whole.
 
-The two growing files are only ever appended to. A process that is killed can leave its last line
-cut short; such a line (one without a line break) is left out when the folder is read.
+The two growing files are only appended to. A killed process can leave a truncated last line; a last
+line without a line break is ignored when the folder is read.
 """
 
 from __future__ import annotations
@@ -50,31 +51,31 @@ POWER_COLUMNS = (
     "memory_bytes",
     "temperature_C",
 )
-# Larger files are not read: a trace from elsewhere must not fill the memory. The description of a
-# large model is half a megabyte; 100,000 intervals of 50 columns are 160 MB; a month of 8 GPUs, its
-# readings merged, is 50 MB.
+# Larger files are refused: a trace from elsewhere must not fill the memory. The description of a
+# large model takes half a megabyte; 100,000 intervals of 50 columns take 160 MB; a month of 8 GPUs,
+# with merged readings, takes 50 MB.
 MOST_META_BYTES = 4 * 2**20
 MOST_EPOCHS_BYTES = 512 * 2**20
 MOST_POWER_BYTES = 256 * 2**20
-# Rows × columns, which a file can name in few bytes: 256 MiB as numbers of 8 bytes.
+# Rows × columns, which a small file can make large: 256 MiB as numbers of 8 bytes.
 MOST_VALUES = 2**25
-# An interval every 3 s of a month; a trace has further columns than those that its file names.
+# An interval every 3 s for a month; a trace has more columns than its file names.
 MOST_EPOCHS = 2**20
-# The values of a row, and its bytes: several times what `MetricNames` lets through.
+# Values and bytes of a row: several times what `MetricNames` allows.
 MOST_COLUMNS = 2**16
 MOST_LINE_BYTES = 2**24
-# So many rows are written at a time.
+# Rows written at a time.
 _PART_ROWS = 4096
-# So much of the epochs is read at a time; and all lines of it at once, if it is not less than that.
+# Bytes of the epochs file read at a time, and the size from which its lines are parsed all at once.
 _PART_BYTES, _MANY_BYTES = 2**21, 2**18
-# What `latest.json` tells of a run that has not ended.
+# The keys that `latest.json` supplies for a run that has not ended.
 LATEST = ("duration_s", "total_J", "components", "devices", "interrupted_epoch")
 _ROUNDING_S = 1e-6
 Columns = dict[str, NDArray[Any]]
 
 
 def encode_epoch(row: Mapping[str, float]) -> str:
-    """One line of `epochs.jsonl`: a row, or what is added to an earlier one, which `AMENDS` names.
+    """Encode a line of `epochs.jsonl`: a row, or an addition to an earlier row, named by `AMENDS`.
 
     NaN becomes null, because JSON has no NaN.
     """
@@ -83,7 +84,7 @@ def encode_epoch(row: Mapping[str, float]) -> str:
 
 
 def encode_reading(row: Sequence[float | str]) -> str:
-    """One line of `power.csv`, in the order of `POWER_COLUMNS`."""
+    """Encode a line of `power.csv`, in the order of `POWER_COLUMNS`."""
     cells = [
         _cell(v) if isinstance(v, str) else repr(round(float(v), 6)) if math.isfinite(v) else ""
         for v in row
@@ -93,7 +94,7 @@ def encode_reading(row: Sequence[float | str]) -> str:
 
 @lru_cache
 def _cell(text: str) -> str:
-    """As it stands in a line of a CSV file; of few devices, many times."""
+    """Encode a CSV field; cached, because there are few device names and many lines."""
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow([text, 0])
     return line.getvalue().removesuffix(",0\n")
@@ -103,14 +104,15 @@ POWER_HEADER = ",".join(POWER_COLUMNS) + "\n"
 
 
 def encode_meta(meta: Mapping[str, Any], *, indent: int | None = 1) -> str:
-    """The text of `meta.json`, or of `latest.json`.
+    """Encode the text of `meta.json` or `latest.json`.
 
     Args:
         meta: plain JSON values.
-        indent: by how much its levels are moved in; None for a single line, which is made faster.
+        indent: indentation of each level; None for a single line, which is faster.
 
     Raises:
-        TraceError: it holds names that are not text, or numbers that are not finite, or too much.
+        TraceError: the meta holds names that are not text or numbers that are not finite, or is
+            too large.
     """
     facts = {name: value for name, value in meta.items() if name != "format"}
     try:
@@ -119,22 +121,22 @@ def encode_meta(meta: Mapping[str, Any], *, indent: int | None = 1) -> str:
     except (TypeError, ValueError) as error:
         raise TraceError(f"meta must be plain JSON: {error}") from error
     if len(written) > MOST_META_BYTES:  # it is ASCII
-        raise TraceError(f"meta is larger than {MOST_META_BYTES} bytes: it would not be read back")
+        raise TraceError(f"meta is larger than {MOST_META_BYTES} bytes: it could not be read back")
     return written
 
 
 def epoch_lines(columns: Mapping[str, NDArray[Any]]) -> Iterator[str]:
-    """The lines of `epochs.jsonl`, as `encode_epoch` has each; faster than one by one."""
+    """The lines of `epochs.jsonl`, as from `encode_epoch`, but faster than one by one."""
     names = (json.dumps(name).replace("%", "%%") for name in columns)
     line = "{" + ", ".join(f"{name}: %s" for name in names) + "}\n"
-    # In parts, as numbers take more memory as objects.
+    # In parts, because numbers take more memory as Python objects.
     for first in range(0, max(map(len, columns.values()), default=0), _PART_ROWS):
         part = (_plain_numbers(values[first : first + _PART_ROWS]) for values in columns.values())
         yield from map(line.__mod__, zip(*part, strict=True))
 
 
 def power_lines(columns: Mapping[str, NDArray[Any]]) -> Iterator[str]:
-    """The lines of `power.csv`, its header first."""
+    """The lines of `power.csv`, header first."""
     yield POWER_HEADER
     ordered = (columns[name] for name in POWER_COLUMNS)
     yield from map(encode_reading, zip(*ordered, strict=True))
@@ -146,13 +148,13 @@ def write_folder(
     power: Mapping[str, NDArray[Any]],
     meta: Mapping[str, Any],
 ) -> None:
-    """Write a whole trace, beside whatever else the folder holds.
+    """Write a whole trace into a folder, which may hold other files.
 
     Raises:
-        TraceError: the folder holds a trace already, or another file by the name of one of a trace,
-            which stays as it is; it cannot be written, or the meta is not plain JSON.
+        TraceError: the folder already holds a trace, or a file with the name of a trace file (which
+            is left unchanged); the folder cannot be written; or the meta is not plain JSON.
     """
-    text = encode_meta(meta)  # what cannot be written is refused before anything is
+    text = encode_meta(meta)  # refuses an invalid meta before anything is written
     lines = {EPOCHS_FILE: epoch_lines(epochs), POWER_FILE: power_lines(power), META_FILE: [text]}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -166,7 +168,7 @@ def write_folder(
 
 
 def _write_new(own: OwnFiles, lines: Mapping[str, Iterable[str]]) -> None:
-    """Write files that are not there yet, all or none."""
+    """Write files that do not exist yet: all or none."""
     taken = [name for name in FILES if own.exists(name)]
     if taken:
         is_trace = META_FILE in taken and EPOCHS_FILE in taken
@@ -182,12 +184,12 @@ def _write_new(own: OwnFiles, lines: Mapping[str, Iterable[str]]) -> None:
 
 
 def read_folder(folder: Path) -> tuple[dict[str, FloatArray], Columns, dict[str, Any]]:
-    """Read a trace: the columns of its epochs, the columns of its readings, its meta.
+    """Read a trace: the columns of its epochs, the columns of its readings, and its meta.
 
     Raises:
         TraceError: the folder or its `meta.json` is missing, the format is newer than this
-            version reads, a line other than the last is damaged, or a file is larger than any of
-            a training, or refused by `read_text`.
+            version reads, a line other than the last is damaged, a file is too large, or
+            `read_text` refuses it.
     """
     try:
         if not folder.is_dir():
@@ -202,18 +204,18 @@ def read_folder(folder: Path) -> tuple[dict[str, FloatArray], Columns, dict[str,
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Where a trace folder holds this file or subfolder, links followed; it need not be there.
+    """Resolve a file or subfolder of a trace folder, following links; it need not exist.
 
     Args:
         folder: the trace folder; it may itself be reached through a link.
-        name: of the file, below the folder.
+        name: path of the file below the folder.
 
     Raises:
-        TraceError: it leads out of the folder, or to nowhere, as links in a circle do.
+        TraceError: the path leads out of the folder, or cannot be resolved, as with circular links.
     """
     try:
         root, path = folder.resolve(), (folder / name).resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # circles, and names that cannot be
+    except (OSError, RuntimeError, ValueError) as error:  # circular links, invalid names
         raise TraceError(f"cannot read {name!r} in {folder}: {error}") from error
     if not path.is_relative_to(root):
         raise TraceError(f"{folder / name} leads out of the trace's folder: it is not read")
@@ -221,16 +223,16 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def read_text(folder: Path, name: str, most_bytes: int) -> str | None:
-    """The text of a file of a trace folder; None if there is no such file.
+    """The text of a file in a trace folder; None if there is no such file.
 
     Args:
         folder: the trace folder.
-        name: of the file, below the folder.
+        name: path of the file below the folder.
         most_bytes: a larger file is refused.
 
     Raises:
-        TraceError: it is no regular file, leads out of the folder, is too large, is no UTF-8, or
-            cannot be read.
+        TraceError: it is not a regular file, leads out of the folder, is too large, is not UTF-8,
+            or cannot be read.
     """
     data = _read_bytes(folder, name, most_bytes)
     try:
@@ -247,7 +249,7 @@ def _plain(value: float) -> float | int | None:
 
 
 def _plain_numbers(values: NDArray[Any]) -> list[object]:
-    """What stands in the files for numbers, each as `_plain` has it."""
+    """The numbers as written in the files, each as from `_plain`."""
     plain = values.astype(object)
     is_whole = (np.floor(values) == values) & (np.abs(values) < 2**53)
     plain[is_whole] = values[is_whole].astype(np.int64)
@@ -259,7 +261,7 @@ def _plain_numbers(values: NDArray[Any]) -> list[object]:
 def _read_bytes(
     folder: Path, name: str, most_bytes: int, *, whole_lines: bool = False
 ) -> bytes | None:
-    """What `read_text` decodes; with `whole_lines`, without a last line that a kill cut short."""
+    """The bytes of a file; with `whole_lines`, without a last line truncated by a kill."""
     path = inside(folder, name)
     try:
         data = read_bytes(path, most_bytes)
@@ -275,7 +277,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     text = read_text(folder, META_FILE, MOST_META_BYTES)
     if text is None:
         if inside(folder, EPOCHS_FILE).exists():
-            return {}  # killed just after it began
+            return {}  # killed just after the start
         raise TraceError(f"{folder} is not a trace folder: it has no {META_FILE}")
     try:
         meta = parse_json(text)
@@ -293,7 +295,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
 
 
 def _read_latest(folder: Path, run_id: object, epochs: Mapping[str, FloatArray]) -> dict[str, Any]:
-    """What was known last of a run that has not ended; empty if that is not there or no good."""
+    """The last known state of a run that has not ended; empty if missing or unusable."""
     try:
         latest = parse_json(read_text(folder, LATEST_FILE, MOST_META_BYTES) or "null")
     except (TraceError, ValueError):
@@ -302,7 +304,7 @@ def _read_latest(folder: Path, run_id: object, epochs: Mapping[str, FloatArray])
         return {}
     known = {name: latest[name] for name in LATEST if name in latest}
     for total, part in (("total_J", "energy_J"), ("duration_s", "duration_s")):
-        # A row may have ended since that had not begun by then.
+        # A row may have begun and ended after `latest.json` was written.
         sum_of_rows = float(np.sum(epochs.get(part, np.empty(0))))
         if number_or_nan(known.get(total)) < sum_of_rows * (1 - 1e-6) - _ROUNDING_S:
             known.pop(total)
@@ -312,7 +314,7 @@ def _read_latest(folder: Path, run_id: object, epochs: Mapping[str, FloatArray])
         return known
     since = epochs.get("start_s", np.empty(0)) >= cut["start_s"] - _ROUNDING_S
     if since.any():
-        # It has come to its end since: what it cost takes the place of what it had cost by then.
+        # The epoch has ended since: its final cost replaces its cost so far.
         del known["interrupted_epoch"]
         rows = {name: float(values[since].sum()) for name, values in epochs.items()}
         for sums in (known, known.get("components")):
@@ -322,7 +324,7 @@ def _read_latest(folder: Path, run_id: object, epochs: Mapping[str, FloatArray])
 
 
 def _renew(sums: dict[str, Any], before: Mapping[str, Any], after: Mapping[str, float]) -> None:
-    """Bring sums up to date of which a part has other values by now; leave out unknown ones."""
+    """Update sums after one part of them has changed; remove a sum that becomes unknown."""
     for name in list(sums):
         part = "energy_J" if name == "total_J" else name
         if part in after:
@@ -355,7 +357,7 @@ def _read_epochs(folder: Path) -> dict[str, FloatArray]:
 def _read_line(table: EpochTable, line: bytes, folder: Path, number: int) -> None:
     try:
         if len(line) > MOST_LINE_BYTES or line.count(b'":') > MOST_COLUMNS:
-            raise ValueError("too much for a row")
+            raise ValueError("the row is too large")
         row = parse_json(line.decode("utf-8"))
         amends = row.pop(AMENDS, None)
         values = {name: _number(value) for name, value in row.items()}
@@ -371,7 +373,7 @@ def _read_line(table: EpochTable, line: bytes, folder: Path, number: int) -> Non
 
 
 def _number(value: object) -> float:
-    """A number of a row as a float; null is what was not measured."""
+    """A number of a row as a float; null, for what was not measured, becomes NaN."""
     if value is None:
         return math.nan
     if not is_number(value):
@@ -380,7 +382,7 @@ def _number(value: object) -> float:
 
 
 def _plain_json(value: object) -> object:
-    """Values of numpy as those of Python, anything else that JSON lacks as text."""
+    """Convert numpy values to Python values, and anything else that JSON lacks to text."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     return str(value)

@@ -1,4 +1,4 @@
-"""Many rows at once, out of `epochs.jsonl` and `power.csv`, which may come from anywhere."""
+"""Read many rows at once from `epochs.jsonl` and `power.csv`, which are not trusted."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from energyest.arrays import FloatArray
 from energyest.records.epoch_table import AMENDS, EpochTable
 from energyest.records.safe_json import parse_json
 
-# A machine has 16 GPUs at the most, but the saved sum of many machines has theirs all.
+# A machine has at most 16 GPUs, but the saved sum of many machines has all of theirs.
 _MOST_DEVICES = 2**12
-# A line is seven fields, of which one is a name.
+# A usual line has seven fields, one of which is a name.
 _MOST_LINE_BYTES, _MOST_FIELDS = 2**16, 2**10
-# Fields with quotes around them, in which a quote is written twice, or without any quote.
+# A quoted field, in which quotes are doubled, or a field without any quote.
 _FIELD = rb'(?:"(?:[^"]|"")*"|[^",]*)'
 _QUOTED = re.compile(rb"%b(?:,%b)*" % (_FIELD, _FIELD))
 
 
 def parse_readings(data: bytes, *, most_values: int) -> dict[str, NDArray[Any]]:
-    """The columns of a table, by the names in its first line.
+    """Parse a table into columns, by the names in its first line.
 
     Args:
         data: the file, in whole lines; at least one.
-        most_values: more lines x columns are refused.
+        most_values: the largest number of lines × columns.
 
     Raises:
-        ValueError: a line is damaged or too long, or the table is too large; says which, in words
-            that follow the file's name.
+        ValueError: a line is damaged or too long, or the table is too large. The message is worded
+            to follow the file's name.
     """
     header = data[: min(data.index(b"\n"), _MOST_LINE_BYTES + 1)].decode("utf-8", "replace")
     names = header.split(",")
     if len(header) > _MOST_LINE_BYTES or len(names) > _MOST_FIELDS:
-        raise ValueError(", line 1, is damaged: it names too many columns, that is too much")
+        raise ValueError(", line 1, is damaged: it names too many columns")
     if not {"time_s", "device"} <= set(names) or len(set(names)) < len(names):
         raise ValueError(
             ", line 1, is damaged: it must name the columns time_s and device, each once"
@@ -62,7 +62,7 @@ def parse_readings(data: bytes, *, most_values: int) -> dict[str, NDArray[Any]]:
             na_values={name: [""] for name in numbers},
             index_col=False,
             on_bad_lines="error",
-            # A line and a field are here what they are for `_check_fields`.
+            # Lines and fields are defined as in `_check_fields`.
             lineterminator="\n",
             quoting=csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE,
         )
@@ -70,24 +70,24 @@ def parse_readings(data: bytes, *, most_values: int) -> dict[str, NDArray[Any]]:
         raise ValueError(f" is damaged: {error}") from error
     devices = table["device"].unique()
     if len(devices) > _MOST_DEVICES:
-        raise ValueError(f" is damaged: {len(devices)} names of devices are too many")
+        raise ValueError(f" is damaged: it has {len(devices)} device names, which are too many")
     if not all(str(name).isprintable() for name in devices):
-        raise ValueError(" is damaged: there are names of devices that cannot be printed")
+        raise ValueError(" is damaged: a device name cannot be printed")
     return {name: table[name].to_numpy() for name in names}
 
 
 def _check_fields(data: bytes, fields: int, most_values: int) -> None:
-    """Refuse a line that has not as many fields as the header, and more lines than can be held."""
+    """Refuse lines with more or fewer fields than the header, and tables that are too large."""
     text = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(text == ord("\n"))
     if len(ends) * fields > most_values:
-        raise ValueError(f" has {len(ends)} lines of {fields} fields: that is too much")
+        raise ValueError(f" has {len(ends)} lines of {fields} fields: that is too many")
     long = np.diff(ends, prepend=-1) > _MOST_LINE_BYTES
     if long.any():
         raise ValueError(f", line {int(np.argmax(long)) + 1}, is too long")
     commas = np.flatnonzero(text == ord(","))
     quotes = np.flatnonzero(text == ord('"'))
-    commas = commas[np.searchsorted(quotes, commas) % 2 == 0]  # those that no quotes surround
+    commas = commas[np.searchsorted(quotes, commas) % 2 == 0]  # commas outside of quotes
     wrong = np.diff(np.searchsorted(commas, ends), prepend=0) != fields - 1
     if wrong.any():
         number = int(np.argmax(wrong)) + 1
@@ -96,10 +96,10 @@ def _check_fields(data: bytes, fields: int, most_values: int) -> None:
 
 # ---------------------------------------------------------------------- epochs
 
-# Lines with other names are read apart from each other; more kinds of them are not plain.
+# Lines with different names are read separately; a file with more kinds of lines is not plain.
 _MOST_KINDS = 16
 _LONGEST_LINE, _LONGEST_NUMBER = 2**14, 40
-# How JSON is written: by Python unless told otherwise, and as densely as can be.
+# Separators of JSON: Python's default, and the most compact.
 _STYLES = ((b", ", b": "), (b",", b":"))
 _AMENDS = re.compile(rb'\{"%b": ?(0|[1-9]\d{0,9}),' % AMENDS.encode())
 
@@ -108,8 +108,8 @@ class _Kind(NamedTuple):
     """Lines that name the same columns.
 
     Attributes:
-        places: shape (lines,), where they are among all lines.
-        rows: shape (lines,), the rows that they add to; None of lines that are rows.
+        places: shape (lines,), their positions among all lines.
+        rows: shape (lines,), the rows that they amend; None if the lines are rows themselves.
         names: the columns.
         numbers: shape (lines, columns).
     """
@@ -121,17 +121,18 @@ class _Kind(NamedTuple):
 
 
 def take_plain(table: EpochTable, text: bytes) -> int:
-    """Add lines of `epochs.jsonl` to a table, if nothing about them is out of the ordinary.
+    """Add lines of `epochs.jsonl` to a table if all of them are plain.
 
-    They are as `encode_epoch` writes them: an object a line, of names and numbers or null. Reading
-    so many at once is six times as fast as reading them one by one, and comes to the same.
+    Plain lines are as `encode_epoch` writes them: one object per line, with numbers or null as
+    values. Reading them at once gives the same result as reading them one by one, six times as
+    fast.
 
     Args:
-        table: where they go; it stays as it is if they are not plain.
+        table: the table; unchanged if the lines are not plain.
         text: whole lines, at least one.
 
     Returns:
-        How many lines there were; 0 if they were not plain: reading them one by one tells what is
+        The number of lines; 0 if they are not plain. Reading them one by one then shows what is
         wrong, if anything.
     """
     kinds = _kinds_of(text)
@@ -145,7 +146,7 @@ def take_plain(table: EpochTable, text: bytes) -> int:
     for kind in kinds:
         if kind.rows is not None:
             if (kind.rows > rows[kind.places]).any():
-                return 0  # there is no such row as yet
+                return 0  # the row does not exist yet
             rows[kind.places] = kind.rows
     names = dict.fromkeys(name for kind in kinds for name in kind.names)
     try:
@@ -156,14 +157,14 @@ def take_plain(table: EpochTable, text: bytes) -> int:
         having = [kind for kind in kinds if name in kind.names]
         places = np.concatenate([kind.places for kind in having])
         values = np.concatenate([kind.numbers[:, kind.names.index(name)] for kind in having])
-        # In the order of the lines: what is said later of a row replaces what was said before.
+        # In the order of the lines: a later value of a row replaces an earlier one.
         order = np.argsort(places, kind="stable") if len(having) > 1 else slice(None)
         table.put(name, rows[places[order]], values[order])
     return lines
 
 
 def _kinds_of(text: bytes) -> list[_Kind] | None:
-    """Lines by what they name, in the order in which it comes; None if they are not plain."""
+    """Group lines by the names in them, in order of appearance; None if they are not plain."""
     kind = _kind_of(text)
     if kind is not None:
         return [kind]
@@ -183,7 +184,7 @@ def _kinds_of(text: bytes) -> list[_Kind] | None:
 
 
 def _kind_of(text: bytes) -> _Kind | None:
-    """What lines say, if there are no others between them; None if they are not of one kind."""
+    """Parse lines that all name the same columns; None if they do not, or are not plain."""
     line = text[: text.index(b"\n")]
     raw = line.split(b'"')[1::2]
     names = _names(raw) if len(line) <= _LONGEST_LINE else []
@@ -202,9 +203,9 @@ def _kind_of(text: bytes) -> _Kind | None:
 
 
 def _names(raw: list[bytes]) -> list[str]:
-    """The columns of a line, as they stand between its quotes; empty if they are not plain."""
+    """The columns named in a line, from the text between its quotes; empty if not plain."""
     try:
-        # What follows a backslash may be a quote: it is not the end of a name, and no JSON.
+        # After a backslash, a quote does not end a name: what was split there is not valid JSON.
         names = [parse_json(f'"{name.decode("utf-8")}"') for name in raw]
     except ValueError:
         return []
@@ -214,7 +215,7 @@ def _names(raw: list[bytes]) -> list[str]:
 
 
 def _without_names(text: bytes, names: list[bytes]) -> bytes:
-    """The fields of lines that all have these names, between commas; empty if not all have."""
+    """The values of lines, separated by commas; empty unless all lines have exactly these names."""
     before = np.frombuffer(text, np.uint8)
     quotes = np.flatnonzero(before == ord('"'))
     ends = np.flatnonzero(before == ord("\n"))
@@ -225,7 +226,7 @@ def _without_names(text: bytes, names: list[bytes]) -> bytes:
     comma, colon = next((s for s in _STYLES if text[quotes[1] + 1 :].startswith(s[1])), _STYLES[0])
     left = before.copy()
     for i, name in enumerate(names):
-        # What stands before a number, of which a comma is kept.
+        # The text before a number, of which only the comma is kept.
         between = np.frombuffer((comma if i else b"{") + b'"' + name + b'"' + colon, np.uint8)
         begins = opening[:, i] - (len(comma) if i else 1)
         if begins[-1] + len(between) > len(left):
@@ -237,16 +238,16 @@ def _without_names(text: bytes, names: list[bytes]) -> bytes:
         if i:
             left[begins] = ord(",")
     table = left.tobytes().translate(None, b"\0")
-    # The brace before each line break, and there alone.
+    # A brace before each line break, and nowhere else.
     expected = (b"," * (len(names) - 1) + b"}\n") * len(ends)
     is_plain = table.translate(None, b"0123456789+-.eEnul") == expected
     return table.replace(b"}", b"") if is_plain else b""
 
 
 def _are_numbers(table: bytes) -> bool:
-    """Whether none of the fields is one that pandas takes for a number, and JSON does not.
+    """Whether every field that pandas accepts as a number is valid, and the same, in JSON.
 
-    Such are +5, 05, .5 and 5.; and -0, which is an integer in JSON, without a sign.
+    Not valid are +5, 05, .5 and 5.; not the same is -0, an integer without a sign in JSON.
 
     Args:
         table: fields of digits, signs, points, and the letters of exponents and null.
@@ -269,7 +270,7 @@ def _are_numbers(table: bytes) -> bool:
 
 
 def _numbers(table: bytes, columns: int) -> FloatArray | None:
-    """The numbers of a table without a header; None if a field is none, or beyond all floats."""
+    """The numbers of a table without a header; None if a field is not a number, or overflows."""
     if not _are_numbers(table):
         return None
     import pandas as pd  # noqa: PLC0415
@@ -294,6 +295,6 @@ def _numbers(table: bytes, columns: int) -> FloatArray | None:
 
 
 def _exactly(version: str) -> dict[str, Any]:
-    """What asks pandas for the nearest floats, which it gives by itself since 3.1."""
+    """The option that makes pandas round to the nearest float, its default since 3.1."""
     major, minor = map(int, version.split(".")[:2])
     return {} if (major, minor) >= (3, 1) else {"float_precision": "round_trip"}

@@ -1,4 +1,4 @@
-"""`EnergyTrace`: what each epoch of a training cost. The one record that every part shares."""
+"""`EnergyTrace`: what each epoch of a training cost; the record that all parts share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from energyest.records.devices import (
     names_with_counts,
     rows_of_devices,
 )
-from energyest.records.epoch_table import why_unstorable
+from energyest.records.epoch_table import as_frame, checked_columns, why_unstorable
 from energyest.records.from_logs.columns import LogColumns
 from energyest.records.from_logs.epochs import log_of_epochs
 from energyest.records.from_logs.power import log_of_power
@@ -33,6 +33,7 @@ from energyest.records.meta import read_count, read_list, read_number, read_text
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 EPOCH_COLUMNS = (
     *("epoch", "start_s", "end_s", "duration_s"),
@@ -41,22 +42,22 @@ EPOCH_COLUMNS = (
     *("steps", "samples", "flops"),
 )
 POWER_COLUMNS = storage.POWER_COLUMNS
-# Facts in the meta, and in its devices, that are known at the end of a run and speak of all of it.
+# Facts in the meta, and in its devices, that describe the whole run and are known at its end.
 _OF_WHOLE_RUN = {"total_J", "duration_s", "status", "components", "interrupted_epoch"}
 _OF_WHOLE_DEVICE = {"energy_J", "missing_s", "failed_readings", "power_integral_J"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EnergyTrace:
-    """What a training run cost, epoch by epoch; finished, running or killed.
+    """What a training run cost, epoch by epoch. The run may be finished, running or killed.
 
-    Build one with `EnergyMonitor`, `EnergyCallback`, `track`, `load_trace`, `from_epochs` or
+    A trace comes from `EnergyMonitor`, `EnergyCallback`, `track`, `load_trace`, `from_epochs` or
     `from_power`.
 
     Attributes:
-        epoch_columns: name -> array of shape (epochs,); `EPOCH_COLUMNS` and the logged metrics.
-        power_columns: name -> array of shape (readings,); `POWER_COLUMNS`.
-        meta: the run, its devices, model and versions; plain JSON values.
+        epoch_columns: name -> array of shape (epochs,): `EPOCH_COLUMNS` and the logged metrics.
+        power_columns: name -> array of shape (readings,): `POWER_COLUMNS`.
+        meta: facts about the run, its devices, model and versions, as plain JSON values.
 
     Examples:
         >>> from energyest import EnergyTrace
@@ -74,8 +75,8 @@ class EnergyTrace:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        epochs = _checked_columns(self.epoch_columns, EPOCH_COLUMNS, "epochs")
-        power = _checked_columns(self.power_columns, POWER_COLUMNS, "power")
+        epochs = checked_columns(self.epoch_columns, EPOCH_COLUMNS, "epochs")
+        power = checked_columns(self.power_columns, POWER_COLUMNS, "power")
         if len(power["device"]) and not {"time_s", "device"} <= set(self.power_columns):
             raise TraceError("readings need the columns time_s and device")
         for reason in filter(None, map(why_unstorable, epochs)):
@@ -95,26 +96,27 @@ class EnergyTrace:
         meta: Mapping[str, Any] | None = None,
         **columns: ArrayLike,
     ) -> EnergyTrace:
-        """A trace from the energy of consecutive epochs, as any log may hold it.
+        """Build a trace from the energy of consecutive epochs, for example from a log.
 
         Args:
-            energy_J: shape (epochs,), joules of each epoch; NaN for one that was not measured,
-                which counts as an epoch. The total is not known then, and is projected.
+            energy_J: shape (epochs,), joules of each epoch. NaN marks an epoch that was not
+                measured: it counts as an epoch, the total is then unknown, and a projection
+                estimates it.
             duration_s: shape (epochs,), seconds of each epoch, also where its energy is NaN.
-            meta: facts on the run, such as `{"devices": [{"device": "gpu:0", "kind": "gpu",
+            meta: facts about the run, such as `{"devices": [{"device": "gpu:0", "kind": "gpu",
                 "name": "NVIDIA A40", "power_limit_W": 300}]}`.
             **columns: further columns of shape (epochs,), such as `val_acc` or `flops`; NaN
-                stands for what was not measured.
+                for what was not measured.
 
         Raises:
-            TraceError: arrays of different lengths, or that hold no numbers, such as times of the
-                clock; an energy that is negative or infinite, a duration that is so or NaN; a
-                mean power that is more than 100 kW for each of the devices in `meta`, or less
-                than 1 mW for all of them.
+            TraceError: arrays differ in length or do not hold numbers (clock times, for example);
+                an energy is negative or infinite, or a duration is negative, infinite or NaN; the
+                mean power is above 100 kW for each device in `meta`, or below 1 mW for all of
+                them.
 
         Warns:
-            UserWarning: the numbers are unlikely to be joules and seconds, or those of single
-                epochs; an epoch cost 0 J.
+            UserWarning: the numbers are unlikely to be joules and seconds, or to be per epoch; an
+                epoch cost 0 J.
 
         Examples:
             >>> from energyest import EnergyTrace
@@ -136,35 +138,36 @@ class EnergyTrace:
         max_gap_s: float | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> EnergyTrace:
-        """A trace from readings of power, integrated over each epoch by the trapezoid rule.
+        """Build a trace from power readings, integrated over each epoch by the trapezoid rule.
 
-        Where power was not read for longer than `max_gap_s`, an epoch is NaN; the reading before
-        such a gap stands until the next was due. Of several devices, each is integrated by itself.
+        An epoch is NaN if power was not read for longer than `max_gap_s`; the reading before such
+        a gap is held until the next one was due. Each device is integrated separately.
 
         Args:
-            time_s: shape (readings,), seconds on any clock, not decreasing for a device.
+            time_s: shape (readings,), seconds on any clock, not decreasing for each device.
             power_W: shape (readings,), watts; NaN for a reading that failed.
             epoch_end_s: shape (epochs,), the ends of consecutive epochs on the same clock; the
                 first epoch starts at the first reading. The last end may lie beyond the last
-                reading by less than the usual time between readings; power is taken to continue.
-            utilization: shape (readings,), share of time in 0 to 1 in which the device was busy;
-                NaN where that was not read.
-            device: name of the device, or of shape (readings,), that of each reading; what stands
-                before the colon is its kind (gpu, cpu, ram).
-            max_gap_s: seconds without a reading that are bridged by a straight line; by default
-                5, or 3.5 times the usual time between the readings nearby if that is longer.
-                `math.inf` bridges everything.
-            meta: facts on the run, as in `from_epochs`.
+                reading by less than the usual time between readings: power is then assumed to
+                continue.
+            utilization: shape (readings,), the share of time, from 0 to 1, in which the device was
+                busy; NaN where it was not read.
+            device: name of the device, or names of shape (readings,); the part before the colon is
+                the device's kind (gpu, cpu, ram).
+            max_gap_s: the longest time without a reading, in seconds, that is bridged by a straight
+                line; by default 5, or 3.5 times the usual time between nearby readings if that is
+                longer. `math.inf` bridges everything.
+            meta: facts about the run, as in `from_epochs`.
 
         Raises:
-            TraceError: arrays of different lengths, or that hold no numbers, such as times of the
-                clock; fewer than two readings of a device, times that go backwards, power that is
-                negative, infinite or above 100 kW, epochs that end before they start or after the
-                last reading; readings of one device by name that come as those of several do.
+            TraceError: arrays differ in length or do not hold numbers (clock times, for example); a
+                device has fewer than two readings; times go backwards; power is negative, infinite
+                or above 100 kW; an epoch ends before it starts or after the last reading; or
+                readings under one device name look like those of several devices.
 
         Warns:
-            UserWarning: an epoch is NaN, as power was not read for too long; power or times are
-                unlikely to be watts of that device and seconds.
+            UserWarning: an epoch is NaN because power was not read for too long; power or times
+                are unlikely to be that device's watts and seconds.
 
         Examples:
             >>> from energyest import EnergyTrace
@@ -193,20 +196,20 @@ class EnergyTrace:
 
     @property
     def epochs(self) -> pd.DataFrame:
-        """One row an epoch, as a new DataFrame; the columns are `EPOCH_COLUMNS` and metrics.
+        """A new DataFrame with one row per epoch; columns are `EPOCH_COLUMNS` and the metrics.
 
-        `energy_J` is the sum of the components present, and includes `validation_energy_J`.
-        NaN stands for what was not measured.
+        `energy_J` is the sum of the components present and includes `validation_energy_J`. NaN
+        marks what was not measured.
         """
-        return _frame(self.epoch_columns, integers=("epoch",))
+        return as_frame(self.epoch_columns, integers=("epoch",))
 
     @property
     def power(self) -> pd.DataFrame:
-        """One row a reading and device, as a new DataFrame with `POWER_COLUMNS`.
+        """A new DataFrame with one row per reading of a device; columns are `POWER_COLUMNS`.
 
-        `energy_J` is the device's cumulative counter, `utilization` a share from 0 to 1.
+        `energy_J` is the device's cumulative counter; `utilization` is a share from 0 to 1.
         """
-        return _frame(self.power_columns)
+        return as_frame(self.power_columns)
 
     def column(self, name: str) -> FloatArray:
         """A column of `epochs` as a read-only array of shape (epochs,).
@@ -223,26 +226,26 @@ class EnergyTrace:
 
     @property
     def unit(self) -> str:
-        """What a row of `epochs` is: an `epoch`, or an `interval` of so many training steps."""
+        """What a row of `epochs` is: an `epoch`, or an `interval` of a number of steps."""
         return "epoch" if self.meta.get("interval_steps") is None else "interval"
 
     @property
     def metrics(self) -> list[str]:
-        """The names of the metrics that were logged into the epochs."""
+        """The names of the logged metrics."""
         return [name for name in self.epoch_columns if name not in EPOCH_COLUMNS]
 
     @property
     def devices(self) -> list[Device]:
-        """What `meta` says of the devices; entries that are no objects are left out."""
+        """The device entries in `meta`; values that are not objects are left out."""
         return devices_of(self.meta)
 
     @property
     def total_J(self) -> float:
-        """Energy of the whole run in joules, what lies outside of epochs included.
+        """Energy of the whole run in joules, including what was drawn outside of epochs.
 
-        Recorded when the run ends. Of a run that was killed, and of arrays, it is the sum of the
-        epochs and of what the readings show outside of them. NaN where a part was not measured,
-        or nothing at all.
+        It is recorded when the run ends. For a killed run, and for a trace built from arrays, it
+        is the sum of the epochs and of what the readings show outside of them. NaN if a part, or
+        everything, was not measured.
         """
         if read_list(self.meta, "missing_ranks"):
             return math.nan
@@ -256,8 +259,9 @@ class EnergyTrace:
         earlier_J, carried_J = (read_number(self.meta, n) for n in ("earlier_total_J", "carried_J"))
         rows_J = float(np.sum(energy_J))
         if earlier_J is not None and first is not None and first <= len(self):
-            # The run goes on from a checkpoint, which knows what it had cost by then; also of the
-            # epoch under way, if that has not ended since and has it in its row.
+            # The run was resumed from a checkpoint, which holds its cost by then. If the epoch
+            # that was under way has ended since, its row includes the part carried over, which
+            # must not count twice.
             rows_J = earlier_J + float(np.sum(energy_J[first:]))
             if len(self) > first and carried_J is not None:
                 rows_J -= carried_J
@@ -267,12 +271,12 @@ class EnergyTrace:
         """Emissions of the whole run in kg CO2e: `total_J` × PUE × intensity.
 
         Raises:
-            EstimateError: an argument breaks a rule of `energyest.carbon.co2e_kg`, which says more.
+            EstimateError: an argument breaks a rule of `energyest.carbon.co2e_kg`.
         """
         return co2e_kg(self.total_J, intensity_g_per_kWh, pue=pue)
 
     def _outside_J(self) -> float:
-        """What the readings show outside of the epochs, before, between and after them."""
+        """Energy that the readings show before, between and after the epochs, in joules."""
         columns = self.power_columns
         starts_s, ends_s = self.column("start_s"), self.column("end_s")
         if not np.isfinite([starts_s, ends_s]).all():
@@ -297,7 +301,7 @@ class EnergyTrace:
         return outside_J if len(self) or longest_s > 0 else math.nan
 
     def head(self, epochs: int) -> EnergyTrace:
-        """The trace as it stood after the first `epochs` epochs.
+        """The trace as it was after the first `epochs` epochs.
 
         Raises:
             TraceError: `epochs` is negative.
@@ -323,12 +327,37 @@ class EnergyTrace:
         """Write the trace as a folder of plain files, which `load_trace` reads.
 
         Raises:
-            TraceError: the folder holds a trace already, or a file by the name of one of a
-                trace's, or cannot be written.
+            TraceError: the folder already holds a trace or a file with the name of a trace file,
+                or cannot be written.
         """
         path = Path(folder)
         storage.write_folder(path, self.epoch_columns, self.power_columns, self.meta)
         return path
+
+    # ------------------------------------------------------------------ showing
+
+    def plot(self, *, epochs: float | None = None, observed: int | None = None) -> Figure:
+        """A picture of power, of each epoch's energy, and of the projection; see `plot_trace`.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+            TraceError: the trace holds no epoch.
+            EstimateError: as `energyest.plots.plot_trace`.
+        """
+        import energyest  # noqa: PLC0415  (pictures are made far above records)
+
+        return energyest.plots.plot_trace(self, epochs=epochs, observed=observed)
+
+    def to_html(self) -> str:
+        """A page about the training in one HTML file; see `energyest.report.write_report`."""
+        import energyest  # noqa: PLC0415
+
+        return energyest.report.report_html(self)
+
+    def _repr_html_(self) -> str:
+        import energyest  # noqa: PLC0415
+
+        return energyest.report.trace_card(self)
 
     def __len__(self) -> int:
         return len(self.epoch_columns["epoch"])
@@ -339,7 +368,7 @@ class EnergyTrace:
         energy = format_energy(float(np.nansum(energy_J)))
         if unread:
             known = len(self) - unread
-            energy = f"{energy} in {known} of them" if known else "energy not known"
+            energy = f"{energy} in {known} of them" if known else "energy unknown"
         size = f"{len(self)} {self.unit}s"
         text = ", ".join([size, energy, *names_with_counts(self.devices)])
         return f"EnergyTrace({printable(text)})"
@@ -354,39 +383,9 @@ def _checked_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
     return meta
 
 
-def _checked_columns(
-    columns: Mapping[str, NDArray[Any]], names: tuple[str, ...], what: str
-) -> dict[str, NDArray[Any]]:
-    """All of `names`, then the others, each read-only and of one length; what lacks is NaN."""
-    lengths = {len(values) for values in columns.values()}
-    if len(lengths) > 1:
-        sizes = ", ".join(f"{name}: {len(values)}" for name, values in columns.items())
-        raise TraceError(f"the columns of {what} must have one length, not {sizes}")
-    size = lengths.pop() if lengths else 0
-    checked: dict[str, NDArray[Any]] = {}
-    for name in dict.fromkeys((*names, *columns)):
-        values = columns.get(name)
-        # Of a long run they are large: an array that is read-only and no view need not be copied.
-        if not isinstance(values, np.ndarray) or values.flags.writeable or values.base is not None:
-            values = np.full(size, math.nan) if values is None else np.array(values)
-            values.flags.writeable = False
-        checked[name] = values
-    return checked
-
-
 def unread_devices(trace: EnergyTrace) -> list[Device]:
-    """Of a run that was cut off before its end, the devices of which there is no reading."""
+    """The devices without a reading, in a run that was cut off before its end."""
     if read_text(trace.meta, "status") != "running":
         return []
     read = set(trace.power_columns["device"])
     return [device for device in trace.devices if device.get("device") not in read]
-
-
-def _frame(columns: Mapping[str, NDArray[Any]], integers: tuple[str, ...] = ()) -> pd.DataFrame:
-    import pandas as pd  # noqa: PLC0415  (keeps `import energyest` fast)
-
-    frame: pd.DataFrame = pd.DataFrame({name: values.copy() for name, values in columns.items()})
-    for name in integers:
-        if not frame[name].isna().any():
-            frame[name] = frame[name].astype(np.int64)
-    return frame

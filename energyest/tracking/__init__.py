@@ -1,1 +1,1 @@
-"""Any training loop to a trace and a projection: where measuring and estimating meet."""
+"""Tracking of training loops: connects measuring and estimating."""

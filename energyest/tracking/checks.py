@@ -1,4 +1,4 @@
-"""Refuses settings that cannot work, before a training begins."""
+"""Checks of settings before training begins."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check_settings(
     """Refuse settings that cannot work, before a training begins."""
     if batch_size is not None and not callable(batch_size):
         raise ConfigurationError(
-            f"batch_size={batch_size!r} must be a function of a batch that returns its samples"
+            f"batch_size={batch_size!r} must be a function that returns the samples in a batch"
         )
     check_components(components)
     check_positive(interval_s, "interval_s", ConfigurationError)
@@ -26,51 +26,50 @@ def check_settings(
 
 
 def check_folder(folder: str | Path | None) -> Path | None:
-    """Where a trace goes; refuses addresses, as of a bucket, which would become odd local names.
+    """The folder of a trace; refuses addresses (as of a bucket), which would become local names.
 
-    And a name that nobody can follow, as the working directory is gone.
+    Also refuses a relative path if the working directory no longer exists.
     """
     if folder is None:
         return None
     if is_address(folder):
-        raise ConfigurationError(f"folder={str(folder)!r} must be on a disk of this machine")
+        raise ConfigurationError(f"folder={str(folder)!r} must be a local path, not an address")
     try:
         os.path.abspath(folder)
     except OSError as error:
         raise ConfigurationError(
-            f"folder={str(folder)!r} must be an absolute path: the working directory is gone "
-            f"({error})"
+            f"folder={str(folder)!r} must be absolute: the working directory is gone ({error})"
         ) from error
     return Path(folder)
 
 
 def is_address(folder: str | Path) -> bool:
-    """Whether it is the address of a file system elsewhere, such as `s3://bucket`."""
+    """Whether it is the address of a remote file system, such as `s3://bucket`."""
     return "://" in str(folder)
 
 
 def check_every_n_steps(every_n_steps: int | None) -> int | None:
-    """Refuse what is not a whole number of 1 or more, or None."""
+    """Return a whole number of 1 or more, or None; raise an error for anything else."""
     if every_n_steps is None:
         return None
     return check_count(every_n_steps, "every_n_steps", ConfigurationError)
 
 
 def check_workload(workload: Workload | None) -> Workload | None:
-    """A workload, or None.
+    """Return a workload or None; raise an error for anything else.
 
     Raises:
-        ConfigurationError: it is something else.
+        ConfigurationError: the value is neither.
     """
     if workload is None or isinstance(workload, Workload):
         return workload
     raise ConfigurationError(
-        f"workload is a {type(workload).__name__}: it must be what describe_workload returns"
+        f"workload is a {type(workload).__name__}: it must come from describe_workload()"
     )
 
 
 def check_names(argument: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Refuse what is not a list of names, as a single name is not."""
+    """Return a list of names as a tuple; raise an error for anything else, as a single name."""
     is_list = isinstance(names, Collection) and not isinstance(names, str)
     if not is_list or not all(isinstance(name, str) for name in names):
         raise ConfigurationError(f"{argument}={short(names)} must be a list of names")

@@ -1,4 +1,4 @@
-"""A training that goes on from a checkpoint: where it was, and what of its rows is left."""
+"""Resuming a training from a checkpoint: its position, and its unfinished row."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ log = logging.getLogger("energyest")
 
 @dataclass(frozen=True)
 class Position:
-    """Where a training stood when the checkpoint was made.
+    """The position of a training when a checkpoint was saved.
 
     Attributes:
-        earlier: what it had cost.
+        earlier: what the training had cost by then.
         epoch: the trainer's epoch.
-        batches: training batches of it that were done.
+        batches: training batches of that epoch that were done.
     """
 
     earlier: RunCheckpoint
@@ -37,14 +37,14 @@ class Position:
 
 
 class Continuation:
-    """Takes a training up where a checkpoint was made.
+    """Resumes a training at the position of a checkpoint.
 
     Args:
-        position: where that was.
-        session: of this process; it has no row yet.
-        plan: tells where the training is now, and in how many processes.
-        progress: what it has done, which is nothing so far.
-        changes: watches its changes.
+        position: the position in the checkpoint.
+        session: session of this process; it has no row yet.
+        plan: knows the present position of the training and its number of processes.
+        progress: progress of the training, still empty.
+        changes: watches changes of the trainable parameters.
         is_first_rank: whether this process records what all ranks had measured.
     """
 
@@ -59,15 +59,14 @@ class Continuation:
         is_first_rank: bool,
     ) -> None:
         self._session, self._plan, self._progress, self._changes = session, plan, progress, changes
-        # Until a row begins; and what the run was measured on, until all devices of this part are
-        # known.
+        # `_at` holds until a row begins; `_before` until all devices of this part are known.
         self._at: Position | None = position
         self._before: RunCheckpoint | None = None
         earlier = position.earlier
         try:
             earlier.check_unit(plan.every_n_steps)
         except ConfigurationError as error:
-            log.warning("energyest: %s: its rows are left out, its energy is not", error)
+            log.warning("energyest: %s: its rows are left out, but its energy counts", error)
             earlier = earlier.energy_alone()
         progress.elapsed_s = earlier.duration_s
         progress.carried_steps = earlier.open_steps
@@ -82,9 +81,9 @@ class Continuation:
                 self.compare_gpus()
 
     def compare_gpus(self) -> None:
-        """Where the GPUs are others than before, an epoch costs something else from now on.
+        """If the GPUs differ from those before, record a change in the energy per epoch.
 
-        To be called when all devices are known: with several ranks, after the first row.
+        Call it when all devices are known: with several ranks, after the first row.
         """
         if self._before is not None:
             change = _change_of_gpus(self._before, self._session.trace)
@@ -93,7 +92,7 @@ class Continuation:
                 self._changes.recall([change])
 
     def before_row(self) -> None:
-        """A row is to begin: is it what is left of the one in which the checkpoint was made?"""
+        """Prepare for a new row, which may be the rest of the row interrupted by the checkpoint."""
         if self._at is None:
             return
         progress, every = self._progress, self._plan.every_n_steps
@@ -106,7 +105,7 @@ class Continuation:
         self._at = None
 
     def end_row(self) -> None:
-        """Of the row in which the checkpoint was made nothing is left: it ends as it was then."""
+        """End the row in which the checkpoint was saved as it was then: nothing of it is left."""
         if self._at is None or not self._progress.carried_steps:
             return
         self._progress.start_row()
@@ -116,7 +115,7 @@ class Continuation:
 
 
 def _past_changes(earlier: RunCheckpoint) -> list[dict[str, Any]]:
-    """What had changed the energy of an epoch by then, for the trace's `planned_changes`."""
+    """Changes in the energy per epoch up to the checkpoint, for `planned_changes` of the trace."""
     changes = read_objects(earlier.meta, "planned_changes")
     return [change for change in changes if _is_by(change, _row(earlier))]
 
@@ -130,11 +129,11 @@ def _change_of_gpus(earlier: RunCheckpoint, trace: EnergyTrace) -> dict[str, Any
 
 
 def _row(earlier: RunCheckpoint) -> float:
-    """Where it goes on: within a row, if one was under way, which belongs to neither side then."""
+    """The row at which the run resumes; half a row later if one was under way (on neither side)."""
     return len(earlier) + (0.5 if earlier.open_row else 0.0)
 
 
 def _is_by(change: Mapping[str, Any], row: float) -> bool:
-    """Whether an entry of a trace's meta, which may hold anything, is a change by that row."""
+    """Whether an entry of a trace's meta (which may hold anything) is a change up to that row."""
     epoch = read_number(change, "epoch")
     return epoch is not None and epoch <= row

@@ -1,6 +1,6 @@
-"""The first projection of a training: PRE's, from the first batch on.
+"""The first projection of a training, by PRE, available from the first batch.
 
-Beside a training, nothing may fail: what cannot be described or predicted is noted in the trace.
+Nothing here may make a training fail: what cannot be described or predicted is noted in the trace.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from energyest.tracking.session import Session
 log = logging.getLogger("energyest")
 
 _PRECISIONS = {"16": "fp16", "bf16": "bf16", "64": "fp64", "transformer-engine": "fp8"}
-# The optimizer of most trainings, where one of another name is used: what counts for its cost is
-# how many numbers it keeps for each parameter.
+# The optimizer to assume for one of an unknown name. Its cost depends on how many numbers it keeps
+# for each parameter.
 _USUAL_OPTIMIZER = "adamw"
-# Power "now" is the mean of the readings of so many seconds.
+# Current power is the mean of the readings over this many seconds.
 _NOW_S = 1.0
-# What cuDNN computes.
+# Operations that cuDNN computes.
 _CUDNN = ("convolution", "lstm", "gru", "rnn")
 
 
 class FirstProjection:
-    """Describes a training after its first batch and predicts its energy, on one known GPU.
+    """Describes a training after its first batch and predicts its energy on one known GPU.
 
-    Made before that batch: processors are then as busy as the training makes them.
+    Create it before the first batch: the processors are then as busy as during training.
 
     Args:
-        session: measures the training.
-        plan: tells precision, optimizer and how long the training is to be.
-        workload: what a step does, if it was described before the training.
+        session: session that measures the training.
+        plan: knows the precision, the optimizer and the planned length of the training.
+        workload: description of a step, if it was made before the training.
     """
 
     def __init__(
@@ -60,8 +60,12 @@ class FirstProjection:
         trace = session.trace
         self._gpus = gpus_of(trace.devices)
         self._host_W = power_now(trace, ("cpu", "ram"))
-        # PRE knows of trainings on one GPU alone.
+        # PRE only covers training on one GPU.
         self._pending = len(self._gpus) == 1 and plan.world_size == 1
+        if not self._pending:
+            count = max(len(self._gpus), plan.world_size) if self._gpus else 0
+            why = f"PRE needs a training on one GPU, and this one uses {count or 'none'}"
+            session.describe(first_projection_note=why)
         self._length = Length()
         self._row_samples: tuple[int | None, int] = (None, 0)
         self._workload: Workload | None = None
@@ -70,14 +74,14 @@ class FirstProjection:
 
     @property
     def is_pending(self) -> bool:
-        """Whether it can still come."""
+        """Whether a first projection is still possible."""
         return self._pending
 
     def look_ahead(self, batch_size: int | None) -> None:
-        """Ask how long the training is to be: between two rows, when the trainer knows best.
+        """Read the planned length of the training; call it between rows, when it is best known.
 
         Args:
-            batch_size: of the batches; None if unknown.
+            batch_size: samples per batch; None if unknown.
         """
         plan, samples = self._plan, batch_size or 1
         self._length = Length(plan.rows_at_start(), plan.duration_s(0.0, math.nan))
@@ -86,20 +90,20 @@ class FirstProjection:
     def describe(
         self, module: nn.Module, batch: Any, samples: int | None, step: WatchedStep
     ) -> None:
-        """Write to the trace's meta what a step of the training does; the first one counts.
+        """Describe a step of the training in the trace's meta; only the first call counts.
 
         Args:
-            module: what is trained.
+            module: the model being trained.
             batch: the batch of the step.
-            samples: in it; None if unknown.
-            step: the step, as it was seen.
+            samples: samples in the batch; None if unknown.
+            step: the observed step.
         """
         if self._pending and self._workload is None:
             with self._noted("workload_note"), self._session.pause():
                 self._keep(_describe(self._plan, module, batch, samples, step))
 
     def estimate(self) -> None:
-        """Begin the run's projection, once it is known how long an epoch is."""
+        """Set the run's first projection, once the length of an epoch is known."""
         if self._workload is None or not self._pending:
             return
         with self._noted("first_projection_note"), self._session.pause():
@@ -118,7 +122,7 @@ class FirstProjection:
     def _estimate(self, workload: Workload) -> None:
         samples, validation = self._row_samples
         if samples is None:
-            return  # a loader without a length: known after the first epoch
+            return  # a loader without a length: the number is known after the first epoch
         self._pending = False
         gpu = resolve_gpu(str(self._gpus[0].get("name")))
         rows, end_s = self._session.length
@@ -127,7 +131,7 @@ class FirstProjection:
 
         def of_rows(count: float) -> Estimate:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # whether it fits into memory will show
+                warnings.simplefilter("ignore")  # the training will show whether it fits in memory
                 return estimate_pre(
                     workload,
                     gpu,
@@ -154,7 +158,7 @@ class FirstProjection:
 
 
 class _Noted:
-    """Holds errors back, and notes them in the meta of the run's trace."""
+    """Suppresses errors and notes them in the meta of the run's trace."""
 
     def __init__(self, session: Session, name: str) -> None:
         self._session, self._name = session, name
@@ -164,7 +168,7 @@ class _Noted:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
         if not isinstance(error, Exception):
-            return False  # none, or Ctrl-C
+            return False  # no error, or Ctrl-C
         text = str(error) or type(error).__name__
         self._session.describe(**{self._name: text.splitlines()[0][:500]})
         log.debug("energyest: no first projection", exc_info=error)
@@ -172,13 +176,13 @@ class _Noted:
 
 
 def precision_of(stated: str, operations: Sequence[Operation] = ()) -> str:
-    """The format in which a trainer has its model computed.
+    """The number format in which a trainer computes its model.
 
     Args:
-        stated: the trainer's word for it, such as "bf16-mixed".
-        operations: of a step of the model on a GPU: where 32-bit tensors are computed in
-            TensorFloat-32 is set apart for convolutions, for which torch allows it by default, and
-            for matrix products. What has more of the FLOPs decides.
+        stated: the trainer's name for it, such as "bf16-mixed".
+        operations: operations of a step of the model on a GPU. torch has one setting for
+            TensorFloat-32 in convolutions, on by default, and another for matrix products. The
+            kind with more FLOPs decides.
     """
     for prefix, name in _PRECISIONS.items():
         if stated.startswith(prefix):
@@ -195,7 +199,7 @@ def precision_of(stated: str, operations: Sequence[Operation] = ()) -> str:
 
 
 def optimizer_of(optimizers: Sequence[Any]) -> str:
-    """The first optimizer, by its name in `OPTIMIZERS` of a workload; "adamw" if unknown."""
+    """Name of the first optimizer, as in `OPTIMIZERS` of a workload; "adamw" if unknown."""
     if not optimizers:
         return "sgd"
     optimizer = getattr(optimizers[0], "optimizer", optimizers[0])
@@ -209,7 +213,7 @@ def optimizer_of(optimizers: Sequence[Any]) -> str:
 
 
 def power_now(trace: EnergyTrace, kinds: Sequence[str]) -> float:
-    """Watts that devices of these kinds drew in the last second together; NaN if one is unknown."""
+    """Total mean power, in watts, of devices of these kinds in the last second; NaN if unknown."""
     devices = [str(device["device"]) for device in of_kind(trace.devices, *kinds)]
     columns = trace.power_columns
     total_W = 0.0
@@ -241,11 +245,11 @@ def _describe(
         optimizer_of(plan.optimizers),
     )
     if workload.precision == "fp32" and plan.is_on_gpu:
-        # The operations are the same in both.
+        # The operations are the same in both formats.
         workload = replace(workload, precision=precision_of(stated, workload.operations))
     notes = list(workload.notes)
     if stated in ("16-true", "bf16-true") and workload.parameter_bytes == 4:
-        notes.append("weights in half precision are taken as mixed precision")
+        notes.append("half-precision weights are treated as mixed precision")
     accumulate = max(int(plan.accumulate_grad_batches), 1)
     return replace(workload, accumulate=accumulate, notes=tuple(notes))
 

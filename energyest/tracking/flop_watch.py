@@ -1,4 +1,4 @@
-"""`FlopWatch`: watches the first steps of a training, and counts the FLOPs of all from them."""
+"""`FlopWatch`: observes the first steps of a training to count the FLOPs of all steps."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from energyest.tracking.trainable_changes import trainable_names
 
 log = logging.getLogger("energyest")
 
-# Steps may differ, as where two networks are trained in turn: so many are watched at most, until
-# one costs what the one before it did, but for this share.
+# Steps may differ, for example if two networks are trained in turn. Watch at most `_MOST_STEPS`,
+# until the FLOPs of two successive steps differ by no more than the share `_SAME`.
 _MOST_STEPS = 8
 _SAME = 0.01
-_HOW_TO = "the argument workload=describe_workload(model, batch) makes them known"
+_HOW_TO = "pass workload=describe_workload(model, batch) to record them"
 
 
 class FlopWatch:
-    """Watches the first steps of a training, and the first batch of each validation loader.
+    """Observes the first steps of a training, and the first batch of each validation loader.
 
-    Nothing is run for it: what the steps dispatch is looked at. Where that could change them, they
-    are not watched.
+    No extra step is run: it observes the operations that the training's own steps dispatch. Steps
+    are not watched if watching could change them.
 
     Args:
-        session: where the counts go.
-        is_on: watch at all.
-        workload: what a step does, as described before the training; then none is watched.
+        session: session that receives the counts.
+        is_on: whether to watch any steps.
+        workload: description of a step, made before the training; then no step is watched.
     """
 
     def __init__(self, session: Session, *, is_on: bool, workload: Workload | None = None) -> None:
@@ -41,13 +41,13 @@ class FlopWatch:
         self._is_on = is_on and workload is None
         self._workload = workload
         self._watch: StepWatch | None = None
-        # The first step that was watched, and what was trainable in it.
+        # The first step that was watched, and the parameters that were trainable in it.
         self._first: WatchedStep | None = None
         self._trainable: frozenset[str] | None = None
         self._watched = 0
         self._flops: list[tuple[float, float, int | None]] = []  # forward, all, samples
         self._count: FlopCount | None = None
-        # What is known of other choices of trainable parameters.
+        # Counts for other sets of trainable parameters.
         self._counts: dict[frozenset[str], FlopCount] = {}
         self._validation: dict[Hashable, float] = {}
         self._validation_flops = 0.0
@@ -55,7 +55,7 @@ class FlopWatch:
     # ------------------------------------------------------------------ training
 
     def begin_step(self, module: nn.Module) -> None:
-        """A step begins, and is watched if it is one of the first."""
+        """Begin a step; watch it if it is one of the first."""
         self.leave()
         if self._workload is not None and self._count is None:
             self._set(FlopCount.of_workload(self._workload))
@@ -72,15 +72,15 @@ class FlopWatch:
             self._watch.begin()
 
     def before_optimizer_step(self) -> None:
-        """Forward and backward of the step that is watched are over."""
+        """Note that forward and backward pass of the current step are done."""
         if self._watch is not None:
             self._watch.before_optimizer_step()
 
     def end_step(self, samples: int | None) -> WatchedStep | None:
-        """A step has ended; returns it if it was watched.
+        """End a step; return what was observed, or None if it was not watched.
 
         Args:
-            samples: in its batch; None if unknown.
+            samples: samples in its batch; None if unknown.
         """
         step = self.leave()
         if step is None:
@@ -96,12 +96,12 @@ class FlopWatch:
         return step
 
     def leave(self) -> WatchedStep | None:
-        """Watch no more, whatever is under way; returns what was seen of it."""
+        """Stop watching the current step, if any; return what was observed of it."""
         watch, self._watch = self._watch, None
         return None if watch is None else watch.end()
 
     def change(self, before: frozenset[str], after: frozenset[str]) -> None:
-        """Other parameters are trainable from now on: watch again what is not known of them."""
+        """Note a change of the trainable parameters; watch again if the new set is unknown."""
         if not self._is_on or self._count is None:
             return
         self._counts[before] = self._count
@@ -119,7 +119,7 @@ class FlopWatch:
         """Training FLOPs where `after` is trainable ÷ those where `before` is; None if unknown.
 
         Args:
-            after: names of parameters.
+            after: names of trainable parameters.
             before: likewise.
         """
         first, now = self._first, self._trainable
@@ -128,17 +128,17 @@ class FlopWatch:
         backward_flops = first.gradients.backward_flops
         expected = backward_flops(now)
         if abs(expected - first.backward_flops) > first.flops / 2:
-            return None  # it computes something else than the gradients of its forward pass
-        # What was seen beside that, such as layers that are computed twice, stays.
+            return None  # it computes more than the gradients of its forward pass
+        # Other observed FLOPs, such as those of recomputed layers, stay the same.
         costs = [first.flops + backward_flops(names) - expected for names in (after, before)]
         return costs[0] / costs[1] if min(costs) > 0 else None
 
     def row_flops(self, samples: float, steps: float) -> float:
-        """FLOPs of a row of the trace: of its steps and of what was validated in it.
+        """FLOPs of a row of the trace: of its training steps and its validation.
 
         Args:
-            samples: trained on in it; NaN if unknown.
-            steps: of it.
+            samples: training samples in the row; NaN if unknown.
+            steps: training steps in the row.
         """
         validated, self._validation_flops = self._validation_flops, 0.0
         if self._count is None:
@@ -152,18 +152,18 @@ class FlopWatch:
     # ------------------------------------------------------------------ validation
 
     def begin_validation_batch(self, module: nn.Module, loader: Hashable) -> None:
-        """A batch is validated next; the first of each loader is watched."""
+        """Begin a validation batch; watch the first one of each loader."""
         self.leave()
         if self._is_on and self._count is not None and loader not in self._validation:
             self._watch = StepWatch(module, describes=False)
             self._watch.begin()
 
     def end_validation_batch(self, samples: int | None, loader: Hashable) -> None:
-        """A batch was validated.
+        """End a validation batch.
 
         Args:
-            samples: in it; None if unknown.
-            loader: which of several loaders it comes from.
+            samples: samples in the batch; None if unknown.
+            loader: the loader it comes from.
         """
         step = self.leave()
         if step is not None:
@@ -178,14 +178,14 @@ class FlopWatch:
 
     @property
     def _is_settled(self) -> bool:
-        """Whether two steps in a row cost the same."""
+        """Whether the last two steps had the same FLOPs per sample."""
         if len(self._flops) < 2:
             return False
         costs = [flops / (samples or 1) for _, flops, samples in self._flops[-2:]]
         return math.isclose(*costs, rel_tol=_SAME)
 
     def _mean(self, step: WatchedStep) -> FlopCount:
-        """The count that all steps watched so far give in the mean."""
+        """The mean count of all steps watched so far."""
         forward = sum(flops for flops, _, _ in self._flops)
         every = sum(flops for _, flops, _ in self._flops)
         whole = replace(step, forward_flops=forward, backward_flops=every - forward)

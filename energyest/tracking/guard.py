@@ -1,4 +1,4 @@
-"""Keeps errors of the monitor away from the training it watches, and those alone."""
+"""Keeps the monitor's own errors, and no others, away from the training it watches."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ R = TypeVar("R")
 
 
 def never_raises(method: Callable[P, R]) -> Callable[P, R | None]:
-    """A method that logs an error instead of raising it, once for each object and method.
+    """Decorate a method to log its errors, once per object and method, instead of raising them.
 
-    Only errors of the monitor are held back: Ctrl-C and exits pass, and so does what a signal
-    handler raises while the method runs.
+    Only errors of the monitor are held back. Ctrl-C, exits, and exceptions that a signal handler
+    raises while the method runs, all pass.
     """
 
     @functools.wraps(method)
@@ -38,7 +38,7 @@ def _report(owner: Any, name: str) -> None:
     if name not in reported:
         reported.add(name)
         log.warning(
-            "energyest: %s failed; the training goes on, its energy record may be incomplete",
+            "energyest: %s failed; training continues, but its energy record may be incomplete",
             name,
             exc_info=True,
         )

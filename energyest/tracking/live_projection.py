@@ -1,4 +1,4 @@
-"""The projection of a run that is under way, and a warning where a change of level moves it."""
+"""The projection of a running training, and a warning when a change of level moves it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from energyest.tracking.plan import Length
 
 log = logging.getLogger("energyest")
 
-# Where projections are made as a run goes: each of the first so many; later, one that takes less
-# than this share of the time since the one before.
+# While a run goes on, the first `_ALWAYS_MADE` rows are always projected; later rows only if a
+# projection takes less than this share of the time since the previous one.
 _ALWAYS_MADE = 10
 _SHARE_OF_TIME = 0.002
-# When a level began may be seen a few rows off at first: within so many, it is the same change.
+# The start of a level may first be seen a few rows off: within this many, it is the same change.
 _SAME_CHANGE = 3
-# Who was warned so often knows that the training's level moves.
+# After this many warnings, the user knows that the level keeps changing.
 _MOST_WARNINGS = 3
 
 
 class Source(Protocol):
-    """Where the rows of a run come from: a recorder, or those of all processes together."""
+    """Source of the rows of a run: one recorder, or those of all processes together."""
 
     @property
     def state(self) -> object:
@@ -42,17 +42,17 @@ class Source(Protocol):
 
 
 class Projector:
-    """Projects a run from the rows so far, anew only when there is something new.
+    """Projects a run from the rows so far; computes a new projection only if something changed.
 
     Args:
-        source: has the rows.
-        confidence: probability for the interval of the projection.
+        source: source of the rows.
+        confidence: coverage probability of the interval of the projection.
     """
 
     def __init__(self, source: Source, confidence: float) -> None:
         self._source = source
         self._confidence = confidence
-        # The newest projection, and what it was made from: one value, and so one step to change.
+        # What the newest projection was made from, and the projection: one value, set atomically.
         self._made: tuple[object, Estimate | None] = None, None
         self._is_busy = False
         self._pre: Estimate | None = None
@@ -65,38 +65,38 @@ class Projector:
 
     @property
     def is_stable(self) -> bool:
-        """Whether the newest projection is of a level that the training has settled on."""
+        """Whether the newest projection starts from a stable level."""
         return self._is_stable
 
     def project(self, length: Length) -> Estimate | None:
         """The projection; None while the length of the run is unknown.
 
-        And until it is stable, unless there is an estimate from before it began.
+        Also None until the training is stable, unless there is an estimate from before the run.
 
         Args:
-            length: of the run, as the meta of the trace says it.
+            length: planned length of the run, as in the meta of the trace.
         """
-        if self._is_busy:  # a signal handler asks while one is made: the last is the answer
+        if self._is_busy:  # called from a signal handler during a projection: return the last one
             return self._made[1]
         self._is_busy = True
         try:
             known = (self._source.state, length)
             if known != self._made[0] and length != Length():
-                self._made = known, self._project_anew(length)
+                self._made = known, self._new_projection(length)
         finally:
             self._is_busy = False
         return self._made[1]
 
     def expect(self, estimate: Estimate) -> None:
-        """Begin with an estimate of the whole run from before it."""
+        """Start from an estimate of the whole run that was made before it."""
         self._pre = estimate
         self.forget()
 
     def forget(self) -> None:
-        """Something else is known than when the last projection was made."""
+        """Mark the last projection as out of date."""
         self._made = None, self._made[1]
 
-    def _project_anew(self, length: Length) -> Estimate | None:
+    def _new_projection(self, length: Length) -> Estimate | None:
         trace = self._source.trace(readings=False)
         self._is_stable = False
         try:
@@ -110,11 +110,11 @@ class Projector:
     def _project(self, trace: EnergyTrace, length: Length) -> Estimate | None:
         known: Estimate | None
         try:
-            # Its meta holds the plan.
+            # The plan is in the trace's meta.
             known = step = estimate_step(trace, confidence=self._confidence)
         except NotStableError as error:
             if self._pre is None:
-                return None  # a guess alone is no projection
+                return None  # the guess in the error is not good enough to show alone
             known = error.estimate
         else:
             self._is_stable = True
@@ -124,11 +124,11 @@ class Projector:
         return blend(self._pre, trace, known, confidence=self._confidence)
 
     def project_if_cheap(self, length: Length) -> Estimate | None:
-        """As `project`, but not for every row where rows are so short that it would show."""
+        """As `project`, but skips rows if they are so short that projecting would slow training."""
         began_s = time.monotonic()
         self._count += 1
-        dear = self._cost_s > _SHARE_OF_TIME * (began_s - self._made_at_s)
-        if self._count > _ALWAYS_MADE and dear:
+        is_costly = self._cost_s > _SHARE_OF_TIME * (began_s - self._made_at_s)
+        if self._count > _ALWAYS_MADE and is_costly:
             return None
         projection = self.project(length)
         self._made_at_s = time.monotonic()
@@ -137,7 +137,7 @@ class Projector:
 
 
 def projection_of(trace: EnergyTrace) -> Estimate | None:
-    """The projection of a trace that says how long its run is to be; None if there is none yet."""
+    """The projection of a trace whose meta has the planned length; None if there is none yet."""
     try:
         return estimate_step(trace)
     except (EstimateError, NotStableError):
@@ -145,30 +145,30 @@ def projection_of(trace: EnergyTrace) -> Estimate | None:
 
 
 class LevelWatch:
-    """Warns when a later level moves the projection by more than the intervals, once a change."""
+    """Warns, once per change of level, when it moves the projection outside the intervals."""
 
     def __init__(self) -> None:
         self._last: tuple[Estimate, Length] | None = None
-        # The last projection from the level before, until its change was warned of.
+        # The last projection from the previous level, until a warning about the change is issued.
         self._before: tuple[Estimate, Length] | None = None
         self._warned_at = -math.inf
         self._warnings = 0
 
     def see(self, projection: Estimate, length: Length, trace: EnergyTrace) -> None:
-        """Take in a new projection of a stable level.
+        """Process a new projection from a stable level.
 
         Args:
             projection: the projection.
-            length: of the run that it is for.
-            trace: what it was made from; its meta says which changes were announced.
+            length: planned length of the run.
+            trace: the trace that it was made from; its meta lists planned changes.
         """
         start = projection.stable_epoch
         if start is None or _width(projection) == 0:
-            return  # the end of the run: nothing is projected any more
+            return  # the run is complete: nothing is projected
         if self._last is not None:
             last = self._last[0].stable_epoch or 0
             if start < last:
-                self._before = None  # what looked like a change was none
+                self._before = None  # the apparent change was not one
             elif start > last and start >= self._warned_at + _SAME_CHANGE:
                 self._before = self._last
         self._last = (projection, length)
@@ -177,7 +177,7 @@ class LevelWatch:
         before, before_length = self._before
         if not length.is_like(before_length) or self._warnings == _MOST_WARNINGS:
             return
-        # Each within the other's interval: what was said and what is said now do not differ.
+        # One lies within the interval of the other: the two projections do not differ.
         if _holds(before, projection.energy_J) or _holds(projection, before.energy_J):
             return
         self._before, self._warned_at = None, start
@@ -194,7 +194,7 @@ class LevelWatch:
 
 
 def _announced(start: int, trace: EnergyTrace) -> bool:
-    """Whether it was known that the level would change in this row or the one before."""
+    """Whether a change was planned for this row or the previous one."""
     rows = [math.floor(change.epoch) for change in planned_changes(trace, None)]
     return start in rows or start - 1 in rows
 
@@ -206,7 +206,7 @@ def _width(estimate: Estimate) -> float:
 
 
 def _holds(estimate: Estimate, energy_J: float) -> bool:
-    """Whether an energy is not known to lie outside of the interval."""
+    """Whether an energy lies within the interval, or there is no interval."""
     if estimate.lower_J is None or estimate.upper_J is None:
         return True
     return estimate.lower_J <= energy_J <= estimate.upper_J

@@ -1,6 +1,6 @@
-"""What is known ahead of a training: how long it is to be, and what its framework's trainer says.
+"""The plan of a training: its length, and what the framework's trainer knows about it.
 
-A row of the trace is an epoch or, where `every_n_steps` is given, an interval of that many training
+A row of the trace is an epoch or, if `every_n_steps` is set, an interval of that many training
 batches.
 """
 
@@ -10,29 +10,29 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-# Projections for lengths of the training that differ by more than this are not compared.
+# Projections for training lengths that differ by more than this share are not compared.
 _SAME_LENGTH = 0.01
 
 
 class Length(NamedTuple):
-    """How long a run is to be; None where unknown.
+    """The planned length of a run; None where unknown.
 
     Attributes:
-        rows: number of rows, with a fraction where the last is cut short.
-        duration_s: seconds since the first of them began, after which a time limit ends the run.
+        rows: number of rows, with a fraction if the last one is cut short.
+        duration_s: time limit of the run, in seconds after the first row began.
     """
 
     rows: float | None = None
     duration_s: float | None = None
 
     def ended_after(self, rows: float) -> Length:
-        """That of a run that is over after so many rows, perhaps earlier than it was to be."""
+        """The length of a run that ended after `rows` rows, perhaps earlier than planned."""
         if not rows:
             return self
         return Length(rows if self.rows is None else min(rows, self.rows))
 
     def is_like(self, other: Length) -> bool:
-        """Whether totals of the two can be compared."""
+        """Whether totals for the two lengths can be compared."""
         return all(
             a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=_SAME_LENGTH))
             for a, b in zip(self, other, strict=True)
@@ -40,29 +40,29 @@ class Length(NamedTuple):
 
 
 class TrainingPlan(Protocol):
-    """What a framework's trainer knows, as `Training` asks an adapter for it.
+    """What a framework's trainer knows, as `Training` reads it from an adapter.
 
-    All of it is asked of the trainer as it stands at that moment.
+    Every value reflects the state of the trainer at the moment it is read.
     """
 
     @property
     def every_n_steps(self) -> int | None:
-        """Training batches in a row; None where rows are epochs."""
+        """Training batches per row; None if rows are epochs."""
         ...
 
     @property
     def epoch(self) -> int:
-        """The trainer's number of the epoch under way."""
+        """The trainer's number for the current epoch."""
         ...
 
     @property
     def batches_seen(self) -> int:
-        """Training batches that the epoch under way, or the last, has been through."""
+        """Training batches done in the current or, between epochs, the last epoch."""
         ...
 
     @property
     def rows_in_epoch(self) -> float:
-        """Rows in an epoch; infinite if its length is not known ahead."""
+        """Rows per epoch; infinite if the length of an epoch is not known in advance."""
         ...
 
     @property
@@ -72,7 +72,7 @@ class TrainingPlan(Protocol):
 
     @property
     def precision(self) -> str:
-        """The trainer's word for the format in which its model is computed."""
+        """The trainer's name for the number format of the model's computation."""
         ...
 
     @property
@@ -82,12 +82,12 @@ class TrainingPlan(Protocol):
 
     @property
     def loaders(self) -> Any:
-        """Where a training batch comes from: a mapping or list where several loaders are asked."""
+        """The training loader; a mapping or list if there are several."""
         ...
 
     @property
     def validation_loaders(self) -> Any:
-        """The same of a validation batch."""
+        """The validation loader; a mapping or list if there are several."""
         ...
 
     @property
@@ -97,67 +97,67 @@ class TrainingPlan(Protocol):
 
     @property
     def accumulate_grad_batches(self) -> int:
-        """Training batches to an optimizer step."""
+        """Training batches per optimizer step."""
         ...
 
     @property
     def validation_every_n_rows(self) -> float | None:
         """Rows from one validation to the next; None without validation, or if unknown.
 
-        1 also where several lie within each epoch and rows are epochs; less than 1 where validation
-        comes by batches, regardless of epochs, and more often than rows end.
+        It is also 1 if rows are epochs and each contains several validations. It is less than 1 if
+        validation is scheduled by batches, regardless of epochs, and runs more often than rows end.
         """
         ...
 
     @property
     def validation_to_training_batches(self) -> float | None:
-        """Batches of one validation for each training batch of a row; None if unknown."""
+        """Batches of one validation divided by training batches of a row; None if unknown."""
         ...
 
     def rows(self, rows: int, batches: int) -> float | None:
-        """How many rows the trace will have, at the end of one of them.
+        """Number of rows that the trace will have, as known at the end of a row.
 
         Args:
-            rows: how many there are.
+            rows: number of rows so far.
             batches: training batches in the last of them.
 
         Returns:
-            Whole rows and, where the training ends within one, the share of the last; None if
-            nothing bounds it, or if the length of an epoch is not known.
+            The number of rows, with a fraction if the training ends within one; None if nothing
+            bounds it or if the length of an epoch is unknown.
         """
         ...
 
     def rows_at_start(self, rows: int = 0, batches: int = 0) -> float | None:
-        """The same at the first batch.
+        """Number of rows that the trace will have, as known at the first batch.
 
         Args:
-            rows: how many an earlier part of the training has.
-            batches: what it has of the row that runs.
+            rows: number of rows of an earlier part of the training.
+            batches: training batches that the earlier part did in the current row.
         """
         ...
 
     def row_samples(self, batch_size: int) -> int | None:
-        """Training samples in a row, at the first batch; None if unknown."""
+        """Training samples per row, as known at the first batch; None if unknown."""
         ...
 
     def row_validation_samples(self, batch_size: int) -> int:
-        """Samples that are validated for each row, in the mean, at the first batch; 0 if unknown.
+        """Mean validation samples per row, as known at the first batch; 0 if unknown.
 
         Args:
-            batch_size: of loaders that do not tell theirs.
+            batch_size: batch size of loaders that do not state one.
         """
         ...
 
     def duration_s(self, elapsed_s: float, row_s: float) -> float | None:
-        """When a time limit ends the training, in seconds since the first row began.
+        """Time limit of the training, in seconds after the first row began.
 
-        Pauses are left out, as in `duration_s` of the rows.
+        Pauses are excluded, as in `duration_s` of the rows.
 
         Args:
             elapsed_s: seconds of all rows so far; NaN if unknown.
-            row_s: seconds that the last row took.
+            row_s: duration of the last row in seconds.
 
         Returns:
-            None without a limit.
+            None if there is no limit.
         """
         ...

@@ -1,4 +1,4 @@
-"""What a training has done so far: its steps, samples and seconds, and those of a row."""
+"""The progress of a training: steps, samples and seconds, in total and per row."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from energyest.measure.signals import let_handlers_raise
 
 log = logging.getLogger("energyest")
 
-# The user's own answer to how many samples are in a batch.
+# A user's function that returns the number of samples in a batch.
 BatchSize = Callable[[Any], int]
 
 
 class SampleCounter:
-    """Says how many samples are in a batch, and once where that is not known.
+    """Counts the samples in a batch; notes once if the number is unknown.
 
     Args:
         users: the user's own function, if there is one.
-        note: called with what is not known, for the trace's notes.
+        note: called with a text for the trace's notes.
     """
 
     def __init__(self, users: BatchSize | None, note: Callable[[str], None]) -> None:
@@ -31,11 +31,11 @@ class SampleCounter:
         self._has_noted = False
 
     def __call__(self, batch: Any, loaders: Any = None) -> int | None:
-        """Samples in a batch; None where that is not known.
+        """Number of samples in a batch; None if unknown.
 
         Args:
-            batch: as the training gets it.
-            loaders: what it comes from, where several loaders are asked at once.
+            batch: the batch as the training receives it.
+            loaders: the loaders it comes from, if several are read at once.
         """
         samples = None
         try:
@@ -47,20 +47,20 @@ class SampleCounter:
         if samples is None and not self._has_noted:
             self._has_noted = True
             self._note(
-                f"samples: how many are in a batch is not known ({type(batch).__name__}); "
-                "the argument batch_size, a function, can tell"
+                f"samples: the number in a batch ({type(batch).__name__}) is unknown; "
+                "pass a function batch_size that returns it"
             )
         return samples
 
     def _count(self, batch: Any, loaders: Any) -> int | None:
         if self._users is None:
-            # Here, because torch is slow to import, and other loops do without.
+            # Imported here because torch is slow to import and not every loop needs it.
             from energyest.profiling.samples import batch_size_by_loader  # noqa: PLC0415
 
             return batch_size_by_loader(loaders, batch)
         samples = operator.index(self._users(batch))
         if samples < 0:
-            raise ValueError(f"batch_size gave {samples}")
+            raise ValueError(f"batch_size returned {samples}")
         return samples
 
 
@@ -68,9 +68,9 @@ class Count(NamedTuple):
     """Batches that were trained on.
 
     Attributes:
-        steps: how many.
-        samples: in those whose size is known.
-        unknown: how many have a size that is not known.
+        steps: number of batches.
+        samples: samples in the batches of known size.
+        unknown: number of batches of unknown size.
     """
 
     steps: int = 0
@@ -83,15 +83,15 @@ _NOTHING = Count()
 
 @dataclass
 class Progress:
-    """What was counted since the training began.
+    """Counts since the training began.
 
     Attributes:
-        done: one value, which a signal handler finds whole whenever it comes.
-        validation_samples: samples of the validation that runs; NaN if one batch's are unknown.
-        elapsed_s: seconds of the rows that have ended.
-        before_row, before_epoch: what was done at the last beginning of one.
-        most_samples: those of the longest epoch; NaN where none is known.
-        carried_steps, carried_samples: of the row that an earlier part of the run had begun.
+        done: the counts, as one value, so that a signal handler always finds them consistent.
+        validation_samples: samples of the current validation; NaN if a batch's size is unknown.
+        elapsed_s: total duration of the rows that have ended, in seconds.
+        before_row, before_epoch: `done` when the current row or epoch began.
+        most_samples: samples of the longest epoch; NaN if unknown.
+        carried_steps, carried_samples: counts of a row that an earlier part of the run had begun.
     """
 
     done: Count = _NOTHING
@@ -104,20 +104,20 @@ class Progress:
     carried_samples: float = 0
 
     def count(self, samples: int | None) -> None:
-        """A batch was trained on.
+        """Count a training batch.
 
         Args:
-            samples: in it; None if that is not known.
+            samples: samples in the batch; None if unknown.
         """
         steps, before, unknown = self.done
         self.done = Count(steps + 1, before + (samples or 0), unknown + (samples is None))
 
     def start_epoch(self) -> None:
-        """An epoch begins."""
+        """Begin an epoch."""
         self.before_epoch = self.done
 
     def end_epoch(self) -> float:
-        """Samples in an epoch that was not cut short; NaN where that is not known."""
+        """End an epoch; return the samples in a full epoch, NaN if unknown."""
         done, before = self.done, self.before_epoch
         if done.unknown == before.unknown:
             samples = done.samples - before.samples
@@ -125,18 +125,18 @@ class Progress:
         return self.most_samples
 
     def start_row(self) -> None:
-        """An epoch or interval begins."""
+        """Begin a row."""
         steps, samples, unknown = self.done
         self.before_row = steps - self.carried_steps, samples - self.carried_samples, unknown
         self.carried_steps, self.carried_samples = 0, 0
 
     @property
     def row_steps(self) -> int:
-        """Batches of the row that runs."""
+        """Batches of the current row."""
         return self.done.steps - self.before_row[0]
 
     @property
     def row_samples(self) -> float:
-        """Samples of the row that runs; NaN if those of a batch are not known."""
+        """Samples of the current row; NaN if the size of a batch is unknown."""
         _, before, unknown = self.before_row
         return self.done.samples - before if self.done.unknown == unknown else math.nan

@@ -1,4 +1,4 @@
-"""`Run`: a training loop under measurement, as users of `track()` see it."""
+"""`Run`: a measured training loop, as users of `track()` see it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from energyest.checks import check_count, short
+from energyest.checks import check_count, check_installed, short
 from energyest.errors import ConfigurationError
 from energyest.estimate import Estimate
+from energyest.markup import as_html
 from energyest.measure.checkpoint import RunCheckpoint
 from energyest.records.trace import EnergyTrace
 from energyest.settings import Settings
@@ -30,28 +31,28 @@ if TYPE_CHECKING:
 log = logging.getLogger("energyest")
 R = TypeVar("R")
 
-# The parameter and the attribute of the function that get its run.
+# Name of the parameter and of the attribute through which a decorated function gets its run.
 _NAME = "run"
 
 
 class Run:
-    """A training run under measurement; made by `track()`, a context manager and a decorator.
+    """A measured training run; created by `track()`, usable as context manager and as decorator.
 
     Args:
-        session: makes what measures, when it is first asked for: whoever decorates a function
-            measures nothing until that is called.
+        session: creates the session on first use: decorating a function measures nothing until
+            the function is called.
         budget: what the run may cost.
-        chosen: what was set, for the summary.
+        chosen: the settings, for the summary.
     """
 
     def __init__(self, session: Callable[[], Session], budget: Budget, chosen: Settings) -> None:
         self._make_session = session
         self._budget, self._settings = budget, chosen
         self._is_summed_up = False
-        # How long the run was to be, where its loop was left.
+        # The planned length of the run at the moment its loop was left.
         self._left: Length | None = None
         self._earlier = RunCheckpoint()
-        # What a turn of the loop is; steps of an interval, and those of the one under way.
+        # Whether an iteration is an epoch; steps per interval, and steps done in the current one.
         self._turns_are_epochs = False
         self._interval_steps: int | None = None
         self._steps_done = 0
@@ -68,20 +69,20 @@ class Run:
         )
 
     def __call__(self, function: Callable[..., R]) -> Callable[..., R]:
-        """Decorate a function: each call of it is a run of its own.
+        """Decorate a function: each call is a run of its own.
 
-        A parameter named `run`, where the caller leaves it out, gets the run; the attribute `run`
-        of the function is that of the last call.
+        The run is passed to a parameter named `run`, unless the caller passes one. The attribute
+        `run` of the function holds the run of the last call.
 
         Raises:
-            ConfigurationError: `function` is none, or a generator, or asynchronous.
+            ConfigurationError: `function` is not callable, or is a generator or asynchronous.
         """
         return _measured(function, lambda: Run(self._make_session, self._budget, self._settings))
 
     def __enter__(self) -> Run:
         try:
             self.start()
-        except BaseException:  # Ctrl-C: without an end of the with, nobody else would stop it
+        except BaseException:  # Ctrl-C: __exit__ will not be called
             self.stop("interrupted at the start")
             raise
         return self
@@ -97,16 +98,16 @@ class Run:
     # ------------------------------------------------------------------ the loop
 
     def start(self) -> None:
-        """Begin to measure, where there is no `with`."""
+        """Start measuring, if you do not use `with`."""
         if self._is_summed_up:
-            log.warning("energyest: a run measures once, and this one was used: track() makes more")
-        self._watch  # noqa: B018 - it writes the budget into the trace
+            log.warning("energyest: this run was already used; create a new one with track()")
+        self._watch  # noqa: B018 - creating it writes the budget into the trace
         self._session.start()
 
     def stop(self, status: str = "finished") -> None:
-        """End the run, where there is no `with`; an epoch that has begun counts as interrupted.
+        """End the run, if you do not use `with`. An unfinished epoch counts as interrupted.
 
-        One that is finished ends its plan, too; one that was broken off can still be projected.
+        With status "finished", the plan ends here, too. Otherwise the run can still be projected.
         """
         if status == "finished":
             self._session.length = self._session.length.ended_after(self._rows)
@@ -118,12 +119,12 @@ class Run:
             say_summary(self._session, self._settings)
 
     def epochs(self, epochs: int) -> Iterator[int]:
-        """Iterate over 0 to `epochs` - 1, each turn of the loop being an epoch.
+        """Iterate over 0 to `epochs` - 1; each iteration is an epoch.
 
-        What happens between two turns counts as the later epoch's. `break` ends the epoch, and
-        what is planned with it; an exception interrupts it. After `load_state_dict` it goes on with
-        the epoch after the one in which the checkpoint was made. Where a budget is exceeded that
-        stops the run, it ends with the epoch.
+        Energy used between two iterations counts towards the later epoch. `break` ends the epoch
+        and the planned run; an exception interrupts the epoch. After `load_state_dict`, the loop
+        continues with the epoch after the one in which the checkpoint was saved. If a budget with
+        `on_exceed="stop"` is exceeded, the loop ends after the epoch.
 
         Raises:
             ConfigurationError: `epochs` is not a whole number of 1 or more, or an earlier part of
@@ -134,7 +135,7 @@ class Run:
         self._earlier.check_unit(None)
         self.planned_epochs = self._session.rows + max(0, epochs - first)
         self._turns_are_epochs = True
-        self._session.drop_carried()  # an epoch that an exception had cut off
+        self._session.drop_carried()  # an epoch that an exception cut short
         for epoch in range(first, epochs):
             self.start_epoch(epoch, continues=epoch > first)
             try:
@@ -147,13 +148,13 @@ class Run:
                 return
 
     def steps(self, steps: int, *, every_n_steps: int) -> Iterator[int]:
-        """Iterate over 0 to `steps` - 1, each turn of the loop being a training step.
+        """Iterate over 0 to `steps` - 1; each iteration is a training step.
 
-        Every so many steps are an interval, which takes the place of an epoch: in `trace.epochs`,
-        for `log` and `validation`, and at `break` or an exception. The last may be shorter; a step
-        in which the loop is left counts. After `load_state_dict` it goes on with the step after the
-        one in which the checkpoint was made. Where a budget is exceeded that stops the run, it ends
-        with the step.
+        Every `every_n_steps` steps form an interval. Intervals take the place of epochs in
+        `trace.epochs`, `log` and `validation`, and at `break` or an exception. The last interval
+        may be shorter; the step in which the loop is left counts. After `load_state_dict`, the loop
+        continues with the step after the one in which the checkpoint was saved. If a budget with
+        `on_exceed="stop"` is exceeded, the loop ends after the step.
 
         Raises:
             ConfigurationError: an argument is not a whole number of 1 or more, or an earlier part
@@ -186,14 +187,14 @@ class Run:
                 return
 
     def start_epoch(self, epoch: int | None = None, *, continues: bool = False) -> None:
-        """An epoch begins: now, or with `continues` where the one before ended."""
+        """Begin an epoch: now, or with `continues` at the moment the previous one ended."""
         self._session.start_row(epoch, continues=continues)
 
     def end_epoch(self, /, **values: Any) -> dict[str, float]:
-        """An epoch ends.
+        """End an epoch.
 
         Args:
-            **values: metrics, and if you like `steps`, `samples` and `flops` of the epoch.
+            **values: metrics, and optionally `steps`, `samples` and `flops` of the epoch.
 
         Returns:
             The epoch's row; empty if there was no epoch to end.
@@ -203,7 +204,7 @@ class Run:
         return row
 
     def _leave(self) -> None:
-        """Left by `break` or by an exception: which of them, the end of the run will show."""
+        """The loop was left by `break` or an exception; `stop` will show which."""
         if self._session.in_row:
             self._session.end_row(tentative=True)
         self._left = self._session.length
@@ -211,7 +212,7 @@ class Run:
 
     @property
     def _rows(self) -> float:
-        """Rows that have ended; of one that was cut short, the part."""
+        """Rows that have ended; a row that was cut short counts in part."""
         rows, every = self._session.rows, self._interval_steps
         if every is None or self._session.in_row or not self._steps_done:
             return rows
@@ -219,7 +220,7 @@ class Run:
 
     @contextmanager
     def validation(self) -> Iterator[None]:
-        """What runs inside is validation; it is part of the epoch, and shown apart."""
+        """Mark the enclosed code as validation: part of the epoch, and also reported separately."""
         self.start_validation()
         try:
             yield
@@ -227,36 +228,37 @@ class Run:
             self.end_validation()
 
     def start_validation(self) -> None:
-        """Validation begins inside an epoch."""
+        """Begin validation within an epoch."""
         self._session.start_validation()
 
     def end_validation(self) -> None:
-        """Validation ends."""
+        """End validation."""
         self._session.end_validation()
 
     def pause(self) -> AbstractContextManager[None]:
-        """What runs inside is no training: it counts neither in the epoch nor in the total."""
+        """Exclude the enclosed code from the measurement: from the epoch and from the total."""
         return self._session.pause()
 
     # ------------------------------------------------------------------ facts
 
     def log(self, /, **values: Any) -> None:
-        """Set columns of the epoch that is running, or add to the one that has just ended."""
+        """Set columns of the current epoch, or of the last one if none is under way."""
         self._session.log(**values)
 
     def describe(self, /, **meta: Any) -> None:
-        """Add facts on the run to the trace's meta; plain JSON values."""
+        """Add facts about the run to the trace's meta, as plain JSON values."""
         self._session.describe(**meta)
 
     @never_raises
     def count_flops(self, model: Any, batch: Any) -> FlopCount:
-        """Count the FLOPs of a model, a `torch.nn.Module`, once; fills the column `flops`.
+        """Count the FLOPs of a `torch.nn.Module` once, to fill the column `flops`.
 
         Args:
-            model: the model; it is left alone.
-            batch: a training batch, or the input of the model's forward.
+            model: the model; it is not changed.
+            batch: a training batch, or the input of the model's `forward`.
         """
-        # Here, because torch is slow to import, and other loops do without.
+        check_installed("count_flops", "torch", "fvcore")
+        # Imported here because torch is slow to import and not every loop needs it.
         from energyest.profiling.describe import count_flops  # noqa: PLC0415
 
         session = self._session
@@ -268,31 +270,37 @@ class Run:
         return count
 
     def expect(self, estimate: Estimate) -> None:
-        """Begin `projection` with an estimate from before the run, such as `estimate_pre` gives.
+        """Start `projection` from an estimate made before the run, such as `estimate_pre` returns.
 
-        It has to be of all that is measured; as epochs come in, they take its place.
+        The estimate must cover all measured components. Measured epochs gradually replace it.
         """
         self._session.expect(estimate)
 
     # ------------------------------------------------------------------ checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint has to hold for the run to go on from it: plain numbers and text."""
+        """The state to store in a checkpoint so that the run can resume: plain numbers and text."""
         is_full = self._interval_steps is not None and self._steps_done == self._interval_steps
         return self._session.checkpoint(row_is_over=self._turns_are_epochs or is_full).state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint; before the first epoch.
+        """Resume from a checkpoint. Call it before the first epoch.
 
-        The epochs of the earlier part come first in the trace, at negative times; what they cost
-        is in the total, and what lies between the checkpoint and this run in neither.
+        The epochs of the earlier part come first in the trace, at negative times, and their energy
+        is in the total. Energy used between the checkpoint and this run is in neither.
 
         Raises:
-            TraceError: `state` is not what `state_dict` gave, or the run has epochs already.
+            TraceError: `state` does not come from `state_dict`, or the run already has epochs.
         """
         earlier = RunCheckpoint.from_state_dict(state)
         self._session.continue_from(earlier)
         self._earlier = earlier
+
+    def _repr_html_(self) -> str:
+        if "_session" not in self.__dict__:  # to look at it should not begin to measure
+            return as_html("A run that has not started: use it in a with, or call start()")
+        both = (self.trace, self.projection)
+        return "".join(one._repr_html_() for one in both if one is not None)
 
     # ------------------------------------------------------------------ results
 
@@ -305,27 +313,24 @@ class Run:
     def projection(self) -> Estimate | None:
         """Estimate of the whole run from all epochs so far, by `estimate_step`.
 
-        None while the length of the run is unknown or, unless an estimate from before the run was
-        given to `expect`, the training is not stable.
+        None while the length of the run is unknown. Also None while the training is not stable,
+        unless an estimate was passed to `expect`.
         """
         return self._session.projection
 
     @property
     def exceeded(self) -> str:
-        """Why the budget is exceeded, or will be; empty if it is not, and without a budget.
+        """Why the budget is exceeded or will be; empty if it is not, or if there is no budget.
 
-        To be asked at each step, if you like, in a loop that is to end then: it is looked at anew
-        once a second and at each epoch's end.
+        A loop of your own may check it at every step and end when it is not empty. The budget is
+        checked at most once a second, and at the end of each epoch.
         """
         self._watch.after_batch()
         return self._watch.exceeded
 
     @property
     def planned_epochs(self) -> float | None:
-        """Number of epochs (or intervals) of the whole run; None if unknown. Can be set.
-
-        With a fraction where the run ends within one.
-        """
+        """Planned epochs (or intervals) of the whole run, or None. Can be set, with a fraction."""
         return self._session.length.rows
 
     @planned_epochs.setter
@@ -334,7 +339,7 @@ class Run:
 
     @property
     def planned_duration_s(self) -> float | None:
-        """Seconds after the first epoch's start at which a time limit ends the run. Can be set."""
+        """Time limit of the run, in seconds after the start of the first epoch. Can be set."""
         return self._session.length.duration_s
 
     @planned_duration_s.setter
@@ -343,32 +348,32 @@ class Run:
 
     @property
     def total_J(self) -> float:
-        """Energy in joules since the run started, pauses left out, earlier parts included."""
+        """Energy of the run so far in joules, without pauses, with parts before a checkpoint."""
         return self._session.total_J
 
     @property
     def run_id(self) -> str:
-        """What tells this run from others."""
+        """Unique identifier of the run."""
         return self._session.run_id
 
     @property
     def folder(self) -> Path | None:
-        """Where the trace is written; None if it is in memory only."""
+        """Where the trace is written; None if it is only in memory."""
         return self._session.folder
 
 
 def _measured(function: Callable[..., R], make_run: Callable[[], Run]) -> Callable[..., R]:
-    """The function, each call of which is measured.
+    """Wrap a function so that each call is measured.
 
     Args:
-        function: a plain one: what it returns, it has computed.
-        make_run: makes the run of a call.
+        function: a plain function, whose work is done when it returns.
+        make_run: creates the run for a call.
 
     Raises:
-        ConfigurationError: `function` is none, or a generator, or asynchronous.
+        ConfigurationError: `function` is not callable, or is a generator or asynchronous.
     """
     if not callable(function):
-        raise ConfigurationError(f"track() decorates functions, and {short(function)} is none")
+        raise ConfigurationError(f"track() can only decorate a function, not {short(function)}")
     waits = (
         inspect.iscoroutinefunction(function)
         or inspect.isgeneratorfunction(function)
@@ -376,8 +381,8 @@ def _measured(function: Callable[..., R], make_run: Callable[[], Run]) -> Callab
     )
     if waits:
         raise ConfigurationError(
-            f"{function.__qualname__} returns before its work is done: "
-            "write `with track() as run:` within it"
+            f"{function.__qualname__} is a generator or asynchronous, so it returns before its "
+            "work is done: use `with track() as run:` inside it"
         )
     parameters = inspect.signature(function).parameters
     positions = list(parameters)

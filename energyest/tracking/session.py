@@ -1,4 +1,4 @@
-"""`Session`: a run under measurement, as the adapters of training loops use it."""
+"""`Session`: a measured run, as the adapters of training loops use it."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ if TYPE_CHECKING:
 log = logging.getLogger("energyest")
 
 _NOTES = {"flops_note", "workload_note", "first_projection_note"}
-# Columns that a training may not set itself.
+# Columns that a training must not set itself.
 _MEASURED = frozenset(EPOCH_COLUMNS) - {"steps", "samples", "flops"}
 
 
 class Session:
-    """Rows (epochs or intervals) of a training, from its loop to the recorder, and what they tell.
+    """Passes rows (epochs or intervals) from a training loop to the recorder, and gives results.
 
     Attributes:
-        confidence: probability for the interval of the projection.
+        confidence: coverage probability of the interval of the projection.
         in_row: whether a row is under way.
-        samples_in: how many samples are in a batch.
+        samples_in: counts the samples in a batch.
 
     Args:
-        sensors: what is measured.
+        sensors: sensors to read.
         folder: where to write the trace; None to keep it in memory.
-        interval_s: seconds between readings.
-        confidence: probability for the interval of the projection.
-        batch_size: tells how many samples are in a batch; by default, its build shows it.
+        interval_s: sampling interval in seconds.
+        confidence: coverage probability of the interval of the projection.
+        batch_size: returns the samples in a batch; by default, its structure shows them.
         meta: facts for the trace's meta.
     """
 
@@ -70,7 +70,7 @@ class Session:
         self.in_row = False
         self._values: dict[str, float] = {}
         self._names = MetricNames(_MEASURED)
-        # Rows of an earlier part of the run, if it has one, and those that have ended since.
+        # Rows of the earlier part of a resumed run, and how many of them this recorder holds.
         self._earlier_rows: int | None = None
         self._recorded_before = 0
         self._has_rows = False
@@ -91,7 +91,7 @@ class Session:
                 **(meta or {}),
             },
         )
-        # The run as all processes of the training make it; without others, as this one does.
+        # The source of results: all processes of the training, or this one if it is alone.
         self._whole: Recorder | RankExchange = self._recorder
         self._projector = Projector(self._whole, confidence)
         self._length = Length()
@@ -100,13 +100,13 @@ class Session:
 
     @never_raises
     def start(self) -> None:
-        """Begin to measure."""
+        """Start measuring."""
         self._has_started = True
         self._recorder.start()
 
     @never_raises
     def stop(self, status: str = "finished") -> None:
-        """End the run. A row that has begun is recorded as interrupted, not as a row.
+        """End the run. An unfinished row is recorded as interrupted, not as a row.
 
         Further calls do nothing.
         """
@@ -115,7 +115,7 @@ class Session:
         self._is_ending = True
         try:
             self._look_for_losses()
-            if status == "finished":  # else the GPU may be what hangs
+            if status == "finished":  # otherwise the GPU may hang
                 self._synchronize()
         finally:
             self._recorder.stop(status, self._values if self.in_row else {})
@@ -127,12 +127,12 @@ class Session:
 
     @never_raises
     def start_row(self, epoch: int | None = None, *, continues: bool = False) -> None:
-        """A row begins: now, or with `continues` where the one before ended."""
+        """Begin a row: now, or with `continues` at the moment the previous one ended."""
         if self._is_over():
             return
         if not self._has_rows:
             self._look_for_losses()
-        if not (continues and self._has_rows):  # else it is known when it begins
+        if not (continues and self._has_rows):  # with `continues`, its beginning is already known
             self._synchronize()
         self._values = {}
         self._recorder.start_epoch(epoch, continues=continues)
@@ -141,11 +141,11 @@ class Session:
     def end_row(
         self, values: Mapping[str, Any] | None = None, *, tentative: bool = False
     ) -> dict[str, float]:
-        """A row ends.
+        """End a row.
 
         Args:
-            values: metrics, and as far as known `steps`, `samples` and `flops` of the row.
-            tentative: if the run is interrupted next, then so was the row.
+            values: metrics, and `steps`, `samples` and `flops` of the row if known.
+            tentative: whether the row counts as interrupted if the run is interrupted next.
 
         Returns:
             The row; empty if there was none to end.
@@ -155,7 +155,7 @@ class Session:
     @never_raises
     def _end_row(self, values: Mapping[str, Any], *, tentative: bool) -> dict[str, float]:
         if not self.in_row:
-            self._warn_once("end", "the end of an epoch that did not begin is ignored")
+            self._warn_once("end", "end of an epoch ignored: no epoch is under way")
             return {}
         self._look_for_losses()
         self._synchronize()
@@ -173,19 +173,19 @@ class Session:
 
     @never_raises
     def start_validation(self) -> None:
-        """Validation begins inside a row."""
+        """Begin validation within a row."""
         self._synchronize()
         self._recorder.start_validation()
 
     @never_raises
     def end_validation(self) -> None:
-        """Validation ends."""
+        """End validation."""
         self._synchronize()
         self._recorder.end_validation()
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """What runs inside is no training: it counts neither in the row nor in the total."""
+        """Exclude the enclosed code from the measurement: from the row and from the total."""
         if not self._has_started or self._has_ended:  # then nothing counts anyway
             yield
             return
@@ -200,7 +200,7 @@ class Session:
 
     @never_raises
     def log(self, /, **values: Any) -> None:
-        """Set columns of the row that is running, or add to the one that has just ended."""
+        """Set columns of the current row, or of the last one if none is under way."""
         numbers = self._names.numbers(values, self._warn_once)
         if self.in_row:
             self._values |= numbers
@@ -209,39 +209,39 @@ class Session:
                 self._recorder.add_metrics(numbers)
             else:
                 names = ", ".join(numbers)
-                self._warn_once("early", f"{names} logged before the first epoch is lost")
+                self._warn_once("early", f"{names}: values logged before the first epoch are lost")
 
     @never_raises
     def describe(self, /, **meta: Any) -> None:
-        """Add facts on the run to the trace's meta; plain JSON values."""
-        # They quote errors of the user's code.
+        """Add facts about the run to the trace's meta, as plain JSON values."""
+        # These notes quote errors of the user's code.
         noted = {name: without_places(meta[name]) for name in _NOTES & meta.keys()}
         self._recorder.annotate(**{**meta, **noted})
         if "planned_changes" in meta:
             self._projector.forget()
 
     def note(self, text: str) -> None:
-        """Add to the trace's notes what is not as one would expect."""
+        """Add an unexpected finding to the trace's notes."""
         self._recorder.note([text])
 
     def set_flops(self, count: FlopCount) -> None:
-        """From now on, a sample costs so many FLOPs; fills the column `flops`."""
+        """Set the FLOPs per sample from now on, to fill the column `flops`."""
         self.describe(**count.as_meta())
         self._flops = None if count.per_sample is None else count
 
     @never_raises
     def expect(self, estimate: Estimate) -> None:
-        """Begin `projection` with an estimate of all that is measured, from before the run."""
+        """Start `projection` from an estimate, made before the run, of all measured components."""
         self._projector.expect(estimate)
 
     # ------------------------------------------------------------------ parts and processes
 
     def join(self, store: Store, *, rank: int, world_size: int) -> None:
-        """This process is one of several; at rank 0, the results are those of all from now on.
+        """Make this process one of several; from now on, the results at rank 0 cover all ranks.
 
         Args:
-            store: key-value store that they share.
-            rank: of this process.
+            store: key-value store that the processes share.
+            rank: rank of this process.
             world_size: number of processes.
         """
         self._whole = RankExchange(
@@ -250,7 +250,7 @@ class Session:
         self._projector = Projector(self._whole, self.confidence)
 
     def checkpoint(self, *, row_is_over: bool = False) -> RunCheckpoint:
-        """What the run has cost so far, to go on from; after `join`, every rank has to call this.
+        """The state of the run to resume from; after `join`, every rank has to call this.
 
         Args:
             row_is_over: whether the row under way has all its steps.
@@ -258,8 +258,8 @@ class Session:
         if isinstance(self._whole, RankExchange):
             self._whole.gather(self._progress, RANKS_S)
         known = RunCheckpoint.of(self._whole.trace(readings=False, so_far=True))
-        # A signal handler may ask while a row begins or ends: the account knows which it is.
-        # Before the first row, it may hold what an earlier part has left of it.
+        # A signal handler may call this while a row begins or ends: the account knows which.
+        # Before the first row, it may hold an unfinished row of an earlier part.
         if known.open_row and self._has_rows:
             known = known.with_values(self._values)
             if row_is_over and not self._is_ending:
@@ -267,18 +267,18 @@ class Session:
         return known
 
     def continue_from(self, earlier: RunCheckpoint, *, is_recorded: bool = True) -> None:
-        """Go on from a checkpoint, before the first row.
+        """Resume from a checkpoint, before the first row.
 
         Args:
-            earlier: the part of the run before it.
-            is_recorded: whether this process records what that part has cost. What all ranks have
-                measured is counted once, at rank 0.
+            earlier: the part of the run before the checkpoint.
+            is_recorded: whether this process records the cost of that part. The energy of all
+                ranks is counted once, at rank 0.
 
         Raises:
-            TraceError: the run has rows already.
+            TraceError: the run already has rows.
         """
         if self.in_row or self._ended_rows or self._earlier_rows is not None:
-            raise TraceError("a run can go on from one checkpoint, before its first epoch")
+            raise TraceError("a run can resume from one checkpoint only, before its first epoch")
         self._earlier_rows = len(earlier)
         if is_recorded:
             self._recorder.continue_from(earlier)
@@ -286,19 +286,19 @@ class Session:
             self.describe(**earlier.meta)
 
     def drop_carried(self) -> None:
-        """The row that the checkpoint was made in is trained from its beginning again."""
+        """Restart the row during which the checkpoint was saved."""
         self._recorder.drop_carried()
 
     # ------------------------------------------------------------------ results
 
     @property
     def rows(self) -> int:
-        """How many rows have ended, those of an earlier part of the run included."""
+        """Number of rows that have ended, including those of an earlier part of the run."""
         return (self._earlier_rows or 0) + self._ended_rows
 
     @property
     def _ended_rows(self) -> int:
-        """Those of this part."""
+        """Number of rows that have ended in this part of the run."""
         return sum(self._recorder.state) - self._recorded_before
 
     @property
@@ -309,46 +309,46 @@ class Session:
 
     @property
     def projection(self) -> Estimate | None:
-        """Estimate of the whole run; None if nothing can be said yet."""
+        """Estimate of the whole run; None if there is none yet."""
         self._look_at_ranks()
         return self._project()
 
     @never_raises
     def projection_if_cheap(self) -> Estimate | None:
-        """As `projection`, but None where rows are so short that making it would show."""
+        """As `projection`, but None if rows are so short that computing it would slow training."""
         return self._projector.project_if_cheap(self._length)
 
     @property
     def length(self) -> Length:
-        """How long the run is to be. Can be set."""
+        """Planned length of the run. Can be set."""
         return self._length
 
     @length.setter
     def length(self, length: Length) -> None:
-        # In this order: a projection is asked for by the length, and made from what is described.
+        # In this order: a new length triggers a projection, which is made from the meta.
         self.describe(planned_epochs=length.rows, planned_duration_s=length.duration_s)
         self._length = length
 
     @property
     def total_J(self) -> float:
-        """Energy in joules since the run started, pauses left out, earlier parts included."""
+        """Energy of the run so far in joules, without pauses, with parts before a checkpoint."""
         self._look_for_losses()
         self._look_at_ranks()
         return self._whole.total_J
 
     def total_after_J(self, row: Mapping[str, float]) -> float:
-        """The total when a row has just ended, as far as it is known without waiting for it."""
+        """The total after a row that has just ended, as far as known without waiting for ranks."""
         if isinstance(self._whole, RankExchange):
             return self._whole.total_after_J(row)
         return self._whole.total_J
 
     @property
     def is_first_rank(self) -> bool:
-        """Whether its results are those of the whole training, and not of one rank alone."""
+        """Whether the results of this process cover the whole training, not one rank alone."""
         return not self._recorder.meta(("rank",)).get("rank")
 
     def standing(self) -> Standing:
-        """What the run has cost so far, and is projected to."""
+        """The cost of the run so far, and its projection."""
         duration_s = self._recorder.meta(("duration_s",)).get("duration_s", math.nan)
         estimate = self.projection
         is_stable = self._projector.is_stable
@@ -356,12 +356,12 @@ class Session:
 
     @property
     def run_id(self) -> str:
-        """What tells this run from others; the same in all processes of a training."""
+        """Unique identifier of the run; the same in all processes of a training."""
         return self._recorder.run_id
 
     @property
     def folder(self) -> Path | None:
-        """Where the trace is written; None if it is in memory only."""
+        """Where the trace is written; None if it is only in memory."""
         return self._recorder.folder
 
     @never_raises
@@ -374,15 +374,15 @@ class Session:
 
     @property
     def _progress(self) -> tuple[int, int]:
-        """Rows of this part that have ended, and steps of the one under way."""
+        """Number of rows of this part that have ended, and of steps in the current row."""
         steps = self._values.get("steps", 0.0) if self.in_row else 0.0
         return self._ended_rows, int(steps) if math.isfinite(steps) else 0
 
     @never_raises
     def _look_for_losses(self) -> None:
-        """What leaves the energy unknown and shows only while the run goes on."""
+        """Record causes of unmeasured energy that show only during the run."""
         if not self._has_started and not self._has_ended:
-            self._recorder.note_nothing("the run was not started, by `with` or by start()")
+            self._recorder.note_nothing("the run was not started: use `with` or start()")
         gpus = self._recorder.gpus
         if self._watches_torch and gpus is not None and not self._has_ended:
             overlooked = overlooked_gpus(gpus)
@@ -391,7 +391,7 @@ class Session:
 
     def _is_over(self) -> bool:
         if self._has_ended:
-            self._warn_once("ended", "the run has ended; what follows is not recorded")
+            self._warn_once("ended", "the run has ended; nothing more is recorded")
         return self._has_ended
 
     def _warn_once(self, key: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Waiting for accelerators at the edges of an epoch, so that its work counts where it belongs."""
+"""Synchronises accelerators at the ends of an epoch, so that its energy counts towards it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from energyest.measure.signals import let_handlers_raise
 
 log = logging.getLogger("energyest")
 
-# What was queued since a wait that has ended so shortly before is not waited for.
+# No synchronisation if the last one ended less than this before.
 _JUST_NOW_S = 2e-4
 _ended_s = -math.inf
 
 
 class Synchronizer:
-    """Waits for what the loop uses, and says of what.
+    """Waits for the accelerators that the loop uses, and reports which.
 
     Args:
-        tell: called with the names of all that is waited for, whenever there is another.
+        tell: called with the names of all that are waited for, whenever a new one appears.
     """
 
     def __init__(self, tell: Callable[[list[str]], None]) -> None:
@@ -29,23 +29,24 @@ class Synchronizer:
         self._known: frozenset[str] = frozenset()
 
     def __call__(self) -> None:
-        """Let the accelerators finish what was queued."""
+        """Wait until the accelerators have finished all queued work."""
         used = synchronize()
         if used <= self._known:
             return
         self._known |= used
-        log.info("energyest: %s is waited for at the edges of epochs", ", ".join(sorted(used)))
+        log.info("energyest: waiting for %s at the ends of epochs", ", ".join(sorted(used)))
         self._tell(sorted(self._known))
 
 
 def synchronize() -> frozenset[str]:
-    """Let accelerators finish what was queued, so that an epoch's energy is its own.
+    """Wait until accelerators have finished all queued work, so that it counts in its own epoch.
 
-    Nothing happens where neither torch's CUDA part nor JAX is in use, nor where this was done just
-    now, as where one epoch ends and the next begins. Nothing is imported or initialised.
+    Does nothing if neither CUDA in torch nor JAX is in use, or if the last call has only just
+    ended, as between the end of one epoch and the start of the next. Imports and initialises
+    nothing.
 
     Returns:
-        What was waited for: `torch.cuda`, `jax`.
+        The names of what was waited for: `torch.cuda`, `jax`.
     """
     global _ended_s  # noqa: PLW0603
     if time.monotonic() - _ended_s < _JUST_NOW_S:
@@ -62,7 +63,7 @@ def _is_done(name: str, wait: Callable[[], bool]) -> bool:
         return wait()
     except Exception as error:
         let_handlers_raise(error)
-        # An error of the training's own computation: the training will meet it itself.
+        # An error of the training's own computation: the training will raise it itself.
         log.debug("energyest: synchronize %s: %s", name, error)
         return False
 
@@ -79,11 +80,11 @@ def _wait_for_jax() -> bool:
     jax = sys.modules.get("jax")
     if jax is None:
         return False
-    # Asking for arrays would initialise JAX, and with it take the GPU's memory.
+    # Listing the arrays would initialise JAX, which allocates the GPU's memory.
     bridge = sys.modules.get("jax._src.xla_bridge")
     is_in_use = getattr(bridge, "backends_are_initialized", lambda: True)
     if not is_in_use():
         return False
-    # JAX has no queue to wait for: what was computed last is an array, or gone into one.
+    # JAX offers no queue to wait for, but the last result is an array or part of one.
     jax.block_until_ready(jax.live_arrays())
     return True

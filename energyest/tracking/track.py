@@ -1,4 +1,4 @@
-"""`track()`: energy of any training loop; and the sensors that a training needs."""
+"""`track()`, which measures any training loop, and the sensors that a training needs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def track(
     pue: float | None = None,
     quiet: bool | None = None,
 ) -> Run:
-    """Measure any training loop.
+    """Measure the energy of any training loop.
 
         with track("runs/energy") as run:
             for epoch in run.epochs(100):
@@ -48,11 +48,11 @@ def track(
                 run.log(val_acc=accuracy)
                 print(run.projection)
 
-    or, where the loop is not yours to write, `run.start_epoch()` and `run.end_epoch(val_acc=0.9)`.
-    A training without epochs: `for step in run.steps(10_000, every_n_steps=200)`.
+    If the loop is not yours, call `run.start_epoch()` and `run.end_epoch(val_acc=0.9)`.
+    For training without epochs, use `for step in run.steps(10_000, every_n_steps=200)`.
 
-    As a decorator, each call of the function is a run; a parameter `run` gets it, and so does the
-    attribute `run` of the function:
+    As a decorator, it makes each call of the function a run. The run is passed to the parameter
+    `run`, if there is one, and stored in the attribute `run` of the function:
 
         @track("runs/energy")
         def train(run):
@@ -62,35 +62,35 @@ def track(
         train()
         print(train.run.total_J)
 
-    By hand, `run = track()`, `run.start()` and `run.stop()`. A run measures once.
+    Without `with`: `run = track()`, `run.start()` and `run.stop()`. A run can be used only once.
 
     Args:
-        folder: where to write the trace while it grows; None to keep it in memory. If the folder
-            holds a trace already, or a file that has the name of one of a trace's, a free name
-            next to it is taken.
+        folder: where to write the trace as it grows; None to keep it in memory. If the folder
+            already holds a trace, or a file with the name of a trace file, a free name next to it
+            is used.
         epochs: number of epochs planned, for `run.projection`; `run.epochs(n)` sets it as well.
         gpus: the GPUs to measure: numbers as nvidia-smi shows them, UUIDs, MIG identifiers or PCI
-            bus ids; by default those that CUDA shows to this process.
-        components: what to measure: GPUs, the machine's processors, its memory.
+            bus ids; by default those visible to this process through CUDA.
+        components: what to measure: GPUs, the machine's processors and its memory.
         sensors: sensors to use instead of what `detect()` finds.
-        interval_s: seconds between readings; GPUs renew theirs every 0.1 s.
-        confidence: probability for the interval of `run.projection`.
-        batch_size: a function that tells `run.count_flops` how many samples are in a batch, where
-            its build does not show it.
+        interval_s: sampling interval in seconds; GPUs update their readings every 0.1 s.
+        confidence: coverage probability of the interval of `run.projection`.
+        batch_size: a function that returns the number of samples in a batch, for
+            `run.count_flops`; needed where the structure of the batch does not show it.
         budget_kWh: energy that the run may use; see docs/how_to/stop_at_a_budget.md.
-        budget_kg: CO2e that it may emit, which needs a carbon intensity.
-        budget_hours: how long it may take.
-        on_exceed: "warn" that a budget is exceeded or will be; or "stop" to end `run.epochs` after
-            the epoch, and `run.steps` after the step. A loop of your own asks `run.exceeded`.
-        carbon_intensity: of the electricity: a country, such as "DE", or a number in g CO2e per
-            kWh; by default the setting, see docs/reference/settings.md.
-        pue: power usage effectiveness of the data centre, for CO2e alone; by default the setting,
+        budget_kg: CO2e that the run may emit, in kg; requires a carbon intensity.
+        budget_hours: how long the run may take.
+        on_exceed: "warn" when a budget is exceeded or will be, or "stop" to end `run.epochs` after
+            the epoch and `run.steps` after the step. In a loop of your own, check `run.exceeded`.
+        carbon_intensity: carbon intensity of the electricity: a country, such as "DE", or a number
+            in g CO2e per kWh; by default the setting, see docs/reference/settings.md.
+        pue: power usage effectiveness of the data centre, for CO2e only; by default the setting,
             or 1.
-        quiet: leave out the summary at the end; by default the setting, or False.
+        quiet: omit the summary at the end; by default the setting, or False.
 
     Raises:
-        ConfigurationError: an argument is out of its range. Nothing is raised once the run goes.
-        EstimateError: the country is not known, or the intensity is negative or not finite.
+        ConfigurationError: an argument is invalid. Nothing is raised once the run has started.
+        EstimateError: the country is unknown, or the intensity is negative or not finite.
 
     Examples:
         >>> from energyest import track
@@ -103,7 +103,7 @@ def track(
     if epochs is not None:
         check_count(epochs, "epochs", ConfigurationError)
     check_settings(confidence, interval_s, components, batch_size)
-    if sensors is not None:  # now, and not when the run begins
+    if sensors is not None:  # fail now, not when the run begins
         given = sensors if isinstance(sensors, Detection) else Detection(tuple(sensors))
         check_device_names(given.devices)
     chosen = settings(folder=folder, carbon_intensity=carbon_intensity, pue=pue, quiet=quiet)
@@ -139,21 +139,21 @@ def find_sensors(
     *,
     others: Sequence[str] = (),
 ) -> Detection:
-    """The sensors given, or those that this machine has; see `track`.
+    """The given sensors, or the sensors of this machine; see `track`.
 
     Args:
         gpus: see `track`.
         components: see `track`.
         sensors: see `track`.
-        others: accelerators in use that nothing here can read.
+        others: accelerators in use that no sensor can read.
     """
     if sensors is None:
         found = detect(gpus, components=components)
         for name in others if "gpu" in components else ():
-            loss = f"{name} is not measured: only GPUs of NVIDIA are"
-            device = lost("gpu", f"gpu:{name.replace(':', '')}", name, "no GPU of NVIDIA")
+            loss = f"{name} is not measured: only NVIDIA GPUs are supported"
+            device = lost("gpu", f"gpu:{name.replace(':', '')}", name, "not an NVIDIA GPU")
             found += Detection((), (loss,), (device,), (loss,))
     else:
         found = sensors if isinstance(sensors, Detection) else Detection(tuple(sensors))
-    warn_of(found.losses, ". What the training does not use can be left out by `components`")
+    warn_of(found.losses, ". Use `components` to leave out what the training does not use")
     return found

@@ -1,4 +1,4 @@
-"""Changes of which parameters a training trains: planned ahead, or seen when they come."""
+"""Changes of the trainable parameters: planned in advance, or observed when they happen."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from torch import nn
 from energyest.tracking.plan import TrainingPlan
 from energyest.tracking.session import Session
 
-# So many changes are recorded.
+# At most this many changes are recorded.
 _MOST_CHANGES = 50
-# A change that is undone within so many rows is none, but an alternation.
+# A change that is undone within this many rows is an alternation, not a change.
 _ALTERNATION = 3
 _UNFORESEEN = "requires_grad changed"
 
 
 @dataclass(frozen=True)
 class Flip:
-    """A change of what is trainable, at the start of an epoch.
+    """A change of the trainable parameters at the start of an epoch.
 
     Attributes:
-        epoch: the Trainer's number of the epoch.
-        trainable: `requires_grad` of all parameters after it, by their names.
-        callback: class of the callback that makes it.
+        epoch: the Trainer's number for the epoch.
+        trainable: `requires_grad` of all parameters after the change, by name.
+        callback: class of the callback that makes the change.
     """
 
     epoch: int
@@ -35,7 +35,7 @@ class Flip:
 
 
 def trainable_names(module: nn.Module) -> frozenset[str]:
-    """Names of the parameters that require gradients; another set means that some flipped."""
+    """Names of the parameters that require gradients."""
     return frozenset(name for name, p in module.named_parameters() if p.requires_grad)
 
 
@@ -44,13 +44,13 @@ class _Change:
     """A change of the trainable parameters.
 
     Attributes:
-        row: row of the trace with which it begins; with a fraction, if within one.
-        trainable: names of the parameters that are trainable after it.
-        reason: who makes it.
-        before: names of those that are trainable before it.
-        flops_ratio: training FLOPs after it ÷ those before it; None if unknown.
-        known_since: number of rows from which on it was known.
-        has_come: whether the parameters were seen to change so.
+        row: row of the trace at which it takes effect; with a fraction if within a row.
+        trainable: names of the parameters that are trainable after the change.
+        reason: what makes the change.
+        before: names of the parameters that are trainable before the change.
+        flops_ratio: training FLOPs after ÷ training FLOPs before the change; None if unknown.
+        known_since: number of rows that had ended when the change became known.
+        has_come: whether the change was observed.
     """
 
     row: float
@@ -62,7 +62,7 @@ class _Change:
     has_come: bool = False
 
     def as_meta(self) -> dict[str, Any]:
-        """The entry of `planned_changes`, which `estimators.step.planned_changes` reads."""
+        """The entry for `planned_changes`, which `estimators.step.planned_changes` reads."""
         return {
             "epoch": self.row,
             "flops_ratio": self.flops_ratio,
@@ -72,14 +72,14 @@ class _Change:
 
 
 class ChangeWatch:
-    """Records in the trace's meta when the trainable parameters change, and what that costs.
+    """Records changes of the trainable parameters, and their FLOPs, in the trace's meta.
 
     Args:
-        session: where to record.
-        plan: tells where in the trace an epoch begins.
-        ratio: training FLOPs where the first parameters, by their names, are trainable ÷ those
-            where the second are; None if unknown.
-        on_change: called with what was trainable before, and what is now.
+        session: session that records the changes.
+        plan: knows where in the trace an epoch begins.
+        ratio: takes two sets of names of trainable parameters and returns the training FLOPs with
+            the first ÷ those with the second; None if unknown.
+        on_change: called with the previous and the new set of trainable names.
     """
 
     def __init__(
@@ -99,26 +99,26 @@ class ChangeWatch:
         self._parameters: list[nn.Parameter] = []
         self._flags: list[bool] = []
         self._trainable: frozenset[str] = frozenset()
-        # What was trainable before the last change that was not foreseen, and when it came.
+        # The trainable parameters before the last unplanned change, and the row of that change.
         self._before: tuple[frozenset[str], float] | None = None
         self._alternates = False
 
     def expect(self, flips: Sequence[Flip]) -> None:
-        """What will change, by epochs, is known ahead."""
+        """Announce the planned changes, in order of epochs."""
         self._flips = list(flips)[:_MOST_CHANGES]
 
     def recall(self, changes: Iterable[Mapping[str, Any]]) -> None:
-        """Changes that came before or with this part of the run; they stay in the trace's meta."""
+        """Keep changes from before or at the start of this part of the run in the trace's meta."""
         self._earlier += changes
         self._record()
 
     def begin(self, module: nn.Module, index: int, position: float) -> None:
-        """The first batch is there: from now on it shows what changes.
+        """Begin at the first batch: turn the announced changes into rows of the trace.
 
         Args:
-            module: what is trained.
+            module: the model being trained.
             index: number of the batch in its epoch, which may be a resumed one.
-            position: rows of the trace before the batch, with the share of the one that it is in.
+            position: rows of the trace before the batch, including the share of the current row.
         """
         self._parameters = list(module.parameters())
         self._flags = [p.requires_grad for p in self._parameters]
@@ -138,7 +138,7 @@ class ChangeWatch:
             self._record()
 
     def count(self) -> None:
-        """A step was watched: now it is known what each planned change will cost."""
+        """Fill in the FLOPs ratios of the changes, after a step was watched."""
         for change in self._changes:
             if change.flops_ratio is None:
                 change.flops_ratio = self._ratio(change.trainable, change.before)
@@ -146,11 +146,11 @@ class ChangeWatch:
             self._record()
 
     def look(self, module: nn.Module, row: float) -> None:
-        """An epoch or interval begins: see what is trainable now.
+        """Check the trainable parameters at the start of an epoch or interval.
 
         Args:
-            module: what is trained.
-            row: how many rows of the trace have ended, and the share of the one that runs.
+            module: the model being trained.
+            row: number of rows of the trace that have ended, plus the share of the current one.
         """
         flags = [p.requires_grad for p in self._parameters]
         if flags != self._flags:
@@ -158,7 +158,7 @@ class ChangeWatch:
             before, self._trainable = self._trainable, trainable_names(module)
             self._take_in(before, row)
             self._on_change(before, self._trainable)
-        # What was to change by now and did not is no change.
+        # Drop changes that were planned by now but did not happen.
         kept = [c for c in self._changes if c.has_come or c.row > row]
         if len(kept) < len(self._changes):
             self._changes = kept
@@ -167,7 +167,7 @@ class ChangeWatch:
     # ------------------------------------------------------------------ inside
 
     def _take_in(self, before: frozenset[str], row: float) -> None:
-        """Other parameters are trainable than before."""
+        """Record an observed change of the trainable parameters."""
         after = self._trainable
         for change in self._changes:
             if change.trainable == after and abs(change.row - row) < 1:
@@ -177,7 +177,7 @@ class ChangeWatch:
             if self._alternates:
                 return
             if self._before is not None and self._goes_back(after, row):
-                # As in training two networks in turn: no change of what an epoch costs.
+                # Two networks trained in turn, for example: the cost of an epoch does not change.
                 self._alternates = True
                 self._changes = [c for c in self._changes if c.reason != _UNFORESEEN]
                 self._record()

@@ -1,7 +1,7 @@
-"""`Training`: what the adapters of trainers have in common: rows, the first batch, plans.
+"""`Training`: the common part of the adapters of trainers: rows, the first batch, plans.
 
-An adapter tells it when epochs, batches and validations begin and end, and asks nothing back; what
-its framework's trainer knows, `Training` asks of the adapter's `TrainingPlan`.
+An adapter calls it when epochs, batches and validations begin and end. `Training` reads what the
+framework's trainer knows from the adapter's `TrainingPlan`.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ Metrics = dict[str, float]
 
 
 class Training:
-    """A training as it goes: each epoch, or each interval of so many batches, is a row.
+    """A training in progress: each epoch, or each interval of a number of batches, is a row.
 
     Args:
-        session: measures it.
+        session: session that measures the training.
         plan: what the trainer knows.
-        count_flops: watch what the first steps compute, and the first where other parameters
-            become trainable.
-        workload: what a step does, if it was described before; then none is watched.
-        take_metrics: what was logged since it was called last.
-        log_values: called when a row has ended, with what is to be logged of it, by name.
+        count_flops: whether to count the FLOPs of the first steps, and again after the trainable
+            parameters change.
+        workload: description of a step, if it was made before; then no step is watched.
+        take_metrics: returns the metrics logged since its last call.
+        log_values: called when a row has ended, with the values to log, by name.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Training:
 
     @never_raises
     def continue_from(self, position: Position, *, is_first_rank: bool) -> None:
-        """Go on where a checkpoint was made; before the first row."""
+        """Resume from the position of a checkpoint, before the first row."""
         self._continuation = Continuation(
             position,
             self.session,
@@ -82,30 +82,30 @@ class Training:
         )
 
     def expect_changes(self, flips: list[Flip]) -> None:
-        """Which parameters will become trainable, or not any more, is known ahead."""
+        """Announce planned changes of the trainable parameters."""
         self._changes.expect(flips)
 
     # ------------------------------------------------------------------ epochs and batches
 
     def start_epoch(self) -> None:
-        """An epoch begins, and with it a row, unless an interval goes on."""
+        """Begin an epoch, and a row unless an interval is under way."""
         self._progress.start_epoch()
         if not self.session.in_row:
             self.log_late_metrics()
             self._start_row()
 
     def start_batch(self, model: nn.Module, batch: Any, index: int) -> None:
-        """The interval before may be full; the first batch shows what the model's input is.
+        """Begin a training batch; it may begin a new interval, and the first one is examined.
 
         Args:
-            model: what is trained.
-            batch: what it is trained on next.
+            model: the model being trained.
+            batch: the next training batch.
             index: number of the batch in its epoch.
         """
         if self._interval_is_full():
             self._end_row()
         if not self.session.in_row:
-            # An interval; or what is left of a resumed epoch, which no epoch's start announces.
+            # An interval, or the rest of a resumed epoch, for which start_epoch is not called.
             self._start_row()
         if not self._batch_seen:
             self._batch_seen = True
@@ -115,15 +115,15 @@ class Training:
         self._flops.begin_step(model)
 
     def before_optimizer_step(self) -> None:
-        """Forward and backward of a batch are over."""
+        """Note that forward and backward pass of a batch are done."""
         self._flops.before_optimizer_step()
 
     def end_batch(self, model: nn.Module, batch: Any) -> None:
-        """A batch was trained on.
+        """End a training batch.
 
         Args:
-            model: what is trained.
-            batch: what it was trained on.
+            model: the model being trained.
+            batch: the training batch.
         """
         samples = self.session.samples_in(batch, self._plan.loaders)
         step = self._flops.end_step(samples)
@@ -135,38 +135,38 @@ class Training:
             self._first.estimate()
 
     def abandon_batch(self) -> None:
-        """A batch was broken off."""
+        """End a training batch that was aborted."""
         self._flops.leave()
 
     def end_epoch(self) -> None:
-        """An epoch ends, and with it a row, unless it is an interval that is not full yet."""
-        self._flops.leave()  # of a batch that was skipped
+        """End an epoch, and the row unless it is an interval that is not full yet."""
+        self._flops.leave()  # a batch may have been skipped
         self.session.describe(train_samples=_known(self._progress.end_epoch()))
         rows_are_epochs = self._plan.every_n_steps is None
         if self._progress.carried_steps and not self.session.in_row and rows_are_epochs:
-            self._start_row()  # resumed where only this end was left of the epoch
+            self._start_row()  # resumed at the very end of the epoch
         if rows_are_epochs or self._interval_is_full():
             self._end_row()
 
     def end(self) -> None:
-        """The last epoch is over, and with it the last interval, however short."""
+        """End the last epoch or the last interval, however short."""
         self.log_late_metrics()
         if not self.session.in_row and self._continuation is not None:
             self._continuation.end_row()
-        # An interval whose first batch was skipped, with the rest of its epoch, is none.
+        # An interval without a step (its first batch skipped the rest of the epoch) is no row.
         if self._plan.every_n_steps is None or self._progress.row_steps:
             self._end_row()
 
     def finish(self) -> None:
-        """The training is over, perhaps earlier than it was planned to be."""
+        """Finish the training, perhaps earlier than planned."""
         self.session.length = self.session.length.ended_after(self.session.rows)
         self.session.stop("finished")
 
     def interrupt(self, status: str) -> None:
-        """The training was broken off.
+        """End an aborted training.
 
         Args:
-            status: by what, for the trace's meta.
+            status: the reason, for the trace's meta.
         """
         self._flops.leave()
         self._complete_last_row()
@@ -176,31 +176,31 @@ class Training:
     # ------------------------------------------------------------------ validation
 
     def start_validation(self) -> None:
-        """Validation begins."""
+        """Begin validation."""
         self.session.start_validation()
 
     def start_validation_batch(self, model: nn.Module, loader: int) -> None:
-        """A batch is validated next.
+        """Begin a validation batch.
 
         Args:
-            model: what is validated.
-            loader: number of the loader that it comes from.
+            model: the model being validated.
+            loader: number of the loader that the batch comes from.
         """
         self._flops.begin_validation_batch(model, loader)
 
     def end_validation_batch(self, batch: Any, loader: int) -> None:
-        """A batch was validated.
+        """End a validation batch.
 
         Args:
             batch: the batch.
-            loader: as of `start_validation_batch`.
+            loader: as in `start_validation_batch`.
         """
         samples = self.session.samples_in(batch, self._plan.validation_loaders)
         self._flops.end_validation_batch(samples, loader)
         self._progress.validation_samples += math.nan if samples is None else samples
 
     def end_validation(self) -> None:
-        """Validation ends."""
+        """End validation."""
         self.session.end_validation()
         self.session.describe(validation_samples=_known(self._progress.validation_samples))
         self._progress.validation_samples = 0
@@ -208,7 +208,7 @@ class Training:
     # ------------------------------------------------------------------ metrics, checkpoints
 
     def log_late_metrics(self) -> None:
-        """Give the row that runs or has ended what was logged after its end."""
+        """Add metrics that were logged late to the current row or the last one."""
         metrics = self._take_metrics()
         if self.session.rows or self.session.in_row:
             self.session.log(**metrics)
@@ -220,7 +220,7 @@ class Training:
         return self.session.trace
 
     def position(self) -> Position:
-        """Where the training is and what it has cost; every rank has to ask for it."""
+        """The position and the cost of the training; every rank has to call this."""
         self._complete_last_row()
         self._log_open_row(samples=self._progress.row_samples * self._plan.world_size)
         return Position(self.session.checkpoint(), self._plan.epoch, self._plan.batches_seen)
@@ -229,24 +229,24 @@ class Training:
 
     @property
     def _position(self) -> float:
-        """Rows that have ended, and the share of the one that runs."""
+        """Number of rows that have ended, plus the share of the current one."""
         every = self._plan.every_n_steps
         return self.session.rows + (0.0 if every is None else self._progress.row_steps / every)
 
     def _first_batch(self, model: nn.Module, batch: Any, index: int) -> None:
-        """See what a step is, project from that, and look for planned changes."""
+        """Describe a step, project from it, and look for planned changes."""
         session = self.session
         self._batch_size = session.samples_in(batch, self._plan.loaders)
         session.describe(batch_size=self._batch_size)
-        if self._describes and not session.rows:  # an earlier part would tell more than PRE
+        if self._describes and not session.rows:  # an earlier part says more than PRE
             self._first = FirstProjection(session, self._plan, self._workload)
             self._first.look_ahead(self._batch_size)
         self._changes.begin(model, index, self._position)
-        if session.rows:  # an earlier part of the run, which tells more than PRE
+        if session.rows:  # an earlier part of the run says more than PRE
             rows = self._plan.rows_at_start(session.rows, self._progress.row_steps)
             session.length = session.length._replace(rows=rows)
         elif self._first is not None:
-            self._first.estimate()  # of a workload that is known
+            self._first.estimate()  # if the workload is already known
 
     def _interval_is_full(self) -> bool:
         every = self._plan.every_n_steps
@@ -257,12 +257,12 @@ class Training:
             self._continuation.before_row()
         if not self.session.rows:
             self.session.describe(first_epoch=self._plan.epoch)
-        # In this order: at the moment the row begins, its counts are its own.
+        # In this order, so that counts are reset when the row begins.
         self._progress.start_row()
         self.session.start_row(self._plan.epoch, continues=True)
 
     def _end_row(self) -> None:
-        """A row ends: record it, project, and log both."""
+        """End a row: record it, project, and log both."""
         if not self.session.in_row:
             return
         progress = self._progress
@@ -270,17 +270,17 @@ class Training:
         flops = self._flops.row_flops(progress.row_samples, progress.row_steps)
         if math.isfinite(flops):
             counts["flops"] = flops
-        # An epoch's metrics are taken later: the trainer is about to compute them itself.
+        # An epoch's metrics are taken later: the trainer has yet to compute them.
         metrics = {} if self._plan.every_n_steps is None else self._take_metrics()
         row = self.session.end_row({**counts, **metrics})
         progress.elapsed_s += row.get("duration_s", math.nan)
         if self._continuation is not None:
             self._continuation.compare_gpus()
-        # Known only now: how many steps an epoch makes shows at its end.
+        # Only now: the number of steps in an epoch may show only at its end.
         self._record_plan(row)
         self._log(row)
 
-    @never_raises  # by itself: a trainer that cannot be asked must not cost the logging
+    @never_raises  # guarded separately: an error of the trainer's must not prevent logging
     def _record_plan(self, row: Mapping[str, float]) -> None:
         plan, progress = self._plan, self._progress
         self.session.length = Length(
@@ -292,13 +292,13 @@ class Training:
             validation_to_training_batches=plan.validation_to_training_batches,
         )
         if self._first is not None:
-            # The length of an epoch may show only now.
+            # The length of an epoch may be known only now.
             self._first.look_ahead(self._batch_size)
             self._first.estimate()
             if not self._first.is_pending:
                 self._first = None
 
-    @never_raises  # by itself: a logger that fails must not cost the next row its beginning
+    @never_raises  # guarded separately: a failing logger must not prevent the next row
     def _log(self, row: Mapping[str, float]) -> None:
         is_epoch = self._plan.every_n_steps is None
         values = {
@@ -314,7 +314,7 @@ class Training:
         self._log_values({n: v for n, v in values.items() if v is not None and math.isfinite(v)})
 
     def _complete_last_row(self) -> None:
-        # Another thread might give them to the row that begins meanwhile.
+        # In another thread, they might go to a row that begins meanwhile.
         if not self.session.in_row and threading.get_ident() == self._thread:
             self.log_late_metrics()
 

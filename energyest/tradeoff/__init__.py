@@ -1,4 +1,4 @@
-"""Analysis of finished runs, one row a run in a table, and advice on the next one."""
+"""Analysis of finished runs, in a table with one row per run, and advice on the next one."""
 
 from energyest.records.load_many import load_traces
 from energyest.tradeoff.advice import Advice

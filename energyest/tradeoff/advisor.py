@@ -1,4 +1,4 @@
-"""`advise`: which model on which GPU, before anything is trained."""
+"""`advise`: compares models on GPUs before anything is trained."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from energyest.tradeoff.table import as_runs_errors, check_quality
 if TYPE_CHECKING:
     from energyest.estimators.pre.model import PreModel
 
-#: A pair of a model and a GPU: columns of the advice's table, and what they are made from.
+#: A pair of a model and a GPU: columns of the table of the advice, and intermediate values.
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class _Training:
-    """What is to be trained, and how sure the answer has to be."""
+    """The training to estimate, the fitted model and the confidence."""
 
     epochs: dict[str, float]
     train_samples: int
@@ -62,46 +62,46 @@ def advise(
     model: PreModel | None = None,
     confidence: float = 0.9,
 ) -> Advice:
-    """What every model would cost on every GPU, and which pairs no other pair beats.
+    """Estimate the cost of every model on every GPU, and find the pairs that no other pair beats.
 
-    Each pair's numbers come from `estimate_pre`: the energy of the GPU alone, without processors,
-    memory and cooling, which a slower GPU keeps busy for longer.
+    The figures come from `estimate_pre`: the energy of the GPU alone, without processors, memory
+    and cooling, although a slower GPU keeps these busy for longer.
 
-    A pair is on the front if no other is expected to take as little energy and time, with as good a
-    quality, and less of one of them. As expectations are off, `may_be_on_front` also marks pairs
-    that may belong there: no other is below them in energy *and* in time by more than the root of
-    the sum of the squares of both half-widths, in logarithms. That takes errors of two pairs as
-    independent. For two models on one GPU they are (ratios deviated 0.96 times as much as
-    independent ones in `benchmarks/data/sweep.jsonl.gz`); for one model on two GPUs they are partly
-    shared (0.65 times in zeus_nsdi23), and the rule is wider than it needs to be.
+    A pair is on the front if no other pair is expected to be at least as good in energy, time and
+    quality and better in one of them. Because estimates have errors, `may_be_on_front` also marks
+    pairs for which no other is lower in energy *and* in time by more than the root of the sum of
+    the squares of both half-widths, in logarithms. This assumes that the errors of two pairs are
+    independent. That holds for two models on one GPU (ratios deviated 0.96 times as much as
+    independent ones in `benchmarks/data/sweep.jsonl.gz`); for one model on two GPUs, errors are
+    partly shared (0.65 times in zeus_nsdi23), so that the rule is wider than necessary.
 
-    On a GPU that was measured, it chose the truly cheapest of six unseen networks in 83 to 90 % of
-    menus (by FLOPs or parameters: 33 to 52 %). Of two GPUs that were not measured, among V100, P100
-    and RTX 6000, it chose the cheaper one in 71 % of cases (by the lower TDP: 83 %): probe those
+    On a measured GPU, it chose the cheapest of six unseen networks in 83 to 90 % of menus (by FLOPs
+    or parameters: 33 to 52 %). Of two unmeasured GPUs among V100, P100 and RTX 6000, it chose the
+    cheaper one in 71 % of cases (by the lower TDP: 83 %); use probes for such GPUs
     (`benchmarks/evidence/advise_accuracy.py`).
 
     Args:
-        models: workloads by name, from `describe_workload`; or one or a list, named by their
-            models. A model may come with several batch sizes or precisions, each under a name.
-        gpus: names ("H100", "RTX 3090") or `Gpu`s, one or several.
-        epochs: number of epochs, above 0: for all, or for each name in `models`.
-        train_samples: samples in an epoch.
-        validation_samples: samples that are validated after each epoch.
-        quality: name -> expected quality, such as an accuracy, taken as exact.
-        mode: whether more quality is better, "max", or less, "min".
-        probes: from `profiling.probe`, or traces of some epochs on one GPU: a pair is estimated by
-            its probe, its model on other GPUs by the nearest one, which need not be of `gpus`.
+        models: workloads from `describe_workload` by name; or one or a list, named after their
+            models. A model may occur with several batch sizes or precisions under separate names.
+        gpus: names ("H100", "RTX 3090") or `Gpu` objects, one or several.
+        epochs: number of epochs, above 0: one number for all, or one for each name in `models`.
+        train_samples: training samples per epoch.
+        validation_samples: validation samples per epoch.
+        quality: name -> expected quality, such as an accuracy; it is assumed to be exact.
+        mode: "max" if higher quality is better, "min" if lower is.
+        probes: from `profiling.probe`, or traces of a few epochs on one GPU. They apply to a pair
+            itself, or to its model on the most similar GPU, which need not be one of `gpus`.
         model: a `PreModel` of your own; by default the one that comes with the package.
-        confidence: probability for the intervals and for `may_be_on_front`.
+        confidence: probability used for the intervals and for `may_be_on_front`.
 
     Returns:
-        The advice, with one row a pair in its `table`. A pair that cannot be trained, as the GPU
-        lacks the precision or the memory, stands at its end with the reason, and NaN for its costs.
+        The advice, with one row per pair in its `table`. Pairs that cannot be trained, because the
+        GPU lacks the precision or the memory, come last, with the reason and NaN for their costs.
 
     Raises:
-        RunsError: there is no model or GPU, or one is there twice; a GPU is unknown (the nearest
-            names are given) or lacks numbers; names in `epochs` or `quality` are not the names of
-            `models`; a number is out of its range; a probe belongs to no pair; and where
+        RunsError: there is no model or GPU, or one is given twice; a GPU is unknown (the message
+            lists the nearest names) or lacks data; the names in `epochs` or `quality` differ from
+            those in `models`; an argument is invalid; a probe belongs to no pair; or
             `estimate_pre` raises an `EstimateError`.
 
     Examples:
@@ -136,7 +136,7 @@ def advise(
     return Advice(_table(possible, impossible, known_mode), training.confidence, known_mode)
 
 
-# ------------------------------------------------------------------ what was asked
+# ------------------------------------------------------------------ arguments
 
 
 def _named(models: Mapping[str, Workload] | Sequence[Workload] | Workload) -> dict[str, Workload]:
@@ -148,17 +148,17 @@ def _named(models: Mapping[str, Workload] | Sequence[Workload] | Workload) -> di
     for name, workload in pairs:
         if not isinstance(workload, Workload):
             raise RunsError(
-                f"models hold a {type(workload).__name__}: they must be workloads from "
-                "describe_workload, in a dict by name or in a list"
+                f"models contains a {type(workload).__name__}: it must hold workloads from "
+                "describe_workload(), in a dict by name or in a list"
             )
         if not (isinstance(name, str) and name):
-            raise RunsError(f"name={name!r} of a model must be a text")
+            raise RunsError(f"name={name!r} of a model must be non-empty text")
     if not pairs:
-        raise RunsError("there is no model to give advice on")
-    twice = _first_double([name for name, _ in pairs])
+        raise RunsError("models is empty: pass at least one workload")
+    twice = _first_duplicate([name for name, _ in pairs])
     if twice:
         raise RunsError(
-            f"two workloads are of the model {twice!r}: pass a dict with a name for each, such as "
+            f"two workloads have the model {twice!r}: pass a dict with a name for each, such as "
             f'{{"{twice}, batch 32": ..., "{twice}, batch 64": ...}}'
         )
     return dict(pairs)
@@ -168,10 +168,10 @@ def _boards(gpus: Sequence[str | Gpu] | str | Gpu) -> list[Gpu]:
     several = [gpus] if isinstance(gpus, str | Gpu) or not isinstance(gpus, Iterable) else gpus
     boards = [resolve_gpu(gpu) for gpu in several]
     if not boards:
-        raise RunsError("there is no GPU to give advice on")
-    twice = _first_double([gpu.name for gpu in boards])
+        raise RunsError("gpus is empty: pass at least one GPU")
+    twice = _first_duplicate([gpu.name for gpu in boards])
     if twice:
-        raise RunsError(f"the GPU {twice} is named twice: name it once")
+        raise RunsError(f"GPU {twice} is given twice: pass it once")
     return boards
 
 
@@ -186,14 +186,14 @@ def _epochs_of(epochs: float | Mapping[str, float], names: Sequence[str]) -> dic
 
 
 def _of_each(values: Mapping[str, float], names: Sequence[str], what: str) -> dict[str, float]:
-    """A finite number for each name, and for no other."""
+    """Check that there is a finite number for each name, and for no other."""
     if not isinstance(values, Mapping):
         raise RunsError(
-            f"{what} is a {type(values).__name__}: it must be a dict from the names of the models"
+            f"{what} is a {type(values).__name__}: it must be a dict with the names of the models"
         )
     for lacking, text in (
-        ([name for name in names if name not in values], "is not known for"),
-        ([name for name in values if name not in names], "names a model that is not here:"),
+        ([name for name in names if name not in values], "is missing for"),
+        ([name for name in values if name not in names], "has a name that is not in models:"),
     ):
         if lacking:
             raise RunsError(
@@ -209,7 +209,7 @@ def _of_each(values: Mapping[str, float], names: Sequence[str], what: str) -> di
 def _qualities(
     quality: Mapping[str, float] | None, names: Sequence[str], mode: Mode
 ) -> dict[str, float]:
-    """The quality of each name, or NaN; shares do not stand beside percentages."""
+    """The quality of each name, or NaN; refuses a mix of shares and percentages."""
     if quality is None:
         return dict.fromkeys(names, math.nan)
     found = _of_each(quality, names, "quality")
@@ -218,7 +218,7 @@ def _qualities(
     return found
 
 
-def _first_double(names: Sequence[str]) -> str:
+def _first_duplicate(names: Sequence[str]) -> str:
     return next((name for i, name in enumerate(names) if name in names[:i]), "")
 
 
@@ -227,7 +227,7 @@ def _probe_of(
     named: Mapping[str, Workload],
     boards: Sequence[Gpu],
 ) -> dict[tuple[str, str], Probe]:
-    """(name, GPU) -> the probe of that model on that GPU, or else on the nearest."""
+    """Map (name, GPU) to the probe of that model on that GPU, or else on the most similar one."""
     made: dict[tuple[str, str], Probe] = {}
     one = isinstance(probes, Probe | EnergyTrace) or not isinstance(probes, Iterable)
     every: Iterable[Any] = [probes] if one else probes  # type: ignore[assignment]
@@ -239,15 +239,14 @@ def _probe_of(
         of = [name for name, workload in named.items() if not mismatch(probe, workload)]
         if not of:
             raise RunsError(
-                f"the probe of {probe.workload.model} on {probe.gpu.name} is of no model that was "
-                "asked for: model, batch size, precision, optimizer, layout and FLOPs must be the "
-                "same"
+                f"the probe of {probe.workload.model} on {probe.gpu.name} matches none of the "
+                "models: model, batch size, precision, optimizer, layout and FLOPs must be the same"
             )
         twice = [name for name in of if (name, probe.gpu.name) in made]
         if twice:
-            raise RunsError(f"{twice[0]!r} on {probe.gpu.name} is probed twice: give one probe")
+            raise RunsError(f"{twice[0]!r} on {probe.gpu.name} has two probes: pass one")
         made.update({(name, probe.gpu.name): probe for name in of})
-    # What was measured on the GPU itself, or else on the nearest one.
+    # The probe on the GPU itself, or else on the most similar one.
     found: dict[tuple[str, str], Probe] = {}
     for name, gpu in product(named, boards):
         of_model = [probe for (other, _), probe in made.items() if other == name]
@@ -261,9 +260,9 @@ def _apart(one: Gpu, other: Gpu) -> float:
 
 
 def _cannot(workload: Workload, gpu: Gpu) -> str:
-    """Why the workload cannot be trained, or predicted, on the GPU; empty where it can."""
+    """Why the workload cannot be trained or predicted on the GPU; empty if it can."""
     if not any(operation.phase == "forward" for operation in workload.operations):
-        return "its workload has no operations of the forward pass to time"
+        return "its workload has no operations of the forward pass"
     try:
         peak_flops_per_s(gpu, workload.precision)
     except EstimateError as error:
@@ -271,15 +270,15 @@ def _cannot(workload: Workload, gpu: Gpu) -> str:
     return does_not_fit(workload, gpu)
 
 
-# ------------------------------------------------------------------ what is expected
+# ------------------------------------------------------------------ predictions
 
 
 def _pair(name: str, workload: Workload, gpu: Gpu, probe: Probe | None, quality: float) -> Row:
-    """A pair before its costs are known; a `note` says why it cannot be trained."""
+    """Create the row of a pair without its costs; `note` says why it cannot be trained."""
     is_proven = probe is not None and probe.gpu.name == gpu.name
     cannot = "" if is_proven else _cannot(workload, gpu)
     used = workload.precision if cannot else check_precision(gpu, workload.precision)
-    remarks = [f"computes in {used}, as it lacks {workload.precision}"]
+    remarks = [f"computes in {used}, because it lacks {workload.precision}"]
     return {
         "model": name,
         "gpu": gpu.name,
@@ -294,7 +293,7 @@ def _pair(name: str, workload: Workload, gpu: Gpu, probe: Probe | None, quality:
 
 
 def _predict(rows: Sequence[Row], training: _Training) -> None:
-    """Fill in what is expected of the pairs, all at once: one by one takes ten times as long."""
+    """Fill in predictions for all pairs at once; one by one would take ten times as long."""
     if not rows:
         return
     pairs = [row["pair"] for row in rows]
@@ -319,7 +318,7 @@ def _predict(rows: Sequence[Row], training: _Training) -> None:
 
 
 def _use_probes(rows: Sequence[Row], training: _Training) -> None:
-    """Fill in what is expected of pairs that were probed."""
+    """Fill in predictions for probed pairs."""
     for row in rows:
         found = estimate_pre(
             *row["pair"],
@@ -342,13 +341,13 @@ def _use_probes(rows: Sequence[Row], training: _Training) -> None:
 
 
 def _finish(rows: Sequence[Row]) -> None:
-    """Write the notes of possible pairs, and refuse overflows."""
+    """Write the notes of pairs that can be trained, and refuse overflows."""
     for row in rows:
         row["note"] = "; ".join([*row["reasons"], *row["remarks"]])
         if not np.isfinite(row["energy_J"] * row["duration_s"]):
             raise RunsError(
-                f"energy and time of {row['model']} on {row['gpu']} are too large for a number: "
-                "ask for fewer epochs or samples"
+                f"energy and time of {row['model']} on {row['gpu']} overflow: pass fewer epochs or "
+                "samples"
             )
 
 
@@ -381,12 +380,12 @@ def _table(possible: Sequence[Row], impossible: Sequence[Row], mode: Mode | None
 def surely_beaten(
     energy_J: FloatArray, duration_s: FloatArray, worse: FloatArray, half: FloatArray
 ) -> NDArray[np.bool_]:
-    """Which pairs another one beats whatever the errors, at the confidence of `half`.
+    """Which pairs are beaten by another pair regardless of errors, at the confidence of `half`.
 
-    Each end of an interval is missed with half of what the confidence leaves, so the ends of the
-    energy and of the time together are missed with no more than all of it. Errors of the time are
-    taken to be like errors of the energy: on unseen architectures the energy's interval held the
-    time of 88 % of steps, and the energy of 91 %.
+    Each end of an interval is missed with probability (1 − confidence) / 2, so that the ends for
+    energy and for time together are missed with at most 1 − confidence. Errors of the time are
+    assumed to be like errors of the energy: on unseen architectures, the interval of the energy
+    held the time of 88 % of steps, and the energy of 91 %.
     """
     ln_J, ln_s = np.log(energy_J), np.log(duration_s)
     beaten = [

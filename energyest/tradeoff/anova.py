@@ -1,4 +1,4 @@
-"""Analysis of variance with two factors, of values or of aligned ranks."""
+"""Two-way analysis of variance, of values or of aligned ranks."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def two_way_anova(
     Args:
         y: shape (runs,).
         a: levels of the first factor, shape (runs,).
-        b: levels of the second.
-        typ: of the sums of squares, 2 or 3; they are the same where all pairs have as many runs.
-        robust: "hc3" for F that holds where pairs are spread differently (J. Long, L. Ervin, 2000);
-            sums of squares then mean nothing.
+        b: levels of the second factor, shape (runs,).
+        typ: type of the sums of squares, 2 or 3; both agree if all pairs have equally many runs.
+        robust: "hc3" for F statistics that hold if variances differ between pairs (J. Long,
+            L. Ervin, 2000); the sums of squares are then meaningless.
 
     Returns:
         Rows `a`, `b`, `a:b` and `residual`; columns `sum_sq`, `share` (of the sum of squares around
@@ -35,7 +35,7 @@ def two_way_anova(
     from statsmodels.stats.anova import anova_lm  # noqa: PLC0415
 
     data = pd.DataFrame({"y": y, "a": a, "b": b})
-    # Type III is what it should be only where the codes of each factor sum to zero.
+    # Type III is only correct if the contrast codes of each factor sum to zero.
     found: pd.DataFrame = anova_lm(
         ols("y ~ C(a, Sum) * C(b, Sum)", data).fit(), typ=typ, robust=robust
     )
@@ -49,18 +49,18 @@ def two_way_anova(
 
 
 def aligned_rank_anova(y: FloatArray, a: Levels, b: Levels) -> pd.DataFrame:
-    """F, p and partial η² of each effect on ranks that were aligned for it.
+    """F, p and partial η² of each effect, on ranks aligned for that effect.
 
     J. Wobbrock, L. Findlater, D. Gergle, J. Higgins, The aligned rank transform for nonparametric
-    factorial analyses using only ANOVA procedures, CHI 2011: from each value its cell's mean is
-    taken, the effect as the means of means show it is added, the result is ranked, and the ANOVA of
-    the ranks, with type III sums of squares as in R's ARTool, is read for this effect alone. Plain
-    ranks find interactions that do not exist. Where pairs have different numbers of runs, the
-    alignment leaves a little of the other effects.
+    factorial analyses using only ANOVA procedures, CHI 2011. For each effect, the mean of its cell
+    is subtracted from each value, the effect (estimated from the means) is added, and the result is
+    ranked. The ANOVA of these ranks, with type III sums of squares as in R's ARTool, is used for
+    this effect only. Plain ranks would find interactions that do not exist. If pairs have different
+    numbers of runs, the alignment does not remove the other effects entirely.
 
     Returns:
-        As `two_way_anova`, the columns `F`, `p_value` and `partial_eta_squared`; NaN for what is
-        left.
+        The columns `F`, `p_value` and `partial_eta_squared` of `two_way_anova`; NaN for the
+        residual.
     """
     residuals = cell_residuals(y, a, b)
     mean_a, mean_b, cell = (_means(y, keys) for keys in ((a,), (b,), (a, b)))
@@ -71,7 +71,7 @@ def aligned_rank_anova(y: FloatArray, a: Levels, b: Levels) -> pd.DataFrame:
     }
     rows = {}
     for name, effect in effects.items():
-        # Rounding must not tear ties apart.
+        # Rounding errors must not break ties.
         aligned = np.round(residuals + effect, 12 - int(np.floor(np.log10(np.ptp(y)))))
         rows[name] = two_way_anova(stats.rankdata(aligned), a, b, typ=3).loc[name]
     columns = ["F", "p_value", "partial_eta_squared"]
@@ -81,7 +81,7 @@ def aligned_rank_anova(y: FloatArray, a: Levels, b: Levels) -> pd.DataFrame:
 
 
 def robust_anova(y: FloatArray, a: Levels, b: Levels) -> pd.DataFrame:
-    """F, p and partial η² of each effect where pairs are spread differently, as by HC3.
+    """F, p and partial η² of each effect if variances differ between pairs, by HC3.
 
     Returns:
         As `aligned_rank_anova`; partial η² is computed from F.

@@ -1,4 +1,4 @@
-"""`collect_runs`: a folder of traces as a table, one row a run; `save_runs`: that as a file."""
+"""`collect_runs` turns a folder of traces into a table of runs; `save_runs` writes it to a file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from energyest.checks import is_number, number_or_nan
+from energyest.display import as_csv
 from energyest.errors import RunsError
 from energyest.estimators.baselines import mean_utilization
 from energyest.records.devices import accelerators_of
@@ -22,7 +23,7 @@ from energyest.records.run_labels import gpu_names, model_name
 from energyest.records.trace import EnergyTrace
 from energyest.tradeoff.metrics import Mode, check_mode, direction
 
-#: What a table of runs has in any case; hyperparameters and metrics follow.
+#: Columns of every table of runs; hyperparameters and metrics follow.
 COLUMNS = (
     *("run", "model", "gpu", "gpus", "batch_size", "precision", "epochs"),
     *("energy_J", "gpu_energy_J", "duration_s", "mean_power_W", "gpu_power_W", "power_limit_W"),
@@ -30,8 +31,6 @@ COLUMNS = (
     *("status", "started"),
 )
 _HEADER = ",".join(COLUMNS).encode()
-# How a cell begins that a spreadsheet computes.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def collect_runs(
@@ -42,38 +41,39 @@ def collect_runs(
     mode: Mode | None = None,
     unfinished: bool = False,
 ) -> pd.DataFrame:
-    """Finished trainings as a table for the functions of `energyest.tradeoff`.
+    """Collect finished trainings into a table for the functions of `energyest.tradeoff`.
 
     Args:
-        source: a folder that holds traces at any depth, such as `lightning_logs`; or see
-            `load_traces`.
-        model: hyperparameter that names the model. By default it is the name of its class, which
-            is the same for all runs where one LightningModule wraps many networks.
-        monitor: a metric: all metrics are taken from the epoch where it is best. By default each
-            metric is the last that was logged.
-        mode: whether more of `monitor` is better, "max", or less, "min"; by default as its name
-            says (a loss or an error is better when it is less).
-        unfinished: also take runs that were interrupted or still go on; their energy is what they
-            have used so far.
+        source: a folder that holds traces at any depth, such as `lightning_logs`; for other
+            sources, see `load_traces`.
+        model: hyperparameter that names the model. By default, the name of the model's class is
+            used, which is the same for all runs if one LightningModule wraps many networks.
+        monitor: a metric; all metrics are taken from the epoch in which it is best. By default,
+            the last logged value of each metric is used.
+        mode: "max" if a higher value of `monitor` is better, "min" if a lower one is; by default
+            inferred from its name (lower is better for a loss or an error).
+        unfinished: also include runs that were interrupted or are still running, with the energy
+            used so far.
 
     Returns:
-        One row a run, sorted by start: `run` (its folder within `source`, or its name), `model`,
-        `gpu` (the name of its GPU, with their number before it if there are several, or of its
-        processor if it has none), `gpus`, `batch_size`, `precision`, `epochs`, `energy_J` (of the
-        whole run), `gpu_energy_J` (of its epochs), `duration_s`, `mean_power_W`, `gpu_power_W`,
-        `power_limit_W` (of its GPUs), `utilization` (share of time that they were busy), `samples`
-        (trained), `energy_per_sample_J` (of the epochs, validation included),
-        `flops_per_sample` (forward, a multiply and an add as two), `parameters`, `status`,
-        `started`; then its hyperparameters and its metrics. What was not recorded is NaN.
+        One row per run, sorted by start: `run` (its folder within `source`, or its name), `model`,
+        `gpu` (the name of the GPU, preceded by the number of GPUs if there are several, or the name
+        of the processor if there is none), `gpus`, `batch_size`, `precision`, `epochs`, `energy_J`
+        (of the whole run), `gpu_energy_J` (of the epochs), `duration_s`, `mean_power_W`,
+        `gpu_power_W`, `power_limit_W` (of the GPUs), `utilization` (share of time in which the GPUs
+        were busy), `samples` (training samples), `energy_per_sample_J` (of the epochs, including
+        validation), `flops_per_sample` (forward; a multiply and an add count as two), `parameters`,
+        `status`, `started`; then hyperparameters and metrics. Values that were not recorded are
+        NaN.
 
     Raises:
-        RunsError: there is no trace, no finished one, or none has the metric or hyperparameter; an
-            argument is not what it must be.
-        TraceError: a folder that was named as a trace holds no trace.
+        RunsError: there is no trace or no finished one; no trace has the metric or hyperparameter;
+            or an argument is invalid.
+        TraceError: a folder given as a trace holds no trace.
 
     Warns:
-        UserWarning: a trace was left out, because it cannot be read, has not finished or is a copy;
-            or models of different sizes have one name, so that `model` is needed.
+        UserWarning: a trace was left out because it cannot be read, is unfinished or is a copy; or
+            models of different sizes have the same name, so that `model` is needed.
 
     Examples:
         >>> from energyest.tradeoff import collect_runs
@@ -90,13 +90,13 @@ def collect_runs(
     chosen, left_out = _chosen(traces, unfinished)
     if left_out:
         warnings.warn(
-            f"left out, as they have not finished or are copies: {', '.join(left_out)}; "
-            "unfinished=True takes what runs that have not finished have used so far",
+            f"left out (unfinished or copies): {', '.join(left_out)}; pass unfinished=True to "
+            "include unfinished runs with the energy used so far",
             UserWarning,
             stacklevel=2,
         )
     if not chosen:
-        raise RunsError(f"none of the {len(traces)} traces is of a finished run")
+        raise RunsError(f"none of the {len(traces)} traces is a finished run")
     rows = [_row(name, trace, model, monitor, mode) for name, trace in chosen.items()]
     table = pd.DataFrame(rows)
     _check_names(table, model, monitor)
@@ -105,21 +105,21 @@ def collect_runs(
 
 
 def save_runs(table: pd.DataFrame, path: str) -> None:
-    """Write what `collect_runs` gives to a file.
+    """Write a table from `collect_runs` to a CSV file.
 
-    Text that a spreadsheet would compute, such as `=1+1`, is preceded by an apostrophe.
+    Text that a spreadsheet would evaluate, such as `=1+1`, is preceded by an apostrophe.
 
     Args:
         table: a table of runs.
-        path: of the file; one that is there already is replaced if it is such a table, or empty.
+        path: path of the file; an existing file is replaced only if it is such a table, or empty.
 
     Raises:
-        FileExistsError: there is another file.
-        OSError: it cannot be written.
+        FileExistsError: the path is another file.
+        OSError: the file cannot be written.
     """
-    text = table.rename(columns=_cell).map(_cell).to_csv(index=False)
+    text = as_csv(table)
     target = Path(path)
-    # Not a file that could be replaced: a pipe, as of `--csv >(gzip > runs.gz)`, or the terminal.
+    # A pipe, as in `--csv >(gzip > runs.gz)`, or the terminal cannot be replaced: write into it.
     if target.is_relative_to("/dev") or target.is_fifo():
         target.write_text(text, encoding="utf-8")
     else:
@@ -129,11 +129,11 @@ def save_runs(table: pd.DataFrame, path: str) -> None:
 def _chosen(
     traces: Mapping[str, EnergyTrace], unfinished: bool
 ) -> tuple[dict[str, EnergyTrace], list[str]]:
-    """Each run once, and the names of copies and unfinished runs, with the reason."""
+    """Return each run once, and the names of omitted copies and unfinished runs with reasons."""
     superseded = _superseded(traces)
     chosen: dict[str, EnergyTrace] = {}
     left_out: list[str] = []
-    first: dict[str, str] = {}  # run ID -> the name that it was met by
+    first: dict[str, str] = {}  # run ID -> name of the first trace with it
     for name, trace in traces.items():
         run_id = read_text(trace.meta, "run_id")
         status = read_text(trace.meta, "status") or "finished"
@@ -149,7 +149,7 @@ def _chosen(
 
 
 def _superseded(traces: Mapping[str, EnergyTrace]) -> set[str]:
-    """IDs of runs that were resumed: the trace of their last part holds all of them."""
+    """IDs of runs that were resumed later: the trace of the last part contains them."""
     return {
         str(part["run_id"])
         for trace in traces.values()
@@ -159,18 +159,18 @@ def _superseded(traces: Mapping[str, EnergyTrace]) -> set[str]:
 
 
 def _check_names(table: pd.DataFrame, model: str | None, monitor: str | None) -> None:
-    """The hyperparameter and the metric are there, and the models are told apart."""
+    """Check that the hyperparameter and the metric exist and that model names are unambiguous."""
     others = ", ".join(str(column) for column in table.columns if column not in COLUMNS) or "none"
     if model is not None and table["model"].isna().all():
-        raise RunsError(f"no run has the hyperparameter {model!r}: there is {others}")
+        raise RunsError(f"no run has the hyperparameter {model!r}; available: {others}")
     if monitor is not None and (monitor in COLUMNS or monitor not in table):
-        raise RunsError(f"no run has the metric {monitor!r}: there is {others}")
+        raise RunsError(f"no run has the metric {monitor!r}; available: {others}")
     sizes = table.groupby("model")["parameters"].nunique()
     several = sizes[sizes > 1]
     if model is None and len(several):
         warnings.warn(
-            f"runs named {several.index[0]!r} are of {several.iloc[0]} different numbers of "
-            f"parameters: name the hyperparameter that tells them apart in model= (there is "
+            f"runs of the model {several.index[0]!r} have {several.iloc[0]} different numbers of "
+            f"parameters: pass the hyperparameter that distinguishes them as model= (available: "
             f"{others})",
             UserWarning,
             stacklevel=3,
@@ -200,7 +200,7 @@ def _row(
 
 
 def _costs(trace: EnergyTrace, limits_W: list[float]) -> dict[str, float]:
-    """Energy, time and power of the whole run, and what a sample took; NaN if not known."""
+    """Energy, time and power of the whole run, and energy per sample; NaN if unknown."""
     gpu_J, epochs_s, samples = (
         _sum(trace, name) for name in ("gpu_energy_J", "duration_s", "samples")
     )
@@ -259,7 +259,3 @@ def _is_ours(file: Path) -> bool:
         return False
     with open(file, "rb") as opened:
         return opened.read(len(_HEADER)) in (_HEADER, b"")
-
-
-def _cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

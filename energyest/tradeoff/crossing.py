@@ -1,4 +1,4 @@
-"""From which complexity on the other of two GPUs is the cheaper one, with Fieller's interval."""
+"""The complexity above which the other of two GPUs is cheaper, with Fieller's interval."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from energyest.arrays import FloatArray
 
 @dataclass(frozen=True)
 class Crossing:
-    """A line through points, and where it is 0.
+    """The zero of a line fitted through points.
 
     Attributes:
-        x: where the line is 0; NaN for a level line.
-        lower: lower end of the interval; −inf, with `upper` inf, where nothing bounds it.
-        upper: upper end.
-        slope: of the line.
+        x: where the line is 0; NaN for a horizontal line.
+        lower: lower end of the interval; −inf, with `upper` inf, if the interval is unbounded.
+        upper: upper end of the interval.
+        slope: slope of the line.
     """
 
     x: float
@@ -33,15 +33,16 @@ def line_crossing(
 ) -> Crossing:
     """Fit a line by least squares and find where it crosses zero, with Fieller's interval.
 
-    The interval holds every x where the line's own interval holds 0 (E. Fieller, J. R. Stat. Soc. B
-    16, 1954). With three points or more, their deviations from the line give its variance. Two lie
-    on their line, and its variance comes from the variances of the points.
+    The interval contains every x at which the confidence interval of the line contains 0
+    (E. Fieller, J. R. Stat. Soc. B 16, 1954). With three points or more, the variance of the line
+    comes from their deviations from it. Two points lie on the line, whose variance then comes from
+    the variances of the points.
 
     Args:
         x: shape (points,), not all equal.
         y: shape (points,).
-        variance: of each `y`, shape (points,); used for two points alone.
-        confidence: probability for the interval.
+        variance: variance of each `y`, shape (points,); used only for two points.
+        confidence: confidence of the interval.
     """
     design = np.stack([np.ones_like(x), x], axis=1)
     inverse = np.linalg.inv(design.T @ design)
@@ -55,7 +56,7 @@ def line_crossing(
         covariance = solve @ np.diag(variance) @ solve.T
         quantile = float(stats.norm.ppf((1 + confidence) / 2))
     at = -intercept / slope if slope else math.nan
-    # (intercept + slope·x)² ≤ q² (v00 + 2 v01 x + v11 x²): bounded where the slope is not 0.
+    # (intercept + slope·x)² ≤ q² (v00 + 2 v01 x + v11 x²): bounded if the slope differs from 0.
     a = slope**2 - quantile**2 * covariance[1, 1]
     b = intercept * slope - quantile**2 * covariance[0, 1]
     c = intercept**2 - quantile**2 * covariance[0, 0]
@@ -73,14 +74,15 @@ def gpu_crossing(
     pair: tuple[str, str],
     confidence: float,
 ) -> dict[str, object]:
-    """Where the other GPU becomes the cheaper one, or why that cannot be said.
+    """Where the other GPU becomes cheaper, or why that is unknown.
 
     Args:
         x: logarithm of the models' FLOPs per sample, shape (models,).
-        ratio: logarithm of the smaller GPU's energy over the larger one's, shape (models,).
-        variance: of `ratio` between repetitions; NaN where these are too few.
+        ratio: logarithm of the energy on the smaller GPU ÷ the energy on the larger, shape
+            (models,).
+        variance: variance of `ratio` between repetitions; NaN if there are too few.
         pair: names of the smaller and the larger GPU.
-        confidence: probability for the interval.
+        confidence: confidence of the interval.
 
     Returns:
         The columns `crossing` to `reason` of `GpuMatch.crossings`.
@@ -107,44 +109,43 @@ def gpu_crossing(
 
 
 def _why_no_line(x: FloatArray, ratio: FloatArray, pair: tuple[str, str]) -> str:
-    """Why no crossing is looked for; empty where one is."""
+    """Why no crossing can be computed; empty if it can."""
     smaller, larger = pair
     if len(x) < 2 or np.ptp(x) == 0:
         return (
-            f"{len(set(x))} complexity was measured on both: two models of different FLOPs per "
-            "sample are needed"
+            f"only {len(set(x))} complexity was measured on both: two models with different FLOPs "
+            "per sample are needed"
         )
     if (ratio < 0).all() or (ratio > 0).all():
         first, last = np.exp(-ratio[[np.argmin(x), np.argmax(x)]])
         return (
-            f"{larger if ratio[0] > 0 else smaller} is the cheaper one for all models measured on "
-            f"both ({larger} needs {first:.3g} times the energy of {smaller} for the simplest, "
+            f"{larger if ratio[0] > 0 else smaller} is cheaper for all models measured on both "
+            f"({larger} needs {first:.3g} times the energy of {smaller} for the simplest model, "
             f"{last:.3g} times for the most complex)"
         )
     return ""
 
 
 def _why_no_crossing(found: Crossing, x: FloatArray) -> str:
-    """Why the line's crossing is not to be trusted; empty where it is."""
+    """Why the crossing of the line cannot be trusted; empty if it can."""
     if not x.min() <= found.x <= x.max():
         return (
-            "one is the cheaper for some of the models and the other for others, but not by their "
-            "complexity"
+            "each is cheaper for some of the models, but that does not depend on their complexity"
         )
     if len(x) == 2:
         return ""
     if math.isinf(found.upper):
         return (
             "the models deviate too much from a common line to say where it crosses: measure more "
-            "of them on both"
+            "models on both"
         )
     if all(map(math.isnan, _measured_ends(found, x).values())):
-        return "both ends of its interval lie outside of the complexities measured on both"
+        return "both ends of its interval lie outside the complexities measured on both"
     return ""
 
 
 def _measured_ends(found: Crossing, x: FloatArray) -> dict[str, float]:
-    """Ends of the interval in FLOPs; NaN where they lie outside of what was measured."""
+    """Ends of the interval in FLOPs; NaN where they lie outside the measured range."""
     return {
         "lower": math.exp(found.lower) if found.lower >= x.min() else math.nan,
         "upper": math.exp(found.upper) if found.upper <= x.max() else math.nan,
@@ -152,14 +153,14 @@ def _measured_ends(found: Crossing, x: FloatArray) -> dict[str, float]:
 
 
 def _reservations(ends: dict[str, float], x: FloatArray, variance: FloatArray) -> list[str]:
-    """What the interval of a crossing leaves open."""
+    """Limitations of the interval of a crossing."""
     if len(x) == 2 and np.isnan(variance).any():
-        return ["too few repetitions of these two models for an interval"]
-    beside = "between two models, the interval says nothing on how others deviate"
+        return ["there are too few repetitions of these two models for an interval"]
+    beside = "with two models, the interval does not show how others would deviate"
     return [
         *([beside] if len(x) == 2 else []),
         *(
-            f"the {end} end lies outside of the complexities measured on both"
+            f"the {end} end lies outside the complexities measured on both"
             for end, value in ends.items()
             if math.isnan(value)
         ),

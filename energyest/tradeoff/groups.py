@@ -14,8 +14,9 @@ from statsmodels.stats.oneway import anova_oneway
 
 from energyest.arrays import FloatArray
 from energyest.checks import check_confidence
-from energyest.display import as_html, as_text
+from energyest.display import as_text
 from energyest.errors import MissingDependencyError, RunsError
+from energyest.markup import as_html
 from energyest.tradeoff.effect_sizes import (
     cliffs_delta,
     cliffs_magnitude,
@@ -34,35 +35,35 @@ from energyest.tradeoff.table import (
     named,
 )
 
-# Shapiro and Wilk's test needs 3 values, and so does a spread within a group.
+# The Shapiro-Wilk test needs 3 values, and so does an estimate of the spread within a group.
 FEWEST_RUNS = 3
-# Below this, a test of normality sees coarse deviations at best (N. Razali, Y. Wah, 2011), and the
-# chi-square distribution is a rough guide to H (W. Kruskal, W. Wallis, 1952, for 5 and less).
+# With fewer runs, a test of normality detects only coarse deviations (N. Razali, Y. Wah, 2011), and
+# the chi-square distribution only approximates H (W. Kruskal, W. Wallis, 1952, for 5 and less).
 _FEW_RUNS = 8
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GroupComparison:
-    """What `compare_groups` found.
+    """The result of `compare_groups`.
 
     Attributes:
-        value: what was compared.
-        by: what makes a group.
+        value: column that was compared.
+        by: columns that define the groups.
         test: "Welch ANOVA" or "Kruskal-Wallis".
         statistic: Welch's F, or H.
-        degrees: degrees of freedom: of Welch's F two, of H one.
-        p_value: of the test.
-        eta_squared: share of the variance (of ranks, for Kruskal-Wallis) that groups make up.
+        degrees: degrees of freedom: two for Welch's F, one for H.
+        p_value: p-value of the test.
+        eta_squared: share of the variance (of ranks, for Kruskal-Wallis) explained by the groups.
         epsilon_squared: the same, less biased; see `effect_sizes`.
-        confidence: 1 − level of all decisions.
-        groups: a row a group: `group, runs, mean, median, std, shapiro_W, shapiro_p`; the last two
-            are NaN where all values of a group are equal.
-        levene_W: Levene's statistic, around medians (Brown and Forsythe).
-        levene_p: its p-value; below 1 − `confidence` the groups are spread differently.
-        pairs: a row a pair: `a, b, difference` (of means or medians, as the test has it),
+        confidence: 1 − significance level of all tests.
+        groups: one row per group: `group, runs, mean, median, std, shapiro_W, shapiro_p`; the last
+            two are NaN if all values of a group are equal.
+        levene_W: Levene's statistic, around medians (Brown-Forsythe).
+        levene_p: its p-value; below 1 − `confidence`, the spreads of the groups differ.
+        pairs: one row per pair: `a, b, difference` (of means or medians, depending on the test),
             `ratio` (likewise), `p_value` (Games-Howell, or Dunn with Holm's correction),
             `significant`, `cliffs_delta`, `magnitude`.
-        notes: what to keep in mind, one sentence each.
+        notes: remarks on the interpretation, one sentence each.
     """
 
     value: str
@@ -82,7 +83,7 @@ class GroupComparison:
 
     @property
     def magnitude(self) -> str:
-        """The usual name of the size of η²: negligible, small, medium or large."""
+        """The usual label for η²: negligible, small, medium or large."""
         return eta_magnitude(self.eta_squared)
 
     def __str__(self) -> str:
@@ -106,24 +107,24 @@ class GroupComparison:
 def compare_groups(
     runs: pd.DataFrame, value: str = "energy_J", by: By = "model", *, confidence: float = 0.95
 ) -> GroupComparison:
-    """Whether groups of runs differ, as the paper tests it.
+    """Test whether groups of runs differ, as in the paper.
 
-    Where no group deviates from a normal distribution (Shapiro and Wilk), Welch's ANOVA, which
-    needs no equal spreads, compares the means, and Games and Howell's test each pair. Otherwise
-    Kruskal and Wallis' test compares the ranks, and Dunn's each pair, with Holm's correction.
-    Levene's test says what a difference of ranks means: that medians differ, if groups are spread
-    alike and have one shape; otherwise, that one group tends to lie above the other. Runs are taken
-    to be independent of each other.
+    If no group deviates from a normal distribution (Shapiro-Wilk), means are compared by Welch's
+    ANOVA, which does not assume equal variances, and pairs by the Games-Howell test. Otherwise,
+    ranks are compared by the Kruskal-Wallis test, and pairs by Dunn's test with Holm's correction.
+    Levene's test helps to interpret a difference of ranks: if the groups have the same spread and
+    shape, their medians differ; otherwise, one group tends to have higher values than the other.
+    Runs are assumed to be independent.
 
     Args:
-        runs: one row a run.
+        runs: table with one row per run.
         value: column to compare.
-        by: column, or columns, that make a group.
-        confidence: tests decide at the level 1 − `confidence`.
+        by: column or columns that define the groups.
+        confidence: 1 − significance level of all tests.
 
     Raises:
         RunsError: there are fewer than two groups; a group has fewer than 3 runs; all runs have the
-            same value; a column is missing or does not hold numbers; a value is not known; the
+            same value; a column is missing or does not hold numbers; a value is unknown; or the
             confidence does not lie between 0 and 1.
         MissingDependencyError: Dunn's test needs scikit-posthocs, which is not installed.
 
@@ -141,7 +142,7 @@ def compare_groups(
     check_choices(table, names)
     values = check_value(table, value, names)
     places = groups_of(table, names)
-    # Tests do not depend on the scale, but squares of very large or small values overflow.
+    # Tests do not depend on the scale, but squares of very large values overflow (or underflow).
     scale = math.ldexp(1.0, math.frexp(float(np.abs(values).max()))[1])  # division is exact
     labels, members = list(map(label, places)), [values[rows] / scale for rows in places.values()]
     _check_groups(labels, members, value, names)
@@ -184,22 +185,22 @@ def _check_groups(
 ) -> None:
     if len(members) < 2:
         raise RunsError(
-            f"all runs are of one group ({', '.join(names)} is {labels[0]!r}): a comparison needs "
+            f"all runs are in one group ({', '.join(names)} is {labels[0]!r}): a comparison needs "
             "two"
         )
     counts = zip(labels, map(len, members), strict=True)
     few = [f"{name} has {count}" for name, count in counts if count < FEWEST_RUNS]
     if few:
         raise RunsError(
-            f"each group needs {FEWEST_RUNS} runs or more, so that its own spread is known, and "
-            f"{named(few)}: repeat these trainings, or leave the groups out"
+            f"each group needs at least {FEWEST_RUNS} runs to show its spread, but {named(few)}: "
+            "repeat these trainings, or leave the groups out"
         )
     if np.ptp(np.concatenate(members)) == 0:
         raise RunsError(f"{value} is the same in all runs: there is nothing to compare")
     if all(np.ptp(group) == 0 for group in members):
         raise RunsError(
-            f"{value} is the same in all runs of each group: without a spread no test can tell a "
-            "difference from chance; are the runs copies, or the values no measurements?"
+            f"{value} is the same in all runs of each group: without variation, no test can "
+            "distinguish a difference from chance; are the runs copies, or not measured?"
         )
 
 
@@ -263,11 +264,11 @@ def _notes(groups: pd.DataFrame, normal: bool, levene_p: float, level: float) ->
         ]
         alike = levene_p > level
         notes.append(
-            "Levene sees no difference in spread: a difference is one of medians, if the groups "
-            "have one shape as well"
+            "Levene's test finds no difference in spread: if the groups also have the same shape, "
+            "a difference means that medians differ"
             if alike
-            else "the groups are spread differently (Levene): a difference says which group tends "
-            "to be above the other, not that medians differ"
+            else "the spreads of the groups differ (Levene): a difference means that one group "
+            "tends to have higher values, not that medians differ"
         )
     flat = groups[groups["shapiro_p"].isna()]
     if len(flat):
@@ -277,7 +278,7 @@ def _notes(groups: pd.DataFrame, normal: bool, levene_p: float, level: float) ->
         notes.append(
             f"fewer than {_FEW_RUNS} runs in {named(list(few['group']))}: "
             + (
-                "a test of normality sees little there"
+                "a test of normality has little power there"
                 if normal
                 else "p-values of ranks are approximate there"
             )

@@ -1,4 +1,4 @@
-"""`interaction`: a two-way analysis of variance, what each factor and both together make up."""
+"""`interaction`: a two-way analysis of variance of two factors and their interaction."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from scipy import stats
 
 from energyest.arrays import FloatArray
 from energyest.checks import check_confidence
-from energyest.display import as_html, as_text
+from energyest.display import as_text
 from energyest.errors import RunsError
+from energyest.markup import as_html
 from energyest.tradeoff.anova import (
     RESIDUAL,
     Levels,
@@ -35,31 +36,31 @@ from energyest.tradeoff.table import (
     refuse_taken,
 )
 
-#: Runs of each pair that a comparison of their spreads needs: with five, Levene's test overlooks
-#: most differences that turn one table of eight into a false alarm
-#: (benchmarks/evidence/tradeoff_errors.py).
+#: Runs per pair needed to compare spreads: with five, Levene's test misses most differences that
+#: cause a false alarm in one table of eight (benchmarks/evidence/tradeoff_errors.py).
 FEWEST_SPREAD = 10
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Interaction:
-    """What `interaction` found.
+    """The result of `interaction`.
 
     Attributes:
-        value: what was analysed.
+        value: column that was analysed.
         factors: the two factors.
-        log: whether it is the value's logarithm.
-        test: what the p-values are of: "two-way ANOVA", "two-way ANOVA, HC3" or "aligned rank
-            transform".
-        effects: a row each factor, their interaction (`a:b`) and what is left (`residual`):
+        log: whether the logarithm of the value was analysed.
+        test: the test that the p-values come from: "two-way ANOVA", "two-way ANOVA, HC3" or
+            "aligned rank transform".
+        effects: one row for each factor, their interaction (`a:b`) and the residual (`residual`):
             `sum_sq, share, df` (type II sums of squares of the two-way ANOVA; `share` of the total
-            sum of squares), `F, p_value, partial_eta_squared` (of `test`).
-        cells: a row a pair of levels: the factors, `runs, mean, median` of the value; `std` of what
-            was analysed.
-        shapiro_p: of the residuals.
-        levene_p: of the cells' spreads, around medians; NaN where a cell has fewer than 10 runs.
-        confidence: 1 − level of all decisions.
-        notes: what to keep in mind, one sentence each.
+            sum of squares), `F, p_value, partial_eta_squared` (from `test`).
+        cells: one row per pair of levels: the factors, `runs, mean, median` of the value; `std` of
+            the analysed value or logarithm.
+        shapiro_p: p-value of the Shapiro-Wilk test of the residuals.
+        levene_p: p-value of Levene's test of the cells, around medians; NaN if a cell has fewer
+            than 10 runs.
+        confidence: 1 − significance level of all tests.
+        notes: remarks on the interpretation, one sentence each.
     """
 
     value: str
@@ -100,30 +101,30 @@ def interaction(
     log: bool = True,
     confidence: float = 0.95,
 ) -> Interaction:
-    """How much two factors and their interaction make up of a value.
+    """Analyse how much two factors and their interaction contribute to a value.
 
-    A two-way analysis of variance of the value's logarithm: an interaction there means that a
-    choice multiplies the cost by more on one GPU than on another. The sums of squares always come
-    from this analysis; the p-values come
+    This is a two-way analysis of variance of the logarithm of the value: an interaction then means
+    that a choice multiplies the cost by more on one GPU than on another. The sums of squares always
+    come from this analysis. The p-values come
 
-    - from it as well, where neither of its assumptions fails;
-    - from each pair's own variance (HC3), where pairs are spread differently (Levene), or have
-      fewer than 10 runs, too few to tell: aligned ranks would find interactions that do not exist;
-    - from aligned ranks (J. Wobbrock et al., The aligned rank transform, CHI 2011), where pairs are
-      spread alike but the residuals deviate from a normal distribution (Shapiro and Wilk).
+    - from the same analysis if neither of its assumptions is violated;
+    - from each pair's own variance (HC3) if the spreads of pairs differ (Levene), or if pairs have
+      fewer than 10 runs, too few to tell; aligned ranks would find interactions that do not exist;
+    - from aligned ranks (J. Wobbrock et al., The aligned rank transform, CHI 2011) if spreads are
+      equal but the residuals deviate from a normal distribution (Shapiro-Wilk).
 
     Args:
-        runs: one row a run.
+        runs: table with one row per run.
         value: column to analyse.
         factors: two columns.
-        log: whether to analyse its logarithm.
-        confidence: tests decide at the level 1 − `confidence`.
+        log: whether to analyse the logarithm of the value.
+        confidence: 1 − significance level of all tests.
 
     Raises:
         RunsError: a pair of levels has fewer than two runs; a factor has a single level; the value
             is the same in all runs of each pair; a column is missing or does not hold numbers; a
-            value is not known, or not above 0 where its logarithm is taken; the confidence does not
-            lie between 0 and 1.
+            value is unknown, or not above 0 although its logarithm is taken; or the confidence does
+            not lie between 0 and 1.
 
     Examples:
         `runs` is a table from `collect_runs`: six networks, on two GPUs, six times each.
@@ -154,8 +155,8 @@ def interaction(
     residuals = cell_residuals(y, a, b)
     if np.ptp(y) == 0 or np.allclose(residuals, 0, atol=1e-12 * float(np.ptp(y))):
         raise RunsError(
-            f"{value} is the same in all runs of each pair of {names[0]} and {names[1]}: without a "
-            "spread no test can tell an effect from chance; are the runs copies?"
+            f"{value} is the same in all runs of each pair of {names[0]} and {names[1]}: without "
+            "variation, no test can distinguish an effect from chance; are the runs copies?"
         )
     shapiro_p = float(stats.shapiro(residuals).pvalue)
     enough = min(map(len, groups)) >= FEWEST_SPREAD
@@ -182,7 +183,7 @@ def interaction(
 
 
 def _check_cells(a: Levels, b: Levels, names: Sequence[str]) -> None:
-    """Two levels or more of each factor, and two runs or more of each pair of levels."""
+    """Check for at least two levels of each factor and two runs of each pair of levels."""
     levels = sorted(set(a)), sorted(set(b))
     for name, own in zip(names, levels, strict=True):
         if len(own) < 2:
@@ -197,15 +198,15 @@ def _check_cells(a: Levels, b: Levels, names: Sequence[str]) -> None:
     single = [pair for pair in product(*levels) if counts[pair] == 1]
     if single:
         raise RunsError(
-            f"there is only one run of {_named_pairs(single)}: without repetitions an interaction "
-            "cannot be told from chance; each pair needs two or more"
+            f"there is only one run of {_named_pairs(single)}: without repetitions, an interaction "
+            "cannot be distinguished from chance; each pair needs two or more runs"
         )
 
 
 def _remedy(
     empty: Sequence[tuple[str, str]], levels: Sequence[Sequence[str]], names: Sequence[str]
 ) -> str:
-    """Which single level to leave out so that every pair has runs, if one is enough."""
+    """Suggest a single level to leave out so that every pair has runs, if one is enough."""
     in_all = [
         f"{name} {column[0]}"
         for name, column, own in zip(names, zip(*empty, strict=True), levels, strict=True)
@@ -213,7 +214,7 @@ def _remedy(
     ]
     if in_all:
         return f"train the missing ones, or leave out {' or '.join(in_all)}"
-    return "train the missing ones, or choose levels of which all pairs have runs"
+    return "train the missing ones, or choose levels for which all pairs have runs"
 
 
 def _named_pairs(pairs: Sequence[tuple[str, str]]) -> str:
@@ -240,24 +241,24 @@ def _notes(
     if test == "aligned rank transform":
         notes.append(
             f"the residuals deviate from a normal distribution (Shapiro-Wilk, p = {shapiro_p:.3g})"
-            ": F and p are of aligned ranks"
+            ": F and p come from aligned ranks"
         )
     elif math.isnan(levene_p):
         notes.append(
             f"with fewer than {FEWEST_SPREAD} runs of a pair, spreads cannot be compared: F and p "
-            "are of each pair's own variance (HC3)"
+            "come from each pair's own variance (HC3)"
         )
     elif test != "two-way ANOVA":
         notes.append(
-            f"the pairs are spread differently (Levene, p = {levene_p:.3g}): F and p are of each "
+            f"the spreads of the pairs differ (Levene, p = {levene_p:.3g}): F and p come from each "
             "pair's own variance (HC3)"
         )
     if len({len(group) for group in groups}) > 1:
         total = 100 * float(effects["share"].sum())
         notes.append(
-            f"the pairs have different numbers of runs: type II shares overlap, and add up to "
+            f"the pairs have different numbers of runs: type II shares overlap and add up to "
             f"{total:.4g} %"
         )
     left = 100 * effects["share"][RESIDUAL]
-    notes.append(f"{left:.3g} % lie between the repetitions of a pair")
+    notes.append(f"{left:.3g} % are variation between repetitions of a pair")
     return tuple(notes)

@@ -14,9 +14,10 @@ from scipy import stats
 
 from energyest.arrays import FloatArray
 from energyest.checks import check_confidence
-from energyest.display import as_html, as_text
+from energyest.display import as_text
 from energyest.errors import RunsError
 from energyest.gpus import find_gpu
+from energyest.markup import as_html
 from energyest.tradeoff.crossing import gpu_crossing
 from energyest.tradeoff.resample import choices_of
 from energyest.tradeoff.table import (
@@ -32,9 +33,9 @@ from energyest.tradeoff.table import (
     refuse_taken,
 )
 
-# With fewer models, no order of them has a two-sided probability below 5 % by chance: 2/4! = 8 %.
+# With fewer models, no ranking has a two-sided chance probability below 5 %: 2/4! = 8 %.
 _FEWEST_RANKED = 5
-# FLOPs of one model are counted alike on all GPUs, but for a last, smaller batch.
+# The FLOPs of a model are the same on all GPUs, except for a smaller last batch.
 _SAME_COMPLEXITY = 1.01
 _PER_SAMPLE = "energy_per_sample_J"
 _QUANTITIES = ("utilization", "mean_power_W")
@@ -42,24 +43,24 @@ _QUANTITIES = ("utilization", "mean_power_W")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GpuMatch:
-    """What `match_gpu` found.
+    """The result of `match_gpu`.
 
     Attributes:
-        points: a row a model and GPU: the columns that make a model, `gpu, runs,
-            flops_per_sample, energy_per_sample_J`, and where the table has them, `utilization`,
-            `mean_power_W`, `power_share` (of the power limit); medians of the runs.
-        relations: a row a GPU and quantity: `gpu, quantity, models, spearman_rho, p_value` against
-            FLOPs per sample; the p-value is NaN for fewer than 5 models.
-        crossings: a row a pair of GPUs: `smaller, larger` (by power limit, or by name where that is
-            the same or not known), `models` (measured on both), `crossing, crossing_lower,
-            crossing_upper` (FLOPs per sample), `cheaper_below, cheaper_above` (the GPU that is the
-            cheaper one on either side of the crossing), `covered_from, covered_to` (FLOPs per
-            sample measured on both), `reason`: why there is no crossing or end of its interval,
-            where that is NaN.
-        confidence: probability for the intervals.
+        points: one row per model and GPU, with medians of the runs: the columns that define a
+            model, `gpu, runs, flops_per_sample, energy_per_sample_J` and, if the table has them,
+            `utilization`, `mean_power_W` and `power_share` (of the power limit).
+        relations: one row per GPU and quantity: `gpu, quantity, models, spearman_rho, p_value`
+            against FLOPs per sample; the p-value is NaN for fewer than 5 models.
+        crossings: one row per pair of GPUs: `smaller, larger` (by power limit, or by name if the
+            limits are equal or unknown), `models` (number measured on both), `crossing,
+            crossing_lower, crossing_upper` (FLOPs per sample), `cheaper_below, cheaper_above` (the
+            cheaper GPU on either side of the crossing), `covered_from, covered_to` (range of FLOPs
+            per sample measured on both), `reason`: why the crossing or an end of its interval is
+            NaN.
+        confidence: confidence of the intervals.
         flops: column of `points` that holds the complexity.
         gpu: column that names the GPU.
-        model: columns that make a model.
+        model: columns that define a model.
     """
 
     points: pd.DataFrame
@@ -91,8 +92,8 @@ class GpuMatch:
             for end in ("crossing_lower", "crossing_upper")
         )
         text = (
-            f"{pair}: {row['cheaper_above']} is the cheaper one from {row['crossing'] / 1e9:.3g} "
-            f"GFLOPs per sample on ({100 * self.confidence:.0f} % interval {lower} to {upper})"
+            f"{pair}: {row['cheaper_above']} is cheaper above {row['crossing'] / 1e9:.3g} GFLOPs "
+            f"per sample ({100 * self.confidence:.0f} % interval {lower} to {upper})"
         )
         return f"{text}; {row['reason']}" if row["reason"] else text
 
@@ -105,27 +106,27 @@ def match_gpu(
     model: By = "model",
     confidence: float = 0.9,
 ) -> GpuMatch:
-    """Energy per sample, utilisation and power against complexity, for each GPU.
+    """Relate energy per sample, utilisation and power to complexity, for each GPU.
 
-    Two GPUs are compared on the models that were measured on both, so that the peculiarities of a
-    model cancel: a line is fitted to the logarithm of the ratio of their energies against the
-    logarithm of the FLOPs per sample. Where it crosses zero, the other GPU becomes the cheaper one.
-    The interval is Fieller's: with three models or more, models that deviate from the line widen
-    it; with two, it says how well these two were measured and nothing about other models.
+    Two GPUs are compared on the models that were measured on both, so that peculiarities of a
+    model cancel out: a line is fitted to the logarithm of the ratio of their energies against the
+    logarithm of the FLOPs per sample. Where it crosses zero, the other GPU becomes cheaper. The
+    interval is Fieller's. With three models or more, deviations from the line widen it; with two,
+    it only reflects how precisely these two were measured, and does not apply to other models.
 
     Args:
-        runs: one row a run, with the columns `energy_per_sample_J`, or else `energy_J` and
-            `samples`; and `flops`, `gpu` and `model`. `utilization`, `mean_power_W` and
-            `power_limit_W` are used where they are there.
-        flops: column of FLOPs per sample: the model's complexity. Forward or training, but the same
-            for all.
+        runs: table with one row per run and the columns `energy_per_sample_J`, or else `energy_J`
+            and `samples`; and `flops`, `gpu` and `model`. `utilization`, `mean_power_W` and
+            `power_limit_W` are used if present.
+        flops: column of FLOPs per sample, the complexity of the model; either forward or training
+            FLOPs, but the same for all runs.
         gpu: column that names the GPU.
-        model: column, or columns, that make a model and its settings.
-        confidence: probability for the intervals.
+        model: column or columns that define a model and its settings.
+        confidence: confidence of the intervals.
 
     Raises:
         RunsError: there are fewer than two GPUs; a column is missing, or does not hold positive
-            numbers in one unit; a value is not known; a model has several complexities; the
+            numbers in one unit; a value is unknown; a model has several complexities; or the
             confidence does not lie between 0 and 1.
 
     Examples:
@@ -144,7 +145,7 @@ def match_gpu(
     refuse_taken([*by, flops], ("runs", "power_share", _PER_SAMPLE, *_QUANTITIES, "power_limit_W"))
     table = _measured(table, by, flops, gpu)
     if table[gpu].nunique() < 2:
-        raise RunsError(f"all runs are on one {gpu} ({table[gpu].iloc[0]}): a match needs two")
+        raise RunsError(f"all runs are on one {gpu} ({table[gpu].iloc[0]}): a comparison needs two")
     _check_complexity(table, flops, models)
     points = _points(table, by)
     return GpuMatch(
@@ -159,7 +160,7 @@ def match_gpu(
 
 
 def _measured(runs: pd.DataFrame, by: Sequence[str], flops: str, gpu: str) -> pd.DataFrame:
-    """Complexity, energy per sample and what else is known of each run, as numbers."""
+    """Complexity, energy per sample and other known quantities of each run, as numbers."""
     if _PER_SAMPLE in runs.columns:
         energy_J = check_cost(runs, _PER_SAMPLE, by)
     else:
@@ -170,13 +171,13 @@ def _measured(runs: pd.DataFrame, by: Sequence[str], flops: str, gpu: str) -> pd
         if name in runs.columns:
             columns[name] = numbers(runs, name, known=False)
     if (columns.get("utilization", np.zeros(1)) > 1).any():
-        raise RunsError("utilization must be a share of time from 0 to 1, not in per cent")
+        raise RunsError("utilization must be a share of time from 0 to 1, not a percentage")
     table: pd.DataFrame = runs[list(by)].assign(**columns, power_limit_W=_limits_W(runs, gpu))
     return table
 
 
 def _limits_W(runs: pd.DataFrame, gpu: str) -> FloatArray:
-    """Power limits as recorded, or else from data sheets."""
+    """Recorded power limits, or else those from data sheets."""
     sheets = {name: find_gpu(str(name)) for name in runs[gpu].unique()}
     known = runs[gpu].map({n: math.nan if g is None else g.tdp_W for n, g in sheets.items()})
     limits: FloatArray = known.to_numpy(dtype=np.float64)
@@ -192,8 +193,8 @@ def _check_complexity(table: pd.DataFrame, flops: str, models: Sequence[str]) ->
         low, high = values[rows].min(), values[rows].max()
         if high > _SAME_COMPLEXITY * low:
             raise RunsError(
-                f"{flops} of {label(key)} lies between {low:.4g} and {high:.4g}: it must be the "
-                "same on all GPUs; name the setting that changes it in model="
+                f"{flops} of {label(key)} varies from {low:.4g} to {high:.4g}: it must be the same "
+                "on all GPUs; add the setting that changes it to model="
             )
 
 
@@ -220,13 +221,13 @@ def _relations(points: pd.DataFrame, flops: str, gpu: str) -> pd.DataFrame:
 
 
 def _spearman(x: FloatArray, y: FloatArray) -> tuple[float, float]:
-    """Spearman's ρ, and its two-sided p-value by permutation; NaN where it cannot be computed."""
+    """Spearman's ρ and its two-sided permutation p-value; NaN if they cannot be computed."""
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan, math.nan
     rho = float(stats.spearmanr(x, y).statistic)
     if len(x) < _FEWEST_RANKED:
         return rho, math.nan
-    # The usual t distribution gives half of the true p-value of five models.
+    # For five models, the usual t-distribution would give half the true p-value.
     ranks = stats.rankdata(x) - (len(x) + 1) / 2, stats.rankdata(y)
     test = stats.permutation_test(
         (ranks[0],),
@@ -269,7 +270,7 @@ def _crossings(
 def _log_energies(
     table: pd.DataFrame, by: Sequence[str], confidence: float
 ) -> tuple[pd.Series[float], pd.Series[float]]:
-    """Logarithm of each choice's median energy, and its variance between resamples."""
+    """Logarithm of each choice's median energy, and its variance over resamples."""
     choices = choices_of(table, {_PER_SAMPLE: table[_PER_SAMPLE].to_numpy(float)}, by)
     draws = choices.draws(confidence, seed=0)[_PER_SAMPLE]
     index = pd.MultiIndex.from_tuples(choices.keys)
@@ -278,7 +279,7 @@ def _log_energies(
 
 
 def _by_size(points: pd.DataFrame, gpu: str) -> list[Any]:
-    """The GPUs by power limit, or by name where limits are equal or not all known."""
+    """The GPUs sorted by power limit, or by name if limits are equal or unknown."""
     limits_W = points.groupby(gpu, observed=True)["power_limit_W"].median()
     known = limits_W.notna().all()
     return sorted(limits_W.index, key=lambda name: (limits_W[name] if known else 0.0, str(name)))

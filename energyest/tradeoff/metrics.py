@@ -1,4 +1,4 @@
-"""What the name of a metric says: whether more of it is better, and whether it is a share."""
+"""What the name of a metric implies: whether higher is better, and whether it is a share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 from energyest.errors import RunsError
 
 Mode = Literal["max", "min"]
-# Names of metrics, as far as they are one word of a column's name.
+# Names of metrics, matched against single words of a column's name.
 _MORE_IS_BETTER = re.compile(
     r"acc\w*|f\d?|fscore|auc|auroc|auprc|roc|ap|map|mrr|ndcg|hits?|precision|recall|sensitivity|"
     r"specificity|iou|miou|jaccard|dice|bleu|rouge\w?|meteor|r|psnr|ssim|kappa|mcc|corr\w*|pearson|"
@@ -22,7 +22,7 @@ _SHARE = re.compile(r"acc\w*|f\d|auc|auroc|precision|recall|iou|miou|dice|map|to
 
 
 def check_mode(mode: Mode | None) -> None:
-    """Refuse a mode that does not exist.
+    """Raise an error for an unknown mode.
 
     Raises:
         RunsError: `mode` is neither "max", "min" nor None.
@@ -32,10 +32,10 @@ def check_mode(mode: Mode | None) -> None:
 
 
 def direction(name: str, mode: Mode | None) -> Mode:
-    """Whether more of a metric is better: as the caller says, or else as its name does.
+    """Whether a higher or lower metric is better, from `mode` or else from its name.
 
     Raises:
-        RunsError: as `check_mode`; or `mode` is None, and the name says nothing or both.
+        RunsError: as `check_mode`; or `mode` is None and the name is ambiguous.
     """
     check_mode(mode)
     if mode is not None:
@@ -44,19 +44,19 @@ def direction(name: str, mode: Mode | None) -> Mode:
     less = any(map(_LESS_IS_BETTER.fullmatch, _words(name)))
     if more == less:
         raise RunsError(
-            f"the name {name!r} does not tell whether more of it is better: say mode='max' or "
+            f"the name {name!r} does not show whether a higher value is better: pass mode='max' or "
             "mode='min'"
         )
     return "max" if more else "min"
 
 
 def is_share(name: str) -> bool:
-    """Whether a metric of this name lies between 0 and 1, or 0 and 100 %."""
+    """Whether a metric with this name lies between 0 and 1, or 0 and 100 %."""
     return any(map(_SHARE.fullmatch, _words(name)))
 
 
 def _words(name: str) -> list[str]:
-    """The words of a name, in lower case: val, acc, acctop5, top5, top of `val_AccTop5`."""
+    """The words of a name in lower case: `val_AccTop5` gives val, acc, acctop5, top5, top."""
     whole = re.split(r"[^A-Za-z0-9]+", name)
     parts = [
         word for part in whole for word in re.findall(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*", part)

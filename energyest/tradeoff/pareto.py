@@ -1,4 +1,4 @@
-"""The Pareto front: `pareto_front`, `cheapest_within`, and `undominated` below both."""
+"""The Pareto front: `pareto_front`, `cheapest_within`, and `undominated`, which both use."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from energyest.tradeoff.table import (
     refuse_taken,
 )
 
-# `front_share` is given where the repetitions would allow an interval of this confidence.
+# `front_share` is given if there are enough repetitions for an interval with this confidence.
 _CONFIDENCE = 0.9
-# Of so many draws; the share is then known to 1.5 points.
+# Number of draws for `front_share`; its error is then about 1.5 percentage points.
 _SHARE_DRAWS = 1000
 
 
@@ -39,30 +39,29 @@ def pareto_front(
     mode: Mode | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The runs, or choices, that no other beats: none is as good in all and better in one.
+    """The Pareto-optimal runs or choices: no other is as good in everything and better in one.
 
-    Runs that are equal in every cost and in quality are all on the front.
+    Runs that are equal in every cost and in quality are on the front together or not at all.
 
     Args:
-        runs: one row a run.
-        cost: column or columns where less is better: energy, duration, CO2e.
-        quality: column of what is bought with it; None for a front of costs alone.
-        by: columns that make a choice, such as `["model", "gpu"]`: repetitions are one choice then,
-            with the medians of their costs and quality. By default every run stands for itself.
-        mode: whether more quality is better, "max", or less, "min"; by default as its name says:
-            more of an accuracy, less of a loss.
-        seed: of the bootstrap.
+        runs: table with one row per run.
+        cost: column or columns in which lower is better, such as energy, duration or CO2e.
+        quality: column of the quality; None for a front of costs only.
+        by: columns that define a choice, such as `["model", "gpu"]`: repetitions then form one
+            choice, with the medians of their costs and quality. By default, each run is a choice.
+        mode: "max" if higher quality is better, "min" if lower is; by default inferred from the
+            name of the quality (higher for an accuracy, lower for a loss).
+        seed: seed of the bootstrap.
 
     Returns:
-        The rows of the front, cheapest first. Of runs, with all their columns; of choices, with
-        `by`, `runs` (their number), the medians, and `front_share`: in which share of resampled
-        repetitions the choice is on the front. NaN where any choice has too few repetitions for it
-        (5).
+        The rows on the front, cheapest first. Runs have all their columns. Choices have `by`,
+        `runs` (number of runs), the medians, and `front_share`: the share of bootstrap resamples in
+        which the choice is on the front; NaN if any choice has fewer than 5 repetitions.
 
     Raises:
-        RunsError: a column is missing or does not hold numbers in one unit; a cost or quality is
-            not known for a run; neither `mode` nor the name of the quality tells whether more of it
-            is better; an argument is out of its range.
+        RunsError: a column is missing or does not hold numbers in one unit; a cost or quality of a
+            run is unknown; neither `mode` nor the name of the quality shows whether higher is
+            better; or an argument is invalid.
 
     Examples:
         `runs` is a table from `collect_runs`: six networks, on two GPUs, six times each.
@@ -99,24 +98,24 @@ def cheapest_within(
     by: By | None = None,
     mode: Mode | None = None,
 ) -> pd.DataFrame:
-    """The cheapest of the runs, or choices, whose quality is near enough to the best.
+    """The cheapest run or choice whose quality is close enough to the best.
 
     Args:
-        runs: one row a run.
-        within: by how much the quality may be worse than the best, in its own unit: two points of
-            an accuracy from 0 to 1 are 0.02, of one in per cent 2.
-        cost: what has to be least; where several columns are named, the next decides ties.
+        runs: table with one row per run.
+        within: how much worse than the best the quality may be, in its own unit: two percentage
+            points are 0.02 for an accuracy from 0 to 1, and 2 for one in per cent.
+        cost: column to minimise; if several are given, each decides ties of the one before.
         quality: see `pareto_front`.
         by: see `pareto_front`.
         mode: see `pareto_front`.
 
     Returns:
-        One row, or several if they cost the same, as `pareto_front` returns them, with `behind`: by
-        how much its quality is worse than the best.
+        One row, or several if they cost the same, as `pareto_front` returns them, with `behind`:
+        how much worse than the best the quality is.
 
     Raises:
-        RunsError: as `pareto_front`; `within` is negative, or 1 or more where all qualities are
-            shares.
+        RunsError: as `pareto_front`; or `within` is negative, or at least 1 although all qualities
+            are shares.
 
     Examples:
         `runs` is a table from `collect_runs`: six networks, on two GPUs, six times each.
@@ -134,7 +133,7 @@ def cheapest_within(
     behind = worse[:, -1] - worse[:, -1].min()
     _check_within(within, quality, values[quality])
     near = behind <= within + 1e-12 * max(1.0, float(np.abs(worse[:, -1]).max()))
-    # Equal in the first cost, then in the next.
+    # Minimise the first cost, then the next among ties.
     for place in range(len(costs)):
         near &= worse[:, place] == worse[near, place].min()
     found: pd.DataFrame = table.assign(behind=behind)[near]
@@ -142,15 +141,15 @@ def cheapest_within(
 
 
 def undominated(costs: FloatArray) -> NDArray[np.bool_]:
-    """The Pareto front: choices that no other is better than in one cost and as good in the rest.
+    """The Pareto front: choices that no other is as good as in all costs and better than in one.
 
-    Choices that are equal in all costs stand or fall together.
+    Choices that are equal in all costs are on the front together or not at all.
 
     Args:
-        costs: shape (choices, costs), finite, all of them better the lower they are.
+        costs: shape (choices, costs), finite; lower is better for all.
 
     Returns:
-        Shape (choices,), true on the front.
+        Shape (choices,), True on the front.
     """
     if costs.shape[1] == 2:
         return _undominated_of_two(costs)
@@ -161,10 +160,10 @@ def undominated(costs: FloatArray) -> NDArray[np.bool_]:
 
 
 def _undominated_of_two(costs: FloatArray) -> NDArray[np.bool_]:
-    """The same for two costs, without comparing all with all."""
+    """`undominated` for two costs, without comparing all pairs."""
     order = np.lexsort((costs[:, 1], costs[:, 0]))
     first, second = costs[order, 0], costs[order, 1]
-    # Of those that are equal in the first cost, the least second one stands first.
+    # Among equals in the first cost, the lowest second cost comes first.
     begins = np.append(True, np.diff(first) > 0)
     leader = np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))
     before = np.append(np.inf, np.minimum.accumulate(second)[:-1])
@@ -178,7 +177,7 @@ def _check_within(within: float, quality: str, values: FloatArray) -> None:
         raise RunsError(f"within={within!r} must be a number of 0 or more")
     if within >= 1 and values.min() >= 0 and values.max() <= 1:
         raise RunsError(
-            f"within={within:g}, but {quality} lies between 0 and 1: two points of it are 0.02"
+            f"within={within:g}, but {quality} lies between 0 and 1: two percentage points are 0.02"
         )
 
 
@@ -190,7 +189,7 @@ def _checked(
     mode: Mode | None,
     taken: Sequence[str],
 ) -> tuple[pd.DataFrame, dict[str, FloatArray]]:
-    """The table, and the columns of costs and quality as numbers."""
+    """The checked table, and its columns of costs and quality as numbers."""
     check_mode(mode)
     names = [] if by is None else as_names(by)
     wanted = [*names, *costs, *([] if quality is None else [quality])]
@@ -209,7 +208,7 @@ def _checked(
 def _as_costs(
     values: dict[str, FloatArray], costs: Sequence[str], quality: str | None, mode: Mode | None
 ) -> FloatArray:
-    """Costs and, last, the quality as numbers where lower is better; shape (rows, columns)."""
+    """Costs and, last, the quality, as numbers for which lower is better; shape (rows, columns)."""
     columns = [values[name] for name in costs]
     if quality is not None:
         sign = -1.0 if direction(quality, mode) == "max" else 1.0
@@ -226,7 +225,7 @@ def _frame(choices: Choices, by: Sequence[str]) -> pd.DataFrame:
 
 
 def _front_share(drawn: FloatArray) -> FloatArray:
-    """In which share of the draws each choice is on the front; of shape (choices, draws, costs)."""
+    """The share of `drawn`, shape (choices, draws, costs), in which each choice is on the front."""
     if np.isnan(drawn).any():
         return np.full(len(drawn), math.nan)
     on_front = np.stack([undominated(drawn[:, i]) for i in range(drawn.shape[1])])

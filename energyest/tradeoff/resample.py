@@ -1,4 +1,4 @@
-"""The bootstrap: medians of choices, and how they vary when repetitions are drawn anew."""
+"""The bootstrap: medians of choices, and their variation over resamples of the repetitions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from energyest.arrays import FloatArray
 from energyest.tradeoff.table import Groups, groups_of
 
-#: Medians are drawn so often; an end of a 90 % interval is then one of 4.5 to 5.5 %.
+#: Number of resamples; each tail of a 90 % interval is then 4.5 to 5.5 %.
 RESAMPLES = 2_000
 
 
@@ -23,9 +23,9 @@ class Choices:
     """Choices with the medians of their repetitions.
 
     Attributes:
-        groups: values of the columns that make a choice -> places of its rows.
-        columns: name -> numbers of shape (runs,).
-        medians: name -> shape (choices,).
+        groups: values of the columns that define a choice -> positions of its rows.
+        columns: name -> values, shape (runs,).
+        medians: name -> medians, shape (choices,).
     """
 
     groups: Groups
@@ -34,7 +34,7 @@ class Choices:
 
     @property
     def keys(self) -> list[tuple[Any, ...]]:
-        """What makes each choice."""
+        """The values that define each choice."""
         return list(self.groups)
 
     @property
@@ -43,11 +43,11 @@ class Choices:
         return np.array([len(rows) for rows in self.groups.values()])
 
     def draws(self, confidence: float, seed: int) -> dict[str, FloatArray]:
-        """Medians of repetitions drawn with replacement, all columns of a run together.
+        """Medians of repetitions drawn with replacement; the columns of a run stay together.
 
         Args:
-            confidence: of the intervals that the draws are for.
-            seed: of the draws.
+            confidence: confidence of the intervals that the draws are used for.
+            seed: seed of the random numbers.
 
         Returns:
             Name -> shape (choices, resamples); NaN where the repetitions are too few.
@@ -64,10 +64,10 @@ class Choices:
 
 
 def fewest_repetitions(confidence: float) -> int:
-    """How many repetitions an interval of a median needs.
+    """Number of repetitions needed for a confidence interval of a median.
 
-    All of n independent repetitions lie on one side of the true median with probability
-    2^(1−n), and no interval made of them then holds it.
+    All of n independent repetitions lie on one side of the true median with probability 2^(1−n);
+    no interval made from them then contains it.
     """
     return 1 + math.ceil(-math.log2(1 - confidence))
 
@@ -76,9 +76,9 @@ def choices_of(runs: pd.DataFrame, columns: Mapping[str, FloatArray], by: Sequen
     """Group runs into choices.
 
     Args:
-        runs: the table; `by` are columns of it.
-        columns: the numbers to take medians of, each of shape (runs,).
-        by: what makes a choice.
+        runs: the table.
+        columns: values to take medians of, each of shape (runs,).
+        by: columns of the table that define a choice.
     """
     groups = groups_of(runs, by)
     medians = {
@@ -89,7 +89,7 @@ def choices_of(runs: pd.DataFrame, columns: Mapping[str, FloatArray], by: Sequen
 
 
 def interval(draws: FloatArray, confidence: float) -> tuple[FloatArray, FloatArray]:
-    """Ends of the percentile interval over the last axis; NaN where draws are."""
+    """Ends of the percentile interval over the last axis; NaN where draws are NaN."""
     tail = (1 - confidence) / 2
     lower, upper = np.quantile(draws, [tail, 1 - tail], axis=-1)
     return lower, upper

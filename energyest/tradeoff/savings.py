@@ -1,4 +1,4 @@
-"""`savings`: what each choice saves against each more expensive one, and what it gives up."""
+"""`savings`: what each choice saves over each more expensive one, and at what loss of quality."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pandas as pd
 from energyest.arrays import FloatArray
 from energyest.checks import check_confidence, check_count
 from energyest.errors import RunsError
+from energyest.frames import ResultTable
 from energyest.tradeoff.resample import choices_of, interval
 from energyest.tradeoff.table import (
     CHOICE,
@@ -34,32 +35,32 @@ def savings(
     confidence: float = 0.9,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Relative saving and difference in quality of every pair of choices, largest saving first.
+    """Relative saving and change in quality for every pair of choices, largest saving first.
 
     The saving is 1 − median cost of the cheaper ÷ median cost of the more expensive choice; the
-    change in quality is the difference of their medians. Intervals are percentiles of a bootstrap:
-    the repetitions of each choice are drawn anew, with replacement, cost and quality of a run
+    change in quality is the difference of their medians. Intervals are bootstrap percentiles: the
+    repetitions of each choice are resampled with replacement, keeping cost and quality of a run
     together.
 
     Args:
-        runs: one row a run.
-        cost: column of what is to be saved.
-        quality: column of what may be given up for it; None to leave it out.
-        by: columns that make a choice.
-        confidence: probability for the intervals.
-        seed: of the bootstrap.
+        runs: table with one row per run.
+        cost: column of the cost to be saved.
+        quality: column of the quality that may be lost; None to leave it out.
+        by: columns that define a choice.
+        confidence: confidence of the intervals.
+        seed: seed of the bootstrap.
 
     Returns:
-        One row a pair, from the more expensive to the cheaper choice: `from_<column>` and
-        `to_<column>` for each column of `by`; `saving, saving_lower, saving_upper` as shares, 1 for
-        all of the cost; `quality_change, quality_change_lower, quality_change_upper` (cheaper −
-        more expensive, in the quality's unit); `from_runs` and `to_runs`. An end of an interval is
-        NaN where a choice has too few repetitions to give one: all of n lie on one side of the true
-        median in 2^(1−n) of all cases, so 90 % need 5.
+        One row per pair, from the more expensive to the cheaper choice: `from_<column>` and
+        `to_<column>` for each column of `by`; `saving, saving_lower, saving_upper` as shares (1 is
+        the whole cost); `quality_change, quality_change_lower, quality_change_upper` (cheaper −
+        more expensive, in the unit of the quality); `from_runs` and `to_runs`. Ends of an interval
+        are NaN if a choice has too few repetitions: all of n repetitions lie on one side of the
+        true median with probability 2^(1−n), so that 90 % need 5.
 
     Raises:
         RunsError: there is only one choice; a column is missing or does not hold numbers in one
-            unit; a value is not known; the confidence does not lie between 0 and 1, or the seed is
+            unit; a value is unknown; the confidence does not lie between 0 and 1; or the seed is
             not a whole number of 0 or more.
 
     Examples:
@@ -84,7 +85,7 @@ def savings(
         values[quality] = check_quality(table, quality)
     choices = choices_of(table, values, names)
     if len(choices.keys) < 2:
-        raise RunsError(f"all runs are of one choice ({names}): a saving needs two")
+        raise RunsError(f"all runs belong to one choice of {names}: a saving needs two")
     order = np.argsort(choices.medians[cost], kind="stable")
     cheap, expensive = (order[places] for places in np.triu_indices(len(order), 1))
 
@@ -98,14 +99,14 @@ def savings(
     for name, (column, change) in changes.items():
         medians, draws = choices.medians[column], drawn[column]
         found[name] = change(medians[cheap], medians[expensive])
-        # Draws a pair at a time: a thousand pairs at once would take 80 MB.
+        # One pair at a time: the draws of a thousand pairs would take 80 MB.
         pairs = zip(cheap, expensive, strict=True)
         ends = [interval(change(draws[to], draws[of]), confidence) for to, of in pairs]
         found[f"{name}_lower"], found[f"{name}_upper"] = np.transpose(ends)
     found["from_runs"] = choices.counts[expensive]
     found["to_runs"] = choices.counts[cheap]
-    in_order: pd.DataFrame = found.sort_values(
-        "saving", ascending=False, kind="stable", ignore_index=True
+    in_order: pd.DataFrame = ResultTable(
+        found.sort_values("saving", ascending=False, kind="stable", ignore_index=True)
     )
     return in_order
 

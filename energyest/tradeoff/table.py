@@ -16,20 +16,20 @@ from energyest.errors import EstimateError, RunsError
 from energyest.tradeoff.metrics import is_share
 
 By = str | Sequence[str]
-#: Key of each group -> places of its rows.
+#: Key of each group -> positions of its rows.
 Groups = dict[tuple[Any, ...], NDArray[np.intp]]
-#: The columns that make a choice, unless the caller says otherwise.
+#: The columns that define a choice by default.
 CHOICE = ("model", "gpu")
-# What changes the cost of a run: runs that differ in it are no repetitions.
+# Settings that change the cost of a run: runs that differ in them are not repetitions.
 _SETTINGS = (*CHOICE, "batch_size", "precision", "gpus")
-# Endings of columns that hold a cost, whose units can be mixed up.
+# Suffixes of columns that hold a cost, whose units may be mixed up.
 _COSTS = ("_J", "_Wh", "_kWh", "_s", "_W", "_kg")
-# Repetitions lie close enough to each other that no gap between neighbours is so wide; the smallest
-# step between units in use is 60 (s and min).
+# Repetitions never differ from the next one by such a factor; the smallest factor between common
+# units is 60 (s and min).
 _WIDEST_GAP = 30.0
-# A board's own power and an energy from a counter agree within a few per cent.
+# Power readings of a GPU and its energy counter agree within a few per cent.
 _MOST_OFF = 3.0
-# In a message, so many rows, groups or columns are named.
+# Messages name at most this many rows, groups or columns.
 _MOST_NAMED = 4
 
 # ------------------------------------------------------------------ arguments
@@ -37,7 +37,7 @@ _MOST_NAMED = 4
 
 @contextmanager
 def as_runs_errors() -> Iterator[None]:
-    """Turn the errors of checks that estimators share into `RunsError`."""
+    """Turn errors of checks shared with the estimators into `RunsError`."""
     try:
         yield
     except EstimateError as error:
@@ -45,28 +45,28 @@ def as_runs_errors() -> Iterator[None]:
 
 
 def as_names(by: By, what: str = "by") -> list[str]:
-    """Names of columns from one name or several.
+    """A list of column names from one name or several.
 
     Raises:
-        RunsError: there is no name, one twice, or something that is not a name.
+        RunsError: there is no name, a duplicate, or something other than a name.
     """
     names = [by] if isinstance(by, str) else list(by) if isinstance(by, Iterable) else []
     if not names or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
-        raise RunsError(f"{what}={by!r} must name one column or several different ones")
+        raise RunsError(f"{what}={by!r} must be one column name or several different ones")
     return names
 
 
 def refuse_taken(names: Sequence[str], taken: Sequence[str]) -> None:
-    """Refuse columns of the caller that have the name of a column of the result.
+    """Refuse columns whose names are needed for the result.
 
     Raises:
-        RunsError: one has; it must be renamed.
+        RunsError: a column has such a name and must be renamed.
     """
     clash = [name for name in names if name in taken]
     if clash:
         raise RunsError(
-            f"{_listed(clash)} would stand beside a column of the result with this name: rename it "
-            f"with runs.rename(columns={{{clash[0]!r}: ...}})"
+            f"{_listed(clash)} clashes with a column of the result: rename it with "
+            f"runs.rename(columns={{{clash[0]!r}: ...}})"
         )
 
 
@@ -74,21 +74,21 @@ def refuse_taken(names: Sequence[str], taken: Sequence[str]) -> None:
 
 
 def check_runs(runs: object, columns: Sequence[str] = (), *, repeated: bool = True) -> pd.DataFrame:
-    """The table, if it is one and has these columns and no run twice.
+    """Return the table if it is valid, has these columns and holds no run twice.
 
     Args:
         runs: the table.
-        columns: what it must have.
-        repeated: whether runs count as repetitions, so that a copy of the whole table does harm.
+        columns: names of required columns.
+        repeated: whether runs are treated as repetitions, so that copies would matter.
 
     Raises:
-        RunsError: it is no DataFrame, has no row, lacks a column, names a column twice, or holds a
-            run twice: rows with a column `run` are equal, or every row has its copy.
+        RunsError: it is not a DataFrame, has no row, lacks a column, has a column twice, or holds a
+            run twice: rows of a table with a column `run` are equal, or every row has a copy.
     """
     if not isinstance(runs, pd.DataFrame):
         raise RunsError(
-            f"runs is a {type(runs).__name__}: it must be a DataFrame with one row a run, for "
-            "example from collect_runs"
+            f"runs is a {type(runs).__name__}: it must be a DataFrame with one row per run, for "
+            "example from collect_runs()"
         )
     if not len(runs):
         raise RunsError("the table of runs has no row")
@@ -99,47 +99,47 @@ def check_runs(runs: object, columns: Sequence[str] = (), *, repeated: bool = Tr
     again = runs.astype(str).duplicated(keep=False)
     if (repeated and again.all()) or ("run" in runs.columns and again.any()):
         raise RunsError(
-            f"{int(again.sum())} duplicate rows ({_rows(runs, again)}): each run must be there "
-            "once; runs.drop_duplicates() leaves one of each"
+            f"{int(again.sum())} duplicate rows ({_rows(runs, again)}): each run must occur only "
+            "once; runs.drop_duplicates() keeps one of each"
         )
     return runs
 
 
 def check_columns(runs: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Refuse a table that lacks one of these columns.
+    """Raise an error if the table lacks one of these columns.
 
     Raises:
-        RunsError: it does.
+        RunsError: a column is missing.
     """
     missing = [name for name in columns if name not in runs.columns]
     if missing:
         raise RunsError(
-            f"the table of runs lacks {_listed(missing)}: it has {_listed(runs.columns)}"
+            f"the table of runs lacks {_listed(missing)}; it has {_listed(runs.columns)}"
         )
 
 
 def check_choices(runs: pd.DataFrame, by: Sequence[str]) -> None:
-    """Every run belongs to a choice, and the runs of a choice are repetitions.
+    """Check that every run belongs to a choice and that the runs of a choice are repetitions.
 
     Raises:
-        RunsError: a value of these columns is missing, or two of them read alike (1 and "1").
+        RunsError: a value in these columns is missing, or two values look alike (1 and "1").
 
     Warns:
-        UserWarning: runs of one choice differ in a setting that decides what they cost.
+        UserWarning: runs of one choice differ in a setting that affects their cost.
     """
     for name in by:
         unknown = runs[name].isna()
         if unknown.any():
             raise RunsError(f"{name} is not known for the rows {_rows(runs, unknown)}")
         if runs[name].astype(str).nunique() < runs[name].nunique():
-            raise RunsError(f"{name} has different values that read alike, such as 1 and '1'")
+            raise RunsError(f"{name} has different values that look alike, such as 1 and '1'")
     settings = _settings(runs, by)
     for key, rows in groups_of(runs, by).items() if settings else ():
         for name in settings:
             if len(set(runs[name].iloc[rows])) > 1:
                 warnings.warn(
-                    f"runs of {label(key)} differ in {name} and are no repetitions: choose the "
-                    f"runs of one {name}, or add {name} to the columns that make a choice",
+                    f"runs of {label(key)} differ in {name}, so they are not repetitions: select "
+                    f"the runs of one {name}, or add {name} to the columns that define a choice",
                     UserWarning,
                     stacklevel=3,
                 )
@@ -147,7 +147,7 @@ def check_choices(runs: pd.DataFrame, by: Sequence[str]) -> None:
 
 
 def _settings(runs: pd.DataFrame, by: Sequence[str]) -> list[str]:
-    """Columns beside `by` that hold settings; a `precision` of fractions is a metric instead."""
+    """Columns other than `by` that hold settings; a `precision` of fractions is a metric."""
     return [
         name
         for name in _SETTINGS
@@ -158,8 +158,8 @@ def _settings(runs: pd.DataFrame, by: Sequence[str]) -> list[str]:
 
 
 def groups_of(runs: pd.DataFrame, by: Sequence[str]) -> Groups:
-    """Key of each group -> places of its rows, in order of the keys; without empty groups."""
-    # Columns alone: levels of an index may have the same names.
+    """Key of each group -> positions of its rows, in order of the keys; without empty groups."""
+    # Drop the index, whose levels may have the same names as columns.
     keys = runs[list(by)].reset_index(drop=True)
     found = keys.groupby(list(by), observed=True, sort=True).indices
     return {key if isinstance(key, tuple) else (key,): rows for key, rows in found.items()}
@@ -171,17 +171,17 @@ def groups_of(runs: pd.DataFrame, by: Sequence[str]) -> Groups:
 def numbers(
     runs: pd.DataFrame, name: str, *, positive: bool = False, known: bool = True
 ) -> FloatArray:
-    """A column as numbers of shape (runs,), all finite.
+    """A column as numbers, shape (runs,), all finite.
 
     Args:
         runs: the table.
         name: the column.
-        positive: whether 0 and less are refused: energies, durations, FLOPs.
-        known: whether missing values are refused; else they are NaN.
+        positive: whether to refuse values of 0 and less, as for energies, durations and FLOPs.
+        known: whether to refuse missing values; otherwise they are NaN.
 
     Raises:
-        RunsError: values are text, dates or truth values, missing, infinite, or not positive; their
-            rows are named.
+        RunsError: values are text, dates or booleans, missing, infinite, or not positive; the
+            message names their rows.
     """
     column = runs[name]
     kinds = pd.api.types
@@ -206,7 +206,7 @@ def numbers(
         raise RunsError(
             f"{name} is not known for {int(unknown.sum())} of {len(runs)} runs "
             f"({_rows(runs, unknown)}){_other_unit(runs, name)}: leave them out with "
-            f"runs.dropna(subset=[{name!r}]), or find out what it was"
+            f"runs.dropna(subset=[{name!r}]), or fill in the missing values"
         )
     if positive and (values <= 0).any():
         raise RunsError(f"{name} must be above 0: {_rows(runs, values <= 0)}")
@@ -216,13 +216,13 @@ def numbers(
 def check_value(
     runs: pd.DataFrame, name: str, by: Sequence[str], *, positive: bool = False
 ) -> FloatArray:
-    """A cost or a quality as numbers of shape (runs,), whichever it is by its name.
+    """A cost or a quality, depending on its name, as numbers of shape (runs,).
 
     Args:
         runs: the table.
         name: the column.
         by: see `check_cost`.
-        positive: whether 0 and less are refused of a quality, too.
+        positive: whether to refuse values of 0 and less for a quality, too.
 
     Raises:
         RunsError: as `check_cost` or `check_quality`.
@@ -233,17 +233,18 @@ def check_value(
 
 
 def check_cost(runs: pd.DataFrame, name: str, by: Sequence[str] = ()) -> FloatArray:
-    """A cost as positive numbers of shape (runs,), in the same unit in all rows.
+    """A cost as positive numbers, shape (runs,), in the same unit in all rows.
 
     Args:
         runs: the table.
         name: the column.
-        by: what makes a choice; settings that the table knows do as well. Empty where runs are not
-            repetitions, and may differ as they like.
+        by: columns that define a choice, in addition to settings in the table. Empty if runs are
+            not repetitions and may differ arbitrarily.
 
     Raises:
-        RunsError: as `numbers`. There is a gap of a factor of thirty or more between repetitions of
-            a choice, or energies are not `mean_power_W` × `duration_s`, by a factor above three.
+        RunsError: as `numbers`; or there is a gap of more than a factor of thirty between
+            repetitions of a choice; or energies differ from `mean_power_W` × `duration_s` by more
+            than a factor of three.
     """
     values = numbers(runs, name, positive=True)
     if by:
@@ -254,8 +255,8 @@ def check_cost(runs: pd.DataFrame, name: str, by: Sequence[str] = ()) -> FloatAr
 
 
 def _refuse_gaps(runs: pd.DataFrame, name: str, values: FloatArray, by: Sequence[str]) -> None:
-    """Repetitions lie close to each other."""
-    # Runs cannot be told to differ in a setting that is unknown for one of them.
+    """Refuse repetitions that lie far apart."""
+    # A setting that is unknown for some runs cannot separate them.
     known = [setting for setting in _settings(runs, by) if runs[setting].notna().all()]
     for key, rows in groups_of(runs, [*by, *known]).items():
         steps = np.sort(values[rows])
@@ -263,14 +264,14 @@ def _refuse_gaps(runs: pd.DataFrame, name: str, values: FloatArray, by: Sequence
         if len(gaps) and gaps.max() > _WIDEST_GAP:
             place = int(np.argmax(gaps))
             raise RunsError(
-                f"{name} of {label(key)} is {steps[place]:.4g} or less, and then "
-                f"{steps[place + 1]:.4g} or more: repetitions do not lie so far apart; are units "
-                "mixed, or runs of different lengths?"
+                f"{name} of {label(key)} is {steps[place]:.4g} or less in some runs and "
+                f"{steps[place + 1]:.4g} or more in others: repetitions do not lie so far apart; "
+                "are units mixed, or runs of different lengths?"
             )
 
 
 def _refuse_other_power(runs: pd.DataFrame, energy_J: FloatArray) -> None:
-    """Energies are power × time, as far as these are known."""
+    """Refuse energies that differ from power × time, where these are known."""
     power_W, duration_s = (numbers(runs, n, known=False) for n in ("mean_power_W", "duration_s"))
     with np.errstate(divide="ignore", invalid="ignore"):
         factor = energy_J / (power_W * duration_s)
@@ -283,15 +284,15 @@ def _refuse_other_power(runs: pd.DataFrame, energy_J: FloatArray) -> None:
 
 
 def check_quality(runs: pd.DataFrame, name: str, *, positive: bool = False) -> FloatArray:
-    """A quality as numbers of shape (runs,), all shares or all percentages.
+    """A quality as numbers, shape (runs,), either all shares or all percentages.
 
     Raises:
-        RunsError: as `numbers`, or shares of 1 stand beside percentages.
+        RunsError: as `numbers`, or shares and percentages are mixed.
     """
     values = numbers(runs, name, positive=positive)
     shares = values <= 1
     if is_share(name) and values.min() >= 0 and 1 < values.max() <= 100:
-        # A training that fails may reach 0.1 %; what would be as good as the others is a share.
+        # A failed training may reach 0.1 %; a value that fits the others as a share is a share.
         alike = shares & (200 * values >= values[~shares].min()) & (values < 1)
         if alike.any():
             raise RunsError(
@@ -306,26 +307,26 @@ def check_quality(runs: pd.DataFrame, name: str, *, positive: bool = False) -> F
 
 
 def label(key: object) -> str:
-    """A choice or group in words."""
+    """The name of a choice or group in messages."""
     return ", ".join(map(str, key)) if isinstance(key, tuple) else str(key)
 
 
 def named(names: Sequence[str]) -> str:
-    """The first few names, and how many there are more."""
+    """The first few names, and the number of further ones."""
     shown = ", ".join(names[:_MOST_NAMED])
     more = len(names) - _MOST_NAMED
     return shown if more <= 0 else f"{shown} and {more} more"
 
 
 def _rows(runs: pd.DataFrame, chosen: object) -> str:
-    """Which rows these are, the first few by name."""
+    """The names of the chosen rows, shortened."""
     rows = np.asarray(chosen, dtype=bool)
     names = runs["run"].to_numpy() if "run" in runs.columns else runs.index.to_numpy()
     return named(list(map(str, names[rows])))
 
 
 def _other_unit(runs: pd.DataFrame, name: str) -> str:
-    """Columns of the same quantity in other units, as two joined tables have them."""
+    """Mention columns of the same quantity in other units, as after joining two tables."""
     stem = name.rpartition("_")[0]
     others = [
         str(other)

@@ -123,7 +123,7 @@ def compared(scene: Scene, outcome: Outcome) -> Outcome:
     all_epochs_recorded,
     within(1),
     nothing_missing,
-    warns("was taken away"),
+    warns("was removed"),
     fact("readings on disk are those in memory", True),
 )
 def folder_vanishes(scene: Scene, folder: Path) -> Outcome:
@@ -243,7 +243,7 @@ def folder_is_exchanged_for_another(scene: Scene, folder: Path) -> Outcome:
     all_epochs_recorded,
     within(1),
     nothing_missing,
-    warns("which is of no trace"),
+    warns("which is not part of a trace"),
     fact("own folder", "energy-2"),
     fact("what was there is as it was", True),
 )
@@ -282,7 +282,7 @@ def slow_disk(seconds: float) -> tuple[Callable[[], None], Callable[..., None]]:
     all_epochs_recorded,
     within(1),
     nothing_missing,
-    warns("has not taken the trace for seconds"),
+    warns("has not accepted the trace for seconds"),
     fact("readings on disk are those in memory", True),
 )
 def disk_stalls(scene: Scene, folder: Path) -> Outcome:

@@ -61,7 +61,7 @@ def test_rank_0_shows_and_the_folder_holds_both_also_when_resumed(tmp_path: Path
 
 def test_a_rank_without_a_callback_holds_up_nobody(tmp_path: Path) -> None:
     result = train(tmp_path, "without=1", "epochs=2")
-    assert "no EnergyCallback has answered from rank 1" in result.stderr
+    assert "no EnergyCallback responded from rank 1" in result.stderr
     assert np.isnan(load_trace(tmp_path / "energy").column("energy_J")).all()
     assert np.isfinite(load_trace(tmp_path / "energy", ranks=[0]).column("energy_J")).all()
 

@@ -218,6 +218,12 @@ def outcome(net: type[Recipe], pl: ModuleType, folder: Path, *callbacks: Any) ->
 
 
 both_namespaces = pytest.mark.parametrize("pl", NETS, ids=lambda module: module.__name__)
+# For what takes seconds: the short suite tries one of them.
+both_namespaces_if_long = pytest.mark.parametrize(
+    "pl",
+    [pytest.param(module, marks=[pytest.mark.long] * bool(i)) for i, module in enumerate(NETS)],
+    ids=lambda module: module.__name__,
+)
 
 
 def batches(number: int) -> DataLoader[Any]:

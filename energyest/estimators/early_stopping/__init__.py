@@ -1,1 +1,1 @@
-"""Where will an `EarlyStopping` end a training, and what has it cost by then?"""
+"""When an `EarlyStopping` is likely to end a training, and the energy until then."""

@@ -1,4 +1,4 @@
-"""How a metric may go on: curves that fit what it has been so far, and noise around them."""
+"""Possible futures of a metric: curves that fit its values so far, with noise."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from scipy.special import ndtr, ndtri, stdtr
 
 from energyest.arrays import FloatArray
 
-#: Values that it takes for the spread around a curve to be known.
+#: Number of values needed to estimate the spread around a curve.
 MIN_VALUES = 4
-# The newest values tell most of what is to come, and all of a long training would take long.
+# The newest values say most about the future; fitting all of a long training would be slow.
 _MOST_VALUES = 200
-# No curve holds for all of a training. Each of these shares of the values, the newest, is believed
-# as much as any other.
+# No curve describes a whole training. Curves are fitted to each of these shares of the newest
+# values, with equal weight.
 _SHARES = (1.0, 0.7, 0.5, 0.35, 0.25)
-# Exponents of power laws; time constants of exponentials, as shares of the values.
+# Exponents of power laws; time constants of exponentials, as shares of the number of values.
 _EXPONENTS = np.geomspace(0.1, 3.0, 10)
 _CONSTANTS = np.geomspace(0.1, 8.0, 12)
-# What of its gain a metric loses again in as many values, as where a model overfits; and how likely
-# it loses any.
+# Share of its gain that a metric loses again within the same number of values, for example because
+# of overfitting; and the prior probability that it loses any.
 _LOSSES = np.array([0.03, 0.1, 0.3, 1.0, 3.0])
 _LOSES = 0.3
-# Values count less that are further off than so many times the robust spread (Huber).
+# Values further off than this many robust standard deviations get less weight (Huber).
 _OUTLIER = 2.5
-# The correlation of neighbours is that of so many more values that have none.
+# The correlation of neighbours is shrunk as if this many uncorrelated values were added.
 _ALIKE_WEIGHT = 5.0
 _MOST_ALIKE = 0.9
-# Fewer degrees of freedom than these would make noise that has no bounds.
+# With fewer degrees of freedom, the noise would be unbounded.
 _LEAST_FREEDOM = 2.0
-# A spread of exactly none has no logarithm, and a normal distribution no quantile of 0 or 1.
+# Keep logarithms of a spread of 0, and normal quantiles of 0 and 1, finite.
 _LEAST_SQUARES = 1e-24
 _LEAST_CHANCE = 1e-12
-# How many values are worked out at once.
+# Number of values computed at once.
 _BLOCK = 32
 
 
 class Futures:
-    """Values to come of a metric, drawn from curves with noise around them.
+    """Future values of a metric, drawn from curves with noise.
 
-    The curves are a + b * h(t), where t counts the values: h is a power law, t**-c, or an
-    exponential, exp(-t / c); either may have a straight line added that takes back what was gained.
-    Each counts with its probability (under normal noise; a, b and the logarithm of the noise have
-    flat priors), and is drawn with its uncertainty. That is the mean over models of Domhan et al.,
+    The curves are a + b * h(t), where t counts the values. h is a power law, t**-c, or an
+    exponential, exp(-t / c), optionally plus a straight line that takes back the gain. Each curve
+    is weighted by its probability (under normal noise; a, b and the logarithm of the noise have
+    flat priors) and drawn with its uncertainty. This is the model averaging of Domhan et al.,
     "Speeding up automatic hyperparameter optimization of deep neural networks by extrapolation of
-    learning curves" (IJCAI 2015), on a grid of c in place of a Markov chain. The noise is
-    autoregressive of first order.
+    learning curves" (IJCAI 2015), with a grid of c instead of a Markov chain. The noise is
+    first-order autoregressive.
 
     Args:
         values: shape (values,), `MIN_VALUES` or more, finite.
         draws: number of futures.
-        random: draws them.
+        random: random number generator.
     """
 
     def __init__(self, values: FloatArray, draws: int, random: np.random.Generator) -> None:
@@ -60,7 +60,7 @@ class Futures:
         t: FloatArray = np.arange(len(values) - len(y) + 1, len(values) + 1, dtype=np.float64)
         sizes = [round(share * len(y)) for share in _SHARES]
         sizes = [size for size in sizes if size >= MIN_VALUES]
-        # They take turns: the draws of each are as many as those of another, but for one.
+        # The draws are divided equally among the sizes, up to one.
         parts = [
             _Lines.drawn(t[-size:], y[-size:], len(range(number, draws, len(sizes))), random)
             for number, size in enumerate(sizes)
@@ -84,21 +84,21 @@ class Futures:
         return values
 
     def keep(self, which: NDArray[np.bool_]) -> None:
-        """Go on with some of the futures."""
+        """Keep only some of the futures."""
         self._lines = self._lines.take(which)
         self._off, self._block = self._off[which], self._block[which]
 
 
 @dataclass(frozen=True)
 class _Shapes:
-    """Curves that have come from 1 to 0 by now, but for what they lose; each is of shape (curves,).
+    """Curves that fall from 1 to 0 until now, plus what they lose; fields have shape (curves,).
 
     Attributes:
         begin: the first value that they are fitted to.
-        end: the last.
-        exponent: of power laws; 0 for exponentials.
-        rate: of exponentials; 0 for power laws.
-        loss: what of the gain is lost in as many values as from `begin` to `end`.
+        end: the last value that they are fitted to.
+        exponent: exponent of power laws; 0 for exponentials.
+        rate: rate of exponentials; 0 for power laws.
+        loss: share of the gain that is lost over as many values as from `begin` to `end`.
     """
 
     begin: FloatArray
@@ -109,7 +109,7 @@ class _Shapes:
 
     @classmethod
     def over(cls, t: FloatArray) -> _Shapes:
-        """All that are thought of for the values at `t`."""
+        """All candidate curves for the values at `t`."""
         losses = np.concatenate([[0.0], _LOSSES])
         exponent = np.concatenate([_EXPONENTS, np.zeros(len(_CONSTANTS))])
         rate = np.concatenate([np.zeros(len(_EXPONENTS)), 1 / (_CONSTANTS * len(t))])
@@ -123,7 +123,7 @@ class _Shapes:
         )
 
     def at(self, t: FloatArray) -> FloatArray:
-        """Their values, of shape (curves, len(t))."""
+        """The values of the curves, of shape (curves, len(t))."""
         begin, end = self.begin[:, None], self.end[:, None]
         now = self._saturating(end)
         gained = (self._saturating(t) - now) / (1 - now)
@@ -138,11 +138,11 @@ class _Shapes:
 
 @dataclass(frozen=True)
 class _Lines(_Shapes):
-    """Curves with a and b, and noise around them.
+    """Curves with a, b and noise.
 
     Attributes:
         spread: standard deviation of the noise.
-        alike: correlation of its neighbours.
+        alike: correlation of neighbouring noise values.
         level: a.
         gain: b.
     """
@@ -154,7 +154,7 @@ class _Lines(_Shapes):
 
     @classmethod
     def drawn(cls, t: FloatArray, y: FloatArray, draws: int, random: np.random.Generator) -> _Lines:
-        """Some that may have been behind the values `y` at `t`."""
+        """Draw curves that may have produced the values `y` at `t`."""
         shapes = _Shapes.over(t)
         fit = _Fit(shapes.at(t), shapes.loss > 0, y)
         chosen = random.choice(len(fit.probability), size=draws, p=fit.probability)
@@ -165,31 +165,31 @@ class _Lines(_Shapes):
 
     @classmethod
     def joined(cls, parts: list[_Lines]) -> _Lines:
-        """All of several."""
+        """Concatenate several sets of curves."""
         return cls(
             *(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls))
         )
 
     def take(self, which: NDArray[np.bool_]) -> _Lines:
-        """Some of them."""
+        """Select some of the curves."""
         return _Lines(*(getattr(self, one.name)[which] for one in fields(self)))
 
     def at(self, t: FloatArray) -> FloatArray:
-        """Their values, of shape (curves, len(t)), without noise."""
+        """The values of the curves without noise, of shape (curves, len(t))."""
         return self.level[:, None] + self.gain[:, None] * super().at(t)
 
 
 class _Fit:
-    """Straight lines of a metric against each of many curves.
+    """Linear fits of a metric against each of many curves.
 
     Args:
         h: shape (curves, values).
-        loses: shape (curves,), which of them lose something again; these have a gain above 0.
+        loses: shape (curves,), which of them lose part of the gain; these have a gain above 0.
         y: shape (values,), the metric.
 
     Attributes:
         probability: shape (curves,).
-        alike: correlation of the noise of neighbours.
+        alike: correlation of neighbouring noise values.
     """
 
     def __init__(self, h: FloatArray, loses: NDArray[np.bool_], y: FloatArray) -> None:
@@ -201,7 +201,7 @@ class _Fit:
         together = float(off[1:] @ off[:-1])
         alike = together / max(float(off @ off), _LEAST_SQUARES) * len(y) / (len(y) + _ALIKE_WEIGHT)
         self.alike = min(max(alike, 0.0), _MOST_ALIKE)
-        # Values that are alike tell less than so many.
+        # Correlated values carry less information than independent ones.
         self._share = (1 - self.alike) / (1 + self.alike)
         self._freedom = max(self._share * self._weight - 2, _LEAST_FREEDOM)
         self._variance = self._squares / self._freedom * self._share
@@ -219,7 +219,7 @@ class _Fit:
         self.probability: FloatArray = p / p.sum()
 
     def _fit(self, h: FloatArray, y: FloatArray, weights: FloatArray) -> FloatArray:
-        """Fit all; returns how far the metric is off the best of them."""
+        """Fit all curves; return the residuals of the best one."""
         self._weight = float(weights.sum())
         self._mean_h, self._mean = h @ weights / self._weight, float(y @ weights) / self._weight
         from_mean = h - self._mean_h[:, None]
@@ -233,11 +233,11 @@ class _Fit:
     def draw(
         self, chosen: NDArray[np.intp], random: np.random.Generator
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Lines as they may be.
+        """Draw lines with their uncertainty.
 
         Args:
-            chosen: shape (draws,), of which curves.
-            random: draws them.
+            chosen: shape (draws,), indices of the curves.
+            random: random number generator.
 
         Returns:
             The standard deviation of the noise, a and b, each of shape (draws,).

@@ -1,4 +1,4 @@
-"""The energy of a training that an `EarlyStopping` is likely to end before its last epoch."""
+"""`estimate_early_stop`: the energy of a training that `EarlyStopping` may end early."""
 
 from __future__ import annotations
 
@@ -34,40 +34,40 @@ def estimate_early_stop(
     min_delta: float | None = None,
     confidence: float = 0.9,
 ) -> Estimate:
-    """Project when an `EarlyStopping` will end a training, and the energy until then.
+    """Project when `EarlyStopping` will end a training, and the energy until then.
 
-    It is another assumption than that of `estimate_step`: the metric goes on along the curve that
-    it has followed. What no curve shows ahead, such as a change of the learning rate, is beyond it.
+    Unlike `estimate_step`, this assumes that the metric continues along its curve so far. It cannot
+    predict anything that the curve does not show, such as a change of the learning rate.
 
-    The metric's futures are drawn from saturating curves (power laws and exponentials, which may
-    turn back where a model overfits) that fit the values so far, with noise around them. To each,
-    the callback's own rule is applied, from where it stands now. Where the values so far have ended
-    the training, the answer is that epoch. STEP tells the energy until each of the stops; the
-    interval joins its uncertainty and theirs, as if they were independent.
+    Futures of the metric are drawn from saturating curves (power laws and exponentials, which may
+    turn back if a model overfits) that fit the values so far, with noise. The rule of the callback
+    is applied to each future, starting from the callback's present state. If the values so far
+    already end the training, the result is that epoch. STEP estimates the energy until each stop;
+    the interval combines its uncertainty with that of the stops, as if they were independent.
 
     Args:
         trace: the epochs (or intervals of steps) measured so far, with the metric as a column.
-        epochs: epochs after which the training ends at the latest; by default as the monitor
-            recorded. Without either, it goes on until it stops.
-        monitor: name of the metric; by default those of all callbacks that the monitor recorded, of
-            which the first to fire ends the training.
-        patience: checks without an improvement after which it stops. This and what follows is, by
-            default, as the monitor recorded or, of a metric that nobody was seen to watch,
-            Lightning's default.
-        mode: "min" if less is better, or "max".
-        min_delta: an improvement is more than this.
-        confidence: probability that the intervals are to hold the stop and the energy, each.
+        epochs: number of epochs after which the training ends at the latest; by default as the
+            monitor recorded. Without either, it continues until it stops.
+        monitor: name of the metric; by default the metrics of all callbacks that the monitor
+            recorded, the first of which to fire ends the training.
+        patience: number of checks without improvement after which it stops. The defaults of this
+            and the next two arguments are the recorded values or, for a metric without a recorded
+            callback, Lightning's defaults.
+        mode: "min" if lower is better, or "max".
+        min_delta: smallest change that counts as an improvement (exclusive).
+        confidence: coverage probability of each interval (stop and energy).
 
     Returns:
-        The energy until the median of the stops, which is its `epochs`; `epochs_lower` and
-        `epochs_upper` are the interval of the stops. `lower_J` and `upper_J` are None where STEP
-        has no interval, or where nothing bounds a training that may not stop.
+        The energy until the median stop, which is its `epochs`; `epochs_lower` and `epochs_upper`
+        are the interval of the stops. `lower_J` and `upper_J` are None if STEP has no interval, or
+        if the training may not stop and nothing else ends it.
 
     Raises:
-        NotStableError: too few values of the metric, or STEP has no stable level yet; then it
-            carries the best estimate so far.
-        EstimateError: nothing is watched, the metric is not in the trace, arguments are out of
-            their range, or the training neither ends nor is likely to stop.
+        NotStableError: there are too few values of the metric; or STEP has no stable level yet, in
+            which case the error holds the best estimate so far.
+        EstimateError: no metric is watched, the metric is not in the trace, an argument is invalid,
+            or the training has no planned end and is not likely to stop.
 
     Examples:
         >>> from energyest import EnergyTrace
@@ -88,7 +88,7 @@ def estimate_early_stop(
     if stops.missing:
         raise NotStableError(
             f"not known yet when it stops: {MIN_VALUES} values of {stops.rule.monitor} are needed "
-            f"to tell how it goes on, so at least {stops.missing} more {trace.unit}(s)",
+            f"to extrapolate it, so at least {stops.missing} more {trace.unit}(s)",
             missing_epochs=stops.missing,
         )
     rows = np.minimum(stops.rows, limit)
@@ -96,7 +96,7 @@ def estimate_early_stop(
     if math.isinf(middle):
         raise EstimateError(
             f"{stops.rule.monitor} is not likely to stop the training within {FARTHEST} of its "
-            "values, and nothing else is known to end it: give epochs"
+            "values, and nothing else is known to end it: pass epochs="
         )
     estimate = step.until(middle)
     if not stops.is_certain:
@@ -120,14 +120,14 @@ def _rules(
     mode: str | None,
     min_delta: float | None,
 ) -> list[StoppingRule]:
-    """What watches the training, of which the trace has the metrics."""
+    """The rules that watch the training and whose metrics are in the trace."""
     recorded = [StoppingRule.of(entry) for entry in read_objects(trace.meta, "early_stopping")]
     rules = [rule for rule in recorded if rule is not None and monitor in (None, rule.monitor)]
     if not rules:
         if not isinstance(monitor, str):
             raise EstimateError(
-                "no EarlyStopping is known to watch this training: give monitor, the name of the "
-                "metric"
+                "no EarlyStopping is known to watch this training: pass the name of the metric as "
+                "monitor="
             )
         rules = [StoppingRule(monitor)]
     if patience is not None:
@@ -135,7 +135,7 @@ def _rules(
         rules = [replace(rule, patience=patience) for rule in rules]
     if mode is not None:
         if mode not in ("min", "max"):
-            raise EstimateError(f"mode={short(mode)} is not known: it is 'min' or 'max'")
+            raise EstimateError(f"mode={short(mode)} must be 'min' or 'max'")
         rules = [replace(rule, mode=mode) for rule in rules]
     if min_delta is not None:
         if finite_or_none(min_delta) is None:
@@ -144,22 +144,22 @@ def _rules(
     there = [rule for rule in rules if rule.monitor in trace.metrics]
     if not there:
         raise EstimateError(
-            f"the trace has no metric {rules[0].monitor!r} (yet); "
+            f"the trace has no metric {rules[0].monitor!r} yet; "
             f"it has {', '.join(trace.metrics) or 'none'}"
         )
     return there
 
 
 class _Step:
-    """STEP's projections of a training to several ends.
+    """STEP's projections of a training to different ends.
 
     Args:
-        trace: what was measured.
-        confidence: of the intervals.
+        trace: the epochs measured so far.
+        confidence: coverage probability of the intervals.
 
     Attributes:
-        measured_s: seconds of the epochs so far.
-        error: why they are guesses, if they are.
+        measured_s: total duration of the epochs so far, in seconds.
+        error: the reason if the projections are guesses, else None.
     """
 
     def __init__(self, trace: EnergyTrace, confidence: float) -> None:
@@ -168,13 +168,13 @@ class _Step:
         self.error: NotStableError | None = None
 
     def whole(self, epochs: float | None) -> Estimate | None:
-        """If it does not stop early; None if nothing else is known to end it."""
+        """The projection without early stopping; None if no other end is known."""
         if epochs is None and not tells_length(self._trace):
             return None
         return self._project(self._trace, epochs)
 
     def until(self, epochs: float) -> Estimate:
-        """If it ends after so many epochs, which may lie before what was measured."""
+        """The projection for an end after `epochs`, which may lie before the last measured one."""
         return self._project(self._trace.head(math.ceil(epochs)), epochs)
 
     def _project(self, trace: EnergyTrace, epochs: float | None) -> Estimate:
@@ -192,7 +192,7 @@ def _quantile(rows: FloatArray, share: float) -> float:
 
 
 class _Ends(NamedTuple):
-    """What a training costs if it ends at one epoch or at another, each of shape (ends,)."""
+    """The cost of a training for different ends; each field has shape (ends,)."""
 
     epochs: FloatArray
     expected: FloatArray
@@ -202,24 +202,24 @@ class _Ends(NamedTuple):
     def interval(
         self, rows: FloatArray, total: float, least: float, confidence: float
     ) -> tuple[float, float] | tuple[None, None]:
-        """What holds the cost if it ends at one of `rows`; nothing where a cost is not known."""
+        """The interval of the cost if the end is drawn from `rows`; None if a cost is unknown."""
         if not np.isfinite(self).all():
             return None, None
         expected, below, above = (np.interp(rows, self.epochs, values) for values in self[1:])
-        # As STEP's errors are, with the ends of its interval at -1 and 1.
+        # STEP's errors, scaled so that the ends of its interval are at -1 and 1.
         error = errors() / quantile(confidence)
         off = expected + error * np.where(error < 0, expected - below, above - expected) - total
         return ends_around(total, off, least=least, confidence=confidence)
 
 
 def _joined(step: _Step, usual: Estimate, rows: FloatArray, longest: Estimate | None) -> Estimate:
-    """The estimate with intervals that span when the training stops as well.
+    """Extend the intervals of an estimate by the uncertainty of the stop.
 
     Args:
-        step: tells what it costs.
-        usual: until the median of the stops.
-        rows: shape (draws,), when it stops.
-        longest: if it does not.
+        step: projects the cost until a given end.
+        usual: estimate until the median stop.
+        rows: shape (draws,), the stops.
+        longest: estimate without early stopping; None if no other end is known.
     """
     confidence = step.confidence
     lower, upper = (_quantile(rows, (1 + sign * confidence) / 2) for sign in (-1, 1))
@@ -263,23 +263,23 @@ def _joined(step: _Step, usual: Estimate, rows: FloatArray, longest: Estimate | 
 def _assumptions(
     trace: EnergyTrace, stops: Stops, rows: FloatArray, longest: Estimate | None
 ) -> tuple[str, ...]:
-    """What is assumed beside what STEP assumes."""
+    """Assumptions in addition to those of STEP."""
     rule = stops.rule
-    checks = f"{rule.patience} check(s) of {rule.monitor} without an improvement"
+    checks = f"{rule.patience} check(s) of {rule.monitor} without improvement"
     if stops.is_certain:
-        return (f"the values so far tell that it stops there: {checks}, or a threshold",)
+        return (f"the values so far already end the training: {checks}, or a threshold",)
     stated = [
-        f"unlike the projection of the planned end: {rule.monitor} goes on along the curve that it "
-        f"has followed, and the training stops after {checks}"
+        f"unlike in the projection to the planned end, {rule.monitor} continues along its curve so "
+        f"far, and the training stops after {checks}"
     ]
     if longest is not None and longest.epochs is not None:
         goes_on = np.count_nonzero(rows >= longest.epochs) / len(rows)
         stated.append(
-            f"it goes on to its planned end with a probability of {100 * goes_on:.0f} %: then, "
+            f"with a probability of {100 * goes_on:.0f} %, it continues to its planned end: then, "
             f"{longest.epochs:.6g} {trace.unit}s cost {format_energy(longest.energy_J)}"
         )
     if stops.checks_in_row > 1:
         stated.append(
-            f"of {stops.checks_in_row} checks in an {trace.unit}, the last stands for all"
+            f"of {stops.checks_in_row} checks per {trace.unit}, only the last is considered"
         )
     return tuple(stated)

@@ -1,4 +1,4 @@
-"""The rule of Lightning's `EarlyStopping`, and what of a trace it has been applied to."""
+"""The rule of Lightning's `EarlyStopping`, and its application to a trace."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from energyest.arrays import FloatArray
 from energyest.records.meta import read_count, read_number, read_positive, read_text
 from energyest.records.trace import EnergyTrace
 
-# Lightning's metrics have single precision, which decides what is an improvement.
+# Lightning's metrics have single precision, which affects what counts as an improvement.
 Values = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class StoppingRule:
-    """What an `EarlyStopping` watches; the defaults are Lightning's.
+    """The settings of an `EarlyStopping`; the defaults are Lightning's.
 
     Attributes:
         monitor: name of the metric.
-        mode: "min" if less is better, or "max".
-        patience: checks without an improvement after which it stops.
-        min_delta: an improvement is more than this.
-        stopping_threshold: it stops at once if the metric is better than this.
-        divergence_threshold: it stops at once if the metric is worse than this.
-        check_finite: whether it stops at once if the metric is NaN or infinite.
-        on_train_epoch_end: whether it checks at the end of each epoch, even if the metric is as old
-            as the last validation; else at the end of each validation.
-        best: the best value before the trace, or before its part since a resumption.
-        waited: checks without an improvement until then.
+        mode: "min" if lower is better, or "max".
+        patience: number of checks without improvement after which training stops.
+        min_delta: smallest change that counts as an improvement (exclusive).
+        stopping_threshold: training stops at once if the metric is better than this.
+        divergence_threshold: training stops at once if the metric is worse than this.
+        check_finite: whether training stops at once if the metric is NaN or infinite.
+        on_train_epoch_end: whether the check is at the end of each epoch, possibly with the metric
+            of an earlier validation; otherwise it is at the end of each validation.
+        best: the best value before the trace, or before its part since the last resumption.
+        waited: number of checks without improvement until then.
     """
 
     monitor: str
@@ -49,7 +49,7 @@ class StoppingRule:
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> StoppingRule | None:
-        """From an entry of a trace's meta, which may hold anything; None if it names no metric."""
+        """Read an entry of a trace's meta, which is not trusted; None if it names no metric."""
         monitor, patience = read_text(entry, "monitor"), read_count(entry, "patience")
         if monitor is None:
             return None
@@ -68,20 +68,20 @@ class StoppingRule:
 
     @property
     def sign(self) -> int:
-        """What to multiply the metric with so that less is better."""
+        """The factor for the metric so that lower is better."""
         return -1 if self.mode == "max" else 1
 
     def falls(self, value: float | None) -> np.float32 | None:
-        """A threshold as the metric is that is better the less it is."""
+        """A threshold, signed so that lower is better; None if there is none."""
         return None if value is None else np.float32(self.sign * value)
 
 
 class Watch:
-    """An `EarlyStopping` at work, on one series or on many side by side.
+    """Applies an `EarlyStopping` rule to one series, or to many in parallel.
 
     Args:
-        rule: what it does.
-        patience: its patience, where a check here stands for several.
+        rule: the rule.
+        patience: its patience, adjusted if one check here represents several.
     """
 
     def __init__(self, rule: StoppingRule, patience: int) -> None:
@@ -93,18 +93,18 @@ class Watch:
         self.waited: NDArray[np.intp] = np.zeros(1, dtype=np.intp)
 
     def restore(self) -> None:
-        """Go on from where the rule says that it was."""
+        """Restore the state in the rule."""
         best = self._rule.falls(self._rule.best)
         self.best = np.full(1, math.inf if best is None else best, dtype=np.float32)
         self.waited = np.full(1, self._rule.waited, dtype=np.intp)
 
     def check(self, values: Values) -> NDArray[np.bool_]:
-        """Look at the newest value of each series: does it stop?
+        """Check the newest value of each series; return which series stop.
 
-        As `EarlyStopping._evaluate_stopping_criteria` of pytorch_lightning 2.6.
+        Follows `EarlyStopping._evaluate_stopping_criteria` of pytorch_lightning 2.6.
 
         Args:
-            values: shape (series,), the less the better.
+            values: shape (series,); lower is better.
         """
         at_once = np.zeros(len(values), dtype=np.bool_)
         if self._rule.check_finite:
@@ -115,35 +115,35 @@ class Watch:
             at_once |= values > self._bad
         better = ~at_once & (values + self._least < self.best)
         self.best = np.where(better, values, self.best)
-        # What stops at once does not count as a check without an improvement.
+        # An immediate stop does not count as a check without improvement.
         self.waited = np.where(better, 0, self.waited + ~at_once)
         is_over: NDArray[np.bool_] = at_once | (~better & (self.waited >= self._patience))
         return is_over
 
     def spread(self, series: int) -> None:
-        """Go on with many series that have been one so far."""
+        """Split one series into many with the same state."""
         self.best, self.waited = np.repeat(self.best, series), np.repeat(self.waited, series)
 
     def keep(self, which: NDArray[np.bool_]) -> None:
-        """Go on with some of the series."""
+        """Keep only some of the series."""
         self.best, self.waited = self.best[which], self.waited[which]
 
 
 class Observed:
-    """The values of a metric in a trace, and where the rule has been applied to them.
+    """The values of a metric in a trace, and the rows in which the rule is applied to them.
 
     Args:
-        trace: has the metric.
-        rule: what watches it.
+        trace: trace with the metric.
+        rule: rule that watches the metric.
 
     Attributes:
-        values: shape (rows,), NaN where it was not logged; the less the better.
-        fresh: the rows in which it was logged.
-        finite: the values that are finite.
-        period: rows from one value to the next, 1 or more; 1 where that is not known.
-        in_each: whether every row is checked, if need be with an older value.
-        patience: in checks of rows; less than the rule's where a row has several checks.
-        checks_in_row: how many.
+        values: shape (rows,), NaN where the metric was not logged; lower is better.
+        fresh: rows in which the metric was logged.
+        finite: the finite values.
+        period: rows from one value to the next, 1 or more; 1 if unknown.
+        in_each: whether every row is checked, if necessary with an older value.
+        patience: patience in rows; less than the rule's if a row has several checks.
+        checks_in_row: number of checks per row.
     """
 
     def __init__(self, trace: EnergyTrace, rule: StoppingRule) -> None:
@@ -163,17 +163,17 @@ class Observed:
         if len(self.fresh) > 1:
             spanned = float(self.fresh[-1] - self.fresh[0])
             self.period = max(1.0, spanned / (len(self.fresh) - 1))
-        # A value that is NaN looks like none. Without validations that tell, a metric that is there
-        # more often than not is taken to have been logged in each row.
+        # A NaN value cannot be distinguished from a missing one. If validations do not decide it, a
+        # metric that is present in most rows is assumed to have been logged in each row.
         expected = validated if of_validation else np.full(len(validated), self._is_usual())
-        # The rule, unless told otherwise, stops at NaN: then it is that of the last row of a
-        # training that is over.
+        # With check_finite, training stops at NaN, so only the last row of a finished training can
+        # have one.
         nothing = np.isnan(self.values) & expected
         if rule.check_finite:
             nothing[: max(0, self._rows - 1)] = False
             nothing &= read_text(trace.meta, "status") == "finished"
         self._is_nan = nothing
-        # The callback's state, if it did not begin with the trace, is that before this row.
+        # If the callback's state was restored, it applies before this row.
         first = read_count(trace.meta, "earlier_rows") or 0
         self._restored = first if rule.best is not None and first < self._rows else None
         self._first = self._restored or 0
@@ -182,7 +182,7 @@ class Observed:
         return 2 * len(self.fresh) > self._rows
 
     def follow(self, watch: Watch) -> int | None:
-        """Apply the rule to what is there.
+        """Apply the rule to the values so far.
 
         Returns:
             The number of rows after which it has stopped the training; None if it has not.

@@ -1,4 +1,4 @@
-"""When the rules of `EarlyStopping` end a training: from the metrics so far and their futures."""
+"""When `EarlyStopping` rules end a training, from the metrics so far and their futures."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from energyest.estimators.step.disturbances import DRAWS
 from energyest.records.meta import read_count
 from energyest.records.trace import EnergyTrace
 
-#: Values beyond which nothing is drawn: a training that has not stopped by then goes on.
+#: Number of values drawn per future: a training that has not stopped by then continues.
 FARTHEST = 1000
 _SEED = 0
-# Futures that have stopped go along as long as this share of all has not.
+# Stopped futures are dropped once fewer than this share of the remaining ones go on.
 _WORTH_KEEPING = 0.8
 
 
 @dataclass(frozen=True)
 class Stops:
-    """When a training may stop.
+    """Possible stops of a training.
 
     Attributes:
-        rows: shape (draws,), how many rows it has then; infinite where it does not stop.
-        rule: the one that stops it most often.
-        checks_in_row: how often that one checks in a row of the trace, which shows the last alone.
-        is_certain: whether the metrics so far tell.
-        missing: how many more rows it takes to tell anything; 0 where there are enough.
+        rows: shape (draws,), number of rows at the stop; infinite if it does not stop.
+        rule: the rule that stops it most often.
+        checks_in_row: checks of that rule per row of the trace, which only holds the last value.
+        is_certain: whether the metrics so far already end the training.
+        missing: number of further rows needed for a result; 0 if there are enough.
     """
 
     rows: FloatArray
@@ -42,12 +42,12 @@ class Stops:
 
 
 def find_stops(trace: EnergyTrace, rules: Sequence[StoppingRule], limit: float) -> Stops:
-    """Let callbacks watch a training: the first to stop it does.
+    """Find the possible stops of a training that ends when the first rule fires.
 
     Args:
-        trace: has the metrics of all of them.
-        rules: what they do; at least one.
-        limit: rows after which the training ends anyway; infinite if it does not.
+        trace: trace with the metrics of all rules.
+        rules: the rules; at least one.
+        limit: number of rows after which the training ends anyway; infinite without a limit.
     """
     least = _least_rows(trace)
     all_of_them = [_stops_of(trace, rule, limit, number) for number, rule in enumerate(rules)]
@@ -65,7 +65,7 @@ def find_stops(trace: EnergyTrace, rules: Sequence[StoppingRule], limit: float) 
 
 
 def _least_rows(trace: EnergyTrace) -> int:
-    """Rows before which the Trainer does not stop, even if it is told to."""
+    """Number of rows before which the Trainer does not stop early (`min_epochs`)."""
     if trace.unit != "epoch":
         return 0
     before = read_count(trace.meta, "first_epoch") or 0
@@ -73,7 +73,7 @@ def _least_rows(trace: EnergyTrace) -> int:
 
 
 def _stops_of(trace: EnergyTrace, rule: StoppingRule, limit: float, number: int) -> Stops:
-    """When one callback stops the training."""
+    """The possible stops by one rule."""
     observed = Observed(trace, rule)
     watch = Watch(rule, observed.patience)
     done = observed.follow(watch)
@@ -92,7 +92,7 @@ def _stops_of(trace: EnergyTrace, rule: StoppingRule, limit: float, number: int)
 
 
 def _draw(observed: Observed, watch: Watch, futures: Futures, limit: float) -> FloatArray:
-    """How many rows the training has when it stops, in each of the futures."""
+    """Number of rows at the stop, in each of the futures."""
     stops = np.full(DRAWS, math.inf)
     going = np.arange(DRAWS)
     watch.spread(DRAWS)
@@ -111,7 +111,7 @@ def _draw(observed: Observed, watch: Watch, futures: Futures, limit: float) -> F
         is_over = watch.check(newest) & (stops[going] > row)
         stops[going[is_over]] = row
         goes_on = stops[going] > row
-        # Leaving out what has stopped takes time, too.
+        # Dropping stopped futures takes time, too.
         if np.count_nonzero(goes_on) < _WORTH_KEEPING * len(going):
             going, newest = going[goes_on], newest[goes_on]
             watch.keep(goes_on)

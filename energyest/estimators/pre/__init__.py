@@ -1,1 +1,1 @@
-"""Estimates before training: from what the model, the GPU and the settings are."""
+"""PRE: estimates before training, from the model, the GPU and the training settings."""

@@ -1,8 +1,8 @@
-"""From PRE to STEP: the estimate before training gives way to what is measured as epochs come in.
+"""Blends PRE and STEP: measured epochs gradually replace the estimate from before training.
 
-What is to come is estimated twice, by PRE and from the epochs so far, and the logarithms of the two
-are averaged, each weighted by the inverse of its variance. As epochs come in, the variance of the
-measured side falls, and with it the weight of PRE: nothing jumps, and STEP soon stands alone.
+The remaining energy is estimated twice, by PRE and from the epochs so far, and the logarithms of
+both are averaged, weighted by inverse variance. With more epochs, the variance of the measured side
+falls, and with it the weight of PRE. The estimate does not jump, and soon depends on STEP alone.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from energyest.estimators.step.interval import quantile
 from energyest.estimators.step.planned_changes import PlannedChange, planned_changes, weights_of
 from energyest.records.trace import EnergyTrace
 
-#: Deviation of the logarithm of what the other epochs cost from what one warm epoch cost, or a
-#: level on which STEP does not count yet. A guess: in most trainings it is less, but a level that
-#: drifts, validation that comes in some epochs only, or an epoch that is still cold make it that.
+#: Deviation of the logarithm of the other epochs' cost from that of one warm epoch, or of a level
+#: that STEP does not accept yet. A guess: it is less in most trainings, but drift, validation in
+#: only some epochs, or an epoch that is still cold can make it this large.
 LEVEL_DEVIATION = 0.1
-#: The same of the power of processors and memory before a training from that during it. A guess.
+#: The same for the power of processors and memory before training and during it. A guess.
 HOST_DEVIATION = 0.3
-# At this confidence, an interval of STEP is taken to be one of normal errors.
+# At this confidence, the errors of STEP are treated as normal errors.
 _ALIKE_AT = 0.9
 
 
 @dataclass(frozen=True)
 class _Rest:
-    """What is to come, by one account of it.
+    """One estimate of the rest of a training.
 
     Attributes:
-        energy_J: its energy.
-        duration_s: its duration; NaN if unknown.
-        deviation: standard deviation of the logarithm of its energy.
-        epochs: how many epochs it has.
+        energy_J: energy of the rest.
+        duration_s: duration of the rest; NaN if unknown.
+        deviation: standard deviation of the logarithm of the energy.
+        epochs: number of remaining epochs.
     """
 
     energy_J: float
@@ -58,34 +58,35 @@ def blend(
     epochs: float | None = None,
     confidence: float | None = None,
 ) -> Estimate:
-    """The estimate of a whole training from PRE and from what was measured of it so far.
+    """Estimate a whole training from PRE and from the epochs measured so far.
 
     Measured epochs count as measured. For the rest:
 
-    - before an epoch was measured, and after the first, which is cold and says little: PRE;
-    - after the second: its energy, of which the logarithm deviates by `LEVEL_DEVIATION`, and PRE;
-    - from the third on: STEP, and PRE. Where STEP still refuses, its best guess takes its place,
-      with the same deviation as one epoch.
+    - before any epoch was measured, and after the first, which is cold and says little: PRE;
+    - after the second: PRE and the energy of that epoch, whose logarithm has the deviation
+      `LEVEL_DEVIATION`;
+    - from the third on: PRE and STEP. While STEP has no stable level, its best guess is used, with
+      the same deviation as a single epoch.
 
-    The rest's logarithm is the mean of the two weighted by inverse variances (see `share_of_pre`),
-    and its variance is the inverse of their sum.
+    The logarithm of the rest is the mean of the two, weighted by inverse variances (see
+    `share_of_pre`), and its variance is the inverse of the sum of the inverse variances.
 
     Args:
-        pre: what PRE predicted of the whole training, with its number of epochs (or intervals) and
-            an interval. Its scope has to be the trace's: all devices whose energy that counts.
+        pre: PRE's estimate of the whole training, with its number of epochs (or intervals) and an
+            interval. It must cover the same devices as the trace.
         trace: the epochs measured so far.
-        step: what `estimate_step` makes of them; without an interval, the guess of its
-            `NotStableError`; None if there is not even that.
-        epochs: number of epochs of the whole training; by default as the trace's meta says it (see
-            `estimate_step`), or else as many as `pre` has.
-        confidence: probability for the interval; by default that of `pre`.
+        step: result of `estimate_step` for these epochs; an estimate without an interval is the
+            guess of its `NotStableError`; None if there is none.
+        epochs: number of epochs of the whole training; by default as in the trace's meta (see
+            `estimate_step`), or else as in `pre`.
+        confidence: coverage probability of the interval; by default that of `pre`.
 
     Raises:
-        EstimateError: `pre` has no interval or number of epochs; fewer `epochs` than measured.
+        EstimateError: `pre` has no interval or epochs, or `epochs` is less than was measured.
     """
     check_trace(trace)
     if not (pre.epochs and pre.lower_J and pre.upper_J and pre.confidence):
-        raise EstimateError("pre needs epochs and an interval, as estimate_pre gives them")
+        raise EstimateError("pre needs epochs and an interval, as estimate_pre() returns")
     confidence = check_confidence(
         pre.confidence if confidence is None else confidence, EstimateError
     )
@@ -116,25 +117,25 @@ def blend(
 
 
 def beside_gpu(pre: Estimate, power_W: float) -> Estimate:
-    """PRE's estimate with what other devices draw meanwhile.
+    """Add the energy of other devices to PRE's estimate.
 
     Args:
-        pre: of the GPU alone, with a duration and an interval.
-        power_W: their power, as far as it can be told now; its logarithm deviates by
-            `HOST_DEVIATION` from what it will be.
+        pre: estimate for the GPU alone, with a duration and an interval.
+        power_W: present power of the other devices; the logarithm of their later power deviates
+            from it by `HOST_DEVIATION`.
 
     Raises:
         EstimateError: `pre` has no interval or duration.
     """
     if not (pre.duration_s and pre.lower_J and pre.upper_J and pre.confidence):
-        raise EstimateError("pre needs a duration and an interval, as estimate_pre gives them")
+        raise EstimateError("pre needs a duration and an interval, as estimate_pre() returns")
     others_J = power_W * pre.duration_s
     energy_J = pre.energy_J + others_J
     share, deviation = others_J / energy_J, deviation_of(pre)
-    # The duration is as uncertain as the energy, and the same for all devices.
+    # The duration is as uncertain as the energy, and common to all devices.
     apart = share * HOST_DEVIATION
     half = math.hypot(deviation, apart) * float(ndtri((1 + pre.confidence) / 2))
-    said = f"processors and memory go on to draw the {power_W:.0f} W that they draw now"
+    said = f"processors and memory keep drawing {power_W:.0f} W"
     return replace(
         pre,
         energy_J=energy_J,
@@ -145,15 +146,15 @@ def beside_gpu(pre: Estimate, power_W: float) -> Estimate:
 
 
 def share_of_pre(pre_deviation: float, other_deviation: float, difference: float) -> float:
-    """Weight of PRE beside another estimate of the same, between 0 and 1.
+    """Weight of PRE, from 0 to 1, when combined with a measured estimate.
 
-    That is inverse variance. Where the two differ by more than both deviations explain, it is PRE
-    that is off, since the other was measured: its variance then is what the difference shows.
+    The weights are inverse variances. If the two differ by more than both deviations explain, PRE
+    is assumed to be wrong, because the other was measured: the difference then sets PRE's variance.
 
     Args:
         pre_deviation: standard deviation of the logarithm of PRE's estimate.
-        other_deviation: the same of the other estimate.
-        difference: between the two logarithms.
+        other_deviation: the same for the other estimate.
+        difference: difference of the two logarithms.
     """
     if math.isinf(pre_deviation) or other_deviation == 0:
         return 0.0
@@ -173,7 +174,7 @@ def deviation_of(estimate: Estimate) -> float:
 
 
 def _combined(predicted: _Rest, observed: _Rest) -> tuple[_Rest, float]:
-    """Both accounts in one, and the weight of the first."""
+    """The combination of both estimates, and the weight of the first."""
     difference = math.log(predicted.energy_J / observed.energy_J)
     share = share_of_pre(predicted.deviation, observed.deviation, difference)
     deviation = observed.deviation * math.sqrt(1 - share)
@@ -190,7 +191,7 @@ def _by_pre(
     assert pre.epochs is not None
     duration_s = math.nan if pre.duration_s is None else pre.duration_s
     an_epoch = pre.energy_J / pre.epochs, duration_s / pre.epochs
-    # PRE is about the model as it was at the start: changes that have come count, too.
+    # PRE describes the model as it was at the start, so past changes apply, too.
     return _epochs_like(an_epoch, deviation_of(pre), trace, horizon, changes)
 
 
@@ -209,7 +210,7 @@ def _epochs_like(
     horizon: Horizon,
     changes: list[PlannedChange],
 ) -> _Rest:
-    """The rest, made of epochs of this energy and duration but for the changes."""
+    """The rest, made up of epochs with this energy and duration, modified by the changes."""
     energy_J, duration_s = an_epoch
     done = int(np.isfinite(trace.column("energy_J")).sum())
     count = horizon.epochs - done
@@ -233,8 +234,8 @@ def _by_step(step: Estimate, trace: EnergyTrace, epochs: float) -> _Rest:
         epochs = step.epochs - int(np.isfinite(trace.column("energy_J")).sum())
     deviation = LEVEL_DEVIATION
     if step.upper_J is not None and step.lower_J is not None and step.confidence and rest_J > 0:
-        # Its errors have heavier tails than normal ones: read off at one confidence, the weight of
-        # each account does not depend on the confidence that is asked for.
+        # STEP's errors have heavier tails than normal errors. Both are matched at one fixed
+        # confidence, so that the weights do not depend on the requested confidence.
         scale = (step.upper_J - step.lower_J) / 2 / quantile(step.confidence)
         deviation = scale / rest_J * quantile(_ALIKE_AT) / float(ndtri((1 + _ALIKE_AT) / 2))
     return _Rest(rest_J, duration_s, deviation, epochs)
@@ -247,7 +248,7 @@ def _total(
     method: str,
     assumptions: tuple[str, ...],
 ) -> Estimate:
-    """What was measured and what is to come."""
+    """The sum of the measured part and the rest."""
     measured_J = _measured_J(trace)
     duration_s = measured_s(trace) + rest.duration_s
     factor = math.exp(min(rest.deviation * float(ndtri((1 + confidence) / 2)), 100.0))
@@ -259,7 +260,7 @@ def _total(
         upper_J=measured_J + rest.energy_J * factor if known else None,
         confidence=confidence if known else None,
         duration_s=duration_s if math.isfinite(duration_s) else None,
-        # A step that takes longer costs more: what is known of one is taken to hold for the other.
+        # A longer step costs more: time is assumed to be as uncertain as energy.
         duration_lower_s=measured_s(trace) + rest.duration_s / factor if knows_both else None,
         duration_upper_s=measured_s(trace) + rest.duration_s * factor if knows_both else None,
         measured_J=measured_J,
@@ -271,7 +272,7 @@ def _total(
 
 
 def _finished(trace: EnergyTrace) -> Estimate:
-    """Nothing is to come."""
+    """The estimate of a finished training: what was measured."""
     measured_J = _measured_J(trace)
     return Estimate(
         measured_J,

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from energyest.estimators.pre.model import PreModel
 
 DEFAULT_GPU = "H100"
-GPU_ALONE = "the energy of the GPU alone: processors and memory come on top"
-GPUS_ALONE = "the energy of the GPUs alone: processors and memory come on top"
-# Beyond this factor between the ends of the interval and its middle, it says little more than an
-# order of magnitude.
+GPU_ALONE = "the energy of the GPU alone, without processors and memory"
+GPUS_ALONE = "the energy of the GPUs alone, without processors and memory"
+# If the ends of the interval are further than this factor from its middle, the estimate is little
+# more than an order of magnitude.
 _FAR = 2.0
 
 
@@ -51,47 +51,47 @@ def estimate_pre(
     probe: Probe | HostProbe | EnergyTrace | None = None,
     confidence: float = 0.9,
 ) -> Estimate:
-    """What a training will cost on a GPU that need not be there, before anything runs.
+    """Estimate the energy of a training on a GPU, before anything runs and without that GPU.
 
-    The time of a step is computed from the workload's operations and the GPU's data sheet, its
-    power from what the step makes of the GPU's peaks, and both are corrected by what was measured
-    on other models and GPUs (see docs/explanation/pre.md). It is the energy of the GPUs alone.
+    The time of a step is computed from the workload's operations and the GPU's data sheet, and its
+    power from how far the step uses the GPU's peak rates. Both are corrected by measurements on
+    other models and GPUs (see docs/explanation/pre.md). The estimate covers only the GPUs.
 
-    With a `probe` on the GPU itself, steps take what they took there; those of validation are
-    corrected by the same factors. With a probe on another GPU, the ratio of the two GPUs is
-    predicted alone, which is known better than either.
+    With a `probe` on the same GPU, training steps cost what they did in the probe, and validation
+    steps are corrected by the same factors. With a probe on another GPU, only the ratio between the
+    two GPUs is predicted, which is more accurate than either absolute value.
 
     Args:
         workload: from `describe_workload`, with the batch size, precision and optimizer of the
             training.
-        gpu: a name ("H100", "RTX 3090", "NVIDIA A100-SXM4-80GB") or a `Gpu` with its numbers; by
-            default the probe's, or else an H100.
+        gpu: a name ("H100", "RTX 3090", "NVIDIA A100-SXM4-80GB") or a `Gpu` with its data; by
+            default the GPU of the probe, or else an H100.
         epochs: number of epochs, above 0.
-        train_samples: samples in an epoch.
-        validation_samples: samples that are validated after each epoch, by the forward pass alone,
-            in batches of the same size.
-        devices: GPUs of one host that train together, each on batches of the workload's size
-            (`DistributedDataParallel`); the estimate is of all of them. By default as the workload
-            says.
-        accumulate: batches for each step of the optimizer; by default as the workload says.
-        compiled: whether the model is run by `torch.compile`; by default as the workload says.
-        power_limit_W: limit of a GPU's power, where it is set below that of the board.
-        loader_samples_per_s: what the data loader delivers, for all GPUs together; by default, as
-            fast as they take it.
+        train_samples: training samples per epoch.
+        validation_samples: validation samples per epoch, processed by the forward pass only, in
+            batches of the same size.
+        devices: number of GPUs in one host that train together, each on batches of the workload's
+            size (`DistributedDataParallel`); the estimate covers all of them. By default as in the
+            workload.
+        accumulate: batches per optimizer step; by default as in the workload.
+        compiled: whether the model is run with `torch.compile`; by default as in the workload.
+        power_limit_W: power limit of each GPU, if it is set below that of the board.
+        loader_samples_per_s: rate of the data loader for all GPUs together; by default, loading is
+            assumed not to limit the GPUs.
         model: a `PreModel` of your own; by default the one that comes with the package.
-        probe: of the same workload: from `energyest.profiling.probe`, on this GPU or another one,
-            or the trace of some epochs on one GPU; or of the CPU alone, from
-            `energyest.profiling.probe_host`, on the machine with the GPU: for the packaged model,
-            whose usual machine it was compared with.
-        confidence: probability for the interval.
+        probe: a probe of the same workload: from `energyest.profiling.probe`, on this or another
+            GPU, or the trace of a few epochs on one GPU. Or a probe of the CPU alone, from
+            `energyest.profiling.probe_host` on the machine with the GPU; this needs the packaged
+            model, because it is relative to that model's typical machine.
+        confidence: coverage probability of the interval.
 
     Returns:
-        The estimate, with its `duration_s`.
+        The estimate, including its `duration_s`.
 
     Raises:
-        EstimateError: the GPU is unknown (the nearest names are given) or lacks the precision; a
-            number is out of its range; the workload has no operations, or none of the forward pass;
-            the probe is of another workload, or of the CPU beside a `model`.
+        EstimateError: the GPU is unknown (the message lists the nearest names) or lacks the
+            precision; an argument is invalid; the workload has no operations, or none of the
+            forward pass; the probe is for another workload, or a CPU probe is given with a `model`.
 
     Warns:
         UserWarning: the training is unlikely to fit into the GPU's memory.
@@ -107,24 +107,24 @@ def estimate_pre(
     """
     if not isinstance(workload, Workload):
         raise EstimateError(
-            f"workload is a {type(workload).__name__}: it must be a Workload from describe_workload"
+            f"workload is a {type(workload).__name__}: it must come from describe_workload()"
         )
     if not (is_number(epochs) and math.isfinite(epochs) and epochs > 0):
         raise EstimateError(f"epochs={epochs!r} must be a number above 0")
     train_samples = check_samples(train_samples, "train_samples", least=1)
     validation_samples = check_samples(validation_samples, "validation_samples", least=0)
     confidence = check_confidence(confidence, EstimateError)
-    workload = _as_run(workload, devices, accumulate, compiled)
+    workload = _as_trained(workload, devices, accumulate, compiled)
     host, probe = (probe, None) if isinstance(probe, HostProbe) else (None, probe)
     if host is not None and model is not None:
         raise EstimateError(
-            "a probe of the CPU is for the packaged model: leave it out, since a PreModel of your "
-            "own has learnt your machines"
+            "a probe of the CPU needs the packaged model: leave it out, because a PreModel of your "
+            "own was fitted to your machines"
         )
     measured = None if probe is None else probe_of(probe)
     other = "" if measured is None else mismatch(measured, workload)
     if other:
-        raise EstimateError(f"the probe is of another workload: its {other}")
+        raise EstimateError(f"the probe is for another workload: its {other}")
     chosen = resolve_gpu(DEFAULT_GPU if gpu is None else gpu)
     if measured is not None and (gpu is None or chosen.name == measured.gpu.name):
         chosen = measured.gpu
@@ -138,7 +138,7 @@ def estimate_pre(
         predicted, deviation = as_probed(predicted, known, measured, chosen)
         halves = np.full(2, deviation * float(ndtri((1 + confidence) / 2)))
         half_step = float(halves[0])
-    predicted = _held_back(
+    predicted = _slowed(
         predicted, workload, known.rest_W([chosen] * 2), power_limit_W, loader_samples_per_s
     )
     total = whole_trainings(
@@ -151,7 +151,7 @@ def estimate_pre(
     )
     energy_J, half = float(total.energy_J[0]), float(total.half[0])
     if not math.isfinite(energy_J * total.duration_s[0]):
-        raise EstimateError("its energy or time is too large for a number: fewer epochs or samples")
+        raise EstimateError("energy or time overflows: pass fewer epochs or samples")
     duration_s = float(total.duration_s[0])
     by = "PRE" if host is None else "PRE with a probe of the CPU"
     if measured is not None:
@@ -176,15 +176,15 @@ def estimate_pre(
 
 
 def _named(workload: Workload) -> str:
-    more = [f"{workload.accumulate} a step"] if workload.accumulate > 1 else []
+    more = [f"{workload.accumulate} per step"] if workload.accumulate > 1 else []
     more += ["compiled"] if workload.compiled else []
     return ", ".join([workload.model, f"batch {workload.batch_size}", *more])
 
 
-def _as_run(
+def _as_trained(
     workload: Workload, devices: int | None, accumulate: int | None, compiled: bool | None
 ) -> Workload:
-    """The workload, with what else is said of the training."""
+    """The workload with the given settings of the training."""
     try:
         return replace(
             workload,
@@ -196,14 +196,14 @@ def _as_run(
         raise EstimateError(str(error)) from error
 
 
-def _held_back(
+def _slowed(
     predicted: Predictions,
     workload: Workload,
     rest_W: Array,
     power_limit_W: float | None,
     loader_samples_per_s: float | None,
 ) -> Predictions:
-    """Steps of training and of validation, behind what holds them back."""
+    """Training and validation steps, slowed by a power limit or a data loader."""
     if power_limit_W is not None:
         limit_W = check_positive(power_limit_W, "power_limit_W", EstimateError)
         predicted = under_power_limit(predicted, limit_W, rest_W)
@@ -215,14 +215,14 @@ def _held_back(
 
 
 def fitted_of(model: PreModel | None) -> FittedPreModel:
-    """What a model has learnt; without one, what the packaged one has.
+    """The fitted part of a model; without one, that of the packaged model.
 
     Raises:
-        EstimateError: it is not a `PreModel`, or not a fitted one.
+        EstimateError: it is not a fitted `PreModel`.
     """
     if model is None:
         return packaged()
-    # Late: whoever has such a model has imported scikit-learn, and nobody else needs it.
+    # Imported here: only users of a PreModel need scikit-learn.
     from energyest.estimators.not_fitted import check_fitted  # noqa: PLC0415
     from energyest.estimators.pre.model import PreModel  # noqa: PLC0415
 
@@ -243,32 +243,32 @@ def _assumptions(
     loader_samples_per_s: float | None,
 ) -> tuple[str, ...]:
     said = [GPU_ALONE if workload.devices == 1 else GPUS_ALONE]
-    fast = "as fast as the GPU takes them"
+    loading = "data loading does not limit the GPU"
     if loader_samples_per_s is not None:
-        fast = f"at {loader_samples_per_s:.4g} samples/s"
+        loading = f"data are loaded at {loader_samples_per_s:.4g} samples/s"
     said += [
-        f"data arrive {fast}; the cold start is left out",
+        f"{loading}; the cold start is not included",
         f"a step takes {1e3 * predicted.step_s[0]:.3g} ms at {predicted.power_W[0]:.0f} W",
     ]
     if workload.devices > 1:
         said.append(
-            f"each of {workload.devices} GPUs takes batches of {workload.batch_size}, and they add "
-            "up their gradients over the links that the board has: that was not measured"
+            f"each of {workload.devices} GPUs processes batches of {workload.batch_size} and "
+            "exchanges gradients over the board's links; no such training was measured"
         )
     if probe is not None:
-        said.append(f"steps go on as the {probe.steps} that were measured")
+        said.append(f"all steps cost what the {probe.steps} measured ones did")
     if probe is not None and probe.gpu.name != gpu.name:
-        said.append(f"they were measured on {probe.gpu.name}: how {gpu.name} compares is predicted")
+        said.append(f"they ran on {probe.gpu.name}; the ratio to {gpu.name} is predicted")
     if probe is None:
         said += model.beyond_measured([(workload, gpu)], predicted)[0]
     if host is not None:
         said.append(str(host))
     if half > math.log(_FAR):
         said.append(
-            f"far from what was measured: the truth may well be {math.exp(half):.2g} times as "
-            "much, or as little"
+            f"far from all measurements: the true value may well be {math.exp(half):.2g} times "
+            "higher or lower"
         )
-    fits = probe is not None and probe.gpu.name == gpu.name  # what was probed did fit
+    fits = probe is not None and probe.gpu.name == gpu.name  # the probe did fit
     text = "" if fits else does_not_fit(workload, gpu)
     if text:
         warnings.warn(text, UserWarning, stacklevel=3)
@@ -277,7 +277,7 @@ def _assumptions(
 
 
 def does_not_fit(workload: Workload, gpu: Gpu) -> str:
-    """That the training does not fit into the GPU's memory; nothing where it may."""
+    """A text if the training does not fit into the GPU's memory; empty if it may fit."""
     if not workload.memory_bytes > gpu.memory_bytes:
         return ""
     return (

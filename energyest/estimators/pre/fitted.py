@@ -1,4 +1,4 @@
-"""What a `PreModel` has learnt, and the model that comes with the package."""
+"""`FittedPreModel`, the fitted part of a `PreModel`, and the model that comes with the package."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from energyest.records import safe_json
 
 _FORMAT = 2
 _KIND = "PRE model"
-# Half-width of an interval of a logarithm that says nothing; its exponential is still a number.
+# Half-width of an uninformative interval of a logarithm; its exponential is still finite.
 _MOST_HALF = 100.0
 
 
 @dataclass(frozen=True, eq=False)
 class FittedPreModel:
-    """A fitted physical model, and how far off it is on models that it has not seen.
+    """A fitted physical model, and its errors on models that it was not fitted to.
 
-    It is apart from `PreModel`, which as an estimator of scikit-learn takes seconds to import:
-    `estimate_pre` needs this alone.
+    It is separate from `PreModel`, a scikit-learn estimator that takes seconds to import:
+    `estimate_pre` only needs this class.
 
     Attributes:
         core: the physical model.
-        deviations: errors on left-out models in units of what was expected, of shape (n,), sorted.
-        gpus: names of the GPUs that were learnt from.
+        deviations: errors on left-out models divided by the expected deviation, of shape (n,),
+            sorted.
+        gpus: names of the GPUs in the training data.
     """
 
     core: RooflineModel
@@ -39,11 +40,11 @@ class FittedPreModel:
     gpus: tuple[str, ...]
 
     def predict(self, pairs: Sequence[Pair], *, factor: float | None = None) -> Predictions:
-        """Steps of workloads on GPUs.
+        """Predict steps of workloads on GPUs.
 
         Args:
             pairs: workloads, each with a GPU.
-            factor: how many times as long as usual the machine's CPU takes, if that is known.
+            factor: time that the machine's CPU takes ÷ time on the typical machine, if known.
 
         Raises:
             EstimateError: a GPU lacks a precision, or a workload has no operations.
@@ -51,15 +52,15 @@ class FittedPreModel:
         return self.core.predict(pairs, factor=factor)
 
     def rest_W(self, gpus: Sequence[Gpu]) -> Array:
-        """What GPUs draw while they wait, of shape (n,)."""
+        """Power of waiting GPUs in W, of shape (n,)."""
         return np.array([self.core.power["rest"] * gpu.tdp_W for gpu in gpus])
 
     def half_width(self, predicted: Predictions, confidence: float) -> Array:
-        """Half-width of the interval of the energy's logarithm, of shape (n,)."""
+        """Half-width of the interval of the logarithm of the energy, of shape (n,)."""
         return self._half_width(predicted.deviation_energy, confidence)
 
     def half_width_step(self, predicted: Predictions, confidence: float) -> Array:
-        """The same of a step's length, whose errors are taken to be spread as the energy's are."""
+        """Half-width for the duration of a step, assuming the same error distribution as energy."""
         return self._half_width(predicted.deviation_step, confidence)
 
     def _half_width(self, expected: Array, confidence: float) -> Array:
@@ -72,31 +73,29 @@ class FittedPreModel:
     ) -> list[tuple[str, ...]]:
         """Reasons why each prediction extrapolates; empty if it does not.
 
-        On architectures that a fit had not seen, energies of workloads unlike those measured were
-        off by 19 % in the median, others by 13 % (`benchmarks/evidence/advise_accuracy.py`).
+        For architectures that a fit had not seen, the median error of the energy was 19 % for
+        workloads unlike the measured ones, and 13 % for others
+        (`benchmarks/evidence/advise_accuracy.py`).
 
         Args:
             pairs: workloads on GPUs, of length n.
-            predicted: what `predict` gave for them; more after them does not matter.
+            predicted: predictions for them; further entries are ignored.
         """
         found = []
         for (_, gpu), is_unlike in zip(pairs, predicted.is_unlike, strict=False):
             reasons = []
             if gpu.name not in self.gpus:
                 reasons.append(
-                    f"no training on a {gpu.name} was measured, only on {', '.join(self.gpus)}: "
-                    "its data sheet is believed"
+                    f"no training on {gpu.name} was measured, only on {', '.join(self.gpus)}: its "
+                    "data sheet is used"
                 )
             if is_unlike:
-                reasons.append(
-                    "no measured training is like it: what bounds its steps sets it apart from all "
-                    "of them"
-                )
+                reasons.append("no measured training is similar in what limits its steps")
             found.append(tuple(reasons))
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Numbers and names alone, for JSON; `from_dict` is the way back."""
+        """Numbers and names for JSON; `from_dict` restores them."""
         return {
             "kind": f"energyest {_KIND}",
             "format": _FORMAT,
@@ -107,14 +106,14 @@ class FittedPreModel:
 
     @classmethod
     def from_dict(cls, content: Any, name: str) -> FittedPreModel:
-        """What `to_dict` gave.
+        """Restore a model from `to_dict`.
 
         Args:
-            content: what a file holds.
-            name: of the file, for messages.
+            content: content of a file.
+            name: name of the file, for messages.
 
         Raises:
-            EstimateError: it is no such model, is damaged, or is of another version.
+            EstimateError: the content is not such a model, is damaged, or has another version.
         """
         safe_json.check_kind(content, _KIND, _FORMAT, name)
         try:
@@ -124,7 +123,7 @@ class FittedPreModel:
             raise EstimateError(f"{name} is damaged: {error!r}") from error
         in_range = (deviations >= 0) & np.isfinite(deviations)
         if deviations.ndim != 1 or not deviations.size or not in_range.all():
-            raise EstimateError(f"{name} is damaged: its deviations are not what they should be")
+            raise EstimateError(f"{name} is damaged: its deviations are invalid")
         return cls(RooflineModel.from_dict(content), deviations, gpus)
 
 

@@ -1,4 +1,4 @@
-"""What holds a training back from outside: a power limit, a data loader."""
+"""External limits of a training: a power limit and a data loader."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import numpy as np
 from energyest.estimators.pre.physics.operation_table import Array
 from energyest.estimators.pre.roofline_model import Predictions
 
-# A clock's power grows with about the third power of it, once what is drawn at rest is taken off:
-# frequency times the square of the voltage. `benchmarks/evidence/pre_older.py` says how far off
-# steps are with it: more where the limit lies deep, and where power comes in bursts.
+# Power above rest grows with about the third power of the clock: frequency times voltage squared.
+# `benchmarks/evidence/pre_older.py` prints the resulting errors of steps: they are larger for deep
+# limits and for power that comes in bursts.
 _POWER_OF_CLOCK = 3.0
-# Of the limit, what is drawn under it, in the trainings of `zeus_nsdi23`.
+# Power drawn under a limit as a share of the limit, in the trainings of `zeus_nsdi23`.
 _DRAWN = 0.95
-# No clock falls below this share of the usual.
+# The clock does not fall below this share of its usual value.
 _LEAST_CLOCK = 0.1
 
 
 def under_power_limit(predicted: Predictions, limit_W: float, rest_W: Array) -> Predictions:
-    """Steps of a GPU that may draw no more than so much, and lowers its clock to that end.
+    """Predictions for a GPU that lowers its clock to stay below a power limit.
 
     Args:
-        predicted: of n steps without a limit.
-        limit_W: the limit.
-        rest_W: what the GPUs draw at rest, of shape (n,).
+        predicted: predictions for n steps without a limit.
+        limit_W: power limit in W.
+        rest_W: power of the GPUs at rest in W, of shape (n,).
     """
     drawn_W = np.minimum(predicted.power_W, np.maximum(_DRAWN * limit_W, rest_W))
     share = np.maximum(drawn_W - rest_W, 0.0) / np.maximum(predicted.power_W - rest_W, 1e-9)
@@ -34,12 +34,12 @@ def under_power_limit(predicted: Predictions, limit_W: float, rest_W: Array) -> 
 
 
 def behind_loader(predicted: Predictions, batch_s: Array, rest_W: Array) -> Predictions:
-    """Steps that wait for their data.
+    """Predictions for steps that wait for their data.
 
     Args:
-        predicted: of n steps that do not wait.
-        batch_s: how long the loader takes for a batch of each GPU, of shape (n,).
-        rest_W: what a GPU draws while it waits, of shape (n,).
+        predicted: predictions for n steps that do not wait.
+        batch_s: time that the loader takes for one batch for each GPU, of shape (n,).
+        rest_W: power of a waiting GPU in W, of shape (n,).
     """
     step_s = np.maximum(predicted.step_s, batch_s)
     power_W = predicted.power_W + (rest_W - predicted.power_W) * (1 - predicted.step_s / step_s)

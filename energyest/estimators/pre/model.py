@@ -1,4 +1,4 @@
-"""`PreModel`: learns from finished trainings what one costs that has not started."""
+"""`PreModel`: learns from finished trainings to estimate trainings that have not started."""
 
 from __future__ import annotations
 
@@ -26,28 +26,29 @@ from energyest.estimators.pre.training_data import TrainedRun, runs_of
 from energyest.records import safe_json
 from energyest.records.trace import EnergyTrace
 
-# With fewer runs than this, folds say little about how wide an interval has to be.
+# With fewer runs than this, folds say little about the required width of an interval.
 _FEWEST_TO_CALIBRATE = 20
-# Where there are too few runs to see how far off left-out models are: half of them within one
-# expected deviation, nine in ten within two and a half.
+# Assumed errors if there are too few runs to leave models out: half of them within one expected
+# deviation, nine in ten within two and a half.
 _NO_FOLDS = np.linspace(0.0, 2.8, 29)
 
 
 class PreModel(BaseEstimator):
-    """The model behind `estimate_pre`: fitted to finished trainings, stored as numbers.
+    """The model behind `estimate_pre`: fitted to finished trainings, stored as plain numbers.
 
-    A physical formula whose parameters are fitted, and a Gaussian process on what the formula
-    leaves over, in logarithms. Its interval is as wide as errors on models that were left out of
-    the fit have been, and wider away from what was measured. It follows scikit-learn's conventions,
-    but learns from trainings, not from arrays.
+    It consists of a physical formula with fitted parameters and a Gaussian process on the residuals
+    of the formula, in logarithms. Its interval reflects the errors on models that were left out of
+    the fit, and widens away from the measurements. It follows scikit-learn's conventions, but
+    learns from trainings instead of arrays.
 
     Args:
-        start: where the fit begins: "packaged", the model that comes with the package, to which few
-            runs of your own can be added; or None, general guesses, for hundreds of runs.
+        start: starting point of the fit: "packaged" for the model that comes with the package, to
+            which you can add a few runs of your own; or None for general guesses, which requires
+            hundreds of runs.
 
     Attributes:
-        fitted_: the physical model, the errors that its interval rests on, and the GPUs that were
-            learnt from.
+        fitted_: the physical model, the errors that its interval is based on, and the GPUs in the
+            training data.
 
     Examples:
         >>> from energyest.estimators import PreModel
@@ -60,14 +61,14 @@ class PreModel(BaseEstimator):
     def __init__(self, *, start: Literal["packaged"] | None = "packaged") -> None:
         self.start = start
 
-    # ------------------------------------------------------------------ learning
+    # ------------------------------------------------------------------ fitting
 
     def fit(self, data: pd.DataFrame | Sequence[EnergyTrace] | Sequence[TrainedRun]) -> PreModel:
-        """Learn from finished trainings.
+        """Fit the model to finished trainings.
 
         Args:
             data: see `runs_of`: traces of `EnergyMonitor`, or a table with the columns `workload`,
-                `gpu`, `step_s`, `power_W`, and if there is one, `model`.
+                `gpu`, `step_s`, `power_W` and optionally `model`.
 
         Returns:
             The model itself.
@@ -78,7 +79,7 @@ class PreModel(BaseEstimator):
         self._check_settings()
         runs = runs_of(data)
         if not any(run.has_power for run in runs):
-            raise EstimateError("power_W is NaN in all runs: what draws power cannot be learnt")
+            raise EstimateError("power_W is NaN in all runs: power cannot be learnt from them")
         core = self._fitted(runs)
         gpus = tuple(sorted({run.gpu.name for run in runs if run.has_power}))
         self.fitted_ = FittedPreModel(core, self._deviations(runs, core), gpus)
@@ -91,21 +92,20 @@ class PreModel(BaseEstimator):
         *,
         confidence: float = 0.9,
     ) -> CrossValidation:
-        """Predict each run by a model that was fitted without its group.
+        """Predict each run with a model that was fitted without the run's group.
 
-        With `start="packaged"` that is honest for runs of your own alone: the packaged model has
-        seen those of `benchmarks/data/sweep.jsonl.gz`.
+        With `start="packaged"`, this is only a fair test for runs of your own: the packaged model
+        was fitted to those of `benchmarks/data/sweep.jsonl.gz`.
 
         Args:
             data: as for `fit`.
-            groups: "model" or "gpu": all runs of one model or GPU are left out together (of more
-                than ten models, a tenth of them at a time); None for fifths at random, which shows
-                how well settings like those measured are predicted.
-            confidence: probability for the interval.
+            groups: "model" or "gpu" to leave out all runs of one model or GPU together (with more
+                than ten groups, a tenth of them at a time); None for random fifths, which shows how
+                well settings similar to the measured ones are predicted.
+            confidence: coverage probability of the interval.
 
         Raises:
-            EstimateError: there are fewer than two groups, the confidence is no probability, or as
-                `fit`.
+            EstimateError: there are fewer than two groups, the confidence is invalid, or as `fit`.
         """
         self._check_settings()
         check_confidence(confidence, EstimateError)
@@ -160,7 +160,7 @@ class PreModel(BaseEstimator):
         return len(runs) >= _FEWEST_TO_CALIBRATE and len({run.model for run in runs}) >= FOLDS
 
     def _deviations(self, runs: Sequence[TrainedRun], core: RooflineModel) -> Array:
-        """Errors on models that were left out, a fifth of them at a time."""
+        """Errors on left-out models, leaving out a fifth of them at a time."""
         if not self._can_calibrate(runs):
             return _NO_FOLDS if self.start is None else packaged().deviations
         fold_of = parts([run.model for run in runs], FOLDS)
@@ -176,7 +176,7 @@ class PreModel(BaseEstimator):
     # ------------------------------------------------------------------ predicting
 
     def predict(self, pairs: Sequence[Pair]) -> Predictions:
-        """Steps of workloads on GPUs.
+        """Predict steps of workloads on GPUs.
 
         Raises:
             NotFittedError: the model was not fitted; it is an EstimateError too.
@@ -188,22 +188,22 @@ class PreModel(BaseEstimator):
     # ------------------------------------------------------------------ files
 
     def save(self, path: safe_json.AnyPath) -> None:
-        """Write the fitted model as JSON: numbers and names, nothing that could run.
+        """Write the fitted model as JSON: only numbers and names, no executable code.
 
         Raises:
             NotFittedError: the model was not fitted; it is an EstimateError too.
-            OSError: the file cannot be written, or is there already and was not written by `save`.
+            OSError: the file cannot be written, or exists and was not written by `save`.
         """
         check_fitted(self)
         safe_json.write_json(path, self.fitted_.to_dict())
 
     @classmethod
     def load(cls, path: safe_json.AnyPath) -> PreModel:
-        """Read what `save` wrote.
+        """Read a model written by `save`.
 
         Raises:
-            EstimateError: the file is no such model, is damaged, or is of another version.
-            FileNotFoundError: there is no such file.
+            EstimateError: the file is not such a model, is damaged, or has another version.
+            FileNotFoundError: the file does not exist.
         """
         model = cls()
         model.fitted_ = FittedPreModel.from_dict(safe_json.read_json(path), str(path))

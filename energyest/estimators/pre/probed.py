@@ -1,4 +1,4 @@
-"""Predictions corrected by a probe, of the GPU that is asked for or of another one."""
+"""Predictions corrected by a probe on the same or another GPU."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from energyest.records.probe import Probe
 from energyest.records.trace import EnergyTrace
 from energyest.records.workload import Workload
 
-#: Deviation of the logarithm of a training's energy from what a probe of 30 steps says: a GPU that
-#: warms up, batches that differ, data that come late.
+#: Deviation of the logarithm of a training's energy from a probe of 30 steps, due to a GPU that
+#: warms up, batches that differ and data that arrive late.
 PROBE_DEVIATION = 0.06
-#: What comes to it where the probe was made on another GPU, for each unit of distance between the
-#: two (`roofline_model.distance`), of a step's time and of its energy. Checked on published pairs
-#: of GPUs by `benchmarks/evidence/pre_published.py`.
+#: Additional deviation, of a step's time and of its energy, if the probe was made on another GPU,
+#: per unit of distance between the two (`roofline_model.distance`). Checked on published pairs of
+#: GPUs by `benchmarks/evidence/pre_published.py`.
 TRANSFER_DEVIATION = 0.17
-# What a workload and its probe have to have in common, beside the FLOPs of a step, which differ
-# where images are larger or texts longer.
+# Fields that a workload and its probe must share, in addition to the FLOPs of a step, which differ
+# for larger images or longer texts.
 _SAME = (
     *("model", "parameters", "trainable_parameters"),
     *("batch_size", "precision", "optimizer", "layout", "compiled"),
@@ -33,11 +33,11 @@ _SAME_FLOPS = 0.05
 
 
 def probe_of(probe: Probe | EnergyTrace) -> Probe:
-    """A probe; of a trace, what its epochs after the first say of a step.
+    """Return a probe; for a trace, one made from its epochs after the first.
 
     Raises:
-        EstimateError: it is neither; the trace holds no workload, not one known GPU, or no epoch to
-            learn from.
+        EstimateError: it is neither; or the trace holds no workload, not exactly one known GPU, or
+            no epoch to learn from.
     """
     if isinstance(probe, EnergyTrace):
         run, steps = trained_run(probe, "the trace")
@@ -51,7 +51,7 @@ def probe_of(probe: Probe | EnergyTrace) -> Probe:
 
 
 def mismatch(probe: Probe, workload: Workload) -> str:
-    """In what a probe's workload is another one, such as "batch_size is 8, not 16"; or nothing."""
+    """How a probe's workload differs, such as "batch_size is 8, not 16"; empty if it does not."""
     for name in _SAME:
         asked, probed = getattr(workload, name), getattr(probe.workload, name)
         if asked != probed:
@@ -65,12 +65,12 @@ def mismatch(probe: Probe, workload: Workload) -> str:
 def as_probed(
     predicted: Predictions, model: FittedPreModel, probe: Probe, gpu: Gpu
 ) -> tuple[Predictions, float]:
-    """Predictions, corrected by what is measured and predicted of the probe's own steps.
+    """Correct predictions by the ratio of measured to predicted steps of the probe.
 
-    Where the probe was made on another GPU, the ratio of the two is the model's.
+    If the probe was made on another GPU, the model predicts the ratio between the two GPUs.
 
     Returns:
-        The predictions, and the deviation of their logarithms.
+        The corrected predictions, and the deviation of their logarithms.
     """
     expected = model.predict([(probe.workload, probe.gpu)])
     apart = 0.0 if gpu.name == probe.gpu.name else distance(probe.gpu, gpu)
@@ -78,7 +78,7 @@ def as_probed(
     corrected = replace(
         predicted,
         step_s=predicted.step_s * (probe.step_s / expected.step_s),
-        power_W=np.minimum(  # no board draws more for long
+        power_W=np.minimum(  # no board draws more than that for long
             predicted.power_W * (probe.power_W / expected.power_W), most_W
         ),
     )

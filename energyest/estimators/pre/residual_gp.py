@@ -1,4 +1,4 @@
-"""What measurements say beyond the formula: a Gaussian process on what it leaves over."""
+"""A Gaussian process on the residuals of the physical formula."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from energyest.errors import EstimateError
 from energyest.estimators.pre.physics.operation_table import Array
 
-# Features that hardly vary among the measurements are not stretched to their small spread: what
-# differs a little from all of them would seem far away.
+# Least scale of a feature. Features that hardly vary among the measurements would otherwise make
+# small differences seem large.
 _LEAST_SCALE = 0.25
-# Between how many scaled units a correction may change.
+# Bounds of the length scale, in scaled units.
 _LENGTHS = (0.7, 100.0)
-# Share of the measurements that lie within reach of another one.
+# Share of the measurements that lie within reach of their nearest neighbour.
 _LIKE = 0.95
-# Nothing is corrected by more than this, in logarithms, and no feature is larger than this.
+# The largest correction, in logarithms, and the largest value of a feature.
 _MOST, _LARGEST = 12.0, 1e6
-# Measurements of a stored correction: the square of their number has to fit into the memory.
+# Most measurements of a stored correction: their number squared has to fit into memory.
 _MOST_ROWS = 4096
 
 
@@ -32,14 +32,14 @@ _MOST_ROWS = 4096
 class Correction:
     """A Gaussian process with mean 0 and a squared-exponential kernel, as plain numbers.
 
-    Far from all measurements it corrects nothing, and its deviation is the greatest.
+    Far from all measurements, the correction is 0 and its deviation is largest.
 
     Attributes:
-        features: of the measurements, of shape (n, d).
-        left_over: logarithm of measured ÷ computed, of shape (n,).
-        signal: standard deviation of what is corrected.
-        length: distance over which it changes, in units of the features' spread.
-        noise: standard deviation of what no feature explains.
+        features: features of the measurements, of shape (n, d).
+        left_over: residuals: logarithm of measured ÷ computed, of shape (n,).
+        signal: standard deviation of the correction.
+        length: length scale in units of the features' spread.
+        noise: standard deviation of the noise.
     """
 
     features: Array
@@ -50,13 +50,13 @@ class Correction:
 
     @classmethod
     def fit(cls, features: Array, left_over: Array, least: Correction | None = None) -> Correction:
-        """Find signal, length and noise by the likelihood of the measurements.
+        """Find signal, length and noise by maximum likelihood.
 
         Args:
-            features: of the measurements, of shape (n, d).
-            left_over: logarithm of measured ÷ computed, of shape (n,).
-            least: another correction; this one then is no surer: its signal and noise are at least
-                that one's, its length at most.
+            features: features of the measurements, of shape (n, d).
+            left_over: residuals: logarithm of measured ÷ computed, of shape (n,).
+            least: a correction that this one must not be more certain than: signal and noise are
+                at least as large, and the length is at most as large.
         """
         from sklearn.gaussian_process import GaussianProcessRegressor  # noqa: PLC0415
         from sklearn.gaussian_process.kernels import (  # noqa: PLC0415
@@ -74,7 +74,7 @@ class Correction:
         ) + WhiteKernel(spread**2 / 4, (least_noise**2, 1.0))
         process = GaussianProcessRegressor(kernel, random_state=0)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a value at its bound is an answer, too
+            warnings.simplefilter("ignore")  # a value at its bound is acceptable
             process.fit(_scaled(features, features), left_over)
         product, white = process.kernel_.k1, process.kernel_.k2
         return cls(
@@ -86,16 +86,17 @@ class Correction:
         )
 
     def at(self, features: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation, noise included, of what is left over, each of shape (n,)."""
+        """Mean and standard deviation (with noise) of the residuals, each of shape (n,)."""
         mean, deviation = self._process.predict(_scaled(features, self.features), return_std=True)
         return np.clip(mean, -_MOST, _MOST), np.hypot(deviation, self.noise)
 
     def is_unlike(self, features: Array) -> NDArray[np.bool_]:
         """Whether rows lie farther from all measurements than these do from each other.
 
-        Farther from the nearest, that is, than 19 of 20 measurements lie from theirs: the domain of
-        applicability as chemists draw it (Sheridan et al., "Similarity to molecules in the training
-        set is a good discriminator for prediction accuracy in QSAR", 2004). Shape (n,).
+        A row is unlike if it is farther from the nearest measurement than 19 of 20 measurements are
+        from their nearest neighbour. This is the domain of applicability as used in chemistry
+        (Sheridan et al., "Similarity to molecules in the training set is a good discriminator for
+        prediction accuracy in QSAR", 2004). Shape (n,).
         """
         distance, _ = self._neighbours.query(_scaled(features, self.features))
         unlike: NDArray[np.bool_] = distance > self._reach
@@ -105,7 +106,7 @@ class Correction:
     def _neighbours(self) -> Any:
         from scipy.spatial import KDTree  # noqa: PLC0415
 
-        # Repetitions of a training are one point: they say nothing on how far it reaches.
+        # Repetitions of a training are one point: they do not show how far apart trainings lie.
         return KDTree(np.unique(_scaled(self.features, self.features), axis=0))
 
     @cached_property
@@ -126,7 +127,7 @@ class Correction:
         return process.fit(_scaled(self.features, self.features), self.left_over)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers without the features, for JSON."""
+        """Plain numbers for JSON, without the features."""
         left_over = [float(f"{value:.6g}") for value in self.left_over]
         return {
             "left_over": left_over,
@@ -137,10 +138,10 @@ class Correction:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], features: Array) -> Correction:
-        """What `to_dict` gave.
+        """Restore a correction from `to_dict`.
 
         Raises:
-            EstimateError: something is missing or is not what it should be.
+            EstimateError: something is missing or invalid.
         """
         try:
             left_over = np.array(content["left_over"], float)
@@ -148,7 +149,7 @@ class Correction:
         except (KeyError, TypeError, ValueError) as error:
             raise EstimateError(f"not a stored correction: {error!r}") from error
         fits = features.ndim == 2 and left_over.shape == features.shape[:1]
-        # Far beyond the bounds of a fit, squares overflow and the process has no solution.
+        # Far beyond the bounds of the fit, squares overflow and the process has no solution.
         signal, length, noise = numbers
         in_range = (
             0 < signal <= 10

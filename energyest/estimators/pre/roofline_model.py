@@ -1,4 +1,4 @@
-"""The default model of PRE: physics first, corrected by what was measured, with its uncertainty."""
+"""The default model of PRE: physics corrected by measurements, with uncertainty."""
 
 from __future__ import annotations
 
@@ -21,37 +21,38 @@ from energyest.gpus import Gpu
 from energyest.records.workload import Workload
 
 Pair = tuple[Workload, Gpu]
-# A stored parameter's logarithm lies no further than this from its first guess.
+# The logarithm of a stored parameter differs by less than this from that of its first guess.
 _MOST_OFF = 12.0
 # Number of features.
 _WIDTH = 12
-# Deviation of the logarithm of how long machines' CPUs take.
+# Standard deviation, over machines, of the logarithm of the CPU's time.
 _HOSTS = 0.2
-#: The same where `probe_host` has told it. A judgement, not measured yet: half of what is not known
-#: without it, since the test does not see what the GPU's driver takes. It is the deviation, over
-#: machines, of the logarithm of `usual_s` from `benchmarks/collect/launch_rate.py`.
+#: The same if `probe_host` has measured it. An assumption, not measured yet: half of the deviation
+#: without a probe, because the probe does not include the time of the GPU's driver. It is the
+#: deviation, over machines, of the logarithm of `usual_s` from
+#: `benchmarks/collect/launch_rate.py`.
 HOST_PROBE_DEVIATION = _HOSTS / 2
-# By how much the energy's logarithm deviates on a GPU that was not measured, for each unit of
-# distance to the nearest that was, in logarithms of bandwidth and arithmetic rate: a judgement,
-# from how far shares of the peaks differ between generations (docs/explanation/pre.md).
+# Deviation of the logarithm of the energy on an unmeasured GPU, per unit of distance to the nearest
+# measured one, in logarithms of bandwidth and arithmetic rate. An assumption, based on how much the
+# achieved shares of the peaks differ between generations (docs/explanation/pre.md).
 _PER_DISTANCE = 0.15
-# The same for GPUs that train together, of which none were measured: a judgement.
+# The same for training on several GPUs, which was not measured: an assumption.
 _SEVERAL = 0.1
-# Deviation of the logarithm of parameters that hundreds of other runs have settled.
+# Deviation of the logarithm of parameters that were fitted to hundreds of other runs.
 _KNOWN = 0.15
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What is expected of training steps; every field is an array of length n.
+    """Predictions for training steps; each field is an array of length n.
 
     Attributes:
-        step_s: length of a step in seconds.
+        step_s: duration of a step in seconds.
         power_W: mean power of the GPU.
-        deviation_step: standard deviation of the logarithm of the step's length.
-        deviation_energy: the same of the energy of a step.
-        cpu_share: share of the step below which a smaller batch would not bring it.
-        is_unlike: whether the step is unlike all that were measured, on whatever GPU
+        deviation_step: standard deviation of the logarithm of the duration of a step.
+        deviation_energy: standard deviation of the logarithm of the energy of a step.
+        cpu_share: share of the step that does not shrink with a smaller batch.
+        is_unlike: whether the step is unlike all measured steps on any GPU
             (`Correction.is_unlike`).
     """
 
@@ -70,18 +71,18 @@ class Predictions:
 
 @dataclass(frozen=True, eq=False)
 class RooflineModel:
-    """Fitted parameters of the physics, and the corrections of step time, power and energy.
+    """Fitted parameters of the physics, and corrections of step time, power and energy.
 
     Attributes:
         step: parameters of the time of a step.
         power: parameters of the power.
-        step_correction: of the step's time.
-        power_correction: of the power.
-        energy_correction: of their product; only its deviation is used.
+        step_correction: correction of the step time.
+        power_correction: correction of the power.
+        energy_correction: correction of their product; only its deviation is used.
         gpus: logarithms of bandwidth and fp32 rate of the GPUs whose power was measured, of shape
             (k, 2).
-        timed_gpus: the same of all GPUs on which steps were timed.
-        hosts: machine -> how many times as long as usual its CPU takes.
+        timed_gpus: the same for all GPUs on which steps were timed.
+        hosts: machine -> time that its CPU takes ÷ time on the typical machine.
     """
 
     step: Parameters
@@ -105,26 +106,26 @@ class RooflineModel:
         calibrated: bool = True,
         begin: RooflineModel | None = None,
     ) -> RooflineModel:
-        """Learn from measured steps.
+        """Fit a model to measured steps.
 
         Args:
             pairs: workloads, each with its GPU.
-            step_s: measured lengths of their steps in seconds, of shape (n,).
-            power_W: measured mean power of the GPUs, of shape (n,); NaN where it was not measured:
-                of such a step, only the physical parameters of its length are learnt.
-            hosts: names of the machines, of length n: each has a CPU of its own.
-            start: a model whose parameters are likely to hold; None for general guesses.
-            calibrated: the deviations of the corrections will be compared with errors on models
-                that were left out. If not, they are at least those of `start`: a few runs that
-                agree tell nothing of how far off others are.
-            begin: a model of nearly the same runs, from which the search begins.
+            step_s: measured durations of their steps in seconds, of shape (n,).
+            power_W: measured mean power of the GPUs, of shape (n,); NaN if it was not measured:
+                such a step is only used to fit the physical parameters of step time.
+            hosts: names of the machines, of length n; each has a CPU of its own.
+            start: a model whose parameters are likely to apply; None for general guesses.
+            calibrated: whether the deviations of the corrections will be compared with errors on
+                left-out models. If not, they are at least those of `start`, because a few runs that
+                agree do not show the errors of others.
+            begin: a model fitted to nearly the same runs, as the starting point of the search.
         """
         table, board_W = OperationTable(pairs), _board_W(pairs)
         step_guesses, power_guesses = STEP, POWER
         if start is not None:
             step_guesses = {name: (value, _KNOWN) for name, value in start.step.items()}
             power_guesses = {name: (value, _KNOWN) for name, value in start.power.items()}
-        # A machine's CPU makes all its steps slower or faster, which is not the model's doing.
+        # A machine's CPU speeds up or slows down all its steps, regardless of the model.
         names, host_of = np.unique(np.array(hosts), return_inverse=True)
         host_guesses = {f"host {name}": (1.0, _HOSTS) for name in names}
 
@@ -138,13 +139,13 @@ class RooflineModel:
             hold=not calibrated,
             begin=None if begin is None else begin.step,
         )
-        # The usual machine is the one in the middle of those measured.
+        # The typical machine is the geometric mean of those measured.
         usual = math.exp(np.mean([math.log(found[name]) for name in host_guesses]))
         step = {
             name: found[name] * (usual if name.startswith("call_") else 1.0)
             for name in step_guesses
         }
-        # Runs without a name need not be of one machine, unless all are.
+        # Runs without a name need not come from one machine, unless all lack a name.
         named = [name for name in names.tolist() if name or len(names) == 1]
         known = {name: found[f"host {name}"] / usual for name in named}
         times = step_times(table, step, factors(found) / usual)
@@ -152,7 +153,7 @@ class RooflineModel:
         measured = (power_W / board_W)[has_power]
 
         def shares(p: Parameters) -> Array:
-            # Fitted at the computed lengths, at which it will be asked.
+            # Fitted with computed step times, which predictions use as well.
             return power_shares(table, times, times.step_s, p)[has_power]
 
         power = fit_parameters(
@@ -186,14 +187,14 @@ class RooflineModel:
         *,
         factor: float | None = None,
     ) -> Predictions:
-        """Expected steps of workloads on GPUs.
+        """Predict steps of workloads on GPUs.
 
         Args:
             pairs: workloads, each with a GPU.
-            hosts: names of machines, of length n; by default, or where one is not known, the usual:
-                the one that was measured, if there is but one.
-            factor: instead, how many times as long as usual the machine's CPU takes, as
-                `probe_host` tells it.
+            hosts: names of machines, of length n; by default, or if unknown, the typical machine,
+                or the measured one if there is only one.
+            factor: instead of `hosts`, the time that the machine's CPU takes ÷ the time on the
+                typical machine, as from `probe_host`.
         """
         table = OperationTable(pairs)
         only = next(iter(self.hosts)) if len(self.hosts) == 1 else ""
@@ -219,7 +220,7 @@ class RooflineModel:
         )
         return Predictions(
             times.step_s * np.exp(step_left),
-            # No correction lifts the power above the board's.
+            # No correction raises power above the board power.
             np.minimum(shares * np.exp(power_left), 1.0) * _board_W(pairs),
             np.sqrt(deviation_step**2 + by_host**2 + by_time**2 + several**2),
             np.sqrt(deviation_energy**2 + by_host**2 + by_power**2 + several**2),
@@ -228,7 +229,7 @@ class RooflineModel:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, for JSON."""
+        """Plain numbers for JSON."""
         corrections = {
             name: getattr(self, f"{name}_correction").to_dict()
             for name in ("step", "power", "energy")
@@ -246,10 +247,10 @@ class RooflineModel:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> RooflineModel:
-        """What `to_dict` gave.
+        """Restore a model from `to_dict`.
 
         Raises:
-            EstimateError: something is missing or is not what it should be.
+            EstimateError: something is missing or invalid.
         """
         try:
             features = np.array(content["features"], float)
@@ -273,7 +274,7 @@ class RooflineModel:
             raise EstimateError(f"not a stored model: {error!r}") from error
         for known in (model.gpus, model.timed_gpus):
             if known.ndim != 2 or known.shape[1] != 2 or not np.isfinite(known).all():
-                raise EstimateError("not a stored model: it names no GPU that was measured")
+                raise EstimateError("not a stored model: it names no measured GPU")
         if features.shape[1] != _WIDTH:
             raise EstimateError(f"not a stored model: it has {features.shape[1]} features")
         return model
@@ -284,7 +285,7 @@ def _guesses(table: Mapping[str, Guess]) -> dict[str, float]:
 
 
 def _parameters(content: Mapping[str, Any], guesses: Mapping[str, float]) -> Parameters:
-    """Stored parameters, none of them beyond any measure of its first guess."""
+    """Stored parameters, each within bounds around its first guess."""
     if not isinstance(content, Mapping):
         raise EstimateError("not a stored model: its parameters have no names")
     values = {name: float(content[name]) for name in guesses}
@@ -297,31 +298,29 @@ def _parameters(content: Mapping[str, Any], guesses: Mapping[str, float]) -> Par
 def _board_W(pairs: Sequence[Pair]) -> Array:
     for _, gpu in pairs:
         if not gpu.tdp_W > 0:
-            raise EstimateError(
-                f"no board power known for {gpu.name}: pass a Gpu(...) that names it"
-            )
+            raise EstimateError(f"no board power known for {gpu.name}: pass a Gpu(...) with it")
     return np.array([gpu.tdp_W for _, gpu in pairs])
 
 
 def _places(pairs: Sequence[Pair]) -> Array:
-    """Where GPUs lie: products that are alike lie close together."""
+    """Coordinates of GPUs: similar products are close to each other."""
     return np.array([_place(gpu) for _, gpu in pairs])
 
 
 def _place(gpu: Gpu) -> Array:
     rates = gpu.bandwidth_bytes_per_s, gpu.peak_flops_per_s.get("fp32", math.nan)
     if not all(rate > 0 for rate in rates):
-        raise EstimateError(f"no fp32 peak known for {gpu.name}: pass a Gpu(...) that names it")
+        raise EstimateError(f"no fp32 peak known for {gpu.name}: pass a Gpu(...) with it")
     return np.log(rates)
 
 
 def distance(one: Gpu, other: Gpu) -> float:
-    """How far apart two GPUs lie: in logarithms of bandwidth and fp32 rate."""
+    """Distance of two GPUs, in logarithms of bandwidth and fp32 rate."""
     return float(np.linalg.norm(_place(one) - _place(other)))
 
 
 def _features(table: OperationTable, times: StepTimes) -> Array:
-    """What tells kinds of trainings apart, of shape (n, d): shares, and logarithms."""
+    """Features that distinguish kinds of training, of shape (n, d): shares and logarithms."""
     conv, other, moved = table.shares_of_peak(times.step_s)
     parts = [times.math_s, times.memory_s, times.start_s]
     return np.column_stack(

@@ -1,4 +1,4 @@
-"""From training steps to whole trainings, for many pairs of a workload and a GPU at once."""
+"""Adds up steps to whole trainings, for many pairs of a workload and a GPU at once."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from energyest.records.workload import Workload
 
 @dataclass(frozen=True)
 class Trainings:
-    """What whole trainings are expected to cost; every field is an array of length n.
+    """The predicted cost of whole trainings; each field is an array of length n.
 
     Attributes:
         energy_J: energy of the GPU, or of all GPUs of `Workload.devices`.
-        duration_s: how long it takes.
-        half: half-width of the interval of the energy's logarithm.
+        duration_s: duration of the training.
+        half: half-width of the interval of the logarithm of the energy.
     """
 
     energy_J: Array
@@ -31,12 +31,12 @@ class Trainings:
 
 
 def with_validation(pairs: Sequence[Pair]) -> list[Pair]:
-    """Training steps, and after them, in the same order, validation steps of the same pairs.
+    """Training steps, followed by the validation steps of the same pairs in the same order.
 
     Raises:
         EstimateError: a workload has no operations of the forward pass.
     """
-    forward = {id(workload): _forward_alone(workload) for workload, _ in pairs}
+    forward = {id(workload): _forward_only(workload) for workload, _ in pairs}
     return [*pairs, *((forward[id(workload)], gpu) for workload, gpu in pairs)]
 
 
@@ -49,15 +49,15 @@ def whole_trainings(
     train_samples: int,
     validation_samples: int,
 ) -> Trainings:
-    """Steps of training and validation, added up.
+    """Add up training and validation steps.
 
     Args:
         pairs: workloads on GPUs, of length n.
-        predicted: what is expected of `with_validation(pairs)`, of length 2 n.
-        halves: half-widths of the intervals of their energy's logarithm, of shape (2 n,).
-        epochs: number of epochs, for all or of shape (n,).
-        train_samples: samples in an epoch.
-        validation_samples: samples that are validated after each epoch.
+        predicted: predictions for `with_validation(pairs)`, of length 2 n.
+        halves: half-widths of the intervals of the logarithms of their energies, of shape (2 n,).
+        epochs: number of epochs: one number, or an array of shape (n,).
+        train_samples: training samples per epoch.
+        validation_samples: validation samples per epoch.
     """
     n = len(pairs)
     devices = np.array([workload.devices for workload, _ in pairs], float)
@@ -67,7 +67,7 @@ def whole_trainings(
         _batches(train_samples, size, share[:n]),
         _batches(validation_samples, size, share[n:]),
     ]
-    # What is too much for a number is infinite; callers look for that.
+    # Overflows give infinity, which callers check for.
     with np.errstate(over="ignore", invalid="ignore"):
         steps = np.array(batches) * epochs
         parts_J = steps * devices * predicted.energy_J.reshape(2, n)
@@ -75,24 +75,24 @@ def whole_trainings(
         return Trainings(
             energy_J,
             (steps * predicted.step_s.reshape(2, n)).sum(axis=0),
-            # Training and validation are off together.
+            # The errors of training and validation are fully correlated.
             (parts_J * halves.reshape(2, n)).sum(axis=0) / energy_J,
         )
 
 
 def check_samples(value: int, name: str, least: int) -> int:
-    """Refuse what is no number of samples."""
+    """Return a number of samples; raise an error for anything else."""
     if not (is_number(value) and math.isfinite(value) and value == int(value) and value >= least):
         raise EstimateError(f"{name}={value!r} must be a whole number of {least} or more")
     return int(value)
 
 
-def _forward_alone(workload: Workload) -> Workload:
-    """A validation step: no backward pass, nothing to keep, nothing to update."""
+def _forward_only(workload: Workload) -> Workload:
+    """A validation step: no backward pass, no stored activations, no optimizer."""
     forward = tuple(o for o in workload.operations if o.phase == "forward")
     if not forward:
         raise EstimateError(
-            f"the workload of {workload.model} has no operations of the forward pass to time"
+            f"the workload of {workload.model} has no operations of the forward pass"
         )
     return replace(
         workload,
@@ -106,7 +106,7 @@ def _forward_alone(workload: Workload) -> Workload:
 
 
 def _batches(samples: int, batch_size: Array, cpu_share: Array) -> Array:
-    """Steps in so many samples; the last, smaller one costs the CPU as much as any other."""
+    """Number of steps for the samples; a smaller last step takes the CPU as long as any other."""
     full, rest = np.divmod(float(samples), batch_size)
     last = np.where(rest > 0, np.maximum(rest / batch_size, cpu_share), 0.0)
     batches: Array = full + last

@@ -1,4 +1,4 @@
-"""Finished trainings as rows that a model of PRE learns from: from traces, or from a table."""
+"""Training data of a PRE model: finished trainings, from traces or from a table."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ COLUMNS = ("workload", "gpu", "step_s", "power_W")
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a step of a finished training took.
+    """The measured cost of a step of a finished training.
 
     Attributes:
-        workload: what was trained.
-        gpu: on what.
-        step_s: mean length of a training step in seconds.
-        power_W: mean power of the GPU; NaN where nobody measured it: such a run teaches what bounds
-            the length of a step, and nothing else.
-        model: name of the model: runs of one name are one group.
-        host: name of the machine; its CPU is as fast for all its runs. Empty if it is not known.
+        workload: the workload.
+        gpu: the GPU.
+        step_s: mean duration of a training step in seconds.
+        power_W: mean power of the GPU; NaN if it was not measured: such a run is only used to learn
+            the duration of steps.
+        model: name of the model; runs with the same name form a group.
+        host: name of the machine, whose CPU is equally fast in all its runs; empty if unknown.
 
     Raises:
-        EstimateError: a number is not positive and finite; of the power, it may be NaN.
+        EstimateError: a number is not positive and finite (the power may be NaN).
     """
 
     workload: Workload
@@ -56,7 +56,7 @@ class TrainedRun:
 
     @property
     def pair(self) -> tuple[Workload, Gpu]:
-        """What a model is asked with."""
+        """The input of a prediction."""
         return self.workload, self.gpu
 
     @property
@@ -71,16 +71,16 @@ class TrainedRun:
 
 
 def runs_of(data: pd.DataFrame | Sequence[EnergyTrace] | Sequence[TrainedRun]) -> list[TrainedRun]:
-    """Rows from traces that `EnergyMonitor` recorded, or from a table.
+    """Training data from traces recorded by `EnergyMonitor`, or from a table.
 
     Args:
-        data: traces; or a table with the columns `workload` (a `Workload` or what its `to_dict`
-            gave), `gpu` (a name or a `Gpu`), `step_s`, `power_W`, and if there are, `model` and
-            `host` (a name of the machine).
+        data: traces; or a table with the columns `workload` (a `Workload` or the result of its
+            `to_dict`), `gpu` (a name or a `Gpu`), `step_s`, `power_W`, and optionally `model` and
+            `host` (name of the machine).
 
     Raises:
-        EstimateError: a column is missing, a value out of its range, or a trace holds no workload,
-            no GPU or no epoch to learn from; the message names the row.
+        EstimateError: a column is missing; a value is invalid; or a trace holds no workload, no GPU
+            or no epoch to learn from. The message names the row.
     """
     if hasattr(data, "to_dict") and hasattr(data, "columns"):
         missing = [name for name in COLUMNS if name not in data.columns]
@@ -91,10 +91,10 @@ def runs_of(data: pd.DataFrame | Sequence[EnergyTrace] | Sequence[TrainedRun]) -
         found = [r if isinstance(r, TrainedRun) else _of_trace(i, r) for i, r in enumerate(data)]
     else:
         raise EstimateError(
-            f"the runs are a {type(data).__name__}: they must be a table or a list of traces"
+            f"data is a {type(data).__name__}: it must be a table or a list of traces"
         )
     if not found:
-        raise EstimateError("there is no run to learn from")
+        raise EstimateError("data is empty: there is no run to learn from")
     return found
 
 
@@ -123,26 +123,26 @@ def _of_trace(index: int, trace: object) -> TrainedRun:
 
 
 def trained_run(trace: EnergyTrace, name: str) -> tuple[TrainedRun, int]:
-    """What a trace's epochs, but the first, say of a step, and how many steps they have.
+    """The mean step in a trace's epochs except the first, and the number of these steps.
 
     Args:
-        trace: of a training that `EnergyMonitor` or `track` recorded.
-        name: of the trace, for messages.
+        trace: trace of a training that `EnergyMonitor` or `track` recorded.
+        name: name of the trace, for messages.
 
     Raises:
-        EstimateError: it holds no workload, not one known GPU, or no epoch to learn from.
+        EstimateError: it holds no workload, not exactly one known GPU, or no usable epoch.
     """
     stored = read_object(trace.meta, "workload")
     if not stored:
         raise EstimateError(
-            f"{name} holds no workload: EnergyMonitor writes one where it counts FLOPs"
+            f"{name} holds no workload: EnergyMonitor records one if it counts FLOPs"
         )
     gpus = gpus_of(trace.devices)
     if len(gpus) != 1:
         raise EstimateError(f"{name} was measured on {len(gpus)} GPUs: it must be one")
     steps = trace.column("steps")
     seconds = trace.column("duration_s") - np.nan_to_num(trace.column("validation_s"))
-    # Validation is booked for all devices together: the GPU's share of it is that of the epoch.
+    # Validation is recorded for all devices together: assume the GPU's share in the whole epoch.
     with np.errstate(divide="ignore", invalid="ignore"):
         validation = np.nan_to_num(trace.column("validation_energy_J") / trace.column("energy_J"))
     joules = trace.column("gpu_energy_J") * (1 - validation)

@@ -1,1 +1,1 @@
-"""The paper's regressions on a table with a few numbers a run."""
+"""The paper's regressions on a table with a few numbers per run."""

@@ -1,4 +1,4 @@
-"""The ten features of the paper's regressions, and how their columns are checked."""
+"""The ten features of the paper's regressions, and checks of their columns."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ FEATURES = (
     *("batch_size", "image_height", "image_width", "ram_GB", "training_samples"),
     *("validation_samples", "GFLOPs", "cuda_cores", "gpu_memory_GB", "gpu_power_limit_W"),
 )
-#: Sizes of a number that a fit accepts: products and ratios of them, squared, still are numbers.
+#: Range of absolute values that a fit accepts: products and ratios of them, squared, stay finite.
 LEAST, MOST = 1e-15, 1e15
 
 
 def check_columns(table: pd.DataFrame, names: Sequence[str]) -> None:
-    """Refuse what is not a DataFrame with these columns.
+    """Raise an error for anything but a DataFrame with these columns.
 
     Raises:
-        EstimateError: as the name says; it names all that are missing.
+        EstimateError: it is not a DataFrame or lacks columns; the message names all missing ones.
     """
     if not (hasattr(table, "columns") and hasattr(table, "groupby")):
         raise EstimateError(f"the table is a {type(table).__name__}: it must be a DataFrame")
@@ -39,14 +39,14 @@ def number_column(table: pd.DataFrame, name: str, *, positive: bool = False) -> 
     """A column as floats, of shape (n,).
 
     Raises:
-        EstimateError: it is missing, is there twice, or holds text or a number out of range; the
-            message names the row by its position.
+        EstimateError: it is missing, occurs twice, or holds text or a number out of range; the
+            message gives the position of the row.
     """
     check_columns(table, [name])
     column = table[name]
     if column.ndim != 1:
         raise EstimateError(f"the table has more than one column {name}")
-    # Text that looks like a number would otherwise be taken for one.
+    # Text that looks like a number would otherwise be accepted as one.
     if column.dtype.kind not in "iuf":
         raise EstimateError(f"column {name} must hold numbers, not {column.dtype}")
     values: FloatArray = column.to_numpy(np.float64, na_value=np.nan)

@@ -1,8 +1,8 @@
 """The paper's regressions and a Gaussian process, as scikit-learn pipelines.
 
-del Rey et al., arXiv 2307.05520: the features are standardised and go into one of four regressors,
-whose settings are the best of 100 random draws in a 5-fold cross-validation. Unlike in the authors'
-own evaluation, the standardisation is learnt inside each fold.
+del Rey et al., arXiv 2307.05520: the features are standardised and passed to one of four
+regressors, whose settings are the best of 100 random draws in a 5-fold cross-validation. Unlike in
+the authors' own evaluation, the standardisation is fitted within each fold.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from energyest.arrays import FloatArray
 from energyest.errors import EstimateError
 from energyest.estimators.regression.features import FEATURES
 
-# What each published regressor draws at random, and the mean of its exponential distribution.
+# Settings drawn at random for each published regressor: means of exponential distributions.
 _DRAWN: dict[str, dict[str, float]] = {
     "linear": {},
     "ridge": {"alpha": 0.1},
@@ -46,17 +46,17 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "gaussian_process": ("k1__k1__constant_value", "k1__k2__length_scale", "k2__noise_level"),
     "power_share": (),
 }
-#: The scores that it gives.
+#: The scores that `search` returns for each regressor.
 SCORES = {regressor: tuple(_SCORING) if regressor in _DRAWN else () for regressor in SETTINGS}
-#: Bounds of any setting. With a smaller alpha the kernel of repeated rows is singular.
+#: Bounds of any setting. With a smaller alpha, the kernel of repeated rows is singular.
 LEAST_SETTING, MOST_SETTING = 1e-9, 1e5
-# The authors' runs take 600 of SVR's iterations at most; without an end, settings that were made up
+# The authors' runs take at most 600 iterations of SVR; without a limit, arbitrary settings would
 # take minutes.
 _MOST_ITERATIONS = 100_000
 
 
 def make_pipeline(regressor: str, settings: Mapping[str, float]) -> Any:
-    """The regressor with these settings, still to be fitted; see `SETTINGS`."""
+    """The regressor with these settings, not yet fitted; see `SETTINGS`."""
     if regressor == "gaussian_process":
         return _gaussian_process(settings, optimizer=None)
     model = {
@@ -69,9 +69,9 @@ def make_pipeline(regressor: str, settings: Mapping[str, float]) -> Any:
 
 
 def _gaussian_process(settings: Mapping[str, float], **fit: Any) -> Any:
-    """A constant × RBF, and noise, on the logarithm of the target.
+    """A Gaussian process (constant × RBF + noise) on the logarithm of the target.
 
-    GFLOPs, which span orders of magnitude, are taken as logarithms. Far from all rows it predicts
+    It uses the logarithm of GFLOPs, which span orders of magnitude. Far from all rows, it predicts
     their geometric mean.
     """
     kernel = kernels.ConstantKernel() * kernels.RBF() + kernels.WhiteKernel(1e-2, (1e-6, 1.0))
@@ -94,28 +94,28 @@ def _with_log_GFLOPs(features: FloatArray) -> FloatArray:
 def search(
     regressor: str, features: FloatArray, target: FloatArray, *, draws: int, folds: int, seed: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Find a regressor's settings.
+    """Find the settings of a regressor.
 
     Ridge draws alpha ~ Exp(0.1); kernel ridge (RBF) alpha and gamma ~ Exp(0.01); SVR (RBF)
-    C ~ Exp(300), epsilon ~ Exp(1), gamma ~ Exp(0.01). The number in Exp is the mean. The draw with
-    the best mean R² over the folds is kept. The Gaussian process takes the settings of the greatest
-    marginal likelihood: no draw has to hit them.
+    C ~ Exp(300), epsilon ~ Exp(1), gamma ~ Exp(0.01), where Exp is parametrised by its mean. The
+    draw with the best mean R² over the folds is used. The Gaussian process uses the settings with
+    the largest marginal likelihood instead of draws.
 
     Args:
-        regressor: a key of `SETTINGS`, but not "power_share".
+        regressor: a key of `SETTINGS` other than "power_share".
         features: shape (rows, 10), in the order and the units of `FEATURES`.
-        target: shape (rows,), of the size of the paper's: W, or kJ an epoch.
-        draws: how many settings are tried.
-        folds: parts of the shuffled rows that are left out in turn.
-        seed: of the draws and the shuffling, and of the process's second start.
+        target: shape (rows,), of the magnitude of the paper's targets: W, or kJ per epoch.
+        draws: number of settings to try.
+        folds: number of parts of the shuffled rows, each of which is left out in turn.
+        seed: seed of the draws, of the shuffling, and of the second start of the Gaussian process.
 
     Returns:
-        The settings, and the scores over the folds: `r2`, `mape` (1 is 100 %) and `rmse` (in the
-        unit of the target), each a mean. The settings were chosen by the same folds, so these are
-        somewhat too good; and they say nothing of a GPU or a model that no row has.
+        The settings, and the mean scores over the folds: `r2`, `mape` (1 is 100 %) and `rmse` (in
+        the unit of the target). The settings were chosen with the same folds, so the scores are
+        slightly optimistic, and they do not apply to GPUs or models that no row has.
 
     Raises:
-        EstimateError: too few rows.
+        EstimateError: there are too few rows.
     """
     if regressor == "gaussian_process":
         return _most_likely(features, target, seed), {}
@@ -123,7 +123,7 @@ def search(
     if len(features) < 2 * folds:
         raise EstimateError(
             f"{len(features)} rows are too few for folds={folds}: at least {2 * folds} are needed, "
-            "two in each fold"
+            "two per fold"
         )
     drawn = _DRAWN[regressor]
     found = RandomizedSearchCV(
@@ -136,7 +136,7 @@ def search(
         random_state=seed,
         error_score="raise",
     ).fit(features, target)
-    # For scikit-learn more is better, so that errors are negative; R² may be anything up to 1.
+    # In scikit-learn, higher scores are better, so errors are negative; R² has no lower bound.
     means = {
         name: float(found.cv_results_[f"mean_test_{name}"][found.best_index_]) for name in _SCORING
     }
@@ -146,10 +146,10 @@ def search(
 
 def _most_likely(features: FloatArray, target: FloatArray, seed: int) -> dict[str, float]:
     if len(features) < 2:
-        raise EstimateError(f"a Gaussian process needs two runs or more: there are {len(features)}")
+        raise EstimateError(f"a Gaussian process needs two runs or more, not {len(features)}")
     process = _gaussian_process({}, n_restarts_optimizer=1, random_state=seed)
     with warnings.catch_warnings():
-        # Runs that hardly differ, or without noise: the best setting is then the bound.
+        # If runs hardly differ or have no noise, the best setting is at its bound.
         warnings.simplefilter("ignore", ConvergenceWarning)
         process.fit(features, target)
     found = process.regressor_["model"].kernel_.get_params()
@@ -157,7 +157,7 @@ def _most_likely(features: FloatArray, target: FloatArray, seed: int) -> dict[st
 
 
 def _plain(settings: Mapping[str, float]) -> dict[str, float]:
-    """Settings as plain numbers; one may lie beyond its bound by rounding, or by a freak draw."""
+    """Settings as plain numbers, clipped: rounding or an extreme draw may exceed the bounds."""
     return {
         name: float(np.clip(value, LEAST_SETTING, MOST_SETTING)) for name, value in settings.items()
     }

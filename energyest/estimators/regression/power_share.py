@@ -1,4 +1,4 @@
-"""Mean power as a share of the board's limit: two numbers that hold for a GPU never seen."""
+"""Mean power as a share of the board's limit: a model with two parameters, also for unseen GPUs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from scipy.special import stdtrit
 from energyest.arrays import FloatArray
 from energyest.errors import EstimateError
 
-#: What it needs to know of a run: the columns of `features` below.
+#: The columns of `features` below.
 SHARED = ("batch_size", "GFLOPs", "gpu_power_limit_W")
-# A line through two settings meets both: nothing would tell how far off it is.
+# A line through two settings fits both exactly and leaves no residuals to estimate its error.
 _FEWEST_SETTINGS = 3
 
 
@@ -22,14 +22,14 @@ _FEWEST_SETTINGS = 3
 class PowerShare:
     """log(mean power ÷ power limit) = intercept + slope × log(GFLOPs × batch size), at most 0.
 
-    Fitted to the mean of each setting: repetitions of a setting do not show how settings differ,
-    and an interval from all runs as if they were independent would cover 60 to 64 % of the authors'
-    public runs on left-out GPUs and models, where it is meant to cover 90 %.
+    It is fitted to the mean of each setting, because repetitions of a setting do not show how
+    settings differ: if all runs were treated as independent, a 90 % interval would cover only 60 to
+    64 % of the authors' public runs on left-out GPUs and models.
 
     Attributes:
-        line: statsmodels' result of ordinary least squares; its `params` are intercept and slope.
-        repetition_variance: of the logarithm of a run's share around the mean of its setting; 0
-            where no setting was repeated.
+        line: ordinary-least-squares result of statsmodels; its `params` are intercept and slope.
+        repetition_variance: variance of the logarithm of a run's share around the mean of its
+            setting; 0 if no setting was repeated.
     """
 
     line: Any
@@ -44,12 +44,12 @@ class PowerShare:
         Args:
             features: shape (n, 3), the columns `SHARED`, positive.
             power_W: mean power of each run, of shape (n,), positive.
-            setting: whole numbers from 0 on, of shape (n,), equal for repetitions.
+            setting: integers from 0, of shape (n,), equal for repetitions.
 
         Raises:
             EstimateError: there are fewer than three settings, or all have the same FLOPs.
         """
-        # Late, as it takes a second to load and the other regressors do without.
+        # Imported here: it takes a second to load, and other regressors do not need it.
         from statsmodels.regression.linear_model import OLS  # noqa: PLC0415
 
         design, limit_W = _design_and_limit(features)
@@ -59,7 +59,7 @@ class PowerShare:
         y = np.bincount(setting, share) / runs
         if len(runs) < _FEWEST_SETTINGS or np.ptp(x) < 1e-9:
             raise EstimateError(
-                f"power_share needs runs of {_FEWEST_SETTINGS} settings or more that differ in "
+                f"power_share needs runs with at least {_FEWEST_SETTINGS} settings that differ in "
                 f"GFLOPs × batch_size: there are {len(runs)}"
             )
         within = float(((share - y[setting]) ** 2).sum())
@@ -75,13 +75,13 @@ class PowerShare:
     def interval(self, features: FloatArray, confidence: float) -> tuple[FloatArray, FloatArray]:
         """Lower and upper end of a single run's mean power in W, each of shape (n,).
 
-        The prediction interval of ordinary least squares for a setting that was not measured, from
-        Student's t, and the deviation of a single run from its setting on top.
+        It combines the prediction interval of ordinary least squares for an unmeasured setting,
+        from Student's t, with the deviation of a single run from its setting.
         """
         design, limit_W = _design_and_limit(features)
         variance = self.line.get_prediction(design).se_obs ** 2 + self.repetition_variance
         quantile = float(stdtrit(self.line.df_resid, (1 + confidence) / 2))
-        # Three settings leave one degree of freedom: the quantile may be of any size.
+        # Three settings leave one degree of freedom, so the quantile can be very large.
         factor = np.exp(np.minimum(quantile * np.sqrt(variance), 700.0))
         power_W = self.predict(features)
         return power_W / factor, np.minimum(power_W * factor, limit_W)

@@ -1,4 +1,4 @@
-"""`TableModel`: learns from a table with a few numbers a run, where no operations are known."""
+"""`TableModel`: learns from a table with a few numbers per run, without known operations."""
 
 from __future__ import annotations
 
@@ -35,48 +35,49 @@ Target = Literal["mean_power_W", "epoch_energy_J"]
 
 _FORMAT = 2
 _KIND = "table model"
-# Runs that are alike in these too, where they are there, are repetitions of one setting.
+# Repetitions of a setting must also agree in these columns, if present.
 _NAMES = ("model", "gpu")
-# SVR searches settings that suit numbers of the size of the paper's targets: W, and kJ an epoch.
+# SVR's search range suits numbers of the magnitude of the paper's targets: W, and kJ per epoch.
 _UNIT = {"mean_power_W": 1.0, "epoch_energy_J": 1e3}
-# A kernel of more rows would take gigabytes, and minutes to load.
+# A kernel of more rows would take gigabytes of memory, and minutes to load.
 _MOST_ROWS = 2_000
 
 
 class TableModel(BaseEstimator):
-    """PRE from a few numbers a run: the published regressions, and two that go beyond them.
+    """PRE from a few numbers per run: the published regressions and two further ones.
 
     The published ones (`linear`, `ridge`, `kernel_ridge`, `svr`) and `gaussian_process` learn from
-    the ten `FEATURES` of the paper; see `pipelines.search`. They interpolate between settings like
-    those measured. For a GPU or a model that no run has, their errors become very large: on the
-    authors' 150 public runs mean power by kernel ridge is then 84 to 86 % off.
+    the ten `FEATURES` of the paper; see `pipelines.search`. They interpolate between measured
+    settings. For a GPU or a model that no run has, their errors become very large: on the authors'
+    150 public runs, mean power by kernel ridge is then off by 84 to 86 %.
 
-    `power_share` is for that case, and for mean power alone: the share of the GPU's power limit
-    that a training draws grows with a power of GFLOPs × batch size and ends at the limit. It needs
-    three of the features, is about 12 % off on left-out GPUs and models of the same runs, and is
-    the only one with an interval. Its limits: the level of one class of GPUs is not that of another
-    (79 runs on an H100 and an H200 draw about 0.6 times the share that consumer GPUs draw for the
-    same FLOPs, and the interval fitted to those covers a quarter of them), so fit it to runs like
-    yours; and it ignores precision, data loading and memory traffic (fitted to such runs of
-    all precisions it is 24 % off on unseen models, and its 90 % interval covers 91 %). Where
-    operations are known, `PreModel` does better.
+    `power_share` is meant for that case, and predicts only mean power: the share of the GPU's power
+    limit grows with a power of GFLOPs × batch size, up to the limit. It needs three of the
+    features, is off by about 12 % on left-out GPUs and models of the same runs, and is the only one
+    with an interval. It has two limitations. First, the level differs between classes of GPUs: 79
+    runs on an H100 and an H200 draw about 0.6 times the share that consumer GPUs draw for the same
+    FLOPs, and an interval fitted to the latter covers a quarter of them. Fit it to runs similar to
+    yours. Second, it ignores precision, data loading and memory traffic: fitted to such runs in all
+    precisions, it is off by 24 % on unseen models, and its 90 % interval covers 91 %. If operations
+    are known, `PreModel` is more accurate.
 
-    It follows scikit-learn's conventions, but takes a whole table: what it predicts is a column.
+    It follows scikit-learn's conventions, but takes a whole table, of which the target is a column.
 
     Args:
         regressor: "linear", "ridge", "kernel_ridge", "svr", "gaussian_process" or "power_share".
-        target: "mean_power_W", mean power of the GPU over a training; or "epoch_energy_J".
-        draws: settings that `ridge`, `kernel_ridge` and `svr` try at random; 100 as published.
-        folds: parts of the rows that are left out in turn, for their scores and those of `linear`.
-        seed: of draws and folds, from 0 to 2**32 - 1; the same seed gives the same model.
+        target: "mean_power_W", the mean power of the GPU over a training; or "epoch_energy_J".
+        draws: number of random settings that `ridge`, `kernel_ridge` and `svr` try; 100 as
+            published.
+        folds: number of cross-validation folds for their scores and those of `linear`.
+        seed: seed of draws and folds, from 0 to 2**32 - 1; the same seed gives the same model.
 
     Attributes:
-        fitted_: the fitted pipeline of scikit-learn, or a `PowerShare`.
+        fitted_: the fitted scikit-learn pipeline, or a `PowerShare`.
         best_params_: the settings that the search found, name -> number; empty for `linear` and
             `power_share`.
         cv_scores_: `r2`, `mape` (1 is 100 %) and `rmse` (in W or kJ) of a published regressor over
             its folds, see `pipelines.search`; empty for the others.
-        training_: the numbers that it learnt from, as a DataFrame.
+        training_: the training data, as a DataFrame.
 
     Examples:
         >>> from energyest.estimators import TableModel
@@ -105,25 +106,25 @@ class TableModel(BaseEstimator):
         """The columns of a table that the model predicts from."""
         return SHARED if self.regressor == "power_share" else FEATURES
 
-    # ------------------------------------------------------------------ learning
+    # ------------------------------------------------------------------ fitting
 
     def fit(self, table: pd.DataFrame) -> TableModel:
-        """Learn from finished trainings.
+        """Fit the model to finished trainings.
 
         Args:
-            table: a row a run, 2000 at most: the `columns`, in the units that their names say, and
-                the target, positive. `power_share` takes runs for repetitions of one setting if
-                they are alike in its columns, and in `model` and `gpu` where these are there.
+            table: one row per run, 2000 at most: the `columns`, in the units in their names, and
+                the target, positive. `power_share` treats runs as repetitions of one setting if
+                they agree in its columns, and in `model` and `gpu` if present.
 
         Returns:
             The model itself.
 
         Raises:
-            EstimateError: a setting of the model is out of its range; a column is missing, or holds
-                something other than finite numbers of sizes from 1e-15 to 1e15; the target is not
-                positive; GFLOPs are not, for `power_share` and `gaussian_process`; there are too
-                many runs, or too few: two in each fold for the published regressors, two for
-                `gaussian_process`, three settings for `power_share`.
+            EstimateError: a setting of the model is invalid; a column is missing, or holds
+                something other than finite numbers from 1e-15 to 1e15 in magnitude; the target is
+                not positive; GFLOPs are not positive for `power_share` or `gaussian_process`; or
+                there are too many or too few runs (at least two per fold for the published
+                regressors, two for `gaussian_process`, three settings for `power_share`).
         """
         self._check_settings()
         training = self._training(table)
@@ -141,7 +142,7 @@ class TableModel(BaseEstimator):
     def _refit(
         self, training: pd.DataFrame, settings: dict[str, float], scores: dict[str, float]
     ) -> TableModel:
-        """Fit with settings that were found: what `fit` ends with, and all that `load` does."""
+        """Fit with given settings: the last step of `fit`, and the only one of `load`."""
         features, target = self._known(training)
         if self.regressor == "power_share":
             alike = [name for name in training if name != self.target]
@@ -156,19 +157,19 @@ class TableModel(BaseEstimator):
     def cross_validate(
         self, table: pd.DataFrame, groups: Groups = "model", *, confidence: float = 0.9
     ) -> CrossValidation:
-        """Predict each run by a model that was fitted without its group.
+        """Predict each run with a model that was fitted without the run's group.
 
         Args:
             table: as for `fit`, with a column `model` or `gpu` to group by.
-            groups: "model" or "gpu": all runs of one model or GPU are left out together; None for
-                fifths at random, which put repetitions of a setting on both sides.
-            confidence: probability for the interval.
+            groups: "model" or "gpu" to leave out all runs of one model or GPU together; None for
+                random fifths, which put repetitions of a setting on both sides.
+            confidence: coverage probability of the interval.
 
         Returns:
-            Its table has the rows of this one, in their order.
+            The result, whose table has the rows of this one in the same order.
 
         Raises:
-            EstimateError: there are fewer than two groups, or as `fit` of the runs that are left.
+            EstimateError: there are fewer than two groups, or as `fit` for the remaining runs.
         """
         self._check_settings()
         check_confidence(confidence, EstimateError)
@@ -194,10 +195,10 @@ class TableModel(BaseEstimator):
     # ------------------------------------------------------------------ predicting
 
     def predict(self, table: pd.DataFrame) -> FloatArray:
-        """The target of each row, of shape (n,), in W or J.
+        """Predict the target of each row, of shape (n,), in W or J.
 
         Args:
-            table: with the model's `columns`.
+            table: table with the model's `columns`.
 
         Raises:
             NotFittedError: the model was not fitted; it is an EstimateError too.
@@ -213,15 +214,15 @@ class TableModel(BaseEstimator):
     def predict_interval(
         self, table: pd.DataFrame, confidence: float = 0.9
     ) -> tuple[FloatArray, FloatArray]:
-        """Where the mean power of a single run lies, on a GPU or with a model never seen.
+        """Prediction interval of the mean power of a single run, also for unseen GPUs and models.
 
-        It ends at the power limit. On left-out GPUs and models of the authors' 150 public runs the
-        90 % interval covered 90 % and 87 % of the runs; these are ten settings, so that a setting
-        more or less makes ten points.
+        It ends at the power limit. For left-out GPUs and models of the authors' 150 public runs,
+        the 90 % interval covered 90 % and 87 % of the runs; these are only ten settings, so that
+        one setting changes the coverage by ten percentage points.
 
         Args:
-            table: with the model's `columns`.
-            confidence: probability that the run lies within.
+            table: table with the model's `columns`.
+            confidence: coverage probability of the interval.
 
         Returns:
             Lower and upper end in W, each of shape (n,).
@@ -232,17 +233,17 @@ class TableModel(BaseEstimator):
         check_confidence(confidence, EstimateError)
         check_fitted(self)
         if not isinstance(self.fitted_, PowerShare):
-            raise EstimateError(f"{self.regressor} gives no interval: power_share does")
+            raise EstimateError(f"{self.regressor} has no interval; only power_share has one")
         return self.fitted_.interval(self._features(table), confidence)
 
     # ------------------------------------------------------------------ files
 
     def save(self, path: safe_json.AnyPath) -> None:
-        """Write the model's settings and what it learnt from, as JSON: nothing that could run.
+        """Write the model's settings and training data as JSON, without executable code.
 
         Raises:
             NotFittedError: the model was not fitted; it is an EstimateError too.
-            OSError: the file cannot be written, or is there already and was not written by `save`.
+            OSError: the file cannot be written, or exists and was not written by `save`.
         """
         check_fitted(self)
         content = {
@@ -257,17 +258,17 @@ class TableModel(BaseEstimator):
 
     @classmethod
     def load(cls, path: safe_json.AnyPath) -> TableModel:
-        """Read what `save` wrote: the model is fitted again, with the settings that were found.
+        """Read a file written by `save`, and fit the model again with the stored settings.
 
         Raises:
-            EstimateError: the file is no such model, is damaged, or is of another version.
-            FileNotFoundError: there is no such file.
+            EstimateError: the file is not such a model, is damaged, or has another version.
+            FileNotFoundError: the file does not exist.
         """
         content = safe_json.read_json(path)
         safe_json.check_kind(content, _KIND, _FORMAT, str(path))
         try:
             return cls._from_dict(content)
-        # A ValueError of scikit-learn's: numbers that are in range, but cannot be fitted together.
+        # scikit-learn raises ValueError for numbers that are in range but cannot be fitted.
         except ValueError as error:
             raise EstimateError(f"{path} is damaged: {error}") from error
 
@@ -303,8 +304,8 @@ class TableModel(BaseEstimator):
                 raise EstimateError(f"{name}={value!r} must be one of {', '.join(known)}")
         if self.regressor == "power_share" and self.target != "mean_power_W":
             raise EstimateError(
-                f"power_share predicts mean_power_W alone, not {self.target}: multiply its power "
-                "by the duration of an epoch, or choose another regressor"
+                f"power_share only predicts mean_power_W, not {self.target}: multiply its power by "
+                "the duration of an epoch, or choose another regressor"
             )
         check_count(self.draws, "draws", EstimateError)
         check_count(self.folds, "folds", EstimateError, least=2)
@@ -312,13 +313,13 @@ class TableModel(BaseEstimator):
             raise EstimateError(f"seed={self.seed} must be below 2**32")
 
     def _training(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The numbers to learn from: the columns, the target, and names as whole numbers."""
+        """The training data: the columns, the target, and names as integers."""
         features = self._features(table)
         training: pd.DataFrame = pd.DataFrame(features, columns=list(self.columns))
         training[self.target] = number_column(table, self.target, positive=True)
         if len(table) > _MOST_ROWS:
             raise EstimateError(
-                f"the table has {len(table)} rows: {_MOST_ROWS} are the most to learn from"
+                f"the table has {len(table)} rows: at most {_MOST_ROWS} are supported"
             )
         if self.regressor == "power_share":
             for name in (name for name in _NAMES if name in table):
@@ -326,7 +327,7 @@ class TableModel(BaseEstimator):
         return training
 
     def _known(self, training: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
-        """Features, and the target in the unit of the fit."""
+        """The features, and the target in the unit of the fit."""
         target = training[self.target].to_numpy(float) / _UNIT[self.target]
         return training[list(self.columns)].to_numpy(float), target
 
@@ -340,7 +341,7 @@ class TableModel(BaseEstimator):
 
 
 def _check_names(table: pd.DataFrame, name: str) -> None:
-    """Refuse a column of names that is not there, or not in every row."""
+    """Raise an error if a column of names is missing or incomplete."""
     if name not in table:
         raise EstimateError(f"the table lacks the column {name} to group by")
     lacking = table[name].isna().to_numpy()
@@ -349,6 +350,6 @@ def _check_names(table: pd.DataFrame, name: str) -> None:
 
 
 def _check_keys(parts: object, names: Iterable[str], of: str) -> None:
-    """Refuse what is not a dict of these keys alone; `of` says whose keys they are."""
+    """Raise an error for anything but a dict with exactly these keys; `of` names it in messages."""
     if not isinstance(parts, dict) or set(parts) != set(names):
-        raise EstimateError(f"{of} must have the parts {', '.join(names) or '(none)'} alone")
+        raise EstimateError(f"{of} must have exactly the parts {', '.join(names) or '(none)'}")

@@ -1,1 +1,1 @@
-"""STEP: a trace to an estimate of the whole training."""
+"""STEP: estimates a whole training from the epochs measured so far."""

@@ -1,9 +1,10 @@
-"""Since when has a sequence been on its present level? The probability of every answer.
+"""The start of the present level of a sequence: a probability for every possible position.
 
-Bayesian, because the answer is uncertain just when it matters: a few epochs after a change, one
-more or one less decides over the level. A mean over all answers, weighted by their probability, is
-about as accurate as the mean since the most probable one (`benchmarks/evidence/step_accuracy.py`
-has both); what the others add is how sure it is, which the interval needs.
+The method is Bayesian because the start is most uncertain when it matters most: a few epochs after
+a change, one epoch more or less affects the level noticeably. The mean over all possible starts,
+weighted by their probability, is about as accurate as the mean since the most probable one
+(`benchmarks/evidence/step_accuracy.py` has both), but it also yields the uncertainty, which the
+interval needs.
 """
 
 from __future__ import annotations
@@ -18,42 +19,42 @@ from scipy.special import gammaln
 
 from energyest.arrays import FloatArray
 
-# What is expected before a run is seen, in terms of the logarithm of energy: relative noise and
-# relative changes. Round numbers from the middle of where the accuracy is flat:
+# Priors, in terms of the logarithm of energy: relative noise and relative changes. They are round
+# numbers from the middle of the range in which accuracy is flat:
 # `benchmarks/evidence/step_calibration.py` prints it for half and for twice each of them.
-#: The spread of epochs around their level, unless a run jumps more from epoch to epoch, ...
+#: Standard deviation of epochs around their level, unless the run's own jumps are larger.
 NOISE = 0.015
-#: ... which counts as much as this many epochs that were seen.
+#: Weight of this prior, in epochs.
 NOISE_EPOCHS = 2.0
-#: The chance that the level changes after an epoch.
+#: Probability that the level changes after an epoch.
 CHANGE_RATE = 0.003
-#: The share of levels that last one epoch: a cold start, a compilation, a change within an epoch.
+#: Share of levels that last one epoch: a cold start, a compilation, a change within an epoch.
 SINGLE = 0.5
-#: The share of changes that may go anywhere, as opposed to near the usual level of the run.
+#: Share of changes that may lead anywhere, as opposed to near the usual level of the run.
 FAR = 0.2
-#: How near: the noise divided by the square root of this.
+#: How near: standard deviation is the noise divided by the square root of this.
 NEARNESS = 0.05
 
-# Every epoch may be the first of the level among so many last ones; before them, those at the
-# largest jumps, and so many in each doubling of the distance: the start of a long level in noise
-# need not be known to the epoch.
+# Candidates for the first epoch of the level: each of the last `_DENSE` epochs; before these, the
+# `_JUMPS` largest jumps and `_PER_OCTAVE` epochs per doubling of the distance, because the start of
+# a long level need not be known exactly.
 _DENSE = 24
 _JUMPS = 8
 _PER_OCTAVE = 6
-# So many differences of neighbours say something of the noise.
+# Least number of differences of neighbours needed to estimate the noise.
 _JUMPS_TO_JUDGE = 3
 
 
 @dataclass(frozen=True)
 class LastChange:
-    """What is known about the beginning of the present level.
+    """The probability distribution of the start of the present level.
 
     Attributes:
         size: number of values.
         starts: shape (candidates,), ascending positions at which the level may begin.
-        weights: shape (candidates,), their probabilities; sum 1.
-        previous: shape (candidates,), where the level before that position begins, if the level
-            begins there; 0 for the first.
+        weights: shape (candidates,), their probabilities; they sum to 1.
+        previous: shape (candidates,), start of the previous level, given that the present level
+            begins at the candidate; 0 for the first.
     """
 
     size: int
@@ -63,9 +64,9 @@ class LastChange:
 
     @property
     def ages(self) -> NDArray[np.intp]:
-        """Number of values since the level before ended, shape (candidates,).
+        """Number of values since the previous level ended, shape (candidates,).
 
-        A single value that leads over to the level, such as a cold epoch, counts.
+        A single transitional value, such as a cold epoch, is included.
         """
         single = (self.starts > 0) & (self.starts - self.previous == 1)
         ages: NDArray[np.intp] = self.size - self.starts + single
@@ -74,8 +75,8 @@ class LastChange:
     def best(self, least_age: int) -> int:
         """Index of the most probable candidate.
 
-        Where the level is rather older than `least_age` than not, it is the most probable one of
-        those: many old answers that differ little outweigh a young one.
+        If the level is more likely older than `least_age` than not, the most probable of the older
+        candidates is returned: many similar old candidates together outweigh a single young one.
         """
         old = self.ages >= least_age
         if self.weights[old].sum() >= 0.5:
@@ -83,14 +84,14 @@ class LastChange:
         return int(np.argmax(self.weights))
 
     def shares(self) -> FloatArray:
-        """Shape (size,), the weight of each value in the mean of the level to come; sum 1."""
+        """Weight of each value in the mean of the future level, shape (size,); sums to 1."""
         size = self.size
         each = np.zeros(size)
         each[self.starts] = self.weights / (size - self.starts)
         shares = np.cumsum(each)
         before = int(self.previous[-1])
         if size > 1 and self.starts[-1] == size - 1 and size - 1 - before > 1:
-            # A last value that stands alone may stay alone: what was before it then comes back.
+            # A single last value may be exceptional: the previous level then returns.
             returns = SINGLE * float(self.weights[-1])
             shares[-1] -= returns
             shares[before:-1] += returns / (size - 1 - before)
@@ -98,11 +99,11 @@ class LastChange:
 
 
 def last_change(values: FloatArray) -> LastChange:
-    """When the present level of a sequence may have begun.
+    """Find when the present level of a sequence may have begun.
 
-    A sequence is taken to consist of levels, each with its own noise (normal, of unknown variance),
-    whose lengths are geometric or, often, one. The probability of a start is that of the levels
-    before it, divided in the most probable way, times that of what follows being one level; both
+    A sequence is modelled as levels, each with its own normal noise of unknown variance, whose
+    lengths are geometric or, often, one. The probability of a start is the probability of the most
+    likely division into levels before it, times the probability that the rest is one level. Both
     have a closed form (a normal-inverse-gamma prior; Barry and Hartigan, "A Bayesian analysis for
     change point problems", JASA 88, 1993; Adams and MacKay, arXiv 0710.3742).
 
@@ -121,10 +122,10 @@ def last_change(values: FloatArray) -> LastChange:
     length = edges[end + 1] - edges[begin]
     one_level = _evidence(logs, edges[begin], length, _noise(logs))
     whole, ongoing = _length_priors(size)
-    # Row: the candidate with which the stretch ends; column: that with which it begins.
+    # Row: the last candidate of the segment; column: the first.
     stretches = np.empty((number, number))
     stretches[end, begin] = one_level + whole[length]
-    # The best division of what comes before each candidate, and where its last level begins.
+    # The best division of the values before each candidate, and the start of its last level.
     before = np.zeros(number)
     previous = np.zeros(number, dtype=np.intp)
     for j in range(1, number):
@@ -138,7 +139,7 @@ def last_change(values: FloatArray) -> LastChange:
 
 
 def _candidates(logs: FloatArray) -> NDArray[np.intp]:
-    """Positions at which the level may begin: all of the last ones, fewer before them."""
+    """Positions at which the level may begin: all recent ones, and fewer before them."""
     size = len(logs)
     if size <= _DENSE + _JUMPS:
         return np.arange(size)
@@ -151,19 +152,20 @@ def _candidates(logs: FloatArray) -> NDArray[np.intp]:
 
 
 def _noise(logs: FloatArray) -> float:
-    """The spread to expect: that of the run, by its jumps, of which few are changes of level."""
+    """The expected noise, from the jumps of the run, few of which are changes of level."""
     jumps = np.sort(np.abs(np.diff(logs)))
     if len(jumps) < _JUMPS_TO_JUDGE:
         return NOISE
-    # 1.4826 turns a median into a standard deviation, sqrt(2) one of differences into one of
-    # values; the lower of two middle ones, so that a cold epoch among four does not count.
+    # The factor 1.4826 turns a median into a standard deviation; sqrt(2), one of differences into
+    # one of values. The lower of two middle values is used, so that one cold epoch among four does
+    # not count.
     spread = 1.4826 * float(jumps[(len(jumps) - 1) // 2]) / math.sqrt(2)
     return max(NOISE, spread)
 
 
 @lru_cache(maxsize=64)
 def _pairs(number: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """All pairs of candidates, (end, begin) with begin <= end, the last ends last."""
+    """All pairs of candidates (end, begin) with begin <= end, sorted by end."""
     end, begin = np.tril_indices(number)
     return end, begin
 
@@ -171,13 +173,13 @@ def _pairs(number: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 def _evidence(
     logs: FloatArray, begin: NDArray[np.intp], length: NDArray[np.intp], noise: float
 ) -> FloatArray:
-    """Log probability of each stretch of values if it is one level.
+    """Log probability of each segment of values, given that it is one level.
 
     Args:
         logs: the values.
-        begin: shape (stretches,), where each begins.
-        length: shape (stretches,), how many values it has; at least 1.
-        noise: the spread to expect.
+        begin: shape (segments,), start of each segment.
+        length: shape (segments,), number of values in each segment; at least 1.
+        noise: expected noise.
     """
     sums = np.concatenate([[0.0], np.cumsum(logs)])
     squares = np.concatenate([[0.0], np.cumsum(logs**2)])
@@ -186,7 +188,7 @@ def _evidence(
     shape = NOISE_EPOCHS / 2
     scale = shape * noise**2
     n = np.arange(len(logs) + 1, dtype=np.float64)
-    n[0] = 1  # of no stretch; keeps the logarithms finite
+    n[0] = 1  # unused; keeps the logarithms finite
     common = shape * math.log(scale) - gammaln(shape)
     near = (
         math.log(1 - FAR)
@@ -212,7 +214,7 @@ def _evidence(
 
 
 def _length_priors(size: int) -> tuple[FloatArray, FloatArray]:
-    """Log probability of each length of a level that has ended, and of one that goes on."""
+    """Log probability of each length, for a level that has ended and for one that continues."""
     more = np.arange(size + 1, dtype=np.float64) - 1
     lasting = math.log1p(-SINGLE) + math.log1p(-CHANGE_RATE) * more
     ended = lasting + math.log(CHANGE_RATE)

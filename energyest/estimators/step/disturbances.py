@@ -1,4 +1,4 @@
-"""Epochs that stand out: stalls, which cost more than the level, and dips, which cost less."""
+"""Disturbances: stalls, which cost more than the level, and dips, which cost less."""
 
 from __future__ import annotations
 
@@ -16,42 +16,43 @@ from energyest.estimators.step.spikes import remaining_spikes
 
 Flags = NDArray[np.bool_]
 
-# An epoch stands out if it is off the median by more than so many times the robust spread of the
-# others, and by more than a share of the level. The spread of a handful of epochs can be too small.
+# An epoch stands out if it deviates from the median by more than `_STANDS_OUT` robust standard
+# deviations and by more than the share `_LEAST_HEIGHT` of the level. The estimate of the standard
+# deviation is bounded below, because it can be too small for a few epochs.
 _STANDS_OUT = 4.0
 _LEAST_HEIGHT = 0.02
 _LEAST_SPREAD = 0.003
-# A median below this share of the largest value is what rounding has left of 0.
+# A median below this share of the largest value is 0 up to rounding.
 _LEAST_USUAL = 1e-9
-# Where more of them do, they are no exception but the noise of the level.
+# If a larger share of epochs stands out, it is noise of the level.
 _MOST = 1 / 3
-# Epochs before a level belong to it, too, if so many of all since then lie on it: what lies between
-# was a burst and no other level.
+# Earlier epochs belong to the level, too, if at least this share of all epochs since then lies on
+# it: the epochs in between were a burst, not another level.
 _SAME_LEVEL = 0.6
-# A lower level that is this young and follows one that was longer than this many times its age is
-# mostly a long dip. The probability that it ends falls with its age, by a factor of e in so many
-# epochs.
+# A lower level of at most `_YOUNG` epochs, after one longer than `_LONGER` times its age, is mostly
+# a long dip. The probability that it ends falls with its age, by a factor of e in
+# `GOES_BACK_EPOCHS` epochs.
 _YOUNG, _LONGER, _LEAST_EPOCHS = 10, 1.5, 4
 GOES_BACK, GOES_BACK_EPOCHS = 0.5, 4.0
 _FORMER_EPOCHS, _FORMER_ALIKE = 12, 0.03
-# What comes in more epochs than these is drawn for so many, and scaled.
+# For more remaining epochs than this, draws are made for this many, and scaled.
 _MOST_DRAWN = 2000
-# Dips cannot save more than this share of what is to come.
+# Dips cannot save more than this share of the remaining energy.
 _MOST_SAVED = 0.8
 
 
 @dataclass(frozen=True)
 class Prior:
-    """What is expected of stalls or of dips before a training has shown any.
+    """Prior for stalls or dips, before a training has shown any.
 
-    The constants are chosen by `benchmarks/evidence/step_calibration.py`.
+    The constants are chosen with `benchmarks/evidence/step_calibration.py`.
 
     Attributes:
-        bursts: how many are taken to have been seen,
-        epochs: in how many epochs.
-        size: median of what an epoch costs more or less, as a share of the level or, if
-            `is_relative`, of the spread of quiet epochs: loaders that vary stall for longer.
-        spread: standard deviation of the size's logarithm.
+        bursts: prior number of bursts,
+        epochs: in this prior number of epochs.
+        size: median of the extra (or saved) cost of an epoch, as a share of the level or, if
+            `is_relative`, in standard deviations of quiet epochs: variable loaders stall longer.
+        spread: standard deviation of the logarithm of the size.
         is_relative: see `size`.
     """
 
@@ -64,29 +65,29 @@ class Prior:
 
 STALLS = Prior(bursts=0.95, epochs=4.8, size=1.9, spread=0.43, is_relative=True)
 DIPS = Prior(bursts=0.16, epochs=5.5, size=0.165, spread=0.33, is_relative=False)
-# Probability that an epoch of a burst is followed by another, with the weight of so many epochs.
+# Prior probability that an epoch of a burst is followed by another, and its weight in epochs.
 GOES_ON, _GOES_ON_WEIGHT = 0.38, 3.0
-# Probability that what has come once comes at regular intervals, as a validation does or a
-# checkpoint; each further one that is in time adds to it.
+# Probability that an event seen once recurs at regular intervals, as validation or checkpoints do,
+# and the increase for each further event on time.
 IS_REGULAR, EACH_ADDS, MOST_REGULAR = 0.1, 0.25, 0.95
-# The prior of sizes has the weight of so many epochs: trainings differ more than their stalls do.
+# Weight of the prior of sizes, in epochs: it is small, as trainings differ more than their stalls.
 _SIZE_WEIGHT = 0.2
 
-#: How many futures are drawn.
+#: Number of simulated futures.
 DRAWS = 1000
 _SEED = 0
 
 
 class Chance(NamedTuple):
-    """Random numbers, always the same ones: no projection changes without a reason.
+    """Random numbers with a fixed seed, so that no projection changes without a reason.
 
-    Each row is spread as evenly as so many numbers can be, in a random order.
+    Each row holds evenly spaced quantiles in random order.
 
     Attributes:
-        stalls: shape (2, DRAWS), between 0 and 1; and shape (3, DRAWS), normal.
+        stalls: uniform numbers, shape (2, DRAWS), and normal numbers, shape (3, DRAWS).
         dips: the same for dips.
-        way_back: shape (DRAWS,), between 0 and 1.
-        error: the same.
+        way_back: uniform numbers, shape (DRAWS,).
+        error: uniform numbers, shape (DRAWS,).
     """
 
     stalls: tuple[FloatArray, FloatArray]
@@ -106,16 +107,16 @@ def chance() -> Chance:
 
 
 class Disturbances:
-    """The epochs of a level that stand out, and how many like them are to come.
+    """The disturbed epochs of a level, and a forecast of future ones.
 
     Args:
-        values: shape (values,), what each epoch has cost, finite.
+        values: shape (values,), cost of each epoch, finite.
         start: position of the level's first epoch.
-        epochs: shape (values,), which epoch of the training each of them is.
+        epochs: shape (values,), number of each of these epochs in the training.
 
     Attributes:
-        calm: shape (values,), `values` with the usual value in place of those that stand out.
-        are_older: whether some came before what was taken for the beginning of the level.
+        calm: shape (values,), `values` with disturbed ones replaced by the usual value.
+        are_older: whether some disturbances precede the assumed start of the level.
     """
 
     def __init__(self, values: FloatArray, start: int, epochs: NDArray[np.intp]) -> None:
@@ -125,7 +126,7 @@ class Disturbances:
         self._spread, first = _LEAST_SPREAD, start
         if usual > _LEAST_USUAL * float(np.max(np.abs(values))):
             off = values / usual - 1
-            # The median absolute deviation, as the standard deviation of normal noise.
+            # Median absolute deviation, scaled to the standard deviation of normal noise.
             self._spread = max(1.4826 * float(np.median(np.abs(off[start:]))), _LEAST_SPREAD)
             stands_out = np.abs(off) > max(_STANDS_OUT * self._spread, _LEAST_HEIGHT)
             if stands_out[start:].mean() <= _MOST:
@@ -139,14 +140,14 @@ class Disturbances:
         self._dips = _Kind(DIPS, out & (off < 0), -off, epochs, first)
 
     def to_come(self, begin: int, end: float) -> FloatArray:
-        """What the epochs to come cost beyond the level, in epochs on the level.
+        """Extra cost of the remaining epochs beyond the level, in units of an epoch on the level.
 
         Args:
-            begin: the first of them.
-            end: where the training ends; it may end within an epoch.
+            begin: the first remaining epoch.
+            end: the end of the training, possibly within an epoch.
 
         Returns:
-            Futures, of shape (DRAWS,).
+            Simulated futures, of shape (DRAWS,).
         """
         to_come = max(0.0, end - begin)
         remaining = math.ceil(min(to_come, _MOST_DRAWN))
@@ -160,13 +161,13 @@ class Disturbances:
 
 
 class _Kind:
-    """Stalls or dips of a run.
+    """The stalls, or the dips, of a run.
 
     Args:
-        prior: what is expected of them.
-        out: shape (values,), which epochs are some.
-        off: shape (values,), how much they cost more (of dips, less), as a share of the level.
-        epochs: shape (values,), which epochs of the training these are.
+        prior: prior for them.
+        out: shape (values,), which epochs are stalls (or dips).
+        off: shape (values,), their extra (or saved) cost, as a share of the level.
+        epochs: shape (values,), number of each epoch in the training.
         first: position of the first epoch that counts.
     """
 
@@ -176,7 +177,7 @@ class _Kind:
         self._prior = prior
         self.sizes = off[out]
         self._quiet = len(out) - first - len(self.sizes)
-        # Where bursts begin.
+        # First epoch of each burst.
         self._bursts = epochs[out & ~np.concatenate([[False], out[:-1]])]
 
     def to_come(
@@ -186,7 +187,7 @@ class _Kind:
         spread: float,
         numbers: tuple[FloatArray, FloatArray],
     ) -> FloatArray:
-        """What they add to, or save of, the epochs to come, in epochs on the level."""
+        """The cost they add to (or save in) the remaining epochs, in epochs on the level."""
         prior, seen = self._prior, len(self._bursts)
         (how_many, if_regular), (further, how_large, how_different) = numbers
         bursts = np.searchsorted(
@@ -196,13 +197,13 @@ class _Kind:
         if regular is not None:
             share = min(IS_REGULAR + EACH_ADDS * (seen - 1), MOST_REGULAR)
             bursts = np.where(if_regular < share, regular, bursts)
-        # How often a burst goes on is geometric; a sum of many is close to normal.
+        # Burst lengths are geometric; a sum of many is approximately normal.
         events = len(self.sizes)
         ends = (_GOES_ON_WEIGHT * (1 - GOES_ON) + seen) / (_GOES_ON_WEIGHT + events)
         mean_further = bursts * (1 - ends) / ends
         further = mean_further + np.sqrt(mean_further / ends) * further
         epochs = np.minimum(bursts + np.maximum(further, 0.0), remaining)
-        # Sizes are lognormal; again, a sum of many is close to normal.
+        # Sizes are lognormal; again, a sum of many is approximately normal.
         usual = prior.size * (spread if prior.is_relative else 1.0)
         weight = _SIZE_WEIGHT + events
         center = _SIZE_WEIGHT * math.log(usual) + float(np.log(self.sizes).sum())
@@ -214,9 +215,9 @@ class _Kind:
 
 
 def _beta_binomial(number: int, successes: float, failures: float) -> FloatArray:
-    """Probability of so many successes, at the most, of shape (number,), from 0 on.
+    """Cumulative distribution of the number of successes from 0 on, of shape (number,).
 
-    Their rate is beta-distributed. Each probability follows from the one before.
+    Their rate is beta-distributed. Each probability is computed from the previous one.
     """
     k = np.arange(number)
     ratio = (number - k) * (successes + k) / ((k + 1) * (failures + number - k - 1))
@@ -227,9 +228,9 @@ def _beta_binomial(number: int, successes: float, failures: float) -> FloatArray
 
 
 def _first_of_level(is_usual: Flags, start: int) -> int:
-    """The first epoch since which most have been on the level that begins at `start`.
+    """The first epoch since which most epochs lie on the level that begins at `start`.
 
-    It was a level already then: epochs that only lead over to one do not come again.
+    The level must have existed there already: transitional epochs do not recur.
     """
     shares = np.cumsum(is_usual[::-1])[::-1] / np.arange(len(is_usual), 0, -1)
     begins = is_usual[:-2] & is_usual[1:-1] & is_usual[2:]
@@ -238,15 +239,15 @@ def _first_of_level(is_usual: Flags, start: int) -> int:
 
 
 def way_back(values: FloatArray, start: int) -> tuple[float, float]:
-    """How likely a training returns to the level before the one that begins at `start`.
+    """Probability that a training returns to the level before the one that begins at `start`.
 
     Args:
-        values: shape (values,), what each epoch has cost.
+        values: shape (values,), cost of each epoch.
         start: position of the level's first epoch.
 
     Returns:
-        The probability, 0 unless the level is young and lower; and how much more an epoch on the
-        level before has cost, as a share of one on this.
+        The probability, 0 unless the level is young and lower; and the extra cost of an epoch on
+        the previous level, as a share of an epoch on this one.
     """
     age, before = len(values) - start, values[:start]
     usual = float(np.median(values[start:]))

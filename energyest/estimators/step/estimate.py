@@ -38,53 +38,53 @@ def estimate_step(
 ) -> Estimate:
     """Project the energy of a whole training from the epochs measured so far.
 
-    By default (`start="auto", window=None`) all that is known is used: the measured epochs count
-    as measured; the remaining ones cost what the level costs that the training is on now.
+    By default (`start="auto", window=None`), all available information is used: measured epochs
+    count as measured, and each remaining epoch is assumed to cost the mean of the current level.
 
-    - The level: all epochs since the energy per epoch changed last. When that was is a matter of
-      probability; the mean is taken over all answers (see `find_stable_epoch` for the likeliest).
-    - Validation is projected apart, as often as it will come: as the monitor knows from the
-      Trainer, or else as regularly as it has come. So are spikes that come regularly, such as
-      checkpoints.
-    - Changes that are known ahead (`planned`) multiply the level from their epoch on.
+    - The level consists of all epochs since the energy per epoch last changed. The time of that
+      change is uncertain; the mean is averaged over all possible times, weighted by their
+      probability (`find_stable_epoch` returns the most probable one).
+    - Validation is projected separately, on the Trainer's schedule if the monitor knows it, or
+      else as regularly as it has occurred. The same applies to regular spikes, such as checkpoints.
+    - Planned changes (`planned`) multiply the level from their epoch on.
 
-    With a `window` it is the formula of the paper (section on STEP of arXiv 2307.05520), whose
-    setting is `start=10, window=5`; s = start, w = window, N = epochs:
+    With a `window`, the formula of the paper is used (section on STEP of arXiv 2307.05520), whose
+    setting is `start=10, window=5`. With s = start, w = window and N = epochs:
 
     - energy form: energy of the epochs before s + energy of the epochs s to s+w-1 / w * (N - s);
     - power form: mean power over the epochs s to s+w-1, times the duration of the training.
 
-    The interval is the middle of a thousand futures, drawn with the same random numbers each time.
-    In it are: the error of the level, t-distributed, with the uncertainty of its mean, the noise of
-    the epochs to come, its drift, and what no run shows ahead; stalls and dips, whose rate, size
-    and burstiness are learned from this run and start from what is usual; that a young, lower level
-    after a long one may end; and the error of planned changes. Its constants hold on families of
-    runs that had no part in their choice; `docs/explanation/uncertainty.md` has the figures. Not in
-    it are: a change of level that nobody announced (declare it as `planned`), stalls much larger
-    than a run that was quiet so far has varied, and a steady trend. Durations have an interval of
-    their own.
+    The interval is the central part of a thousand simulated futures, drawn with fixed random
+    numbers. It accounts for the t-distributed error of the level (the uncertainty of its mean, the
+    noise of the remaining epochs, drift, and effects that a run does not show in advance); for
+    stalls and dips, with rates, sizes and burst lengths learned from this run and from typical
+    values; for the chance that a young, lower level after a long one ends; and for the error of
+    planned changes. Its constants were validated on families of runs that were not used to choose
+    them; see `docs/explanation/uncertainty.md` for figures. It does not account for an unannounced
+    change of level (declare it in `planned`), for stalls much larger than the variation of a run
+    that was quiet so far, or for a steady trend. Durations have an interval of their own.
 
     Args:
         trace: the epochs (or intervals of steps) measured so far.
-        epochs: number of epochs of the whole training; it has a fraction where the training ends
-            within an epoch. In a trace of intervals it is the number of intervals.
+        epochs: number of epochs of the whole training, with a fraction if it ends within an epoch.
+            For a trace of intervals, the number of intervals.
         steps: instead of `epochs`, the number of training steps (batches) of the whole training.
-            Without either, the training lasts `duration_s`, or as long as the monitor recorded
-            that it is planned to.
-        form: `"energy"`, or `"power"`, which projects mean power over the duration.
+            Without either, the training ends after `duration_s` or, by default, as planned
+            according to the trace.
+        form: `"energy"`, or `"power"` to project mean power over the duration.
         start: first epoch of the level to project from, counted from 0, or `"auto"`.
-        window: number of epochs from `start` on to take the level from; None for all of them.
-        confidence: probability that the interval is to hold the total, between 0 and 1.
-        duration_s: duration of the whole training in seconds where it is known; else it is
-            projected as the energy is.
-        planned: changes known ahead, see `PlannedChange`; by default those that the monitor
-            recorded, with `[]` none.
+        window: number of epochs, from `start` on, to take the level from; None for all of them.
+        confidence: coverage probability of the interval, between 0 and 1.
+        duration_s: duration of the whole training in seconds, if known; otherwise it is projected
+            like the energy.
+        planned: planned changes, see `PlannedChange`; by default those that the monitor recorded;
+            `[]` for none.
 
     Raises:
-        NotStableError: too few epochs, or no stable level yet; carries the best estimate so far
-            and the number of epochs that are missing.
-        EstimateError: fewer `epochs` or `steps` than were measured, arguments out of their range,
-            or nothing that says how long the training is.
+        NotStableError: there are too few epochs, or there is no stable level yet; the error holds
+            the best estimate so far and the number of missing epochs.
+        EstimateError: `epochs` or `steps` is less than was measured, an argument is invalid, or the
+            length of the training is unknown.
 
     Examples:
         >>> from energyest import EnergyTrace, estimate_step
@@ -96,7 +96,7 @@ def estimate_step(
     check_trace(trace)
     confidence = check_confidence(confidence, EstimateError)
     if form not in ("energy", "power"):
-        raise EstimateError(f"form={form!r} is not known: it is 'energy' or 'power'")
+        raise EstimateError(f"form={form!r} must be 'energy' or 'power'")
     horizon = find_horizon(trace, epochs, steps, duration_s)
     start, window = check_window(start, window, horizon.epochs)
     changes = planned_changes(trace, planned)
@@ -120,17 +120,42 @@ def estimate_step(
     raise NotStableError(why, estimate=guess, missing_epochs=missing)
 
 
+def project_path(
+    trace: EnergyTrace, epochs: Iterable[float], *, confidence: float = 0.9
+) -> list[Estimate]:
+    """The projections of `estimate_step` to several lengths of one training.
+
+    They show how the total grows with the epochs, and where a planned change bends it.
+
+    Args:
+        trace: the epochs measured so far, on a level that is stable.
+        epochs: lengths of the training, each no less than what was measured.
+        confidence: probability of each interval.
+
+    Raises:
+        NotStableError: no energy was measured.
+        EstimateError: as `estimate_step`.
+    """
+    check_trace(trace)
+    confidence = check_confidence(confidence, EstimateError)
+    if not np.isfinite(trace.column("energy_J")).any():
+        raise NotStableError(unstable_message(trace), missing_epochs=MIN_EPOCHS)
+    history = Forecaster(trace, planned_changes(trace, None))
+    horizons = (find_horizon(trace, number, None, None) for number in epochs)
+    return [_estimate(trace, history, horizon, "energy", confidence) for horizon in horizons]
+
+
 def _lacking(
     chosen: Window, trace: EnergyTrace, history: Forecaster, *, found: bool
 ) -> tuple[str, int]:
-    """What keeps a window from being projected: why, and how many more epochs it takes."""
+    """Why a window cannot be projected yet, and how many more epochs are needed."""
     measured = len(trace)
     missing = chosen.missing(measured)
     if missing:
         stop = chosen.start + (chosen.length or 1)
         return (
-            f"not enough epochs yet: the level to project from is epochs {chosen.start} to "
-            f"{stop - 1}, and {measured} were measured; {missing} more are needed",
+            f"not enough epochs yet: the level is taken from epochs {chosen.start} to {stop - 1}, "
+            f"but only {measured} were measured; {missing} more are needed",
             max(missing, history.missing_epochs if found else 0),
         )
     return unstable_message(trace, history), history.missing_epochs if found else 0
@@ -139,7 +164,7 @@ def _lacking(
 def _estimate(
     trace: EnergyTrace, history: Forecaster, horizon: Horizon, form: Form, confidence: float | None
 ) -> Estimate:
-    """The projection from the current level; without an interval where `confidence` is None."""
+    """The projection from the current level; without an interval if `confidence` is None."""
     done_J = float(np.nansum(trace.column("energy_J")))
     done_s = measured_s(trace)
     total = history.epochs_within(horizon)
@@ -148,10 +173,10 @@ def _estimate(
     total_J = done_J + forecast.energy_J
     off_J = forecast.off_J
     if form == "power":
-        total_J = done_J + forecast.power_W * max(0.0, total_s - history.read_s)
+        total_J = done_J + forecast.power_W * float(np.maximum(0.0, total_s - history.read_s))
         if not math.isfinite(total_J):
             raise lacks_durations("form='power'")
-        if forecast.energy_J > 0:  # errors are relative to what is to come
+        if forecast.energy_J > 0:  # errors are relative to the remaining energy
             off_J = off_J * ((total_J - done_J) / forecast.energy_J)
     known_s = total_s if math.isfinite(total_s) else None
     interval: dict[str, float] = {}
@@ -183,13 +208,13 @@ def _assumptions(
 ) -> tuple[str, ...]:
     assumptions = []
     if remaining:
-        but = ", but for the changes named here" if forecast.assumptions else ""
+        but = ", except for the changes named here" if forecast.assumptions else ""
         assumptions.append(f"the energy per {history.unit} does not change again{but}")
     assumptions += forecast.assumptions
     if form == "power" and horizon.duration_s is not None:
         assumptions.append(f"the training takes {horizon.duration_s:g} s")
     if history.unread_epochs:
         assumptions.append(
-            f"{history.unread_epochs} {history.unit}(s) that were not read cost what others cost"
+            f"{history.unread_epochs} {history.unit}(s) that were not measured cost what others do"
         )
     return tuple(assumptions)

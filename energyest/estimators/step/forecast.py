@@ -1,4 +1,4 @@
-"""What the epochs to come will cost: training, validation and spikes, each projected apart."""
+"""The cost of the remaining epochs: training, validation and spikes, projected separately."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from energyest.estimators.step.validation import Validations
 from energyest.records.devices import gpus_of
 from energyest.records.trace import EnergyTrace
 
-# How well the number of epochs is found that a time limit leaves.
+# Relative precision of the number of epochs within a time limit.
 _PRECISION = 1e-9
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is to come.
+    """Forecast of the rest of a training.
 
     Attributes:
-        energy_J: joules, those of epochs so far that were not read included.
-        off_J: shape (draws,), by how many joules futures are off `energy_J`.
+        energy_J: remaining energy, including that of past epochs that were not measured.
+        off_J: shape (draws,), deviations of simulated futures from `energy_J`.
         duration_s: seconds from now to the end; NaN if unknown.
-        power_W: mean power of the whole epochs to come; NaN if unknown.
-        assumptions: what it rests on, beside the level going on.
+        power_W: mean power of the remaining epochs; NaN if unknown.
+        assumptions: assumptions besides the continuation of the level.
     """
 
     energy_J: float
@@ -47,14 +47,14 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What the epochs to come are like.
+    """The expected remaining epochs.
 
     Attributes:
-        mean: joules that one is expected to cost, but for what is added.
-        calm: the level without what stands out of it.
-        disturbances: that.
-        leaves_out: whether what is expected of it is no part of `mean`, but added.
-        spikes_J: joules that spikes add which come regularly.
+        mean: expected energy of an epoch, without added parts.
+        calm: the level without disturbances.
+        disturbances: disturbances of the level.
+        leaves_out: whether expected disturbances are not part of `mean` and must be added.
+        spikes_J: energy that regular spikes add.
     """
 
     mean: float
@@ -68,12 +68,12 @@ class Forecaster:
     """The epochs measured so far, and the level that they end on.
 
     Args:
-        trace: at least one epoch of it has a measured energy.
-        changes: what is known to change the level, in the order of their epochs.
+        trace: trace with at least one epoch of measured energy.
+        changes: known changes of the level, in order of epochs.
 
     Attributes:
-        level: the level of training, without validation that is projected apart; its positions
-            count the epochs of which that part is known.
+        level: the level of training, without separately projected validation; its positions count
+            only epochs for which this part is known.
         start: position of the level's first epoch in the trace.
     """
 
@@ -85,7 +85,7 @@ class Forecaster:
         apart_J, apart_s = self._validations.energy_J, self._validations.duration_s
         if self._validations.in_each or not np.isfinite(energy_J - apart_J).any():
             apart_J = apart_s = np.zeros(len(trace))
-        # An epoch cannot spend more on validation than in all; rounding can.
+        # Validation cannot use more than the whole epoch, except by rounding.
         training_J = np.maximum(energy_J - apart_J, 0.0)
         self._positions = np.flatnonzero(np.isfinite(training_J))
         self._training_J = training_J[self._positions]
@@ -100,21 +100,21 @@ class Forecaster:
         spikes = np.flatnonzero(self.level.smooth != self._series_J)
         self._spikes = spikes[spikes >= self.level.start]
         calm, disturbances = self._calm(self._series_J)
-        # A single spike is no part of the level's mean, nor is what came before the level; what has
-        # come more often on it is.
+        # A single spike, and disturbances before the level, are not part of the level's mean;
+        # disturbances that recurred on it are.
         leaves_out = disturbances.are_older or len(self._spikes) == 1
         usual_J = calm.mean if disturbances.are_older else self.level.mean
         self._irregular = Outlook(usual_J, calm, disturbances, leaves_out)
         self._way_back = way_back(self._series_J, self.level.start)
-        # Epochs that were not read at the end of the trace are projected like those to come.
+        # Unmeasured epochs at the end of the trace are projected like remaining epochs.
         self._begin = int(np.flatnonzero(np.isfinite(energy_J))[-1]) + 1
         self._unread_J = self._energy_of_unread()
 
-    # ------------------------------------------------------------------ what was measured
+    # ------------------------------------------------------------------ past epochs
 
     @property
     def unit(self) -> str:
-        """What an epoch of the trace is: an `epoch` or an `interval`."""
+        """What a row of the trace is: an `epoch` or an `interval`."""
         return self._trace.unit
 
     @property
@@ -129,17 +129,17 @@ class Forecaster:
 
     @property
     def read_s(self) -> float:
-        """Seconds of the epochs whose energy was measured."""
+        """Total duration of the epochs whose energy was measured, in seconds."""
         return float(np.nansum(self._duration_s[np.isfinite(self._energy_J)]))
 
     @property
     def has_pending_change(self) -> bool:
-        """Whether a known change has come whose level does not show yet."""
+        """Whether a known change has come whose new level is not established yet."""
         return self._rows_since_change is not None
 
     @property
     def missing_epochs(self) -> int:
-        """How many more epochs it takes, at the least, until the present level shows."""
+        """Least number of further epochs until the present level is established."""
         if self._rows_since_change is not None:
             return max(1, MIN_EPOCHS - self._rows_since_change)
         return self.level.missing_epochs
@@ -163,13 +163,13 @@ class Forecaster:
             return None
         return positive_or_none(energy_J / duration_s / limit_W)
 
-    # ------------------------------------------------------------------ what is to come
+    # ------------------------------------------------------------------ remaining epochs
 
     def epochs_within(self, horizon: Horizon) -> float:
-        """How many epochs the training has.
+        """Number of epochs of the whole training.
 
         Raises:
-            EstimateError: the clock ends it, and the durations of its epochs are not known.
+            EstimateError: a time limit ends it, and the durations of its epochs are unknown.
         """
         if horizon.is_reached(self._trace):
             return min(horizon.epochs, len(self._trace))
@@ -177,11 +177,11 @@ class Forecaster:
             return horizon.epochs
         until = self._epochs_until(horizon.end_s)
         if not math.isfinite(until):
-            raise lacks_durations("a training that ends by the clock")
+            raise lacks_durations("a training with a time limit")
         return min(horizon.epochs, until)
 
     def forecast(self, total: float) -> Forecast:
-        """What is to come if the training has `total` epochs."""
+        """Forecast the rest of a training with `total` epochs."""
         measured = len(self._trace)
         end = max(total, measured)
         begin = self._begin
@@ -190,10 +190,10 @@ class Forecaster:
         outlook = self.outlook(total)
         level = outlook.calm
         extra = outlook.disturbances.to_come(begin, end)
-        # What they cost changes with what an epoch costs, too.
+        # Planned changes affect the cost of disturbances, too.
         factor = weight / (end - begin) if end > begin else 0.0
         an_epoch_J = level.mean * factor
-        # Spikes, such as checkpoints, stay as they are; what dips save is a part of an epoch.
+        # Spikes, such as checkpoints, keep their size; what dips save scales with an epoch.
         spikes_J = outlook.spikes_J
         if spikes_J < 0:
             spikes_J *= factor
@@ -207,10 +207,10 @@ class Forecaster:
             training_J += weight * level.mean * likely * more
             off_J += weight * level.mean * (goes_back - likely) * more
         if self._validations.in_each and weights.changes:
-            # What is planned changes the training; the validation in it stays as it is.
+            # Planned changes affect training; validation within the epoch stays the same.
             share_J = finite_or_none(level.average(self._validations.energy_J[self._rows])) or 0.0
             training_J += _times(end - begin - weight, min(share_J, level.mean))
-        # Both kinds of error concern all epochs to come alike.
+        # Both errors are common to all remaining epochs.
         error_J = training_J * error_of(level, weight) if weight > 0 else 0.0
         error_J = math.hypot(error_J, _times(level.mean, weights.error))
         validation = self._validations.to_come(total, level.mean, self._level_s)
@@ -224,7 +224,7 @@ class Forecaster:
         )
 
     def duration_off_s(self, total: float) -> FloatArray:
-        """By how many seconds futures are off the projected duration, of shape (draws,)."""
+        """Deviations of simulated futures from the projected duration, in s, of shape (draws,)."""
         measured, end = len(self._trace), max(total, len(self._trace))
         weights = self._weights(measured, end)
         known = np.isfinite(self._level_durations_s)
@@ -247,7 +247,7 @@ class Forecaster:
         return off_s
 
     def outlook(self, total: float) -> Outlook:
-        """What the epochs to come are like if the training has `total` epochs."""
+        """The expected remaining epochs of a training with `total` epochs."""
         if len(self._spikes) > 1:
             epochs = self._rows[self._spikes]
             to_come = remaining_spikes(epochs, len(self._trace), total)
@@ -258,22 +258,22 @@ class Forecaster:
     # ------------------------------------------------------------------ inside
 
     def _weights(self, begin: float, end: float) -> Weights:
-        """What some of the epochs to come cost together, in epochs of the present level."""
+        """Total cost of the epochs from `begin` to `end`, in epochs of the present level."""
         return weights_of(self._to_come, begin, end, self.load if self._to_come else None)
 
     def _calm(self, values: FloatArray) -> tuple[Level, Disturbances]:
-        """The level without what stands out, and that."""
+        """The level without disturbances, and the disturbances."""
         disturbances = Disturbances(values, self.level.start, self._rows)
         if np.array_equal(disturbances.calm, self._series_J):
             return self.level, disturbances
         return current_level(disturbances.calm, self.level.change), disturbances
 
     def _time_to_come(self, total: float) -> tuple[float, float]:
-        """Seconds from now to the end, NaN if unknown; and mean power of the epochs to come."""
+        """Seconds from now to the end (NaN if unknown), and mean power of the remaining epochs."""
         measured, end = len(self._trace), max(total, len(self._trace))
         weights = self._weights(self._begin, end)
         weight_s = weights.time
-        # Energy and time of the same epochs, also of those at the end that were not read.
+        # Energy and time of the same epochs, including unmeasured ones at the end of the trace.
         power_W = self.power_W * (weights.energy / weight_s if weight_s > 0 else 1.0)
         if self._begin < measured:
             weight_s = self._weights(measured, end).time
@@ -287,14 +287,14 @@ class Forecaster:
         return training_s + validation.duration_s + unknown_s, power_W
 
     def _with_regular_spikes(self, to_come: float) -> Outlook:
-        """What is to come if so many spikes are."""
+        """The expected remaining epochs, given the number of remaining spikes."""
         smooth = self.level.smooth
         height_J = float((self._series_J - smooth)[self._spikes].mean())
         usual_J = current_level(smooth, self.level.change).mean
         return Outlook(usual_J, *self._calm(smooth), leaves_out=False, spikes_J=to_come * height_J)
 
     def _energy_of_unread(self) -> float:
-        """What the epochs between others cost whose energy was not read: as those around them."""
+        """Energy of unmeasured epochs between measured ones, interpolated from their neighbours."""
         unread = np.flatnonzero(~np.isfinite(self._energy_J))
         unread = unread[unread < self._begin]
         if not len(unread):
@@ -304,7 +304,7 @@ class Forecaster:
         return float(around_J.sum()) + validation_J
 
     def _epochs_until(self, end_s: float) -> float:
-        """How many epochs the training has if it ends that many seconds after it began."""
+        """Number of epochs of the training if it ends `end_s` seconds after its start."""
         done_s, measured = measured_s(self._trace), float(len(self._trace))
 
         def length_s(total: float) -> float:
@@ -327,10 +327,11 @@ class _Part:
     """The epochs to project from.
 
     Attributes:
-        level: the level that they end on.
+        level: the level at the end of these epochs.
         where: their part of the values.
-        to_come: changes that are not in them.
-        rows_since_change: epochs since a change that is not in them, but has come; None if none.
+        to_come: changes after them.
+        rows_since_change: epochs since a change that came after them but before now; None if
+            there is none.
     """
 
     level: Level
@@ -345,10 +346,10 @@ def _part_to_project(
     changes: Sequence[PlannedChange],
     measured: int,
 ) -> _Part:
-    """The epochs since the last known change, or just after it, those before it.
+    """The epochs since the last known change or, soon after it, those before it.
 
-    An epoch in which a change comes belongs to neither side of it. Until the new level has had
-    time to show, the one before it is taken, and the change counts as one to come at once.
+    An epoch within which a change happens belongs to neither side. Until the new level is
+    established, the level before it is used, and the change counts as one that is about to come.
     """
     past = [change for change in changes if change.epoch < measured]
     to_come = [change for change in changes if change.epoch >= measured]
@@ -358,11 +359,11 @@ def _part_to_project(
     number = len(past)
     while number and past[number - 1].is_known:
         if edges[number + 1] - edges[number] >= MIN_EPOCHS and begins[number] < ends[number]:
-            break  # long enough to be judged by itself
+            break  # long enough to be judged on its own
         number -= 1
     where = slice(begins[number], ends[number])
     if where.start >= where.stop:
-        # Nothing there was measured, or by how much it changed is unknown: the newest tell most.
+        # Nothing was measured there, or the size of a change is unknown: use the newest epochs.
         number, where = len(past), slice(min(begins[-1], len(values) - 1), len(values))
     level = current_level(values[where])
     pending = past[number:]
@@ -371,5 +372,5 @@ def _part_to_project(
 
 
 def _times(number: float, seconds: float) -> float:
-    """A product that is 0 where there is nothing to multiply, even if `seconds` is unknown."""
+    """A product that is 0 if `number` is 0, even if `seconds` is NaN."""
     return number * seconds if number else 0.0

@@ -1,4 +1,4 @@
-"""How long is the whole training? In epochs, in steps, in seconds, or as the monitor recorded."""
+"""The length of the whole training: in epochs, steps or seconds, or as the monitor recorded."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from energyest.records.trace import EnergyTrace
 
 @dataclass(frozen=True)
 class Horizon:
-    """The end of a training: whichever of the two comes first.
+    """The end of a training: `epochs` or `end_s`, whichever comes first.
 
     Attributes:
-        epochs: number of epochs; infinite if only the time ends the training.
-        end_s: seconds from its start; infinite if only the number of epochs ends it.
-        duration_s: its duration in seconds where the caller knows it beside the epochs.
+        epochs: number of epochs; infinite if only a time limit ends the training.
+        end_s: time limit in seconds from the start; infinite if there is none.
+        duration_s: duration in seconds, if the caller knows it in addition to the epochs.
     """
 
     epochs: float = math.inf
@@ -36,13 +36,13 @@ class Horizon:
 def find_horizon(
     trace: EnergyTrace, epochs: float | None, steps: int | None, duration_s: float | None
 ) -> Horizon:
-    """The end of the training from what the caller states, or else from the trace's meta.
+    """The end of the training from the arguments or, without any, from the trace's meta.
 
     Raises:
-        EstimateError: the end lies before what was measured, is stated twice, or not at all.
+        EstimateError: the end lies before the last measured epoch, is given twice, or is unknown.
     """
     if epochs is not None and steps is not None:
-        raise EstimateError("epochs and steps both say how long the training is: give one of them")
+        raise EstimateError("epochs and steps both set the length of the training: pass only one")
     if duration_s is not None:
         duration_s = check_duration(trace, duration_s)
     if epochs is not None:
@@ -54,41 +54,41 @@ def find_horizon(
     planned = read_positive(trace.meta, "planned_epochs")
     end_s = read_positive(trace.meta, "planned_duration_s")
     horizon = Horizon(
-        # A training may go on for longer than it was planned.
+        # A training may last longer than planned.
         epochs=math.inf if planned is None else whole(float(max(planned, _done(trace, planned)))),
         end_s=math.inf if end_s is None else max(end_s, measured_s(trace)),
     )
     if horizon == Horizon():
         raise EstimateError(
-            "how long is the training? Give epochs, steps or duration_s: the trace does not say"
+            "the trace does not say how long the training is: pass epochs, steps or duration_s"
         )
     return horizon
 
 
 def tells_length(trace: EnergyTrace) -> bool:
-    """Whether the trace says how long the whole training is to be."""
+    """Whether the trace holds the planned length of the training."""
     planned = ("planned_epochs", "planned_duration_s")
     return any(read_positive(trace.meta, name) for name in planned)
 
 
 def check_duration(trace: EnergyTrace, duration_s: float) -> float:
-    """Refuse a duration shorter than what was measured."""
+    """Return a duration; raise an error if it is shorter than the measured time."""
     seconds = check_positive(duration_s, "duration_s", EstimateError)
     if seconds < measured_s(trace) * (1 - 1e-9):
         raise EstimateError(
-            f"duration_s={duration_s:g} is shorter than the {measured_s(trace):g} s measured "
-            "already"
+            f"duration_s={duration_s:g} is shorter than the {measured_s(trace):g} s already "
+            "measured"
         )
     return seconds
 
 
 def measured_s(trace: EnergyTrace) -> float:
-    """Seconds of the epochs so far."""
+    """Total duration of the epochs so far, in seconds."""
     return float(np.nansum(trace.column("duration_s")))
 
 
 def _done(trace: EnergyTrace, planned: float) -> float:
-    """Epochs so far; of one that the end of the training broke off, the part."""
+    """Epochs so far, with a fraction if the training ended within one."""
     return planned if len(trace) == math.ceil(planned) else len(trace)
 
 
@@ -97,10 +97,10 @@ def _epochs_of(trace: EnergyTrace, steps: int) -> float:
     of_epochs = trace.column("steps")
     if not len(of_epochs) or not (of_epochs > 0).all() or not np.isfinite(of_epochs).all():
         raise EstimateError(
-            f"steps={number}: the trace does not say how many steps its epochs have; give epochs"
+            f"steps={number}: the trace does not hold the steps of its epochs; pass epochs instead"
         )
     done = float(of_epochs.sum())
     if number < done:
-        raise EstimateError(f"steps={number} is fewer than the {done:g} steps measured")
+        raise EstimateError(f"steps={number} is less than the {done:g} steps measured")
     # The last epoch of a training may be shorter than the others.
     return whole(len(of_epochs) + (number - done) / float(np.median(of_epochs)))

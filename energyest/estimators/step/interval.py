@@ -1,4 +1,4 @@
-"""How far off a projection may be: the spread of the errors of past projections."""
+"""The uncertainty of a projection, calibrated with errors of past projections."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from energyest.arrays import FloatArray
 from energyest.estimators.step.disturbances import DRAWS, Disturbances, chance, way_back
 from energyest.estimators.step.level import Level, fixed_level
 
-# Weights of what is known about the error, and the heaviness of its tails: chosen by
-# `benchmarks/evidence/step_calibration.py`, which judges them on families of runs left out.
-#: Of the uncertainty of the level, the noise of the epochs to come, and the drift.
+# Weights of the parts of the error, and the heaviness of its tails, chosen with
+# `benchmarks/evidence/step_calibration.py`, which validates them on left-out families of runs.
+#: Weights of the uncertainty of the level, the noise of the remaining epochs, and the drift.
 WEIGHTS = (1.2, 0.06, 0.02)
-#: Error that a level of one epoch does not show yet.
+#: Error of a level of one epoch that the run does not show yet.
 UNSEEN = 0.0055
 #: Degrees of freedom of the t-distribution.
 TAILS = 2.3
-# An end of an interval is told by draws if at least half as many lie beyond it.
+# The ends of an interval are taken from draws if at least half this many lie beyond each.
 _LEAST_BEYOND = 20
 
 
 def error_of(level: Level, remaining: float) -> float:
-    """Scale of the relative error of `level` as the mean of the epochs to come.
+    """Scale of the relative error of `level` as an estimate of the mean of the remaining epochs.
 
     The variance is the weighted sum of `parts_of`.
 
     Args:
         level: the level that is projected.
-        remaining: number of epochs to come, more than 0.
+        remaining: number of remaining epochs, more than 0.
     """
     weights = (*WEIGHTS, UNSEEN**2)
     parts = parts_of(level, remaining)
@@ -40,13 +40,14 @@ def error_of(level: Level, remaining: float) -> float:
 
 
 def parts_of(level: Level, remaining: float) -> tuple[float, float, float, float]:
-    """What the variance of the relative error of `level` is made of.
+    """The parts of the variance of the relative error of `level`.
 
-    - the uncertainty of the level itself: when it began, and how well so few epochs tell its mean;
-    - the noise of the epochs to come;
-    - the drift of the level so far. That of a random walk is expected to go on: the mean of r more
-      epochs lies off that of n by 1 + r / n times the variance of the drift within the n;
-    - what no run shows ahead, such as a GPU that warms up: the less, the longer a level has lasted.
+    - the uncertainty of the level itself: its start, and its mean over few epochs;
+    - the noise of the remaining epochs;
+    - the drift of the level so far, which is expected to continue like a random walk: the mean of r
+      more epochs deviates from that of n by 1 + r / n times the variance of the drift within the n;
+    - effects that a run does not show in advance, such as a GPU that warms up: the longer the level
+      has lasted, the smaller.
     """
     further = 1 + remaining / level.epochs
     noise = level.spread / max(remaining, 1.0)
@@ -54,7 +55,7 @@ def parts_of(level: Level, remaining: float) -> tuple[float, float, float, float
 
 
 def quantile(confidence: float) -> float:
-    """Half-width of the interval that holds that share of errors of scale 1."""
+    """Half-width of the interval that holds the share `confidence` of errors of scale 1."""
     return float(stdtrit(TAILS, (1 + confidence) / 2))
 
 
@@ -74,15 +75,15 @@ def errors_of_mean(
     *,
     further: float = 0.0,
 ) -> FloatArray:
-    """Relative errors of a mean of the epochs of a level, as the mean of those to come.
+    """Relative errors of the mean of a level as an estimate of the mean of the remaining epochs.
 
     Args:
         mean: the mean, above 0.
-        values: shape (values,), what each epoch so far has cost, finite.
+        values: shape (values,), cost of each epoch so far, finite.
         start: position of the level's first epoch.
-        epochs: shape (values,), which epoch of the training each of them is.
-        to_come: the first epoch to come, and where the training ends.
-        further: scale of a relative error that comes from elsewhere.
+        epochs: shape (values,), number of each of these epochs in the training.
+        to_come: the first remaining epoch, and the end of the training.
+        further: scale of an additional relative error.
 
     Returns:
         Shape (DRAWS,).
@@ -101,16 +102,16 @@ def errors_of_mean(
 def ends_around(
     total: float, off: FloatArray, *, least: float, confidence: float
 ) -> tuple[float, float]:
-    """The interval that holds that share of what may be, with as much below it as above.
+    """The central interval that holds the share `confidence` of the simulated futures.
 
-    Where what is expected is no part of that, it reaches to it.
+    It is extended to include the expected value, if necessary.
 
     Args:
-        total: what is expected, which it holds as well.
-        off: shape (DRAWS,), by how much what may be is above `total`, in its unit.
-        least: what is known to have been used, below which it does not reach.
-        confidence: the share. Where so few draws do not tell its ends, those of a smaller share are
-            stretched as those of the t-distribution are.
+        total: the expected value.
+        off: shape (DRAWS,), deviations of the futures from `total`, in the same unit.
+        least: the amount already used, which is a lower bound of the interval.
+        confidence: the share. If there are too few draws for it, the ends for a smaller share are
+            scaled like those of the t-distribution.
     """
     told = min(confidence, 1 - _LEAST_BEYOND / DRAWS)
     lower, upper = np.quantile(off, [(1 - told) / 2, (1 + told) / 2])

@@ -1,4 +1,4 @@
-"""The level that a sequence of epochs is on now: how high, how sure, how noisy."""
+"""The present level of a sequence of epochs: its mean, uncertainty and noise."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from energyest.arrays import FloatArray
 from energyest.estimators.step.changepoint import LastChange, last_change
 from energyest.estimators.step.spikes import without_spikes
 
-# A level is believed from so many epochs on, a single epoch that leads over to it included: two
+# A level is accepted after this many epochs, including a single transitional epoch: two epochs
 # agree too easily by chance.
 MIN_EPOCHS = 3
-# The spread of epochs is taken to be at least this share of the level, with the weight of so many
-# epochs: that of a handful of nearly equal epochs can be arbitrarily small.
+# Prior of the standard deviation of epochs, as a share of the level, and its weight in epochs: the
+# estimate from a few nearly equal epochs can be arbitrarily small.
 _LEAST_SPREAD = 0.005
 _LEAST_SPREAD_EPOCHS = 1.0
 
 
 @dataclass(frozen=True)
 class Level:
-    """A level, and what is known about it.
+    """A level and its properties.
 
     Attributes:
         start: position of its first epoch.
         epochs: number of epochs on it.
-        age: number of epochs since the level before it ended: `epochs`, and one more if a single
-            epoch, such as a cold one, lies between the two.
-        shares: shape (values,), the weight of each value in `mean`; sum 1.
-        mean: what an epoch on the level costs.
+        age: number of epochs since the previous level ended: `epochs`, plus one if a single epoch,
+            such as a cold one, lies between the two.
+        shares: shape (values,), weight of each value in `mean`; they sum to 1.
+        mean: mean cost of an epoch on the level.
         uncertainty: variance of `mean`, relative to its square.
-        spread: variance of the epochs around the level, relative likewise.
-        drift: how much its second half lies above its first, relative to `mean`.
+        spread: variance of the epochs around the level, relative to the square of `mean`.
+        drift: mean of the second half minus mean of the first half, relative to `mean`.
         smooth: shape (values,), the values without spikes.
-        change: when the level may have begun; None of given epochs.
+        change: when the level may have begun; None for a level of given epochs.
     """
 
     start: int
@@ -52,16 +52,16 @@ class Level:
 
     @property
     def is_stable(self) -> bool:
-        """Whether it has lasted long enough to be believed."""
+        """Whether the level has lasted long enough to be accepted."""
         return self.missing_epochs == 0
 
     @property
     def missing_epochs(self) -> int:
-        """How many more epochs it takes, at the least."""
+        """Least number of further epochs until the level is accepted."""
         return max(0, MIN_EPOCHS - self.age)
 
     def average(self, values: FloatArray) -> float:
-        """The mean of other values of the same epochs over the level; NaN if none is known."""
+        """The mean over the level of other values of the same epochs; NaN if none is known."""
         known = np.isfinite(values) & (self.shares > 0)
         weight = float(self.shares[known].sum())
         return float(self.shares[known] @ values[known]) / weight if weight > 0 else math.nan
@@ -70,13 +70,14 @@ class Level:
 def current_level(values: FloatArray, change: LastChange | None = None) -> Level:
     """The level at the end of a sequence.
 
-    Its mean is taken over all epochs since it began; as it is not certain when that was, over all
-    answers, each with its probability (see `changepoint`). A spike of a single epoch (see `spikes`)
-    that was the only one on the level is not expected again, nor is one from before.
+    The current level is the mean of all epochs since the last change. Because the time of that
+    change is uncertain, it is averaged over all possible times, weighted by their probability (see
+    `changepoint`). A spike of a single epoch (see `spikes`) is not projected if it was the only one
+    on the level, or came before the level.
 
     Args:
         values: shape (values,), at least one; finite and not negative, for example joules.
-        change: when the level began, where that is known from other values of the same epochs.
+        change: when the level began, if known from other values of the same epochs.
     """
     smooth = without_spikes(values)
     change = last_change(smooth) if change is None else change
@@ -107,7 +108,7 @@ def current_level(values: FloatArray, change: LastChange | None = None) -> Level
 
 
 def fixed_level(values: FloatArray, start: int, stop: int) -> Level:
-    """The level of given epochs, `start` to `stop` - 1, of which at least one is finite."""
+    """The level of the epochs `start` to `stop` - 1, at least one of which is finite."""
     known = np.flatnonzero(np.isfinite(values[start:stop])) + start
     shares = np.zeros(len(values))
     shares[known] = 1 / len(known)
@@ -128,8 +129,8 @@ def fixed_level(values: FloatArray, start: int, stop: int) -> Level:
 
 
 def _since(scaled: FloatArray, change: LastChange) -> tuple[FloatArray, FloatArray]:
-    """Mean and variance of the values from each candidate for the start to the end."""
-    # Around the last value, so that squares of small differences do not drown in rounding.
+    """Mean and variance of the values from each candidate start to the end."""
+    # Relative to the last value, so that small differences are not lost in rounding.
     shifted = scaled[::-1] - scaled[-1]
     counts = len(scaled) - change.starts
     sums = np.cumsum(shifted)[counts - 1]
@@ -139,7 +140,7 @@ def _since(scaled: FloatArray, change: LastChange) -> tuple[FloatArray, FloatArr
 
 
 def _spread(squares: FloatArray | float, count: NDArray[np.intp] | int) -> FloatArray:
-    """Variance from a sum of squares around the mean, with the least spread mixed in."""
+    """Variance from a sum of squares around the mean, combined with the prior."""
     least = _LEAST_SPREAD_EPOCHS * _LEAST_SPREAD**2
     spread: FloatArray = (least + squares) / (_LEAST_SPREAD_EPOCHS + np.asarray(count) - 1)
     return spread

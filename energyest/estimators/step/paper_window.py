@@ -1,4 +1,4 @@
-"""The paper's formula of STEP, from epochs that the caller chooses."""
+"""The paper's formula for STEP, from epochs chosen by the caller."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Window:
     length: int | None
 
     def missing(self, measured: int) -> int:
-        """How many of its epochs are still to be measured."""
+        """Number of epochs of the window that are not measured yet."""
         return max(0, self.start + (self.length or 1) - measured)
 
     def estimate(
         self, trace: EnergyTrace, horizon: Horizon, form: str, confidence: float
     ) -> Estimate:
-        """The projection; all epochs of the window have been measured.
+        """The projection; all epochs of the window must have been measured.
 
-        With a length, it looks at the epochs before the window and in it alone, as the paper does.
+        With a length, only the epochs before and in the window are used, as in the paper.
 
         Raises:
             EstimateError: no epoch of the window has a measured energy, or the power form lacks
@@ -54,7 +54,7 @@ class Window:
         level_s, known_s = level.average(durations_s), float(np.nansum(durations_s))
         if math.isfinite(horizon.end_s):
             if not level_s > 0:
-                raise lacks_durations("a training that ends by the clock")
+                raise lacks_durations("a training with a time limit")
             epochs = min(epochs, stop + max(0.0, horizon.end_s - known_s) / level_s)
         total_s = horizon.duration_s
         if total_s is None:
@@ -72,14 +72,14 @@ class Window:
                 read_s = float(durations_s[np.isfinite(energy_J)].sum())
                 total_J = known_J + power_W * max(0.0, total_s - read_s)
             else:
-                # The paper's power form takes no epoch as measured, its window included.
+                # The paper's power form does not count any epoch as measured.
                 total_J, remaining, measured_J = power_W * total_s, epochs, None
         interval: dict[str, float] = {}
         known = int(np.isfinite(energy_J[self.start :]).sum())
-        if known > 1 or not remaining:  # one epoch says nothing of the spread
+        if known > 1 or not remaining:  # one epoch does not show the spread
             off_J = self._off(energy_J, level.mean, (stop, stop + remaining))
             if form == "power" and remaining * level.mean > 0:
-                # Errors are relative to what is to come, and that goes by the clock.
+                # Errors are relative to the remaining energy, which here depends on the duration.
                 to_come_J = total_J - (measured_J or 0.0)
                 off_J = off_J * (to_come_J / (remaining * level.mean))
             lower_J, upper_J = ends_around(
@@ -106,9 +106,9 @@ class Window:
         )
 
     def _off(self, values: FloatArray, mean: float, to_come: tuple[int, float]) -> FloatArray:
-        """By how much the sum of the epochs to come may be off, of shape (draws,)."""
+        """Deviations of simulated sums of the remaining epochs, of shape (draws,)."""
         number, read = to_come[1] - to_come[0], np.flatnonzero(np.isfinite(values))
-        read = read[read >= self.start]  # what came before is none of the window's business
+        read = read[read >= self.start]  # epochs before the window do not count
         if not number > 0 or not mean > 0:
             return np.zeros(1)
         off: FloatArray = number * mean * errors_of_mean(mean, values[read], 0, read, to_come)
@@ -116,16 +116,16 @@ class Window:
 
 
 def _assumptions(remaining: float, unread: int, unit: str) -> tuple[str, ...]:
-    said = ["the epochs to come cost what the epochs of this window cost"] if remaining else []
+    said = ["the remaining epochs cost what the epochs of the window do"] if remaining else []
     if unread:
-        said.append(f"{unread} {unit}(s) that were not read cost what those of this window cost")
+        said.append(f"{unread} {unit}(s) that were not measured cost what those of the window do")
     return tuple(said)
 
 
 def check_window(
     start: int | Literal["auto"], window: int | None, epochs: float
 ) -> tuple[int | Literal["auto"], int | None]:
-    """Refuse a start or a length that cannot be.
+    """Return a start and a length of the window; raise an error if they are invalid.
 
     Raises:
         EstimateError: they are out of range, or reach past the last epoch.

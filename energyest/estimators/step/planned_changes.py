@@ -1,4 +1,4 @@
-"""Changes of a training that are known ahead: an unfreezing, a larger resolution."""
+"""Planned changes of a training, such as unfreezing layers or a higher resolution."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from energyest.errors import EstimateError
 from energyest.records.meta import read_objects
 from energyest.records.trace import EnergyTrace
 
-# How far off a guess from FLOPs is, without and with knowledge of the load: the error that nine of
-# ten changes of real trainings stay below, divided by the 90 % quantile of `interval`.
+# Error scale of a guess from FLOPs, without and with a known load: the error that nine of ten
+# changes of real trainings stay below, divided by the 90 % quantile of `interval`.
 # `benchmarks/evidence/step_accuracy.py` prints both errors.
 _FLOPS_ERROR = 0.14
 _LOAD_ERROR = 0.07
-# A ratio of energies that the user states is taken to be this good.
+# Assumed relative error of a ratio of energies that the user states.
 _ENERGY_ERROR = 0.02
-# What a GPU draws while it waits for the next launch, as a share of its power limit. Trainings on
-# an H100 and an H200 (limit 700 W) that wait nearly all the time draw 100 to 150 W.
+# Power of a GPU that waits for the next launch, as a share of its power limit. On an H100 and an
+# H200 (limit 700 W), trainings that wait nearly all the time draw 100 to 150 W.
 _WAITING = 1 / 6
-# And what it draws when it computes all the time; few trainings reach the limit.
+# Power of a GPU that computes all the time, likewise; few trainings reach the limit.
 _BUSY = 3 / 4
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What a change does to an epoch.
+    """The effect of a change on an epoch.
 
     Attributes:
-        energy: its energy after the change divided by that before it.
-        time: its duration, likewise.
+        energy: energy of an epoch after the change ÷ energy before it.
+        time: duration of an epoch after the change ÷ duration before it.
         error: scale of the relative error of both.
     """
 
@@ -45,16 +45,16 @@ class Effect:
 
 @dataclass(frozen=True)
 class PlannedChange:
-    """A change of what an epoch costs, known before it happens.
+    """A change of the energy per epoch that is known before it happens.
 
     Attributes:
-        epoch: position of the first epoch after it (of the first interval, in a trace of
-            intervals), counted from 0 at the start of the trace.
-        flops_ratio: training FLOPs of an epoch after the change divided by those before it; the
-            energy is guessed to change likewise, or by less where the GPU waits most of the time.
-            None if unknown.
-        energy_ratio: energy of an epoch after the change divided by that before it, where you
-            know it, for example from an earlier run; it goes before `flops_ratio`.
+        epoch: position of the first epoch (or interval, in a trace of intervals) after the change,
+            counted from 0 at the start of the trace.
+        flops_ratio: training FLOPs of an epoch after ÷ before the change. The energy is assumed to
+            change by the same ratio, or by less if the GPU waits most of the time. None if
+            unknown.
+        energy_ratio: energy of an epoch after ÷ before the change, if you know it, for example
+            from an earlier run; it takes precedence over `flops_ratio`.
         reason: what changes, for the assumptions of the estimate.
 
     Raises:
@@ -85,19 +85,19 @@ class PlannedChange:
 
     @property
     def is_known(self) -> bool:
-        """Whether there is a ratio."""
+        """Whether a ratio is given."""
         return self.flops_ratio is not None or self.energy_ratio is not None
 
     def effect(self, load: float | None) -> Effect:
-        """What the change does to an epoch.
+        """The effect of the change on an epoch.
 
-        FLOPs cost time only as far as the GPU was busy, which its power shows: `busy` is 0 where
-        it draws what it draws waiting, and 1 where it computes all the time. If the work grows by
-        f, the time grows by max(1, busy f); if it shrinks, the waiting stays. The power above
-        waiting goes with the work, the rest with the time.
+        FLOPs take time only to the extent that the GPU is busy, which its power shows: `busy` is 0
+        at the power of a waiting GPU and 1 at the power of a GPU that computes all the time. If
+        the work grows by a factor f, the time grows by max(1, busy f); if it shrinks, waiting time
+        stays the same. The power above that of waiting scales with the work, the rest with time.
 
         Args:
-            load: power of the GPUs on the level before, as a share of their limits; None if
+            load: power of the GPUs before the change, as a share of their limits; None if
                 unknown.
         """
         if self.energy_ratio is not None:
@@ -113,22 +113,22 @@ class PlannedChange:
         return Effect((waiting * time + (load - waiting) * work) / load, time, _LOAD_ERROR)
 
     def describe(self, unit: str) -> str:
-        """What it does, as an assumption of an estimate; `unit` is what `epoch` counts."""
+        """Describe the change as an assumption of an estimate; `unit` is what `epoch` counts."""
         what = f"{self.reason or 'a planned change'} at {unit} {self.epoch:g}"
         if self.energy_ratio is not None:
             return f"{what} multiplies the energy by {self.energy_ratio:.3g}"
         if self.flops_ratio is not None:
             return f"{what} multiplies the FLOPs by {self.flops_ratio:.3g}"
-        return f"{what} changes the energy by an unknown factor, taken as 1"
+        return f"{what} changes the energy by an unknown factor, assumed to be 1"
 
 
 def planned_changes(
     trace: EnergyTrace, planned: Iterable[PlannedChange | Mapping[str, Any]] | None
 ) -> list[PlannedChange]:
-    """The changes given, or else those that the monitor recorded, in the order of their epochs.
+    """The given changes, or else those that the monitor recorded, in order of epochs.
 
     Raises:
-        EstimateError: an entry is neither a `PlannedChange` nor its fields.
+        EstimateError: an entry is neither a `PlannedChange` nor a mapping with its fields.
     """
     if planned is not None:
         if isinstance(planned, str | Mapping | PlannedChange) or not isinstance(planned, Iterable):
@@ -156,11 +156,11 @@ def _as_change(entry: PlannedChange | Mapping[str, Any]) -> PlannedChange:
 
 
 def _recorded(trace: EnergyTrace) -> Iterable[PlannedChange]:
-    """What the trace's meta says; entries that make no sense, or came later, are left out."""
+    """The changes in the trace's meta, without invalid entries and those not yet known."""
     for entry in read_objects(trace.meta, "planned_changes"):
         known_since = entry.get("known_since", 0)
         if is_number(known_since) and known_since > len(trace):
-            continue  # the head of a longer trace: nobody knew by then
+            continue  # the head of a longer trace: it was not known by then
         fields = {
             name: entry.get(name) for name in ("epoch", "flops_ratio", "energy_ratio", "reason")
         }
@@ -172,13 +172,13 @@ def _recorded(trace: EnergyTrace) -> Iterable[PlannedChange]:
 
 @dataclass(frozen=True)
 class Weights:
-    """What the epochs to come cost together, in epochs of the present level.
+    """The total cost of future epochs, in epochs of the present level.
 
     Attributes:
         energy: the sum of the factors of their energies.
         time: the sum of the factors of their durations.
-        error: scale of the error of `energy` that comes from the changes.
-        changes: the changes that matter.
+        error: scale of the error of `energy` due to the changes.
+        changes: the changes that take effect.
     """
 
     energy: float
@@ -190,11 +190,11 @@ class Weights:
 def weights_of(
     changes: list[PlannedChange], begin: float, end: float, load: float | None
 ) -> Weights:
-    """What the epochs from `begin` until `end` cost together.
+    """The total cost of the epochs from `begin` to `end`.
 
     Args:
-        changes: those to come, in the order of their epochs.
-        begin: where the epochs to come begin.
+        changes: future changes, in order of epochs.
+        begin: where the future epochs begin.
         end: where they end.
         load: power of the GPUs on the present level as a share of their limits; None if unknown.
     """
@@ -214,7 +214,7 @@ def weights_of(
         )
     parts = np.diff(edges)
     energy = parts * [effect.energy for effect in effects]
-    # Errors of one change are the same in all epochs after it: they add up.
+    # The error of a change is the same in all epochs after it, so the errors add up.
     errors = [part * effect.error for part, effect in zip(energy, effects, strict=True) if part > 0]
     time = float(parts @ [effect.time for effect in effects])
     return Weights(float(energy.sum()), time, sum(errors), used)

@@ -1,4 +1,4 @@
-"""What happens now and then in a training: spikes of single epochs, validation every k epochs."""
+"""Occasional events in a training: spikes of single epochs, validation every k epochs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 
 from energyest.arrays import FloatArray
 
-# A spike differs from its neighbours by more than so many times what they differ from each other,
-# to which this share of their level is added.
+# A spike deviates from its neighbours by more than `_STANDS_OUT` times (their difference plus the
+# share `_NEIGHBOURS_DIFFER` of their level).
 _STANDS_OUT = 3.0
 _NEIGHBOURS_DIFFER = 0.02
-# Neighbours that differ by more than this share lie on two levels.
+# Neighbours that differ by more than this share lie on different levels.
 _ALIKE = 0.2
 
 
 def without_spikes(values: FloatArray) -> FloatArray:
-    """The values, with those that stand out between two alike replaced by these two's mean.
+    """Replace values that stand out between two similar ones by the mean of these two.
 
-    A checkpoint or a validation every so often is such a spike and no change of level. Whether the
-    last value is one cannot be seen from its neighbours: it is, if one like it was seen before.
+    Occasional checkpoints and validations are spikes of this kind, not changes of level. For the
+    last value, the neighbours do not decide: it is a spike if a similar one occurred before.
 
     Args:
         values: shape (values,), finite.
@@ -36,7 +36,7 @@ def without_spikes(values: FloatArray) -> FloatArray:
     height = inner - between
     alike = np.abs(left - right) <= _ALIKE * np.abs(between)
     spikes = alike & (np.abs(height) > _STANDS_OUT * likely)
-    # Where every other value stands out, nobody can say which of them do.
+    # If every other value stands out, it is unclear which of them are spikes.
     crowded = np.zeros_like(spikes)
     crowded[1:] |= spikes[:-1]
     crowded[:-1] |= spikes[1:]
@@ -52,28 +52,28 @@ def without_spikes(values: FloatArray) -> FloatArray:
 
 
 def remaining_spikes(positions: NDArray[np.intp], measured: int, total: float) -> float | None:
-    """How often something that happened in some of the epochs will happen in those to come.
+    """Number of future occurrences of an event that happened in some of the epochs.
 
     Args:
-        positions: shape (events,), ascending: the epochs in which it happened.
+        positions: shape (events,), epochs in which the event happened, ascending.
         measured: number of epochs so far.
         total: number of epochs of the whole training.
 
     Returns:
-        The number of events to come if they come at regular intervals; None if they do not, or if
-        there were too few to tell.
+        The number of remaining events if they occur at regular intervals; None if they do not, or
+        if there were too few to decide.
     """
     gaps = np.diff(positions)
     if not len(positions) or measured >= total:
         return 0.0
     if len(positions) == 1:
-        # Every k epochs, counted from the first, is the habit of the field; a second would be due.
+        # By convention, events come every k epochs from the first on; a second one may be overdue.
         period = float(positions[0]) + 1
         if period < 2 or measured >= 2 * period:
             return None
     else:
         period = float(gaps.mean())
-        # Intervals of steps meet a period of whole epochs one earlier or later.
+        # With rows that are intervals, an event may come one row earlier or later.
         if gaps.max() - gaps.min() > 1 or measured - 1 - positions[-1] > math.ceil(period):
             return None
     to_come = (np.floor(float(total)) - 1 - float(positions[-1])) / period

@@ -1,4 +1,4 @@
-"""Since when has a training cost the same per epoch? Detection of the current level."""
+"""Detection of the current stable level: since when has the energy per epoch been the same?"""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from energyest.records.trace import EnergyTrace
 
 
 def find_stable_epoch(trace: EnergyTrace, method: str = "changepoint") -> int:
-    """The first epoch of the level that the training is in now.
+    """The first epoch of the current level.
 
     Args:
         trace: the epochs measured so far.
-        method: `"changepoint"`, the change of level in the energy per epoch (without validation)
-            that came last, from the epochs measured so far; or `"fluss"`, the paper's segmentation
+        method: `"changepoint"` for the last change of level in the energy per epoch (without
+            validation), from the epochs measured so far; or `"fluss"` for the paper's segmentation
             of the whole power series (extra `fluss`).
 
     Returns:
-        The position of that epoch in the trace, counted from 0. A single epoch that leads over to
-        the level, such as a cold one, is not part of it.
+        The position of that epoch in the trace, counted from 0. A single transitional epoch, such
+        as a cold start, is not part of the level.
 
     Raises:
-        NotStableError: that level is younger than `MIN_EPOCHS` epochs as yet.
-        EstimateError: there is no such method, or too few readings for it.
+        NotStableError: the level has lasted less than `MIN_EPOCHS` epochs.
+        EstimateError: the method is unknown, or there are too few readings for it.
         MissingDependencyError: the method needs a package that is not installed.
 
     Examples:
@@ -42,7 +42,7 @@ def find_stable_epoch(trace: EnergyTrace, method: str = "changepoint") -> int:
     if method == "fluss":
         return fluss_epoch(trace)
     if method != "changepoint":
-        raise EstimateError(f"method={method!r} is not known: it is 'changepoint' or 'fluss'")
+        raise EstimateError(f"method={method!r} must be 'changepoint' or 'fluss'")
     if not np.isfinite(trace.column("energy_J")).any():
         raise NotStableError(unstable_message(trace), missing_epochs=MIN_EPOCHS)
     history = Forecaster(trace, planned_changes(trace, None))
@@ -57,8 +57,8 @@ def unstable_message(trace: EnergyTrace, history: Forecaster | None = None) -> s
     """Why there is nothing to project from yet.
 
     Args:
-        trace: what was measured.
-        history: the level that it ends on; None if no energy was measured.
+        trace: the epochs measured so far.
+        history: the forecaster of the trace; None if no energy was measured.
     """
     unit, missing = trace.unit, MIN_EPOCHS
     if history is None:
@@ -66,7 +66,7 @@ def unstable_message(trace: EnergyTrace, history: Forecaster | None = None) -> s
     else:
         missing = history.missing_epochs
         if history.has_pending_change:
-            why = f"a known change came less than {MIN_EPOCHS} {unit}s ago"
+            why = f"a planned change came less than {MIN_EPOCHS} {unit}s ago"
         elif history.start:
             why = (
                 f"the energy per {unit} changed at {unit} {history.start}, "
@@ -75,6 +75,6 @@ def unstable_message(trace: EnergyTrace, history: Forecaster | None = None) -> s
         else:
             why = f"only {history.measured_epochs} {unit}(s) were measured"
     return (
-        f"not stable yet: {why}; a projection needs {MIN_EPOCHS} {unit}s of one level, so at "
+        f"not stable yet: {why}; a projection needs {MIN_EPOCHS} {unit}s at one level, so at "
         f"least {missing} more"
     )

@@ -1,4 +1,4 @@
-"""The validations of a training: what they cost so far, and how many are to come."""
+"""The validations of a training: their cost so far, and the number of remaining ones."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from energyest.records.trace import EnergyTrace
 _VALIDATION_STEP = 1 / 3
 # The relative error of that guess.
 _GUESS_ERROR = 0.5
-# Validations in an epoch, beyond which a recorded schedule is damaged.
+# A recorded schedule with more validations per epoch is damaged.
 _MOST_IN_AN_EPOCH = 1e6
 
 
 @dataclass(frozen=True)
 class ToCome:
-    """What the validations to come cost: joules, scale of their error in joules, seconds."""
+    """The cost of validations: joules, scale of the error in joules, and seconds."""
 
     energy_J: float = 0.0
     error_J: float = 0.0
@@ -34,14 +34,14 @@ class ToCome:
 
 
 class Validations:
-    """What a trace tells of validation.
+    """The validations in a trace.
 
     Attributes:
-        in_each: whether each epoch validates, as far as it is known. Then it is part of the epoch:
-            the edge between the two is known less well than the edges of epochs, and projecting
-            them apart would add noise to both.
-        energy_J: shape (epochs,), the part of each epoch; NaN if unknown, 0 without validation.
-        duration_s: shape (epochs,), likewise.
+        in_each: whether every known epoch includes validation. It is then projected as part of the
+            epoch: the boundary between the two is less precise than those of epochs, and separate
+            projections would add noise to both.
+        energy_J: shape (epochs,), validation energy per epoch; NaN if unknown, 0 without any.
+        duration_s: shape (epochs,), validation time per epoch, likewise.
     """
 
     def __init__(self, trace: EnergyTrace) -> None:
@@ -62,13 +62,13 @@ class Validations:
         if len(known) and not self.in_each:
             number = np.ones(len(known))
             if self._schedule is not None:
-                # A row of a trace of intervals may hold several.
+                # A row of a trace of intervals may contain several validations.
                 number = np.maximum(number, self._schedule.between(known, known + 1))
             self._level = current_level(energy_J[known] / number)
             self._level_s = self._level.average(duration_s[known] / number)
 
     def unread(self, epoch: int) -> ToCome:
-        """What the validation of an epoch cost whose energy was not read."""
+        """The validation cost of an epoch whose energy was not measured."""
         if self._level is None:
             return ToCome()
         if self._schedule is not None:
@@ -78,12 +78,12 @@ class Validations:
         return ToCome(number * self._level.mean)
 
     def to_come(self, total: float, training_J: float, training_s: float) -> ToCome:
-        """What the validations from now on cost.
+        """The cost of the remaining validations.
 
         Args:
-            total: epochs of the whole training.
-            training_J: joules of an epoch's training, for a guess before the first validation.
-            training_s: its seconds.
+            total: number of epochs of the whole training.
+            training_J: training energy per epoch, for a guess before the first validation.
+            training_s: training time per epoch in seconds, likewise.
         """
         measured = len(self._trace)
         if self.in_each or total <= measured:
@@ -109,12 +109,12 @@ class Validations:
 
 @dataclass(frozen=True)
 class _Schedule:
-    """When validation comes, as the monitor recorded it.
+    """The validation schedule recorded by the monitor.
 
     Attributes:
         every: epochs (or intervals) from one validation to the next.
-        offset: epochs of this training before the trace began.
-        training_share: batches of a validation per batches of an epoch; None if unknown.
+        offset: number of epochs of this training before the trace began.
+        training_share: batches of a validation ÷ training batches of an epoch; None if unknown.
     """
 
     every: float
@@ -128,12 +128,12 @@ class _Schedule:
             return None
         first = read_positive(trace.meta, "first_epoch")
         share = read_positive(trace.meta, "validation_to_training_batches")
-        # Of intervals, the beginning of a resumed training is not known.
+        # For intervals, the offset of a resumed training is unknown.
         return cls(every, first or 0.0 if trace.unit == "epoch" else 0.0, share)
 
     def between(self, begin: Any, end: Any) -> Any:
         """Number of validations in the epochs from `begin` until `end`; numbers or arrays."""
-        # The last, broken epoch of a training that ends within it is not validated.
+        # A last epoch that is cut short is not validated.
         return np.maximum(0.0, self._until(end) - self._until(begin))
 
     def _until(self, epoch: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Sources of watts, one file each, and `detect()`, which finds those of this machine."""
+"""Sources of watts, one file each, and `detect()`, which finds the sensors of this machine."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def detect(
     *,
     components: Sequence[Kind] = ("gpu", "cpu", "ram"),
 ) -> Detection:
-    """The sensors that this machine has. Never raises for what a machine lacks.
+    """Find the sensors of this machine. Never raises for what a machine lacks.
 
-    A machine without a GPU, without a driver or without permission to read a counter is an
-    ordinary machine; `notes` of the result say what is missing. What is asked for or in use and
-    cannot be read is in `unmeasured`. A driver that does not answer is waited for no longer than
-    1.5 s; what it says afterwards is in `late`.
+    A machine without a GPU, a driver, or permission to read a counter is an ordinary machine; the
+    `notes` of the result say what is missing. Devices that are asked for or in use but cannot be
+    read are in `unmeasured`. A driver that does not answer is waited for at most 1.5 s; its later
+    answer is in `late`.
 
     Args:
-        gpus: the GPUs to measure: NVML's numbers (nvidia-smi shows them), UUIDs or their
-            beginnings, names of MIG devices, PCI bus ids; by default those which torch sees or,
-            where torch does not use CUDA yet, `CUDA_VISIBLE_DEVICES` leaves to this process.
-            A MIG device's power is not known: its whole GPU is measured.
-        components: kinds of sources wanted.
+        gpus: the GPUs to measure: NVML's numbers (as nvidia-smi shows them), UUIDs or their
+            beginnings, names of MIG devices, or PCI bus ids; by default the GPUs that torch sees
+            or, if torch does not use CUDA yet, those that `CUDA_VISIBLE_DEVICES` leaves to this
+            process. The power of a MIG device is unknown: its whole GPU is measured.
+        components: the kinds of sensors wanted.
 
     Raises:
         ConfigurationError: `components` names an unknown kind.
@@ -68,10 +68,10 @@ def detect(
 
 
 def check_components(components: Sequence[str]) -> None:
-    """Refuse kinds of sources that do not exist."""
+    """Refuse unknown kinds of sensors."""
     unknown = [kind for kind in components if kind not in KINDS]
     if unknown:
-        raise ConfigurationError(f"components={unknown}: known are 'gpu', 'cpu' and 'ram'")
+        raise ConfigurationError(f"components={unknown}: must be 'gpu', 'cpu' or 'ram'")
 
 
 def _detect_cpu() -> Detection:
@@ -83,7 +83,7 @@ def _detect_cpu() -> Detection:
 
 
 def _opened(make: Callable[[], Sensor], kind: Kind, name: str) -> Detection:
-    """A sensor of this machine, whose system may tell nothing: without /proc, or out of files."""
+    """A sensor that may fail to open, as without /proc, or with too many open files."""
     try:
         return Detection((make(),))
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What a sensor is: one source of watts."""
+"""The interface of sensors, the sources of watts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Source = Literal["measured", "modelled"]
 
 
 class Reading(NamedTuple):
-    """One look at a device. NaN stands for a quantity that could not be read, never 0.
+    """One reading of a device. A quantity that could not be read is NaN, never 0.
 
     Attributes:
-        time_s: when, in seconds of the sampler's clock.
+        time_s: time of the reading, in seconds on the sampler's clock.
         device: name of the device, such as `gpu:0`.
         power_W: watts.
         energy_J: cumulative energy counter in joules.
@@ -42,18 +42,18 @@ class Device:
     """What a sensor measures, as it goes into a trace's meta.
 
     Attributes:
-        device: name in the readings, such as `gpu:0`; what stands before the colon is the kind.
+        device: name in the readings, such as `gpu:0`; the part before the colon is the kind.
         kind: gpu, cpu or ram.
         name: product name.
         source: whether power is measured or modelled.
-        method: how, in a few words; with the source of the constants of a model.
+        method: how it is measured, in a few words; for a model, with the source of its constants.
         power_limit_W: the most that the device may draw, in watts; NaN if unknown.
-        memory_bytes: size of its memory; NaN if it has none or it is unknown.
-        details: further facts, such as uuid and index of a GPU.
-        rated_power_W: what a device of its name is made to draw, where no limit is known of this
-            one; NaN if unknown. It is no part of the meta.
-        has_instant_power: whether each reading of power is of that instant, not a mean or a model.
-            It is no part of the meta.
+        memory_bytes: size of its memory; NaN if it has none or the size is unknown.
+        details: further facts, such as the UUID and index of a GPU.
+        rated_power_W: rated power of the product, for use if this device's limit is unknown; NaN if
+            unknown. Not part of the meta.
+        has_instant_power: whether power readings are instantaneous, not a mean or a model. Not part
+            of the meta.
     """
 
     device: str
@@ -74,13 +74,13 @@ class Device:
 
     @property
     def most_power_W(self) -> float:
-        """What no reading of power, and no counter, can exceed; infinite if that is unknown."""
+        """A bound that power readings and counters cannot exceed; infinite if unknown."""
         limit_W = self.power_limit_W if self.power_limit_W > 0 else self.rated_power_W
-        # Far above any transient: a limit is held on average over some milliseconds to seconds.
+        # Far above any transient: a limit holds on average over milliseconds to seconds.
         return 3 * limit_W if limit_W > 0 else math.inf
 
     def as_meta(self) -> dict[str, Any]:
-        """Plain JSON values; what is unknown is left out."""
+        """The device as plain JSON values; unknown values are left out."""
         values: dict[str, Any] = {
             "device": self.device,
             "kind": self.kind,
@@ -99,10 +99,10 @@ class Device:
 
 
 class Sensor(Protocol):
-    """One source of watts. Only the sampler's thread calls `read` once it runs.
+    """One source of watts. Once the sampler runs, only its thread calls `read`.
 
-    It may have more than these: `every_s`, seconds from one reading to the next where more often is
-    of no use; or what `OftenSensor` has.
+    A sensor may also have `every_s`, the seconds between readings if reading more often is of no
+    use, and the method of `OftenSensor`.
     """
 
     @property
@@ -111,7 +111,7 @@ class Sensor(Protocol):
         ...
 
     def read(self, time_s: float) -> Reading:
-        """Look at the device now, `time_s` on the sampler's clock; failed parts are NaN."""
+        """Read the device now, at `time_s` on the sampler's clock; failed quantities are NaN."""
         ...
 
     def close(self) -> None:
@@ -121,26 +121,26 @@ class Sensor(Protocol):
 
 @runtime_checkable
 class OftenSensor(Sensor, Protocol):
-    """A sensor of which a part is too costly to be read in each round."""
+    """A sensor with quantities that are too costly to read in each round."""
 
     def read_often(self, time_s: float) -> Reading:
-        """As `read`, but only what is cheap; the rest is NaN."""
+        """Like `read`, but only the cheap quantities; the others are NaN."""
         ...
 
 
 def check_device_names(devices: Sequence[Device]) -> None:
-    """Refuse devices that could not be told apart in a trace, or could not be read back from it.
+    """Refuse device names that would be ambiguous in a trace, or could not be read back from it.
 
     Raises:
-        ConfigurationError: two have one name, or a name is empty, longer than 200 characters or
-            not printable.
+        ConfigurationError: two devices have the same name, or a name is empty, longer than 200
+            characters or not printable.
     """
     names = [device.device for device in devices]
     if len(set(names)) < len(names):
-        raise ConfigurationError(f"sensors of one name cannot be told apart: {names}")
+        raise ConfigurationError(f"sensors must have different device names: {names}")
     for name in names:
         if not (isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable()):
             raise ConfigurationError(
-                f"a sensor's device is named {short(name)}: that must be text of 1 to 200 "
-                "characters that can be printed"
+                f"a sensor's device is named {short(name)}: a name must be text of 1 to 200 "
+                "printable characters"
             )

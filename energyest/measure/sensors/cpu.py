@@ -1,4 +1,4 @@
-"""Power of the processors: RAPL where it can be read, else a model from utilisation."""
+"""Power of the CPUs: RAPL where it can be read, else a model based on utilisation."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import psutil
 from energyest.measure.sensors.base import Device, Reading
 
 RAPL_ROOT = Path("/sys/class/powercap")
-# Watts per hardware thread at no and at full load, for processors that are not known closer:
-# averages over server processors from SPECpower results, Cloud Carbon Footprint, "Methodology",
-# table of energy coefficients for AWS (read 2026-11).
+# Watts per hardware thread at no and full load, for an unspecified CPU: averages over server CPUs
+# from SPECpower results, Cloud Carbon Footprint, "Methodology", table of energy coefficients for
+# AWS (read 2026-11).
 IDLE_W_PER_THREAD = 0.74
 FULL_W_PER_THREAD = 3.5
 _TICK_S = 0.01
@@ -23,7 +23,7 @@ _TICKS_TO_WAIT = 10
 
 
 class RaplSensor:
-    """All processor packages of the machine, through Intel's and AMD's energy counters.
+    """All CPU packages of the machine, read through Intel's and AMD's energy counters.
 
     Raises:
         OSError: no package's counter can be read (usually for lack of permission).
@@ -72,7 +72,7 @@ class RaplSensor:
 
 
 class CpuModelSensor:
-    """All processors of the machine, modelled as linear in their utilisation."""
+    """All CPUs of the machine, with power modelled as linear in utilisation."""
 
     #: Power is a mean since the last reading.
     every_s = 1.0
@@ -109,8 +109,8 @@ class CpuModelSensor:
 
 
 def _is_package(domain: Path) -> bool:
-    # intel-rapl:0 is a package (of AMD's as well), intel-rapl:0:1 a part of one. Beside the
-    # packages may stand "psys": the whole platform, with the packages in it.
+    # intel-rapl:0 is a package (also on AMD), intel-rapl:0:1 a part of one. Besides packages there
+    # may be "psys": the whole platform, including the packages.
     top_level = domain.name.count(":") == 1
     return top_level and (domain / "name").read_text(encoding="ascii").startswith("package")
 
@@ -143,10 +143,10 @@ class _Package:
 
 
 class _Utilization:
-    """Share of time, 0 to 1, in which the processors were busy between two calls.
+    """Share of time, 0 to 1, in which the CPUs were busy between two calls.
 
-    psutil.cpu_percent keeps its last call per thread for all callers of the process; reading the
-    times ourselves leaves the figures of others alone.
+    psutil.cpu_percent stores its last call per thread for all callers in the process; reading the
+    times ourselves does not disturb other callers.
     """
 
     def __init__(self) -> None:
@@ -155,8 +155,8 @@ class _Utilization:
 
     def since_last_call(self) -> float:
         busy_s, total_s = self._times()
-        # The kernel counts in ticks of 10 ms: between two calls in one tick nothing is known, and
-        # the first call after the constructor may be such a one.
+        # The kernel counts in ticks of 10 ms: two calls within a tick give no result. The first
+        # call after the constructor may be within its tick.
         for _ in range(_TICKS_TO_WAIT if math.isnan(self._share) else 0):
             if total_s > self._total_s:
                 break
@@ -182,7 +182,7 @@ def _read_number(path: Path) -> float:
 
 
 def processor_name() -> str:
-    """The processor's name, as Linux tells it, or else the kind of machine."""
+    """The CPU's name as Linux reports it, or else the kind of machine."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

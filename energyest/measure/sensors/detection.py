@@ -1,4 +1,4 @@
-"""What `detect()` has found, and what it should have found."""
+"""The result of `detect()`: the sensors found, and the devices that are missing."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from energyest.markup import as_html, table
 from energyest.measure.sensors.base import Device, Kind, Sensor
 from energyest.patience import Errand
 
 log = logging.getLogger("energyest")
 
-#: Stands for GPUs of which NVML has not told yet.
+#: Stands for the GPUs while NVML has not answered.
 LATE = "gpu:late"
 
 
@@ -24,14 +25,13 @@ class Detection(Sequence[Sensor]):
     Attributes:
         sensors: the sensors; close them when done.
         notes: what is missing, and why.
-        unmeasured: devices that are wanted or in use and that nobody can measure. What a run costs
-            is not known with one of them: NaN, not the sum of the others.
-        losses: those of the notes that say so of a device.
-        late: what NVML will say of the GPUs, where it has not answered yet; `LATE` among the
-            `unmeasured` stands for them until then.
-        is_by_use: whether the GPUs were to be those that the process uses.
-        is_by_torch: whether it is torch that has named them; else one that torch uses may be
-            missing here.
+        unmeasured: devices that are wanted or in use but cannot be measured. With one of them, the
+            cost of a run is unknown: NaN, not the sum of the others.
+        losses: the notes about unmeasured devices.
+        late: NVML's pending answer about the GPUs, if it has not answered yet; until then, `LATE`
+            among the `unmeasured` stands for them.
+        is_by_use: whether the GPUs are those that the process uses, not ones asked for.
+        is_by_torch: whether torch identified the GPUs; if not, one that torch uses may be missing.
     """
 
     sensors: tuple[Sensor, ...]
@@ -58,12 +58,12 @@ class Detection(Sequence[Sensor]):
 
     @property
     def unread(self) -> list[str]:
-        """Names of the devices of which no power and no energy will be read."""
+        """Names of the devices of which neither power nor energy will be read."""
         mute = (s.device for s in self.sensors if not getattr(s, "tells_energy", True))
         return [device.device for device in (*mute, *self.unmeasured)]
 
     def __add__(self, other: Detection) -> Detection:
-        """Both together."""
+        """The sum of both."""
         return replace(
             self,
             sensors=self.sensors + other.sensors,
@@ -73,11 +73,11 @@ class Detection(Sequence[Sensor]):
         )
 
     def when_late(self, adopt: Callable[..., None]) -> None:
-        """Hand on what NVML says of the GPUs as soon as it does, if it has not done so yet.
+        """Pass on NVML's answer about the GPUs once it arrives, if it is still pending.
 
         Args:
-            adopt: a method, not called if its object is gone by then: takes a `Detection`, and as
-                `gone` the name of the device that has stood for it.
+            adopt: a method that takes a `Detection` and, as `gone`, the name of the device that
+                stood for it; not called if its object no longer exists.
         """
         if self.late is None:
             return
@@ -89,7 +89,7 @@ class Detection(Sequence[Sensor]):
                 found.close()
                 return
             read = ", ".join(sensor.device.label for sensor in found)
-            news = (f"NVML has answered: {read} measured since",) if read else ()
+            news = (f"NVML has answered: {read} measured from then on",) if read else ()
             taker(replace(found, notes=(*found.notes, *news)), gone=[LATE])
 
         late.when_done(arrive)
@@ -102,6 +102,12 @@ class Detection(Sequence[Sensor]):
             late = self.late
             late.when_done(lambda: late.result().close())
 
+    def _repr_html_(self) -> str:
+        rows = [(d.device, d.name, d.source, d.method) for d in self.devices]
+        head = ("device", "name", "source", "method")
+        heading = "What can be measured here" if rows else "Nothing can be measured here"
+        return as_html(heading, [table(head, rows)] if rows else [], self.notes)
+
     def __str__(self) -> str:
         lines = [
             f"{s.device.device}  {s.device.name}: {s.device.source}, {s.device.method}"
@@ -111,14 +117,14 @@ class Detection(Sequence[Sensor]):
 
 
 def warn_of(losses: Sequence[str], advice: str = "") -> None:
-    """Say once what cannot be measured, and what that means."""
+    """Warn about what cannot be measured, and what that means."""
     if losses:
         told = "; ".join(losses)
-        log.warning("energyest: %s; the energy of the run is not known (NaN)%s", told, advice)
+        log.warning("energyest: %s; the energy of the run is unknown (NaN)%s", told, advice)
 
 
 def lost(kind: Kind, device: str, name: str, reason: str, **details: Any) -> Device:
-    """A device that is wanted or in use and that nobody can measure."""
+    """A device that is wanted or in use but cannot be measured."""
     return Device(
         device=device,
         kind=kind,

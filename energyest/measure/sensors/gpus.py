@@ -1,4 +1,4 @@
-"""The GPUs to measure: those that are asked for, or those that the process uses."""
+"""Find the GPUs to measure: those asked for, or those that the process uses."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from energyest.measure.sensors.detection import LATE, Detection, lost
 from energyest.measure.sensors.nvml import GpuAddress, NvmlSensor, list_gpus
 from energyest.measure.sensors.visible import gpus_of_torch, match_gpu, visible_gpus
 
-# CUDA_VISIBLE_DEVICES that begins so leaves no GPU: it is read up to what names none.
+# A CUDA_VISIBLE_DEVICES with this beginning leaves no GPU: it is read up to an invalid entry.
 _NO_GPU = re.compile(r"\s*(-\s*\d+\s*)?(,|$)")
 
 
 def detect_gpus(gpus: Sequence[int | str] | None) -> Detection:
-    """The GPUs that are meant, as far as NVML answers soon; it may hang for as long as it likes.
+    """Find the requested GPUs, without waiting long for NVML, which may hang.
 
     Args:
-        gpus: as `detect` takes them.
+        gpus: as for `detect`.
     """
     if gpus is not None and len(gpus) == 0:
         return Detection(())
@@ -33,7 +33,7 @@ def detect_gpus(gpus: Sequence[int | str] | None) -> Detection:
         Detection((), late=errand).close()
         return Detection((), ("no GPU is measured: CUDA_VISIBLE_DEVICES leaves none",))
     names = "the GPUs" if gpus is None else ", ".join(f"GPU {gpu!r}" for gpu in gpus)
-    note = f"{names} are not measured until NVML answers, which it has not done yet"
+    note = f"{names} cannot be measured until NVML answers, which it has not done yet"
     late = lost("gpu", LATE, names, "NVML has not answered yet")
     return Detection((), (note,), (late,), (note,), late=errand)
 
@@ -43,7 +43,7 @@ def _are_hidden() -> bool:
 
 
 def find_gpus(gpus: Sequence[int | str] | None) -> Detection:
-    """The GPUs that are meant, however long NVML takes to tell."""
+    """Find the requested GPUs, however long NVML takes to answer."""
     try:
         present = list_gpus()
     except FAILURES as error:
@@ -65,9 +65,9 @@ def find_gpus(gpus: Sequence[int | str] | None) -> Detection:
 
 
 def overlooked_gpus(accounted: int) -> Detection:
-    """GPUs that torch uses beyond so many: nobody measures them.
+    """The GPUs that torch uses beyond the first `accounted`, which are not measured.
 
-    Of a torch for AMD's GPUs, all of them.
+    With a torch for AMD's GPUs, these are all of its GPUs.
     """
     used = _count_of_torch()
     names = [_name_of_torch(index) for index in range(accounted, used)]
@@ -89,7 +89,7 @@ def _of_process(present: list[GpuAddress]) -> Detection:
         wanted, notes = visible_gpus(present, os.environ)
     if not wanted:
         notes.append("no GPU is measured: CUDA_VISIBLE_DEVICES leaves none to this process")
-    # One that this user may not open is another's, unless it is known that the process uses it.
+    # A GPU that this user may not open belongs to another, unless the process is known to use it.
     by_torch = used is not None
     return Detection((), tuple(notes), is_by_torch=by_torch) + _opened(wanted, are_ours=by_torch)
 
@@ -101,7 +101,7 @@ def _named(present: list[GpuAddress], gpus: Sequence[int | str]) -> Detection:
         gpu = match_gpu(present, entry)
         if gpu is None:
             reason = (
-                f"NVML knows {len(present)} GPU(s), and none of that number, UUID or PCI bus id"
+                f"NVML knows {len(present)} GPU(s), but none with that number, UUID or PCI bus id"
             )
             note = f"GPU {entry!r} is not measured: {reason}"
             absent += Detection((), (note,), (_unknown(entry, reason),), (note,))
@@ -129,7 +129,7 @@ def _opened(wanted: Sequence[GpuAddress], *, are_ours: bool) -> Detection:
             continue
         sensors.append(sensor)
         if not sensor.tells_energy:
-            note = f"{named} is not measured: the board tells neither its power nor its energy"
+            note = f"{named} is not measured: the board reports neither its power nor its energy"
             notes.append(note)
             losses.append(note)
     return Detection(tuple(sensors), tuple(notes), tuple(unmeasured), tuple(losses))
@@ -142,15 +142,15 @@ def _lost_gpu(gpu: GpuAddress, reason: str) -> Device:
 
 
 def _unknown(entry: int | str, reason: str) -> Device:
-    """A GPU that was asked for by what NVML does not know, or while it does not answer."""
+    """A requested GPU that NVML does not know, or for which it does not answer."""
     plain = re.sub(r"[^0-9a-z]", "", str(entry).lower())
-    if plain != str(entry):  # no number of a GPU, whatever digits it has
+    if plain != str(entry):  # not a GPU's number, whatever digits it has
         plain = f"unknown{plain}"
     return lost("gpu", f"gpu:{plain}", f"GPU {entry}", reason)
 
 
 def _count_of_torch() -> int:
-    """How many GPUs torch uses; 0 where it does not use CUDA (yet)."""
+    """The number of GPUs that torch uses; 0 if it does not use CUDA (yet)."""
     torch = sys.modules.get("torch")
     try:
         if torch is None or not torch.cuda.is_initialized():
@@ -159,13 +159,13 @@ def _count_of_torch() -> int:
         return 0
     try:
         return int(torch._C._cuda_getDeviceCount())
-    except (AttributeError, RuntimeError):  # another torch, or CUDA has failed: one was in use
+    except (AttributeError, RuntimeError):  # another torch, or CUDA failed: one GPU was in use
         return 1
 
 
 def _name_of_torch(index: int) -> str:
     try:
         name = str(sys.modules["torch"].cuda._get_device_properties(index).name)
-    except Exception:  # whatever stands there
+    except Exception:  # whatever torch is there
         return f"GPU cuda:{index}"
     return f"GPU cuda:{index} ({name})"

@@ -24,23 +24,23 @@ from energyest.gpus.table import find_gpu, known_gpus
 from energyest.measure.sensors.base import Device, Reading
 
 _T = TypeVar("_T")
-# Some drivers say all ones where there is no limit: more than any board draws is none.
+# Some drivers return all ones if there is no limit: a limit above this is not one.
 _MOST_LIMIT_W = 10_000.0
-# What changes slowly (utilisation, memory in use, temperature) is asked for so often.
+# How often slow quantities (utilisation, memory in use, temperature) are read.
 _SLOW_S = 0.95
 
 
 @dataclass(frozen=True)
 class GpuAddress:
-    """What identifies a GPU on this machine; what cannot be read is empty, or 0.
+    """The identity of a GPU on this machine; what cannot be read is empty, or 0.
 
     Attributes:
         index: NVML's number.
-        uuid: as `GPU-8d3f1b62-...`.
-        pci_bus_id: domain, bus, device and function, as `00000000:19:00.0`.
-        mig: UUIDs of the MIG devices into which it is divided; None where MIG is off.
+        uuid: such as `GPU-8d3f1b62-...`.
+        pci_bus_id: domain, bus, device and function, such as `00000000:19:00.0`.
+        mig: UUIDs of the MIG devices into which it is divided; None if MIG is off.
         model: product name.
-        speed: cores × highest clock in MHz, to be compared with others of this machine.
+        speed: cores × highest clock in MHz, for comparison with other GPUs of this machine.
     """
 
     index: int
@@ -52,18 +52,18 @@ class GpuAddress:
 
     @property
     def name(self) -> str:
-        """What `detect(gpus=[...])` finds this GPU by."""
+        """The name by which `detect(gpus=[...])` finds this GPU."""
         return self.uuid or self.pci_bus_id or str(self.index)
 
 
 class NvmlSensor:
     """One NVIDIA GPU.
 
-    Power is the instant reading where the board has one, else NVML's own average (of one second
-    on recent generations). Each quantity is asked for once at the start; what the board does not
-    support is not asked for again.
+    Power is instantaneous if the board supports that, else NVML's own average (over one second on
+    recent generations). Each quantity is tried once at the start; quantities that the board does
+    not support are not read again.
 
-    A look at the power costs microseconds, one at the energy counter milliseconds of a processor.
+    Reading power takes microseconds of CPU time; reading the energy counter takes milliseconds.
 
     Args:
         index: NVML's number of the GPU.
@@ -92,21 +92,21 @@ class NvmlSensor:
 
     @property
     def tells_energy(self) -> bool:
-        """Whether the board answers questions for its power or its energy at all."""
+        """Whether the board reports its power or its energy at all."""
         return self._ask_power is not None or self._ask_counter is not None
 
     def read(self, time_s: float) -> Reading:
-        """Ask for every supported quantity; one that fails is NaN.
+        """Read every supported quantity; one that fails is NaN.
 
-        So is a power of 0 W or far above the limit: a board that answers draws some.
+        Power of 0 W or far above the limit is NaN too: a board that responds draws power.
         """
         return self._with_counter(self._ask(time_s))
 
     def read_often(self, time_s: float) -> Reading:
-        """Ask for the power, and once a second for what changes slowly.
+        """Read the power and, once a second, the slow quantities.
 
-        For the counter only if it has failed when it was read last, or has to stand in for a power
-        that has failed twice in a row.
+        The counter is read only if its last reading failed, or if it must replace power, which has
+        failed twice in a row.
         """
         is_due = time_s >= self._slow_s
         reading = self._ask(time_s) if is_due else Reading(time_s, self._name, self._power_W())
@@ -115,16 +115,16 @@ class NvmlSensor:
         return self._with_counter(reading) if needs_counter else reading
 
     def close(self) -> None:
-        """Let go of NVML; a second call does nothing."""
+        """Release NVML; a second call does nothing."""
         if not self._open:
-            return  # NVML counts its users: another shutdown would be somebody else's
+            return  # NVML counts its users: a second shutdown would take away another user's
         self._open = False
-        # If the library is gone or was shut down by others, nothing is left to release.
+        # If the library is gone, or others shut it down, there is nothing left to release.
         with contextlib.suppress(NvmlError):
             call("nvmlShutdown")
 
     def _ask(self, time_s: float) -> Reading:
-        """Everything but the counter."""
+        """Read everything except the counter."""
         self._slow_s = time_s + _SLOW_S
         values = {}
         for quantity, ask in self._slow_questions.items():
@@ -145,7 +145,7 @@ class NvmlSensor:
         return reading._replace(energy_J=counter_J)
 
     def _power_W(self) -> float:
-        """Watts; NaN where the board does not say, or says what it cannot draw."""
+        """Watts; NaN if the board does not report power, or reports an impossible value."""
         if self._ask_power is None:
             return math.nan
         try:
@@ -199,7 +199,7 @@ class NvmlSensor:
             details={name: value for name, value in details.items() if value is not None},
         )
 
-    # Each of these asks the driver one question and raises NvmlError if it fails.
+    # Each of these makes one query to the driver, and raises NvmlError if it fails.
 
     def _instant_W(self) -> float:
         field = self._ask_instant()
@@ -224,7 +224,7 @@ class NvmlSensor:
 
 
 def list_gpus() -> list[GpuAddress]:
-    """The GPUs of this machine, in NVML's order (that of the PCI bus).
+    """The GPUs of this machine, in NVML's order (the order of the PCI bus).
 
     Raises:
         NvmlError: no driver or no permission.
@@ -237,7 +237,7 @@ def _address(index: int) -> GpuAddress:
     try:
         handle = call("nvmlDeviceGetHandleByIndex", index)
     except FAILURES:
-        return GpuAddress(index)  # a lost GPU, or one of another user's: its sensor will say why
+        return GpuAddress(index)  # a lost GPU, or another user's: its sensor will say why
     return GpuAddress(
         index,
         uuid=_or_none(lambda: _uuid(handle)) or "",
@@ -249,28 +249,28 @@ def _address(index: int) -> GpuAddress:
 
 
 def _mig_devices(handle: Any) -> tuple[str, ...] | None:
-    """UUIDs of the MIG devices on a GPU; None where MIG is off, as on boards without it."""
+    """UUIDs of the MIG devices on a GPU; None if MIG is off or not supported."""
     uuids = []
     try:
         if call("nvmlDeviceGetMigMode", handle)[0] != MIG_ENABLED:
             return None
     except FAILURES:
         return None
-    with contextlib.suppress(*FAILURES):  # a GPU is measured without them, too
+    with contextlib.suppress(*FAILURES):  # a GPU can be measured without them
         for number in range(call("nvmlDeviceGetMaxMigDeviceCount", handle)):
-            with contextlib.suppress(*FAILURES):  # none of that number, or not for us
+            with contextlib.suppress(*FAILURES):  # there is none with that number, or not for us
                 uuids.append(_uuid(call("nvmlDeviceGetMigDeviceHandleByIndex", handle, number)))
     return tuple(uuids)
 
 
 def _limit_W(handle: Any) -> float:
-    """The limit that the board keeps to; NaN where what it says cannot be one."""
+    """The enforced power limit; NaN if the board's value is impossible."""
     limit_W = _or_nan(lambda: call("nvmlDeviceGetEnforcedPowerLimit", handle) / 1e3)
     return limit_W if 0 < limit_W <= _MOST_LIMIT_W else math.nan
 
 
 def _rated_power_W(name: str) -> float:
-    """What a board of that name is made for; where it is not known, the most of any board."""
+    """The rated power of a board by its name; if unknown, the highest of any known board."""
     try:
         gpu = find_gpu(name)
         if gpu is not None and gpu.tdp_W > 0:

@@ -11,9 +11,9 @@ W_PER_GB_USED = 0.375
 
 
 class RamSensor:
-    """The machine's memory: 0.375 W per GB in use, as arXiv 2307.05520 models it."""
+    """The machine's memory: 0.375 W per GB in use, as modelled in arXiv 2307.05520."""
 
-    #: It changes slowly.
+    #: Memory use changes slowly.
     every_s = 1.0
 
     def __init__(self) -> None:

@@ -14,15 +14,15 @@ _QUANTITIES = ("power_W", "energy_J", "utilization", "memory_bytes", "temperatur
 
 
 class ReplaySensor:
-    """One device of a trace, read as if it were there.
+    """Replays one device of a trace as if it were present.
 
     The recording starts at the first reading. Between two recorded readings the quantities are
-    interpolated; after the last one nothing can be read.
+    interpolated; after the last one, readings fail (NaN).
 
     Args:
         trace: a trace with readings.
-        device: its device to play; by default the first.
-        speed: how many recorded seconds go by in one second. Joules stay those of the recording:
+        device: the device to replay; by default the first.
+        speed: how many recorded seconds pass in one second. Joules stay those of the recording:
             watts are multiplied by `speed`.
 
     Raises:

@@ -1,1 +1,1 @@
-"""One module a tool: what its logs look like, and no more than that."""
+"""One module per tool, which knows only what that tool's logs look like."""

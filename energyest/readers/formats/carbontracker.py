@@ -25,7 +25,7 @@ _OUTPUT = re.compile(r"(Predicted|Actual) consumption")
 
 
 def is_carbontracker(path: Path, head: str) -> bool:
-    """Whether a file, or a folder, is a log of carbontracker's."""
+    """Whether a file is a log of carbontracker, or a folder holds one."""
     if path.is_dir():
         return any(path.glob("*_carbontracker.log"))
     return bool(_LINE.match(head)) and (
@@ -40,23 +40,25 @@ def read_carbontracker(
     epoch_marks: str | None = None,
     timezone: str | None = None,
 ) -> EnergyTrace:
-    """A trace from carbontracker's standard log, `..._carbontracker.log`, or the folder it lies in.
+    """Read a trace from carbontracker's standard log, `..._carbontracker.log`.
 
     The energy of an epoch is the average power of each component times the epoch's duration, as
-    carbontracker itself computes it; the PUE that it multiplies into its predictions is not in it.
+    carbontracker itself computes it. It does not include the PUE by which carbontracker multiplies
+    its predictions.
 
     Args:
         path: the log, or a `log_dir` that holds one.
-        epoch_end_s: ends of epochs to cut the log's own at, as in `read_nvidia_smi`.
-        epoch_marks: with a file as `epoch_end_s`, which of its lines are ends.
-        timezone: the zone of the log's local times.
+        epoch_end_s: ends at which to cut the log's own epochs, as in `read_nvidia_smi`.
+        epoch_marks: if `epoch_end_s` is a file, regular expression of the lines that are ends.
+        timezone: the time zone of the log's local times.
 
     Raises:
-        TraceError: the file is no such log, or the one for people (`..._output.log`), which holds
-            totals with a PUE alone; an epoch comes twice or lacks its duration; with the line.
+        TraceError: the file is not such a log, or is the output log (`..._output.log`), which holds
+            only totals that include a PUE; an epoch occurs twice or lacks its duration. The message
+            names the line.
 
     Warns:
-        UserWarning: an epoch's power was not read ("None"): it is NaN.
+        UserWarning: an epoch's power was not read ("None"), so the epoch is NaN.
 
     Examples:
         >>> from energyest.readers import read_carbontracker
@@ -79,14 +81,14 @@ def _log_in(path: Path) -> Path:
     if len(logs) != 1:
         names = ", ".join(log.name for log in logs[:5])
         raise TraceError(
-            f"{path} holds {len(logs)} logs of carbontracker: name one"
-            f"{f' of {names}' if logs else ''}"
+            f"{path} holds {len(logs)} logs of carbontracker: give the path of one"
+            f"{f': {names}' if logs else ''}"
         )
     return logs[0]
 
 
 class _Epochs:
-    """The epochs of a log, taken line by line."""
+    """The epochs of a log, read line by line."""
 
     def __init__(self, log: Log) -> None:
         self.log = log
@@ -111,14 +113,14 @@ class _Epochs:
         elif match and (epoch := _EPOCH.fullmatch(what)):
             if int(epoch[1]) != len(self.line) + 1:
                 raise self.log.refusal(
-                    number, f"epoch {epoch[1]} where epoch {len(self.line) + 1} should come"
+                    number, f"epoch {epoch[1]} where epoch {len(self.line) + 1} is expected"
                 )
             self._check_duration(number)
             self.line.append(number)
             self.dates.append(match[1])
         elif span := _DURATION.fullmatch(what):
             if not self.line or len(self.duration_s) >= len(self.line) or span[1]:
-                raise self.log.refusal(number, f"a duration of no epoch: {short(what)}")
+                raise self.log.refusal(number, f"a duration without an epoch: {short(what)}")
             self.duration_s.append(3600 * int(span[2]) + 60 * int(span[3]) + float(span[4]))
         elif power := _POWER.fullmatch(what):
             self._take_power(number, power[1].lower(), power[2])
@@ -130,33 +132,35 @@ class _Epochs:
         try:
             power_W = [math.nan if value == "None" else float(value) for value in values]
         except ValueError as error:
-            raise self.log.refusal(number, f"{short(text)} is no power in watts") from error
+            raise self.log.refusal(number, f"{short(text)} is not a power in watts") from error
         known = self.power_W.setdefault(kind, [])
         if len(known) >= len(self.line) or kind not in ("gpu", "cpu", "ram"):
-            raise self.log.refusal(number, f"power of {kind} a second time, or of no component")
-        # An epoch that lacks a component is not known.
+            raise self.log.refusal(number, f"power of {kind} is repeated, or not of a component")
+        # The energy of an epoch that lacks a component is unknown.
         known += [[math.nan]] * (len(self.line) - 1 - len(known)) + [power_W]
         if any(map(math.isnan, power_W)) or not power_W:
             self.notes.append(self.log.note(number, f"power of {kind} was not read: {short(text)}"))
 
     def _check_duration(self, number: int) -> None:
         if len(self.duration_s) != len(self.line):
-            raise self.log.refusal(number, f"epoch {len(self.line)} before it has no duration")
+            raise self.log.refusal(number, f"epoch {len(self.line)}, before it, has no duration")
 
     def windows(self, timezone: str | None) -> Windows:
-        """What was found, epoch by epoch."""
+        """The epochs found."""
         log = self.log
         if not self.line:
             if self.is_output:
                 raise TraceError(
-                    f"{log.path} is carbontracker's log for people, which holds predictions and "
-                    "totals with a PUE, and no epochs: read the file beside it that ends in "
+                    f"{log.path} is carbontracker's output log, which holds predictions and totals "
+                    "with a PUE but no epochs: read the file next to it that ends in "
                     "_carbontracker.log"
                 )
             raise TraceError(f"{log.path} holds no epoch of carbontracker")
         epochs = len(self.duration_s)
         if epochs < len(self.line):
-            self.notes.append(log.note(self.line[-1], "the last epoch has no duration: left out"))
+            self.notes.append(
+                log.note(self.line[-1], "the last epoch has no duration and is left out")
+            )
         duration_s = np.array(self.duration_s)
         columns = {}
         for kind, power_W in self.power_W.items():

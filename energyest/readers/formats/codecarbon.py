@@ -19,18 +19,19 @@ from energyest.records.trace import EnergyTrace
 
 _KWH_J = 3.6e6
 _KINDS = ("gpu", "cpu", "ram")
-# What all versions have written.
+# Columns that all versions write.
 _SURE = {"timestamp", "duration", "emissions", "energy_consumed"}
-# After the last flush, stop() writes what came since: less than this share of an epoch is none.
+# After the last flush, stop() writes the rest; if it is shorter than this share of the shortest
+# epoch, it is not an epoch.
 _NO_EPOCH = 0.5
-# The parts are the whole but for rounding.
+# The parts add up to the whole, except for rounding.
 _ROUNDING = 1e-3
 # Times are whole seconds.
 _SECOND_S = 1.0
 
 
 class _Rows(NamedTuple):
-    """Rows as they stand in the file, or what was added from each to the next."""
+    """Rows as they are in the file, or the differences between consecutive rows."""
 
     line: list[int]
     run: list[str]
@@ -52,7 +53,7 @@ class _Rows(NamedTuple):
 
 
 def is_codecarbon(path: Path, head: str) -> bool:
-    """Whether a file is a table of CodeCarbon's."""
+    """Whether a file is a table of CodeCarbon."""
     return {*split_row(head.partition("\n")[0])} >= _SURE
 
 
@@ -64,23 +65,24 @@ def read_codecarbon(
     run_id: str | Sequence[str] | None = None,
     timezone: str | None = None,
 ) -> EnergyTrace:
-    """A trace from CodeCarbon's `emissions.csv`, whose rows are epochs.
+    """Read a trace from CodeCarbon's `emissions.csv`, whose rows are epochs.
 
-    Each epoch was a tracker, a task, or what a tracker's `flush()` added: rows of one run are
-    cumulative, and their differences are taken. What `stop()` adds after the last flush is no
-    epoch, but part of the total. A PUE, which CodeCarbon multiplies into its energy, is taken out.
+    An epoch is a tracker, a task, or what a tracker's `flush()` added: rows of one run are
+    cumulative, so their differences are taken. What `stop()` adds after the last flush is not an
+    epoch, but counts in the total. CodeCarbon multiplies its energy by a PUE, which is divided out.
 
     Args:
         path: the table.
-        epoch_end_s: ends of epochs to cut the rows at, as in `read_nvidia_smi`, if they are none.
-        epoch_marks: with a file as `epoch_end_s`, which of its lines are ends.
-        run_id: the run to read of a file that holds several; the first characters do. Several, in
-            their order, are taken for parts of one training.
-        timezone: the zone of CodeCarbon's local times.
+        epoch_end_s: ends at which to cut the rows, as in `read_nvidia_smi`, if rows are not epochs.
+        epoch_marks: if `epoch_end_s` is a file, regular expression of the lines that are ends.
+        run_id: the run to read, or the first characters of its id, if the file holds several runs.
+            A list is read, in its order, as parts of one training.
+        timezone: the time zone of CodeCarbon's local times.
 
     Raises:
-        TraceError: the file is no such table; it holds several runs that are not a tracker for
-            each epoch; cumulative values that fall; values that are no numbers; with the line.
+        TraceError: the file is not such a table; it holds several runs, unless there is one tracker
+            per epoch; cumulative values decrease; a value is not a number. The message names the
+            line.
 
     Examples:
         >>> from energyest.readers import read_codecarbon
@@ -92,7 +94,7 @@ def read_codecarbon(
     if not {*header} >= _SURE:
         raise log.refusal(
             log.lines[0].number,
-            "no table of CodeCarbon: it lacks " + ", ".join(sorted(_SURE - {*header})),
+            "not a table of CodeCarbon: it lacks " + ", ".join(sorted(_SURE - {*header})),
         )
     table = [
         (number, dict(zip(header, row, strict=True))) for number, row in rows_of(log, header, ",")
@@ -101,7 +103,7 @@ def read_codecarbon(
         raise TraceError(f"{log.path} holds no row below its header")
     notes: list[str] = []
     if not log.is_whole and table[-1][0] != log.lines[-1].number:
-        notes.append(log.note(log.lines[-1].number, "the last row was cut short, and is left out"))
+        notes.append(log.note(log.lines[-1].number, "the last row was cut short and is left out"))
     table = _of_runs(log, table, run_id)
     rows = _numbers(log, table)
     is_tasks = "task_name" in header
@@ -115,15 +117,15 @@ def read_codecarbon(
     if not is_tasks:
         epochs, kept, outside_J = _added(log, rows, notes)
         end_s = end_s[kept]
-        if len({*epochs.run}) == 1:  # its durations are exact, and its times whole seconds
+        if len({*epochs.run}) == 1:  # durations are exact, but times are whole seconds
             end_s = end_s[0] + np.cumsum(epochs.duration_s) - epochs.duration_s[0]
         _check_apart(log, epochs, end_s)
     if (epochs.pue != 1).any():
         notes.append(
             log.note(
                 epochs.line[0],
-                f"CodeCarbon's energy holds a PUE of {epochs.pue[0]:g}, which "
-                "is taken out: energy is that of the computer",
+                f"CodeCarbon's energy includes a PUE of {epochs.pue[0]:g}, which "
+                "is divided out: energy is that of the computer alone",
             )
         )
     first = table[0][1]
@@ -135,7 +137,7 @@ def read_codecarbon(
     }
     _check_sum(log, epochs, notes)
     if len(epochs.line) == 1 and epoch_end_s is None:
-        notes.append(log.note(epochs.line[0], "a single row, which is taken for one epoch"))
+        notes.append(log.note(epochs.line[0], "a single row, which is taken as one epoch"))
     return trace_of_windows(
         Windows(
             log.path,
@@ -164,7 +166,7 @@ Table = list[tuple[int, dict[str, str]]]
 
 
 def _of_runs(log: Log, table: Table, run_id: str | Sequence[str] | None) -> Table:
-    """The rows of the runs that somebody asked for, in their order."""
+    """The rows of the requested runs, in the order of the request."""
     if run_id is None:
         return table
     chosen: Table = []
@@ -189,9 +191,9 @@ def _numbers(log: Log, table: Table) -> _Rows:
             try:
                 value = float(text) if text else missing
             except ValueError as error:
-                raise log.refusal(number, f"{name} is {short(text)}, no number") from error
+                raise log.refusal(number, f"{name} is {short(text)}, not a number") from error
             if math.isinf(value) or value < 0:
-                raise log.refusal(number, f"{name} is {text}: it must be finite, and 0 or more")
+                raise log.refusal(number, f"{name} is {text}: it must be finite and not negative")
             values.append(value)
         return np.array(values)
 
@@ -216,7 +218,7 @@ def _numbers(log: Log, table: Table) -> _Rows:
 
 
 def _check_one_training(log: Log, table: Table, rows: _Rows, is_tasks: bool, run_id: Any) -> None:
-    """Refuse a file of several trainings, of which nobody said which."""
+    """Refuse a file of several trainings if no run was chosen."""
     if run_id is not None:
         return
     counts: dict[str, int] = {}
@@ -227,7 +229,7 @@ def _check_one_training(log: Log, table: Table, rows: _Rows, is_tasks: bool, run
         runs = ", ".join(f"{run} ({count} rows)" for run, count in list(counts.items())[:5])
         more = f", ... ({len(counts)} in all)" if len(counts) > 5 else ""
         raise log.refusal(
-            rows.line[other], f"another run begins: run_id= says which to read: {runs}{more}"
+            rows.line[other], f"another run begins: choose one with run_id=: {runs}{more}"
         )
     for key in ("project_name", "experiment_id"):
         found = dict.fromkeys(row.get(key, "") for _, row in table)
@@ -235,15 +237,15 @@ def _check_one_training(log: Log, table: Table, rows: _Rows, is_tasks: bool, run
             other = next(n for n, (_, row) in enumerate(table) if row[key] != table[0][1][key])
             raise log.refusal(
                 rows.line[other],
-                f"another {key}: {', '.join(map(repr, found))}; run_id= says which rows to read",
+                f"another {key}: {', '.join(map(repr, found))}; choose a run with run_id=",
             )
 
 
 def _added(log: Log, rows: _Rows, notes: list[str]) -> tuple[_Rows, list[int], float]:
-    """What each row adds to the one before it of its run; and which rows are epochs.
+    """The difference of each row to the one before it in its run, and which rows are epochs.
 
     Returns:
-        The epochs, their places among the rows, and the joules that are part of none.
+        The epochs, their indices among the rows, and the joules outside of epochs.
     """
     runs: dict[str, list[int]] = {}
     for n, run in enumerate(rows.run):
@@ -259,8 +261,8 @@ def _added(log: Log, rows: _Rows, notes: list[str]) -> tuple[_Rows, list[int], f
             if (steps < 0).any():
                 raise log.refusal(
                     rows.line[of_run[int(np.argmax(steps < 0)) + 1]],
-                    f"{name} is less than in the row before of the same run, which flush() makes "
-                    "cumulative: are these rows in order, and of one tracker?",
+                    f"{name} is less than in the previous row of the same run, but flush() writes "
+                    "cumulative values: are these rows in order, and of one tracker?",
                 )
         for values in (duration_s, energy_J, *parts_J.values()):
             values[of_run] = np.diff(values[of_run], prepend=0.0)
@@ -272,7 +274,7 @@ def _added(log: Log, rows: _Rows, notes: list[str]) -> tuple[_Rows, list[int], f
                 log.note(
                     rows.line[last],
                     f"what stop() adds after the last flush, {energy_J[last]:.4g} J in "
-                    f"{duration_s[last]:.4g} s, is no epoch, and part of the total",
+                    f"{duration_s[last]:.4g} s, counts in the total but is not an epoch",
                 )
             )
     kept = [n for n in range(len(rows.line)) if n not in no_epochs]
@@ -281,17 +283,17 @@ def _added(log: Log, rows: _Rows, notes: list[str]) -> tuple[_Rows, list[int], f
 
 
 def _check_apart(log: Log, rows: _Rows, end_s: FloatArray) -> None:
-    """Refuse trackers that ran at the same time: both have measured the whole machine."""
+    """Refuse trackers that ran at the same time: each measured the whole machine."""
     starts_s = end_s - rows.duration_s
     for n in range(1, len(rows.line)):
         if end_s[n] < end_s[n - 1]:
-            raise log.refusal(rows.line[n], "its time lies before that of the row above")
+            raise log.refusal(rows.line[n], "its time is before the time of the row above")
         overlap_s = end_s[n - 1] - starts_s[n]
         if overlap_s > _SECOND_S + 0.2 * rows.duration_s[n]:
             raise log.refusal(
                 rows.line[n],
-                f"its tracker ran for {overlap_s:.4g} s beside that of the row above: each has "
-                "measured the whole machine, and they must not be added up; run_id= picks",
+                f"its tracker overlaps the row above by {overlap_s:.4g} s: each measured "
+                "the whole machine, so they must not be summed; choose one with run_id=",
             )
 
 
@@ -305,14 +307,14 @@ def _check_sum(log: Log, rows: _Rows, notes: list[str]) -> None:
         notes.append(
             log.note(
                 rows.line[where],
-                f"gpu, cpu and ram add up to {parts_J[where]:.4g} J, and energy_consumed says "
-                f"{rows.energy_J[where]:.4g} J, which counts",
+                f"gpu, cpu and ram add up to {parts_J[where]:.4g} J, but energy_consumed is "
+                f"{rows.energy_J[where]:.4g} J, which is used",
             )
         )
 
 
 def _device_entries(row: dict[str, str]) -> list[dict[str, Any]]:
-    """What CodeCarbon says it measured; a part without energy was not."""
+    """The devices that CodeCarbon measured; a part without energy was not measured."""
 
     def count(key: str) -> int:
         try:
@@ -329,7 +331,7 @@ def _device_entries(row: dict[str, str]) -> list[dict[str, Any]]:
     if not entries and model:
         entries.append({"device": "gpu:0", "kind": "gpu", "name": name, "source": "measured"})
     if row.get("cpu_energy"):
-        # RAPL or a model by the CPU's TDP: the file does not say which.
+        # RAPL, or a model from the CPU's TDP: the file does not say which.
         entries.append({"device": "cpu:0", "kind": "cpu", "name": row.get("cpu_model") or "CPU"})
     if row.get("ram_energy"):
         entries.append({"device": "ram:0", "kind": "ram", "source": "modelled"})

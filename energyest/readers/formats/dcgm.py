@@ -1,4 +1,4 @@
-"""Logs of `dcgmi dmon`: NVIDIA's Data Center GPU Manager."""
+"""Logs of `dcgmi dmon`, from NVIDIA's Data Center GPU Manager."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from energyest.records.trace import EnergyTrace
 
 _HEADER = re.compile(r"#\s*Entity\b", re.IGNORECASE)
 _ROW = re.compile(r"(GPU|GPU-I|GPU-CI|CPU|CORE|SWITCH|LINK|NIC)[ \t]+(\d+)[ \t]*(.*)", re.I)
-# Field 155; the name of other fields of power differs by version, and none is taken for it.
+# Field 155; the names of other power fields differ between versions, and are not accepted.
 _POWER = ("POWER",)
 _UNITS_ROW = re.compile(r"\s*#?\s*(ID|Id)\b")
-# How busy a GPU was, and by what to multiply for a share: GPUTL in percent, GRACT as one.
+# Fields of GPU utilisation and their factors to a share: GPUTL is in percent, GRACT is a share.
 _BUSY = {"GPUTL": 0.01, "GRACT": 1.0}
 
 
@@ -47,21 +47,21 @@ def read_dcgm(
     timezone: str | None = None,
     max_gap_s: float | None = None,
 ) -> EnergyTrace:
-    """A trace from a log of `dcgmi dmon -e 155,203 -d 1000`.
+    """Read a trace from a log of `dcgmi dmon -e 155,203 -d 1000`.
 
     Args:
         path: the log.
         epoch_end_s: when epochs ended, as in `read_nvidia_smi`.
         epoch_marks: regular expression of the marks of epochs, as in `read_nvidia_smi`.
-        gpu: number of the GPU to count, or a list of these; by default, all are added up.
-        interval_s: seconds between readings, which `-d` told dcgmi in milliseconds; not needed
-            where something, such as `ts`, has put a date-time before each line.
-        timezone: the zone of such date-times.
+        gpu: number of the GPU to count, or a list of them; by default, all are summed.
+        interval_s: seconds between readings (`-d` of dcgmi takes milliseconds); not needed if
+            each line begins with a date-time, which a tool such as `ts` adds.
+        timezone: the time zone of such date-times.
         max_gap_s: as in `EnergyTrace.from_power`.
 
     Raises:
-        TraceError: the file is no such log, has no column of power (field 155), no times and no
-            `interval_s`, or what it holds is doubtful; with the line.
+        TraceError: the file is not such a log, has no column of power (field 155), has no times
+            and `interval_s` is not given, or is ambiguous. The message names the line.
 
     Examples:
         >>> from energyest.readers import read_dcgm
@@ -80,7 +80,7 @@ def read_dcgm(
 
 
 class _Found:
-    """What the lines of a log hold, taken one by one."""
+    """The content of a log, read line by line."""
 
     def __init__(self, log: Log) -> None:
         self.log = log
@@ -120,9 +120,9 @@ class _Found:
         log = self.log
         if len(values) != len(self.names):
             if number == log.lines[-1].number and not log.is_whole:
-                self.notes.append(log.note(number, "the last line was cut short, and is left out"))
+                self.notes.append(log.note(number, "the last line was cut short and is left out"))
                 return
-            raise log.refusal(number, f"{len(values)} values, and the header {len(self.names)}")
+            raise log.refusal(number, f"{len(values)} values, but the header {len(self.names)}")
         self.lines.append(number)
         self.dates.append(date)
         self.devices.append(device)
@@ -143,19 +143,19 @@ def _readings(log: Log, interval_s: float | None, timezone: str | None) -> Readi
     if column is None:
         raise log.refusal(
             log.lines[0].number,
-            f"no column of power among {', '.join(found.names)}: dcgmi dmon tells it with -e 155",
+            f"no column of power among {', '.join(found.names)}: dcgmi dmon logs it with -e 155",
         )
     if not found.lines:
         raise TraceError(f"{log.path} holds no reading of a GPU")
     notes = found.notes + notes_of_marks(log, found.marks)
     for entity, number in found.others.items():
-        notes.append(log.note(number, f"{entity} is no whole GPU, and left out"))
+        notes.append(log.note(number, f"{entity} is not a whole GPU and is left out"))
     lines = np.array(found.lines, dtype=np.int64)
     power_W = found.column(column)
     failed = np.flatnonzero(np.isnan(power_W))
     if len(failed):
         notes.append(
-            log.note(int(lines[failed[0]]), f"the first of {len(failed)} reading(s) that failed")
+            log.note(int(lines[failed[0]]), f"the first of {len(failed)} failed reading(s)")
         )
     busy = next((name for name in _BUSY if name in found.names), None)
     utilization = None
@@ -168,12 +168,12 @@ def _readings(log: Log, interval_s: float | None, timezone: str | None) -> Readi
     elif interval_s is None:
         raise log.refusal(
             int(lines[0]),
-            "dcgmi dmon writes no times: interval_s= says how many seconds lie between readings, "
-            "as in interval_s=1.0 for -d 1000, which counts milliseconds",
+            "dcgmi dmon writes no times: give the seconds between readings in interval_s=, as in "
+            "interval_s=1.0 for -d 1000, which is in milliseconds",
         )
     else:
         time_s, clock = clock_of_rounds(found.devices, interval_s)
-        notes.append(f"the times are counted: a reading every {interval_s:g} s, and none missing")
+        notes.append(f"times are counted as one reading every {interval_s:g} s, with none missing")
     return Readings(
         log.path,
         "dcgmi dmon",
@@ -192,12 +192,12 @@ def _readings(log: Log, interval_s: float | None, timezone: str | None) -> Readi
 def _check_unit(log: Log, number: int, text: str, names: list[str]) -> None:
     """Refuse power that is not in watts; newer versions write units below the names.
 
-    Columns without a unit are blank there, so that only the place of a unit tells whose it is: it
-    is enough that a log with a column of power has a W.
+    Columns without a unit are blank in that line, so units cannot be assigned to columns: it is
+    enough that a log with a column of power has a W.
     """
     units = text.lstrip("# ").split()[1:]
     if units and {*names} & {*_POWER} and "W" not in units:
-        raise log.refusal(number, f"no W among the units, {' '.join(units)}: is power in watts?")
+        raise log.refusal(number, f"no W among the units {' '.join(units)}: is power in watts?")
 
 
 def _value(log: Log, line: int, text: str) -> float:
@@ -206,4 +206,4 @@ def _value(log: Log, line: int, text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise log.refusal(line, f"{short(text)} is no number") from error
+        raise log.refusal(line, f"{short(text)} is not a number") from error

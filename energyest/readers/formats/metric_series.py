@@ -1,4 +1,4 @@
-"""Power out of named metrics over time, as experiment trackers keep them."""
+"""Power from named metrics over time, as experiment trackers keep them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Series(NamedTuple):
 
     Attributes:
         unix_s: shape (n,), when each value was logged, in Unix time.
-        value: shape (n,).
-        line: shape (n,), where it stands, or 0.
+        value: shape (n,), the values.
+        line: shape (n,), the line of each value, or 0.
     """
 
     unix_s: FloatArray
@@ -31,7 +31,7 @@ class Series(NamedTuple):
 
 
 def series_of(points: Sequence[tuple[float, float, int]]) -> Series:
-    """A metric from its points: Unix time, value and line; in the order of time."""
+    """Make a metric, ordered by time, from points of Unix time, value and line."""
     ordered = sorted(points, key=lambda point: point[0])
     return Series(
         np.array([time for time, _, _ in ordered], dtype=np.float64),
@@ -51,26 +51,26 @@ def readings_of_series(
     timezone: str | None,
     facts: Mapping[str, Any],
 ) -> tuple[Readings, dict[str, Any]]:
-    """Readings of power from metrics, and what tells `trace_of_readings` when epochs ended.
+    """Power readings from metrics, and the arguments of `trace_of_readings` for the epoch ends.
 
     Args:
-        path: where they lie.
-        tool: who wrote them.
-        power: device to its power in watts.
-        others: name to metric; one that `epoch_marks` matches is logged at the end of each epoch,
-            and of one named epoch, it is the changes that mark the ends.
-        epoch_end_s: when epochs ended, if not another metric marks it.
-        epoch_marks: regular expression of that metric's name; with `epoch_end_s`, of the lines of
-            the file that it is.
-        timezone: the zone in which to read ends of epochs that name none.
-        facts: what was read.
+        path: their path.
+        tool: the tool that wrote them.
+        power: device -> its power in watts.
+        others: name -> metric. The metric that `epoch_marks` matches is logged at the end of each
+            epoch; if its name is "epoch", changes of its value mark the ends.
+        epoch_end_s: when epochs ended, unless a metric marks it.
+        epoch_marks: regular expression of that metric's name or, if `epoch_end_s` is a file, of
+            lines in it.
+        timezone: the time zone of epoch ends that state none.
+        facts: what the reader read.
 
     Raises:
-        TraceError: there is no power; `epoch_marks` matches no metric, or several.
+        TraceError: there is no power, or `epoch_marks` matches no metric or several.
     """
     if not power:
         raise TraceError(
-            f"{path}: no power among its metrics: "
+            f"{path}: none of its metrics is power: "
             f"{', '.join(sorted(others)[:20]) or 'there are none'}"
         )
     zero_s = min(float(series.unix_s.min()) for series in power.values())
@@ -91,7 +91,7 @@ def readings_of_series(
 
 
 def devices_of_names(names: Sequence[str], pattern: re.Pattern[str], path: Path) -> dict[str, str]:
-    """The metrics of power by their devices; the pattern's groups are node and number."""
+    """The power metric of each device; the pattern has the groups node and number."""
     found: dict[str, str] = {}
     for name in names:
         match = pattern.fullmatch(name)
@@ -100,7 +100,7 @@ def devices_of_names(names: Sequence[str], pattern: re.Pattern[str], path: Path)
         node = re.sub(r"\W", "_", match["node"]) if match["node"] else ""
         device = f"gpu:{match['number']}{f'@{node}' if node else ''}"
         if device in found:
-            raise TraceError(f"{path}: {found[device]} and {name} are both power of {device}")
+            raise TraceError(f"{path}: {found[device]} and {name} are both the power of {device}")
         found[device] = name
     return found
 
@@ -108,7 +108,7 @@ def devices_of_names(names: Sequence[str], pattern: re.Pattern[str], path: Path)
 def one_run(
     path: Path, runs: Sequence[str], run: str | None, name: Callable[[str], str] = str
 ) -> str:
-    """The run that somebody asked for, or the only one there is."""
+    """The requested run, or the only one."""
     known = list(dict.fromkeys(runs))
     fitting = known if run is None else [one for one in known if one.startswith(run)]
     exact = [one for one in fitting if one == run]
@@ -116,7 +116,7 @@ def one_run(
         listed = ", ".join(map(name, known[:10])) or "there is none"
         raise TraceError(
             f"{path}: {'which run' if run is None else f'run={short(run)} fits {len(fitting)}'}? "
-            f"run= names one of {len(known)}: {listed}"
+            f"Choose one of {len(known)} with run=: {listed}"
         )
     return (exact or fitting)[0]
 
@@ -125,16 +125,18 @@ def _ends(path: Path, others: Mapping[str, Series], epoch_marks: str) -> FloatAr
     try:
         pattern = re.compile(epoch_marks)
     except re.error as error:
-        raise TraceError(f"epoch_marks={short(epoch_marks)} is no pattern: {error}") from error
+        raise TraceError(
+            f"epoch_marks={short(epoch_marks)} is not a valid regular expression: {error}"
+        ) from error
     names = [n for n in others if pattern.fullmatch(n)] or [n for n in others if pattern.search(n)]
     if len(names) != 1:
         raise TraceError(
-            f"{path}: epoch_marks={short(epoch_marks)} matches {len(names)} metrics, and one "
-            f"should mark the ends of epochs: {', '.join(names or sorted(others)[:20])}"
+            f"{path}: epoch_marks={short(epoch_marks)} matches {len(names)} metrics, but exactly "
+            f"one must mark the ends of epochs: {', '.join(names or sorted(others)[:20])}"
         )
     series = others[names[0]]
     if re.search(r"(^|[/_.])epoch$", names[0]):
-        # The number of the epoch, logged now and then: the last time of each is its end.
+        # The number of the epoch, logged repeatedly: its last occurrence is the epoch's end.
         last = np.append(np.diff(series.value) != 0, True)
         return np.asarray(series.unix_s[last])
     return np.asarray(np.unique(series.unix_s))

@@ -1,4 +1,4 @@
-"""System metrics of MLflow: a run's folder, one of its metrics, or the database."""
+"""System metrics of MLflow: a run's folder, one of its metric files, or the database."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TABLES = {"metrics", "runs", "latest_metrics"}
 
 
 def is_mlflow(path: Path, head: str) -> bool:
-    """Whether a path is MLflow's: the folder of a run, one of its metrics, or a database."""
+    """Whether a path belongs to MLflow: a run's folder, one of its metric files, or a database."""
     if path.is_dir():
         return any(path.glob("**/gpu_*_power_usage_watts"))
     if head.startswith("SQLite format 3"):
@@ -45,21 +45,21 @@ def read_mlflow(
     timezone: str | None = None,
     max_gap_s: float | None = None,
 ) -> EnergyTrace:
-    """A trace from the system metrics of MLflow (`log_system_metrics=True`).
+    """Read a trace from the system metrics of MLflow (`log_system_metrics=True`).
 
     Args:
-        path: the folder of a run (`mlruns/<experiment>/<run>`), one of its metrics
+        path: the folder of a run (`mlruns/<experiment>/<run>`), one of its metric files
             (`system/gpu_0_power_usage_watts`), or a database (`mlflow.db`).
         epoch_end_s: when epochs ended, as in `read_nvidia_smi`.
         epoch_marks: regular expression of the metric that is logged at the end of each epoch, such
-            as "val_loss"; with a file as `epoch_end_s`, of its lines.
-        run: the beginning of the run's id, where there are several.
-        gpu: index of the GPU to count, or a list of these; by default, all are added up.
-        timezone: the zone in which to read ends of epochs that name none.
+            as "val_loss", or, if `epoch_end_s` is a file, of lines in it.
+        run: the beginning of the run's id, if there are several runs.
+        gpu: index of the GPU to count, or a list of them; by default, all are summed.
+        timezone: the time zone of epoch ends that state none.
         max_gap_s: as in `EnergyTrace.from_power`; MLflow logs every 10 s.
 
     Raises:
-        TraceError: there are no such metrics, or of several runs; a line that is none.
+        TraceError: there are no such metrics, they belong to several runs, or a line is damaged.
 
     Examples:
         >>> from energyest.readers import read_mlflow
@@ -104,12 +104,12 @@ def _of_files(path: Path, run: str | None) -> dict[str, Series]:
 
 
 def _metrics_folder(file: Path) -> Path:
-    """The folder `metrics` of a run, in which a metric of its lies."""
+    """The folder `metrics` of the run to which a metric file belongs."""
     return next((one for one in file.parents if one.name == "metrics"), file.parent)
 
 
 def _series(file: Path) -> Series:
-    """A metric from its file: lines of time in milliseconds, value, and step."""
+    """Read a metric file: each line has a time in milliseconds, a value and a step."""
     log = read_log_text(file)
     points = []
     for number, text in log.lines:
@@ -120,7 +120,7 @@ def _series(file: Path) -> Series:
             if number == log.lines[-1].number and not log.is_whole:
                 break
             raise log.refusal(
-                number, f"no line of time, value and step as MLflow writes: {short(text)}"
+                number, f"not a line of time, value and step as in MLflow: {short(text)}"
             ) from error
     return series_of(points)
 
@@ -139,5 +139,5 @@ def _of_database(path: Path, run: str | None) -> dict[str, Series]:
             for key, time_ms, value in rows:
                 points.setdefault(str(key), []).append((float(time_ms) / 1000, float(value), 0))
         except (sqlite3.Error, TypeError, ValueError) as error:
-            raise TraceError(f"{path} is no database of MLflow's: {error}") from error
+            raise TraceError(f"{path} is not a database of MLflow: {error}") from error
     return {key: series_of(of_key) for key, of_key in points.items()}

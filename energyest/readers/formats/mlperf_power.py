@@ -19,13 +19,13 @@ from energyest.records.trace import EnergyTrace
 _SPL = re.compile(r"Time,(\d\d)-(\d\d)-(\d{4}) (\d\d:\d\d:\d\d(?:\.\d+)?),Watts,([^,]+)(.*)")
 _MARK = re.compile(r",Mark,([^,]*)")
 _MLLOG = re.compile(r":::MLLOG\s+(\{.*\})")
-# What PTDaemon writes where a meter gave nothing.
+# What PTDaemon writes if a meter gave no value.
 _FAILED = {"-1", "-1.0", "-1.000000", "nan", "n/a"}
 _DEVICE = "system:0"
 
 
 def is_mlperf_power(path: Path, head: str) -> bool:
-    """Whether a file is a power log of MLPerf's."""
+    """Whether a file is a power log of MLPerf."""
     return bool(_SPL.search(head)) or (":::MLLOG" in head and "power_reading" in head)
 
 
@@ -37,20 +37,21 @@ def read_mlperf_power(
     timezone: str | None = None,
     max_gap_s: float | None = None,
 ) -> EnergyTrace:
-    """A trace from a power log of MLPerf's: of a whole node, at its plug.
+    """Read a trace from a power log of MLPerf, which covers a whole node, metered at the plug.
 
     Args:
-        path: `spl.txt` of PTDaemon, whose dates are month-day-year, or a log with `power_reading`
+        path: `spl.txt` of PTDaemon, with dates as month-day-year, or a log with `power_reading`
             lines of MLLOG.
-        epoch_end_s: when epochs ended, as in `read_nvidia_smi`; with the training's own log,
-            `epoch_marks="epoch_stop"` finds them in it.
-        epoch_marks: regular expression: an epoch ends where a mark of `spl.txt` that matches does;
-            with a file as `epoch_end_s`, of its lines.
-        timezone: the zone of PTDaemon's local times.
+        epoch_end_s: when epochs ended, as in `read_nvidia_smi`. If this is the training's own log,
+            `epoch_marks="epoch_stop"` finds the ends in it.
+        epoch_marks: regular expression: an epoch ends where a matching mark of `spl.txt` ends, or,
+            if `epoch_end_s` is a file, at its matching lines.
+        timezone: the time zone of PTDaemon's local times.
         max_gap_s: as in `EnergyTrace.from_power`.
 
     Raises:
-        TraceError: the file is no such log, or a line of it is none; with the line.
+        TraceError: the file is not such a log, or one of its lines does not fit. The message names
+            the line.
 
     Examples:
         >>> from energyest.readers import read_mlperf_power
@@ -72,9 +73,9 @@ def _of_spl(log: Log, timezone: str | None) -> Readings:
         match = _SPL.fullmatch(text)
         if match is None:
             if number == log.lines[-1].number and not log.is_whole:
-                notes.append(log.note(number, "the last line was cut short, and is left out"))
+                notes.append(log.note(number, "the last line was cut short and is left out"))
                 continue
-            raise log.refusal(number, f"no reading of PTDaemon: {short(text)}")
+            raise log.refusal(number, f"not a reading of PTDaemon: {short(text)}")
         month, day, year, time, watts, rest = match.groups()
         lines.append(number)
         texts.append(f"{year}-{month}-{day} {time}")
@@ -84,7 +85,7 @@ def _of_spl(log: Log, timezone: str | None) -> Readings:
     if not lines:
         raise TraceError(f"{log.path} holds no reading of PTDaemon")
     time_s, clock = clock_of_texts(texts, lambda n, text: log.refusal(lines[n], text), timezone)
-    # A mark stands with each reading until the next: it ends with the last of them.
+    # A mark is repeated with each reading until the next mark: it ends with its last reading.
     last = [n for n in range(len(marks)) if n + 1 == len(marks) or marks[n + 1] != marks[n]]
     return _whole(
         log, "mlperf spl", time_s, power_W, lines, clock, notes,
@@ -102,14 +103,14 @@ def _of_mllog(log: Log, timezone: str | None) -> Readings:
         try:
             event = json.loads(match[1])
         except (ValueError, RecursionError) as error:
-            raise log.refusal(number, f"no event of MLLOG: {error}") from error
+            raise log.refusal(number, f"not an event of MLLOG: {error}") from error
         when = event.get("time_ms")
         if not is_number(when):
             raise log.refusal(number, "an event without time_ms")
         if event.get("key") == "power_reading":
             value = event.get("value")
             if not is_number(value):
-                raise log.refusal(number, f"{short(value)} is no power in watts")
+                raise log.refusal(number, f"{short(value)} is not a power in watts")
             lines.append(number)
             unix_s.append(when / 1000)
             power_W.append(float(value))
@@ -117,14 +118,14 @@ def _of_mllog(log: Log, timezone: str | None) -> Readings:
             notes.append(
                 log.note(
                     number,
-                    f"a conversion efficiency of {short(event.get('value'))} is stated, and not "
-                    "applied: power is what the readings say",
+                    f"the stated conversion efficiency of {short(event.get('value'))} is not "
+                    "applied: power is taken as read",
                 )
             )
         else:
             events.append((when / 1000, text))
     if not lines:
-        raise TraceError(f"{log.path} holds no power_reading of MLPerf's")
+        raise TraceError(f"{log.path} holds no power_reading of MLPerf")
     time_s, clock = clock_of_unix(np.array(unix_s))
     marks = [(when - clock.zero_s, text) for when, text in events]
     clock = clock._replace(timezone=timezone)
@@ -163,4 +164,4 @@ def _watts(log: Log, line: int, text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise log.refusal(line, f"{short(text)} is no power in watts") from error
+        raise log.refusal(line, f"{short(text)} is not a power in watts") from error

@@ -1,4 +1,4 @@
-"""Columns of `nvidia-smi --query-gpu`: by the header or, without one, by their values."""
+"""Columns of `nvidia-smi --query-gpu`: from the header or, without one, from their values."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from energyest.checks import short
 from energyest.readers.clock import DATE_TIME
 from energyest.readers.text import Log, split_row
 
-# The best first: what a board draws now, and not over the last second.
+# Best first: instantaneous power, rather than the mean of the last second.
 POWER = ("power.draw.instant", "power.draw", "power.draw.average")
-# What tells GPUs apart, the surest first.
+# Columns that identify a GPU, most reliable first.
 IDENTITY = ("uuid", "gpu_uuid", "pci.bus_id", "gpu_bus_id", "serial", "gpu_serial", "index")
 _COLUMN = re.compile(r"([\w.]+)(?:\s*\[([^\]]*)\])?")
-# A reading that failed, such as [N/A], [Not Supported], [Unknown Error], or ERR! of old drivers.
+# A failed reading, such as [N/A], [Not Supported], [Unknown Error], or ERR! with old drivers.
 FAILED = re.compile(r"\[.*\]|N/A|ERR!|Not Supported|Unknown Error|Function Not Found|-", re.I)
 TWO_DIGITS = re.compile(r"\d+\.\d\d(\s*W)?")
 
 
 class Columns(NamedTuple):
-    """Which field of a row is what; the unit where the header tells it."""
+    """The names of a row's fields, and their units if the header states them."""
 
     names: list[str]
     units: list[str]
 
     def first(self, names: Sequence[str]) -> int | None:
-        """The place of the first of these names that there is."""
+        """The index of the first of these names that is present."""
         return next((self.names.index(name) for name in names if name in self.names), None)
 
 
 def columns_of(fields: Sequence[str]) -> Columns | None:
-    """The columns that a header names; None if it is none."""
+    """The columns that a header names; None if the line is not a header."""
     found = [_COLUMN.fullmatch(field) for field in fields]
     names = [match[1] if match else field for match, field in zip(found, fields, strict=True)]
     if not {*names} & {*POWER, "timestamp", "utilization.gpu"}:
@@ -41,10 +41,10 @@ def columns_of(fields: Sequence[str]) -> Columns | None:
 
 
 def guessed_columns(log: Log) -> tuple[Columns, str]:
-    """The columns of a log without header, told by their values, and a note on that.
+    """The columns of a log without a header, guessed from their values, and a note about them.
 
     Raises:
-        TraceError: they cannot be told for sure.
+        TraceError: the columns cannot be identified with certainty.
     """
     number, text = log.lines[0]
     rows = [split_row(line.text) for line in log.lines[:200]]
@@ -53,7 +53,7 @@ def guessed_columns(log: Log) -> tuple[Columns, str]:
     columns = [[row[n] for row in rows] for n in range(width)]
     names = [f"column {n + 1}" for n in range(width)]
     hint = (
-        "name them, as in columns=['timestamp', 'index', 'power.draw'], in the order of --query-gpu"
+        "name them in the order of --query-gpu, as in columns=['timestamp', 'index', 'power.draw']"
     )
 
     def those(test: Callable[[str], object]) -> list[int]:
@@ -66,13 +66,13 @@ def guessed_columns(log: Log) -> tuple[Columns, str]:
 
     times = those(DATE_TIME.fullmatch)
     if len(times) > 1:
-        raise log.refusal(number, f"no header, and several columns are times: {hint}")
+        raise log.refusal(number, f"no header, and several columns hold times: {hint}")
     for n in times:
         names[n] = "timestamp"
     powers = those(re.compile(r"\d+\.\d+ W").fullmatch)
     unit = "W"
     if not powers:
-        # Without units: nvidia-smi writes power with two decimals, and nothing else so.
+        # Without units: nvidia-smi writes power, and nothing else, with two decimals.
         powers, unit = those(TWO_DIGITS.fullmatch), ""
     if len(powers) != 1:
         what = f"{len(powers)} columns may be power" if powers else "no column looks like power"
@@ -97,12 +97,12 @@ def guessed_columns(log: Log) -> tuple[Columns, str]:
     units = " in W" if not unit else ""
     return (
         Columns(names, ["" for _ in names]),
-        log.note(number, f"no header: by their values, {told}{units}; columns= names them"),
+        log.note(number, f"no header: judged by values, {told}{units}; columns= overrides this"),
     )
 
 
 def _in_turn(values: list[str]) -> bool:
-    """Whether these are the numbers of several GPUs, in turn: 0, 1, 0, 1, ..."""
+    """Whether these are the indices of several GPUs in turn: 0, 1, 0, 1, ..."""
     distinct = list(dict.fromkeys(values))
     return (
         len(distinct) > 1

@@ -1,4 +1,4 @@
-"""Text of `nvidia-smi dmon`: columns under a header of two lines that is repeated."""
+"""Text of `nvidia-smi dmon`: columns below a two-line header that is repeated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HALF_DAY_S = 43_200.0
 
 
 def is_dmon(head: str) -> bool:
-    """Whether text begins as `nvidia-smi dmon` does, or `pmon`."""
+    """Whether text begins like the output of `nvidia-smi dmon` or `pmon`."""
     lines = [line for line in head.splitlines() if line.strip()]
     return bool(lines) and bool(re.match(r"#\s*(Date[\s,]+)?(Time[\s,]+)?gpu[\s,]", lines[0]))
 
@@ -27,7 +27,8 @@ def readings_of(log: Log, interval_s: float | None, timezone: str | None) -> Rea
     """The readings of a log of `nvidia-smi dmon`.
 
     Raises:
-        TraceError: it holds no power, as of `pmon`; or no times, and `interval_s` is not given.
+        TraceError: it holds no power, as with `pmon`, or it holds no times and `interval_s` is not
+            given.
     """
     names: list[str] = []
     rows: list[tuple[int, list[str]]] = []
@@ -46,13 +47,13 @@ def readings_of(log: Log, interval_s: float | None, timezone: str | None) -> Rea
         if "pwr" not in names:
             raise log.refusal(
                 log.lines[0].number,
-                "no column pwr: pmon tells no power, and dmon does with -s p",
+                "no column pwr: pmon does not report power; dmon does with -s p",
             )
         if len(fields) != len(names):
             if number == log.lines[-1].number and not log.is_whole:
-                notes.append(log.note(number, "the last line was cut short, and is left out"))
+                notes.append(log.note(number, "the last line was cut short and is left out"))
                 continue
-            raise log.refusal(number, f"{len(fields)} fields, and the header {len(names)}")
+            raise log.refusal(number, f"{len(fields)} fields, but the header has {len(names)}")
         rows.append((number, fields))
     if not rows:
         raise TraceError(f"{log.path} holds no reading of nvidia-smi dmon")
@@ -92,8 +93,8 @@ def _times(
         if interval_s is None:
             raise log.refusal(
                 log.lines[0].number,
-                "the log has no times (dmon -o DT): interval_s= says how many seconds lie between "
-                "readings (dmon -d)",
+                "the log has no times (dmon -o DT): give the seconds between readings (dmon -d) "
+                "in interval_s=",
             )
         return clock_of_rounds(devices, interval_s)
     clocks = [row[names.index("time")] for _, row in rows]
@@ -107,11 +108,11 @@ def _times(
     seconds = []
     for (number, _), text in zip(rows, clocks, strict=True):
         if not re.fullmatch(r"\d\d:\d\d:\d\d", text):
-            raise log.refusal(number, f"{short(text)} is no time of the day")
+            raise log.refusal(number, f"{short(text)} is not a time of day")
         hours, minutes, rest = map(int, text.split(":"))
         seconds.append(3600.0 * hours + 60 * minutes + rest)
     time_s = np.array(seconds)
-    # Midnight comes where the time of the day falls by nearly a day.
+    # Midnight is where the time of day falls by nearly a day.
     time_s += 86_400.0 * np.cumsum(np.append(0, np.diff(time_s) < -_HALF_DAY_S))
     return time_s - time_s[0], Clock()
 
@@ -122,4 +123,4 @@ def _number(log: Log, line: int, text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise log.refusal(line, f"{short(text)} is no number") from error
+        raise log.refusal(line, f"{short(text)} is not a number") from error

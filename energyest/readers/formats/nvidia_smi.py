@@ -31,7 +31,7 @@ _NAMES = ("name", "gpu_name")
 _LIMIT = ("enforced.power.limit", "power.limit")
 _VALUE = re.compile(r"([-+]?\d+(?:\.\d+)?)(?:\s*([A-Za-z%]+))?")
 _TO_W = {"W": 1.0, "mW": 1e-3, "kW": 1e3}
-# What nvidia-smi says when it, the driver or a board fails.
+# Messages of nvidia-smi when it, the driver or a board fails.
 _MESSAGE = re.compile(
     r"\s*(Unable to determine|No devices were found|NVIDIA-SMI has failed|Failed to|"
     r"Unable to|GPU is lost|WARNING:|Terminating|\^C|Killed)",
@@ -64,30 +64,31 @@ def read_nvidia_smi(
     timezone: str | None = None,
     max_gap_s: float | None = None,
 ) -> EnergyTrace:
-    """A trace from a log of `nvidia-smi --query-gpu=timestamp,index,power.draw,... --format=csv`.
+    """Read a trace from a log of `nvidia-smi --query-gpu=timestamp,power.draw,... --format=csv`.
 
-    With or without header and units, of one GPU or several, also one that was restarted and
-    appended to; and from a log of `nvidia-smi dmon`.
+    The log may have a header and units or not, cover one or several GPUs, and have been restarted
+    and appended to. Logs of `nvidia-smi dmon` are read too.
 
     Args:
         path: the log.
-        epoch_end_s: when epochs ended: seconds since the first reading, Unix time or date-times;
-            a file with one a line, or with a column of that name; or a function that gets the
-            readings as a DataFrame and returns them. Without, the trace has a total and no epochs.
-        epoch_marks: regular expression of the lines that say that an epoch has ended: of the log
-            or, if `epoch_end_s` is a file, of that.
-        gpu: index or UUID of the GPU to count, or a list of these; by default, all are added up.
-        columns: what was asked for in `--query-gpu`, of a log without header.
-        interval_s: seconds between readings, of a log without times (`-l`, `-lms`, `-d`).
-        timezone: the zone of the log's local times, as in "Europe/Berlin"; needed where epochs end
-            at instants with a zone, or the clock changed.
+        epoch_end_s: when epochs ended: seconds since the first reading, Unix times or date-times;
+            or a file with one of these per line, or with a column of that name; or a function that
+            takes the readings as a DataFrame and returns the ends. Without it, the trace has a
+            total but no epochs.
+        epoch_marks: regular expression of the lines that mark the end of an epoch, in the log or,
+            if `epoch_end_s` is a file, in that file.
+        gpu: index or UUID of the GPU to count, or a list of them; by default, all are summed.
+        columns: the columns given to `--query-gpu`, for a log without a header.
+        interval_s: seconds between readings (`-l`, `-lms`, `-d`), for a log without times.
+        timezone: the time zone of the log's local times, such as "Europe/Berlin"; needed if the
+            epoch ends state a time zone, or if the clock changed.
         max_gap_s: as in `EnergyTrace.from_power`.
 
     Raises:
-        TraceError: the file is no such log, or what it holds is doubtful; with the line.
+        TraceError: the file is not such a log, or is ambiguous. The message names the line.
 
     Warns:
-        UserWarning: readings that failed, gaps, a last line that was cut short, and the like.
+        UserWarning: there are failed readings, gaps, a truncated last line, and the like.
 
     Examples:
         >>> from energyest.readers import read_nvidia_smi
@@ -135,7 +136,7 @@ def _readings(
     failed = int(np.isnan(power_W).sum())
     if failed:
         where = int(lines[np.isnan(power_W)][0])
-        notes.append(log.note(where, f"the first of {failed} reading(s) of power that failed"))
+        notes.append(log.note(where, f"the first of {failed} failed power reading(s)"))
     busy = first.first(["utilization.gpu"])
     utilization = None
     if busy is not None:
@@ -149,8 +150,8 @@ def _readings(
         if interval_s is None:
             raise log.refusal(
                 log.lines[0].number,
-                "the log has no times (--query-gpu=timestamp): interval_s= says how many seconds "
-                "lie between readings",
+                "the log has no times (--query-gpu=timestamp): give the seconds between readings "
+                "in interval_s=",
             )
         time_s, clock = clock_of_rounds(names.tolist(), interval_s)
     else:
@@ -175,14 +176,14 @@ def _readings(
     )
 
 
-# A row: its line, which columns it has, its fields.
+# A row: its line, its columns, its fields.
 Row = tuple[int, Columns, list[str]]
 
 
 def _rows(
     log: Log, columns: Sequence[str] | None
 ) -> tuple[list[Row], list[str], list[tuple[int, str]]]:
-    """The rows of readings with their columns, notes, and lines that are no readings."""
+    """The rows of readings with their columns, notes, and the lines that are not readings."""
     of = columns_of(split_row(log.lines[0].text))
     if columns is not None:
         of = columns_of(list(columns)) or of
@@ -202,7 +203,7 @@ def _rows(
         if reading is not None:
             rows.append((line.number, of, reading))
         elif line.number == log.lines[-1].number and not log.is_whole:
-            notes.append(log.note(line.number, "the last line was cut short, and is left out"))
+            notes.append(log.note(line.number, "the last line was cut short and is left out"))
         elif _MESSAGE.match(line.text):
             notes.append(log.note(line.number, f"left out: {short(line.text.strip())}"))
         elif len(fields) == 1 or line.text.lstrip().startswith("#"):
@@ -210,7 +211,7 @@ def _rows(
         else:
             raise log.refusal(
                 line.number,
-                f"{len(fields)} fields where {len(of.names)} belong ({', '.join(of.names)}): "
+                f"{len(fields)} fields instead of {len(of.names)} ({', '.join(of.names)}): "
                 f"{short(line.text)}",
             )
     if not rows:
@@ -219,7 +220,7 @@ def _rows(
 
 
 def _next_columns(log: Log, line: Line, of: Columns, header: Columns) -> Columns:
-    """The columns below a header that comes again, as after a restart."""
+    """The columns below a repeated header, as after a restart."""
     lost = {*of.names} & {*IDENTITY, "timestamp"} - {*header.names}
     if lost:
         raise log.refusal(line.number, f"from here on the log lacks {', '.join(sorted(lost))}")
@@ -227,14 +228,14 @@ def _next_columns(log: Log, line: Line, of: Columns, header: Columns) -> Columns
 
 
 def _reading(log: Log, line: Line, fields: list[str], of: Columns) -> list[str] | None:
-    """The fields of a reading; None if the line is none."""
+    """The fields of a reading; None if the line is not a reading."""
     if len(fields) != len(of.names):
         return None
     if "timestamp" in of.names and not DATE_TIME.fullmatch(fields[of.names.index("timestamp")]):
         return None
     powers = [fields[of.names.index(name)] for name in POWER if name in of.names]
     if line.number == log.lines[-1].number and not log.is_whole:
-        # A number that was cut short looks like a smaller one.
+        # A truncated number looks like a smaller one.
         tail = fields[-1]
         if of.names[-1] in POWER and not (TWO_DIGITS.fullmatch(tail) or FAILED.fullmatch(tail)):
             return None
@@ -244,7 +245,7 @@ def _reading(log: Log, line: Line, fields: list[str], of: Columns) -> list[str] 
 
 
 def _power_column(rows: list[Row]) -> str:
-    """The best column of power that holds any."""
+    """The best power column that holds a value."""
     known = [name for name in POWER if all(name in of.names for _, of, _ in rows)]
     for name in known:
         if any(not FAILED.fullmatch(row[of.names.index(name)]) for _, of, row in rows):
@@ -255,24 +256,24 @@ def _power_column(rows: list[Row]) -> str:
 def _field(
     log: Log, line: int, of: Columns, row: list[str], first: Columns, column: int | None
 ) -> str:
-    """What tells whose a row is."""
+    """The field of a row that identifies its GPU."""
     if column is None:
         return ""
     name = first.names[column]
     if name not in of.names:
-        raise log.refusal(line, f"the log does not tell {name} here, which GPUs are told apart by")
+        raise log.refusal(line, f"the log lacks {name} here, by which GPUs are distinguished")
     return row[of.names.index(name)]
 
 
 def _devices(keys: list[str], rows: list[Row], first: Columns) -> dict[str, str]:
-    """The name of the device of each key: by its index if the log has that, else in their order."""
+    """The device name for each key: from the GPU's index if logged, else in order of appearance."""
     index = first.first(["index"])
     devices: dict[str, str] = {}
     for key, (_, of, row) in zip(keys, rows, strict=True):
         if key not in devices:
             number = row[index] if index is not None and of.names == first.names else ""
             devices[key] = f"gpu:{number}" if number.isdigit() else f"gpu:{len(devices)}"
-    # An index that two boards share, as after one was exchanged, tells nothing.
+    # If two boards share an index, as after one was replaced, the index is of no use.
     if len({*devices.values()}) < len(devices):
         devices = {key: f"gpu:{n}" for n, key in enumerate(devices)}
     return devices
@@ -281,7 +282,7 @@ def _devices(keys: list[str], rows: list[Row], first: Columns) -> dict[str, str]
 def _entries(
     devices: dict[str, str], keys: list[str], rows: list[Row], first: Columns
 ) -> list[dict[str, Any]]:
-    """What the log says of each device."""
+    """The facts that the log states about each device."""
     entries = []
     of_key = {
         key: row for key, (_, of, row) in zip(keys, rows, strict=True) if of.names == first.names
@@ -307,10 +308,10 @@ def _watts(log: Log, line: int, text: str, unit: str) -> float:
         return math.nan
     value = _VALUE.fullmatch(text)
     if value is None:
-        raise log.refusal(line, f"{short(text)} is no power")
+        raise log.refusal(line, f"{short(text)} is not a power")
     own = value[2] or unit or "W"
     if own not in _TO_W:
-        raise log.refusal(line, f"power in {short(own)}: W, mW and kW are known")
+        raise log.refusal(line, f"power in {short(own)}: must be in W, mW or kW")
     return float(value[1]) * _TO_W[own]
 
 

@@ -1,4 +1,4 @@
-"""A table of one's own: power over time, or the energy of epochs, by the names of its columns."""
+"""A user's own table of power over time, or of energy per epoch, read by its column names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from energyest.readers.text import separator_of
 from energyest.readers.windows import Windows, trace_of_windows
 from energyest.records.trace import EnergyTrace
 
-# Seconds since 1970 of the years 2001 to 2096, and milliseconds.
+# Unix time of the years 2001 to 2096, in seconds and in milliseconds.
 _UNIX_S, _UNIX_MS = (1e9, 4e9), (1e12, 4e12)
 _DEVICE = re.compile(r"(gpu|cpu|ram)(:[\w@]*)?")
 
@@ -55,31 +55,33 @@ def read_table(
     timezone: str | None = None,
     max_gap_s: float | None = None,
 ) -> EnergyTrace:
-    """A trace from a table: power over time, or one row an epoch with its energy.
+    """Read a trace from a table: power over time, or one row per epoch with its energy.
 
-    CSV, lines of JSON, a list of JSON objects, or Parquet. Columns are found by their names, which
-    state the unit: `time_s`, `timestamp`, `power_W`, `gpu0_power_mW`, `energy_kWh`, `duration_s`.
+    The table is CSV, JSON lines, a list of JSON objects, or Parquet. Columns are found by their
+    names, which state the unit: `time_s`, `timestamp`, `power_W`, `gpu0_power_mW`, `energy_kWh`,
+    `duration_s`.
 
     Args:
         path: the table.
         time: column of times: date-times, Unix time or seconds.
-        power: column of power, several of several devices, or a mapping of device to column, such
-            as `{"gpu:0": "P0", "cpu:0": "package"}`.
+        power: column of power; a list of columns for several devices; or a mapping from device to
+            column, such as `{"gpu:0": "P0", "cpu:0": "package"}`.
         energy: column of the energy of each epoch, instead of power.
         duration: column of the duration of each epoch.
-        device: column that tells whose a row is, or the name of the device, such as "gpu:0".
-        units: of columns whose name states none, such as `{"P0": "mW", "t": "ms"}`.
-        separator: what stands between columns; by default a comma, semicolon or tabulator.
-        decimal: what stands before the decimals.
-        epoch_end_s: when epochs ended, as in `read_nvidia_smi`; of a table of power.
-        epoch_marks: with a file as `epoch_end_s`, which of its lines are ends.
-        gpu: the device to count, or a list of these; by default, all are added up.
-        timezone: the zone of local times.
+        device: column that names the device of each row, or the name of the device, such as
+            "gpu:0".
+        units: units of columns whose names state none, such as `{"P0": "mW", "t": "ms"}`.
+        separator: column separator; by default a comma, semicolon or tab, as found.
+        decimal: decimal separator.
+        epoch_end_s: when epochs ended, as in `read_nvidia_smi`; for a table of power.
+        epoch_marks: if `epoch_end_s` is a file, regular expression of the lines that are ends.
+        gpu: the device to count, or a list of them; by default, all are summed.
+        timezone: the time zone of local times.
         max_gap_s: as in `EnergyTrace.from_power`.
 
     Raises:
-        TraceError: a column cannot be told, or not for sure; a unit is not stated; a value is no
-            number; with the line.
+        TraceError: a column cannot be identified with certainty; a unit is not stated; a value is
+            not a number. The message names the line.
 
     Examples:
         >>> from energyest.readers import read_table
@@ -89,20 +91,20 @@ def read_table(
     table = read_any_table(Path(path), separator=separator)
     known = _Columns(table, dict(units or {}), decimal)
     if energy is not None and power is not None:
-        raise TraceError("energy= is of a table of epochs, power= of readings: give one of them")
+        raise TraceError("energy= is for a table of epochs, power= for readings: give one of them")
     if energy is None and (power is not None or known.those("power")):
         readings = known.readings(time, power, device, timezone)
         return trace_of_readings(
             readings, epoch_end_s=epoch_end_s, epoch_marks=epoch_marks, gpu=gpu, max_gap_s=max_gap_s
         )
     if gpu is not None:
-        raise TraceError("gpu= picks among readings of power: a table of epochs has none")
+        raise TraceError("gpu= selects power readings, but this is a table of epochs")
     windows = known.windows(time, energy, duration, timezone)
     return trace_of_windows(windows, epoch_end_s=epoch_end_s, epoch_marks=epoch_marks)
 
 
 class _Columns:
-    """The columns of a table, and what each holds."""
+    """The columns of a table and their meanings."""
 
     def __init__(self, table: Table, units: dict[str, str], decimal: str) -> None:
         self.table, self.units, self.decimal = table, units, decimal
@@ -111,24 +113,24 @@ class _Columns:
             self._existing(name)
 
     def those(self, quantity: str) -> list[str]:
-        """The columns that hold a quantity, by their names."""
+        """The columns that hold a quantity, judged by their names."""
         return [name for name, meaning in self.meanings.items() if meaning.quantity == quantity]
 
     def one(self, quantity: str, given: str | None) -> str:
-        """The column that somebody named, or the only one of its kind."""
+        """The column that the user named, or the only one of its kind."""
         if given is not None:
             return self._existing(given)
         found = self.those(quantity)
         if len(found) != 1:
-            what = f"{', '.join(found)} may all be it" if found else "no column is named so"
+            what = f"{', '.join(found)} are candidates" if found else "no column name fits"
             raise TraceError(
-                f"{self.table.path}: which column is {quantity}? {what}: {quantity}= names it; "
+                f"{self.table.path}: which column is {quantity}? {what}: name it in {quantity}=; "
                 f"there are {', '.join(self.table.names)}"
             )
         return found[0]
 
     def factor(self, name: str, quantity: str) -> float:
-        """By what a column is multiplied for watts, joules or seconds."""
+        """The factor that converts a column to watts, joules or seconds."""
         meaning = self.meanings.get(name, Meaning(quantity, "", ""))
         unit = self.units.get(name, meaning.unit)
         try:
@@ -137,7 +139,7 @@ class _Columns:
             example = {"power": "W", "energy": "J"}.get(quantity, "s")
             raise TraceError(
                 f"{self.table.path}: {name} does not state its unit"
-                f"{f', and {unit} is none of {quantity}' if unit else ''}: name it in units=, as "
+                f"{f', and {unit} is no unit of {quantity}' if unit else ''}: add it, as "
                 f"in units={{{name!r}: {example!r}}}"
             ) from None
 
@@ -146,7 +148,7 @@ class _Columns:
         return self.table.numbers(name, self.factor(name, quantity), decimal=self.decimal)
 
     def times(self, given: str | None, timezone: str | None) -> tuple[str, FloatArray, Clock]:
-        """The column of times, its values, and what they mean."""
+        """The column of times, its values in seconds, and their clock."""
         name = self._time(given)
         table = self.table
         texts = table.texts(name)
@@ -171,7 +173,7 @@ class _Columns:
     def readings(
         self, time: str | None, power: Any, device: str | None, timezone: str | None
     ) -> Readings:
-        """The table as readings of power."""
+        """The table as power readings."""
         table = self.table
         name, time_s, clock = self.times(time, timezone)
         powers = self._powers(power, device)
@@ -237,7 +239,7 @@ class _Columns:
         )
 
     def _time(self, given: str | None) -> str:
-        """The column of times; of two, that with dates, which says more."""
+        """The column of times; of two, the one with dates, which says more."""
         found = self.those("time")
         if given is None and len(found) > 1:
             dated = [n for n in found if DATE_TIME.fullmatch((self.table.texts(n) or [""])[0])]
@@ -246,7 +248,7 @@ class _Columns:
         return self.one("time", given)
 
     def _powers(self, power: Any, device: str | None) -> dict[str, str]:
-        """The columns of power, by their devices."""
+        """The power column of each device."""
         if isinstance(power, Mapping):
             return {str(of): self._existing(column) for of, column in power.items()}
         if isinstance(power, str):
@@ -262,12 +264,12 @@ class _Columns:
         if "" in devices or len(set(devices)) < len(devices):
             raise TraceError(
                 f"{self.table.path}: which of {', '.join(columns)} is power? Their names do not "
-                "tell devices apart: power= names one, or maps devices to columns"
+                "identify devices: name one in power=, or map devices to columns"
             )
         return dict(zip(devices, columns, strict=True))
 
     def _of_row(self, device: str | None) -> Any:
-        """Whose each row is; None if they are all of one device."""
+        """The device of each row; None if all are of one device."""
         if device is not None and device not in self.table.names:
             if _DEVICE.fullmatch(device):
                 return None

@@ -1,4 +1,4 @@
-"""Scalars of TensorBoard: an event file or the folder that it lies in."""
+"""Scalars of TensorBoard, from an event file or its folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FILES = "events.out.tfevents.*"
 
 
 def is_tensorboard(path: Path, head: str) -> bool:
-    """Whether a path is an event file of TensorBoard's, or a folder of these."""
+    """Whether a path is an event file of TensorBoard, or a folder of them."""
     if path.is_dir():
         return any(path.glob(_FILES))
     return "tfevents" in path.name
@@ -39,26 +39,26 @@ def read_tensorboard(
     timezone: str | None = None,
     max_gap_s: float | None = None,
 ) -> EnergyTrace:
-    """A trace from scalars of TensorBoard: power over time, or the energy of each epoch.
+    """Read a trace from scalars of TensorBoard: power over time, or the energy of each epoch.
 
-    Tags are found by their names if these state the unit, such as `gpu0/power_W`,
+    Tags are found by their names if these state the unit, such as `gpu0/power_W` or
     `energy/epoch_J`.
 
     Args:
-        path: an event file, or the folder that it lies in.
+        path: an event file, or its folder.
         power: tag of power.
         energy: tag of the energy of each epoch, instead of power.
-        unit: of a tag whose name states none, such as "mW" or "kWh".
-        epoch_end_s: when epochs ended, as in `read_nvidia_smi`; of power.
+        unit: unit of a tag whose name states none, such as "mW" or "kWh".
+        epoch_end_s: when epochs ended, as in `read_nvidia_smi`; for power.
         epoch_marks: regular expression of the tag that is logged at the end of each epoch, such as
-            "val_loss"; with a file as `epoch_end_s`, of its lines.
-        gpu: device to count, or a list of these; by default, all are added up.
-        timezone: the zone in which to read ends of epochs that name none.
+            "val_loss", or, if `epoch_end_s` is a file, of lines in it.
+        gpu: device to count, or a list of them; by default, all are summed.
+        timezone: the time zone of epoch ends that state none.
         max_gap_s: as in `EnergyTrace.from_power`.
 
     Raises:
         MissingDependencyError: tensorboard is not installed.
-        TraceError: there is no such file, no tag of power or energy, or several.
+        TraceError: there is no such file; there is no tag of power or energy, or several.
 
     Examples:
         >>> from energyest.readers import read_tensorboard
@@ -119,12 +119,12 @@ def _scalars(path: Path) -> dict[str, Series]:
             ]
             if all(value.size == 1 and value.dtype.kind in "fiu" for _, value in values):
                 found[str(tag)] = [(time, float(value), 0) for time, value in values]
-    except Exception as error:  # tensorboard's own, by what is damaged
+    except Exception as error:  # tensorboard's own errors
         raise TraceError(f"{path} cannot be read by tensorboard: {error}") from error
     finally:
         loud.setLevel(level)
     if not found:
-        raise TraceError(f"{path} holds no scalars of TensorBoard's")
+        raise TraceError(f"{path} holds no scalars of TensorBoard")
     return {tag: series_of(points) for tag, points in found.items()}
 
 
@@ -137,9 +137,9 @@ def _those(scalars: dict[str, Series], quantity: str) -> list[str]:
 
 
 def _tag(path: Path, scalars: dict[str, Series]) -> tuple[str | None, str | None]:
-    """The tag of the energy of epochs; nothing if there are tags of power.
+    """The tags of power and of epoch energy to read; both None to read all tags of power.
 
-    `energy/epoch_J`, which energyest and others log, is that of an epoch, and a total is none.
+    `energy/epoch_J`, which energyest and others log, is the energy of an epoch; totals are ignored.
     """
     energies = [tag for tag in _those(scalars, "energy") if "epoch" in tag and "total" not in tag]
     if len(energies) == 1:
@@ -147,7 +147,7 @@ def _tag(path: Path, scalars: dict[str, Series]) -> tuple[str | None, str | None
     if _those(scalars, "power"):
         return None, None
     raise TraceError(
-        f"{path}: power= or energy= names the tag of power, or of the energy of epochs; there are "
+        f"{path}: name the tag of power in power=, or that of epoch energy in energy=; there are "
         f"{', '.join(sorted(scalars)[:30])}"
     )
 
@@ -167,7 +167,7 @@ def _factor(path: Path, tag: str, quantity: str, unit: str | None) -> float:
         return factor_of(quantity, stated)
     except KeyError:
         raise TraceError(
-            f"{path}: {tag} does not state the unit of {quantity}: name it in unit=, as in "
+            f"{path}: {tag} does not state the unit of {quantity}: give it in unit=, as in "
             f"unit={'W' if quantity == 'power' else 'J'!r}"
         ) from None
 
@@ -181,21 +181,21 @@ def _powers(
         device = device_of(tag) or "gpu:0"
         if device in found:
             raise TraceError(
-                f"{path}: which of {', '.join(names)} is power of {device}? power= says"
+                f"{path}: which of {', '.join(names)} is the power of {device}? Name it in power="
             )
         found[device] = series._replace(value=series.value * _factor(path, tag, "power", unit))
     return found
 
 
 def _windows(path: Path, tag: str, series: Series, unit: str | None) -> Windows:
-    """Epochs, of which their energy was logged, each at its end."""
+    """Epochs whose energy was logged, each at its end."""
     end_s, clock = clock_of_unix(series.unix_s)
     energy_J = series.value * _factor(path, tag, "energy", unit)
     return Windows(
         path,
         "tensorboard",
         energy_J,
-        None,  # how long the first took is not logged
+        None,  # the duration of the first epoch is not logged
         {},
         list(range(1, len(energy_J) + 1)),
         end_s=np.asarray(end_s),

@@ -1,4 +1,4 @@
-"""System metrics of trackio: its database, or the Parquet file that it exports."""
+"""System metrics of trackio, from its database or the Parquet file that it exports."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from energyest.records.trace import EnergyTrace
 _POWER = re.compile(r"(?P<node>)gpu/(?P<number>\d+)/power")
 _SYSTEM = "system_metrics"
 
-# A row: when, of which run, its metrics, where it stands.
+# A row: its time, run, metrics and line.
 Row = tuple[str, str, dict[str, Any], int]
 
 
 def is_trackio(path: Path, head: str) -> bool:
-    """Whether a file is trackio's: a database, or its export of system metrics."""
+    """Whether a file is a trackio database, or its export of system metrics."""
     if head.startswith("SQLite format 3"):
         return _SYSTEM in tables_of(path)
     return head.startswith("PAR1") and path.name.endswith(
@@ -50,22 +50,22 @@ def read_trackio(
     timezone: str | None = None,
     max_gap_s: float | None = None,
 ) -> EnergyTrace:
-    """A trace from the system metrics of trackio, which come every 10 s.
+    """Read a trace from the system metrics of trackio, logged every 10 s.
 
     Args:
         path: the project's database (`~/.cache/huggingface/trackio/<project>.db`), or the export
-            of its system metrics (`<project>_system.parquet`), lines of JSON or a CSV of these.
+            of its system metrics (`<project>_system.parquet`), also as JSON lines or CSV.
         epoch_end_s: when epochs ended, as in `read_nvidia_smi`.
-        epoch_marks: regular expression of the metric that is logged at the end of each epoch, of a
-            database; with a file as `epoch_end_s`, of its lines.
-        run: the beginning of the run's name, where there are several.
-        gpu: index of the GPU to count, or a list of these; by default, all are added up.
-        timezone: the zone in which to read ends of epochs that name none.
+        epoch_marks: for a database, regular expression of the metric that is logged at the end of
+            each epoch; if `epoch_end_s` is a file, of lines in it.
+        run: the beginning of the run's name, if there are several runs.
+        gpu: index of the GPU to count, or a list of them; by default, all are summed.
+        timezone: the time zone of epoch ends that state none.
         max_gap_s: as in `EnergyTrace.from_power`.
 
     Raises:
-        TraceError: there are no such metrics, or of several runs.
-        MissingDependencyError: it is Parquet, and pyarrow is not installed.
+        TraceError: there are no such metrics, or they belong to several runs.
+        MissingDependencyError: it is a Parquet file and pyarrow is not installed.
 
     Examples:
         >>> from energyest.readers import read_trackio
@@ -99,7 +99,7 @@ def _is_database(path: Path) -> bool:
 
 
 def _of_database(path: Path) -> tuple[list[Row], list[Row]]:
-    """The rows of system metrics, and those of the training's own."""
+    """The rows of system metrics, and the rows of the training's own metrics."""
 
     def rows(database: sqlite3.Connection, table: str) -> list[Row]:
         found = database.execute(f"SELECT timestamp, run_name, metrics, id FROM {table}").fetchall()
@@ -113,7 +113,7 @@ def _of_database(path: Path) -> tuple[list[Row], list[Row]]:
             system = rows(database, _SYSTEM)
             others = rows(database, "metrics") if "metrics" in tables_of(path) else []
         except sqlite3.Error as error:
-            raise TraceError(f"{path} is no database of trackio's: {error}") from error
+            raise TraceError(f"{path} is not a database of trackio: {error}") from error
     return system, others
 
 
@@ -121,14 +121,14 @@ def _metrics(path: Path, text: Any, number: int) -> dict[str, Any]:
     try:
         metrics = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
-        raise TraceError(f"{path}, row {number}: its metrics are no JSON: {error}") from error
+        raise TraceError(f"{path}, row {number}: its metrics are not JSON: {error}") from error
     return metrics if isinstance(metrics, dict) else {}
 
 
 def _of_table(path: Path) -> list[Row]:
     table = read_any_table(path)
     if "timestamp" not in table.names:
-        raise TraceError(f"{path} has no column timestamp, as trackio's exports do")
+        raise TraceError(f"{path} has no column timestamp, which trackio's exports have")
     return [
         (
             str(row.get("timestamp", "")),
@@ -150,8 +150,8 @@ def _series(path: Path, rows: list[Row], run: str) -> dict[str, Series]:
             when = datetime.fromisoformat(time.replace("Z", "+00:00"))
         except ValueError as error:
             where = f", line {line}" if line else ""
-            raise TraceError(f"{path}{where}: {short(time)} is no time of trackio's") from error
-        # trackio writes UTC; old versions without saying so.
+            raise TraceError(f"{path}{where}: {short(time)} is not a time of trackio") from error
+        # trackio writes UTC; old versions do not say so.
         unix_s = (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()
         for name, value in metrics.items():
             number = _number(value)

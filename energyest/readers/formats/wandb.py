@@ -15,7 +15,7 @@ from energyest.readers.readings import Readings, trace_of_readings, wide_reading
 from energyest.readers.tables import Table, read_any_table
 from energyest.records.trace import EnergyTrace
 
-# What a board draws; gpu.process.0.powerWatts is the same for the run's own processes.
+# Power of a board; gpu.process.0.powerWatts is the same value, for the run's own processes.
 _POWER = re.compile(r"(?:.* - )?(?:system[./])?(gpu|cpu)\.(?:(\d+)\.)?powerWatts(?:/l:(\w+))?")
 _LIMIT = re.compile(r"(?:system[./])?gpu\.(\d+)\.enforcedPowerLimitWatts")
 _BUSY = re.compile(r"(?:system[./])?gpu\.(\d+)\.gpu")
@@ -36,22 +36,23 @@ def read_wandb(
     timezone: str | None = None,
     max_gap_s: float | None = None,
 ) -> EnergyTrace:
-    """A trace from the system metrics of Weights & Biases, which come every 10 or 15 s.
+    """Read a trace from the system metrics of Weights & Biases, logged every 10 or 15 s.
 
-    From `run.history(stream="events")`, saved with `.to_csv()` or `.to_json(orient="records")`,
-    from `wandb-events.jsonl`, or from a chart of power that the web page exports as CSV.
+    The export is `run.history(stream="events")`, saved with `.to_csv()` or
+    `.to_json(orient="records")`; or `wandb-events.jsonl`; or a power chart that the web page
+    exports as CSV.
 
     Args:
         path: the export.
         epoch_end_s: when epochs ended, as in `read_nvidia_smi`.
-        epoch_marks: with a file as `epoch_end_s`, which of its lines are ends.
-        gpu: index of the GPU to count, or a list of these; by default, all are added up.
-        timezone: the zone in which to read ends of epochs that name none.
+        epoch_marks: if `epoch_end_s` is a file, regular expression of the lines that are ends.
+        gpu: index of the GPU to count, or a list of them; by default, all are summed.
+        timezone: the time zone of epoch ends that state none.
         max_gap_s: as in `EnergyTrace.from_power`.
 
     Raises:
-        TraceError: the file is no such export, is W&B's own binary record, holds no power or no
-            times, or what it holds is doubtful; with the line.
+        TraceError: the file is not such an export, is W&B's own binary record, holds no power or no
+            times, or is ambiguous. The message names the line.
 
     Examples:
         >>> from energyest.readers import read_wandb
@@ -80,8 +81,8 @@ def _readings(table: Table, timezone: str | None) -> Readings:
             device = f"{match[1]}:{match[2] or 0}{f'@{match[3]}' if match[3] else ''}"
             if device in columns:
                 raise TraceError(
-                    f"{table.path}: {short(columns[device])} and {short(name)} are both power of "
-                    f"{device}: of several runs? Export one"
+                    f"{table.path}: {short(columns[device])} and {short(name)} are both the power "
+                    f"of {device}: are there several runs? Export one"
                 )
             columns[device] = name
     if not columns:
@@ -89,7 +90,7 @@ def _readings(table: Table, timezone: str | None) -> Readings:
             f"{table.path} has no column such as system.gpu.0.powerWatts; it has "
             f"{', '.join(table.names[:20])}"
         )
-    # Rows of other metrics hold no power, and are no readings that failed.
+    # Rows of other metrics hold no power; they are not failed readings.
     filled = [
         any(text not in ("", "nan", "None") for text in texts)
         for texts in zip(*(table.texts(name) for name in columns.values()), strict=True)
@@ -120,7 +121,7 @@ def _readings(table: Table, timezone: str | None) -> Readings:
         if len(failed):
             notes.append(
                 f"{table.path.name}, line {table.lines[failed[0]]}: the first of {len(failed)} "
-                f"reading(s) that lack {device}"
+                f"reading(s) without {device}"
             )
     return Readings(
         table.path,
@@ -135,7 +136,7 @@ def _readings(table: Table, timezone: str | None) -> Readings:
 
 
 def _times(table: Table, timezone: str | None) -> tuple[Any, Clock]:
-    """When each row came: by Unix time, or else by the run's own clock."""
+    """The time of each row: Unix time, or else the run's own clock."""
     for name in ("_timestamp", "timestamp"):
         if name in table.names:
             texts = table.texts(name)
@@ -144,7 +145,7 @@ def _times(table: Table, timezone: str | None) -> tuple[Any, Clock]:
             unix_s = table.numbers(name)
             if np.isnan(unix_s).any():
                 raise table.refusal(int(np.argmax(np.isnan(unix_s))), f"no {name}")
-            # Old versions of the export have milliseconds.
+            # Exports of old versions use milliseconds.
             time_s, clock = clock_of_unix(unix_s / 1000 if (unix_s > 1e11).all() else unix_s)
             return time_s, clock._replace(timezone=timezone)
     relative = [name for name in table.names if _RELATIVE.fullmatch(name)]

@@ -1,4 +1,4 @@
-"""Zeus: windows of `ZeusMonitor`, and power of `PowerMonitor` and `zeus_monitor`."""
+"""Logs of Zeus: windows of `ZeusMonitor`, power of `PowerMonitor` and `zeus_monitor`."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from energyest.records.trace import EnergyTrace
 
 _WINDOWS = ["start_time", "window_name", "elapsed_time"]
 _ENERGY = re.compile(r"(gpu|cpu|dram)(\d*)_energy")
-# Columns of PowerMonitor by version: gpu0, power0, gpu0_power, GPU0 power (W).
+# Columns of PowerMonitor, depending on the version: gpu0, power0, gpu0_power, GPU0 power (W).
 _POWER = re.compile(
     r"(?:(gpu|cpu|dram)_?)?(?:power_?)?(\d+)(?:[_ ]?power)?(?:[_ ]?\(?w(?:atts)?\)?)?", re.I
 )
 # The number at the end of names such as epoch_3.
 _NUMBER = re.compile(r"[\s_:#-]*\d+$")
-# Windows that follow each other may touch.
+# Consecutive windows may touch.
 _TOUCH_S = 1e-3
 
 
 def is_zeus(path: Path, head: str) -> bool:
-    """Whether a file is a log of Zeus's."""
+    """Whether a file is a log of Zeus."""
     header = split_row(head.partition("\n")[0])
     return header[:3] == _WINDOWS or _is_power(header)
 
@@ -56,22 +56,22 @@ def read_zeus(
     timezone: str | None = None,
     max_gap_s: float | None = None,
 ) -> EnergyTrace:
-    """A trace from the `log_file` of Zeus's `ZeusMonitor`, or from power that Zeus has logged.
+    """Read a trace from the `log_file` of Zeus's `ZeusMonitor`, or from power that Zeus logged.
 
     Args:
         path: the log.
-        epoch_end_s: when epochs ended, as in `read_nvidia_smi`; of a log of windows, ends to cut
-            them at, if they are no epochs.
-        epoch_marks: with a file as `epoch_end_s`, which of its lines are ends.
-        window: name of the windows that are epochs, with or without a number at its end; needed
+        epoch_end_s: when epochs ended, as in `read_nvidia_smi`. A log of windows is cut at these
+            ends; needed if its windows are not epochs.
+        epoch_marks: if `epoch_end_s` is a file, regular expression of the lines that are ends.
+        window: name of the windows that are epochs, with or without the number at its end; needed
             if there are several kinds and none is called epoch.
-        gpu: index of the GPU to count, or a list of these; by default, all are added up.
-        timezone: the zone of the local times that `zeus_monitor` writes.
+        gpu: index of the GPU to count, or a list of them; by default, all are summed.
+        timezone: the time zone of the local times that `zeus_monitor` writes.
         max_gap_s: as in `EnergyTrace.from_power`.
 
     Raises:
-        TraceError: the file is no such log; its windows are of several kinds, or overlap; a value
-            is no number; with the line.
+        TraceError: the file is not such a log; its windows are of several kinds, or overlap; a
+            value is not a number. The message names the line.
 
     Examples:
         >>> from energyest.readers import read_zeus
@@ -83,7 +83,7 @@ def read_zeus(
         windows = _windows(table, window, gpu)
         return trace_of_windows(windows, epoch_end_s=epoch_end_s, epoch_marks=epoch_marks)
     if not _is_power(table.names):
-        raise TraceError(f"{table.path} is no log of Zeus's: its columns are {table.names}")
+        raise TraceError(f"{table.path} is not a log of Zeus: its columns are {table.names}")
     return trace_of_readings(
         _readings(table, timezone),
         epoch_end_s=epoch_end_s,
@@ -109,8 +109,8 @@ def _windows(table: Table, window: str | None, gpu: Any) -> Windows:
         first = int(np.argmax(overlap_s > _TOUCH_S)) + 1
         raise table.refusal(
             first,
-            f"its window begins {overlap_s[first - 1]:.4g} s before the one of line "
-            f"{table.lines[first - 1]} ends: windows within each other must not be added up",
+            f"its window begins {overlap_s[first - 1]:.4g} s before the end of the window on line "
+            f"{table.lines[first - 1]}: overlapping windows must not be summed",
         )
     wanted = (
         None
@@ -122,7 +122,7 @@ def _windows(table: Table, window: str | None, gpu: Any) -> Windows:
     for name in table.names[3:]:
         match = _ENERGY.fullmatch(name)
         if match is None:
-            raise TraceError(f"{table.path}: what is the column {short(name)}?")
+            raise TraceError(f"{table.path}: unknown column {short(name)}")
         kind, number = {"dram": "ram"}.get(match[1], match[1]), match[2] or "0"
         if wanted is not None and not (kind == "gpu" and number in wanted):
             continue
@@ -168,13 +168,13 @@ def _of_kind(table: Table, window: str | None) -> tuple[Table, list[str]]:
     if len(epochs) != 1:
         other = next(n for n, name in enumerate(names) if _NUMBER.sub("", name) != kinds[0])
         raise table.refusal(
-            other, f"windows of several kinds: window= says which are epochs: {', '.join(kinds)}"
+            other, f"windows of several kinds: choose the epochs with window=: {', '.join(kinds)}"
         )
     keep = [_NUMBER.sub("", name) == epochs[0] for name in names]
     left_out = [kind for kind in kinds if kind != epochs[0]]
     return table.where(keep), [
         f"epochs are the windows {short(epochs[0])}; left out: "
-        f"{', '.join(left_out)}; window= names others"
+        f"{', '.join(left_out)}; window= chooses others"
     ]
 
 

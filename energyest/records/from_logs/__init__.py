@@ -1,1 +1,1 @@
-"""From the arrays of a log to the columns of a trace: what is refused in them, what is doubted."""
+"""Turn a log's arrays into columns of a trace: refuse impossible values, doubt unlikely ones."""

@@ -1,4 +1,4 @@
-"""Columns of a log as numbers; those that are none are refused with the code that converts them."""
+"""Columns of a log as numbers; the error for other columns names the code that converts them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from energyest.arrays import FloatArray, as_vector, refuse
 from energyest.errors import TraceError
 
-# Text that is a time of the clock, such as 2026/03/01 or 02:30.
+# Text that looks like a date or clock time, such as 2026/03/01 or 02:30.
 _CLOCK = re.compile(r"\d[-/:]\d")
 _TO_SECONDS = (
     "start = pd.to_datetime(times).min(); "
@@ -22,18 +22,18 @@ _TO_SECONDS = (
     "readings; of the epochs' ends, take off the same start"
 )
 _SPAN_TO_SECONDS = 'seconds = pd.to_timedelta(times) / pd.Timedelta("1s")'
-# What stands behind a number of nvidia-smi. Its words for a reading that failed become NaN.
+# The unit behind a number in nvidia-smi's output. Its words for a failed reading become NaN.
 _UNITS = {"power_W": " W", "utilization": " %"}
 
 
 class LogColumns(NamedTuple):
-    """What a trace is made of.
+    """The parts of a trace.
 
     Attributes:
         epochs: columns of the epochs.
         power: columns of the readings.
-        meta: facts on the run.
-        doubts: what is unlikely in them, to be said in warnings.
+        meta: facts about the run.
+        doubts: texts of warnings about unlikely values.
     """
 
     epochs: dict[str, FloatArray]
@@ -43,11 +43,11 @@ class LogColumns(NamedTuple):
 
 
 def as_numbers(values: ArrayLike, name: str) -> FloatArray:
-    """Numbers of one dimension; NaN and infinity are allowed.
+    """A one-dimensional array of numbers; NaN and infinity are allowed.
 
     Raises:
-        TraceError: they are not; if they are times of the clock or text with units, it names the
-            code that converts them.
+        TraceError: the values are something else; for clock times and text with units, the message
+            names the code that converts them.
     """
     try:
         return as_vector(values, name)
@@ -59,7 +59,7 @@ def as_numbers(values: ArrayLike, name: str) -> FloatArray:
 
 
 def as_measured(values: ArrayLike, name: str) -> FloatArray:
-    """Numbers of 0 or more, of one dimension, or NaN where nothing was measured."""
+    """A one-dimensional array of numbers of 0 or more, or NaN where nothing was measured."""
     vector = as_numbers(values, name)
     rule = "must be finite, or NaN where it was not measured"
     refuse(np.isinf(vector), vector, name, rule)
@@ -68,9 +68,9 @@ def as_measured(values: ArrayLike, name: str) -> FloatArray:
 
 
 def lower_median(vector: FloatArray) -> float:
-    """The middle value, of an even number the lower of the two; NaN if there is none.
+    """The median; for an even number of values, the lower of the two middle ones; NaN for none.
 
-    Of two steps of which one is a gap, it is the other.
+    If one of two steps is a gap, this is the other step.
     """
     if not len(vector):
         return math.nan
@@ -79,7 +79,7 @@ def lower_median(vector: FloatArray) -> float:
 
 
 def _how_to_convert(values: object, name: str) -> str:
-    """The code that makes numbers of a log's column; empty if it is of no kind that logs have."""
+    """The code that converts a log's column to numbers; empty if there is none to suggest."""
     raw = values if isinstance(values, np.ndarray) else np.asarray(values, dtype=object)
     items = [] if raw.dtype.kind in "mM" else list(raw.flat)
     if raw.dtype.kind == "m" or any(isinstance(item, timedelta) for item in items):

@@ -1,4 +1,4 @@
-"""A log of the energy of epochs, to the columns of a trace."""
+"""Turn a log of energies per epoch into the columns of a trace."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def log_of_epochs(
     meta: Mapping[str, Any],
     columns: Mapping[str, ArrayLike],
 ) -> LogColumns:
-    """The columns of `EnergyTrace.from_epochs`, whose arguments and errors these are."""
+    """The columns for `EnergyTrace.from_epochs`, with the same arguments and errors."""
     energy = as_measured(energy_J, "energy_J")
     duration: FloatArray | None = None
     known: dict[str, FloatArray] = {"epoch": np.arange(len(energy), dtype=np.float64)}
     if duration_s is not None:
         duration = as_numbers(duration_s, "duration_s")
-        # Nothing would tell when the epochs after it took place.
-        rule = "must be finite, also of an epoch whose energy was not measured"
+        # Without a duration, the times of all later epochs would be unknown.
+        rule = "must be finite, also for an epoch whose energy was not measured"
         refuse(~np.isfinite(duration), duration, "duration_s", rule)
         refuse(duration < 0, duration, "duration_s", "must not be negative")
         check_same_length(energy_J=energy, duration_s=duration)

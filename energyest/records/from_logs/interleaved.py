@@ -1,4 +1,4 @@
-"""Are readings, in the order of time, those of one device? From the pattern of times and power."""
+"""Detect readings of several devices in one series, from the pattern of times and power."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import numpy as np
 
 from energyest.arrays import FloatArray
 
-# nvidia-smi asks all devices in turn and then waits: each wait is so many times as long as any step
-# from one device to the next.
+# nvidia-smi reads all devices in turn and then waits: each wait is at least this many times as long
+# as any step from one device to the next.
 _WAIT = 4.0
-# So many rounds in a row are no chance; of a short log, so many if they are most of it.
+# This many rounds in a row are not chance; in a short log, fewer suffice if they are most of it.
 _MANY_ROUNDS, _FEW_ROUNDS, _MOST_OF_IT = 20, 4, 0.8
 _MOST_DEVICES = 64
-# Power that changes by so much from reading to reading, and by so much less over a round of them.
+# Relative change of power from reading to reading, and that over a whole round, as a share of it.
 _CHANGE, _ALIKE = 0.1, 0.2
 _MOST_LEVELS = 4
 
 
 def devices_in_turn(time_s: FloatArray) -> int:
-    """How many devices seem to have been read in turn: a few readings close together, a wait, ...
+    """The number of devices that seem to be read in turn: readings close together, a wait, ...
 
     Args:
         time_s: shape (readings,), seconds, not decreasing.
 
     Returns:
-        The number of readings that come together each time; 1 if they come one by one.
+        The number of readings in each group; 1 if they come one by one.
     """
     step_s = np.diff(time_s)
     if (step_s == 0).any():
@@ -35,13 +35,13 @@ def devices_in_turn(time_s: FloatArray) -> int:
     waits = 1 + np.flatnonzero((step_s[1:-1] > 0) & (step_s[1:-1] >= _WAIT * around_s))
     if len(waits) < 2:
         return 1
-    # Rounds that are whole: from one wait to the next.
+    # Complete rounds: from one wait to the next.
     size, wait_s = np.diff(waits), np.minimum(step_s[waits[1:]], step_s[waits[:-1]])
     is_inside = np.ones(len(step_s), dtype=np.bool_)
     is_inside[waits] = False
     longest_s = np.maximum.reduceat(np.where(is_inside, step_s, 0.0), waits)[:-1]
     size = np.where((_WAIT * longest_s <= wait_s) & (size <= _MOST_DEVICES), size, 0)
-    # Runs of rounds of one size; one more lies before the first wait, and one after the last.
+    # Runs of rounds of equal size; one more lies before the first wait, and one after the last.
     first = np.flatnonzero(np.append(True, np.diff(size) != 0))
     rounds, size = np.diff(np.append(first, len(size))) + 2, size[first]
     is_most = (rounds >= _FEW_ROUNDS) & (rounds * size >= _MOST_OF_IT * len(time_s))
@@ -50,9 +50,9 @@ def devices_in_turn(time_s: FloatArray) -> int:
 
 
 def devices_by_power(power_W: FloatArray) -> int:
-    """In how many levels power alternates from reading to reading, as it does of devices in turn.
+    """The number of levels between which power alternates, as with devices read in turn.
 
-    A single device can look so as well, if its load changes as fast as it is read.
+    A single device can look the same if its load changes as fast as it is read.
 
     Args:
         power_W: shape (readings,), watts; NaN where a reading failed.

@@ -1,4 +1,4 @@
-"""A log of power, of one device or several, to the columns of a trace."""
+"""Turn a log of the power of one or more devices into the columns of a trace."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from energyest.records.from_logs.columns import LogColumns, as_measured, as_numb
 from energyest.records.from_logs.interleaved import devices_by_power, devices_in_turn
 from energyest.records.from_logs.units import check_power, check_times, doubts_of_power
 
-# A whole node, read at its plug, is a device too, and of no single kind.
+# A whole node, metered at the plug, is a device too: of the kind "system".
 _NAME = re.compile(rf"({'|'.join(KINDS)}|system)(:[\w@]*)*")
-# Two readings in a row may fail, and the next come late.
+# Two readings in a row may fail, and the next may be late.
 _USUAL_TIMES = 3.5
-# So many steps before and after tell how often power was read there.
+# Steps before and after a gap from which the local time between readings is taken.
 _AROUND = 10
 # Rounding of times, also of Unix time; a gap is longer.
 _ROUNDING_S = 1e-6
 
 
 class _Drawn(NamedTuple):
-    """What one device drew.
+    """The energy drawn by one device.
 
     Attributes:
-        energy_J: shape (epochs,), joules; NaN where a part of the epoch was not measured.
-        gaps_s: shape (gaps, 2), from when to when it was not measured.
+        energy_J: shape (epochs,), joules; NaN if part of the epoch was not measured.
+        gaps_s: shape (gaps, 2), start and end of each span that was not measured.
     """
 
     energy_J: FloatArray
@@ -51,7 +51,7 @@ def log_of_power(
     max_gap_s: float | None,
     meta: Mapping[str, Any],
 ) -> LogColumns:
-    """The columns of `EnergyTrace.from_power`, whose arguments and errors these are."""
+    """The columns for `EnergyTrace.from_power`, with the same arguments and errors."""
     time, power = as_numbers(time_s, "time_s"), as_measured(power_W, "power_W")
     check_times(time, "time_s")
     check_same_length(time_s=time, power_W=power)
@@ -66,7 +66,7 @@ def log_of_power(
     edges = np.append(time.min(), ends)
     check_increasing(edges, "epoch_end_s (with the first of time_s before it)", strictly=True)
     last_s = float(time.max())
-    # The next reading would have come after the last epoch's end: it is not missed.
+    # If the next reading was due after the last epoch's end, none is missing.
     if edges[-1] - last_s >= max(*every_s.values(), 1e-9 * abs(last_s)):
         raise TraceError(
             f"epoch_end_s ends at {edges[-1]:g} s, after the last reading at {last_s:g} s: "
@@ -115,7 +115,7 @@ def _devices(
         names = np.array(device, dtype=object)
         if names.shape != (readings,):
             raise TraceError(
-                f"device must name one device, or that of each of the {readings} readings, not "
+                f"device must be one name, or one for each of the {readings} readings, not "
                 f"have shape {names.shape}"
             )
         rows = rows_of_devices(names)
@@ -127,7 +127,7 @@ def _devices(
     fewest = min(map(len, rows.values()), default=0)
     if fewest < 2:
         raise TraceError(
-            f"time_s holds {fewest} reading(s) of a device: an integral needs at least 2"
+            f"time_s holds {fewest} reading(s) of a device: integration needs at least 2"
         )
     return names, rows
 
@@ -135,19 +135,19 @@ def _devices(
 def _check_devices(
     time: FloatArray, power: FloatArray, rows: Mapping[str, NDArray[np.intp]], *, is_named: bool
 ) -> list[str]:
-    """Refuse readings of a device that cannot be of it, and tell what is unlikely.
+    """Refuse impossible readings of a device, and return doubts about unlikely ones.
 
     Args:
-        time: of all readings.
-        power: of all readings.
+        time: times of all readings.
+        power: power of all readings.
         rows: the readings of each device.
-        is_named: whether the caller has said of each reading whose it is.
+        is_named: whether the caller named the device of each reading.
     """
     doubts = []
     for name, of_it in rows.items():
         rule = (
-            "must not go backwards: sort the readings by time, and if they are of several devices, "
-            "name that of each in device="
+            "must not go backwards: sort the readings by time; if they are from several devices, "
+            "name the device of each reading in device="
         )
         of = "time_s" if len(rows) == 1 else f"time_s of {name}"
         step_s = np.append(0.0, np.diff(time[of_it]))
@@ -156,27 +156,27 @@ def _check_devices(
         together = devices_in_turn(time[of_it])
         if together > 1:
             what = (
-                f"{of} has {together} readings at a time, close together, as of {together} devices "
-                f"that are read in turn, whose power must be added up and not taken for that of "
+                f"{of} has groups of {together} readings close together, as if {together} devices "
+                f"were read in turn; their power must be summed, not taken for the power of "
                 f"{name} alone"
             )
             if not is_named:
                 raise TraceError(
                     f"{what}: name the device of each reading, as in "
-                    "device='gpu:' + log['index'].astype(str), or if they are all of it, "
+                    "device='gpu:' + log['index'].astype(str), or, if it is one device, "
                     f"device=[{name!r}] * {len(time)}"
                 )
             doubts.append(what)
         elif (levels := devices_by_power(power[of_it])) > 1:
             doubts.append(
                 f"power_W of {name} alternates between {levels} levels from reading to reading: "
-                f"are these readings of {levels} devices? Then name that of each in device="
+                f"are these readings of {levels} devices? Then name the device of each in device="
             )
     return doubts
 
 
 def _entries(names: list[str], meta: Mapping[str, Any]) -> dict[str, Device]:
-    """What is known of each device: from the meta or, where that says nothing, from its name."""
+    """The facts about each device: from the meta or, if it has none, from the device's name."""
     stated = {str(entry.get("device")): entry for entry in devices_of(meta)}
     return {
         name: stated.get(name, {}) | {"device": name, "kind": name.partition(":")[0]}
@@ -185,7 +185,7 @@ def _entries(names: list[str], meta: Mapping[str, Any]) -> dict[str, Device]:
 
 
 def _by_kind(drawn: Mapping[str, _Drawn]) -> dict[str, FloatArray]:
-    """Columns of the epochs for each kind of device."""
+    """Epoch columns for each kind of device."""
     columns: dict[str, FloatArray] = {}
     for name, of_it in drawn.items():
         if name.partition(":")[0] not in KINDS:
@@ -201,10 +201,10 @@ def _by_kind(drawn: Mapping[str, _Drawn]) -> dict[str, FloatArray]:
 def _drawn(
     time: FloatArray, power: FloatArray, edges: FloatArray, until_s: float, max_gap_s: float | None
 ) -> _Drawn:
-    """What a device drew in each epoch, by straight lines between its readings.
+    """The energy a device drew in each epoch, interpolating linearly between its readings.
 
-    Before its first reading and after its last one, power is taken to be the same, but no longer
-    than between two readings.
+    Before its first usable reading and after its last one, power is assumed to be constant, but for
+    no longer than the time between two readings.
     """
     read = np.flatnonzero(np.isfinite(power))
     if not len(read):
@@ -226,22 +226,24 @@ def _drawn(
 def _gaps(
     time: FloatArray, read: NDArray[np.intp], step_s: FloatArray, max_gap_s: float | None
 ) -> tuple[NDArray[np.intp], FloatArray]:
-    """Which steps from one usable reading to the next are too long to tell what was between.
+    """Find the steps between usable readings that are too long to be bridged.
 
     Args:
-        time: shape (n,), of all readings.
-        read: shape (m,), numbers of those of which power is known.
-        step_s: shape (m + 1,), from one of these to the next, with the log's ends around them.
-        max_gap_s: what is longer is a gap; by default it is, if readings come more often there.
+        time: shape (n,), times of all readings.
+        read: shape (m,), indices of the readings with known power.
+        step_s: shape (m + 1,), steps between these readings and to the ends of the log.
+        max_gap_s: a longer step is a gap; None for the default rule, under which it must also be
+            long compared with the steps nearby.
 
     Returns:
-        Their numbers, and for how long the reading before each stands: until the next was due.
+        The indices of the gaps, and how long the reading before each is held: until the next was
+        due.
     """
     every_s = np.diff(time)
     usual_s = lower_median(every_s)
     least_s = max(MAX_GAP_S, _USUAL_TIMES * usual_s) if max_gap_s is None else max_gap_s
     gaps = np.flatnonzero(step_s > least_s)
-    # The monitor stores readings of a long run ever further apart: those nearby count.
+    # In a long run the monitor stores readings further and further apart: use the nearby ones.
     padded = np.pad(every_s, _AROUND, constant_values=math.nan)
     before = np.append(0, read)[gaps][:, None] + np.arange(_AROUND)
     after = np.append(read, len(time) - 1)[gaps][:, None] + np.arange(_AROUND, 2 * _AROUND)
@@ -252,12 +254,12 @@ def _gaps(
     if max_gap_s is None:
         is_gap = step_s[gaps] > _USUAL_TIMES * held_s
         gaps, held_s = gaps[is_gap], held_s[is_gap]
-    # No reading stands before the first.
+    # There is no reading to hold before the first.
     return gaps, np.where(gaps > 0, np.minimum(held_s, least_s), 0.0)
 
 
 def _doubts_of_gaps(drawn: Mapping[str, _Drawn]) -> list[str]:
-    """A warning of epochs that are not known, and why."""
+    """Warnings about epochs that are NaN, with the reason."""
     doubts = []
     for name, of_it in drawn.items():
         unknown = int(np.isnan(of_it.energy_J).sum())
@@ -267,7 +269,8 @@ def _doubts_of_gaps(drawn: Mapping[str, _Drawn]) -> list[str]:
             doubts.append(
                 f"{unknown} of {len(of_it.energy_J)} epochs are NaN, as power of {name} is not "
                 f"known from {longest[0]:.10g} s to {longest[1]:.10g} s"
-                f"{f', and {more} more time(s)' if more else ''}: max_gap_s= says what is bridged"
+                f"{f', and in {more} more gap(s)' if more else ''}: max_gap_s= sets how long a gap "
+                "is bridged"
             )
     return doubts
 
@@ -278,7 +281,7 @@ def _with_gaps(
     drawn: Mapping[str, _Drawn],
     end_s: float,
 ) -> dict[str, Any]:
-    """The meta, with the devices if it names none, and with what of them was not measured."""
+    """The meta, with the devices (if it names none) and the unmeasured time of each device."""
     facts = {"devices": list(entries.values()), **meta}
     gaps = {name: of_it.gaps_s for name, of_it in drawn.items() if len(of_it.gaps_s)}
     if isinstance(facts["devices"], list):
@@ -288,7 +291,7 @@ def _with_gaps(
             else entry
             for entry in facts["devices"]
         ]
-    # What was drawn after the last epoch is part of the total.
+    # A gap after the last epoch makes the total unknown too.
     if any((of_it[:, 1] > end_s + _ROUNDING_S).any() for of_it in gaps.values()):
         facts.setdefault("total_J", None)
     return facts

@@ -1,1 +1,1 @@
-"""What a training may cost, and what it has cost: the budget and the summary at the end."""
+"""The budget of a training, and the summary of its cost at the end."""

@@ -1,4 +1,4 @@
-"""`Budget`: what a training may cost, in kWh, in kg CO2e or in hours, and what happens beyond."""
+"""`Budget`: limits of a training in kWh, kg CO2e or hours, and what happens beyond them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _SECONDS_PER_HOUR = 3600.0
 
 @dataclass(frozen=True)
 class Limit:
-    """One bound of a budget.
+    """One limit of a budget.
 
     Attributes:
         amount: how much may be spent, in `unit`.
-        unit: such as `kWh`.
-        size: joules in one of the unit or, of a duration, seconds.
-        is_duration: whether time is bounded, and not energy.
+        unit: the unit, such as `kWh`.
+        size: joules (for a duration, seconds) per unit.
+        is_duration: whether the limit is on time instead of energy.
     """
 
     amount: float
@@ -34,11 +34,11 @@ class Limit:
 
     @property
     def most(self) -> float:
-        """The amount in joules or, of a duration, in seconds."""
+        """The amount in joules or, for a duration, in seconds."""
         return self.amount * self.size
 
     def text(self, value: float) -> str:
-        """Joules, or seconds, in the unit of the budget."""
+        """Joules or seconds, as text in the unit of the limit."""
         return f"{value / self.size:.4g} {self.unit}"
 
     def __str__(self) -> str:
@@ -50,8 +50,8 @@ class Budget:
     """What a training may cost.
 
     Attributes:
-        limits: its bounds; each counts by itself. Without any, there is no budget.
-        stops: whether a training ends where one is exceeded; if not, that is only warned of.
+        limits: the limits, each checked independently; empty without a budget.
+        stops: whether training ends when a limit is exceeded; if not, there is only a warning.
     """
 
     limits: tuple[Limit, ...] = ()
@@ -68,18 +68,18 @@ class Budget:
         intensity: Intensity | None,
         pue: float,
     ) -> Budget:
-        """The budget that the arguments of a monitor make.
+        """Build the budget from the arguments of a monitor.
 
         Args:
-            kWh: of energy at the machine.
-            kg: of CO2e; joules are converted by `energyest.carbon.co2e_kg`.
-            hours: of training, pauses left out.
+            kWh: limit on the energy at the machine.
+            kg: limit on CO2e; joules are converted by `energyest.carbon.co2e_kg`.
+            hours: limit on the training time, without pauses.
             on_exceed: "warn" or "stop".
             intensity: carbon intensity of the electricity; None if none is set.
-            pue: power usage effectiveness of the data centre; it counts for kg alone.
+            pue: power usage effectiveness of the data centre; it applies to kg only.
 
         Raises:
-            ConfigurationError: an argument is out of its range, or kg has no carbon intensity.
+            ConfigurationError: an argument is invalid, or kg is given without a carbon intensity.
         """
         if on_exceed not in ("warn", "stop"):
             raise ConfigurationError(f"on_exceed={short(on_exceed)} must be 'warn' or 'stop'")
@@ -91,8 +91,8 @@ class Budget:
             kg = check_positive(kg, "budget_kg", ConfigurationError)
             if intensity is None:
                 raise ConfigurationError(
-                    f"budget_kg={kg:g} needs a carbon intensity: give carbon_intensity=, such as "
-                    '"DE" or a number in g CO2e per kWh, or set ENERGYEST_CARBON_INTENSITY'
+                    f"budget_kg={kg:g} needs a carbon intensity: pass carbon_intensity= (such as "
+                    '"DE", or a number in g CO2e per kWh) or set ENERGYEST_CARBON_INTENSITY'
                 )
             kg_per_J = co2e_kg(1.0, intensity, pue=pue)
             limits.append(Limit(kg, "kg CO2e", 1 / kg_per_J if kg_per_J > 0 else math.inf))
@@ -106,6 +106,6 @@ class Budget:
         return cls(tuple(limits), stops=on_exceed == "stop")
 
     def as_meta(self) -> dict[str, Any]:
-        """What the trace's meta says of it before anything is exceeded."""
+        """The entry in the trace's meta before any limit is exceeded."""
         amounts = {limit.unit: limit.amount for limit in self.limits}
         return {"limits": amounts, "on_exceed": "stop" if self.stops else "warn"}

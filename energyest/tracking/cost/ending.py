@@ -1,4 +1,4 @@
-"""`say_summary`: what a run has cost, in the log, when it has ended."""
+"""`say_summary`: logs the cost of a run when it has ended."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ log = logging.getLogger("energyest")
 
 @never_raises
 def say_summary(session: Session, chosen: Settings) -> None:
-    """Log a summary of a run that has ended, unless the settings are to be quiet.
+    """Log a summary of a run that has ended, unless the settings are quiet.
 
-    It is of level INFO. Where a program has not set up logging, Python shows warnings alone: there
-    the summary goes to stderr, as warnings do.
+    The level is INFO. If the program has not configured logging, Python shows only warnings and
+    above; the summary then goes to stderr, as warnings do.
 
     Args:
-        session: of the run.
-        chosen: carbon intensity, PUE, and whether to be quiet.
+        session: session of the run.
+        chosen: settings: carbon intensity, PUE and whether to be quiet.
     """
     if chosen.quiet:
         return

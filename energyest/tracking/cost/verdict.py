@@ -1,4 +1,4 @@
-"""`judge`: is a limit kept? From what is spent and what is projected, and from nothing else."""
+"""`judge`: whether a limit holds, from the energy or time spent and projected alone."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from energyest.tracking.cost.budget import Limit
 
 
 class Level(IntEnum):
-    """How sure it is that a limit is exceeded, from not at all to a fact."""
+    """How certain it is that a limit is exceeded."""
 
     WITHIN = 0
     #: Part of what was spent is not measured.
     UNKNOWN = 1
-    #: The upper end of the projection passes the limit.
+    #: The upper end of the projection is above the limit.
     MAY = 2
-    #: The lower end does, of a training that has settled on a level.
+    #: The lower end of the projection is above the limit, and the training is stable.
     WILL = 3
-    #: What was measured does.
+    #: The measured amount has reached the limit.
     SPENT = 4
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a training stands.
+    """What a training has cost so far, and is projected to cost.
 
     Attributes:
-        rows: epochs, or intervals, that have ended.
-        energy_J: joules so far, before a checkpoint and on all ranks; NaN if a part is not known.
+        rows: number of epochs (or intervals) that have ended.
+        energy_J: joules so far on all ranks, parts before a checkpoint included; NaN if a part is
+            unknown.
         duration_s: seconds so far, likewise.
-        projection: of the whole training; None without one.
-        is_stable: whether the projection is of a level that the training has settled on.
+        projection: projection of the whole training; None without one.
+        is_stable: whether the projection starts from a stable level.
     """
 
     rows: int
@@ -44,23 +45,23 @@ class Standing:
 
     @property
     def is_over(self) -> bool:
-        """Whether all rows have ended that were planned: then nothing is left to be stopped."""
+        """Whether all planned rows have ended, so that there is nothing left to stop."""
         planned = None if self.projection is None else self.projection.epochs
         return planned is not None and self.rows >= planned
 
     @property
     def unit(self) -> str:
-        """What a row is."""
+        """What a row is: an epoch or an interval."""
         return "epoch" if self.projection is None else self.projection.unit
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is to be said of a limit.
+    """The state of a limit.
 
     Attributes:
-        level: how sure it is that it is exceeded.
-        reason: why, in a sentence without a full stop; empty where nothing is to be said.
+        level: how certain it is that the limit is exceeded.
+        reason: a sentence without a full stop; empty if there is nothing to report.
     """
 
     level: Level = Level.WITHIN
@@ -68,15 +69,15 @@ class Verdict:
 
     @property
     def exceeds(self) -> bool:
-        """Whether it is exceeded, or will be: then a training ends that is to be stopped."""
+        """Whether the limit is exceeded or will be; a budget that stops then ends the training."""
         return self.level >= Level.WILL
 
 
 def judge(limit: Limit, at: Standing) -> Verdict:
-    """Is a limit kept?
+    """Judge whether a limit holds.
 
-    What is not known exceeds nothing and counts as nothing spent neither: of a projection alone,
-    with part of the energy not measured, no training is stopped.
+    Unknown energy neither exceeds a limit nor counts as 0. A training is never stopped because of
+    a projection alone if part of its energy was not measured.
     """
     spent = at.duration_s if limit.is_duration else at.energy_J
     if spent >= limit.most:
@@ -92,30 +93,30 @@ def judge(limit: Limit, at: Standing) -> Verdict:
             f"the budget of {limit} will be exceeded: {_range(limit, middle, lower, upper)}"
             f"{_advice(limit, at)}",
         )
-    unknown = "" if is_known else "; what is spent so far is not known, as a part is not measured"
+    unknown = "" if is_known else "; the amount spent so far is not known: part is not measured"
     if upper > limit.most:
         return Verdict(
             Level.MAY,
             f"the budget of {limit} may be exceeded: {_range(limit, middle, lower, upper)}"
             f"{_advice(limit, at)}{unknown}",
         )
-    if not is_known and at.rows:  # until an epoch has ended, other ranks have told nothing
+    if not is_known and at.rows:  # before the first epoch ends, other ranks have reported nothing
         return Verdict(
             Level.UNKNOWN,
-            f"whether the budget of {limit} is kept is not known: part of what is spent is not "
+            f"it is not known whether the budget of {limit} is kept: part of the energy is not "
             "measured",
         )
     return Verdict()
 
 
 def rows_that_fit(limit: Limit, at: Standing) -> float | None:
-    """Rows of the whole training that the limit has room for, those that have ended included.
+    """Number of rows that fit within the limit, including those that have ended.
 
-    Each row to come is taken to cost what the projection says in the mean or, without one, what
-    those so far did.
+    Each future row is assumed to cost the mean of the projected rows or, without a projection, the
+    mean of the rows so far.
 
     Returns:
-        A number of rows; None where it is not known what one costs, or any number fits.
+        A number of rows; None if the cost of a row is unknown, or if any number fits.
     """
     spent = at.duration_s if limit.is_duration else at.energy_J
     if not math.isfinite(spent):
@@ -128,14 +129,14 @@ def rows_that_fit(limit: Limit, at: Standing) -> float | None:
         a_row = spent / at.rows
     else:
         return None
-    if not a_row > 0:  # too little for a float to tell from nothing
+    if not a_row > 0:  # the cost underflowed to 0
         return None
     rows = at.rows + max(0.0, limit.most - spent) / a_row
     return rows if math.isfinite(rows) else None
 
 
 def _projected(limit: Limit, estimate: Estimate | None) -> tuple[float, float, float]:
-    """The projection and the ends of its interval, as far as they are known; NaN where not."""
+    """The projection and the ends of its interval; NaN where unknown."""
     if estimate is None:
         return math.nan, math.nan, math.nan
     if limit.is_duration:
@@ -143,18 +144,18 @@ def _projected(limit: Limit, estimate: Estimate | None) -> tuple[float, float, f
     else:
         known = estimate.energy_J, estimate.lower_J, estimate.upper_J
     middle, lower, upper = (math.nan if value is None else value for value in known)
-    # Without an interval, the projection itself may be too much, but nothing surely is.
+    # Without an interval, a projection can show that the limit may be exceeded, not that it will.
     return middle, lower, middle if math.isnan(upper) else upper
 
 
 def _range(limit: Limit, middle: float, lower: float, upper: float) -> str:
     if math.isnan(lower) or lower == upper:
-        return f"{limit.text(middle)} are projected"
-    return f"{limit.text(lower)} to {limit.text(upper)} are projected"
+        return f"projected {limit.text(middle)}"
+    return f"projected {limit.text(lower)} to {limit.text(upper)}"
 
 
 def _advice(limit: Limit, at: Standing) -> str:
-    """The cheapest advice there is: how many epochs fit."""
+    """How many epochs fit within the limit."""
     rows = rows_that_fit(limit, at)
     if rows is None:
         return ""

@@ -1,4 +1,4 @@
-"""`BudgetWatch`: looks at the budget of a training that is under way, and says what comes of it."""
+"""`BudgetWatch`: checks the budget of a running training and reports the result."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from energyest.tracking.guard import never_raises
 
 log = logging.getLogger("energyest")
 
-#: Between epochs, the budget is looked at about so often.
+#: Approximate time between two checks of the budget within an epoch, in seconds.
 LOOK_S = 1.0
 
-# What one look comes to: why the training is to end, empty if it is not; and after how many batches
-# the next look is due. Of plain values, as processes tell it each other.
+# The result of a check: why the training must end (empty if it need not), and the number of batches
+# until the next check. Plain values, because processes exchange them.
 Look = tuple[str, int]
-# Gives what rank 0 has come to on all ranks; each has to call it.
+# Returns the result of rank 0 on all ranks; every rank has to call it.
 Agree = Callable[[Look], Look]
 
 
 class BudgetWatch:
-    """Watches a budget.
+    """Checks a budget while a training runs.
 
-    With several processes, rank 0 alone decides. If the training is to be stopped, the others hear
-    of it by `agree`, at the same batch or epoch: so each look is then due at the same batch on all
-    of them, and not by their clocks.
+    With several processes, rank 0 alone decides. For a budget that stops the training, `agree`
+    brings its decision to the others at the same batch or epoch. All ranks therefore schedule the
+    next check by batch, not by their own clocks.
 
     Args:
         budget: what the training may cost.
-        standing: tells where the training stands; asked at rank 0 alone.
-        tell: writes what became of the budget into the trace's meta.
-        agree: brings rank 0's look to all ranks; None for a process that is alone. Only called for
+        standing: returns the cost so far and the projection; called on rank 0 only.
+        tell: writes the state of the budget into the trace's meta.
+        agree: brings the result of rank 0 to all ranks; None for a single process. Called only for
             a budget that stops a training.
         is_first_rank: whether this process decides.
     """
@@ -57,7 +57,7 @@ class BudgetWatch:
         self._exceeded = ""
         self._stopped = ""
         self._findings: list[dict[str, object]] = []
-        # Batches since the last look, and after how many the next is due.
+        # Batches since the last check, and how many batches after it the next check is due.
         self._batches, self._due = 0, 1
         self._looked_s = -math.inf
         if is_first_rank and budget.limits:
@@ -65,28 +65,28 @@ class BudgetWatch:
 
     @property
     def exceeded(self) -> str:
-        """Why the budget is exceeded, or will be; empty if it is not."""
+        """Why the budget is exceeded or will be; empty if it is not."""
         return self._exceeded
 
     @property
     def asks_others(self) -> bool:
-        """Whether a look is one of all ranks together."""
+        """Whether each check involves all ranks."""
         return self._agree is not None
 
     @property
     def must_stop(self) -> bool:
-        """Whether the training is to end; never for a budget that is only warned of."""
+        """Whether the training must end; always False for a budget that only warns."""
         return bool(self._stopped)
 
     def after_batch(self) -> bool:
-        """A batch has ended: look, if that is due. Returns `must_stop`."""
+        """Check the budget after a batch, if a check is due. Returns `must_stop`."""
         self._batches += 1
         if self._is_due:
             self._look()
         return self.must_stop
 
     def after_epoch(self) -> bool:
-        """An epoch has ended: look. Returns `must_stop`."""
+        """Check the budget after an epoch. Returns `must_stop`."""
         self._look()
         return self.must_stop
 
@@ -104,29 +104,29 @@ class BudgetWatch:
         look = "", self._next_due()
         if self._is_first_rank:
             look = self._decide() or "", look[1]
-        if self._agree is not None:  # whatever has failed here: the others wait for it
+        if self._agree is not None:  # even if _decide failed: the other ranks wait for this call
             look = self._agree(look)
         self._stopped, self._due = look
         self._batches = 0
 
     def _next_due(self) -> int:
-        """Batches to the next look, by the time that those since the last have taken."""
+        """Batches until the next check, from the time that the batches since the last one took."""
         now_s = time.monotonic()
         elapsed_s, self._looked_s = now_s - self._looked_s, now_s
         wanted = self._batches * LOOK_S / elapsed_s if elapsed_s > 0 else self._due
-        # A few fast batches do not put off the next look for long.
+        # A few fast batches must not delay the next check for long.
         return max(1, min(int(wanted), 2 * self._due))
 
     @never_raises
     def _decide(self) -> str:
-        """What is to be said is said; returns why the training is to end."""
+        """Report each new state of a limit; return why the training must end, if it must."""
         standing = self._standing()
         verdicts = {limit: judge(limit, standing) for limit in self._budget.limits}
         exceeded = [verdict.reason for verdict in verdicts.values() if verdict.exceeds]
         self._exceeded = exceeded[0] if exceeded else ""
         stopped = self._exceeded if self._budget.stops and not standing.is_over else ""
         for limit, verdict in verdicts.items():
-            if verdict.level > self._told.get(limit, Level.WITHIN):  # each level is news once
+            if verdict.level > self._told.get(limit, Level.WITHIN):  # report each level once
                 self._told[limit] = verdict.level
                 end = "; the training ends here" if stopped and verdict.exceeds else ""
                 log.warning("energyest: %s%s", verdict.reason, end)

@@ -1,4 +1,4 @@
-"""Parameters of a model by least squares on logarithms, held near what is likely beforehand."""
+"""Parameters of a model by least squares on logarithms, with priors."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from energyest.estimators.pre.physics.operation_table import Array
 from energyest.estimators.pre.physics.parameters import Guess
 from energyest.estimators.pre.physics.roofline import Parameters
 
-# How much a parameter's own deviation counts beside one measurement's.
+# Weight of a parameter's deviation from its prior relative to one measurement.
 _PRIOR = 0.6
-# Relative errors beyond this count less than squared: some runs are off for reasons of their own.
+# Relative errors beyond this count less than squared: some runs are outliers.
 _ROBUST = 0.15
 _MOST_EVALUATIONS = 25
 
@@ -25,17 +25,17 @@ def fit_parameters(
     hold: bool = False,
     begin: Parameters | None = None,
 ) -> Parameters:
-    """Parameters that bring a prediction close to what was measured, as factors.
+    """Fit parameters so that predictions match measurements in relative terms.
 
     Args:
-        predict: from parameters to predictions, of shape (n,), positive.
-        measured: of shape (n,), positive.
-        guesses: for each parameter a first guess, and the deviation of its logarithm.
-        hold: keep to the guesses even where all of a few measurements are far off: they may be off
-            for a reason of their own. Else the measurements, being many, win.
-        begin: where to begin the search, if not at the guesses: it ends sooner from nearby.
+        predict: maps parameters to predictions, of shape (n,), positive.
+        measured: measurements, of shape (n,), positive.
+        guesses: for each parameter, a first guess and the deviation of its logarithm.
+        hold: whether to stay near the guesses even if a few measurements are all far off, as they
+            may be outliers. Otherwise, many measurements outweigh the guesses.
+        begin: starting point of the search, by default the guesses; a close one is faster.
     """
-    from scipy.optimize import least_squares  # noqa: PLC0415 - it takes a moment to load
+    from scipy.optimize import least_squares  # noqa: PLC0415 - slow to import
 
     names = list(guesses)
     start = np.log([guesses[name][0] for name in names])
@@ -46,10 +46,10 @@ def fit_parameters(
         return dict(zip(names, np.exp(x).tolist(), strict=True))
 
     def residuals(x: Array) -> Array:
-        # What is tried may be absurd: numbers that overflow are no answer, and are left again.
+        # The search may try absurd values, which overflow; it then turns away from them.
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             off = np.log(predict(named(x))) - logs
-        if hold:  # as the loss below makes them, so that the guesses alone count squared
+        if hold:  # apply the loss below here, so that only the priors count squared
             off = np.sign(off) * _ROBUST * np.sqrt(2 * (np.hypot(1, off / _ROBUST) - 1))
         return np.concatenate([off, _PRIOR * (x - start) / deviations])
 

@@ -1,4 +1,4 @@
-"""Training steps as arrays: every operation of many workloads on GPUs, laid out once."""
+"""Training steps as arrays: all operations of many workloads on GPUs, built once."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ KINDS = (
     "other",
 )
 MATMUL, CONV, GROUPED, DEPTHWISE, ATTENTION, RECURRENT, NORM, OTHER = range(len(KINDS))
-# What the CPU does, in the order of `OperationTable.calls`.
+# Work of the CPU, in the order of `OperationTable.calls`.
 CALLED = (
     *("conv", "norm", "matmul", "other"),
     *("view", "module", "tensor", "state", "lightning", "scaler"),
 )
-# Rows, columns and depth of the part of a product that one multiprocessor computes at a time.
+# Rows, columns and depth of the tile of a product that one multiprocessor computes at a time.
 _TILE = (128, 64, 512)
-# fp32 lanes of a multiprocessor by compute capability: CUDA C++ Programming Guide, "Arithmetic
-# Instructions". Others have 128.
+# fp32 lanes per multiprocessor, by compute capability: CUDA C++ Programming Guide, "Arithmetic
+# Instructions". All others have 128.
 _LANES = {
     **{(3, 0): 192, (3, 2): 192, (3, 5): 192, (3, 7): 192},
     **{(6, 0): 64, (7, 0): 64, (7, 5): 64, (8, 0): 64},
 }
-# From this compute capability on, a multiprocessor has as many fp32 lanes as it can issue
-# instructions in a clock: each load or addition of an index takes the place of an fp32 operation.
-# The share of the peak that large products sustain is about 0.78 there (cuBLAS on GA102, AD102 and
-# GH100) and 0.92 to 0.97 before, GA100 included (public measurements of SGEMM). The parameters are
-# of the former. Kepler's 192 lanes are more than it issues instructions for (Maxwell whitepaper).
+# From compute capability 8.6 on, a multiprocessor has as many fp32 lanes as it can issue
+# instructions per clock, so each load or index addition displaces an fp32 operation. The share of
+# the peak that large products sustain is about 0.78 there (cuBLAS on GA102, AD102 and GH100) and
+# 0.92 to 0.97 before, including GA100 (public measurements of SGEMM). The parameters apply to the
+# former. Kepler cannot issue instructions for all of its 192 lanes (Maxwell whitepaper).
 _ROOMY_SINCE, _CROWDED_SINCE, _UNCROWDED = (5, 0), (8, 6), 1.2
-# Board power in W for each TFLOP/s of fp32, by compute capability, of a board that holds its clock
-# while its tensor units are at work: V100 SXM2, Quadro RTX 8000, A100 SXM4, RTX 3090, RTX 4090,
-# H100 SXM5, B200, RTX 5090. Boards of the same chips that may draw less lower their clocks.
+# Board power in W per TFLOP/s of fp32, by compute capability, of a board that holds its clock while
+# its tensor units work: V100 SXM2, Quadro RTX 8000, A100 SXM4, RTX 3090, RTX 4090, H100 SXM5, B200,
+# RTX 5090. Boards with the same chips but less power lower their clocks.
 _MOST_WATTS = {
     **{(7, 0): 19.1, (7, 5): 16.0, (8, 0): 20.5, (8, 6): 9.8, (8, 9): 5.4},
     **{(9, 0): 10.4, (10, 0): 13.3, (12, 0): 5.5},
@@ -54,21 +54,21 @@ _MOST_WATTS = {
 
 
 class OperationTable:
-    """Workloads on GPUs, laid out in arrays once, so that times for other parameters are quick.
+    """Workloads on GPUs as arrays, built once, so that times for new parameters are fast.
 
     Args:
         pairs: workloads, each with a GPU.
 
     Raises:
-        EstimateError: a workload has no operations; a GPU lacks its precision; the GPU's peak or
-            bandwidth is not known.
+        EstimateError: a workload has no operations; a GPU lacks its precision; or the GPU's peak or
+            bandwidth is unknown.
     """
 
     def __init__(self, pairs: Sequence[tuple[Workload, Gpu]]) -> None:
         self.size = len(pairs)
         for workload, _ in pairs:
             if not workload.operations:
-                raise EstimateError(f"the workload of {workload.model} has no operations to time")
+                raise EstimateError(f"the workload of {workload.model} has no operations")
         rows = [
             (index, *row)
             for index, (workload, gpu) in enumerate(pairs)
@@ -84,12 +84,12 @@ class OperationTable:
         self.peak, self.peak_fp32, self.bandwidth = table[12:15]
         self.is_conv = (self.kind >= CONV) & (self.kind <= DEPTHWISE)
         clocks = np.array([_clocks_per_s(gpu) for _, gpu in pairs])[self._of]
-        # What a multiprocessor's tensor units, or else its lanes, and its share of the memory can
-        # do in a clock.
+        # FLOPs per clock of a multiprocessor's tensor units (or else its lanes), and bytes per
+        # clock of its share of the memory bandwidth.
         self.width = self.peak / clocks
         self.bytes_per_clock = self.bandwidth / clocks
         self.watts = np.array([_watts_of_reference(gpu) for _, gpu in pairs])[self._of]
-        # The compiler lays convolutions out so, whatever the model does.
+        # The compiler uses channels-last for convolutions, whatever the model does.
         last = [w.layout == "channels_last" or w.compiled for w, _ in pairs]
         self.is_channels_last = np.array(last)[self._of]
         self.is_fp16 = np.array([w.precision == "fp16" for w, _ in pairs])[self._of]
@@ -106,7 +106,7 @@ class OperationTable:
         self.input_bytes, self.optimizer_s, self.all_reduce_s = facts[6:9]
 
     def _operations_called(self) -> list[Array]:
-        """Operations that the CPU starts, as in `CALLED`."""
+        """Numbers of operations that the CPU launches, in the order of `CALLED`."""
         # Both gradients of a convolution are one call.
         once = np.where(self.is_conv & self.is_backward & ~self.is_weight_gradient, 0.0, 1.0)
         kinds = (self.is_conv, self.kind == NORM, self.kind == MATMUL)
@@ -114,12 +114,12 @@ class OperationTable:
         return [*counts, self.sums(once) - sum(counts)]
 
     def sums(self, values: Array) -> Array:
-        """Values of single operations, added up for each workload."""
+        """Values of single operations, summed for each workload."""
         added = np.bincount(self._of, values * self._count, minlength=self.size)
         return added.astype(float)
 
     def shares_of_peak(self, step_s: Array) -> tuple[Array, Array, Array]:
-        """What a step of that length makes of the peaks: (convolutions, other FLOPs, bytes)."""
+        """Shares of the peaks in a step of that duration: (convolutions, other FLOPs, bytes)."""
         ideal_s = self.flops / self.peak
         conv_s = self.sums(np.where(self.is_conv, ideal_s, 0.0))
         other_s = self.sums(np.where(self.is_conv, 0.0, ideal_s))
@@ -130,7 +130,7 @@ class OperationTable:
 def _rows(
     operation: Operation, gpu: Gpu, peak: float, peak_fp32: float
 ) -> Iterator[tuple[float, ...]]:
-    """An operation as the GPU runs it: the gradients of a convolution are two."""
+    """An operation as the GPU runs it: the backward pass of a convolution is two operations."""
     lanes = _LANES.get(gpu.compute_capability or (0, 0), 128)
     multiprocessors = gpu.cuda_cores / lanes if gpu.cuda_cores > 0 else 1.0
     kind, o = _kind(operation), operation
@@ -140,7 +140,7 @@ def _rows(
         rows, columns, depth = forward
         weight = (columns, depth, rows)
         one = 2.0 * rows * columns * depth * o.groups
-        # Where no gradient of the input is asked for, as in the first layer, there is only one.
+        # If no gradient of the input is needed, as in the first layer, there is only one.
         both = o.flops > 1.5 * one
         products = [(0.5, False, forward), (0.5, True, weight)] if both else [(1.0, True, weight)]
     if kind == DEPTHWISE:
@@ -181,12 +181,10 @@ def _kind(operation: Operation) -> int:
 
 
 def _peaks(workload: Workload, gpu: Gpu) -> tuple[float, float]:
-    """Arithmetic rates in the workload's precision, and in fp32."""
+    """Peak FLOP/s in the workload's precision and in fp32."""
     peak = peak_flops_per_s(gpu, workload.precision)
     if not gpu.bandwidth_bytes_per_s > 0:
-        raise EstimateError(
-            f"no memory bandwidth known for {gpu.name}: pass a Gpu(...) that names it"
-        )
+        raise EstimateError(f"no memory bandwidth known for {gpu.name}: pass a Gpu(...) with it")
     capability = gpu.compute_capability
     is_roomy = capability is not None and _ROOMY_SINCE <= capability < _CROWDED_SINCE
     sustained = _UNCROWDED if is_roomy else 1.0
@@ -196,13 +194,13 @@ def _peaks(workload: Workload, gpu: Gpu) -> tuple[float, float]:
 
 
 def _clocks_per_s(gpu: Gpu) -> float:
-    """Clocks of all multiprocessors: in one, a lane does a multiplication and an addition."""
+    """Clocks per second of all multiprocessors: a lane multiplies and adds once per clock."""
     lanes = _LANES.get(gpu.compute_capability or (0, 0), 128)
     return gpu.peak_flops_per_s.get("fp32", np.nan) / (2 * lanes)
 
 
 def _watts_of_reference(gpu: Gpu) -> float:
-    """Board power for its fp32 rate, as a share of the most that a board of its chips has."""
+    """Board power per fp32 rate, as a share of the highest of all boards with the same chip."""
     most_W = _MOST_WATTS.get(gpu.compute_capability or (0, 0), np.nan)
     share = gpu.tdp_W / (gpu.peak_flops_per_s.get("fp32", np.nan) / 1e12) / most_W
     return min(share, 1.0) if share > 0 else 1.0
@@ -215,8 +213,8 @@ def _format(workload: Workload, gpu: Gpu) -> int:
 
 def _facts(workload: Workload, gpu: Gpu) -> tuple[float, ...]:
     views = workload.forward_calls + workload.backward_calls - workload.kernels
-    # The optimizer, and what belongs to it, comes once in so many batches; between, gradients are
-    # added to those before: two are read, one is written.
+    # The optimizer runs once per `accumulate` batches; otherwise, gradients are accumulated: two
+    # are read, and one is written.
     once = 1 / workload.accumulate
     added = 3 * workload.gradient_bytes * (1 - once)
     return (
@@ -225,7 +223,7 @@ def _facts(workload: Workload, gpu: Gpu) -> tuple[float, ...]:
         workload.parameter_tensors * once,
         workload.parameter_tensors * workload.optimizer_states * once,
         workload.loop == "lightning",
-        (workload.precision == "fp16") * once,  # with a scaler of the loss
+        (workload.precision == "fp16") * once,  # loss scaler
         workload.input_bytes,
         (workload.optimizer_bytes * once + added) / gpu.bandwidth_bytes_per_s,
         _all_reduce_bytes(workload) * once / link_bytes_per_s(gpu),
@@ -233,7 +231,7 @@ def _facts(workload: Workload, gpu: Gpu) -> tuple[float, ...]:
 
 
 def _all_reduce_bytes(workload: Workload) -> float:
-    """What each GPU sends, around a ring, to add up the gradients of all.
+    """Bytes that each GPU sends in a ring all-reduce of the gradients.
 
     Patarasuk, Yuan, "Bandwidth optimal all-reduce algorithms for clusters of workstations",
     Journal of Parallel and Distributed Computing 69(2), 2009.

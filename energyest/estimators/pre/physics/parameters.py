@@ -1,8 +1,8 @@
-"""What the physical model has to be told by measurements, and what is likely before any.
+"""Parameters of the physical model that are fitted to measurements, and their priors.
 
-Each entry is a first guess and the standard deviation of its logarithm: how far, as a factor
-e^±deviation, the truth may well lie from it. Guesses are orders of magnitude from data sheets and
-from torch's usual launch rates; a fit on real trainings moves them.
+Each entry is a first guess and the standard deviation of its logarithm: the true value may well
+differ from the guess by a factor of e^±deviation. Guesses are orders of magnitude from data sheets
+and from torch's usual launch rates; a fit to real trainings moves them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STEP: dict[str, Guess] = {
     **_each("peak_matmul", (0.8, 0.6, 0.6), 0.5),
     **_each("peak_conv", (0.7, 0.4, 0.4), 0.5),
     **_each("peak_grouped", (0.3, 0.15, 0.1), 0.8),
-    "peak_depthwise": (0.03, 0.7),  # of fp32, whatever the precision: it runs on those lanes
+    "peak_depthwise": (0.03, 0.7),  # of fp32 in any precision: it runs on the fp32 lanes
     **_each("peak_attention", (0.5, 0.2, 0.3), 0.7),
     "peak_recurrent": (0.3, 1.0),
     "weight_gradient": (0.8, 0.3),  # of a convolution, relative to forward
@@ -39,40 +39,40 @@ STEP: dict[str, Guess] = {
     "bandwidth_norm": (0.6, 0.3),
     "bandwidth_other": (0.75, 0.2),
     "bandwidth_half": (0.9, 0.2),
-    "cache": (0.5, 0.7),  # how much faster what fits into the cache is
-    "optimizer": (1.5, 0.4),  # how often its numbers pass, over once each
-    # Where tensor units or memory are narrower than Hopper's, in proportion to its multiprocessors
-    # and clocks, a larger share is reached: exponents.
+    "cache": (0.5, 0.7),  # speed-up of data that fit into the cache
+    "optimizer": (1.5, 0.4),  # memory passes per number, relative to one
+    # Exponents: if tensor units or memory are narrower than Hopper's, per multiprocessor and clock,
+    # a larger share is reached.
     "narrow_matmul": (0.2, 0.7),
     "narrow_conv": (0.4, 0.7),
     "slow_memory": (0.25, 0.7),
     "slow_memory_depthwise": (0.5, 0.7),
-    # With NHWC, relative to NCHW, in two-byte formats: share of the peak, and of the memory rate.
+    # NHWC relative to NCHW, in two-byte formats: shares of the peak and of the memory rate.
     "channels_last_conv": (1.3, 0.3),
     "channels_last_conv_bytes": (1.3, 0.3),
     "channels_last_grouped_bytes": (1.3, 0.3),
     "channels_last_depthwise_bytes": (1.3, 0.5),
     "depthwise_fp16": (1.5, 0.5),  # relative to bf16, in NCHW
-    # Compiled, relative to not: bytes of what is fused, the CPU's time for it, and for products and
-    # tensors; and seconds of the CPU for each step.
+    # Compiled relative to not compiled: bytes of fused operations, the CPU's time for them, and for
+    # products and tensors; and CPU seconds per step.
     "compiled_bytes": (0.5, 0.4),
     "compiled_calls": (0.3, 0.5),
     "compiled_products": (1.0, 0.3),
     "compiled_step_s": (5e-4, 0.7),
-    # Exponents of how full the GPU is, and sizes at which half of the lanes idle.
+    # Exponents of the GPU's occupancy, and sizes at which half of the lanes idle.
     "fill_matmul": (0.5, 0.5),
     "fill_conv": (0.5, 0.5),
     "split": (0.5, 0.5),
     "thin_columns": (16.0, 1.0),
     "thin_depth": (32.0, 1.0),
-    # How the clock falls where a board may draw less than others of its chips: an exponent. A power
-    # limit shows a third (`limits.py`).
+    # Exponent of the lower clock of a board with less power than others with the same chip. For a
+    # power limit, it is a third (`limits.py`).
     "clock": (0.33, 0.3),
     # Seconds to start an operation on the GPU, and each step of a recurrent one.
     "start_s": (3e-6, 0.4),
     "start_conv_s": (8e-6, 0.5),
     "start_recurrent_s": (3e-5, 0.7),
-    # Seconds of the CPU: for each operation, view, module, trained tensor, and number kept with it.
+    # CPU seconds per operation, view, module, trained tensor, and optimizer state of a tensor.
     "call_conv_s": (3e-5, 0.7),
     "call_norm_s": (2e-5, 0.7),
     "call_matmul_s": (2e-5, 0.7),
@@ -85,17 +85,17 @@ STEP: dict[str, Guess] = {
     "call_lightning_s": (5e-4, 0.7),
     "call_scaler_s": (3e-4, 0.7),
     "host_bytes_per_s": (2.5e10, 0.4),
-    "overlap": (4.0, 0.4),  # exponent of the norm that joins GPU and CPU
+    "overlap": (4.0, 0.4),  # exponent of the norm that combines GPU and CPU time
 }
 
 # Shares of the board's power.
 POWER: dict[str, Guess] = {
     "rest": (0.16, 0.3),
     "busy": (0.05, 0.7),
-    "math": (0.1, 0.7),  # while arithmetic bounds it
-    "memory": (0.1, 0.7),  # while memory traffic bounds it
+    "math": (0.1, 0.7),  # while arithmetic is the limit
+    "memory": (0.1, 0.7),  # while memory traffic is the limit
     **_each("flops", (0.9, 1.3, 1.0), 0.5),  # at the peak arithmetic rate
-    "conv": (1.0, 0.5),  # relative, of convolutions
+    "conv": (1.0, 0.5),  # of convolutions, relative to others
     "bytes": (0.5, 0.5),  # at the peak memory rate
     "cap": (0.95, 0.1),
     "sharpness": (4.0, 0.5),

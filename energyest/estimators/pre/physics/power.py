@@ -1,4 +1,4 @@
-"""A GPU's mean power during training steps, from what they make of its peaks."""
+"""Mean power of a GPU during training steps, from the shares of its peaks that they reach."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from energyest.estimators.pre.physics.roofline import Parameters, StepTimes
 
 
 def power_shares(table: OperationTable, times: StepTimes, step_s: Array, p: Parameters) -> Array:
-    """Mean power ÷ board power, by parameters as in `parameters.POWER`.
+    """Mean power ÷ board power, for parameters as in `parameters.POWER`.
 
-    A part is drawn at rest, a part while anything runs, and the rest in proportion to the shares of
-    the arithmetic and memory peaks that are reached; the board's limit caps it.
+    One part is drawn at rest, one while anything runs, and the rest in proportion to the shares of
+    the arithmetic and memory peaks that are reached. The board's limit caps the sum.
 
     Args:
         table: the workloads on their GPUs.
-        times: their times, as computed.
-        step_s: length of the steps: computed, or measured.
+        times: their computed times.
+        step_s: duration of the steps, computed or measured.
         p: parameters.
     """
     conv, other, moved = table.shares_of_peak(step_s)

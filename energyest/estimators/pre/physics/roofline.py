@@ -1,9 +1,9 @@
-"""How long a training step takes on a GPU, from its operations: a roofline with a CPU beside it.
+"""Duration of a training step on a GPU from its operations: a roofline model with a CPU.
 
-Each operation takes the longer of its arithmetic and its memory traffic, at shares of the peaks
-that depend on what it is, and a moment to start (Williams, Waterman, Patterson, "Roofline",
-Communications of the ACM 52(4), 2009). A CPU has to launch it all: where that takes longer, the GPU
-waits.
+Each operation takes the longer of its arithmetic time and its memory time, at shares of the peaks
+that depend on the kind of operation, plus a start-up time (Williams, Waterman, Patterson,
+"Roofline", Communications of the ACM 52(4), 2009). The CPU has to launch all operations: if that
+takes longer, the GPU waits.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ from energyest.estimators.pre.physics.parameters import FORMATS
 
 Parameters = dict[str, float]
 
-# FLOPs in a clock of a multiprocessor of Hopper, in each of `FORMATS`, and bytes of memory (H100),
-# of which the parameters are.
+# FLOPs per clock of a Hopper multiprocessor in each of `FORMATS`, and bytes of memory traffic per
+# clock (H100), to which the parameters refer.
 _WIDTHS, _BYTES_PER_CLOCK = (256.0, 2048.0, 4096.0), 12.8
-# Of the rate of links, all-reduce reaches about this share (NVIDIA's nccl-tests on eight H100: 360
-# of 450 GB/s); of what is sent, about this share while the backward pass goes on. Not fitted: no
-# several GPUs were measured.
+# Share of the link rate that all-reduce reaches (NVIDIA's nccl-tests on eight H100: 360 of
+# 450 GB/s), and share of the traffic that overlaps with the backward pass. Both are approximate and
+# not fitted: training on several GPUs was not measured.
 _LINK_SHARE, _HIDDEN = 0.8, 0.9
-# No share of a peak is above this for long.
+# Upper bound of a sustained share of a peak.
 _MOST_SHARE = 0.92
-# Of `CALLED`, what a compiler leaves little of.
+# Entries of `CALLED` that a compiler reduces to little.
 _FUSED = ("norm", "other", "view", "module")
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Seconds in a training step; every field is an array with one number for each workload.
+    """Times of a training step in seconds; each field is an array with one number per workload.
 
     Attributes:
-        step_s: the whole step.
-        gpu_s: the GPU is at work.
-        cpu_s: the CPU is at work on launching.
-        math_s: of the GPU's time, what arithmetic bounds.
-        memory_s: of the GPU's time, what memory traffic bounds, the optimizer's included.
-        start_s: of the GPU's time, starts of operations.
-        transfer_s: the batch is on its way to the GPU.
+        step_s: duration of the whole step.
+        gpu_s: time in which the GPU works.
+        cpu_s: time that the CPU needs to launch operations.
+        math_s: GPU time of operations limited by arithmetic.
+        memory_s: GPU time of operations limited by memory traffic, including the optimizer.
+        start_s: GPU time to start operations.
+        transfer_s: time to transfer the batch to the GPU.
     """
 
     step_s: Array
@@ -67,12 +67,12 @@ class StepTimes:
 
 
 def step_times(table: OperationTable, p: Parameters, host: Array | float = 1.0) -> StepTimes:
-    """Times of a step, by parameters as in `parameters.STEP`.
+    """Times of a step, for parameters as in `parameters.STEP`.
 
     Args:
         table: the workloads on their GPUs.
         p: parameters.
-        host: how many times as long as usual the machine's CPU takes, for each workload.
+        host: time that the machine's CPU takes ÷ time on the typical machine, for each workload.
     """
     math_s = _math_s(table, p)
     memory_s = _memory_s(table, p)
@@ -83,7 +83,7 @@ def step_times(table: OperationTable, p: Parameters, host: Array | float = 1.0) 
     start_s = table.sums(_start_s(table, p))
     gpu_s = total_math_s + total_memory_s + start_s
     per_call_s = np.array([p[f"call_{name}_s"] for name in CALLED])
-    # A compiler fuses what works on single numbers; the rest is called from its code.
+    # A compiler fuses element-wise operations; its code calls the others.
     fused = [name in _FUSED for name in CALLED]
     compiled_s = per_call_s * np.where(fused, p["compiled_calls"], p["compiled_products"])
     calls_s = np.where(table.is_compiled, compiled_s @ table.calls, per_call_s @ table.calls)
@@ -105,11 +105,10 @@ def step_times(table: OperationTable, p: Parameters, host: Array | float = 1.0) 
 
 
 def _waits_for_gradients_s(all_reduce_s: Array, backward_s: Array) -> Array:
-    """How long a GPU waits, after its backward pass, for the gradients of the others.
+    """Time that a GPU waits, after its backward pass, for the gradients of the others.
 
-    They are sent while the backward pass goes on, bucket by bucket (Li et al., "PyTorch
-    Distributed: Experiences on accelerating data parallel training", VLDB 2020), but the last ones
-    only after it.
+    Gradients are sent during the backward pass, bucket by bucket (Li et al., "PyTorch Distributed:
+    Experiences on accelerating data parallel training", VLDB 2020), except for the last ones.
     """
     sent_s = all_reduce_s / _LINK_SHARE
     hidden_s: Array = np.minimum(_HIDDEN * sent_s, backward_s)
@@ -123,7 +122,7 @@ def _math_s(table: OperationTable, p: Parameters) -> Array:
     shares[RECURRENT], shares[DEPTHWISE] = p["peak_recurrent"], p["peak_depthwise"]
     is_conv = (table.kind == CONV) | (table.kind == GROUPED)
     is_tensor = table.format_of_operation != FORMATS.index("fp32")
-    # The wider the tensor units of a multiprocessor, the harder it is to keep them fed.
+    # The wider the tensor units of a multiprocessor, the harder it is to keep them busy.
     exponent = np.where(is_conv, p["narrow_conv"], p["narrow_matmul"])
     narrower = np.array(_WIDTHS)[table.format_of_operation] / table.width
     share = shares[table.kind, table.format_of_operation]
@@ -131,14 +130,14 @@ def _math_s(table: OperationTable, p: Parameters) -> Array:
     last = is_conv & is_tensor & table.is_channels_last
     share = share * np.where(last, p["channels_last_conv"], 1.0)
     share = share / (1 + (share / _MOST_SHARE) ** 4) ** 0.25
-    # Nothing is slower in another format than in fp32: libraries choose, and where the peak of
-    # another is hardly higher, as that of tf32 on GeForce GPUs, its share is not what Hopper's is.
+    # No format is slower than fp32, because libraries choose. If the peak of a format is hardly
+    # higher, as that of tf32 on GeForce GPUs, its share differs from Hopper's.
     rate = np.maximum(
         table.peak * share,
         table.peak_fp32 * shares[table.kind, FORMATS.index("fp32")],
     )
     share = np.where(table.is_weight_gradient, p["weight_gradient"], 1.0)
-    # Products of few tiles leave multiprocessors idle, thin ones leave lanes of them idle.
+    # Products with few tiles leave multiprocessors idle; thin products leave lanes idle.
     tiles = table.tiles * table.slices ** p["split"]
     filled = tiles ** np.where(table.kind == MATMUL, p["fill_matmul"], p["fill_conv"])
     filled = filled / (1 + filled**4) ** 0.25
@@ -165,16 +164,16 @@ def _memory_s(table: OperationTable, p: Parameters) -> Array:
     share = share * np.where(
         is_depthwise & table.is_backward, p["bandwidth_depthwise_gradient"], 1.0
     )
-    # cuDNN has depthwise kernels for fp16; torch's own, for other numbers, are slower.
+    # cuDNN has depthwise kernels for fp16; torch's own kernels for other formats are slower.
     native = is_depthwise & is_half & table.is_fp16 & ~table.is_channels_last
     share = share * np.where(native, p["depthwise_fp16"], 1.0)
-    # The more a multiprocessor could fetch in a clock, the less of it one uses; small ones, such as
-    # of depthwise convolutions, are bound by its instructions.
+    # The more a multiprocessor can fetch per clock, the smaller the share it uses; small fetches,
+    # as in depthwise convolutions, are limited by its instructions.
     exponent = np.where(is_depthwise, p["slow_memory_depthwise"], p["slow_memory"])
     share = share * (_BYTES_PER_CLOCK / table.bytes_per_clock) ** exponent
     share = share / (1 + (share / _MOST_SHARE) ** 4) ** 0.25
     share = share * (1 + p["cache"] / (1 + (2 * table.bytes / table.cache_bytes) ** 2))
-    # A compiler fuses what works on single numbers.
+    # A compiler fuses element-wise operations.
     is_fused = table.is_compiled_operation & ((table.kind == NORM) | (table.kind == OTHER))
     moved = table.bytes * np.where(is_fused, p["compiled_bytes"], 1.0)
     seconds: Array = moved / (table.bandwidth * share)
@@ -183,7 +182,7 @@ def _memory_s(table: OperationTable, p: Parameters) -> Array:
 
 def _start_s(table: OperationTable, p: Parameters) -> Array:
     start_s = np.where(table.is_conv, p["start_conv_s"], p["start_s"])
-    # The gradient of attention takes two kernels.
+    # The backward pass of attention takes two kernels.
     twice = table.is_backward & (table.kind == ATTENTION)
     start_s = start_s * np.where(twice, 2.0, 1.0)
     is_fused = table.is_compiled_operation & ((table.kind == NORM) | (table.kind == OTHER))

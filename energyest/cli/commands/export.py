@@ -1,0 +1,134 @@
+"""`energyest export`: traces and runs as files for other programs."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from energyest.cli import options
+from energyest.cli.facts import emissions, trace_facts
+from energyest.cli.files import check_output, write
+from energyest.cli.output import as_plain, print_exactly, say
+from energyest.cli.run_tables import collect, with_units
+from energyest.cli.traces import is_trace, open_trace
+from energyest.errors import ConfigurationError, MissingDependencyError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORMATS = ("csv", "parquet", "json")
+_TABLES = ("epochs", "power", "runs")
+
+
+@click.command("export")
+@click.argument("path", metavar="TRACE|FOLDER")
+@click.option(
+    "--to",
+    type=click.Choice(_FORMATS),
+    help="Format. Default: by the ending of FILE, else csv.",
+)
+@click.option(
+    "--table",
+    type=click.Choice(_TABLES),
+    help="epochs or power (readings) of a trace, or the runs below a folder. Default: epochs of "
+    "a trace, runs of a folder of several.",
+)
+@options.output
+@options.carbon
+@click.option("--model", help="Of runs: hyperparameter that names the model.")
+@click.option("--unfinished", is_flag=True, help="Of runs: also those that have not finished.")
+@click.option("--json", "as_json", is_flag=True, help="The same as --to json.")
+def command(
+    path: str,
+    to: str | None,
+    table: str | None,
+    output: str | None,
+    force: bool,
+    intensity: str | None,
+    pue: float | None,
+    model: str | None,
+    unfinished: bool,
+    as_json: bool,
+) -> None:
+    """Write a trace, or runs, as CSV, Parquet or JSON.
+
+    Without --output the table goes to stdout. Units stand in the names of
+    columns. What is not known is an empty cell in CSV, null in JSON and
+    Parquet, never 0. In CSV, text that a spreadsheet would compute (it begins
+    with =, +, - or @) is preceded by an apostrophe; numbers are not. JSON also
+    holds the totals of a trace. Parquet takes pyarrow: pip install pyarrow.
+
+    \b
+    Read back with pandas:
+      pandas.read_csv("epochs.csv")
+      pandas.read_parquet("epochs.parquet")
+      pandas.DataFrame(json.load(open("epochs.json"))["epochs"])
+
+    \b
+    Examples:
+      energyest export energy --output epochs.csv
+      energyest export energy --table power --output power.parquet
+      energyest export lightning_logs --to json | jq '.runs[].energy_kWh'
+    """
+    if as_json and to not in (None, "json"):
+        raise click.UsageError(f"--json is not allowed with --to {to}", click.get_current_context())
+    ending = (output or "").rpartition(".")[2].lower()
+    form = "json" if as_json else to or (ending if ending in _FORMATS else "csv")
+    if form == "parquet" and output is None:
+        raise click.UsageError("--to parquet takes --output FILE", click.get_current_context())
+    target = None if output is None else check_output(output, force)
+    kind = table or ("epochs" if is_trace(Path(path)) else _kind_of(Path(path)))
+    carbon = emissions(intensity, pue)
+    content: dict[str, object] = {}
+    if kind == "runs":
+        rows = with_units(collect(path, model=model, unfinished=unfinished), carbon)
+    else:
+        found = open_trace(path)
+        content = trace_facts(found, carbon)
+        rows = found.epochs if kind == "epochs" else found.power
+    data = _encoded(rows, form, kind, content)
+    if target is None:
+        print_exactly(data.decode("utf-8"))
+        return
+    write(target, lambda file: file.write(data))
+    say(f"written: {output} ({len(rows)} rows of {kind})", error=as_json)
+
+
+def _kind_of(folder: Path) -> str:
+    from energyest.cli.traces import traces_below
+
+    return "runs" if len(traces_below(folder)) != 1 else "epochs"
+
+
+def _encoded(rows: pd.DataFrame, form: str, kind: str, content: dict[str, object]) -> bytes:
+    from energyest.display import as_csv
+
+    if form == "csv":
+        return as_csv(rows).encode("utf-8")
+    if form == "json":
+        whole = {**content, kind: rows.to_dict(orient="records")}
+        return (json.dumps(as_plain(whole), indent=2, allow_nan=False) + "\n").encode("ascii")
+    file = io.BytesIO()
+    try:
+        _storable(rows).to_parquet(file, engine="pyarrow", index=False)
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Parquet takes pyarrow, which is not installed: pip install pyarrow"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"the table cannot be written as Parquet: {error}") from error
+    return file.getvalue()
+
+
+def _storable(rows: pd.DataFrame) -> pd.DataFrame:
+    """Columns of one type each: a hyperparameter may be a number in one run and text in another."""
+    import pandas as pd
+
+    mixed = [n for n in rows if pd.api.types.infer_dtype(rows[n], skipna=True).startswith("mixed")]
+    texts = {n: rows[n].map(lambda v: v if pd.isna(v) else str(v)) for n in mixed}
+    stored: pd.DataFrame = rows.assign(**{str(name): texts[name] for name in texts})
+    return stored

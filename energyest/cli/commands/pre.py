@@ -1,0 +1,151 @@
+"""`energyest pre`: what a training will cost, before anything runs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from energyest.cli import options
+from energyest.cli.facts import emissions, estimate_facts
+from energyest.cli.files import check_output, write
+from energyest.cli.output import no_warnings, print_json, say, say_line
+from energyest.cli.targets import workload_of
+from energyest.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from energyest.records.trace import EnergyTrace
+
+
+@click.command("pre")
+@click.argument("target", metavar="MODEL")
+@click.option("--gpu", metavar="NAME", help="The GPU to train on, such as A100 or 'RTX 3090'.")
+@options.training
+@click.option("--devices", type=int, help="GPUs of one host that train together. Default: 1.")
+@click.option("--accumulate", type=int, help="Batches for each step of the optimizer. Default: 1.")
+@click.option(
+    "--compiled/--not-compiled",
+    default=None,
+    help="Whether torch.compile runs the model. Default: as it is.",
+)
+@click.option("--power-limit", type=float, metavar="WATTS", help="Limit of a GPU's power.")
+@click.option(
+    "--loader-rate", type=float, metavar="SAMPLES_PER_S", help="What the data loader delivers."
+)
+@click.option("--save-workload", metavar="FILE", help="Store the workload, as a MODEL for later.")
+@options.carbon
+@options.as_json
+def command(
+    target: str,
+    gpu: str | None,
+    batch: str | None,
+    batch_from: str | None,
+    precision: str | None,
+    optimizer: str | None,
+    epochs: float | None,
+    train_samples: int | None,
+    validation_samples: int | None,
+    confidence: float,
+    devices: int | None,
+    accumulate: int | None,
+    compiled: bool | None,
+    power_limit: float | None,
+    loader_rate: float | None,
+    save_workload: str | None,
+    intensity: str | None,
+    pue: float | None,
+    as_json: bool,
+) -> None:
+    """Estimate a training before it starts, on a GPU that need not be here.
+
+    MODEL is MODULE:NAME or FILE.py:NAME of a torch model, or of a class or a
+    function without arguments that makes one; or a workload that
+    --save-workload has stored; or the folder of a trace, which says what else
+    is needed. The module is imported, which runs its code. One training step
+    is walked through on shapes alone, without a GPU.
+
+    \b
+    Examples:
+      energyest pre torchvision.models:resnet50 --gpu A100 \\
+          --batch 256x3x224x224 --precision bf16 --optimizer sgd_momentum \\
+          --epochs 90 --train-samples 1281167 --validation-samples 50000
+      energyest pre train.py:make_model --batch-from train.py:batch \\
+          --gpu H100 --devices 8 --epochs 3 --train-samples 1000000
+      energyest pre lightning_logs/version_0/energy --gpu H100
+    """
+    from energyest.estimators.pre.estimate import estimate_pre
+
+    carbon = emissions(intensity, pue)
+    stored_at = None if save_workload is None else check_output(save_workload, False)
+    workload, trace = workload_of(
+        target, batch=batch, batch_from=batch_from, precision=precision, optimizer=optimizer
+    )
+    if trace is not None:
+        found_epochs, found_samples, found_validated = _length_of(trace)
+        epochs = found_epochs if epochs is None else epochs
+        train_samples = found_samples if train_samples is None else train_samples
+        validation_samples = found_validated if validation_samples is None else validation_samples
+        gpu = _gpu_of(trace) if gpu is None else gpu
+    if stored_at is not None:
+        text = json.dumps(workload.to_dict(), indent=1, allow_nan=False)
+        write(stored_at, lambda file: file.write(text.encode()))
+    for name, value in {
+        "--gpu NAME": gpu,
+        "--epochs": epochs,
+        "--train-samples": train_samples,
+    }.items():
+        if value is None:
+            raise ConfigurationError(f"{name} is missing")
+    assert epochs is not None
+    assert train_samples is not None
+    with no_warnings():  # that it does not fit is among the assumptions
+        estimate = estimate_pre(
+            workload,
+            gpu,
+            epochs=epochs,
+            train_samples=train_samples,
+            validation_samples=validation_samples or 0,
+            devices=devices,
+            accumulate=accumulate,
+            compiled=compiled,
+            power_limit_W=power_limit,
+            loader_samples_per_s=loader_rate,
+            confidence=confidence,
+        )
+    if as_json:
+        facts = {
+            name: getattr(workload, name)
+            for name in ("model", "batch_size", "precision", "optimizer", "parameters")
+        }
+        facts["forward_flops_per_sample"] = workload.forward_flops_per_sample
+        facts["memory_bytes"] = workload.memory_bytes
+        print_json({"estimate": estimate_facts(estimate, carbon), "gpu": gpu, "workload": facts})
+        return
+    say_line(str(estimate))
+    emitted = carbon.text(estimate.energy_J)
+    if emitted:
+        say(emitted)
+    for text in estimate.assumptions:
+        say_line(f"- {text}")
+
+
+def _length_of(trace: EnergyTrace) -> tuple[float | None, int | None, int | None]:
+    """Epochs, samples of an epoch, and samples of a validation, as far as a trace tells."""
+    from energyest.records.meta import read_object, read_positive
+
+    first = read_object(trace.meta, "first_projection")
+
+    def samples(name: str) -> int | None:
+        recorded = read_positive(first, name) or read_positive(trace.meta, name)
+        return None if recorded is None else round(recorded)
+
+    epochs = read_positive(trace.meta, "planned_epochs") or float(len(trace)) or None
+    return epochs, samples("train_samples"), samples("validation_samples")
+
+
+def _gpu_of(trace: EnergyTrace) -> Any:
+    from energyest.records.devices import gpus_of, name_of
+
+    gpus = gpus_of(trace.devices)
+    return name_of(gpus[0]) if gpus else None

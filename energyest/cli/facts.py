@@ -1,0 +1,148 @@
+"""What commands tell of a trace, a run or an estimate: the same names and units everywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from energyest.display import JOULES_PER_KWH, format_energy, format_mass
+
+if TYPE_CHECKING:
+    from energyest.carbon import Intensity
+    from energyest.estimate import Estimate, NotStableError
+    from energyest.records.trace import EnergyTrace
+
+# Shorter gaps are not worth a line.
+_GAP_S = 0.1
+
+
+@dataclass(frozen=True)
+class Emissions:
+    """How much CO2e an energy stands for.
+
+    Attributes:
+        intensity: carbon intensity of the electricity; None where it is not known.
+        pue: power usage effectiveness of the data centre.
+    """
+
+    intensity: Intensity | None
+    pue: float
+
+    def of(self, energy_J: float | None) -> float | None:
+        """Kilograms of CO2e; None where the energy or the intensity is not known."""
+        from energyest.carbon import co2e_kg
+
+        if self.intensity is None or energy_J is None:
+            return None
+        return co2e_kg(energy_J, self.intensity, pue=self.pue)
+
+    def text(self, energy_J: float) -> str:
+        """The same for a line of text; empty where it is not known."""
+        kg = self.of(energy_J)
+        return "" if kg is None or not math.isfinite(kg) else f"{format_mass(kg)} CO2e"
+
+
+def emissions(intensity: str | None, pue: float | None) -> Emissions:
+    """How to count CO2e: by the options, the environment, or `pyproject.toml`.
+
+    Raises:
+        EnergyestError: an option is out of its range.
+    """
+    from energyest.settings import settings
+
+    found = settings(carbon_intensity=intensity, pue=pue)
+    return Emissions(found.carbon_intensity, found.pue)
+
+
+def energy_facts(energy_J: float | None, carbon: Emissions) -> dict[str, Any]:
+    """An energy in all its units."""
+    kWh = None if energy_J is None else energy_J / JOULES_PER_KWH
+    return {"energy_J": energy_J, "energy_kWh": kWh, "co2e_kg": carbon.of(energy_J)}
+
+
+def trace_facts(trace: EnergyTrace, carbon: Emissions) -> dict[str, Any]:
+    """What a trace tells of its run."""
+    from energyest.records.meta import read_number, read_object, read_text
+
+    duration_s = read_number(trace.meta, "duration_s")
+    if duration_s is None:
+        duration_s = float(trace.column("duration_s").sum())
+    return {
+        "status": status_of(trace),
+        "unit": trace.unit,
+        "rows": len(trace),
+        **energy_facts(trace.total_J, carbon),
+        "components_J": dict(read_object(trace.meta, "components")),
+        "duration_s": duration_s,
+        "devices": trace.devices,
+        "stopped_by_budget": read_text(read_object(trace.meta, "budget"), "stopped"),
+        "notes": list(notes_of(trace)),
+    }
+
+
+def estimate_facts(estimate: Estimate, carbon: Emissions) -> dict[str, Any]:
+    """What an estimate says."""
+    return {
+        **energy_facts(estimate.energy_J, carbon),
+        "energy_lower_J": estimate.lower_J,
+        "energy_upper_J": estimate.upper_J,
+        "confidence": estimate.confidence,
+        "duration_s": estimate.duration_s,
+        "duration_lower_s": estimate.duration_lower_s,
+        "duration_upper_s": estimate.duration_upper_s,
+        "measured_J": estimate.measured_J,
+        "epochs": estimate.epochs,
+        "epochs_lower": estimate.epochs_lower,
+        "epochs_upper": estimate.epochs_upper,
+        "unit": estimate.unit,
+        "method": estimate.method,
+        "assumptions": estimate.assumptions,
+    }
+
+
+def unstable_facts(error: NotStableError, carbon: Emissions) -> dict[str, Any]:
+    """What there is of an estimate that has no guarantee yet."""
+    guess = error.estimate
+    return {
+        "is_stable": False,
+        "reason": error.reason,
+        "missing_epochs": error.missing_epochs,
+        "estimate": None if guess is None else estimate_facts(guess, carbon),
+    }
+
+
+def status_of(trace: EnergyTrace) -> str:
+    """How a run ended, in a few words."""
+    from energyest.records.meta import read_object, read_text
+
+    tool = read_text(read_object(trace.meta, "log"), "tool")
+    status = read_text(trace.meta, "status") or (f"from {tool}" if tool else "status unknown")
+    return "running, or killed" if status == "running" else status
+
+
+def notes_of(trace: EnergyTrace) -> Iterator[str]:
+    """What of a trace was not measured, or is remarkable."""
+    from energyest.records.loading import missing_text
+    from energyest.records.meta import (
+        read_list,
+        read_number,
+        read_object,
+        read_objects,
+        read_text,
+    )
+
+    if missing_text(trace.meta):
+        yield missing_text(trace.meta)
+    for device in trace.devices:
+        missing_s = read_number(device, "missing_s") or 0.0
+        if missing_s >= _GAP_S:
+            yield f"{device.get('device')} was not measured for {missing_s:.4g} s"
+    yield from map(str, read_list(trace.meta, "notes"))
+    for finding in read_objects(read_object(trace.meta, "budget"), "findings"):
+        yield read_text(finding, "reason") or "a budget was exceeded"
+    cut = read_object(trace.meta, "interrupted_epoch")
+    so_far_J = read_number(cut, "energy_J")
+    if so_far_J is not None:
+        yield f"{trace.unit} {cut.get('epoch')} was under way: {format_energy(so_far_J)} so far"

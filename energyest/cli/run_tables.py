@@ -1,0 +1,42 @@
+"""Tables of runs, as `energyest.tradeoff` collects them, in the words of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from energyest.cli.output import warnings_as_notes
+from energyest.display import JOULES_PER_KWH
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from energyest.cli.facts import Emissions
+    from energyest.records.load_many import Source
+
+
+def collect(
+    source: Source | Mapping[str, str], *, model: str | None = None, unfinished: bool = False
+) -> pd.DataFrame:
+    """A table of runs; what was left out is said in notes.
+
+    Raises:
+        EnergyestError: as `collect_runs`.
+    """
+    from energyest.tradeoff.collect import collect_runs
+
+    with warnings_as_notes(("model=", "--model"), ("unfinished=True", "--unfinished")):
+        found: pd.DataFrame = collect_runs(source, model=model, unfinished=unfinished)
+    return found
+
+
+def with_units(table: pd.DataFrame, carbon: Emissions) -> pd.DataFrame:
+    """The table with `energy_kWh` and `co2e_kg` behind `energy_J`; NaN where not known."""
+    place = list(table.columns).index("energy_J") + 1
+    more: pd.DataFrame = table.copy()
+    if "co2e_kg" not in more:  # it may be a metric of somebody's
+        emitted = [carbon.of(float(energy_J)) for energy_J in table["energy_J"]]
+        more.insert(place, "co2e_kg", emitted)
+    if "energy_kWh" not in more:
+        more.insert(place, "energy_kWh", table["energy_J"] / JOULES_PER_KWH)
+    return more

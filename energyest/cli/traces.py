@@ -1,0 +1,94 @@
+"""The trace that a user names: a folder, the folder above it, or a log of another tool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from energyest.cli.output import no_warnings, note
+from energyest.errors import TraceError
+
+if TYPE_CHECKING:
+    from energyest.records.trace import EnergyTrace
+
+# Lightning puts a trace two levels below its log folder, version_0/energy; that may have a name.
+_PATTERNS = ("*/meta.json", "*/*/meta.json", "*/*/*/meta.json")
+_MOST_NAMED = 5
+
+
+def open_trace(
+    trace: str,
+    *,
+    epoch_ends: str | None = None,
+    epoch_marks: str | None = None,
+    gpu: str | None = None,
+    tool: str | None = None,
+    interval: float | None = None,
+    timezone: str | None = None,
+) -> EnergyTrace:
+    """The trace of a folder, or of a log of another tool.
+
+    Raises:
+        TraceError: there is none, or it cannot be read.
+    """
+    from energyest.readers.detect import is_log, read_log
+
+    path = Path(trace)
+    if not is_log(path):
+        return _open_folder(path)
+    # What is doubtful is in the trace's notes.
+    with no_warnings():
+        return read_log(
+            path,
+            tool=tool,
+            epoch_end_s=epoch_ends,
+            epoch_marks=epoch_marks,
+            gpu=gpu,
+            interval_s=interval,
+            timezone=timezone,
+        )
+
+
+def is_trace(path: Path) -> bool:
+    """Whether a path is one trace, or a log, and no folder of many."""
+    from energyest.readers.detect import is_log
+
+    return _holds_trace(path) or is_log(path)
+
+
+def traces_below(path: Path) -> list[Path]:
+    """Folders of traces up to three levels below a folder."""
+    found = {file.parent for pattern in _PATTERNS for file in path.glob(pattern)}
+    # What lies in another trace is one of its processes.
+    return sorted(one for one in found if found.isdisjoint(one.parents))
+
+
+def _open_folder(path: Path) -> EnergyTrace:
+    from energyest.records.loading import load_trace
+
+    try:
+        return load_trace(path)
+    except TraceError:
+        below = [] if _holds_trace(path) else traces_below(path)
+        if not below:
+            raise
+        if len(below) == 1:
+            note(f"the trace of {path} is in {below[0]}")
+            return load_trace(below[0])
+        raise TraceError(
+            f"{path} holds no trace itself, but {len(below)} of them below it: name one of "
+            f"{_listed(below)}; `energyest runs {path}` compares them"
+        ) from None
+
+
+def _holds_trace(path: Path) -> bool:
+    from energyest.records import storage
+
+    return any((path / name).exists() for name in storage.FILES)
+
+
+def _listed(paths: Iterable[Path]) -> str:
+    names = [str(path) for path in paths]
+    more = ", ..." if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more

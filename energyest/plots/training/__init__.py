@@ -1,0 +1,1 @@
+"""Pictures of one training: its trace, and an estimate of what it costs."""
