@@ -615,3 +615,14 @@ def test_gpu_table_is_sane() -> None:
         > h100.peak_flops_per_s["fp32"]
         > 6e13
     )
+
+
+def test_unknown_durations_of_epochs_to_come_are_not_0() -> None:
+    """Validation is known in joules alone: how long training takes without it is not."""
+    validation_J = np.where(np.arange(20) % 2, 40.0, 0.0)
+    trace = EnergyTrace.from_epochs(
+        np.full(20, 400.0), np.full(20, 60.0), validation_energy_J=validation_J
+    )
+    with pytest.raises(EstimateError, match="durations"):
+        estimate_step(trace, 60, form="power")
+    assert estimate_step(trace, 60).energy_J == pytest.approx(24_000, rel=0.02)

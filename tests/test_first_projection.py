@@ -240,7 +240,7 @@ def test_the_last_batch_may_be_smaller(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sensors", "options", "note"),
     [
-        ([Constant(50, "cpu:0")], {}, None),
+        ([Constant(50, "cpu:0")], {}, "this one uses none"),
         ([Constant(50)], {}, "unknown GPU 'constant'"),
         ([h100(), Constant(5, "ram:0")], {"count_flops": False}, None),
         ([h100()], {"precision": "64-true"}, "precision='fp64' must be one of"),
@@ -267,6 +267,7 @@ def test_two_gpus(tmp_path: Path) -> None:
     monitor, seen = fit(tmp_path, h100(), h100("gpu:1"), max_epochs=3)
     assert seen[:3] == 3 * [None]
     assert "workload" not in monitor.trace.meta
+    assert "this one uses 2" in monitor.trace.meta["first_projection_note"]
 
 
 def test_without_the_packaged_model(
