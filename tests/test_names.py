@@ -152,7 +152,7 @@ def test_odd_names_of_devices_survive(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "a\nb", "a\rb", "\x00", "\x1b[31m", "x" * 201])
 def test_names_of_devices_that_no_file_can_hold(name: Any) -> None:
-    with pytest.raises(ConfigurationError, match="that must be text"):
+    with pytest.raises(ConfigurationError, match="a name must be text"):
         track(sensors=[Constant(1), Constant(1, name)])
 
 
