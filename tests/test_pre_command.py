@@ -105,7 +105,7 @@ def test_text(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert " for 3 epochs in " in first
     assert "90 % interval" in first
     assert second.endswith(" CO2e")
-    assert assumptions[0] == "- the energy of the GPU alone: processors and memory come on top"
+    assert assumptions[0] == "- the energy of the GPU alone, without processors and memory"
 
 
 def test_a_workload_that_was_stored(models: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -379,7 +379,7 @@ def test_columns_of_the_result_are_not_overwritten() -> None:
             pareto_front(renamed, by=[column, "gpu"])
     with pytest.raises(RunsError, match="'behind' clashes"):
         cheapest_within(RUNS.assign(behind=1), 0.1)
-    with pytest.raises(RunsError, match="'runs' would stand"):
+    with pytest.raises(RunsError, match="'runs' clashes"):
         savings(RUNS.rename(columns={"gpu": "runs"}), by=["model", "runs"])
 
 
