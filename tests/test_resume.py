@@ -516,7 +516,7 @@ def test_every_step_is_made_once(at: int) -> None:
         other.load_state_dict(state)
         with pytest.raises(ConfigurationError, match="intervals of 4 steps"):
             next(other.steps(14, every_n_steps=5))
-        with pytest.raises(ConfigurationError, match="cannot have epochs"):
+        with pytest.raises(ConfigurationError, match="cannot use epochs"):
             next(other.epochs(5))
 
 
