@@ -77,7 +77,7 @@ def test_huggingface_with_its_bar() -> None:
     assert seen_in(*bars, line) == [(0, 3)]  # the bar is two steps late
     evaluation = "\r 50%|████  | 5/10 [00:00<00:00]\r"
     assert seen_in(*bars, evaluation, line) == [(0, 3)]
-    # A training that ends within an epoch: how many there are is not told.
+    # A training that ends within an epoch: the number of epochs is not known.
     assert seen_in(bars[0].replace("300", "250"), bars[1].replace("300", "250"), line) == [
         (0, None)
     ]
@@ -114,7 +114,7 @@ def test_the_first_that_fits_is_the_programs() -> None:
         "\ufffd\x00",
     ],
 )
-def test_what_is_no_epoch(line: str) -> None:
+def test_lines_that_are_not_epochs(line: str) -> None:
     assert EpochReader().read(line) is None
 
 

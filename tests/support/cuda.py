@@ -7,7 +7,7 @@ import torch
 
 
 def use_cuda(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    """Let torch use so many GPUs of which it tells nothing."""
+    """Make torch use a number of GPUs without giving any information about them."""
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
     monkeypatch.setattr(torch._C, "_cuda_getDeviceCount", lambda: count, raising=False)
