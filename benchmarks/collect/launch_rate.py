@@ -59,7 +59,7 @@ _SLOWEST = 20.0
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tests", type=int, default=10, help="how often to run the test")
-    parser.add_argument("--again", type=Path, help="a stored report, to be worked out anew")
+    parser.add_argument("--again", type=Path, help="a stored report, to be evaluated again")
     arguments = parser.parse_args()
     if arguments.again is not None:
         report = json.loads(arguments.again.read_text(encoding="utf-8"))

@@ -287,7 +287,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="which settings are drawn")
     parser.add_argument("--runs", type=int, default=1000, help="settings to draw")
     parser.add_argument("--minutes", type=float, default=60, help="time for measuring")
-    parser.add_argument("--thin", action="store_true", help="of what was seldom drawn")
+    parser.add_argument("--thin", action="store_true", help="draw settings that were seldom drawn")
     parser.add_argument("--compiled", action="store_true", help="the same, compiled")
     parser.add_argument("--models", default=".*", help="regular expression of the models' names")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))

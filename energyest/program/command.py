@@ -50,7 +50,7 @@ _LAST_LINES_S = 5.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `energyest run`."""
     parser.add_argument("--folder", default="energy", help="where the trace goes; default: energy")
-    parser.add_argument("--epochs", type=int, help="epochs planned, if the output does not tell")
+    parser.add_argument("--epochs", type=int, help="planned epochs, if the output shows none")
     parser.add_argument(
         "--epoch-pattern",
         metavar="REGEX",
