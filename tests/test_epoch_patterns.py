@@ -159,7 +159,7 @@ def test_the_first_that_fits_is_the_programs() -> None:
         "\ufffd\x00",
     ],
 )
-def test_what_is_no_epoch(line: str) -> None:
+def test_lines_that_are_not_epochs(line: str) -> None:
     assert EpochReader().read(line) is None
 
 

@@ -319,7 +319,7 @@ def _kept_positions(samples: int, training: bool) -> Tensor:
 
 
 class Keeping(PlNet):
-    """What its forward keeps for later is shared with any copy of it."""
+    """A model whose forward caches values that any copy of it shares."""
 
     def forward(self, x: Tensor) -> Tensor:
         kept = _kept_positions(x.shape[0], self.training)
@@ -348,7 +348,7 @@ def same() -> DataLoader[Any]:
 
 
 class Target:
-    """What a batch may hold: nothing that torch or a copy of the batch knows of."""
+    """An object in a batch that neither torch nor a copy of the batch knows."""
 
     def __init__(self, classes: Tensor) -> None:
         self.classes = classes
