@@ -35,9 +35,9 @@ __all__ = [name for name in _names if name not in _namespaces]
 def __getattr__(name: str) -> Any:
     if name != "__version__":
         return _public_name(name)
-    from importlib import metadata  # noqa: PLC0415  (as slow as all else here together)
+    from importlib import metadata  # noqa: PLC0415  (as slow as everything else here together)
 
     try:
         return metadata.version("energyest")
-    except metadata.PackageNotFoundError:  # its folder is on the path, and was never installed
+    except metadata.PackageNotFoundError:  # on the path without being installed
         return "0+unknown"

@@ -103,14 +103,14 @@ def without_places(text: str) -> str:
 
 
 def check_installed(what: str, *modules: str) -> None:
-    """Refuse what needs a module that is not there, before its import fails.
+    """Raise an error if a required module is not installed, before its import fails.
 
     Args:
-        what: it, as users know it.
-        modules: by the names that Python imports them by.
+        what: the feature that needs the modules, as users know it.
+        modules: import names of the modules.
 
     Raises:
-        MissingDependencyError: at least one of them is not installed; says how to install them.
+        MissingDependencyError: a module is not installed; the message says how to install it.
     """
     missing = [module for module in modules if find_spec(module) is None]
     if missing:

@@ -84,12 +84,12 @@ class Estimate:
         return co2e_kg(self.energy_J, intensity_g_per_kWh, pue=pue)
 
     def plot(self) -> Figure:
-        """A bar of the estimated energy, with its interval; see `energyest.plots.plot_estimate`.
+        """Plot the energy as a bar with its interval; see `energyest.plots.plot_estimate`.
 
         Raises:
             MissingDependencyError: matplotlib is not installed.
         """
-        import energyest  # noqa: PLC0415  (pictures are made far above estimates)
+        import energyest  # noqa: PLC0415  (a local import: plots depend on estimates)
 
         return energyest.plots.plot_estimate(self)
 

@@ -21,7 +21,7 @@ from energyest.records.meta import (
 )
 from energyest.records.trace import EnergyTrace
 
-# Shorter gaps are not worth a line.
+# Shorter gaps are not reported.
 _GAP_S = 0.1
 
 
@@ -63,7 +63,7 @@ def status_of(trace: EnergyTrace) -> str:
 
 
 def notes_of(trace: EnergyTrace) -> Iterator[str]:
-    """What of a trace was not measured, or is remarkable."""
+    """Gaps, notes and other findings of a trace, one line each."""
     if missing_text(trace.meta):
         yield missing_text(trace.meta)
     for device in trace.devices:

@@ -38,7 +38,7 @@ LOG = logging.getLogger("energyest")
 
 
 class Warnings(logging.Handler):
-    """What the package says from now on, at a level or above; each test begins without any."""
+    """The package's log messages from now on, at a level or above; each test begins without any."""
 
     def __init__(self, level: int = logging.WARNING) -> None:
         super().__init__(level)

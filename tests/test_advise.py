@@ -229,7 +229,7 @@ def test_what_is_said_of_a_probed_pair() -> None:
         asked({"it": load}, "V100", probes=[probe, replace(probe, power_W=100.0)])
 
 
-def test_a_workload_that_cannot_be_timed_is_no_end_of_it() -> None:
+def test_a_workload_that_cannot_be_timed_does_not_end_it() -> None:
     small = MODELS["small"]
     backward = tuple(replace(o, phase="backward") for o in small.operations)
     table = asked({"good": small, "bad": replace(small, operations=backward)}, "H100").table

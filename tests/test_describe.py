@@ -356,7 +356,7 @@ def test_half_precision_halves_activations_and_adds_casts() -> None:
     assert tf32.operations == full.operations
 
 
-def test_views_and_marks_are_no_kernels() -> None:
+def test_views_and_marks_are_not_kernels() -> None:
     class Views(Net):
         def forward(self, x: Tensor) -> Tensor:
             with torch.profiler.record_function("mark"):

@@ -105,7 +105,7 @@ def test_text(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert " for 3 epochs in " in first
     assert "90 % interval" in first
     assert second.endswith(" CO2e")
-    assert assumptions[0] == "- the energy of the GPU alone: processors and memory come on top"
+    assert assumptions[0] == "- the energy of the GPU alone, without processors and memory"
 
 
 def test_a_workload_that_was_stored(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,13 +172,13 @@ def test_what_cannot_be(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--gpu", "A1000x", *LENGTH], "the nearest names are"),
+        (["--gpu", "A1000x", *LENGTH], "the closest names are"),
         (LENGTH, "--gpu NAME is missing"),
         (["--gpu", "A100", "--epochs", "3"], "--train-samples is missing"),
         (["--gpu", "A100", "--train-samples", "3"], "--epochs is missing"),
         ([*TRAINING, "--confidence", "2"], "confidence"),
         ([*TRAINING, "--pue", "0.5"], "pue"),
-        ([*TRAINING, "--intensity", "Germny"], "the nearest names are Germany"),
+        ([*TRAINING, "--intensity", "Germny"], "the closest names are Germany"),
     ],
 )
 def test_what_is_missing_or_out_of_range(

@@ -1,6 +1,6 @@
-"""Several processes: each records its own part, and none holds up or breaks the others.
+"""Several processes: each records its own part, and none blocks or breaks the others.
 
-More of it, which takes longer, is in tests/long.
+Further tests, which take longer, are in tests/long.
 """
 
 from __future__ import annotations

@@ -565,7 +565,7 @@ def test_a_table_of_epochs(tmp_path: Path) -> None:
     assert trace.column("energy_J") == pytest.approx([6000] * 3)
 
 
-def test_epochs_that_are_no_rows_are_cut_out_of_them(tmp_path: Path) -> None:
+def test_epochs_that_are_not_rows_are_cut_out_of_them(tmp_path: Path) -> None:
     rows = "".join(
         f"{at(20 * n)},20,{energy}\n" for n, energy in ((1, 4000), (2, ""), (3, 2000), (4, 2000))
     )

@@ -1,4 +1,4 @@
-"""The start of a run waits for nobody: not for a driver, nor for a disk, nor for files."""
+"""The start of a run never waits long for a driver, a disk, or files."""
 
 from __future__ import annotations
 

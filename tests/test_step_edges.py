@@ -1,4 +1,4 @@
-"""STEP where a trace is incomplete, damaged, noisy or in the middle of a change."""
+"""STEP on traces that are incomplete, damaged, noisy, or in the middle of a change."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_regime_of_now_is_not_the_one_before_a_known_change() -> None:
     meta = {"planned_changes": [{"epoch": 10, "flops_ratio": 3.0}]}
     for observed in (11, 12):
         trace = trace_of([100.0] * 10 + [300.0] * (observed - 10), meta=meta)
-        with pytest.raises(NotStableError, match="a planned change came") as caught:
+        with pytest.raises(NotStableError, match="a known change came") as caught:
             find_stable_epoch(trace)
         assert caught.value.missing_epochs == 13 - observed
         with pytest.raises(NotStableError):
@@ -145,7 +145,7 @@ def test_short_periods(period: int) -> None:
         assert estimate.upper_J >= energy.sum() * 0.999
 
 
-def test_every_other_epoch_is_no_spike() -> None:
+def test_every_other_epoch_is_not_a_spike() -> None:
     values = np.array([100.0, 140] * 4)
     np.testing.assert_array_equal(without_spikes(values), values)
 

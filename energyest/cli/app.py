@@ -87,8 +87,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cli.main(given, _PROGRAM)  # answers the shell, and exits
     try:
         status = _invoke(given)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as of `energyest run ... >&-`
+            sys.stdout.flush()
     except BrokenPipeError:  # as of `energyest show FOLDER | head`
+        _drop_output()
+        return Exit.ERROR
+    except OSError as error:  # the disk is full
+        say(f"energyest: stdout cannot be written: {error.strerror}", error=True)
         _drop_output()
         return Exit.ERROR
     return status

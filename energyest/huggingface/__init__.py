@@ -2,5 +2,5 @@
 
 from energyest.checks import check_installed
 
-# Of transformers, `base` says it when a callback is made: some only want to know the class.
+# `base` checks for transformers when a callback is created: some code only imports the class.
 check_installed("EnergyCallback", "torch", "fvcore")

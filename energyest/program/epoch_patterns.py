@@ -58,9 +58,15 @@ BUILT_IN = (
     EpochPattern(
         "lightning", re.compile(r"^Epoch (?P<epoch>\d+):\s+(?:\d+%\||\d+it \[)"), "begins", None
     ),
-    # The rich bar has the last epoch's number after the slash.
+    # The rich bar has the last epoch's number after the slash. A full one begins nothing: into a
+    # file or a pipe, rich writes only the last bar, when the training is over.
     EpochPattern(
-        "lightning", re.compile(r"^\s*Epoch (?P<epoch>\d+)/(?P<last>\d+)\s+[━╸╺]"), "begins", 0
+        "lightning",
+        re.compile(
+            r"^\s*Epoch (?P<epoch>\d+)/(?P<last>\d+)\s+[━╸╺ ]+\s(?!(?P<all>\d+)/(?P=all) )\d+/"
+        ),
+        "begins",
+        0,
     ),
     # A line of its own before the epoch.
     EpochPattern("keras", re.compile(r"^Epoch (?P<epoch>\d+)/(?P<epochs>\d+)\s*$"), "begins", 1),
@@ -84,8 +90,8 @@ BUILT_IN = (
 )
 # Hugging Face's Trainer shows its steps: the first bar is the training's.
 _STEPS = re.compile(r"^\s*\d+%\|.*\| (?P<step>\d+)/(?P<steps>\d+) \[")
-# A bar is redrawn a few steps late: this close to a whole number of epochs, that number is meant.
-_NEAR = 0.1
+# A log rounds its number of epochs: this close to a whole number, that number is meant.
+_NEAR = 0.01
 
 
 def users_pattern(regex: str, edge: Edge) -> EpochPattern:
@@ -115,12 +121,14 @@ class EpochReader:
     def __init__(self, patterns: Sequence[EpochPattern] = BUILT_IN) -> None:
         self._patterns = tuple(patterns)
         self._first: int | None = None
-        self._step = self._steps = 0
+        self._steps = 0
+        # What a log said since the bar was last drawn: the epoch, and how many are over.
+        self._told: tuple[SeenEpoch, float] | None = None
 
     def read(self, line: str) -> SeenEpoch | None:
-        """The epoch that a line names; None if it names none."""
+        """The epoch that a line names, again where a later line says how many there will be."""
         if bar := _STEPS.match(line):
-            self._see_steps(int(bar["step"]), int(bar["steps"]))
+            return self._see_steps(int(bar["step"]), int(bar["steps"]))
         for pattern in self._patterns:
             if found := pattern.regex.search(line):
                 try:
@@ -143,22 +151,23 @@ class EpochReader:
             epochs = int(float(groups["epochs"] or 0))
         elif groups.get("last"):
             epochs = int(groups["last"] or 0) - first + 1
-        elif pattern.name == "huggingface":
-            epochs = self._epochs_by_steps(number)
         index = math.floor(number) - first
-        return SeenEpoch(index, epochs, pattern.edge, pattern.name) if index >= 0 else None
-
-    def _see_steps(self, step: int, steps: int) -> None:
-        self._steps = self._steps or steps
-        if steps == self._steps:
-            self._step = step
-
-    def _epochs_by_steps(self, done: float) -> int | None:
-        if not self._step:
+        if index < 0:
             return None
-        epochs = done * self._steps / self._step
+        seen = SeenEpoch(index, epochs, pattern.edge, pattern.name)
+        if pattern.name == "huggingface":
+            self._told = seen, number
+        return seen
+
+    def _see_steps(self, step: int, steps: int) -> SeenEpoch | None:
+        """The bar of the training is drawn late, but drawn anew below each line of the log."""
+        self._steps = self._steps or steps
+        if steps != self._steps or not step or self._told is None:
+            return None
+        (seen, done), self._told = self._told, None
+        epochs = done * steps / step
         whole = round(epochs)
-        return whole if whole and abs(epochs - whole) <= _NEAR * whole else None
+        return seen._replace(epochs=whole) if abs(epochs - whole) <= _NEAR * whole else None
 
 
 class LineReader:

@@ -42,6 +42,8 @@ class ProgramRun:
         session, last = self._session, self._last
         # A slightly smaller number is a late line; a much smaller one, a new training.
         if last is not None and last.number - _LATE <= seen.number <= last.number:
+            if seen.number == last.number:
+                self._plan(seen)  # how many there will be may be told later than the epoch
             return
         self._has_gaps |= last is not None and seen.number > last.number + 1
         if seen.edge == "begins":

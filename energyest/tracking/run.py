@@ -297,8 +297,8 @@ class Run:
         self._earlier = earlier
 
     def _repr_html_(self) -> str:
-        if "_session" not in self.__dict__:  # to look at it should not begin to measure
-            return as_html("A run that has not started: use it in a with, or call start()")
+        if "_session" not in self.__dict__:  # displaying it must not start measuring
+            return as_html("A run that has not started: use `with`, or call start()")
         both = (self.trace, self.projection)
         return "".join(one._repr_html_() for one in both if one is not None)
 

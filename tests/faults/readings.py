@@ -371,7 +371,7 @@ def power_reads_nan(scene: Scene, folder: Path) -> Outcome:
 # ---------------------------------------------------------------------- calls that hang
 
 HANG_S = 10.0
-# A gap that is longer is none to be bridged.
+# A longer gap is not bridged.
 BRIDGED_S = 5.0
 
 

@@ -52,7 +52,7 @@ class PreModel(BaseEstimator):
 
     Examples:
         >>> from energyest.estimators import PreModel
-        >>> model = PreModel().fit(traces)  # of `EnergyMonitor`
+        >>> model = PreModel().fit(traces)  # recorded by `EnergyMonitor`
         >>> path = model.save('ours.json')
         >>> PreModel.load('ours.json')
         PreModel()

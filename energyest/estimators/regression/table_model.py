@@ -81,7 +81,7 @@ class TableModel(BaseEstimator):
 
     Examples:
         >>> from energyest.estimators import TableModel
-        >>> model = TableModel('power_share').fit(table)  # a row a run, with the paper's columns
+        >>> model = TableModel('power_share').fit(table)  # the paper's columns
         >>> model.predict(table.head(2)).shape
         (2,)
     """

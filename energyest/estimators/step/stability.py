@@ -66,7 +66,7 @@ def unstable_message(trace: EnergyTrace, history: Forecaster | None = None) -> s
     else:
         missing = history.missing_epochs
         if history.has_pending_change:
-            why = f"a planned change came less than {MIN_EPOCHS} {unit}s ago"
+            why = f"a known change came less than {MIN_EPOCHS} {unit}s ago"
         elif history.start:
             why = (
                 f"the energy per {unit} changed at {unit} {history.start}, "
