@@ -333,7 +333,7 @@ DAMAGE: dict[str, tuple[Regressor, Damage, str]] = {
     "too many rows": (
         "linear",
         lambda d: d.update(training={name: v * 50 for name, v in d["training"].items()}),
-        "has 2400 rows: 2000 are the most",
+        "has 2400 rows: at most 2000",
     ),
     "no rows": ("svr", lambda d: [v.clear() for v in d["training"].values()], "damaged: .* 0"),
 }
@@ -404,7 +404,7 @@ def test_what_is_not_fitted_neither_predicts_nor_is_saved(tmp_path: Path) -> Non
     [
         ({"regressor": "forest"}, "regressor='forest' must be one of linear, ridge"),
         ({"target": "joules"}, "target='joules' must be one of"),
-        ({"regressor": "power_share", "target": "epoch_energy_J"}, "mean_power_W alone"),
+        ({"regressor": "power_share", "target": "epoch_energy_J"}, "only predicts mean_power_W"),
         ({"draws": 0}, "draws=0"),
         ({"folds": 1}, "folds=1"),
         ({"seed": 0.5}, "seed=0.5"),
@@ -440,7 +440,7 @@ def test_refuses_flops_that_were_not_counted(
         (lambda t: t.assign(ram_GB=[None] * len(t)), "column ram_GB must hold numbers"),
         (lambda t: t.assign(ram_GB=pd.array([1, None] * 24)), "ram_GB in row 1 is nan"),
         (lambda t: t.assign(cuda_cores=-1e16), "cuda_cores in row 0 is -1e\\+16"),
-        (lambda t: pd.concat([t] * 50), "has 2400 rows: 2000 are the most"),
+        (lambda t: pd.concat([t] * 50), "has 2400 rows: at most 2000"),
         (lambda t: t.head(9), "9 rows are too few for folds=5: at least 10"),
         (lambda t: t.head(0), "too few"),
         (lambda t: t.to_dict("records"), "is a list: it must be a DataFrame"),
@@ -454,19 +454,19 @@ def test_refuses_a_bad_table(change: Callable[[pd.DataFrame], Any], message: str
 
 def test_refuses_too_little_for_a_line_or_a_process() -> None:
     table = runs_table(repetitions=5)
-    with pytest.raises(EstimateError, match=r"3 settings or more .*: there are 2"):
+    with pytest.raises(EstimateError, match=r"at least 3 settings .*: there are 2"):
         fitted("power_share", table.head(10))
     with pytest.raises(EstimateError, match="differ in GFLOPs"):
         fitted("power_share", table.assign(GFLOPs=1.0, batch_size=8))
     with pytest.raises(EstimateError, match="two runs or more"):
         fitted("gaussian_process", table.head(1))
-    with pytest.raises(EstimateError, match=r"3 settings or more .*: there are 0"):
+    with pytest.raises(EstimateError, match=r"at least 3 settings .*: there are 0"):
         fitted("power_share", table.head(0))
 
 
 def test_only_power_share_gives_an_interval(models: dict[str, TableModel]) -> None:
     for name in set(REGRESSORS) - {"power_share"}:
-        with pytest.raises(EstimateError, match=f"{name} gives no interval"):
+        with pytest.raises(EstimateError, match=f"{name} has no interval"):
             models[name].predict_interval(runs_table())
 
 
