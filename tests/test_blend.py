@@ -134,7 +134,7 @@ def test_the_plan_is_the_traces() -> None:
     assert found.epochs == 2.5
     longer = measured([90.0, 80.0, 85.0], planned_epochs=2)  # than it was planned to be
     assert blend(pre, longer).energy_J == 255
-    with pytest.raises(EstimateError, match="fewer than the 3 epochs"):
+    with pytest.raises(EstimateError, match="less than the 3 epochs"):
         blend(pre, measured([1.0, 1.0, 1.0]), epochs=2)
 
 

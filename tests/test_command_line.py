@@ -115,7 +115,7 @@ def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_fewer_epochs_than_measured(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["project", folder, "-n", "3"]) == 1
-    assert "fewer than the 5" in capsys.readouterr().err
+    assert "less than the 5" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

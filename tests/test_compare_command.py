@@ -48,7 +48,7 @@ def test_estimators(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "error (%)" in out
     step = next(line for line in out.splitlines() if line.startswith("STEP  "))
     assert step.split()[1] == "1100.0"
-    assert "give ram_GB=" not in out  # an argument of a function
+    assert "pass ram_GB=" not in out  # an argument of a function
 
 
 def test_runs_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -373,7 +373,7 @@ def test_pre_counts_the_samples_that_the_trace_counts(measured_step: dict[str, A
     validates = EnergyTrace(
         {**trace.epoch_columns, "validation_energy_J": np.full(20, 1.0)}, {}, trace.meta
     )
-    assert "were validated" in compare_estimators(validates, 20).loc["PRE", "note"]
+    assert "validation samples" in compare_estimators(validates, 20).loc["PRE", "note"]
     counted = EnergyTrace(
         validates.epoch_columns, {}, {**trace.meta, "validation_samples": 10 * batch}
     )
@@ -386,8 +386,8 @@ def test_pre_counts_the_samples_that_the_trace_counts(measured_step: dict[str, A
     [
         ({"workload": None}, "holds no workload"),
         ({"workload": {"model": "net"}}, "not a stored workload"),
-        ({"devices": [A40, A40]}, "names 2"),
-        ({"devices": []}, "names 0"),
+        ({"devices": [A40, A40]}, "the trace has 2"),
+        ({"devices": []}, "the trace has 0"),
         ({"devices": [{**A40, "name": "Abacus 9"}]}, "unknown GPU 'Abacus 9'"),
     ],
 )
@@ -402,7 +402,7 @@ def test_pre_needs_samples_and_the_share_of_the_gpu(measured_step: dict[str, Any
     columns = dict(trace.epoch_columns)
     without = {name: column for name, column in columns.items() if name != "steps"}
     note = compare_estimators(EnergyTrace(without, {}, trace.meta), 20).loc["PRE", "note"]
-    assert "how many samples" in note
+    assert "number of samples per epoch" in note
     absurd = EnergyTrace({**columns, "steps": np.full(20, 1e290)}, {}, trace.meta)
     assert "overflows" in compare_estimators(absurd, 1e100).loc["PRE", "note"]
     without = {name: c for name, c in columns.items() if name != "gpu_energy_J"}

@@ -515,9 +515,9 @@ def test_devices_as_one_writes_them_by_hand() -> None:
 def test_what_a_trace_lacks_is_named() -> None:
     with pytest.raises(EstimateError, match="pass tdp_W"):
         estimate_mlco2(trace_of([1.0]), 1)
-    with pytest.raises(EstimateError, match="give duration_s"):
+    with pytest.raises(EstimateError, match="pass duration_s"):
         estimate_mlco2(EnergyTrace.from_epochs(energy_J=[1]), 1, tdp_W=5)
-    with pytest.raises(EstimateError, match="fewer than the 2"):
+    with pytest.raises(EstimateError, match="less than the 2"):
         estimate_mlco2(trace_of([1.0, 1.0], devices=[A40]), 1)
 
 
@@ -557,7 +557,7 @@ def test_comparison_of_a_running_training() -> None:
     assert "error" not in table
     assert "more are needed" in table.loc["STEP, paper (start 10, window 5)", "note"]
     assert compare_estimators(EnergyTrace.from_epochs(energy_J=[]), 40)["energy_J"].isna().all()
-    with pytest.raises(EstimateError, match="fewer than the 40"):
+    with pytest.raises(EstimateError, match="less than the 40"):
         compare_estimators(trace_of(THAW), 39)
 
 

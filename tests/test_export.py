@@ -158,7 +158,7 @@ def test_pictures_that_cannot_be(
     assert main(["plot", folder, "-o", str(tmp_path / "picture.doc")]) == 1
     assert "must end with .png, .svg or .pdf" in capsys.readouterr().err
     assert main(["plot", folder, "-n", "2", "-o", str(tmp_path / "x.png")]) == 1
-    assert "fewer than the 3" in capsys.readouterr().err
+    assert "less than the 3" in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
 
 

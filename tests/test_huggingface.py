@@ -348,7 +348,7 @@ def test_resuming_from_what_has_no_record_or_a_damaged_one(
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
         trace = callback.trace
         assert list(trace.column("steps")) == [2, 4]
-        assert any("had cost before" in note and why in note for note in trace.meta["notes"])
+        assert any("used before" in note and why in note for note in trace.meta["notes"])
     assert len(warnings_of(caplog, "energy record in the checkpoint is damaged")) == 3
 
 

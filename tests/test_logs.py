@@ -509,7 +509,7 @@ def test_epochs_that_were_not_read_are_not_zeros(tmp_path: Any) -> None:
     assert "1.6 kJ in 4 of them" in repr(trace)
     estimate = estimate_step(trace, 10)
     assert estimate.energy_J == pytest.approx(4000)
-    assert any("2 epoch(s) that were not read" in said for said in estimate.assumptions)
+    assert any("2 epoch(s) that were not measured" in said for said in estimate.assumptions)
     again = load_trace(trace.save(tmp_path / "trace"))
     assert again.column("energy_J") == pytest.approx(known, nan_ok=True)
 

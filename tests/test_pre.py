@@ -428,7 +428,7 @@ def test_tables_and_lists_that_hold_nothing_are_refused(table: pd.DataFrame) -> 
         PreModel().fit(EnergyTrace.from_epochs(energy_J=[1, 1]))  # type: ignore[arg-type]
     with pytest.raises(EstimateError, match="run 0 holds no workload"):
         PreModel().fit([EnergyTrace.from_epochs(energy_J=[1, 1], duration_s=[1, 1])])
-    with pytest.raises(EstimateError, match="two models or more"):
+    with pytest.raises(EstimateError, match="at least two models"):
         PreModel().cross_validate(table[table.model == "net1"])
     with pytest.raises(EstimateError, match="confidence=2"):
         PreModel().cross_validate(table, confidence=2)

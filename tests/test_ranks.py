@@ -21,6 +21,7 @@ from tests.support.processes import (
     train_at_once,
 )
 
+pytest.importorskip("torch")  # what is trained there, in processes of its own, needs it
 pytestmark = pytest.mark.timeout(900)
 
 

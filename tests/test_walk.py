@@ -95,7 +95,7 @@ def test_masks_and_positions_are_looked_at(device: str) -> None:
     workload = described(Decoder, {"ids": TOKENS, "mask": padded}, device)
     # Without values, it is a batch without padding, and the note says so.
     assert attention_of(workload) == (whole if device == "cpu" else whole / 2)
-    assert ("without padding" in workload.notes[0]) == (device == "meta")
+    assert ("to have no padding" in workload.notes[0]) == (device == "meta")
 
 
 class Loop(Layers):

@@ -64,18 +64,15 @@ def energy_facts(energy_J: float | None, carbon: Emissions) -> dict[str, Any]:
 
 def trace_facts(trace: EnergyTrace, carbon: Emissions) -> dict[str, Any]:
     """What a trace tells of its run."""
-    from energyest.records.meta import read_number, read_object, read_text
+    from energyest.records.meta import read_object, read_text
 
-    duration_s = read_number(trace.meta, "duration_s")
-    if duration_s is None:
-        duration_s = float(trace.column("duration_s").sum())
     return {
         "status": status_of(trace),
         "unit": trace.unit,
         "rows": len(trace),
         **energy_facts(trace.total_J, carbon),
         "components_J": dict(read_object(trace.meta, "components")),
-        "duration_s": duration_s,
+        "duration_s": duration_s_of(trace),
         "devices": trace.devices,
         "stopped_by_budget": read_text(read_object(trace.meta, "budget"), "stopped"),
         "notes": list(notes_of(trace)),
@@ -111,6 +108,16 @@ def unstable_facts(error: NotStableError, carbon: Emissions) -> dict[str, Any]:
         "missing_epochs": error.missing_epochs,
         "estimate": None if guess is None else estimate_facts(guess, carbon),
     }
+
+
+def duration_s_of(trace: EnergyTrace) -> float | None:
+    """How long a run took, as recorded or as its epochs did; None if neither is known."""
+    from energyest.records.meta import read_number
+
+    recorded = read_number(trace.meta, "duration_s")
+    if recorded is not None or not len(trace):
+        return recorded
+    return float(trace.column("duration_s").sum())
 
 
 def status_of(trace: EnergyTrace) -> str:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from energyest.records.trace import EnergyTrace
 
-_ADVICE = re.compile(r": give \w+=$")
+_ADVICE = re.compile(r": pass \w+=$")
 _SHOWN = {
     "energy_J": "energy_J",
     "energy_lower_J": "lower_J",

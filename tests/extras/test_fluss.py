@@ -26,5 +26,5 @@ def test_too_short() -> None:
     trace = EnergyTrace.from_power(np.arange(0, 40.0), np.ones(40), [20, 39])
     with pytest.raises(EstimateError, match="needs 70 s of readings; the trace holds 39"):
         find_stable_epoch(trace, method="fluss")
-    with pytest.raises(EstimateError, match="needs readings"):
+    with pytest.raises(EstimateError, match="needs power readings"):
         find_stable_epoch(EnergyTrace.from_epochs(energy_J=[1, 1]), method="fluss")
