@@ -3,7 +3,5 @@
 import sys
 
 from tests.support.examples import load_script
-from tests.support.torchvision_operators import complete
 
-complete()
 load_script(sys.argv[1]).main(sys.argv[2:])
