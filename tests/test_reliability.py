@@ -269,7 +269,7 @@ def test_set_up_with_values_of_a_wrong_kind(arguments: dict) -> None:
 
 
 def test_sensors_of_one_name() -> None:
-    with pytest.raises(ConfigurationError, match="one name"):
+    with pytest.raises(ConfigurationError, match="different device names"):
         track(sensors=[Constant(1), Constant(2)])
 
 
