@@ -337,6 +337,21 @@ def test_columns_that_nobody_can_tell_are_named(tmp_path: Path) -> None:
     assert trace.devices[0]["power_limit_W"] == 350
 
 
+@pytest.mark.parametrize(
+    ("name", "limit", "limit_W"),
+    [
+        ("power.limit [mW]", "350000", 350),
+        ("power.limit", "0.35 kW", 350),
+        ("power.limit [BTU]", "9", None),
+    ],
+)
+def test_a_limit_has_a_unit(name: str, limit: str, limit_W: float | None, tmp_path: Path) -> None:
+    header = f"timestamp, power.draw [W], {name}\n"
+    rows = "".join(f"{at(s)}, 300.00, {limit}\n" for s in range(61))
+    trace = read_nvidia_smi(write(tmp_path, header + rows), epoch_end_s=ENDS_S)
+    assert trace.devices[0].get("power_limit_W") == limit_W
+
+
 def test_instant_power_comes_before_the_average_of_a_second(tmp_path: Path) -> None:
     for instant, used in (("310.00 W", 310), ("[N/A]", 300)):
         rows = "".join(f"{at(s)}, 300.00 W, {instant}\n" for s in range(61))
@@ -416,6 +431,8 @@ def test_carbontracker(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="line 7: power of gpu was not read"):
         trace = read_carbontracker(write(tmp_path, none))
     assert trace.column("energy_J") == pytest.approx([math.nan, 304.5, 300], nan_ok=True)
+    zero = read_carbontracker(write(tmp_path, text.replace("gpu: 100.0", "gpu: 0.0")))
+    assert list(zero.column("gpu_energy_J")) == [0, 0, 0]  # measured, as odd as it is
     two = read_carbontracker(write(tmp_path, text.replace("gpu: 100.0", "gpu: [60. 40.]")))
     assert two.column("gpu_energy_J") == pytest.approx([202, 203, 200])
     with pytest.raises(TraceError, match="epoch 1 where epoch 2 is expected"):

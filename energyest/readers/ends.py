@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -130,6 +131,6 @@ def _of_lines(log: Log, pattern: re.Pattern[str], clock: Clock) -> FloatArray:
 
 def _is_time(text: str) -> bool:
     try:
-        return np.isfinite(float(text)) or False
+        return math.isfinite(float(text))
     except ValueError:
         return bool(DATE_TIME.fullmatch(text.strip()))

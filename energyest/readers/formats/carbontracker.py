@@ -166,7 +166,7 @@ class _Epochs:
         for kind, power_W in self.power_W.items():
             rows = [*power_W, *([[math.nan]] * (epochs - len(power_W)))][:epochs]
             columns[f"{kind}_energy_J"] = duration_s * np.array(
-                [sum(row) or math.nan for row in rows]
+                [sum(row) if row else math.nan for row in rows]
             )
         if not columns:
             raise log.refusal(self.line[0], "no average power of any component")

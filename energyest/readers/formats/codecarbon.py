@@ -200,9 +200,8 @@ def _numbers(log: Log, table: Table) -> _Rows:
     pue = column("pue", 1.0)
     pue = np.where(pue > 0, pue, 1.0)
     duration_s = column("duration")
-    for name, values in (("duration", duration_s),):
-        if np.isnan(values).any():
-            raise log.refusal(table[int(np.argmax(np.isnan(values)))][0], f"no {name}")
+    if np.isnan(duration_s).any():
+        raise log.refusal(table[int(np.argmax(np.isnan(duration_s)))][0], "no duration")
     return _Rows(
         [number for number, _ in table],
         [row.get("run_id", "") for _, row in table],
@@ -231,14 +230,14 @@ def _check_one_training(log: Log, table: Table, rows: _Rows, is_tasks: bool, run
         raise log.refusal(
             rows.line[other], f"another run begins: choose one with run_id=: {runs}{more}"
         )
-    for key in ("project_name", "experiment_id"):
-        found = dict.fromkeys(row.get(key, "") for _, row in table)
-        if len(found) > 1 and key == "project_name":
-            other = next(n for n, (_, row) in enumerate(table) if row[key] != table[0][1][key])
-            raise log.refusal(
-                rows.line[other],
-                f"another {key}: {', '.join(map(repr, found))}; choose a run with run_id=",
-            )
+    # (An experiment may well hold several trackers of one training.)
+    projects = [row.get("project_name", "") for _, row in table]
+    other = next((n for n, project in enumerate(projects) if project != projects[0]), None)
+    if other is not None:
+        found = ", ".join(map(repr, dict.fromkeys(projects)))
+        raise log.refusal(
+            rows.line[other], f"another project_name: {found}; choose a run with run_id="
+        )
 
 
 def _added(log: Log, rows: _Rows, notes: list[str]) -> tuple[_Rows, list[int], float]:

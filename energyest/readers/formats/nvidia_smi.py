@@ -296,8 +296,10 @@ def _entries(
                 entry[fact] = row[column]
         column = first.first(_LIMIT)
         value = _VALUE.fullmatch(row[column]) if row is not None and column is not None else None
-        if value:
-            entry["power_limit_W"] = float(value[1])
+        if value and column is not None:
+            unit = value[2] or first.units[column] or "W"
+            if unit in _TO_W:
+                entry["power_limit_W"] = float(value[1]) * _TO_W[unit]
         entries.append(entry)
     return entries
 
