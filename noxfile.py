@@ -1,6 +1,6 @@
 """Sessions: `python -m nox -s demo`, `tests`, `lint`; more with `python -m nox --list`.
 
-Tests that take minutes are no part of `tests`: `python -m nox -s tests_long` runs them.
+Tests that take minutes are not part of `tests`: `python -m nox -s tests_long` runs them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 nox.options.sessions = ["lint", "tests"]
 nox.options.reuse_existing_virtualenvs = True
 
-# Asked for by itself and first, so that no other requirement picks a larger or newer build.
+# Installed first and by itself, so that no other requirement picks a larger or newer build.
 TORCH = "torch==2.13.0"
 # One process for each processor, but no more than there is work for.
 SPREAD = ("-n", "logical", "--maxprocesses", "4")
@@ -29,14 +29,14 @@ def install(session: nox.Session, extras: str) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Train a small network on real data, project its energy half way, and compare."""
+    """Train a small network on real data, project its energy halfway, and compare."""
     install(session, "plot")
     session.run("python", "examples/digits.py", *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The test-suite: on a CPU, without the data beside the checkout, in under six minutes."""
+    """Run the test suite: on a CPU, without external data, in under six minutes."""
     install(session, "dev")
     session.run("python", "-m", "pytest", *SPREAD, *session.posargs)
 
@@ -70,8 +70,15 @@ def tests_without_torch(session: nox.Session) -> None:
 
 
 @nox.session
+def tests_browser(session: nox.Session) -> None:
+    """The report in a real browser: Chromium, which has to be installed."""
+    install(session, "dev")
+    session.run("python", "-m", "pytest", "tests/browser", *session.posargs)
+
+
+@nox.session
 def tests_long(session: nox.Session) -> None:
-    """Tests that take minutes: trainings of several processes, and what is marked `long`."""
+    """Run tests that take minutes: trainings in several processes, and tests marked `long`."""
     install(session, "dev")
     session.run("python", "-m", "pytest", "-m", "", "tests/long", *SPREAD, *session.posargs)
     session.run("python", "-m", "pytest", "-m", "long", "tests", *SPREAD, *session.posargs)
@@ -105,7 +112,7 @@ def tests_sdist(session: nox.Session) -> None:
         archive.extractall(folder, filter="data")
     session.chdir(folder / sdist.name.removesuffix(".tar.gz"))
     # What is tested is the wheel, and not the package that lies beside the tests.
-    session.run("rm", "-r", "energyest", external=True)
+    shutil.rmtree("energyest")
     session.run("python", "-m", "pytest", *SPREAD, *session.posargs)
 
 
@@ -130,7 +137,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def notebook(session: nox.Session) -> None:
-    """Run the notebook of the trade-off analysis anew, with its pictures."""
+    """Run the notebook of the trade-off analysis again, with its plots."""
     install(session, "tradeoff")
     session.install("nbconvert>=7", "ipykernel>=6")
     session.run(
@@ -141,9 +148,9 @@ def notebook(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Speed, and accuracy on real trainings; needs the data that benchmarks/README.md lists."""
+    """Measure speed, and accuracy on real trainings; needs the data in benchmarks/README.md."""
     install(session, "benchmarks,tradeoff")
-    # Each exits with 1 if it misses a goal; the others run all the same.
+    # Each exits with 1 if it misses a goal; the others still run.
     for name in (
         "cost",
         "step_speed",

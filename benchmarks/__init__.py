@@ -1,1 +1,1 @@
-"""Evidence for the figures that energyest states; README.md beside this file is the list."""
+"""Evidence for the figures that energyest states; the README.md in this folder lists it."""

@@ -79,7 +79,7 @@ def carbon_intensity(country: str) -> CarbonIntensity:
             "Germany"), or "World". Case, spaces and accents are ignored.
 
     Raises:
-        EstimateError: the table has no such country. The message lists the nearest names.
+        EstimateError: the table has no such country. The message lists the closest names.
 
     Examples:
         >>> from energyest.carbon import carbon_intensity
@@ -220,7 +220,7 @@ def _unknown(country: str) -> str:
     part = [name for name in known if len(wanted) > 3 and (wanted in name or name in wanted)]
     alike = difflib.get_close_matches(wanted, known, n=12, cutoff=0.7)
     names = list(dict.fromkeys(known[name] for name in (*part, *alike)))[:4]
-    nearest = f"; the nearest names are {', '.join(names)}" if names else ""
+    nearest = f"; the closest names are {', '.join(names)}" if names else ""
     return (
         f"unknown country {country!r}{nearest}. energyest.carbon.known_countries() lists all "
         "countries; you can also pass a number in g CO2e per kWh"

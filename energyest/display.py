@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 JOULES_PER_KWH = 3.6e6
 # Prefixes of units, the largest first.
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"))
-# How a cell begins that a spreadsheet computes.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def printable(text: str) -> str:
@@ -64,7 +62,8 @@ def as_csv(table: pd.DataFrame) -> str:
 
 
 def _as_cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if is_formula else value
 
 
 def format_energy(energy_J: float) -> str:

@@ -60,8 +60,8 @@ def cumulative_energy(
     throughout, it is spread evenly. Power is integrated instead (trapezoid rule, with the power at
     an edge interpolated) before the counter's first and after its last reading, and where the
     counter is not credible: where it falls (it wrapped or restarted), rises faster than
-    `max_power_W`, stands still for seconds although power was not read as 0, or contradicts the
-    power.
+    `max_power_W`, stands still for seconds (unless power was read as 0 meanwhile), or contradicts
+    the power.
 
     Args:
         time_s: shape (n,), seconds on any clock, not decreasing.

@@ -26,6 +26,8 @@ _SHARES = {
 }
 # Of one text, such as a hyperparameter that holds a whole file.
 _MOST_CHARACTERS = 2000
+# As in every cell: notebooks have rules of their own, and differ.
+_LEFT = "text-align:left"
 # A cell of a table of so many characters is not broken.
 _SHORT = 24
 
@@ -69,7 +71,7 @@ def joined(parts: Iterable[object]) -> Markup:
 def _data(value: object) -> Markup:
     """A cell; what is short, such as a number and its unit, stays in one line."""
     is_short = len(str(value)) <= _SHORT
-    return element("td", value, **({"style": "white-space:nowrap"} if is_short else {}))
+    return element("td", value, style=f"{_LEFT};white-space:nowrap" if is_short else _LEFT)
 
 
 def listing(notes: Iterable[object]) -> Markup:
@@ -80,7 +82,7 @@ def listing(notes: Iterable[object]) -> Markup:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str = "") -> Markup:
     """A table with the names of its columns; the first cell of each row is the row's name."""
-    names = element("tr", *(element("th", name, scope="col") for name in head))
+    names = element("tr", *(element("th", name, scope="col", style=_LEFT) for name in head))
     body = [element("tr", _row_name(row[0]), *(_data(value) for value in row[1:])) for row in rows]
     parts = [element("caption", caption)] if caption else []
     # A wide table is scrolled by itself, with the keyboard too.
@@ -112,7 +114,7 @@ def paragraph(text: object) -> Markup:
 
 
 def _row_name(name: object) -> Markup:
-    return element("th", name, scope="row", style="text-align:left")
+    return element("th", name, scope="row", style=_LEFT)
 
 
 def of_frame(frame: pd.DataFrame, *, caption: str = "") -> Markup:

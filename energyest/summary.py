@@ -71,6 +71,10 @@ def notes_of(trace: EnergyTrace) -> Iterator[str]:
         if missing_s >= _GAP_S:
             yield f"{device.get('device')} was not measured for {missing_s:.4g} s"
     yield from map(str, read_list(trace.meta, "notes"))
+    for name in ("workload_note", "first_projection_note"):
+        why = read_text(trace.meta, name)
+        if why:
+            yield f"no projection before the first {trace.unit}: {why}"
     for finding in read_objects(read_object(trace.meta, "budget"), "findings"):
         yield read_text(finding, "reason") or "a budget was exceeded"
     cut = read_object(trace.meta, "interrupted_epoch")

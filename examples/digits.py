@@ -1,6 +1,7 @@
 """Train a small network on scikit-learn's digits under `EnergyMonitor`.
 
-Half way it prints the projection beside the other estimators, at the end how far each was off.
+Halfway through, it prints the projection and the other estimators' results; at the end, the error
+of each.
 
     python examples/digits.py [--epochs 40] [--folder energyest-demo]
 """
@@ -66,7 +67,7 @@ class DigitClassifier(pl.LightningModule):
 
 
 class PrintHalfWay(pl.Callback):
-    """Prints what every estimator expects when half of the epochs are over."""
+    """Prints the estimates of all estimators after half of the epochs."""
 
     def __init__(self, monitor: EnergyMonitor) -> None:
         self.monitor = monitor
@@ -80,7 +81,7 @@ class PrintHalfWay(pl.Callback):
 
 
 def load_data() -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """1,797 handwritten digits, which scikit-learn ships, as training and validation loader."""
+    """Training and validation loaders of the 1,797 handwritten digits in scikit-learn."""
     images, labels = load_digits(return_X_y=True)
     data = TensorDataset(
         torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16, torch.tensor(labels)
@@ -90,12 +91,12 @@ def load_data() -> tuple[DataLoader[Any], DataLoader[Any]]:
 
 
 def main() -> None:
-    """Train, report, save."""
+    """Train the network, print a report, and save a plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--folder", type=Path, default=Path("energyest-demo"))
     arguments = parser.parse_args()
-    # Lightning's advice on loaders, and notes of its own on newer versions of torch.
+    # Hide Lightning's advice on loaders, and its notes on newer versions of torch.
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 

@@ -1,6 +1,6 @@
-"""Train a small language model by Hugging Face's Trainer under `EnergyCallback`; nothing is loaded.
+"""Train a small language model with Hugging Face's Trainer under `EnergyCallback`, offline.
 
-The model learns to count: its texts are numbers that follow each other.
+The model learns to count: its texts are sequences of consecutive numbers.
 
     python examples/huggingface.py [--epochs 5] [--texts 512] [--folder energyest-huggingface]
 """
@@ -21,7 +21,7 @@ NUMBERS, LENGTH = 50, 24
 
 
 class PrintProjection(TrainerCallback):
-    """Prints at the beginning of each epoch where the training will end up."""
+    """Prints the projected energy at the beginning of each epoch."""
 
     def __init__(self, callback: EnergyCallback) -> None:
         self.callback = callback
@@ -33,14 +33,14 @@ class PrintProjection(TrainerCallback):
 
 
 def texts(number: int) -> list[dict[str, torch.Tensor]]:
-    """Samples as the Trainer takes them: `input_ids` and `labels` of shape (LENGTH,)."""
+    """Samples in the Trainer's format: `input_ids` and `labels` of shape (LENGTH,)."""
     starts = torch.randint(NUMBERS, (number,), generator=torch.Generator().manual_seed(0))
     counted = [(start + torch.arange(LENGTH)) % NUMBERS for start in starts]
     return [{"input_ids": text, "labels": text} for text in counted]
 
 
 def main(arguments: Sequence[str] | None = None) -> EnergyTrace:
-    """Train, report, and return the trace."""
+    """Train the model, print a report, and return the trace."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--texts", type=int, default=512)

@@ -1,4 +1,4 @@
-"""A loop of JAX under `track()`, which waits for JAX at the edges of epochs.
+"""A JAX training loop under `track()`, which synchronises JAX at the edges of epochs.
 
 python examples/loop_jax.py [--epochs 20] [--folder energyest-jax]
 """
@@ -22,7 +22,7 @@ except ImportError:
 
 
 def main(arguments: Sequence[str] | None = None) -> EnergyTrace:
-    """Train a small network on scikit-learn's digits, and say what it cost."""
+    """Train a small network on scikit-learn's digits, and print its cost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--folder", default="energyest-jax")

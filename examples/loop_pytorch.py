@@ -1,4 +1,4 @@
-"""A loop of PyTorch under `track()`, left by `break` when it gets no better.
+"""A PyTorch training loop under `track()`, left by `break` when accuracy stops improving.
 
 python examples/loop_pytorch.py [--epochs 30] [--folder energyest-pytorch]
 """
@@ -17,7 +17,7 @@ from energyest.records.trace import EnergyTrace
 
 
 def main(arguments: Sequence[str] | None = None) -> EnergyTrace:
-    """Train a small network on scikit-learn's digits, and say what it cost."""
+    """Train a small network on scikit-learn's digits, and print its cost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--folder", default="energyest-pytorch")
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> EnergyTrace:
                 accuracy = (model(images[1500:]).argmax(1) == labels[1500:]).float().mean().item()
             run.log(samples=1500, val_acc=accuracy)
             if epoch > 10 and accuracy <= best:
-                break  # what is planned ends here, too
+                break  # the run then counts as ended as planned
             best = max(best, accuracy)
     print(f"{run.trace}\n{run.projection}")
     return run.trace

@@ -1,4 +1,4 @@
-"""scikit-learn's `partial_fit` under `track()`, here as a decorator.
+"""scikit-learn's `partial_fit` under `track()`, used as a decorator.
 
 python examples/loop_sklearn.py [--epochs 20] [--folder energyest-sklearn]
 """
@@ -17,7 +17,7 @@ from energyest.records.trace import EnergyTrace
 
 
 def main(arguments: Sequence[str] | None = None) -> EnergyTrace:
-    """Train a small network on scikit-learn's digits, and say what it cost."""
+    """Train a small network on scikit-learn's digits, and print its cost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--folder", default="energyest-sklearn")

@@ -94,7 +94,7 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 @pytest.fixture(autouse=True)
 def _takes_its_threads_with_it() -> Iterator[None]:
-    """A test that leaves a run behind, as one that fails may, is told so; the next is not."""
+    """Report a test that leaves a run behind, as a failing one may, and not the next test."""
     before = own_threads()
     yield
     left = end_those_since(before)
@@ -104,7 +104,7 @@ def _takes_its_threads_with_it() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _patient() -> None:
-    """A busy machine is no driver and no disk that hangs; tests of these wait for less."""
+    """Do not mistake a busy machine for a hanging driver or disk; tests of these wait for less."""
     driver.PATIENCE_S = writer.PATIENCE_S = 60.0
 
 
@@ -126,7 +126,7 @@ def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def forks(request: pytest.FixtureRequest) -> Iterator[Forks]:
-    """Starts processes that have imported torch already, where the simulated NVML is."""
+    """Starts processes that have already imported torch, with the simulated NVML."""
     found = dict(os.environ)
     if compiler_available():
         found = environment(request.getfixturevalue("nvml_library"))
@@ -153,7 +153,7 @@ def nvml(nvml_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNv
 
 @pytest.fixture
 def nvml_clock(nvml: FakeNvml) -> Iterator[NvmlClock]:
-    """The simulated driver, and runs beside it that are recorded, by one simulated clock."""
+    """The simulated driver, and runs recorded with it, on one simulated clock."""
     clock = NvmlClock(nvml)
     with without_threads(clock):
         yield clock

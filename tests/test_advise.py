@@ -229,7 +229,7 @@ def test_what_is_said_of_a_probed_pair() -> None:
         asked({"it": load}, "V100", probes=[probe, replace(probe, power_W=100.0)])
 
 
-def test_a_workload_that_cannot_be_timed_is_no_end_of_it() -> None:
+def test_a_workload_that_cannot_be_timed_does_not_end_it() -> None:
     small = MODELS["small"]
     backward = tuple(replace(o, phase="backward") for o in small.operations)
     table = asked({"good": small, "bad": replace(small, operations=backward)}, "H100").table
@@ -289,7 +289,7 @@ def test_text_and_html() -> None:
         ({"models": [MODELS["small"], MODELS["large"]]}, "two workloads have the model 'Net'"),
         ({"models": {"a": 3}}, "models contains a int"),
         ({"gpus": []}, "gpus is empty"),
-        ({"gpus": ["H100", "H1000"]}, "unknown GPU 'H1000'.*nearest names are"),
+        ({"gpus": ["H100", "H1000"]}, "unknown GPU 'H1000'.*closest names are"),
         ({"gpus": ["H100", "NVIDIA H100 80GB HBM3"]}, "H100 80GB HBM3 is given twice"),
         ({"epochs": 0}, "epochs=0 must be positive"),
         ({"epochs": {"small": 3}}, "epochs is missing for 'medium', 'large'"),

@@ -39,7 +39,7 @@ def measured(energy_J: list[float], **meta: Any) -> EnergyTrace:
 
 
 def stepped(rest_J: float, deviation: float, trace: EnergyTrace, epochs: float = 20) -> Estimate:
-    """STEP's estimate, of which the interval is that of a deviation of what is to come."""
+    """STEP's estimate, with an interval from a given deviation of the energy to come."""
     done_J = float(trace.column("energy_J").sum())
     half_J = Z * deviation * rest_J
     return Estimate(

@@ -1,4 +1,4 @@
-"""What a budget decides, over all that can be known of a training; when it is looked at."""
+"""The verdict of a budget in all states of a training, and when it is evaluated."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def test_what_is_exceeded_is_known(limit: Limit, at: Standing) -> None:
 
 
 @given(limits(), standings(), st.floats(1, 1000))
-def test_a_larger_budget_is_no_more_exceeded(limit: Limit, at: Standing, times: float) -> None:
+def test_a_larger_budget_is_never_worse(limit: Limit, at: Standing, times: float) -> None:
     larger = Limit(limit.amount * times, limit.unit, limit.size, limit.is_duration)
     assert judge(larger, at).level <= judge(limit, at).level
 
 
 @given(limits(), standings(), st.floats(1, 1000))
-def test_who_has_spent_more_is_no_better_off(limit: Limit, at: Standing, times: float) -> None:
+def test_spending_more_is_never_better(limit: Limit, at: Standing, times: float) -> None:
     more = Standing(
         at.rows, at.energy_J * times, at.duration_s * times, at.projection, at.is_stable
     )

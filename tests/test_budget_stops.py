@@ -129,5 +129,5 @@ def test_a_short_value_for_the_progress_bar(energy_J: float, text: str) -> None:
 
 def test_energies_have_four_digits_everywhere() -> None:
     assert format_energy(169.6) == "169.6 J"
-    assert format_both(171.1) == "171.1 J (4.753e-05 kWh)"
+    assert format_both(171.1) == "171.1 J (47.53 mWh)"
     assert format_duration(62) == "1 min 02 s"

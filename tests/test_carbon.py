@@ -199,12 +199,12 @@ def test_an_own_intensity_is_checked_as_well() -> None:
     ],
     ids=lambda energy: type(energy).__name__,
 )
-def test_what_holds_an_energy_is_told_how(energy: object) -> None:
+def test_objects_that_hold_an_energy_get_advice(energy: object) -> None:
     with pytest.raises(EstimateError, match=f"{type(energy).__name__}, not joules.*column"):
         co2e_kg(energy, "DE")  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("energy", ["5", ["1", "2"], pd.Series(["1"])])
-def test_text_is_no_energy(energy: object) -> None:
+def test_text_is_not_an_energy(energy: object) -> None:
     with pytest.raises(EstimateError, match="energy_J must hold numbers"):
         co2e_kg(energy, "DE")  # type: ignore[call-overload]

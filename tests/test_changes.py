@@ -171,7 +171,7 @@ def test_no_entry_where_nothing_changes(tmp_path: Path) -> None:
     assert "planned_changes" not in monitor.trace.meta
 
 
-def test_networks_that_are_trained_in_turn_are_no_changes(tmp_path: Path) -> None:
+def test_networks_trained_in_turn_are_not_changes(tmp_path: Path) -> None:
     class InTurn(pytorch_lightning.Callback):
         def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
             pl_module.backbone.requires_grad_(trainer.current_epoch % 2 == 0)

@@ -137,7 +137,7 @@ def test_a_resumed_run_counts_once(tmp_path: Path) -> None:
     assert list(runs["run"]) == ["energy-2"]
 
 
-def test_other_ranks_are_no_runs_of_their_own(tmp_path: Path) -> None:
+def test_other_ranks_are_not_separate_runs(tmp_path: Path) -> None:
     trace(20.0).save(tmp_path / "energy")
     trace(20.0).save(tmp_path / "energy" / "rank1")
     assert list(collect_runs(tmp_path)["run"]) == ["energy"]
@@ -196,7 +196,7 @@ def test_a_trace_that_says_nothing() -> None:
 
 
 @pytest.mark.parametrize("source", [3, None, trace(), [3], {"a": 3}])
-def test_what_is_no_source(source: object) -> None:
+def test_what_is_not_a_source(source: object) -> None:
     with pytest.raises(RunsError, match="must be a"):
         collect_runs(source)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Estimators on many finished runs: the figures, who refuses, and PRE beside the others."""
+"""Estimators on many finished runs: the figures, refusals, and PRE next to the others."""
 
 from __future__ import annotations
 

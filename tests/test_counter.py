@@ -1,4 +1,4 @@
-"""An energy counter costs milliseconds to read: it is read rarely, and where it tells most."""
+"""An energy counter takes milliseconds to read: it is read rarely, and when it is most useful."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PERIOD_S = 0.1
 
 @pytest.mark.parametrize("gpus", [1, 8])
 def test_what_is_costly_is_read_rarely(nvml: FakeNvml, gpus: int) -> None:
-    """As of an H200: in each round, it would take 4 % of a processor for each GPU."""
+    """As on an H200: reading it in each round would take 4 % of a CPU core per GPU."""
     nvml.set_device_count(gpus)
     nvml.spin(COUNTER, seconds=0.0036)
     with track(gpus=list(range(gpus)), components=["gpu"]):
@@ -81,11 +81,11 @@ class Reader:
     """Reads a counter whenever a `CounterTick` asks for it.
 
     Args:
-        phase_s: when the counter is renewed.
-        period_s: how often.
-        reading_s: shortest and longest duration of a reading; its value is of any moment of it.
-        late_s: how much later than asked for it begins, at most.
-        seed: of chance.
+        phase_s: time of an update of the counter.
+        period_s: time between updates.
+        reading_s: shortest and longest duration of a reading; its value is from any instant in it.
+        late_s: the most by which a reading begins later than requested.
+        seed: seed of the random numbers.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ def test_the_renewals_are_found(phase_s: float) -> None:
 
 
 @pytest.mark.parametrize("period_s", [0.001, 0.02, 0.05, 1.0])
-def test_no_renewals_are_made_up(period_s: float) -> None:
+def test_no_updates_are_made_up(period_s: float) -> None:
     for start_s in np.arange(0, 1.1, 0.13):
         reader = Reader(0.0, period_s=period_s, reading_s=(0.001, 0.004))
         reader.read(start_s)
@@ -146,7 +146,7 @@ def test_no_renewals_are_made_up(period_s: float) -> None:
         assert reader.tick.best_s(5.0) == 5.0
 
 
-def test_the_renewals_are_found_anew() -> None:
+def test_the_updates_are_found_again() -> None:
     reader = Reader(0.01)
     reader.read(0.0)
     assert reader.tick.renewed_s(1.0) == pytest.approx(0.91, abs=0.005)
@@ -155,7 +155,7 @@ def test_the_renewals_are_found_anew() -> None:
     assert reader.tick.renewed_s(702.0) == pytest.approx(701.96, abs=0.005)
 
 
-def test_a_counter_that_shows_no_renewals_is_tried_ever_less_often() -> None:
+def test_a_counter_without_updates_is_tried_less_and_less_often() -> None:
     reader = Reader(0.0, period_s=0.001)
     for time_s in np.arange(0.0, 4000.0, 4.0):
         reader.read(float(time_s))
@@ -203,7 +203,7 @@ def test_who_is_held_up_always_does_not_read_on_and_on() -> None:
     assert math.isnan(tick.renewed_s(50.0))
 
 
-def test_a_reading_that_failed_is_no_renewal() -> None:
+def test_a_failed_reading_is_not_an_update() -> None:
     tick, time_s, reads = CounterTick(), 0.0, 0
     while time_s < math.inf:
         has_failed = reads % 5 == 2
@@ -256,7 +256,7 @@ def test_instant_power_shows_a_counter_that_stood_still_for_a_while(is_instant: 
 def test_what_is_read_later_does_not_change_whether_a_counter_is_believed() -> None:
     """Else a row that is final is corrected in a later one, which may fall below 0 by that."""
     time_s = np.arange(0, 16.05, 0.1)
-    # In the second 4 s the counter tells 80 J of 400 J too little: more than 12 % and 0.15 s of
+    # In the second 4 s the counter shows 80 J of 400 J too little: more than 12 % and 0.15 s of
     # the 100 W that were drawn, but not of the 600 W that come later.
     power_W = np.where(time_s < 10, 100.0, 600.0)
     counter = np.full(len(time_s), math.nan)

@@ -356,7 +356,7 @@ def test_half_precision_halves_activations_and_adds_casts() -> None:
     assert tf32.operations == full.operations
 
 
-def test_views_and_marks_are_no_kernels() -> None:
+def test_views_and_marks_are_not_kernels() -> None:
     class Views(Net):
         def forward(self, x: Tensor) -> Tensor:
             with torch.profiler.record_function("mark"):
@@ -831,10 +831,10 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "no module": (lambda: print, X, {}, "model is a builtin_function.*torch.nn.Module"),
     "a class": (lambda: nn.Linear, X, {}, "model is a type"),
     "lazy": (Lazy, X, {}, "Lazy has parameters without a shape yet: run it once"),
-    "no sample": (mlp, X[:0], {}, "example_batch holds no sample"),
-    "text": (mlp, "text", {}, "example_batch holds no sample"),
-    "texts": (mlp, ["text"], {}, "example_batch holds no sample"),
-    "nothing": (mlp, None, {}, "example_batch holds no sample"),
+    "no sample": (mlp, X[:0], {}, "example_batch holds no samples"),
+    "text": (mlp, "text", {}, "example_batch holds no samples"),
+    "texts": (mlp, ["text"], {}, "example_batch holds no samples"),
+    "nothing": (mlp, None, {}, "example_batch holds no samples"),
     "precision": (mlp, X, {"precision": "fp8"}, "precision='fp8' must be one of fp32"),
     "precision none": (mlp, X, {"precision": None}, "precision=None must be one of"),
     "optimizer": (mlp, X, {"optimizer": "magic"}, "optimizer='magic' must be one of sgd"),

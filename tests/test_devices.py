@@ -85,6 +85,6 @@ def test_kinds() -> None:
     assert accelerators_of(devices[2:]) == []
 
 
-def test_what_is_no_entry_is_left_out() -> None:
+def test_what_is_not_an_entry_is_left_out() -> None:
     assert devices_of({"devices": [1, {"name": "a"}, None]}) == [{"name": "a"}]
     assert devices_of({"devices": "gpu:0"}) == devices_of({}) == []

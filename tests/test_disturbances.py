@@ -1,4 +1,4 @@
-"""Epochs that stand out, how many are to come, and what that does to an interval."""
+"""Outlying epochs: their detection, how many are expected, and their effect on an interval."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_short_plateau_is_not_believed_alone() -> None:
     assert estimate.upper_J > 13_215 + 25 * 950
 
 
-def test_three_epochs_of_which_one_stands_out_are_no_sure_level() -> None:
+def test_three_epochs_with_an_outlier_are_not_a_certain_level() -> None:
     estimate = projected(np.array([882.0, 1285, 884]), 40)
     quiet_J, all_J = 1285 + 39 * 883, 40 * (882 + 1285 + 884) / 3
     assert estimate.lower_J - 0.005 * quiet_J < quiet_J < all_J < estimate.upper_J
@@ -215,7 +215,7 @@ def test_a_known_duration_has_no_interval() -> None:
     assert estimate.duration_lower_s == estimate.duration_upper_s == pytest.approx(210)
 
 
-def test_without_durations_there_is_no_interval_of_them() -> None:
+def test_without_durations_they_have_no_interval() -> None:
     estimate = estimate_step(EnergyTrace.from_epochs([100.0] * 8), 20)
     assert estimate.duration_lower_s is None
     assert estimate.duration_upper_s is None
@@ -225,7 +225,7 @@ def test_the_window_of_the_paper_has_intervals_too() -> None:
     trace = EnergyTrace.from_epochs([300.0] * 10 + [100.0, 101, 99, 100, 100], [10.0] * 15)
     estimate = estimate_step(trace, 60, start=10, window=5)
     assert estimate.energy_J == pytest.approx(3500 + 45 * 100)
-    # What came before the window is none of its business.
+    # What came before the window must not matter.
     assert estimate.upper_J < 1.05 * estimate.energy_J
     assert estimate.lower_J < estimate.energy_J
     assert estimate.duration_lower_s < 600 < estimate.duration_upper_s

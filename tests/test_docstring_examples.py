@@ -17,6 +17,7 @@ import pytest
 
 from tests.support import snippet_names
 from tests.support.example_logs import write_logs, write_tensorboard
+from tests.support.markdown import ROOT
 
 MODULES = ("", "estimators", "tradeoff", "readers", "carbon", "gpus", "plots", "profiling")
 # Classes that users make themselves; the others are results, which functions return.
@@ -101,3 +102,12 @@ def test_the_example_runs(
         runner = doctest.DocTestRunner(optionflags=FLAGS)
         runner.run(test)
         assert not runner.failures, capsys.readouterr().out
+
+
+def test_the_reference_lists_every_public_name() -> None:
+    folder = ROOT / "docs/reference/python"
+    if not folder.exists():
+        pytest.skip("the tests run without the documentation")
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in folder.glob("*.md"))
+    listed = {path.rpartition(".")[2] for path in re.findall(r"^::: (\S+)", pages, re.MULTILINE)}
+    assert set(NAMES) <= listed

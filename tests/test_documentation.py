@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from energyest import cli
+from tests.faults import load_cases
 from tests.support import snippet_names
 from tests.support.markdown import ROOT, Block, anchors, blocks, links, name_of, pages
 
@@ -69,6 +70,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.exists(), f"{link}: no such file"
         if anchor and target.suffix == ".md":
             assert anchor in anchors(target), f"{link}: no such heading"
+
+
+def test_the_page_on_faults_is_of_these_cases() -> None:
+    page = (ROOT / "docs/explanation/reliability.md").read_text(encoding="utf-8")
+    for case in load_cases().values():
+        assert f"| {case.fault} | {case.training} | {case.trace} |" in page
 
 
 def test_what_is_not_run_has_a_reason() -> None:

@@ -339,7 +339,7 @@ def test_intervals_hold_the_stop() -> None:
     epochs, energy, closer = np.mean(np.concatenate([*held.values()]), axis=0)
     assert 0.85 <= epochs <= 0.99
     assert 0.85 <= energy <= 0.99
-    # It tells more than the planned end does.
+    # It is more informative than the planned end.
     assert closer >= 0.75
 
 
@@ -362,7 +362,7 @@ def test_a_larger_min_delta_stops_no_later() -> None:
     ]
     assert stops == sorted(stops, reverse=True)
     assert stops[-1] < stops[0]
-    # Without noise, the curve itself tells.
+    # Without noise, the curve itself determines the end.
     on_curve = 0.5 + np.exp(-np.arange(300) / 6)
     assert stops[2] == pytest.approx(stop_of(on_curve, min_delta=0.01), abs=2)
 
@@ -474,7 +474,7 @@ def test_a_training_that_stops(every: int, tmp_path: Path, capsys: Any) -> None:
     # Seen from its end, and from the last two thirds of it.
     assert estimate_early_stop(monitor.trace).epochs == stop
     seen = spy.seen[2 * stop // 3 : -1]
-    # The monitor's own is of the planned end; there is none just after an epoch that took long.
+    # The monitor's own is for the planned end; there is none just after an epoch that took long.
     assert {projection.epochs for _, projection in seen if projection is not None} == {60}
     for trace, _ in seen:
         estimate = _or_guess(trace)

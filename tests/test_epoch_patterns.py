@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tarfile
+from pathlib import Path
+
 import pytest
 
 from energyest.errors import ConfigurationError
@@ -28,6 +31,41 @@ def seen_in(*pieces: bytes | str, reader: EpochReader | None = None) -> list[tup
     return found
 
 
+# What the programs in tests/support/programs printed in three epochs, into a pipe and to a terminal
+# of 120 columns, with Lightning 2.6.6, transformers 5.24, Keras 3.15 and ultralytics 8.4.
+OUTPUT = Path(__file__).parent / "data" / "program_output.tar.gz"
+TELLS_OF_EPOCHS = [(0, 3), (1, 3), (2, 3)]
+HIDES_THE_NUMBER = [(0, None), (1, None), (2, None)]
+
+
+@pytest.mark.parametrize("place", ["pipe", "terminal"])
+@pytest.mark.parametrize(
+    ("name", "epochs"),
+    [
+        ("lightning_tqdm", HIDES_THE_NUMBER),
+        ("lightning_rich", TELLS_OF_EPOCHS),
+        ("huggingface_bar", TELLS_OF_EPOCHS),
+        ("huggingface_no-bar", HIDES_THE_NUMBER),
+        ("keras", TELLS_OF_EPOCHS),
+        ("ultralytics", TELLS_OF_EPOCHS),
+    ],
+)
+def test_what_real_programs_print(name: str, place: str, epochs: list[tuple]) -> None:
+    with tarfile.open(OUTPUT) as archive:
+        file = archive.extractfile(f"{name}_{place}.txt")
+        assert file is not None
+        output = file.read()
+    if (name, place) == ("lightning_rich", "pipe"):
+        epochs = []  # its bar is drawn once, when the training is over
+    whole = seen_in(output)
+    in_pieces = seen_in(*(output[i : i + 7] for i in range(0, len(output), 7)))
+    for seen in (whole, in_pieces):
+        known = [number for number, _ in seen]
+        assert sorted(known) == known
+        # How many there are to be may be told after the epoch.
+        assert [(n, e) for n, e in seen if e is not None or (n, None) in epochs] == epochs
+
+
 def test_lightning_by_tqdm() -> None:
     bars = ["\r" + BAR.format(e, 2 * s, "█", s) for e in range(3) for s in (0, 25, 50)]
     assert seen_in("  | Name | Type\n", *bars) == [(0, None), (1, None), (2, None)]
@@ -36,8 +74,12 @@ def test_lightning_by_tqdm() -> None:
 
 
 def test_lightning_by_rich() -> None:
-    line = "\x1b[2K\x1b[37mEpoch 3/9\x1b[0m  \x1b[38;5;11m━━━━\x1b[0m 50/50 0:00:01\r\x1b[1A"
+    line = "\x1b[2K\x1b[37mEpoch 3/9\x1b[0m  \x1b[38;5;11m━━━━\x1b[0m 0/50 0:00:01\r\x1b[1A"
     assert seen_in(line) == [(3, 10)]
+    assert seen_in(line.replace(" 0/50", " 5/--")) == [(3, 10)]
+    assert seen_in(line.replace(" 0/50", " 5/50")) == [(3, 10)]
+    # A full one has not just begun; where it is no terminal, there are no others.
+    assert seen_in(line.replace(" 0/50", " 50/50")) == []
 
 
 def test_keras() -> None:
@@ -74,13 +116,16 @@ def test_huggingface(line: str) -> None:
 def test_huggingface_with_its_bar() -> None:
     line = "{'loss': 0.52, 'epoch': 1.0}\n"
     bars = "\r  0%|          | 0/300 [00:00<?, ?it/s]", "\r 33%|███  | 98/300 [00:05<00:10]\r"
-    assert seen_in(*bars, line) == [(0, 3)]  # the bar is two steps late
+    again = "\r 33%|███  | 100/300 [00:05<00:10]\r"
+    assert seen_in(*bars, line) == [(0, None)]  # the bar is two steps late
+    assert seen_in(*bars, line, again) == [(0, None), (0, 3)]
     evaluation = "\r 50%|████  | 5/10 [00:00<00:00]\r"
-    assert seen_in(*bars, evaluation, line) == [(0, 3)]
+    assert seen_in(*bars, line, evaluation, again) == [(0, None), (0, 3)]
     # A training that ends within an epoch: how many there are is not told.
-    assert seen_in(bars[0].replace("300", "250"), bars[1].replace("300", "250"), line) == [
-        (0, None)
-    ]
+    shorter = [bar.replace("300", "250") for bar in (*bars, again)]
+    assert seen_in(*shorter[:2], line, shorter[2]) == [(0, None)]
+    long = line.replace("1.0", "1.01"), "\r  1%|  | 101/5400 [00:05<00:10]\r"
+    assert seen_in(bars[0].replace("300", "5400") + "\r", *long) == [(0, None), (0, 54)]
 
 
 def test_ends_and_beginnings() -> None:
@@ -114,7 +159,7 @@ def test_the_first_that_fits_is_the_programs() -> None:
         "\ufffd\x00",
     ],
 )
-def test_what_is_no_epoch(line: str) -> None:
+def test_lines_that_are_not_epochs(line: str) -> None:
     assert EpochReader().read(line) is None
 
 

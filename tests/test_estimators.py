@@ -89,13 +89,13 @@ def test_cold_first_epoch_is_measured_but_not_projected() -> None:
     assert estimate.energy_J == pytest.approx(3800 + 95 * 100, rel=1e-3)
 
 
-def test_single_outliers_are_no_change() -> None:
+def test_single_outliers_are_not_a_change() -> None:
     energy = np.full(20, 100.0) + RNG.normal(0, 0.5, 20)
     energy[[4, 9, 14]] += 60  # a checkpoint every five epochs
     assert find_stable_epoch(trace_of(energy)) == 0
 
 
-def test_an_outlier_at_the_end_that_was_seen_before_is_no_change() -> None:
+def test_a_repeated_outlier_at_the_end_is_not_a_change() -> None:
     energy = np.array([100.0, 101, 99, 100, 160] * 8)
     for observed in range(10, 41):
         assert find_stable_epoch(trace_of(energy[:observed])) == 0
@@ -103,7 +103,7 @@ def test_an_outlier_at_the_end_that_was_seen_before_is_no_change() -> None:
         find_stable_epoch(trace_of(energy[:5]))  # the first of its kind may be a new level
 
 
-def test_cold_epoch_after_a_change_is_no_part_of_the_new_level() -> None:
+def test_cold_epoch_after_a_change_is_not_part_of_the_new_level() -> None:
     energy = np.concatenate([np.full(10, 100.0), [500], np.full(8, 200.0)])
     assert find_stable_epoch(trace_of(energy)) == 11
 
@@ -458,7 +458,7 @@ def test_flops() -> None:
     trace = EnergyTrace.from_epochs(
         energy_J=[1, 1], duration_s=[1, 1], flops=[1e15, 1e15], meta={"devices": [A40]}
     )
-    # A40: 37.4 TFLOP/s in fp32 at 300 W, of which a third is assumed.
+    # A40: 37.4 TFLOP/s in fp32 at 300 W; a third of that rate is assumed.
     expected = 100 * 1e15 / (37.4e12 / 300 * 0.33)
     assert estimate_flops(trace, 100).energy_J == pytest.approx(expected, rel=1e-3)
     given = estimate_flops(trace, 100, flops=1e18, peak_flops_per_s=1e13, tdp_W=100, efficiency=0.5)
@@ -615,3 +615,14 @@ def test_gpu_table_is_sane() -> None:
         > h100.peak_flops_per_s["fp32"]
         > 6e13
     )
+
+
+def test_unknown_durations_of_epochs_to_come_are_not_0() -> None:
+    """Validation is known in joules alone: how long training takes without it is not."""
+    validation_J = np.where(np.arange(20) % 2, 40.0, 0.0)
+    trace = EnergyTrace.from_epochs(
+        np.full(20, 400.0), np.full(20, 60.0), validation_energy_J=validation_J
+    )
+    with pytest.raises(EstimateError, match="durations"):
+        estimate_step(trace, 60, form="power")
+    assert estimate_step(trace, 60).energy_J == pytest.approx(24_000, rel=0.02)

@@ -19,6 +19,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 @pytest.mark.skipif(not EXAMPLES.exists(), reason="the tests run without the examples")
 @pytest.mark.parametrize("name", ["loop_pytorch", "loop_sklearn", "loop_jax"])
 def test_loop(name: str, tmp_path: Path) -> None:
+    if name == "loop_pytorch":
+        pytest.importorskip("torch")
     arguments = ["--epochs", "3", "--folder", str(tmp_path / "energy")]
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments],
@@ -48,6 +50,7 @@ def test_measuring_adds_less_than_ten_lines(script: Path) -> None:
 
 @pytest.mark.skipif(not POPULAR.exists(), reason="the tests run without the examples")
 def test_a_loop_in_the_manner_of_nanogpt(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
     load_script("nanogpt_loop").main(["--max-iters", "50", "--out", str(tmp_path)])
     trace = load_trace(tmp_path / "energy")
     assert trace.unit == "interval"

@@ -11,6 +11,8 @@ import pytest
 from tests.faults import Outcome, load_cases, start_all
 from tests.support.forks import LIGHTNING, Forks
 
+pytest.importorskip("torch")  # what is trained there, in processes of its own, needs it
+
 CASES = load_cases()
 
 # The first one waits for the start of many.

@@ -106,7 +106,7 @@ class Witness:
         self.callback = Callback()
 
     def check(self, flips: int) -> None:
-        """What was planned is what happened."""
+        """Check that the planned changes happened."""
         assert len(self.plan) == flips
         first = min(self.seen)
         state = self.seen[first]

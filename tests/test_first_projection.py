@@ -240,7 +240,7 @@ def test_the_last_batch_may_be_smaller(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sensors", "options", "note"),
     [
-        ([Constant(50, "cpu:0")], {}, None),
+        ([Constant(50, "cpu:0")], {}, "this one uses none"),
         ([Constant(50)], {}, "unknown GPU 'constant'"),
         ([h100(), Constant(5, "ram:0")], {"count_flops": False}, None),
         ([h100()], {"precision": "64-true"}, "precision='fp64' must be one of"),
@@ -267,6 +267,7 @@ def test_two_gpus(tmp_path: Path) -> None:
     monitor, seen = fit(tmp_path, h100(), h100("gpu:1"), max_epochs=3)
     assert seen[:3] == 3 * [None]
     assert "workload" not in monitor.trace.meta
+    assert "this one uses 2" in monitor.trace.meta["first_projection_note"]
 
 
 def test_without_the_packaged_model(
@@ -318,7 +319,7 @@ def _kept_positions(samples: int, training: bool) -> Tensor:
 
 
 class Keeping(PlNet):
-    """What its forward keeps for later is shared with any copy of it."""
+    """A model whose forward caches values that any copy of it shares."""
 
     def forward(self, x: Tensor) -> Tensor:
         kept = _kept_positions(x.shape[0], self.training)
@@ -347,7 +348,7 @@ def same() -> DataLoader[Any]:
 
 
 class Target:
-    """What a batch may hold: nothing that torch or a copy of the batch knows of."""
+    """An object in a batch that neither torch nor a copy of the batch knows."""
 
     def __init__(self, classes: Tensor) -> None:
         self.classes = classes

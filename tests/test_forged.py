@@ -49,7 +49,7 @@ def changed(columns: dict[str, list[Any]], name: str, row: int, value: Any) -> N
     columns[name][row] = value
 
 
-# What no training can have in its rows, of which there are four.
+# Values that no training can have in its rows, of which there are four here.
 ROWS: dict[str, tuple[str, int, Any]] = {
     "negative energy": ("energy_J", 1, -5.0),
     "negative energy of GPUs": ("gpu_energy_J", 1, -5.0),
@@ -208,7 +208,7 @@ def test_what_is_not_known_is_not_refused(tmp_path: Path) -> None:
 
 
 def test_a_counter_that_corrects_itself(tmp_path: Path) -> None:
-    """It takes back what was booked before: then a row is unknown, and the total less."""
+    """A counter that takes back booked energy: a row is then unknown, and the total lower."""
     rows = {"energy_J": np.array([100.0, math.nan, 100.0])}
     check_totals(150.0, math.nan, rows, 1, "")
     with pytest.raises(TraceError, match="less than the 200"):
@@ -303,7 +303,7 @@ def test_a_training_goes_on_from_a_forged_checkpoint(
     trainer = make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=3)
     trainer.fit(PlNet(), loader(), ckpt_path=tmp_path / "forged.ckpt")
     assert trainer.current_epoch == 3
-    assert len(monitor.trace) == 1  # it begins anew
+    assert len(monitor.trace) == 1  # it starts over
     assert len(load_trace(tmp_path / "energy")) == 1
     ours = [record for record in caplog.records if record.name == "energyest"]
     assert [record.levelname for record in ours] == ["WARNING"]

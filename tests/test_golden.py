@@ -1,4 +1,4 @@
-"""Numbers that were pinned before the code was moved, made as `tests.support.golden` says."""
+"""Numbers pinned before the code was moved, made by `tests.support.golden`."""
 
 from __future__ import annotations
 

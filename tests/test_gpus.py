@@ -1,4 +1,4 @@
-"""What is known of GPUs: the packaged table, names, precisions, and NVML on the machine."""
+"""Facts about GPUs: the packaged table, names, precisions, and NVML on the machine."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ SLOWED = {
     *("A10G", "L20", "L40", "H20", "H20-3e"),
     *("GeForce RTX 5090 D", "GeForce RTX 5090 D V2"),
 }
-# Boards whose cores or clocks no source tells.
+# Boards for which no source states cores or clocks.
 CORES_UNKNOWN = {"B100", "B300 SXM6 AC", "GB200", "GB300", "L2"}
 
 
@@ -409,7 +409,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_ones() -> None:
         resolve_gpu("RTX 3090Tie")
     text = str(raised.value)
     assert "'RTX 3090Tie'" in text
-    assert "nearest names are GeForce RTX 3090 Ti" in text
+    assert "closest names are GeForce RTX 3090 Ti" in text
     assert "Gpu(...)" in text
 
     with pytest.raises(EstimateError) as raised:
@@ -461,7 +461,7 @@ def test_one_gpu_in_a_list_or_with_a_count(typed: Any) -> None:
 
 @pytest.mark.parametrize("typed", [["A100", "H100"], "A100, H100", "2x A100 and 4x H100"])
 def test_gpus_of_different_kinds(typed: Any) -> None:
-    with pytest.raises(EstimateError, match="different kinds: one kind at a time can be estimated"):
+    with pytest.raises(EstimateError, match="different kinds: estimate one kind at a time"):
         resolve_gpu(typed)
 
 
@@ -472,7 +472,7 @@ def test_a_count_of_what_is_not_known(typed: str) -> None:
 
 
 @pytest.mark.parametrize("typed", [[], ["Radeon"], ["A100", 3], b"A100", None, {"A100": 8}])
-def test_what_is_no_name(typed: Any) -> None:
+def test_what_is_not_a_name(typed: Any) -> None:
     with pytest.raises(EstimateError, match="must be the name of a GPU"):
         resolve_gpu(typed)
 
@@ -631,7 +631,7 @@ def test_nvml_agrees_with_the_data_sheet_of_an_h100(nvml: FakeNvml) -> None:
     assert told.tdp_W == sheet.tdp_W
     assert told.memory_bytes == pytest.approx(sheet.memory_bytes, rel=0.01)
     assert told.bandwidth_bytes_per_s == pytest.approx(sheet.bandwidth_bytes_per_s, rel=0.01)
-    # NVML's highest clock is that of fp32 on the data sheet; tensor rates are stated at a lower.
+    # NVML's highest clock is the data sheet's for fp32; tensor rates are stated at a lower clock.
     assert told.peak_flops_per_s["fp32"] == pytest.approx(sheet.peak_flops_per_s["fp32"], rel=0.01)
     assert told.peak_flops_per_s == pytest.approx(sheet.peak_flops_per_s, rel=0.1)
 

@@ -59,7 +59,7 @@ def test_the_factor_is_relative_to_the_usual_machine() -> None:
 
 
 @pytest.mark.parametrize("step_s", [0, -1e-3, math.nan, math.inf, "1", None, True])
-def test_what_is_no_time_is_refused(step_s: float) -> None:
+def test_what_is_not_a_time_is_refused(step_s: float) -> None:
     with pytest.raises(EstimateError, match=r"step_s=.* of a probe must be a number above 0"):
         HostProbe(300, step_s)
 
@@ -68,7 +68,7 @@ def test_what_is_no_time_is_refused(step_s: float) -> None:
 
 
 class Machine:
-    """A clock that stands still but for steps, which take what is scripted."""
+    """A clock that advances only in steps, by scripted durations."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, taken_s: Iterator[float]) -> None:
         self.now_s, self.taken_s = 0.0, taken_s
@@ -98,7 +98,7 @@ def test_a_machine_that_is_slower_has_a_larger_factor(monkeypatch: pytest.Monkey
 
 
 def test_the_start_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock may run fast for a moment, as a burst of power lets it, or slowly before it wakes."""
+    """A core may run fast for a moment, in a power burst, or slowly before it wakes."""
     Machine(monkeypatch, iter([1e-4] * 100 + [1e-3] * 5000))
     assert probe_host().step_s == pytest.approx(1e-3)
 
@@ -112,7 +112,7 @@ def test_steps_that_are_slow_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_takes_about_a_second_and_tells_of_this_machine() -> None:
     found = probe_host()
     assert found.steps >= host_probe._FEWEST
-    # A step has some hundred operations, of which none takes less than a tenth of a microsecond.
+    # A step has some hundred operations, each taking at least a tenth of a microsecond.
     assert 1e-5 < found.step_s < 0.5
 
 
@@ -229,7 +229,7 @@ def test_by_default_it_is_an_h100() -> None:
 
 
 def test_memory_is_still_watched() -> None:
-    """Unlike a probe on the GPU, it shows nothing of what fits there."""
+    """Unlike a probe on the GPU, it does not show what fits into its memory."""
     large = workload(operations=LAUNCH_BOUND.operations, saved_bytes=1e12)
     with pytest.warns(UserWarning, match="unlikely to fit"):
         estimate_pre(large, "H100", epochs=1, train_samples=3200, probe=host(1))

@@ -401,7 +401,7 @@ def test_the_end_is_noticed_of_a_callback_that_was_added_later(tmp_path: Path) -
     assert callback.trace.meta["status"] == "interrupted"
 
 
-def test_a_long_step_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_step_is_not_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("energyest.huggingface.calls.LOOK_S", 0.01)
     callback = callback_of()
     slow = At("on_step_end", 2, lambda _: time.sleep(0.3))

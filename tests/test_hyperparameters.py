@@ -84,7 +84,7 @@ def test_texts_that_stay_out(text: str) -> None:
 
 @pytest.mark.parametrize("text", [text for text in TEXTS if text not in PLAIN_NAMES])
 def test_names_that_stay_out(text: str) -> None:
-    """As of the weights of a mixture of data, by their paths."""
+    """Like the weights of a data mixture, by path."""
     assert kept({"before": 1, text: 5, "in": {text: 6, "after": 2}}) == {"before": 1, "in.after": 2}
 
 
@@ -121,7 +121,7 @@ def test_names_of_secrets(name: str, value: Any) -> None:
         assert kept(one) == {"lr": 0.1}
 
 
-def test_names_that_are_no_secrets() -> None:
+def test_names_that_are_not_secrets() -> None:
     values = {
         "max_tokens": 5,
         "num_tokens": 7,
@@ -364,6 +364,6 @@ def test_what_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("hparams", ["name", 5, [1], None])
-def test_what_is_no_list_of_names(hparams: Any, tmp_path: Path) -> None:
+def test_what_is_not_a_list_of_names(hparams: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"hparams=.* must be a list of names"):
         EnergyMonitor(tmp_path, hparams=hparams)

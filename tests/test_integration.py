@@ -139,7 +139,7 @@ def test_a_standstill_without_power_is_believed() -> None:
     assert (missing_s == 0).all()
 
 
-def test_a_short_standstill_is_no_fault() -> None:
+def test_a_short_standstill_is_not_a_fault() -> None:
     time_s = np.arange(101) / 10
     counter_J = 400 * np.where(time_s <= 4, time_s, np.maximum(4, time_s - 0.4))
     energy = energy_between(time_s, np.full(101, 300.0), 0, 10, counter_J=counter_J)
@@ -153,7 +153,7 @@ def test_a_standstill_that_begins_between_readings() -> None:
     assert energy == pytest.approx(4000)
 
 
-def test_idle_readings_that_agree_are_no_standstill() -> None:
+def test_equal_idle_readings_are_not_a_standstill() -> None:
     time = np.arange(0, 5, 0.1)
     counter = np.floor(time / 1.0) * 60  # renewed once a second
     energy = energy_between(time, np.full_like(time, 10.0), 0, 4, counter_J=counter)

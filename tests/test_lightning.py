@@ -700,7 +700,7 @@ def test_results_while_training_runs(pl: ModuleType, clock: Clock, tmp_path: Pat
             assert projection.lower_J == pytest.approx(best.lower_J)
             assert projection.upper_J == pytest.approx(best.upper_J)
             assert projection.method == best.method
-    assert spy.seen[0][3] is None  # one epoch tells nothing
+    assert spy.seen[0][3] is None  # one epoch is not enough
     assert any(projection is not None for *_, projection, _ in spy.seen)
     # At the end nothing is left to project.
     end = estimate_step(monitor.trace, epochs=planned)

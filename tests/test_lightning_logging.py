@@ -1,4 +1,4 @@
-"""What the monitor logs, beside what a training logs itself."""
+"""The monitor's logged values, next to those of the training itself."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_a_function_that_fails(
     assert len(warnings_of(caplog, "could not be counted")) == 1
 
 
-def test_what_is_no_function() -> None:
+def test_what_is_not_a_function() -> None:
     for make in (EnergyMonitor, track):
         with pytest.raises(ConfigurationError, match="batch_size=32"):
             make(batch_size=32)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The projection while a training runs: to which end, how often, and what it says of changes."""
+"""The projection while a training runs: its end, how often it is made, and changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.trainers import PlNet, loader, make_trainer, monitor_of, warn
 
 
 class Replay:
-    """Stands for a recorder: rows that were measured before, one after the other."""
+    """Stands in for a recorder: rows measured earlier, one after the other."""
 
     def __init__(self, energy_J: Any, **meta: Any) -> None:
         self.whole = EnergyTrace.from_epochs(energy_J, np.ones(len(energy_J)), meta=meta)

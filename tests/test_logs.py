@@ -1,4 +1,4 @@
-"""Traces from logs of other tools: what is wrong in them is refused, or marked, but not counted."""
+"""Traces from logs of other tools: wrong values are refused or marked, but not counted."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from energyest.measure.sensors.base import Reading
 
 
 def silently(build: Any, *arguments: Any, **options: Any) -> EnergyTrace:
-    """A trace, of which nothing is to be warned."""
+    """A trace that must not cause a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return build(*arguments, **options)
 
 
 def in_turn(devices: int, rounds: int, apart_s: float = 0.004, every_s: float = 1.0) -> FloatArray:
-    """When nvidia-smi reads so many devices."""
+    """The times at which nvidia-smi reads a number of devices."""
     return (np.arange(rounds)[:, None] * every_s + np.arange(devices) * apart_s).ravel()
 
 
@@ -94,7 +94,7 @@ def test_a_device_that_stops_leaves_the_sum_unknown() -> None:
     assert math.isnan(trace.total_J)
 
 
-def test_a_device_that_comes_late_does_so_too() -> None:
+def test_so_does_a_device_that_comes_late() -> None:
     time = np.concatenate([np.arange(61.0), np.arange(30, 61.0)])
     device = np.repeat(["gpu:0", "gpu:1"], [61, 31])
     with pytest.warns(UserWarning, match=r"1 of 2 epochs .* gpu:1 is not known from 0 s to 30 s"):
@@ -155,7 +155,7 @@ def test_one_device_is_one_however_irregularly_it_is_read(
     assert trace.column("energy_J") == pytest.approx(300 * (time[-1] - time[0]), rel=0.2)
 
 
-def test_devices_that_are_read_half_way_between_each_other_are_suspected() -> None:
+def test_devices_read_halfway_between_each_other_are_suspected() -> None:
     time, power = np.arange(100) / 2, np.tile([300.0, 200.0], 50)
     with pytest.warns(UserWarning, match="alternates between 2 levels"):
         EnergyTrace.from_power(time, power, [40])
@@ -234,7 +234,7 @@ def test_a_gap_after_the_last_epoch_leaves_the_total_unknown() -> None:
     assert trace.head(1).total_J == pytest.approx(75_000)
 
 
-def test_readings_that_failed_are_no_zeros() -> None:
+def test_failed_readings_are_not_zeros() -> None:
     time, power = np.arange(100.0), np.full(100, 200.0)
     power[[10, 11, 12, 50]] = math.nan
     trace = silently(EnergyTrace.from_power, time, power, [30, 60, 99])
@@ -499,7 +499,7 @@ def test_usual_epochs_are_not_warned_of() -> None:
 # ---------------------------------------------------------------------- epochs that were not read
 
 
-def test_epochs_that_were_not_read_are_no_zeros(tmp_path: Any) -> None:
+def test_epochs_that_were_not_read_are_not_zeros(tmp_path: Any) -> None:
     known = [math.nan, 400, 400, math.nan, 400, 400]
     trace = silently(EnergyTrace.from_epochs, [None, 400, 400, math.nan, 400, 400], [2.0] * 6)
     assert trace.column("energy_J") == pytest.approx(known, nan_ok=True)

@@ -1,4 +1,4 @@
-"""What grows while a run goes on, and how fast; `benchmarks/endurance/long_run.py` runs a month."""
+"""The growth of data during a run; `benchmarks/endurance/long_run.py` runs a month."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _without_threads() -> Iterator[None]:
 
 
 def most_rows(readings: int, rows_per_rate: int = ROWS_PER_RATE) -> float:
-    """Rows of so many readings, where each rate takes twice the readings of the one before."""
+    """The rows for a number of readings; each rate merges twice as many as the one before."""
     return rows_per_rate * (math.log2(readings / rows_per_rate + 1) + 0.1)
 
 
@@ -112,7 +112,7 @@ def test_a_row_is_the_mean_of_what_was_read(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class Faulty(WaveSensor):
-    """A device of which parts cannot be read."""
+    """A device with quantities that cannot be read."""
 
     lost: tuple[str, ...] = ()
 
@@ -209,7 +209,7 @@ def test_folding_and_forgetting_change_no_energy() -> None:
 
 @pytest.mark.parametrize("still_s", [0.8, 1.6, 3.0, 6.0])
 def test_forgetting_in_a_standstill_takes_nothing_back(still_s: float) -> None:
-    """What power has counted while a counter stood still, one that goes on does not make 0."""
+    """Energy counted by power during a standstill is not lost when the counter moves again."""
     for late_s in np.arange(0.05, still_s + 1, 0.1):
         forgetful, whole = Meter(5.0), Meter(5.0)
         time_s = np.arange(0, 40, 0.1)
@@ -238,7 +238,7 @@ def test_a_standstill_without_end_is_forgotten_too() -> None:
 
 
 def test_a_long_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its earlier rows are appended once, and not written anew as what has waited for too long."""
+    """Its earlier rows are appended once, and not rewritten as if they had waited too long."""
     monkeypatch.setattr(TraceFolder, "bring_back", None)
     rows = 25_000
     end_s = np.arange(1.0, rows + 1)

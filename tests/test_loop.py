@@ -169,7 +169,7 @@ def test_only_what_works_within_its_call_is_decorated() -> None:
         track(sensors=[])(5)
 
 
-def test_a_run_that_nobody_starts_is_no_energy(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_that_is_never_started_has_unknown_energy(caplog: pytest.LogCaptureFixture) -> None:
     run = track(sensors=[Constant(100)])
     for _ in run.epochs(3):
         time.sleep(0.01)

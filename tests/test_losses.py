@@ -1,4 +1,4 @@
-"""What is used and cannot be measured leaves the energy unknown: NaN, one warning, and a note."""
+"""A device in use that cannot be measured makes the energy unknown: NaN, a warning, and a note."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run_two_epochs(clock: Clock, **arguments: Any) -> Run:
 
 
 def assert_unknown(trace: EnergyTrace, caplog: pytest.LogCaptureFixture, device: str) -> None:
-    """No joule of it, one warning that names the device, and a note that does."""
+    """No joules of the device are counted, and one warning and one note name it."""
     assert math.isnan(trace.total_J)
     assert np.isnan(trace.column("energy_J")).all()
     (warning,) = warnings_of(caplog)
@@ -325,7 +325,7 @@ def test_notes_of_users_stay(clock: Clock) -> None:
     run.stop()
 
 
-def test_nothing_is_no_run_of_0_J() -> None:
+def test_no_measurement_is_not_a_run_of_0_J() -> None:
     assert math.isnan(EnergyTrace({}).total_J)
     assert EnergyTrace.from_epochs([1.0, 2.0]).total_J == 3
     for name in ("total_J", "earlier_total_J"):

@@ -200,7 +200,7 @@ def test_no_crossing_is_made_up(table: pd.DataFrame, reason: str) -> None:
     assert reason in row.reason
 
 
-def test_noise_is_no_crossing() -> None:
+def test_noise_is_not_a_crossing() -> None:
     table = runs("abcd")
     odd = {"a": 1.3, "b": 0.7, "c": 1.4, "d": 0.8}
     level = table.groupby("model")["energy_per_sample_J"].transform("mean")

@@ -37,10 +37,10 @@ def record(
     columns: Mapping[str, Any] | None = None,
     **meta: Any,
 ) -> EnergyTrace:
-    """What a rank recorded that measured a GPU, unless `kinds` (kind -> uuid) says otherwise.
+    """The record of a rank that measured a GPU, unless `kinds` (kind -> uuid) says otherwise.
 
     Args:
-        columns: name -> values of the epochs that take the place of the usual ones.
+        columns: name -> values that replace the usual ones of the epochs.
     """
     kinds = {"gpu": f"GPU-{rank}"} if kinds is None else kinds
     rows = len(energies)
@@ -153,7 +153,7 @@ def test_a_gpu_that_ranks_share_is_counted_once() -> None:
     assert merged.epoch_columns["gpu_energy_J"] == 12
     assert merged.meta["total_J"] == 17
     assert [d["device"] for d in merged.meta["devices"]] == ["gpu:0", "cpu:0", "gpu:0@rank2"]
-    # Where it cannot be told from what was measured beside it, nothing is made up.
+    # If it cannot be separated from what was measured with it, nothing is made up.
     shared[1] = record(1, [6.0], ranks=3, kinds=machine, total_J=6.0)
     merged = merge(shared)
     assert np.isnan(merged.epoch_columns["energy_J"]).all()
@@ -355,7 +355,7 @@ class Rank:
         return time.monotonic() - began_s
 
     def die(self) -> None:
-        """End without a word; its thread ends with its process, of which there is none here."""
+        """End silently; its thread would end with its process, which does not exist here."""
         self.recorder.stop()
         self.group._worker.close()
 
@@ -381,7 +381,7 @@ def energy_J(rank: Rank) -> np.ndarray[Any, Any]:
 
 
 def has_final_rows(rank: Rank) -> bool:
-    """Wait until none of its own rows is provisional."""
+    """Wait until all of its own rows are final."""
 
     def final() -> bool:
         rows, known = rank.recorder.rows_from(0)
@@ -451,7 +451,7 @@ def test_an_epoch_that_the_others_have_not_told_of_is_taken_to_be_like_the_one_b
     assert row["energy_J"] == pytest.approx(30 * own["duration_s"], rel=0.05)
     assert row["mean_power_W"] == pytest.approx(30, rel=0.05)
     assert row["duration_s"] == own["duration_s"]
-    # All of both so far, of which the other was heard up to its first epoch.
+    # Both ranks so far; the other has reported up to its first epoch.
     assert total_J == pytest.approx(30 * own["end_s"], rel=0.2)
     # What is shown is what was measured.
     assert np.isnan(energy_J(first)).tolist() == [False, True]
@@ -680,7 +680,7 @@ def test_a_store_that_is_slow_delivers_late() -> None:
         rank.end()
 
 
-def test_messages_that_are_no_good_are_left_out() -> None:
+def test_invalid_messages_are_left_out() -> None:
     store = Store()
     first = Rank(store, 0)
     for number, text in enumerate(("no JSON", "[]", '{"rows": 7}', "{}")):

@@ -1,4 +1,4 @@
-"""Names of a user's own, of metrics and of devices, survive in a trace or are left out of it."""
+"""A user's own names of metrics and devices are kept in a trace, or left out of it."""
 
 from __future__ import annotations
 

@@ -329,7 +329,7 @@ def test_a_process_without_any_nvml() -> None:
 
 
 def test_an_unknown_component_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"\['tpu'\].*'gpu', 'cpu' and 'ram'"):
+    with pytest.raises(ConfigurationError, match=r"\['tpu'\].*'gpu', 'cpu' or 'ram'"):
         detect(components=("gpu", "tpu"))  # type: ignore[arg-type]
 
 

@@ -29,7 +29,7 @@ TRACE = EnergyTrace.from_epochs([1.0, 2.0])
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Everything below a folder: what its files hold, and where its links lead."""
+    """Everything below a folder: the content of its files and the targets of its links."""
     return {
         str(path.relative_to(folder)): os.readlink(path) if path.is_symlink() else path.read_text()
         for path in sorted(folder.rglob("*"))
@@ -38,7 +38,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def writer_of(folder: Path, rows: int, notes: list[str] | None = None) -> TraceWriter:
-    """One without a thread, of a run of so many epochs."""
+    """A writer without a thread, for a run with a number of epochs."""
 
     def contents() -> EnergyTrace:
         writer.forget()  # as the recorder does: what waits is in the contents too
@@ -81,7 +81,7 @@ def test_a_file_of_the_users_own(
     before = tree(tmp_path)
     assert tracked(tmp_path / "exp") == tmp_path / "exp-2"
     assert len(load_trace(tmp_path / "exp-2")) == 1
-    assert ("which is of no trace" in caplog.text) == (name != "epochs.jsonl")
+    assert ("which is not part of a trace" in caplog.text) == (name != "epochs.jsonl")
     shutil.rmtree(tmp_path / "exp-2")
     with pytest.raises(TraceError, match=f"already holds {name}, which is not replaced"):
         TRACE.save(tmp_path / "exp")
@@ -118,7 +118,7 @@ def test_a_draft_whose_name_was_guessed_follows_no_link(
     assert os.path.lexists(tmp_path / ".it.guessed")
 
 
-def test_a_link_that_leads_nowhere_is_no_folder(tmp_path: Path) -> None:
+def test_a_broken_link_is_not_a_folder(tmp_path: Path) -> None:
     (tmp_path / "exp").symlink_to(tmp_path / "nothing")
     assert tracked(tmp_path / "exp") == tmp_path / "exp-2"
     assert not (tmp_path / "nothing").exists()
@@ -256,13 +256,13 @@ def test_a_folder_that_is_exchanged_is_not_written_through(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "taken the place" in caplog.text
     assert notes == [
-        f"something else has taken the place of {energy} while it was written: "
+        f"something else has taken the place of {energy} during the run: "
         "the trace was kept in memory"
     ]
 
 
 def exchange(folder: Path, victim: Path) -> None:
-    """Put a link in a folder's place; who writes to it may have made it anew in between."""
+    """Replace a folder by a link; its writer may have recreated it in between."""
     for attempt in range(20):
         folder.rename(folder.with_name(f"away{attempt}"))
         try:
@@ -315,7 +315,7 @@ def test_a_file_that_is_exchanged_in_mid_run_stays(tmp_path: Path, name: str) ->
 
 
 @pytest.mark.parametrize("names", [*((name,) for name in NAMES), NAMES])
-def test_files_that_vanish_are_written_anew(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_files_that_vanish_are_written_again(tmp_path: Path, names: tuple[str, ...]) -> None:
     energy = tmp_path / "energy"
     writer = writer_of(energy, 2)
     writer.put(rows=[line(0), line(1)], latest=META)

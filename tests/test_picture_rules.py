@@ -279,3 +279,4 @@ def test_names_are_wrapped_and_cannot_steer() -> None:
     assert wrapped("a\x1b[31m\u202eb\ud800\nc") == "a?[31m?b? c"
     assert len(wrapped("x " * 5000)) < 250
     assert len(wrapped("x" * 5000)) < 250
+    assert wrapped("x" * 5000).startswith("x" * 28)

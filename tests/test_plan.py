@@ -1,4 +1,4 @@
-"""What the monitor knows of a training ahead: its length, its time limit, its validations."""
+"""What the monitor knows about a training in advance: length, time limit, validations."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_resumed_by_steps(pl: ModuleType, file: str, first: int, tmp_path: Path)
     planned = Spy(lambda _: monitor.trace.meta["planned_epochs"])
     trainer = make_trainer(pl, tmp_path, monitor, planned, max_steps=14)
     trainer.fit(NETS[pl](), batches(4), ckpt_path=tmp_path / file)
-    # 1.5 epochs after the second, of which the later checkpoint leaves nothing.
+    # 1.5 epochs after the second, which the later checkpoint discards.
     assert monitor.trace.meta["first_epoch"] == monitor.trace.column("epoch")[0] == first
     assert list(monitor.trace.epochs.steps)[-2:] == [4, 2]
     assert planned.seen == pytest.approx(len(planned.seen) * [len(monitor.trace) - 0.5])
@@ -106,7 +106,7 @@ def progress(completed: int, ready: int | None = None) -> Any:
 
 
 def fake_trainer(**facts: Any) -> Any:
-    """A Trainer in its second epoch of 100 batches, of which 20 are done."""
+    """A Trainer in its second epoch, with 20 of 100 batches done."""
     defaults = {
         "max_epochs": 10,
         "max_steps": -1,
@@ -177,7 +177,7 @@ def test_time_limit(
     trace = monitor.trace
     assert seen[0] == pytest.approx(0.6, abs=0.01)
     assert 0.6 <= trace.column("duration_s").sum() + 1e-9 < 0.62  # to the end of a batch
-    # The training has come to its end.
+    # The training has ended.
     assert trace.meta["planned_duration_s"] is None
     assert trace.meta["planned_epochs"] == len(trace)
     assert trace.meta["status"] == "finished"

@@ -95,7 +95,7 @@ def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def long_trace(rows: int) -> EnergyTrace:
-    """Epochs of 100 J at 100 W, with a spike, a dip and a tenth of which nothing is known.
+    """Epochs of 100 J at 100 W, with a spike, a dip, and an unknown tenth.
 
     Every tenth is validated, and two GPUs are read once an epoch.
     """
@@ -187,13 +187,13 @@ def test_few_rows_are_not_thinned() -> None:
 
 
 def test_a_gap_in_time_stays_one_however_few_rows_it_has() -> None:
-    """As where a machine slept, and the first reading after it failed."""
+    """As if a machine slept and the first reading afterwards failed."""
     time_s = np.concatenate([np.arange(2000.0), 50_000 + np.arange(2000.0)])
     power_W = np.full(4000, 100.0)
     power_W[2000] = math.nan
     thinned = thin(time_s, power_W)
     assert list(thinned.first[np.isnan(thinned.mean)]) == [2000]
-    # A gap narrower than a column of the picture is none, and it lowers no mean.
+    # A gap narrower than a column of the picture is not shown, and lowers no mean.
     power_W[500] = math.nan
     thinned = thin(time_s, power_W)
     assert np.isnan(thinned.mean).sum() == 1
@@ -257,7 +257,7 @@ def test_runs_are_told_apart_by_colour_and_marker() -> None:
         assert of_one != of_other
 
 
-def test_what_is_no_comparison() -> None:
+def test_what_is_not_a_comparison() -> None:
     with pytest.raises(EstimateError, match="is a DataFrame"):
         plot_comparison(comparison().runs)
     with pytest.raises(EstimateError, match="by='lr' is not known"):

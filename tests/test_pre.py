@@ -1,4 +1,4 @@
-"""`estimate_pre` and `PreModel`: what users call, what they are refused, what a file may hold."""
+"""`estimate_pre` and `PreModel`: their interface, refusals, and stored files."""
 
 from __future__ import annotations
 
@@ -376,7 +376,7 @@ def test_runs_of_traces(load: Workload) -> None:
     )
     (run,) = runs_of([trace])
     assert run.step_s == pytest.approx(1.5 / 100)  # without the cold epoch, and validation
-    # Of the validation's energy, which is that of all devices, the GPU has 240 of 300 parts.
+    # The validation's energy is that of all devices; the GPU's share is 240 of 300 parts.
     assert run.power_W == pytest.approx((240 - 20 * 240 / 300) / 1.5)
     assert run.gpu.name == "H200"
     assert (run.workload, run.host) == (load, "here")

@@ -114,7 +114,7 @@ def test_recovers_a_linear_truth(regressor: str) -> None:
     new = draw_features(20, seed=5)
     tolerance = 1e-9 if regressor == "linear" else 0.01
     np.testing.assert_allclose(model.predict(table_of(new)), linear_truth(new), rtol=tolerance)
-    # Per unit of the feature, the slopes are those of the truth.
+    # Per unit of the feature, the slopes equal the true ones.
     slopes = model.fitted_["model"].coef_ / model.fitted_["scaler"].scale_
     np.testing.assert_allclose(slopes, SLOPES / SIZES, rtol=1e-6 if regressor == "linear" else 0.05)
 

@@ -116,7 +116,7 @@ def test_a_workload_that_was_stored_before_these_fields(load: Workload) -> None:
     ("name", "value"),
     [("layout", "nhwc"), ("compiled", 1), ("accumulate", 0), ("devices", 0), ("devices", 1.5)],
 )
-def test_what_is_no_way_to_run_is_refused(load: Workload, name: str, value: object) -> None:
+def test_unknown_ways_to_run_are_refused(load: Workload, name: str, value: object) -> None:
     with pytest.raises(WorkloadError, match=name):
         Workload.from_dict({**load.to_dict(), name: value})
     if name != "layout":
@@ -158,7 +158,7 @@ def test_a_compiled_model_is_faster(load: Workload) -> None:
 
 
 def test_accumulation_leaves_out_steps_of_the_optimizer(load: Workload) -> None:
-    """What is left out is what the optimizer takes, but for the sums of gradients."""
+    """Only the optimizer's work is left out, except for the sums of gradients."""
     large = replace(load, parameters=10**9, trainable_parameters=10**9)
     without = replace(load, parameters=10**9, trainable_parameters=0)
     once, twice, often = (asked(large, accumulate=k).duration_s for k in (1, 2, 1000))
@@ -213,7 +213,7 @@ def test_gradients_of_a_large_model_wait_for_the_slot(load: Workload) -> None:
     ],
 )
 def test_links(gpu: str, gigabytes: float) -> None:
-    """Half of what data sheets name, which is of both directions together."""
+    """Half of the figure in data sheets, which is for both directions together."""
     assert link_bytes_per_s(resolve_gpu(gpu)) == gigabytes * 1e9
 
 
@@ -283,7 +283,7 @@ def test_limits_never_make_a_step_shorter(limit_W: float, batch_s: float, load: 
 
 
 def as_predicted(load: Workload, gpu: str, factor: float = 1.0) -> Probe:
-    """A probe that finds steps so many times as long as they are predicted."""
+    """A probe whose steps take a multiple of the predicted time."""
     chosen = resolve_gpu(gpu)
     predicted = packaged().predict([(load, chosen)])
     return Probe(load, chosen, 30, factor * predicted.step_s[0], predicted.power_W[0])

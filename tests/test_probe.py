@@ -1,4 +1,4 @@
-"""The probe: what it measures, what it leaves alone, and what `estimate_pre` makes of it."""
+"""The probe: what it measures, what it leaves unchanged, and its effect in `estimate_pre`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cost_of(model: nn.Module, batch: Any = BATCH, **options: Any) -> StepCost:
-    """Steps on the CPU, beside a made-up meter."""
+    """Steps on the CPU, with a simulated meter."""
     sensors = options.pop("sensors", [Constant(300.0)])
     steps, loss = options.pop("steps", 3), options.pop("loss", None)
     described = workload(model=type(model).__name__, batch_size=16, **options)

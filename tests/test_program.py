@@ -137,7 +137,7 @@ def test_what_fails_of_measuring_costs_the_program_nothing(tmp_path: Path) -> No
     done = run("print('trained')", tmp_path / "energy", "--components", "tpu")
     assert done.stdout == b"trained\n"
     assert done.returncode == 0
-    assert b"the program runs nevertheless: ConfigurationError" in done.stderr
+    assert b"not measured, but the program runs: ConfigurationError" in done.stderr
 
 
 def test_grandchildren_are_waited_for_as_long_as_they_write(folder: Path) -> None:
@@ -168,12 +168,12 @@ def child_of(pid: int) -> int:
 
 
 def state(pid: int) -> str:
-    """T where it is stopped."""
+    """The state of a process in /proc; T if it is stopped."""
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
 
 
 class Listener:
-    """`energyest run` of the listener, and what it has said."""
+    """`energyest run` with the listener, and its output."""
 
     def __init__(self, process: subprocess.Popen[bytes], output: int) -> None:
         self.process = process
@@ -246,7 +246,7 @@ def test_sigterm_ends_both_and_leaves_a_trace(folder: Path) -> None:
 
 @pytest.fixture
 def in_terminal(folder: Path) -> Iterator[Listener]:
-    """The same in a terminal of its own, as if somebody sat there."""
+    """The same in a terminal of its own, as if a user sat there."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     program = LISTENER.replace(

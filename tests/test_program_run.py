@@ -1,4 +1,4 @@
-"""From epochs that a program tells of to rows."""
+"""From the epochs in a program's output to rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.sensors import Constant
 
 
 class Told:
-    """A program of 100 W that tells of epochs, by a simulated clock."""
+    """A program of 100 W that prints epochs, on a simulated clock."""
 
     def __init__(self, clock: Clock, epochs: int | None = None) -> None:
         self.clock = clock
@@ -61,7 +61,7 @@ def test_a_line_that_ends_an_epoch(clock: Clock) -> None:
     assert "interrupted_epoch" not in program.session.trace.meta
 
 
-def test_what_is_cut_off_is_no_epoch(clock: Clock) -> None:
+def test_an_epoch_that_is_cut_off_does_not_count(clock: Clock) -> None:
     for edge, rows in (("begins", 2), ("ends", 3)):
         program = Told(clock)
         program.tells(edge, 0, 1, 2, epochs=10)
@@ -94,7 +94,7 @@ def test_epochs_that_are_not_told_leave_no_projection(clock: Clock) -> None:
     program.tells("ends", 4)
     assert program.session.length.rows is None
     program.run.finish("interrupted by SIGTERM")
-    assert "did not tell of each" in " ".join(program.session.trace.meta["notes"])
+    assert "did not show each" in " ".join(program.session.trace.meta["notes"])
 
 
 def test_a_training_that_goes_on_is_planned_to_its_end(clock: Clock) -> None:
@@ -106,6 +106,18 @@ def test_a_training_that_goes_on_is_planned_to_its_end(clock: Clock) -> None:
     assert given.session.length.rows == 15
     for one in (program, given):
         one.run.finish("finished")
+
+
+def test_how_many_there_will_be_may_be_told_later(clock: Clock) -> None:
+    program = Told(clock)
+    program.tells("ends", 0)
+    assert program.session.length.rows is None
+    program.tells("ends", 0, epochs=4)
+    assert program.session.length.rows == 4
+    program.tells("ends", 1)
+    assert program.session.length.rows == 4
+    program.run.finish("finished")
+    assert program.rows == [(0, 0), (1, 2)]
 
 
 def test_without_an_epoch(clock: Clock) -> None:

@@ -1,6 +1,6 @@
-"""Several processes: each records its own part, and none holds up or breaks the others.
+"""Several processes: each records its own part, and none blocks or breaks the others.
 
-More of it, which takes longer, is in tests/long.
+Further tests, which take longer, are in tests/long.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tests.support.processes import (
     train_at_once,
 )
 
+pytest.importorskip("torch")  # what is trained there, in processes of its own, needs it
 pytestmark = pytest.mark.timeout(900)
 
 

@@ -565,7 +565,7 @@ def test_a_table_of_epochs(tmp_path: Path) -> None:
     assert trace.column("energy_J") == pytest.approx([6000] * 3)
 
 
-def test_epochs_that_are_no_rows_are_cut_out_of_them(tmp_path: Path) -> None:
+def test_epochs_that_are_not_rows_are_cut_out_of_them(tmp_path: Path) -> None:
     rows = "".join(
         f"{at(20 * n)},20,{energy}\n" for n, energy in ((1, 4000), (2, ""), (3, 2000), (4, 2000))
     )
@@ -658,6 +658,8 @@ def test_the_command_line_projects_a_log(
     assert main(["project", str(log), "--epochs", "100"]) == 1
     assert "give --epoch-ends FILE" in capsys.readouterr().err
     assert main(["show", str(log)]) == 0
-    assert "from nvidia-smi; 30" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert out.startswith("0 epochs, 30 ")
+    assert "from nvidia-smi; gpu:0, gpu:1" in out
     trace = read_nvidia_smi(log, epoch_end_s=ends)
     assert estimate_step(trace, 100).energy_J == pytest.approx(500_000, rel=1e-3)

@@ -225,7 +225,7 @@ def test_pause_counts_nowhere(clock: Clock) -> None:
     assert recorder.total_J == pytest.approx(10, abs=1)  # and the last round
 
 
-def test_interrupted_epoch_is_no_epoch(clock: Clock) -> None:
+def test_an_interrupted_epoch_is_not_an_epoch(clock: Clock) -> None:
     recorder = Recorder([Constant(100)])
     recorder.start()
     recorder.start_epoch()
@@ -255,7 +255,7 @@ def test_bad_interval() -> None:
 
 
 class Slow(Constant):
-    """A device whose reading takes as long as it says."""
+    """A device whose readings take a given time."""
 
     def __init__(self, clock: Clock, takes_s: float) -> None:
         super().__init__(5)
@@ -267,12 +267,12 @@ class Slow(Constant):
 
 
 class Wake:
-    """Stands for the event that a sampler's thread waits for between two rounds.
+    """Stands in for the event for which a sampler's thread waits between two rounds.
 
     Args:
-        clock: goes on by as much as is waited.
+        clock: advances by the time waited.
         until_s: when the sampler is to stop.
-        requests: how far into a wait somebody asks for a round, as shares of it.
+        requests: when a round is requested within a wait, as shares of the wait.
     """
 
     def __init__(self, clock: Clock, sampler: Sampler, until_s: float, *requests: float) -> None:
@@ -510,5 +510,5 @@ def test_readings_are_thinned_and_keep_their_mean() -> None:
     assert list(columns["time_s"][:3]) == [0, 0.1, 0.2]
     tail = columns["power_W"][ROWS_PER_RATE : 2 * ROWS_PER_RATE]
     assert tail.mean() == pytest.approx(power[ROWS_PER_RATE : 3 * ROWS_PER_RATE].mean())
-    # The counter is that of the row's own time.
+    # The counter value belongs to the row's own time.
     assert np.allclose(columns["energy_J"], columns["time_s"] * 10)

@@ -147,7 +147,7 @@ def test_killed_just_after_it_began(tmp_path: Path) -> None:
 
 
 def test_killed_just_after_an_epoch_had_ended(tmp_path: Path) -> None:
-    """What is known of the run so far may be some moments older than its last epoch."""
+    """The stored state of a run may be a moment older than its last epoch."""
     run = track(tmp_path / "energy", sensors=[Constant(100), Constant(20, "cpu:0")])
     run.start()
     for _ in range(3):

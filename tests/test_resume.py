@@ -112,7 +112,7 @@ def test_epochs_go_on(
 def test_an_epoch_whose_last_batch_made_the_checkpoint(
     validation: bool, pl: ModuleType, tmp_path: Path
 ) -> None:
-    """Lightning then goes on with the next epoch, and says nothing of the end of this one."""
+    """Lightning then continues with the next epoch, without reporting the end of this one."""
     saving = checkpoints(pl, tmp_path, every_n_train_steps=4)
     loaders = (loader(), loader()) if validation else (loader(),)
     trainer = make_trainer(
@@ -161,7 +161,7 @@ def test_rows_of_another_kind_are_left_out(
     assert (
         trace.total_J > trace.meta["earlier_parts"][0]["total_J"] + trace.column("energy_J").sum()
     )
-    assert "intervals of 2 steps: it cannot have epochs" in caplog.text
+    assert "intervals of 2 steps: it cannot use epochs" in caplog.text
 
 
 def test_a_fit_that_made_no_row_leaves_nothing_to_the_next(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_monitor_and_one_of_a_subclass(tmp_path: Path) -> None:
 
 
 def test_changes_up_to_the_checkpoint_stay_in_the_record(tmp_path: Path) -> None:
-    """Also of the row in which it was made, and where it is made again in that row."""
+    """Also for the row in which it was saved, and if it is saved again in that row."""
     boards = Constant(300.0, name="A"), Constant(100.0, name="B"), Constant(100.0, name="B")
     path: Path | None = None
     for part, board in enumerate(boards):
@@ -359,7 +359,7 @@ def test_two_monitors(tmp_path: Path) -> None:
     assert [len(monitor.trace) for monitor in monitors] == [3, 6]
 
 
-def test_a_fit_without_checkpoint_begins_anew(tmp_path: Path) -> None:
+def test_a_fit_without_checkpoint_starts_over(tmp_path: Path) -> None:
     saving = checkpoints(pytorch_lightning, tmp_path, every_n_epochs=1)
     monitor = monitor_of()
     trainer = make_trainer(
@@ -516,7 +516,7 @@ def test_every_step_is_made_once(at: int) -> None:
         other.load_state_dict(state)
         with pytest.raises(ConfigurationError, match="intervals of 4 steps"):
             next(other.steps(14, every_n_steps=5))
-        with pytest.raises(ConfigurationError, match="cannot have epochs"):
+        with pytest.raises(ConfigurationError, match="cannot use epochs"):
             next(other.epochs(5))
 
 

@@ -184,7 +184,7 @@ def test_detect_falls_back_to_the_model_and_says_so(
 
 
 class Clockwork:
-    """Processor times that only move when told to."""
+    """CPU times that advance only on request."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         zero = psutil.cpu_times()

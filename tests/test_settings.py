@@ -1,4 +1,4 @@
-"""Settings of arguments, the environment and pyproject.toml: which is first, what is refused."""
+"""Settings from arguments, the environment and pyproject.toml: precedence and refusals."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ pytestmark = lightning_warns
 
 
 class TimeIsUpError(Exception):
-    """What a handler of the user's raises."""
+    """The error that a user's handler raises."""
 
 
 @contextmanager
@@ -58,13 +58,13 @@ def handled(handler: Any) -> Iterator[None]:
 
 @contextmanager
 def signals_at(chosen: Callable[[int], bool]) -> Iterator[list[str]]:
-    """SIGUSR1 comes at lines of the package that the main thread comes to.
+    """Send SIGUSR1 at lines of the package that the main thread reaches.
 
     Args:
-        chosen: at which of them, counted from 0.
+        chosen: at which of these lines, counted from 0.
 
     Yields:
-        Where it came, as `file:line`.
+        Where it was sent, as `file:line`.
     """
     count, places, package = 0, [], str(PACKAGE) + os.sep
     within: set[tuple[FrameType, int]] = set()
@@ -99,7 +99,7 @@ def signals_at(chosen: Callable[[int], bool]) -> Iterator[list[str]]:
 
 
 def check_account(state: RunCheckpoint, steps: int, epoch_steps: int, slack: int = 0) -> None:
-    """What a checkpoint says was done is what was done, and each row has all that is its own."""
+    """A checkpoint states exactly what was done, and each row has everything that belongs to it."""
     assert list(state.columns.get("steps", [])) == [epoch_steps] * len(state)
     in_all = epoch_steps * len(state) + state.open_steps
     assert steps - slack <= in_all <= steps
@@ -165,7 +165,7 @@ def test_a_projection_is_the_last_while_another_is_made(monkeypatch: pytest.Monk
 
 
 def test_a_handler_that_takes_long_costs_no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The account is in use while it runs: the sampler goes on, and what it read comes in later."""
+    """While the account is in use, the sampler goes on, and its readings are booked later."""
     sensor = Constant(100)
     with track(sensors=[sensor], interval_s=0.01) as run:
         recorder = run._session._recorder
@@ -236,7 +236,7 @@ def test_what_a_handler_raises_at_any_line_reaches_the_loop() -> None:
                     break
             line_of_signal += 1
         assert raised > 50
-        # The account is none the worse for it.
+        # The account is still correct.
         before = len(run.trace)
         run.start_epoch()
         row = run.end_epoch(steps=7)
@@ -256,7 +256,7 @@ def test_what_a_handler_raises_in_a_projection() -> None:
             run.start_epoch(continues=True)
             run.end_epoch()
         for line in (3, 30, 100, 300):
-            run.planned_epochs = 100 + line  # so that it is made anew
+            run.planned_epochs = 100 + line  # so that it is computed again
             with signals_at(lambda count, line=line: count == line), pytest.raises(TimeIsUpError):
                 _ = run.projection
         # The one after it is as if there had been no signal.
@@ -377,7 +377,7 @@ def test_an_action_within_its_own_lock() -> None:
 
     assert uninterrupted(act, lock=lock) is not threading.main_thread()
     assert not lock.locked()
-    with lock:  # where a handler has come in between
+    with lock:  # as if a handler had come in between
         assert uninterrupted(act, lock=lock) is threading.main_thread()
         assert lock.locked()
         assert uninterrupted(lock.locked)  # as another thread sees it

@@ -1,4 +1,4 @@
-"""The start of a run waits for nobody: not for a driver, nor for a disk, nor for files."""
+"""The start of a run never waits long for a driver, a disk, or files."""
 
 from __future__ import annotations
 
@@ -316,7 +316,7 @@ def test_a_training_that_bears_the_name_of_the_module_runs_once(tmp_path: Path) 
         env={**os.environ, "PYTHONPATH": paths},
     )
     assert done.stdout.count("it begins") == 1
-    assert "bears its name" in done.stdout
+    assert "has the same name" in done.stdout
 
 
 BROKEN = "import pathlib\npathlib.Path(__file__).with_name('ran').open('a').write('x')\n1 / 0\n"

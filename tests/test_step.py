@@ -1,4 +1,4 @@
-"""STEP's parts: regular events, validation, planned changes, and where a training ends."""
+"""STEP's parts: regular events, validation, planned changes, and the end of a training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_spikes_are_what_stands_out_between_two_alike() -> None:
     np.testing.assert_allclose(without_spikes(values), 10)
 
 
-def test_a_step_is_no_spike() -> None:
+def test_a_step_is_not_a_spike() -> None:
     for values in ([1.0, 1, 1, 2, 2, 2], [1.0, 1, 5, 2, 2], [9.0, 1, 1, 1], [1.0, 1, 1, 9]):
         np.testing.assert_array_equal(without_spikes(np.array(values)), values)
 
@@ -211,7 +211,7 @@ def test_an_unknown_ratio_leaves_no_interval() -> None:
     assert estimate.energy_J == pytest.approx(3000)
     assert estimate.lower_J is None
     assert "unknown factor" in str(estimate.assumptions)
-    # Once it has come, the old level says nothing of the new one.
+    # Once it has happened, the old level carries no information on the new one.
     energy = [100.0] * 10 + [200.0]
     with pytest.raises(NotStableError):
         estimate_step(trace_of(energy), 30, planned=[PlannedChange(10)])

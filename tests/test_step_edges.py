@@ -1,4 +1,4 @@
-"""STEP where a trace is incomplete, damaged, noisy or in the middle of a change."""
+"""STEP on traces that are incomplete, damaged, noisy, or in the middle of a change."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_short_periods(period: int) -> None:
         assert estimate.upper_J >= energy.sum() * 0.999
 
 
-def test_every_other_epoch_is_no_spike() -> None:
+def test_every_other_epoch_is_not_a_spike() -> None:
     values = np.array([100.0, 140] * 4)
     np.testing.assert_array_equal(without_spikes(values), values)
 

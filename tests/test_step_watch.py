@@ -1,4 +1,4 @@
-"""A step that is watched: what is seen of it, and that it does not notice."""
+"""Watching a step: what is recorded, and that the step is not affected."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_describing_draws_nothing_from_the_users_generators() -> None:
     ("name", "forward", "ratio"),
     [
         ("perceptron", 2 * (8 * 16 + 16 + 16 * 3), 1 + 2 * (8 * 16 + 2 * 16 * 3) / 384),
-        # Its gradients need none of the backbone's.
+        # Its gradients do not need those of the backbone.
         ("features without gradients", 384, 1 + 2 * 16 * 3 / 384),
         # Four of five layers are computed again in the backward pass.
         ("checkpointed layers", 384, (832 + 2 * 8 * 16 + 2 * 16) / 384),

@@ -146,7 +146,7 @@ def test_two_ranks_add_up(stored: Path) -> None:
 
 
 def continued(checkpoint: RunCheckpoint, folder: Path) -> EnergyTrace:
-    """A run that goes on for two epochs of 4 s at 100 W."""
+    """A run that continues for two epochs of 4 s at 100 W."""
     clock = Clock()
     with without_threads():
         recorder = Recorder([Constant(100)], folder=folder, clock=clock)

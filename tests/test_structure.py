@@ -165,7 +165,7 @@ def test_results_find_matplotlib_only_when_they_are_plotted() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-# What stands beside the package, and what none of its files may import or run.
+# Folders next to the package, which its files must not import or run.
 BESIDE = {
     "energyest": ("tests", "simulation", "benchmarks", "examples"),
     "simulation": ("tests", "benchmarks", "examples"),
@@ -191,7 +191,7 @@ def test_package_and_benchmarks_use_no_tests_and_tests_no_benchmarks(folder: str
 
 
 def test_no_test_module_imports_another() -> None:
-    """What several need stands in tests/support."""
+    """Code needed by several tests is in tests/support."""
     found = {
         (str(path.relative_to(ROOT)), name)
         for path in (ROOT / "tests").rglob("*.py")

@@ -88,7 +88,7 @@ def test_an_error_of_the_trainings_own_kernels_is_left_to_it(cuda: Cuda) -> None
     cuda.fails = True
     sync.synchronize()
     cuda.fails = False
-    sync.synchronize()  # a wait that has failed is none
+    sync.synchronize()  # a failed wait does not count
     assert cuda.waits == 1
 
 

@@ -1,4 +1,4 @@
-"""Many lines of `epochs.jsonl` at once come to the same as one by one, be they good or not."""
+"""Reading many lines of `epochs.jsonl` at once gives the same as one by one, valid or not."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def texts(draw: st.DrawFn) -> bytes:
 
 
 def read(folder: Path, monkeypatch: pytest.MonkeyPatch, many_bytes: float) -> Any:
-    """The columns, or why there are none."""
+    """The columns, or the error instead."""
     monkeypatch.setattr(storage, "_MANY_BYTES", many_bytes)
     try:
         return storage.read_folder(folder)[0]
@@ -108,7 +108,7 @@ def assert_same(found: dict[str, FloatArray], expected: dict[str, FloatArray]) -
 
 
 def check(text: bytes, folder: Path) -> None:
-    """Reading all at once comes to the same as reading line by line."""
+    """Reading all lines at once gives the same result as reading line by line."""
     (folder / "meta.json").write_text('{"format": 1}')
     (folder / "epochs.jsonl").write_bytes(text)
     with pytest.MonkeyPatch.context() as monkeypatch:

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,20 @@ def test_a_reader_that_leaves(tmp_path: Path) -> None:
     assert program.stderr.read() == b""
     program.stderr.close()
     assert program.wait() == 1
+
+
+@pytest.mark.parametrize(
+    ("redirection", "said"),
+    [("> /dev/full", "stdout cannot be written: No space left on device"), (">&-", "")],
+)
+def test_output_that_cannot_be_written(redirection: str, said: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m energyest devices {redirection}"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        ["sh", "-c", command], env=buffered, stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == bool(said)
+    assert done.stderr == (f"energyest: {said}\n" if said else "")
 
 
 # ---------------------------------------------------------------------- JSON

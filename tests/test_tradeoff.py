@@ -276,7 +276,7 @@ def test_mixed_units_of_repetitions() -> None:
         savings(runs)
 
 
-def test_other_settings_are_no_repetitions() -> None:
+def test_other_settings_are_not_repetitions() -> None:
     runs = repeated({"small": (20, 0.8), "big": (100, 0.9)}).assign(batch_size=32)
     runs.loc[0, "batch_size"] = 64
     with pytest.warns(UserWarning, match="small, A40 differ in batch_size"):
@@ -367,7 +367,7 @@ def test_shares_and_percentages() -> None:
         pd.timedelta_range("1s", periods=5),
     ],
 )
-def test_what_is_no_number(values: Any) -> None:
+def test_what_is_not_a_number(values: Any) -> None:
     with pytest.raises(RunsError, match="must hold numbers in one unit, not"):
         pareto_front(RUNS.assign(energy_J=values))
 

@@ -78,7 +78,7 @@ def test_a_notebook_shows_it() -> None:
 
 
 @pytest.mark.parametrize("odd", ["$\\frac{$ $x^$ $ \\$ $a$ a\x00b \x1b[31m a\nb"])
-def test_names_are_no_formulas(odd: str, tmp_path: Path) -> None:
+def test_names_are_not_formulas(odd: str, tmp_path: Path) -> None:
     table = runs().rename(columns={"val_acc": f"acc{odd}"})
     table = table.assign(model=table["model"] + odd, gpu=table["gpu"] + odd)
     quality = f"acc{odd}"

@@ -294,7 +294,7 @@ def test_nothing_to_learn_from_is_not_counted() -> None:
     for model in (Set(), Classes()):
         count = count_flops(model, X)
         assert count.per_sample is None
-        assert "without numbers to learn from" in count.note
+        assert "without floating-point tensors" in count.note
 
 
 @pytest.mark.parametrize(

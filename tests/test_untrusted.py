@@ -86,8 +86,8 @@ def _circle(path: Path) -> None:
 
 @pytest.mark.parametrize("make", [_fifo, _device, _outside, _circle, Path.mkdir])
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.timeout(120)  # a FIFO that is opened blocks for ever
-def test_what_is_no_file_of_the_folder(
+@pytest.mark.timeout(120)  # opening a FIFO blocks forever
+def test_what_is_not_a_file_of_the_folder(
     folder: Path, name: str, make: Callable[[Path], None]
 ) -> None:
     (folder / name).unlink()
@@ -173,7 +173,7 @@ def test_read_text(folder: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_model_that_is_no_file(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_model(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "model.json")
     for path in (tmp_path / "model.json", tmp_path):
         with pytest.raises(EstimateError, match="not a regular file"):
@@ -252,7 +252,7 @@ def test_a_long_line(folder: Path) -> None:
 
 
 def test_a_file_of_many_bytes_is_not_read(folder: Path) -> None:
-    """One that says that it is large takes no memory."""
+    """A file that claims to be large takes no memory."""
     for name in FILES:
         with open(folder / name, "r+b") as file:
             size = os.fstat(file.fileno()).st_size

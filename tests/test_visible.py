@@ -219,7 +219,7 @@ def test_what_the_environment_leaves(
 
 
 # What a driver did (H100, one GPU, CUDA 13.0): <U> is the GPU's UUID, <B> without its prefix.
-# Numbers of more than 32 bits, of which the driver takes the lower 32, are not followed.
+# Numbers of more than 32 bits are not followed; the driver takes their lower 32 bits.
 ONE = ["0", "0,1", "0,7,0", "0,-1,0", "0,,0", " 0 ", "\t0", "0\t", "0 0", "0gpu", "+0", "-0"]
 ONE += ["0x0", "0x1", "00", "0.5", "0;1", "0,GPU", "0,<U>", "0,<U>,0", "0,x,0", "0,1,1,0", "<U>"]
 ONE += ["GPU-8d3f", "GPU-8", "<U>,0", "<U>,GPU-zz,<U>", "<U>,x,<U>", "<U> ", "<U> ,GPU-zz", "<U>x"]
@@ -238,7 +238,7 @@ def test_as_a_real_driver_reads_it(visible: str) -> None:
 
 
 def as_torch_reads_it(listed: str) -> list[str]:
-    """What torch says that CUDA makes of a list without MIG devices, on four alike GPUs."""
+    """CUDA's interpretation, by torch, of a list without MIG devices, on four equal GPUs."""
     with mock.patch.dict(os.environ, {"CUDA_VISIBLE_DEVICES": listed}):
         entries = torch.cuda._parse_visible_devices()
     if entries and isinstance(entries[0], str):
@@ -340,7 +340,7 @@ def test_the_recorded_energy_is_that_of_the_gpus_in_use(
 
 
 class Cuda:
-    """Stands in for torch.cuda, on which a list of GPUs and MIG devices is visible."""
+    """Stands in for torch.cuda with a list of visible GPUs and MIG devices."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: Sequence[str] = ()
@@ -529,7 +529,7 @@ def test_no_gpu_is_found_by_the_address_of_one_that_nvml_does_not_know(
 
 
 class Spread(torch.nn.Module):
-    """A model whose parameters and buffers lie where it is said."""
+    """A model with parameters and buffers on given devices."""
 
     def __init__(self, parameters: Sequence[str], buffers: Sequence[str] = ()) -> None:
         super().__init__()

@@ -95,7 +95,7 @@ def test_masks_and_positions_are_looked_at(device: str) -> None:
     workload = described(Decoder, {"ids": TOKENS, "mask": padded}, device)
     # Without values, it is a batch without padding, and the note says so.
     assert attention_of(workload) == (whole if device == "cpu" else whole / 2)
-    assert ("without padding" in workload.notes[0]) == (device == "meta")
+    assert ("to have no padding" in workload.notes[0]) == (device == "meta")
 
 
 class Loop(Layers):
@@ -133,7 +133,7 @@ def test_a_loop_without_an_end_of_its_own_is_refused(
                 x = x * 2
             return x
 
-    with pytest.raises(WorkloadError, match=r"loop at test_walk.py:\d+ .* fixed number of rounds"):
+    with pytest.raises(WorkloadError, match=r"loop at test_walk.py:\d+ .* fixed number"):
         described(Endless, X, device)
 
 
@@ -171,7 +171,7 @@ def test_experts_get_equally_many_tokens(device: str) -> None:
     workload = described(Experts, torch.randn(16, 8), device)
     products = [o for o in workload.operations if (o.name, o.phase) == ("addmm", "forward")]
     assert [(o.rows, o.count) for o in products] == [(8, 4)]  # 16 tokens, 2 of 4 experts each
-    assert "values that shapes do not tell" in workload.notes[0]
+    assert "values that shapes do not determine" in workload.notes[0]
 
 
 @DEVICES
@@ -184,7 +184,7 @@ def test_values_that_are_read_as_a_list_are_noted(device: str) -> None:
             return x
 
     (note,) = described(Lists, X, device).notes
-    assert "values that shapes do not tell (test_walk.py:" in note
+    assert "values that shapes do not determine (test_walk.py:" in note
 
 
 @DEVICES
@@ -213,7 +213,7 @@ def test_masks_of_what_is_computed_choose_all(device: str) -> None:
 
     workload = described(Chooses, X, device)
     assert forward_flops(workload) == 2 * 4 * LAYER
-    assert "values that shapes do not tell" in workload.notes[0]
+    assert "values that shapes do not determine" in workload.notes[0]
 
 
 @torch.library.custom_op("energyest_tests::twice", mutates_args=())
@@ -285,7 +285,7 @@ def test_only_small_models_and_steps_are_run_with_values(hides: str) -> None:
                 large = Hidden(8192)
             with pytest.raises(WorkloadError, match="numpy"):
                 describe_workload(large, torch.empty(4, 8192))
-            with pytest.raises(WorkloadError, match=r"million parameters .* smaller one"):
+            with pytest.raises(WorkloadError, match=r"million parameters .* smaller model"):
                 describe_workload(Hidden(8192), torch.empty(4, 8192))
             with pytest.raises(WorkloadError, match="smaller batch"):
                 describe_workload(Hidden(4096), torch.empty(40_000, 4096))
@@ -450,7 +450,7 @@ def test_wrappers_for_several_gpus() -> None:
         workload = describe_workload(wrap(One()), (X, Y))
         assert workload.operations == plain.operations
         assert workload.model == "One"
-        assert f"of {wrap.__name__}, it is described as on one GPU" in workload.notes[0]
+        assert f"{wrap.__name__} is described as on one GPU" in workload.notes[0]
     sharded = fully_shard(One(), mesh=init_device_mesh("cpu", (1,)))
     inside = nn.Sequential(nn.parallel.DistributedDataParallel(One()))
     for model, name in ((sharded, "FSDPModule"), (inside, "DistributedDataParallel")):

@@ -67,10 +67,9 @@ def test_from_before_the_folder_is_there_until_the_run_ends(
     captured = capsys.readouterr()
     assert captured.err == f"waiting for {elsewhere.folder}\n"
     first, second, third, last = captured.out.splitlines()
-    assert first.startswith("0 epochs, ")
-    assert second.startswith(
-        "2 of 8 epochs, 200 J (5.556e-05 kWh), 27.8 mg CO2e so far: best guess"
-    )
+    assert first.startswith("0 epochs, energy not known yet")
+    assert second.startswith("2 of 8 epochs, 200 J (")
+    assert ", 27.8 mg CO2e so far: best guess (not stable yet" in second
     assert third.startswith("4 of 8 epochs, 400 J")
     assert ": 800 J (0.0002222 kWh) for 8 epochs in 8 s" in third
     assert third.endswith("111 mg CO2e")
@@ -133,6 +132,9 @@ def test_on_a_terminal_the_view_stays_in_its_place(
     assert main(["watch", str(elsewhere.folder)]) == Exit.OK
     assert "4 of 8 epochs" in shown.text
     assert "about 4 s to go" in shown.text
+    bars = [line for line in shown.lines if "━" in line]
+    assert bars
+    assert all(set(line.strip()) <= set("━╸╺") for line in bars)  # on lines of their own
     assert "\x1b[1A" in shown.getvalue()  # up, over the old view
     assert max(map(len, shown.lines)) <= 80
 
@@ -147,7 +149,9 @@ def test_of_unknown_length(elsewhere: Elsewhere, capsys: pytest.CaptureFixture[s
     assert main(["watch", folder, "--timeout", "5"]) == Exit.ERROR
     assert "--epochs says it" in capsys.readouterr().out
     assert main(["watch", folder, "-n", "10", "--timeout", "5"]) == Exit.ERROR
-    assert "50 J (1.389e-05 kWh) for 10 epochs" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert ": 50 J (" in out
+    assert " for 10 epochs" in out
 
 
 @pytest.mark.parametrize("option", [["--every", "0"], ["--every", "nan"]])

@@ -1,4 +1,4 @@
-"""What is written to the folder of a run: all of it, once, and no leftovers."""
+"""The files of a run: written completely, once, and without leftovers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_disk_that_takes_a_part_at_a_time(
     assert list(trace.power_columns["time_s"]) == [0, 1]
 
 
-def test_what_comes_while_the_trace_is_written_anew_is_written_once(
+def test_rows_that_come_during_a_rewrite_are_written_once(
     tmp_path: Path, writers: list[TraceWriter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def contents() -> EnergyTrace:
@@ -88,7 +88,7 @@ def test_what_was_known_last_is_gone_after_a_normal_end(tmp_path: Path) -> None:
     assert load_trace(tmp_path / "energy").meta["status"] == "finished"
 
 
-def test_a_disk_that_fails_is_tried_ever_more_rarely(
+def test_a_failing_disk_is_tried_less_and_less_often(
     tmp_path: Path, writers: list[TraceWriter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 0.0

@@ -1,8 +1,8 @@
-"""Add measured trainings to the table that PRE's packaged model is fitted to.
+"""Add measured trainings to the table to which PRE's packaged model is fitted.
 
-Either a folder that `benchmarks.collect.sweep` wrote, or hopper's sweep from beside the checkout,
-whose models are built and described again (with torchvision). Rows of the same machines are
-replaced.
+The source is a folder written by `benchmarks.collect.sweep`, or hopper's sweep in the data next to
+the checkout, whose models are built and described again (with torchvision). Rows of the same
+machines are replaced.
 
     python -m benchmarks.collect.add_to_sweep --folder FOLDER --host NAME
     python -m benchmarks.collect.add_to_sweep --hopper
@@ -34,7 +34,7 @@ def write(table: list[Row]) -> None:
 
 
 def of_folder(folder: Path, host: str) -> Iterator[Row]:
-    """Trainings of `benchmarks.collect.sweep` that were measured and described."""
+    """Measured and described trainings from `benchmarks.collect.sweep`."""
     workloads = {row["name"]: row for row in _lines(folder / "workloads.jsonl")}
     for run in _lines(folder / "runs.jsonl"):
         workload = dict(workloads.get(run["name"], {"error": "not described"}))
@@ -60,7 +60,7 @@ def _lines(path: Path) -> list[Row]:
 
 
 def of_hopper() -> Iterator[Row]:
-    """The trainings of `hopper/sweep_*`; the name of the machine is part of the run's."""
+    """The trainings of `hopper/sweep_*`; the machine's name is part of the run's name."""
     import pandas as pd
 
     require(*HOPPER_SWEEP)

@@ -1,22 +1,22 @@
-"""Train six networks of very different size several times, and keep their traces to choose among.
+"""Train six networks of very different sizes several times, and keep their traces.
 
 A Lightning Trainer with `EnergyMonitor()` trains each network on handwritten digits (scikit-learn's
 `load_digits`, which needs no download). 180 of the 1,797 images are for training, the others for
-validation; one stratified split serves all runs. So few training images leave room for real
-differences in accuracy, and so many for validation measure them finely. The split is part of the
-task: two runs of a network differ in first weights, order of the images, random shifts, and
-machine. No two runs have the same seed: give each machine its own `--seed`.
+validation; all runs use the same stratified split. With so few training images there are real
+differences in accuracy, and with so many for validation these are measured precisely. The split is
+part of the task: two runs of a network differ in initial weights, order of the images, random
+shifts, and machine. No two runs have the same seed: give each machine its own `--seed`.
 
 The images are on the GPU and are enlarged there, so that the loader costs next to nothing.
 Repetitions are blocks: each network once, in random order, so that a machine that warms up does not
 favour one of them. Before the first block each network trains for one discarded epoch, so that
-everything a process loads once is loaded. `cudnn.benchmark` stays off: the first run of a network
-would pass on what it finds to the others.
+everything a process loads once is loaded. `cudnn.benchmark` stays off: otherwise the first run of a
+network would pass on its findings to the others.
 
-Every run leaves its trace in `FOLDER/<model>-<gpu>-<repetition>/energy`. Its meta lacks the host's
+Every run writes its trace to `FOLDER/<model>-<gpu>-<repetition>/energy`. The meta lacks the host
 name and the GPU's bus address, and the GPU's UUID is replaced by the first six hexadecimal digits
-of its SHA-256; all else is as `EnergyMonitor` wrote it. `meta["hparams"]["architecture"]` names the
-network. A run that exists is not repeated. Exits with 2 without a GPU.
+of its SHA-256; everything else is as written by `EnergyMonitor`. `meta["hparams"]["architecture"]`
+names the network. A run that exists is not repeated. Exits with 2 without a GPU.
 
     python -m benchmarks.collect.choices --out FOLDER --seed 1 [--repetitions 6] [--budget-s 500]
     python -m benchmarks.collect.choices --out FOLDER --device cpu --tiny --repetitions 1
@@ -60,7 +60,7 @@ SHIFT_PIXELS, NOISE = 1.0, 0.1
 
 @dataclass(frozen=True)
 class Size:
-    """How much is trained: `steps` batches an epoch, images of `image_size` pixels a side."""
+    """Amount of training: `steps` batches per epoch, images of `image_size` pixels a side."""
 
     epochs: int = 12
     steps: int = 32
@@ -203,7 +203,7 @@ def train(
 
 
 def without_identities(meta: dict[str, Any]) -> dict[str, Any]:
-    """The meta of a trace without what identifies the machine; GPUs keep a short label."""
+    """A trace's meta without identifiers of the machine; GPUs keep a short label."""
     devices = []
     for device in meta["devices"]:
         kept = {name: value for name, value in device.items() if name != "pci_bus_id"}

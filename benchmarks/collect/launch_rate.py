@@ -1,19 +1,20 @@
-"""How fast this machine launches operations: what `probe_host` says, and what trainings say.
+"""How fast this machine launches operations, by `probe_host` and by trainings.
 
-The test of the CPU runs some times. Where torch sees a GPU, small trainings run on it that its CPU
-bounds, each for about two seconds, and for each one the factor is sought at which PRE's packaged
-model, whose usual machine has a factor of 1, predicts the length that was measured. Prints JSON:
+The test of the CPU runs several times. If torch sees a GPU, small trainings that are limited by the
+CPU run on it, each for about two seconds; for each, the script finds the factor at which PRE's
+packaged model, whose reference machine has a factor of 1, predicts the measured step time. Prints
+JSON:
 
-- `probe_step_s`: of each test; their spread is what repeating it is worth;
-- `trainings`: model, measured length, factor, and the share of the CPU's work in a step;
+- `probe_step_s`: result of each test; their spread shows the test's repeatability;
+- `trainings`: model, measured step time, factor, and the CPU's share of the work in a step;
 - `factor`: median of the trainings' factors;
-- `usual_s`: `probe_step_s` (its median) divided by `factor`: what a step of the test takes on a
+- `usual_s`: `probe_step_s` (its median) divided by `factor`: the time of a step of the test on a
   machine with a factor of 1. Its mean over machines, in logarithms, is
-  `energyest.records.probe.USUAL_HOST_STEP_S`, and its deviation in logarithms is
+  `energyest.records.probe.USUAL_HOST_STEP_S`, and its standard deviation in logarithms is
   `energyest.estimators.pre.roofline_model.HOST_PROBE_DEVIATION`.
 
-Nothing else should run on the machine. With `--again`, nothing is run: what a stored report says of
-lengths is held against the packaged model of today, which another fit may have changed.
+Nothing else should run on the machine. With `--again`, nothing is run: the step times of a stored
+report are compared with the current packaged model, which a new fit may have changed.
 
     python -m benchmarks.collect.launch_rate > launch_rate.json
     python -m benchmarks.collect.launch_rate --again benchmarks/results/launch_rate.json
@@ -50,7 +51,7 @@ SETTINGS = (
     Setting("own/unet-d16-l4", 2, 64, "tf32", "sgd"),
     Setting("own/conv1d-d64-l8", 8, 500, "fp32", "rmsprop"),
 )
-# Of the step, at least so much is the CPU's work: a GPU at work hides what the CPU takes.
+# The least share of a step that must be the CPU's work: a busy GPU hides the CPU's time.
 _LAUNCH_BOUND = 0.8
 _SLOWEST = 20.0
 
@@ -58,7 +59,7 @@ _SLOWEST = 20.0
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tests", type=int, default=10, help="how often to run the test")
-    parser.add_argument("--again", type=Path, help="a stored report, to be worked out anew")
+    parser.add_argument("--again", type=Path, help="a stored report, to be evaluated again")
     arguments = parser.parse_args()
     if arguments.again is not None:
         report = json.loads(arguments.again.read_text(encoding="utf-8"))
@@ -99,7 +100,7 @@ def measured(setting: Setting) -> Probe:
 
 
 def described(setting: Setting, gpu: str, step_s: float) -> Probe:
-    """The same, of a step that was measured before; its power does not matter here."""
+    """The same for a step that was measured earlier; its power does not matter here."""
     model, batch = build(setting)
     workload = describe_workload(
         model, batch, precision=setting.precision, optimizer=setting.optimizer, loss=loss_of
@@ -108,7 +109,7 @@ def described(setting: Setting, gpu: str, step_s: float) -> Probe:
 
 
 def row_of(setting: Setting, found: Probe) -> dict[str, Any]:
-    """What a training on the GPU says of the CPU."""
+    """The CPU's factor according to a training on the GPU, as a row of the report."""
     factor = factor_of(found)
     share = packaged().predict([(found.workload, found.gpu)], factor=factor).cpu_share[0]
     return {
@@ -120,9 +121,9 @@ def row_of(setting: Setting, found: Probe) -> dict[str, Any]:
 
 
 def factor_of(measured: Probe) -> float:
-    """How many times as long as usual the CPU takes, for PRE to predict what was measured.
+    """The CPU factor at which PRE predicts the measured step time.
 
-    The nearest that is likely, where none makes it so: the GPU bounds that training.
+    If no factor does, because the GPU limits that training, the nearest plausible one.
     """
 
     def off(log_factor: float) -> float:

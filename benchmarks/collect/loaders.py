@@ -1,22 +1,22 @@
-"""Train from files through a `DataLoader`, beside what stalls trainings; write every epoch as CSV.
+"""Train from files through a `DataLoader`, with disturbances; write every epoch as CSV.
 
-The inputs of `scenarios` lie in memory, and nothing else runs. Here, worker processes read images
-from files and augment them, and other things happen at random times, which the seed decides:
+The inputs of `scenarios` are in memory, and nothing else runs. Here, worker processes read images
+from files and augment them, and disturbances happen at random times, set by the seed:
 
-- `quiet`: two workers, files that the system has in memory, nobody else;
-- `slow_loader`: no worker, so that the processor or GPU waits for every batch;
-- `cold_files`: now and then, the system has forgotten the files, and reads them from the disk;
+- `quiet`: two workers, files in the system's cache, nothing else running;
+- `slow_loader`: no worker, so that the device waits for every batch;
+- `cold_files`: now and then, the files are no longer cached, and are read from the disk;
 - `busy_disk`: another process writes in bursts, and waits for the disk each time;
 - `busy_processors`: other processes compute in bursts;
-- `slow_store`: now and then, a file takes seconds to be opened, as on a network;
-- `checkpoints`: every few epochs, a large file is written, and the disk waited for;
-- `validation`: every few epochs, what is learned is tried on other files.
+- `slow_store`: now and then, opening a file takes seconds, as on a network;
+- `checkpoints`: every few epochs, a large file is written, and the training waits for the disk;
+- `validation`: every few epochs, the model is evaluated on other files.
 
-Bursts come on average once in 4 to 40 epochs and last for a tenth of an epoch to three epochs, as
-is drawn for each run. In a quarter of the runs, there are none.
+Bursts come on average once in 4 to 40 epochs and last for a tenth of an epoch to three epochs, both
+drawn for each run. A quarter of the runs have none.
 
 After every run, its epochs are added to `loaders_epochs.csv` and its facts to `loaders.csv`. A run
-that is in the files is not repeated.
+already in the files is not repeated.
 
     python -m benchmarks.collect.loaders --out FOLDER [--seeds 3] [--budget-s 540]
 """
@@ -63,12 +63,12 @@ COLUMNS += ["validation_energy_J", "validation_s", "steps", "samples"]
 
 @dataclass(frozen=True)
 class Bursts:
-    """When something goes on that disturbs.
+    """The times of disturbances.
 
     Attributes:
-        seed: decides the instants.
-        every_s: seconds from one burst to the next, on average; infinite without any.
-        lasts_s: their median.
+        seed: determines the times.
+        every_s: mean seconds from one burst to the next; infinite for no bursts.
+        lasts_s: median duration of a burst.
     """
 
     seed: int
@@ -76,7 +76,7 @@ class Bursts:
     lasts_s: float
 
     def spans(self) -> Iterator[tuple[float, float]]:
-        """Seconds from the beginning at which each burst begins, and for how long it lasts."""
+        """Start of each burst in seconds from the beginning, and its duration."""
         chance, at_s = random.Random(self.seed), 0.0
         while math.isfinite(self.every_s):
             at_s += chance.expovariate(1 / self.every_s)
@@ -93,8 +93,8 @@ class Images(Dataset[tuple[Tensor, int]]):
 
     Args:
         files: one image each.
-        slow: when a file takes its time.
-        began_s: when the training began, by `time.monotonic`.
+        slow: times at which opening a file is slow.
+        began_s: start of the training, by `time.monotonic`.
     """
 
     def __init__(self, files: list[Path], slow: Bursts | None, began_s: float) -> None:
@@ -124,7 +124,7 @@ class Images(Dataset[tuple[Tensor, int]]):
 
 
 def make_files(folder: Path) -> list[Path]:
-    """The images, as bytes."""
+    """Write the images as bytes."""
     chance = np.random.default_rng(0)
     files = [folder / f"{number}.npy" for number in range(FILES)]
     for file in files:
@@ -133,7 +133,7 @@ def make_files(folder: Path) -> list[Path]:
 
 
 def forget(files: list[Path]) -> None:
-    """Let the system read them from the disk when they are read next."""
+    """Drop the files from the system's cache, so that they are read from the disk next time."""
     for file in files:
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
@@ -144,7 +144,7 @@ def forget(files: list[Path]) -> None:
 
 
 def disturb(kind: str, bursts: Bursts, folder: str, stop: Any) -> None:
-    """In a process of its own: do something in bursts until it is told to end."""
+    """In a process of its own, create a disturbance in bursts until told to end."""
     began_s = time.monotonic()
     files = sorted(Path(folder).glob("*.npy"))
     for at_s, lasts_s in bursts.spans():
@@ -171,7 +171,7 @@ def _write(path: Path, megabytes: int) -> None:
 
 @contextlib.contextmanager
 def disturbed(scenario: str, bursts: Bursts, folder: Path) -> Iterator[None]:
-    """Let happen what disturbs in this scenario."""
+    """Run the disturbances of a scenario within the context."""
     context = mp.get_context("spawn")
     stop = context.Event()
     counts = {"cold_files": 1, "busy_disk": 1, "busy_processors": os.cpu_count() or 1}
@@ -277,7 +277,7 @@ def collect(scenario: str, seed: int, files: list[Path], args: Any) -> tuple[pd.
 
 
 def _steps_of(step: Callable[[], None], synchronize: Callable[[], None], epoch_s: float) -> int:
-    """How many steps make an epoch of about that length."""
+    """The number of steps in an epoch of about this length."""
     for _ in range(WARM_BATCHES):
         step()
     synchronize()

@@ -1,7 +1,7 @@
-"""Write what a training step on the older GPUs does: `data/older_workloads.json.gz`.
+"""Describe the training steps on the older GPUs in `data/older_workloads.json.gz`.
 
 The networks are built again on meta tensors, which needs torchvision and transformers, and
-described. Which batch sizes and optimizers occur is read from the tables of Zeus.
+described. The batch sizes and optimizers are read from the tables of Zeus.
 
     python -m benchmarks.collect.older_workloads
 """
@@ -70,7 +70,7 @@ def _loss_of_answers(output: Tensor, target: Tensor) -> Tensor:
 
 
 def describe() -> None:
-    """Write what a step of each training does."""
+    """Write the workload of each training."""
     with torch.device("meta"):
         networks = {name: _network(name) for name, _ in TRAINED.values()}
     described = {}

@@ -1,8 +1,8 @@
 """Fit PRE's packaged model to the sweep, and write it to `energyest/data/pre_model.json`.
 
-Published throughputs from beside the checkout teach the parameters that differ between generations
-of GPUs: what shares of their peaks they reach. Nothing else of them is in the model. Exits with 2
-if they are missing.
+Published throughputs, in the data next to the checkout, determine the parameters that differ
+between generations of GPUs: the shares of their peaks that they reach. They affect nothing else in
+the model. Exits with 2 if they are missing.
 
     python -m benchmarks.collect.pre_model
 """

@@ -1,12 +1,12 @@
 """Train networks in eight scenarios on an NVIDIA GPU; write the energy of every epoch as CSV.
 
 The inputs are synthetic and in pinned memory; losses, gradients and optimizer steps are real. Each
-setting is one training in one scenario: plain, validation after each or each fifth epoch, a
+setting is one training in one scenario: plain, validation after each or every fifth epoch, a
 backbone that is unfrozen, inputs or batches that grow, slow inputs, checkpoints. Epoch 0 is eight
-cold steps; their time gives the number of steps of each later epoch.
+cold steps; their time determines the number of steps of each later epoch.
 
 After every run, its epochs are added to `epochs.csv` and its facts to `runs.csv`; an empty field is
-unknown or does not apply. A run that is in the files is not repeated. Exits with 2 without a GPU.
+unknown or does not apply. A run already in the files is not repeated. Exits with 2 without a GPU.
 
     python -m benchmarks.collect.scenarios --out FOLDER [--runs NAME ...] [--budget-s 540]
     python -m benchmarks.collect.scenarios --out FOLDER --device cpu --tiny --epochs 8 --epoch-s 0.1

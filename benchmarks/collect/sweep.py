@@ -1,11 +1,11 @@
-"""Train many models for a few seconds each on an NVIDIA GPU, and write what a step of each costs.
+"""Train many models for a few seconds each on an NVIDIA GPU, and write the cost of a step.
 
 A setting is drawn at random (see `benchmarks.common.model_zoo`) and trained in a plain loop under
 `track`, or by a Lightning Trainer with `EnergyMonitor`. Inputs are synthetic, in pinned memory.
 Epoch 0 is cold; only the epochs after it count. Then each setting's model is described as a
 workload, on the CPU.
 
-Lines of JSON are added to `FOLDER/runs.jsonl` and `FOLDER/workloads.jsonl`. A setting that is in
+Lines of JSON are added to `FOLDER/runs.jsonl` and `FOLDER/workloads.jsonl`. A setting already in
 the files is not measured again, so an interrupted sweep can be continued. Settings that do not fit
 into the GPU's memory are written with their error. Exits with 2 without a GPU.
 
@@ -49,8 +49,8 @@ WARM_S, EPOCH_S, EPOCHS = 0.6, 0.9, 2
 class Steps:
     """Batches for one epoch: the same batch again and again until the epoch's time is over.
 
-    At most eight batches are queued, and the GPU has finished when the epoch ends, so that the
-    epoch lasts as long as the GPU works.
+    At most eight batches are queued, and the GPU is synchronised at the end of the epoch, so that
+    the epoch lasts as long as the GPU works.
     """
 
     def __init__(self, batch: tuple[Tensor, ...], device: torch.device) -> None:
@@ -146,7 +146,7 @@ def train_lightning(model: nn.Module, steps: Steps, setting: Setting, folder: Pa
 
 
 def measure(setting: Setting, device: torch.device, scratch: Path) -> dict[str, Any]:
-    """Train one setting; returns what its warm epochs cost."""
+    """Train one setting; return the cost of its warm epochs."""
     exact = setting.precision == "fp32"
     torch.backends.cuda.matmul.allow_tf32 = not exact
     torch.backends.cudnn.allow_tf32 = not exact
@@ -287,7 +287,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="which settings are drawn")
     parser.add_argument("--runs", type=int, default=1000, help="settings to draw")
     parser.add_argument("--minutes", type=float, default=60, help="time for measuring")
-    parser.add_argument("--thin", action="store_true", help="of what was seldom drawn")
+    parser.add_argument("--thin", action="store_true", help="draw settings that were seldom drawn")
     parser.add_argument("--compiled", action="store_true", help="the same, compiled")
     parser.add_argument("--models", default=".*", help="regular expression of the models' names")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))

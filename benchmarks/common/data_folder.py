@@ -1,7 +1,7 @@
-"""Where the benchmarks find their data, and what they say when a file is not there.
+"""Where the benchmarks find their data, and the message if a file is missing.
 
-`PACKAGED` is part of the repository. `FOLDER` holds data that are not: it is `../shared/data`
-beside the checkout, or the folder that the environment variable ENERGYEST_DATA names.
+`PACKAGED` is part of the repository. `FOLDER` holds other data: it is `../shared/data` next to the
+checkout, or the folder named by the environment variable ENERGYEST_DATA.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FOLDER = Path(os.environ.get("ENERGYEST_DATA", REPOSITORY.parent / "shared" / "d
 
 
 def missing(*names: str) -> str | None:
-    """What is needed to read these files and is not there, as a message; None if all is there.
+    """A message about what is missing to read these files; None if nothing is.
 
     Args:
         names: paths below `FOLDER`.

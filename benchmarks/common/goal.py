@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure, what it should be, and what came of it."""
+    """A figure, its goal, the value reached, and whether the goal is met."""
 
     name: str
     asked: str

@@ -1,6 +1,6 @@
-"""The first lines of a benchmark's output: what was run, on what, with which versions, and when.
+"""The first lines of a benchmark's output: command, device, versions and date.
 
-An output that is worth keeping goes into `benchmarks/results` as it is.
+An output worth keeping goes into `benchmarks/results` unchanged.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def print_head(script: str, *packages: str, device: str | None = None) -> None:
 
     Args:
         script: the script's `__file__`.
-        packages: distributions whose versions matter, as pip knows them.
-        device: what it runs on; by default this machine's processor.
+        packages: distributions whose versions matter, by their names in pip.
+        device: the device it runs on; by default this machine's CPU.
     """
     module = ".".join(Path(script).resolve().relative_to(REPOSITORY).with_suffix("").parts)
     command = shlex.join(["python", "-m", module, *sys.argv[1:]])

@@ -192,7 +192,7 @@ def _vit(width: int, layers: int) -> Any:
     return hf.ViTForImageClassification(config)
 
 
-# Networks of transformers that put out a class for each token, or for each image.
+# Networks of transformers that predict a class for each token, or for each image.
 LIBRARY_MODELS: dict[str, Callable[[int, int], Any]] = {
     "llama": lambda width, layers: _decoder("llama", width, layers),
     "mixtral": lambda width, layers: _decoder("mixtral", width, layers),

@@ -1,10 +1,10 @@
 """Trainings on older GPUs, measured by others: V100, RTX 6000 and P100.
 
-They are those of the artifact of Zeus (You et al., NSDI'23) at the highest power limit: ResNet-50
-at 224 pixels, BERT base on SQuAD (88,524 sequences of 384 tokens), and ShuffleNetV2 on the 32
-pixels of CIFAR-100. Sentiment140 is left out, since the lengths of its sequences are not known.
-`data/older_workloads.json.gz` says what a step of each does; `benchmarks.collect.older_workloads`
-writes it.
+They are from the artifact of Zeus (You et al., NSDI'23), at the highest power limit: ResNet-50 at
+224 pixels, BERT base on SQuAD (88,524 sequences of 384 tokens), and ShuffleNetV2 on the 32 pixels
+of CIFAR-100. Sentiment140 is left out, because its sequence lengths are unknown.
+`data/older_workloads.json.gz` describes a step of each; `benchmarks.collect.older_workloads` writes
+it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Published throughputs, powers and energies of trainings on GPUs that nobody here has.
 
-They lie in the data beside the checkout, with what a training step of each does.
+They are in the data next to the checkout, with the workload of each training step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from energyest.gpus import Gpu, resolve_gpu
 from energyest.records.workload import Workload
 
 FILES = ("published/measurements.csv", "published/workloads.jsonl.gz")
-# BERT for questions and answers is of one architecture, whoever trained it.
+# BERT for question answering has the same architecture, whoever trained it.
 _BERT = r"(bert_(base|large)_squad|squad(base|large))"
 
 
@@ -33,7 +33,7 @@ class Published:
         model: the network's name, the same for all sources.
         quantity: "samples/s", "s", "W" or "J".
         value: in that unit.
-        source: who has published it.
+        source: who published it.
     """
 
     workload: Workload
@@ -61,12 +61,12 @@ def published() -> list[Published]:
 
 
 def throughputs() -> list[Published]:
-    """Those that are samples per second."""
+    """The figures in samples per second."""
     return [figure for figure in published() if figure.quantity == "samples/s"]
 
 
 def as_run(figure: Published) -> TrainedRun:
-    """A throughput as a training to learn from, whose power is not known."""
+    """A throughput as a training to learn from, with unknown power."""
     return TrainedRun(figure.workload, figure.gpu, figure.step_s, np.nan, figure.model)
 
 
@@ -92,7 +92,7 @@ def _published() -> Iterator[Published]:
 
 
 def _name(model: str) -> str:
-    """As `sweep_table.architecture` names it, where it is in the sweep, too."""
+    """The name used by `sweep_table.architecture`, if the model is also in the sweep."""
     bare = re.sub(r"^(tv|timm):|:\d+$", "", model)
     if re.fullmatch(_BERT, bare):
         return "transformers/bert"

@@ -1,6 +1,6 @@
 """Finished trainings that the benchmarks read: the paper's authors', hopper's, and our own.
 
-Third-party files are not part of this repository; `data_folder` says where they are looked for.
+Third-party files are not part of this repository; `data_folder` says where they are expected.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from energyest.integration import cumulative_energy
 if TYPE_CHECKING:
     import pandas as pd
 
-# What is read of the data beside the checkout.
+# Files read from the data next to the checkout.
 DELREY_READINGS = ("delrey2023/power_samples.parquet", "delrey2023/runs.csv")
 DELREY_TABLE = ("delrey2023/run_table.csv",)
 HOPPER_LONG = tuple(f"hopper/long_runs_{f}" for f in ("runs.csv", "epochs.csv", "samples.parquet"))
@@ -80,9 +80,9 @@ def delrey2023() -> Iterator[Delrey2023Run]:
 def delrey2023_table() -> pd.DataFrame:
     """150 finished trainings by the same authors on three GPUs; 30 of them have no readings.
 
-    Columns as `energyest.tradeoff` names them. FLOPs are as the authors report them: for
-    MobileNetV2 a third of what one gets by counting 2 for each multiply-add. `samples` counts all
-    images seen, in training and in validation.
+    Columns are named as in `energyest.tradeoff`. FLOPs are as reported by the authors: for
+    MobileNetV2, a third of the count with 2 per multiply-add. `samples` counts all images seen, in
+    training and validation.
     """
     import pandas as pd
 
@@ -111,11 +111,11 @@ def delrey2023_table() -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class LongRun:
-    """A finished training against which projections of its first epochs are judged.
+    """A finished training, with which projections from its first epochs are compared.
 
     Attributes:
         run_id: its name.
-        group: data set and scenario; figures are given for each group.
+        group: data set and scenario; figures are given per group.
         setting: model and GPU; runs of one setting are alike.
         trace: all of its epochs.
         changes_at: the epoch at which a planned change takes place; None without one.
@@ -150,7 +150,7 @@ class LongRun:
 
 
 def long_runs() -> list[LongRun]:
-    """All trainings of 40 epochs and more: the authors', hopper's and our own."""
+    """All trainings of 40 or more epochs: the authors', hopper's and our own."""
     require(*DELREY_READINGS, *HOPPER_LONG)
     return [*_of_delrey2023(), *of_hopper(), *_own()]
 
@@ -251,7 +251,7 @@ def _own() -> Iterator[LongRun]:
 
 
 def choices() -> dict[str, EnergyTrace]:
-    """72 traces of `benchmarks.collect.choices`, which are part of the examples, by name of run."""
+    """72 traces of `benchmarks.collect.choices`, which are part of the examples, by run name."""
     with tempfile.TemporaryDirectory() as folder, tarfile.open(CHOICES) as archive:
         archive.extractall(folder, filter="data")
         return {p.parent.name: load_trace(p) for p in sorted(Path(folder).glob("*/*/energy"))}

@@ -1,8 +1,7 @@
-"""Families of finished trainings, on which STEP's interval is judged and calibrated.
+"""Families of finished trainings, on which STEP's interval is evaluated and calibrated.
 
-What holds for the runs of one family, such as those of one laboratory, need not hold for others. So
-every figure is given for each family, and constants are chosen without the family that they are
-judged on.
+Results for one family of runs, such as those of one laboratory, need not hold for others. So every
+figure is given per family, and constants are chosen without the family on which they are evaluated.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ MLPERF = ("mlperf_training_v40/epochs.csv",)
 GREENLIFE = ("greenlife/epochs.csv",)
 # From this block on, U-Net's evaluation is part of every one.
 _UNET_EVALUATES_AT = 49
-# Trainings of VGG16 that others have measured, as they were described: ordinary epochs spread by
+# Simulated after a description of VGG16 trainings measured by others: ordinary epochs spread by
 # 3 %; most runs have stalls, which cost half as much again and come in bursts.
 MADE_UP_RUNS, MADE_UP_EPOCHS = 60, 60
 
 
 def families() -> dict[str, list[LongRun]]:
-    """All runs by family; what changes in them was planned, and they are judged after it."""
+    """All runs by family; their changes are planned, and they are evaluated after the change."""
     require(*MLPERF, *GREENLIFE)
     found: dict[str, list[LongRun]] = {}
     runs = [*long_runs(), *_choices(), *_mlperf(), *_greenlife(), *_loaders(), *made_up_stalls()]
@@ -60,7 +59,7 @@ def _greenlife() -> Iterator[LongRun]:
 
 
 def _loaders() -> Iterator[LongRun]:
-    """Trainings that read files, beside what stalls them, by `benchmarks.collect.loaders`."""
+    """Trainings that read files, with disturbances, from `benchmarks.collect.loaders`."""
     import pandas as pd
 
     for run_id, epochs in pd.read_csv(PACKAGED / "loaders_epochs.csv").groupby("run_id"):
@@ -70,7 +69,7 @@ def _loaders() -> Iterator[LongRun]:
 
 
 def made_up_stalls() -> Iterator[LongRun]:
-    """Stalls of time: what a stalled epoch costs more, it lasts longer."""
+    """Synthetic runs with stalls, in which a stalled epoch's duration grows with its cost."""
     for number in range(MADE_UP_RUNS):
         chance = np.random.default_rng(number)
         rate = chance.choice([0.0, 0.03, 0.06, 0.1, 0.15], p=[0.28, 0.2, 0.2, 0.2, 0.12])

@@ -88,8 +88,8 @@ LIBRARY = ("bert", "gpt2", "llama", "mixtral", "t5", "vit")
 class Setting:
     """One training; `size` is the side of its images, the length of its sequences, or 0.
 
-    `layout` is "nchw" or "nhwc" (`torch.channels_last`); `compiled` says whether the model went
-    through `torch.compile`.
+    `layout` is "nchw" or "nhwc" (`torch.channels_last`); `compiled` says whether the model is
+    compiled by `torch.compile`.
     """
 
     model: str
@@ -122,10 +122,10 @@ def draw_settings(seed: int, families: str = ".*") -> Iterator[Setting]:
 
 
 def draw_thin(seed: int, families: str = ".*", *, compiled: bool = False) -> Iterator[Setting]:
-    """Random settings of what `draw_settings` seldom or never draws.
+    """Random settings that `draw_settings` seldom or never draws.
 
     Two-byte formats in both layouts, networks of timm and of transformers, recurrent networks in
-    two-byte formats, and large batches; or, if asked for, compiled models.
+    two-byte formats, and large batches; or, on request, compiled models.
     """
     chance = random.Random(seed)
     weights = (0.4, 0.24, 0.16, 0.1, 0.1)

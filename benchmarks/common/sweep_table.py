@@ -1,4 +1,4 @@
-"""The table of short trainings that PRE's packaged model is fitted to: `data/sweep.jsonl.gz`.
+"""The table of short trainings to which PRE's packaged model is fitted: `data/sweep.jsonl.gz`.
 
 Each line is one training: its setting, the machine, the mean length and power of a warm step, and
 the step's workload. `benchmarks.collect.add_to_sweep` writes it.
@@ -19,7 +19,7 @@ from energyest.gpus import resolve_gpu
 from energyest.records.workload import Workload
 
 TABLE = PACKAGED / "sweep.jsonl.gz"
-# The same of hopper, as it was measured, in the data beside the checkout.
+# The same for hopper, as measured, in the data next to the checkout.
 HOPPER_SWEEP = tuple(f"hopper/sweep_{f}" for f in ("runs.csv", "epochs.csv", "samples.parquet"))
 Row = dict[str, Any]
 _FAMILIES = {
@@ -33,13 +33,13 @@ _FAMILIES = {
 
 
 def rows() -> list[Row]:
-    """The table, one dictionary a training."""
+    """The table, one dictionary per training."""
     with gzip.open(TABLE, "rt", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 
 def runs(table: list[Row] | None = None) -> list[TrainedRun]:
-    """The table as a `PreModel` learns from it; runs of one architecture form one group."""
+    """The table as input for `PreModel`; runs of one architecture form one group."""
     return [
         TrainedRun(
             Workload.from_dict(row["workload"]),
@@ -59,7 +59,7 @@ def architecture(model: str) -> str:
 
 
 def family(model: str) -> str:
-    """The family of a model: architectures that are built alike."""
+    """The family of a model: architectures of similar construction."""
     name = architecture(model).split("/")[-1]
     for kind, pattern in _FAMILIES.items():
         if re.match(pattern, name):

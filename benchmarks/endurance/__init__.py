@@ -1,1 +1,1 @@
-"""Does it hold: long runs, faults, hostile files, several processes, real GPUs."""
+"""Robustness: long runs, faults, malicious files, several processes, real GPUs."""

@@ -1,12 +1,12 @@
-"""Hostile files for everything in the package that reads one: is each accepted or refused properly?
+"""Malicious files for every loader in the package: is each accepted or refused properly?
 
-Half of the inputs are made by hypothesis, half are real files with things wrong with them: cut
-short, bits flipped, lines swapped, fields deleted, repeated or replaced by extremes. Whatever is
-accepted is used: projected, compared, printed, asked. Each loader runs in a process of its own,
-whose peak memory is printed, imports included.
+Half of the inputs are made by hypothesis; the others are real files that were damaged: truncated,
+bits flipped, lines swapped, fields deleted, repeated or replaced by extreme values. Accepted inputs
+are then used: projected, compared, printed, queried. Each loader runs in a process of its own,
+whose peak memory is printed, including imports.
 
-Exits with 1 at the first error that is none of the package's; the message names the folder that the
-input was saved to.
+Exits with 1 at the first error that is not one of the package's own; the message names the folder
+in which the input was saved.
 
     python -m benchmarks.endurance.fuzz --inputs 10000
 """
@@ -32,7 +32,7 @@ from simulation.hostile_files import loaders
 
 
 def run(name: str, inputs: int, chance: int) -> tuple[Outcome | str, float]:
-    """Fuzz the loader of that name; its outcome, or what is wrong, and the peak memory in MB."""
+    """Fuzz a loader; return its outcome, or what is wrong, and the peak memory in MB."""
     loader = next(loader for loader in loaders() if loader.name == name)
     try:
         outcome: Outcome | str = fuzz(loader, inputs, chance=chance)

@@ -1,4 +1,4 @@
-"""Check `EnergyMonitor` on a real NVIDIA GPU: energy against the counter, bits, and slowdown.
+"""Check `EnergyMonitor` on a real NVIDIA GPU: energy against the counter, losses, and slowdown.
 
 A ResNet-50 and a small launch-bound network train with and without the monitor. Printed for each:
 
@@ -85,7 +85,7 @@ class Batches(torch.utils.data.Dataset):
 
 
 class Counter(pl.Callback):
-    """NVML's energy counter and the clock, read by a callback of our own."""
+    """A callback that reads NVML's energy counter and the clock."""
 
     def __init__(self, handle: Any) -> None:
         self.handle = handle
@@ -97,14 +97,14 @@ class Counter(pl.Callback):
 
 
 class CounterStart(Counter):
-    """Comes after the monitor: reads when the monitor has started."""
+    """Placed after the monitor: reads when the monitor has started."""
 
     def on_fit_start(self, *_: Any) -> None:
         self.start_J = self.read_J()
 
 
 class CounterEnd(Counter):
-    """Comes before the monitor: reads when the monitor is about to stop."""
+    """Placed before the monitor: reads when the monitor is about to stop."""
 
     def on_fit_end(self, *_: Any) -> None:
         self.end_J = self.read_J()
@@ -137,7 +137,7 @@ class Case:
 
 @dataclass
 class Outcome:
-    """What came out of one training."""
+    """The results of one training."""
 
     losses: np.ndarray
     epoch_s: np.ndarray

@@ -1,15 +1,15 @@
-"""What watching the first steps costs on a real NVIDIA GPU: time, memory and bits.
+"""What watching the first steps costs on a real NVIDIA GPU in time and memory.
 
-A ResNet-50, a GPT of 100 million parameters, a pair of networks trained against each other and a
-compiled network each train for a few steps, with and without the monitor in turn. Printed for each:
+A ResNet-50, a GPT of 100 million parameters, a pair of adversarial networks and a compiled network
+each train for a few steps, with and without the monitor in turn. Printed for each:
 
-- how much later the first batch ends than without, and the second (median of the pairs);
+- how much later the first and the second batch end than without (median of the pairs);
 - how much higher the peak of the GPU's memory is;
-- whether the loss of every step is the same, bit for bit, where it is so without the monitor;
-- the FLOPs of a step, and what torch's own counter sees of it, where that can look in.
+- whether the loss of every step is the same, bit for bit, if it is reproducible at all;
+- the FLOPs of a step, and the count by torch's own counter, if that works.
 
 Exits with 1 if the first batch ends more than 0.2 s later, memory rises by more than 100 MB, or
-bits differ; with 2 without a GPU.
+losses differ; with 2 without a GPU.
 
     python -m benchmarks.endurance.gpu_first_batch [--pairs N]
 """
@@ -128,7 +128,7 @@ class Gpt(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         mask = nn.Transformer.generate_square_subsequent_mask(ids.shape[1], device=ids.device)
-        # Plain attention is the same from run to run; fused ones are not.
+        # Plain attention is reproducible from run to run; fused attention is not.
         with sdpa_kernel(SDPBackend.MATH):
             output: Tensor = self.head(self.body(self.words(ids), mask=mask, is_causal=True))
         return output

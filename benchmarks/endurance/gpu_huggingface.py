@@ -1,16 +1,16 @@
-"""Check `EnergyCallback` on a real NVIDIA GPU, in Hugging Face's own Trainer.
+"""Check `EnergyCallback` on a real NVIDIA GPU, with Hugging Face's own Trainer.
 
-A small GPT-2 is trained in bf16 for some epochs, each of which is evaluated, with and without the
-callback, in turns. Printed:
+A small GPT-2 is trained in bf16 for some epochs, with evaluation after each, with and without the
+callback in turn. Printed:
 
 - the trace's GPU total against NVML's energy counter, which this script reads itself before and
-  after the training (must agree within 2 %: it begins a little earlier and ends a little later);
+  after the training (must agree within 2 %: this begins a little earlier and ends a little later);
 - the sum of the epochs against that total (within 1 %);
 - whether every logged loss is the same with and without the callback;
 - whether steps, FLOPs and evaluations are in every epoch, and whether there was a projection;
 - how much longer the training took.
 
-Exits with 1 if one of these, but the last, fails, with 2 without a GPU or transformers.
+Exits with 1 if one of these, except the last, fails; with 2 without a GPU or transformers.
 
     python -m benchmarks.endurance.gpu_huggingface [--epochs 5] [--repeats 2]
 """
@@ -40,7 +40,7 @@ def texts(number: int) -> list[dict[str, torch.Tensor]]:
 
 
 class Training:
-    """One training: its losses, duration, and what the counter says of it."""
+    """One training: its losses, duration, and energy by the counter."""
 
     def __init__(self, epochs: int, callback: Any | None) -> None:
         from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments, set_seed
@@ -83,7 +83,7 @@ class Training:
 
 
 def counter_J() -> float:
-    """NVML's counter, right after it was renewed."""
+    """NVML's counter, right after an update."""
     handle = pynvml.nvmlDeviceGetHandleByIndex(0)
     first = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     while True:

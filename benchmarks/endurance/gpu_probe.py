@@ -1,11 +1,12 @@
-"""How well PRE and a probe predict what trainings cost on the GPU at hand.
+"""How well PRE and a probe predict the cost of trainings on this machine's GPU.
 
 First a Lightning training of six short epochs: `monitor.projection` at its first batch and after
-each epoch, and its total. Then, for nine models of `model_zoo`: what `estimate_pre` says without a
-probe, what a probe measures, and what a training of several seconds under `track` costs.
+each epoch, and its total. Then, for nine models of `model_zoo`: the result of `estimate_pre`
+without a probe, the measurement of a probe, and the cost of a training of several seconds under
+`track`.
 
-A failure is printed, and the rest goes on. No model is started once `--seconds` have passed. Exits
-with 1 if something failed or was left out, and with 2 without a GPU.
+Failures are printed, and the rest continues. No model is started after `--seconds`. Exits with 1 if
+something failed or was left out, and with 2 without a GPU.
 
     python -m benchmarks.endurance.gpu_probe --seconds 100
 """
@@ -52,7 +53,7 @@ SETTINGS = (
 TRUTH_EPOCHS = 4
 EPOCHS, EPOCH_BATCHES, BATCH_SIZE = 6, 120, 64
 
-# Without a buffer, so that it is seen even if the process is killed later.
+# Without a buffer, so that the output is visible even if the process is killed later.
 say = partial(print, flush=True)
 
 
@@ -95,7 +96,7 @@ def truth(setting: Setting) -> tuple[float, float]:
 
 
 def compare(seconds: float) -> bool:
-    """Print a line for each setting and the errors of all; returns whether all were done."""
+    """Print a line for each setting and the errors of all; return whether all were done."""
     say(
         f"{'setting':52s} {'measured':>25s}   {'PRE: time, power, energy':>29s}   "
         f"{'probe: time, power, energy':>29s}   PRE holds  probe holds  probe took"
@@ -178,7 +179,7 @@ class Repeated(Dataset[Any]):
 
 
 def live() -> None:
-    """The projections of a Lightning training as it goes."""
+    """Print the projections of a Lightning training while it runs."""
     import pytorch_lightning as pl
 
     monitor = EnergyMonitor(tempfile.mkdtemp())

@@ -1,8 +1,9 @@
 """Check `EnergyMonitor` on real GPUs when trainings fail or run in several processes.
 
 - ranks: DDP with a process on every GPU. On a machine with one GPU, two processes share it (gloo)
-  and it must be counted once. The energies of each rank and of all ranks against NVML's counters
-  (1 %), rank 0's live trace against the one on disk, and how long its epochs wait for other ranks.
+  and it must be counted once. Compares the energies of each rank and of all ranks with NVML's
+  counters (1 %), and rank 0's live trace with the one on disk; shows how long its epochs wait for
+  other ranks.
 - fsdp: the same through FSDP, stopped after a checkpoint and resumed from it.
 - visible: CUDA_VISIBLE_DEVICES names the GPU by an abbreviated UUID.
 - kill: SIGKILL in mid-epoch; the trace on disk against the counter at the kill (1 s of power).
@@ -46,7 +47,7 @@ SAMPLES = 60 * BATCH
 
 
 class Net(pl.LightningModule):
-    """A few convolutions, and on demand an allocation that is too large."""
+    """A few convolutions and, on demand, an allocation that is too large."""
 
     def __init__(self, oom: bool = False) -> None:
         super().__init__()
@@ -79,7 +80,7 @@ def counter_J() -> float:
 
 
 class Start(pl.Callback):
-    """Stands after the monitor: reads the counter once the monitor has started."""
+    """Placed after the monitor: reads the counter once the monitor has started."""
 
     def __init__(self) -> None:
         self.start_J = 0.0
@@ -90,7 +91,7 @@ class Start(pl.Callback):
 
 
 class End(pl.Callback):
-    """Stands before the monitor: reads the counter when the monitor is about to stop."""
+    """Placed before the monitor: reads the counter when the monitor is about to stop."""
 
     def __init__(self) -> None:
         self.end_J = 0.0
@@ -100,7 +101,7 @@ class End(pl.Callback):
 
 
 class Waits(pl.Callback):
-    """Stands before and after the monitor: how long its hook at the end of an epoch takes."""
+    """Placed before and after the monitor: times its hook at the end of an epoch."""
 
     def __init__(self) -> None:
         self.began_s = 0.0
@@ -182,7 +183,7 @@ def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 
 
 def facts(process: subprocess.Popen[str], timeout_s: float = 150) -> tuple[list[Any], str, int]:
-    """Its facts, its standard error, and its exit status."""
+    """The facts printed by a process, its standard error, and its exit status."""
     out, errors = process.communicate(timeout=timeout_s)
     said = [json.loads(ln[6:]) for ln in out.splitlines() if ln.startswith("FACTS ")]
     return said, errors, process.returncode
@@ -192,7 +193,7 @@ def facts(process: subprocess.Popen[str], timeout_s: float = 150) -> tuple[list[
 
 
 class Checks:
-    """Prints figures, and remembers those that fail."""
+    """Prints figures and remembers those that fail."""
 
     def __init__(self) -> None:
         self.failed = False

@@ -1,10 +1,10 @@
 """How accurate the live projection is while Lightning trains real networks on a GPU.
 
-1. A language model trained for one epoch, in intervals of steps: the errors of the projection on
-   the way, the total against the GPU's own counter, and the time that the intervals cost.
+1. A language model trained for one epoch, in intervals of steps: the errors of the projection
+   during the run, the total against the GPU's own counter, and the time cost of the intervals.
 2. A backbone that `BackboneFinetuning` unfreezes: the projection before and after.
 3. An unannounced change: the warning.
-4. `max_time`: the projection of a training that the clock ends.
+4. `max_time`: the projection of a training that ends by time.
 
 Exits with 2 without an NVIDIA GPU or torchvision.
 
@@ -109,7 +109,7 @@ def trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
 
 
 class Projections(pl.Callback):
-    """Keeps each projection of a monitor by the number of rows behind it."""
+    """Keeps each projection of a monitor, by the number of rows on which it is based."""
 
     def __init__(self, monitor: EnergyMonitor) -> None:
         self.monitor, self.seen = monitor, {}

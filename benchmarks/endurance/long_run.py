@@ -1,14 +1,14 @@
-"""A month of recording in minutes: memory, folder, exactness of the epochs, opening of the trace.
+"""A month of recording in minutes: memory, folder, accuracy of epochs, opening of the trace.
 
-GPUs with an energy counter, processors without one and memory go through recorder and disk as in
-a training; only the clock is a simulated one (`simulation.stepped`). Rounds of readings follow each
-other at once instead of every tenth of a second, and what is new is written between two of them,
-every half a simulated minute, with the newest totals, instead of by a thread every second.
+GPUs with an energy counter, CPUs without one, and memory are recorded and written to disk as in a
+training; only the clock is simulated (`simulation.stepped`). Rounds of readings follow each other
+at once instead of every tenth of a second, and new content is written between rounds, every half a
+simulated minute, with the newest totals, instead of by a thread every second.
 
-Every device draws power as a triangular wave, whose integral is known; the power that the GPUs
-state is 3 % too high, so that only their counters are right.
+The power of every device is a triangular wave with known integral; the power reported by the GPUs
+is 3 % too high, so that only their counters are right.
 
-Exits with 1 if a figure misses its aim.
+Exits with 1 if a figure misses its goal.
 
     python -m benchmarks.endurance.long_run --days 30 --gpus 8
 """
@@ -36,9 +36,9 @@ from energyest.integration import energy_between
 from simulation.stepped import Run, WaveSensor, epoch_errors, sensors, true_J, without_threads
 
 MEMORY_AIM_MB, FOLDER_AIM_MB, OPENING_AIM_S = 60.0, 2000.0, 2.0
-# A counter tells millijoules, and is interpolated at edges between two of its readings.
+# A counter counts millijoules, and is interpolated at edges between two of its readings.
 ENERGY_AIM, DURATION_AIM_S = 1e-6, 1e-6
-# Of the readings, once thinned: what of a run that was killed is known outside of epochs.
+# Error of the thinned readings, which give the energy outside of epochs for a killed run.
 READINGS_AIM = 1e-3
 
 
@@ -58,7 +58,7 @@ def readings_error(devices: list[WaveSensor], trace: EnergyTrace) -> float:
 
 
 def peak_MB() -> float:
-    """The most memory that this process has held at once."""
+    """The peak memory of this process."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
 

@@ -1,22 +1,22 @@
-"""Trainings beside a driver and a disk that fail at random, for minutes or hours.
+"""Trainings with a driver and a disk that fail at random, for minutes or hours.
 
-A small Lightning training on the CPU runs again and again beside a simulated NVML library,
-whose four GPUs change their power all the time, while readings fail, calls hang, counters
-stop, jump and restart, GPUs are lost, the trace's folder is removed, the disk refuses to be written
-and trainings break off. All along it is checked that
+A small Lightning training on the CPU runs again and again with a simulated NVML library, whose four
+GPUs change their power all the time. Meanwhile readings fail, calls hang, counters stop, jump and
+restart, GPUs are lost, the trace's folder is removed, the disk refuses writes, and trainings are
+aborted. Throughout, the script checks that
 
 - losses are bit for bit those of the same training without a monitor,
-- the sampler's thread lives while training runs, and no thread, file or memory stays behind,
-- the energy of each epoch, and of each run, is right within what the readings allow; or NaN, but
-  only while readings of a GPU fail or hang,
-- what is on the disk at the end is what is in memory.
+- the sampler's thread lives while training runs, and no thread, file or memory is left behind,
+- the energy of each epoch, and of each run, is right within the accuracy of the readings; or NaN,
+  but only while readings of a GPU fail or hang,
+- the content on disk at the end equals the content in memory.
 
-The tolerance is not tuned: between two readings of a GPU within which its power changed or a fault
-began or ended, and at the edges of an epoch, energy is unknown by their distance × the largest
-power; and where others are busy, readings may come back later by as long as the threads have to
-wait for a processor. Exits with 1 if anything is violated, with 2 without a C compiler.
+The tolerance is not tuned: between two readings of a GPU during which its power changed or a fault
+began or ended, and at the edges of an epoch, the uncertainty is their distance × the largest power;
+and on a busy machine, readings may return later by as long as the threads wait for a CPU. Exits
+with 1 if anything is violated, with 2 without a C compiler.
 
-Open files are judged from the third training on, memory after half an hour: the report says what
+Open files are checked from the third training on, memory after half an hour: the report says what
 a short soak leaves out.
 
     python -m benchmarks.endurance.soak --minutes 60 --seed 1

@@ -1,10 +1,10 @@
-"""Train on two simulated hosts, and check what the traces of their four processes hold.
+"""Train on two simulated hosts, and check the traces of their four processes.
 
-A host is a network, host name and disk of its own (Linux namespaces), joined to the other by a
-virtual cable; `torchrun` starts two processes on each, which train with DDP over gloo. Each process
-measures a simulated GPU of constant power; processors and memory are the machine's, measured
-once on each host. The training is then repeated twice: the second host is cut off in mid-run, and
-its processes are killed.
+A host has a network, host name and disk of its own (Linux namespaces), and is joined to the other
+by a virtual cable; `torchrun` starts two processes on each, which train with DDP over gloo. Each
+process measures a simulated GPU of constant power; CPU and memory are the machine's, measured once
+per host. The training is then repeated twice: once the second host is cut off mid-run, once its
+processes are killed.
 
 Needs Linux, and root or the right to make user namespaces; the namespaces end with the script.
 Exits with 1 if a check fails, with 2 where namespaces cannot be made.
@@ -38,12 +38,12 @@ ROOT = Path(__file__).resolve().parents[2]
 WATTS = (100.0, 30.0, 50.0, 20.0)  # of simulation/ranks.py
 NAMES, ADDRESSES = ("host-a", "host-b"), ("10.77.0.1", "10.77.0.2")
 EPOCHS = 6
-# After so long without the others, gloo gives up; and this script, which takes that for a hang.
+# After this time without the others, gloo gives up; and this script, which then assumes a hang.
 TIMEOUT_S, LIMIT_S = 15, 200
 
 
 class Host:
-    """A host: it exists as long as a process of its own sleeps in it."""
+    """A host, which exists as long as a process sleeps in its namespaces."""
 
     def __init__(self, number: int, folder: Path) -> None:
         self.name, self.disk = NAMES[number], folder / NAMES[number]
@@ -60,14 +60,14 @@ class Host:
         time.sleep(0.1)  # its mounts come after its network
 
     def command(self, *words: str) -> list[str]:
-        """What runs a command on this host."""
+        """The command line that runs a command on this host."""
         return ["nsenter", "-t", str(self.sleeper.pid), "--net", "--uts", "--mount", *words]
 
     def run(self, *words: str) -> None:
         subprocess.run(self.command(*words), check=True)
 
     def kill(self) -> None:
-        """Kill what runs on this host, but not the host."""
+        """Kill the processes on this host, but not the host."""
         for path in Path("/proc").iterdir():
             own = path.name.isdigit() and int(path.name) != self.sleeper.pid
             if own and self._network(int(path.name)) == self.network:
@@ -87,7 +87,7 @@ class Host:
 
 
 class Hosts:
-    """Two hosts with a cable between them, and disks that the other does not see."""
+    """Two hosts with a cable between them; neither sees the other's disk."""
 
     def __init__(self, folder: Path) -> None:
         self.both: list[Host] = []
@@ -117,7 +117,7 @@ class Hosts:
             host.end()
 
     def start(self, name: str, *options: str) -> list[subprocess.Popen[str]]:
-        """Start a training on both, into a folder of that name on their disks."""
+        """Start a training on both hosts, in a folder of this name on their disks."""
         processes = []
         for number, host in enumerate(self.both):
             (host.disk / name).mkdir()
@@ -140,7 +140,7 @@ class Hosts:
         return processes
 
     def log(self, name: str, number: int) -> str:
-        """What the processes of a host have printed."""
+        """The output of a host's processes."""
         return (self.both[number].disk / f"{name}.log").read_text()
 
 
@@ -155,7 +155,7 @@ class Checks:
 
 
 def wait(processes: Sequence[subprocess.Popen[str]]) -> float:
-    """Wait for their end; seconds that it took, infinity if one never ended."""
+    """Wait for processes to end; return the seconds that took, or infinity if one did not end."""
     began_s = time.monotonic()
     for process in processes:
         try:
@@ -166,18 +166,18 @@ def wait(processes: Sequence[subprocess.Popen[str]]) -> float:
 
 
 def own_parts(hosts: Hosts, name: str) -> list[EnergyTrace]:
-    """What each rank wrote on the disk of its own host."""
+    """The trace that each rank wrote on its own host's disk."""
     a, b = (host.disk / name / "energy" for host in hosts.both)
     return [load_trace(a, ranks=[0]), *map(load_trace, (a / "rank1", b / "rank2", b / "rank3"))]
 
 
 def check_parts(check: Checks, parts: Sequence[EnergyTrace]) -> None:
-    """Each rank's GPU against its power, and who counts the machine."""
+    """Compare each rank's GPU energy with its power, and check which ranks count the machine."""
     errors = [
         float(np.abs(part.column("gpu_energy_J") / (watts * part.column("duration_s")) - 1).max())
         for part, watts in zip(parts, WATTS, strict=True)
     ]
-    # Not Python's max, which a NaN need not reach.
+    # Not Python's max, which may ignore a NaN.
     worst = float(np.max(errors))
     check("GPU energy of each rank against the truth, within 0.1 %", worst < 1e-3, f"{worst:.1e}")
     kinds = [sorted(device["kind"] for device in part.devices) for part in parts]

@@ -1,1 +1,1 @@
-"""How accurate energyest is and how fast: recorded trainings and synthetic signals, no GPU."""
+"""Accuracy and speed of energyest, on recorded trainings and synthetic signals, without a GPU."""

@@ -1,11 +1,11 @@
-"""How good `advise`'s choices before training are, compared with simpler ways to choose.
+"""How good the choices of `advise` before training are, compared with simpler ways to choose.
 
 The trainings of `data/sweep.jsonl.gz` are predicted with their architecture left out of the fit.
-From random menus of them, the one with the lowest predicted energy for a sample is chosen, and
-compared with the truly cheapest. The packaged model is then asked about trainings that it was not
-fitted to: the 72 of `examples/data`, six networks on an H100 and an H200; and those of
-`zeus_nsdi23` on V100, P100 and RTX 6000, which no fit has seen. Where zeus_nsdi23 is missing, the
-rest is still done, and the exit status is 2.
+From random menus of them, the one with the lowest predicted energy per sample is chosen, and
+compared with the truly cheapest. The packaged model is then applied to trainings to which it was
+not fitted: the 72 in `examples/data`, six networks on an H100 and an H200; and those of
+`zeus_nsdi23` on V100, P100 and RTX 6000, which no fit has seen. If zeus_nsdi23 is missing, the rest
+is still done, and the exit status is 2.
 
     python -m benchmarks.evidence.advise_accuracy
 """
@@ -42,7 +42,7 @@ MENUS, SIZES = 2000, (3, 6, 12)
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model predicts for a training that it has not seen."""
+    """A model's prediction for a training that it has not seen."""
 
     energy_J: float
     step_s: float
@@ -58,7 +58,7 @@ def predicted_by(model: FittedPreModel, asked: Sequence[TrainedRun]) -> list[Pre
 
 
 def left_out(made: Sequence[TrainedRun], groups: str) -> list[Prediction]:
-    """Each run predicted by a fit without its model or GPU, in the order of the runs."""
+    """The prediction for each run by a fit without its model or GPU, in the order of the runs."""
     labels = group_labels(groups, [r.model for r in made], [r.gpu.name for r in made])
     found: dict[int, Prediction] = {}
     for label in sorted(set(labels)):
@@ -85,7 +85,7 @@ def _tdp(run: TrainedRun) -> float:
 
 
 def _tdp_flops(run: TrainedRun) -> float:
-    """TDP × time at the peak: Green Algorithms and MLCO2 where no time is known."""
+    """TDP × time at the peak, as Green Algorithms and MLCO2 if no time is known."""
     return run.gpu.tdp_W * _flops(run) / peak_flops_per_s(run.gpu, run.workload.precision)
 
 
@@ -159,7 +159,7 @@ def _line(name: str, size: int, regret: np.ndarray, rank: float) -> None:
 
 
 def show_fronts(menu: np.ndarray, made: Sequence[TrainedRun], said: Sequence[Prediction]) -> None:
-    """How much of the true front of energy and time `advise`'s two marks cover."""
+    """The share of the true front of energy and time that the two marks of `advise` cover."""
     batch = np.array([run.workload.batch_size for run in made])
     true = np.array([[run.energy_J, run.step_s] for run in made]) / batch[:, None]
     expected = np.array([[f.energy_J, f.step_s] for f in said]) / batch[:, None]
@@ -258,7 +258,7 @@ def show_errors(title: str, made: Sequence[TrainedRun], said: Sequence[Predictio
 
 
 def show_sharing(made: Sequence[TrainedRun], said: Sequence[Prediction]) -> None:
-    """How much the errors of two architectures on one GPU have in common."""
+    """Print how strongly the errors of two architectures on one GPU are correlated."""
     off = np.log([f.energy_J / run.energy_J for f, run in zip(said, made, strict=True)])
     print("\nratio of two architectures on one GPU, against independent errors")
     for gpu in sorted({run.gpu.name for run in made}):

@@ -1,12 +1,12 @@
-"""Every estimator on many finished trainings, as the paper compares them: RMSE, MAPE and R².
+"""Every estimator on many finished trainings, compared as in the paper: RMSE, MAPE and R².
 
 1. 72 trainings of our own, twelve epochs each, on an H100 and an H200 (`examples/data`). Four
    epochs of each are observed. PRE has seen none of them.
 2. 120 trainings by S. del Rey, GAISSA-UPC/seaa2023_ect (CC BY 4.0; not part of this repository).
-   15 epochs of each are observed. They hold no workload for PRE. Since each run is cut into equal
-   parts, knowing the duration, as the paper does, helps no estimator.
+   15 epochs of each are observed. They have no workload for PRE. Because each run is cut into equal
+   parts, knowing the duration, as in the paper, helps no estimator.
 
-Where the second data set is missing, the first is still compared, and the exit status is 2.
+If the second data set is missing, the first is still compared, and the exit status is 2.
 
     python -m benchmarks.evidence.compare_runs [--plots FOLDER]
 """
@@ -29,7 +29,7 @@ OBSERVED_OWN = 4
 
 
 def authors() -> dict[str, EnergyTrace]:
-    """The authors' runs with what the baselines need to know: memory and FLOPs."""
+    """The authors' runs with the facts that the baselines need: memory and FLOPs."""
     found = {}
     for run in delrey2023():
         # A step costs three times the FLOPs of its forward pass.

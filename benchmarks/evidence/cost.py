@@ -1,10 +1,10 @@
-"""What long traces cost: to open, to project, to put into a checkpoint, to draw; and the import.
+"""The cost of long traces: opening, projecting, saving in a checkpoint, plotting; and the import.
 
-The traces are made here, as the recorder writes them: epochs of ten seconds with two metrics. The
-month is that of an epoch every ten seconds. Memory is by how much the peak of a process of its own
-grows. Readings go through the recorder's own table, which merges them as they become many.
+The traces are synthetic, in the recorder's format: epochs of ten seconds with two metrics. "Month"
+is a month with an epoch every ten seconds. Memory is the increase of the peak of a separate
+process. Readings go through the recorder's own table, which merges them as their number grows.
 
-Exits with 1 if a figure misses its aim.
+Exits with 1 if a figure misses its goal.
 
     python -m benchmarks.evidence.cost
     python -m benchmarks.evidence.cost --readings 1e8    # 20 minutes
@@ -35,7 +35,7 @@ STEPS = ("open", "project", "stability", "checkpoint out", "checkpoint in", "plo
 
 
 def write_trace(folder: Path, epochs: int) -> None:
-    """A trace of so many epochs, in the lines that the recorder writes."""
+    """Write a trace with a number of epochs, in the recorder's format."""
     from energyest.records import storage
 
     rng = np.random.default_rng(epochs)
@@ -65,7 +65,7 @@ def write_trace(folder: Path, epochs: int) -> None:
 
 
 def took_s(action: Callable[[], object]) -> float:
-    """Seconds that something takes: the median of three, or once if it is slow."""
+    """Seconds that an action takes: the median of three runs, or one run if it is slow."""
     times = []
     for _ in range(3):
         began_s = time.perf_counter()
@@ -77,7 +77,7 @@ def took_s(action: Callable[[], object]) -> float:
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """Seconds and megabytes of a trace, in this process, which is to have done nothing else."""
+    """Seconds and megabytes for a trace in this process, which must be fresh."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -110,7 +110,7 @@ def measure(folder: Path) -> dict[str, float]:
 
 
 def peak_bytes() -> float:
-    """The most memory that this process has had."""
+    """The peak memory of this process."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return 1024.0 * float(status.partition("VmHWM:")[2].split()[0])
 
@@ -121,7 +121,7 @@ def in_a_process(*arguments: str) -> str:
 
 
 def import_s(module: str) -> float:
-    """Seconds of an import in a fresh process, beyond those of Python itself: median of seven."""
+    """Seconds of an import in a fresh process, minus those of Python itself: median of seven."""
 
     def run(code: str) -> float:
         began_s = time.perf_counter()
@@ -132,7 +132,7 @@ def import_s(module: str) -> float:
 
 
 def readings_table(readings: int) -> dict[str, float]:
-    """What so many readings of one GPU, ten a second, come to in the recorder's table."""
+    """Rows and memory in the recorder's table for readings of one GPU at 10 Hz."""
     import tracemalloc
 
     from energyest.measure.reading_table import ReadingTable

@@ -1,9 +1,9 @@
-"""How well is it known when an `EarlyStopping` ends a training?
+"""How well is the end of a training with `EarlyStopping` predicted?
 
-Trains small networks on scikit-learn's data sets, some with labels that are wrong, for longer than
-they need; asks after some epochs when a callback of some patience would stop; and compares that
-with where it does. Prints how often the interval holds, beside how far off the estimate is, and how
-far off the planned end.
+Trains small networks on scikit-learn's data sets, some with wrong labels, for longer than they
+need; estimates after some epochs when a callback with some patience would stop; and compares this
+with the actual stop. Prints how often the interval holds, the error of the estimate, and the error
+of the planned end.
 
     python -m benchmarks.evidence.early_stopping
 """
@@ -30,7 +30,7 @@ MODES = {"loss": "min", "accuracy": "max"}
 
 
 def curves(seed: int) -> dict[str, NDArray[np.float64]]:
-    """Validation loss and accuracy of a training with settings of its own, each of (EPOCHS,)."""
+    """Validation loss and accuracy of a training with random settings, each of shape (EPOCHS,)."""
     chance = np.random.default_rng(seed)
     torch.manual_seed(seed)
     x, y = DATA[seed % len(DATA)](return_X_y=True)
@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def _line(label: str, rows: list[tuple], chosen: tuple) -> None:
-    """Shares and medians of the cases that begin so."""
+    """Print shares and medians of the cases that begin with `chosen`."""
     cases = np.array([row[3:-1] for row in rows if row[: len(chosen)] == chosen], dtype=float)
     if len(cases):
         off, planned, width = np.median(cases[:, 1:], axis=0)

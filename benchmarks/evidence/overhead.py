@@ -1,23 +1,24 @@
-"""What energyest itself costs, and how exact its epochs are, beside its peers, on one GPU.
+"""What energyest itself costs, and how accurate its epochs are, next to its peers, on one GPU.
 
-Beside it are Zeus, CodeCarbon and carbontracker, at their defaults as far as one machine without a
-network allows (`benchmarks/overhead/tools.py` says what is set). One that is not installed is left
-out. In each part every tool runs in a process of its own, one after another:
+The peers are Zeus, CodeCarbon and carbontracker, with their defaults as far as one machine without
+a network allows (`benchmarks/overhead/tools.py` lists the settings). A peer that is not installed
+is left out. In each part every tool runs in a process of its own, one after another:
 
-- a: share of a core, by a process that sleeps while another one keeps the GPU busy: within one long
+- a: share of a core, of a process that sleeps while another one keeps the GPU busy: within one long
   epoch, and with an epoch every 2 s. The same without a tool is subtracted.
-- b: time in the training's thread for the end of an epoch and the beginning of the next; the same
+- b: time in the training's thread for the end of an epoch and the start of the next; the same
   for `on_train_epoch_end` of `EnergyMonitor` with a logger, and for all of its hooks in an epoch;
   epochs of three steps with and without it.
 - c: slowdown of four trainings, from short blocks with and without in turn.
 - d: energy of epochs of 0.5, 2 and 8 s against the counter, read by a process of its own.
 - f: `on_train_epoch_end` on each of two ranks; it needs two GPUs, or `--gloo` (on the CPU).
-- g: what a reader of the GPU's power costs the launch-bound training as a thread and as a process.
+- g: the cost of a reader of the GPU's power for the launch-bound training, as a thread and as a
+  process.
 
-What the first batch costs is measured by `benchmarks.endurance.gpu_first_batch`.
+The cost of the first batch is measured by `benchmarks.endurance.gpu_first_batch`.
 
-Intervals are 90 % ones: of the mean of the middle 80 % of the pairs' log-ratios, by a bootstrap
-over pairs. Exits with 1 if a goal is missed or a measurement of energyest failed, with 2 without a
+Intervals are 90 % bootstrap intervals, over pairs, of the mean of the middle 80 % of the pairs'
+log-ratios. Exits with 1 if a goal is missed or a measurement of energyest failed, with 2 without a
 GPU.
 
     python -m benchmarks.evidence.overhead [--parts a,b] [--minutes M] [--tools energyest,zeus]
@@ -54,12 +55,12 @@ class Bench:
     """Runs the measurements, prints their tables, and collects the goals.
 
     Attributes:
-        children: where they run.
-        scale: how long they take, as a multiple of what is usual.
-        tools: names of those that are wanted and installed.
+        children: runs them in child processes.
+        scale: their duration, as a multiple of the usual one.
+        tools: names of the tools that are wanted and installed.
         ranks_on_cpu: whether the ranks of part f run on the CPU.
-        goals: what came of the goals so far.
-        failed: what of energyest could not be measured.
+        goals: the goals evaluated so far.
+        failed: measurements of energyest that failed.
     """
 
     children: Children
@@ -70,11 +71,11 @@ class Bench:
     failed: list[str] = field(default_factory=list)
 
     def of(self, usual: float, least: int) -> int:
-        """So many, or so many seconds, at this scale."""
+        """A number, or a number of seconds, at this scale."""
         return max(least, round(usual * self.scale))
 
     def try_(self, label: str, function: Callable[..., Any], /, *arguments: Any, s: float) -> Any:
-        """What it returns in a child, which takes about `s` seconds; None if it fails."""
+        """The result of a function in a child, which takes about `s` seconds; None if it fails."""
         try:
             return self.children.run(function, *arguments, timeout_s=2 * s + 120)
         except ChildError as error:
@@ -87,7 +88,7 @@ class Bench:
             self.failed.append(label)
 
     def goal(self, name: str, value: float, most: float, unit: str) -> None:
-        """Collect a goal: the value is to be at most so much."""
+        """Collect a goal: the value should be at most `most`."""
         goal = Goal(name, f"{most:g} {unit}", f"{value:.3g} {unit}", value <= most)
         self.goals.append(goal)
         say(str(goal))
@@ -316,10 +317,10 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 
 
 def simulate(folder: Path) -> None:
-    """Let this process's children find simulated GPUs: to try the script, not to measure."""
+    """Make this process's children find simulated GPUs: to try the script, not to measure."""
     from simulation.fake_nvml import build, environment
 
-    # CodeCarbon believes in a GPU of NVIDIA where it can run this.
+    # CodeCarbon assumes an NVIDIA GPU if it can run this.
     command = folder / "nvidia-smi"
     command.write_text("#!/bin/sh\n", encoding="ascii")
     command.chmod(0o755)

@@ -1,6 +1,6 @@
 """How well PRE predicts trainings on models, GPUs and generations that it has not seen.
 
-Reads the packaged sweep, which holds hopper's trainings, and from the data beside the checkout
+Reads the packaged sweep, which holds hopper's trainings, and, from the data next to the checkout,
 hopper's readings (for the probe), `zeus_nsdi23` (older generations) and `delrey2023` (the authors'
 table). Exits with 1 if a goal is missed, with 2 if data are missing.
 
@@ -47,7 +47,7 @@ def fitted(learnt: Sequence[TrainedRun]) -> RooflineModel:
 
 @dataclass(frozen=True)
 class Predicted:
-    """Step times and powers, each of shape (n,), of runs that had no part in the fit."""
+    """Step times and powers, each of shape (n,), of runs not used in the fit."""
 
     step_s: np.ndarray
     power_W: np.ndarray
@@ -103,7 +103,7 @@ def kernel_ridge(table: list[dict], asked: Sequence[int], labels: Sequence[str])
         ]
     )
     known = pd.DataFrame(features, columns=list(FEATURES)).assign(
-        # Energy a sample: it is as the energy of an epoch, but for a factor.
+        # Energy per sample, which is the energy of an epoch up to a factor.
         epoch_energy_J=[run.energy_J / run.workload.batch_size for run in made],
         mean_power_W=[run.power_W for run in made],
     )
@@ -121,7 +121,7 @@ def kernel_ridge(table: list[dict], asked: Sequence[int], labels: Sequence[str])
 
 
 def hopper() -> list[Goal]:
-    """The 84 trainings of hopper, predicted without their architecture, or their GPU."""
+    """The 84 trainings of hopper, predicted with their architecture, or GPU, left out."""
     table = rows()
     made = runs(table)
     asked = [i for i, run in enumerate(made) if run.host.startswith("pre-")]
@@ -163,7 +163,7 @@ def hopper() -> list[Goal]:
 
 
 def intervals() -> list[Goal]:
-    """Coverage on groups that no part of the fit has seen, nor its calibration."""
+    """Coverage on groups that neither the fit nor its calibration has seen."""
     print(f"\nall {len(rows())} trainings, intervals of {100 * CONFIDENCE:.0f} %")
     goals = []
     for groups in ("model", "gpu", None):

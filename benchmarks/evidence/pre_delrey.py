@@ -3,9 +3,9 @@
 The 150 public runs of the first study (the paper, arXiv 2307.05520, has 1225), predicted by the
 published regressors and by two more, all through `TableModel`:
 
-1. Random 70/30 splits, as in the paper: the training part by 5-fold cross-validation, and the test
-   part, beside the paper's figures. Both sides of a split hold repetitions of the same settings, so
-   the mean of each setting is shown too: the best that any method could reach.
+1. Random 70/30 splits, as in the paper: 5-fold cross-validation of the training part, and the test
+   part, next to the paper's figures. Both sides of a split hold repetitions of the same settings,
+   so the mean of each setting is shown too: the best that any method could reach.
 2. Each GPU left out in turn, and each architecture.
 
 Exits with 1 if a goal is missed, with 2 if data are missing.
@@ -49,8 +49,8 @@ GPUS = {
     "GTX 750 Ti": (640, 2),
 }
 # The machine's memory in GB, which the table lacks: 16 for the cloud and 32 for the second machine,
-# as in `real_trainings`. The third machine's is unknown and set to that of the other local machine.
-# With one value for each machine, the feature only says which machine it is.
+# as in `real_trainings`. That of the third machine is unknown and set to that of the other local
+# machine. With one value per machine, the feature only identifies the machine.
 RAM_GB = {"Cloud": 16, "Local ML Engineer/Gamer": 32, "Local Normal User": 32}
 IMAGE_SIZE = 128
 
@@ -69,7 +69,7 @@ ASKED_COVERAGE = (0.85, 0.95)
 
 @dataclass(frozen=True)
 class Job:
-    """A model to be fitted to the training part of a random split, or cross-validated."""
+    """A model to fit to the training part of a random split, or to cross-validate."""
 
     regressor: Regressor
     target: Target
@@ -103,7 +103,7 @@ def read_runs() -> pd.DataFrame:
 
 
 def split_of(table: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Runs to fit to, and runs to judge by."""
+    """Runs for fitting, and runs for testing."""
     order = np.random.default_rng(seed).permutation(len(table))
     held_out = round(TEST_SHARE * len(table))
     return table.iloc[np.sort(order[held_out:])], table.iloc[np.sort(order[:held_out])]
@@ -114,9 +114,9 @@ def mape(measured: pd.Series, predicted: np.ndarray) -> float:
 
 
 def mean_of_setting(table: pd.DataFrame, target: str) -> list[float]:
-    """Errors in % on the test parts of predicting a setting's mean in the training part.
+    """Errors in % on the test parts if each setting's mean in the training part is predicted.
 
-    No function of the ten features can do much better: all runs of a setting share them.
+    No function of the ten features can do much better, because all runs of a setting share them.
     """
     found = []
     for seed in range(SPLITS):
@@ -193,7 +193,7 @@ def show_left_out(found: dict[Job, CrossValidation]) -> None:
 
 
 def report(draws: int = 100) -> list[Goal]:
-    """Print the tables; returns the goals."""
+    """Print the tables; return the goals."""
     table = read_runs()
     jobs = [
         *(

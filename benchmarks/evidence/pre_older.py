@@ -1,8 +1,8 @@
 """PRE on GPU generations that it has not seen: V100, RTX 6000 and P100, measured by others.
 
-Prints the errors of the packaged model, and those of a model fitted to two of the three GPUs and
-asked about the third. Then: how much longer a power limit makes steps, beside what was measured,
-wherever it holds a training back. Exits with 2 if data are missing.
+Prints the errors of the packaged model, and of a model fitted to two of the three GPUs and applied
+to the third. Then, for trainings slowed by a power limit: the predicted and the measured effect on
+step time. Exits with 2 if data are missing.
 
     python -m benchmarks.evidence.pre_older
 """
@@ -25,12 +25,12 @@ from energyest.estimators.pre.model import PreModel
 from energyest.estimators.pre.roofline_model import Predictions
 from energyest.gpus import resolve_gpu
 
-# Below this share of the power at the highest limit, a limit is taken to hold a training back.
+# Below this share of the power at the highest limit, a limit is assumed to slow a training down.
 HELD_BACK = 0.97
 
 
 def report() -> tuple[float, float]:
-    """Mean and median absolute error of the energy in per cent, by the packaged model."""
+    """Mean and median absolute error of the packaged model's energy, in per cent."""
     warnings.simplefilter("ignore")
     truth = list(trained())
     known = packaged()
@@ -63,7 +63,7 @@ def report() -> tuple[float, float]:
 
 
 def limits() -> None:
-    """What a power limit does, beside the same training at the highest limit."""
+    """Print the effect of power limits, relative to the same training at the highest limit."""
     off = []
     for short, name in FILES.items():
         rest_W = packaged().rest_W([resolve_gpu(GPUS[short])])

@@ -1,4 +1,4 @@
-"""What a probe of a few steps is worth: hopper's first warm epochs against the rest of each run.
+"""How accurate a probe of a few steps is: hopper's first warm epochs against the rest of each run.
 
 Exits with 2 if data are missing.
 
@@ -20,7 +20,7 @@ STEPS, SECONDS = 30, 1.2  # as profiling.probe does by default
 
 
 def predicted_and_measured() -> tuple[np.ndarray, np.ndarray]:
-    """Energy of a sample by the probe and in the epochs after it, each of shape (n,)."""
+    """Energy per sample by the probe and in the epochs after it, each of shape (n,)."""
     _, epochs_file, samples_file = (FOLDER / name for name in HOPPER_SWEEP)
     epochs, samples = pd.read_csv(epochs_file), pd.read_parquet(samples_file)
     found = []

@@ -1,10 +1,10 @@
-"""How well PRE predicts published throughputs on GPUs that had no part in the fit.
+"""How well PRE predicts published throughputs on GPUs not used in the fit.
 
 Each GPU is left out in turn: the model is fitted to the sweep and to the throughputs on the other
-GPUs, and asked about the one. Then: whole generations left out; how often two GPUs are put in the
-right order for a model, where more than 5 % lie between them; the order of models on one GPU,
-beside that of their FLOPs; and, for a model on two GPUs, the ratio of the two with a probe on the
-first. Exits with 1 if a goal is missed, with 2 if data are missing.
+GPUs, and applied to this one. Then: whole generations left out; how often two GPUs that differ by
+more than 5 % for a model are ranked correctly; the ranking of models on one GPU, compared with a
+ranking by FLOPs; and, for a model on two GPUs, the ratio of the two with a probe on the first.
+Exits with 1 if a goal is missed, with 2 if data are missing.
 
     python -m benchmarks.evidence.pre_published
 """
@@ -35,16 +35,16 @@ from energyest.estimators.pre.training_data import TrainedRun
 from energyest.records.probe import Probe
 
 CONFIDENCE = 0.9
-# Two GPUs, or two models, that are closer than this have no order.
+# Two GPUs, or two models, closer than this are not ranked.
 APART = 0.05
 FEWEST_MODELS = 10
 
 
 class Answer(NamedTuple):
-    """What a fit without a group says of one of its figures.
+    """The prediction for a figure by a fit without the figure's group.
 
     Attributes:
-        step_s: predicted length of a step.
+        step_s: predicted duration of a step.
         half: half-width of the interval of its logarithm.
         fitted: the fit.
     """
@@ -55,13 +55,13 @@ class Answer(NamedTuple):
 
 
 def fitted_with_interval(learnt: Sequence[TrainedRun]) -> FittedPreModel:
-    """A fit whose interval is as wide, for what is expected, as the packaged model's."""
+    """A fit whose interval has the same relative width as the packaged model's."""
     gpus = tuple(sorted({run.gpu.name for run in learnt if run.has_power}))
     return FittedPreModel(fitted(learnt), packaged().deviations, gpus)
 
 
 def left_out(figures: Sequence[Published], label: Callable[[Published], str]) -> list[Answer]:
-    """Answers to figures by fits without those of the same label."""
+    """Predictions for figures by fits without the figures of the same label."""
     found: dict[int, Answer] = {}
     own = runs()
     for name in sorted({label(figure) for figure in figures}):
@@ -106,7 +106,7 @@ def summary(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def order_of_gpus(figures: Sequence[Published], answers: Sequence[Answer]) -> tuple[float, int]:
-    """Share of pairs of GPUs in the right order, of a model in half precision; their number."""
+    """Share of pairs of GPUs ranked correctly, in half precision, and the number of pairs."""
     right = []
     for i, j in combinations(range(len(figures)), 2):
         one, other = figures[i], figures[j]
@@ -122,7 +122,7 @@ def order_of_gpus(figures: Sequence[Published], answers: Sequence[Answer]) -> tu
 def order_of_models(
     figures: Sequence[Published], answers: Sequence[Answer]
 ) -> list[tuple[str, int, float, float]]:
-    """By GPU, source and layout: models, and Spearman's correlation of PRE and of FLOPs."""
+    """For each GPU, source and layout: number of models, and Spearman's rho of PRE and FLOPs."""
     found = []
     keys = [f"{f.gpu.name}, {f.source}, {f.workload.layout}" for f in figures]
     for key in sorted(set(keys)):
@@ -137,9 +137,9 @@ def order_of_models(
 
 
 def transfers(figures: Sequence[Published], answers: Sequence[Answer]) -> tuple[np.ndarray, float]:
-    """Errors in % of a throughput from a probe on another GPU, and how many intervals hold.
+    """Errors in % of a throughput from a probe on another GPU, and the share of valid intervals.
 
-    The model that predicts the ratio has seen nothing of the GPU that is asked for.
+    The model that predicts the ratio has not seen the target GPU.
     """
     off, held = [], []
     for i, j in permutations(range(len(figures)), 2):
@@ -159,7 +159,7 @@ def transfers(figures: Sequence[Published], answers: Sequence[Answer]) -> tuple[
 
 
 def energies() -> pd.DataFrame:
-    """Published times, powers and energies of whole trainings, by the packaged model."""
+    """Published times, powers and energies of whole trainings, and the packaged model's."""
     rows = []
     for figure in published():
         if figure.quantity == "samples/s":

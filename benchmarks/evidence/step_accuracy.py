@@ -1,15 +1,15 @@
-"""How far off every estimator is on real trainings.
+"""The errors of every estimator on real trainings.
 
 Each training is projected from its first epochs and compared with its measured energy:
 
-1. the evaluation of the paper (arXiv 2307.05520) on its own runs, beside the figures of an
+1. the evaluation of the paper (arXiv 2307.05520) on its own runs, next to the figures of an
    independent implementation, from which none may differ by more than 2 %;
-2. STEP by default beside simpler methods, for each data set, by the number of epochs observed;
-3. STEP around a change of level: before it, declared and not, and after it;
+2. STEP with its defaults, next to simpler methods, for each data set, by number of epochs observed;
+3. STEP around a change of level: before it, declared and undeclared, and after it;
 4. the interval: how often it holds the truth, and how wide it is; by scenario, and for every
-   family of runs beside other ways to an interval (see `step_families`).
+   family of runs next to other intervals (see `step_families`).
 
-Exits with 1 if a figure differs or misses its aim, with 2 if data are missing.
+Exits with 1 if a figure differs or misses its goal, with 2 if data are missing.
 
     python -m benchmarks.evidence.step_accuracy
 """
@@ -64,7 +64,7 @@ def duration_s(run: Delrey2023Run) -> float:
 
 
 def flops(run: Delrey2023Run) -> Estimate:
-    """GFLOPs of a forward pass, as the authors report them, three times for every image seen."""
+    """Three times the GFLOPs of a forward pass, as reported by the authors, per image seen."""
     gpu = find_gpu(run.row["gpu model"])
     assert gpu is not None
     total = 3 * run.row["GFLOPs"] * 1e9 * run.row["total seen images"]
@@ -137,7 +137,7 @@ def paper_table(runs: list[Delrey2023Run]) -> tuple[pd.DataFrame, bool]:
 
 
 def step(run: LongRun, observed: int, **options: object) -> tuple[Estimate, bool]:
-    """The projection, and whether STEP stands by it; a refusal carries its best guess."""
+    """The projection, and whether STEP accepts it; a refusal carries its best guess."""
     try:
         return estimate_step(run.trace.head(observed), run.epochs, **options), True
     except NotStableError as refusal:
@@ -205,7 +205,7 @@ def methods_table(runs: list[LongRun]) -> pd.DataFrame:
 
 
 def ratio_errors(runs: list[LongRun]) -> str:
-    """Errors of guessing, from its FLOPs, the energy of an epoch after a change."""
+    """Errors of the energy of an epoch after a change, if predicted from FLOPs."""
     off: dict[str, list[float]] = {"without": [], "with": []}
     for run in runs:
         if run.flops_ratio is not None and run.changes_at is not None:
@@ -222,7 +222,7 @@ def ratio_errors(runs: list[LongRun]) -> str:
 
 
 def change_table(runs: list[LongRun]) -> pd.DataFrame:
-    """Error in % before a planned change, undeclared and declared, and some epochs after it."""
+    """Error in % before a planned change, undeclared and declared, and a few epochs after it."""
     rows = {}
     for run in runs:
         if run.changes_at is None or run.group == "delrey2023":
@@ -252,7 +252,7 @@ def change_table(runs: list[LongRun]) -> pd.DataFrame:
 
 
 def judged(run: LongRun) -> pd.DataFrame:
-    """Each projection that STEP stands by: whether its interval holds, and its half-width in %."""
+    """Each projection that STEP accepts: whether its interval holds, and its half-width in %."""
     rows = []
     for observed in range(3, run.epochs):
         estimate, stable = step(run, observed)
@@ -273,7 +273,7 @@ def judged(run: LongRun) -> pd.DataFrame:
 
 
 def interval_table(runs: list[LongRun]) -> pd.DataFrame:
-    """Coverage, with equal weight for each run, and the median half-width, in %."""
+    """Coverage, with equal weight per run, and the median half-width, in %."""
     rows = {}
     tables = {run.run_id: judged(run) for run in runs}
     sets = dict.fromkeys(run.group.split()[0] for run in runs)

@@ -1,15 +1,15 @@
-"""Where the constants of STEP's interval come from, and how well they hold on families left out.
+"""Where the constants of STEP's interval come from, and how well they work on families left out.
 
-Constants are drawn at random around those that are packaged: what is expected of stalls and dips
-(`energyest.estimators.step.disturbances`), and the weights of what a level shows and the tails
+Constants are drawn at random around the packaged ones: the priors of stalls and dips
+(`energyest.estimators.step.disturbances`), and the weights of a level's own spread and of the tails
 (`energyest.estimators.step.interval`). With each draw, every run of `run_families` is projected
-after 6, 10, 15 and 25 epochs of its last level. The best constants have the least loss: the mean
-over families of the logarithm of the interval's score, and of how far its coverage lies below 88 %.
-Each family is then left out in turn, and judged with the constants that are best for the others.
+after 6, 10, 15 and 25 epochs of its last level. The best constants have the lowest loss: the mean
+over families of the logarithm of the interval's score, plus a penalty for coverage below 88 %. Each
+family is then left out in turn, and evaluated with the constants that are best for the others.
 
-Then: how the accuracy of the projection depends on what `energyest.estimators.step.changepoint`
-expects before it has seen a run. Each of its constants is halved and doubled. And how often the
-interval holds on made-up signals.
+Then: how the accuracy of the projection depends on the priors of
+`energyest.estimators.step.changepoint`, each of which is halved and doubled. And how often the
+interval holds on synthetic signals.
 
 Exits with 1 if the constants in the package are much worse than the best found, with 2 if data are
 missing.
@@ -38,9 +38,9 @@ from energyest.estimators.step.forecast import Forecaster
 
 Signal = Callable[[np.random.Generator, int], np.ndarray]
 Constants = dict[str, Any]
-# A coverage below this costs so much of the loss, per share of 1.
+# The coverage below which the loss has a penalty, and the penalty per unit of coverage.
 LEAST_HELD, UNHELD = 0.88, 3.0
-# The packaged constants may be worse than the best by this much of the loss.
+# By how much the loss of the packaged constants may exceed the best.
 AGREES = 0.05
 
 
@@ -62,7 +62,7 @@ def use(constants: Constants) -> None:
 
 
 def drawn(chance: np.random.Generator) -> Constants:
-    """Others than the packaged constants, by factors of up to two or so."""
+    """Constants that differ from the packaged ones by factors of up to about two."""
 
     def factor(spread: float = 0.4) -> float:
         return float(np.exp(spread * chance.standard_normal()))
@@ -117,7 +117,7 @@ def sensitivity(runs: list[LongRun]) -> pd.DataFrame:
 
 
 def mape(runs: list[LongRun]) -> dict[str, float]:
-    """By data set: delrey2023 after 12 to 25 epochs, others from 3 epochs into the last level."""
+    """MAPE by data set: delrey2023 after 12 to 25 epochs, others from epoch 3 of the last level."""
     off: dict[str, list[float]] = {}
     for run in runs:
         delrey = run.group == "delrey2023"
@@ -162,7 +162,7 @@ SIGNALS: dict[str, Signal] = {
 
 
 def synthetic(draws: int = 200) -> pd.DataFrame:
-    """How often the packaged 90 % interval holds on made-up signals, in %."""
+    """How often the packaged 90 % interval holds on synthetic signals, in %."""
     rows: dict[str, dict[str, float]] = {}
     for name, make in SIGNALS.items():
         rows[name] = {}
@@ -185,7 +185,7 @@ def calibration(draws: int) -> tuple[pd.DataFrame, float, Constants]:
     """Figures with the packaged constants, the best, and those best for the other families.
 
     Returns:
-        The table; by how much the packaged constants' loss is above the best; the best constants.
+        The table; the loss of the packaged constants minus the best loss; the best constants.
     """
     found, chance = families(), np.random.default_rng(0)
     tried = [packaged(), *(drawn(chance) for _ in range(draws))]

@@ -1,11 +1,11 @@
-"""How STEP's interval holds on every family of runs, beside other ways to one.
+"""How well STEP's interval holds on every family of runs, compared with other intervals.
 
 Each run is projected after 6, 10, 15 and 25 epochs of its last level. For each family: how many of
-the 90 % intervals hold the total, their half-width, their score (width and, for each miss, 20 times
-by how much), the error of the projection, and how many were refused. Beside STEP: the peers' ways,
-which have no interval (the first epoch, or the mean, times the number of epochs), and two honest
-simple ones: a bootstrap of the epochs in blocks, and conformal prediction, which takes the errors
-of the mean in all other families.
+the 90 % intervals hold the total, their half-width, their score (width plus, for each miss, 20
+times its distance), the error of the projection, and how many were refused. Compared with STEP are
+the peers' methods, which have no interval (the first epoch, or the mean, times the number of
+epochs), and two simple valid ones: a block bootstrap of the epochs, and conformal prediction with
+the errors of the mean in all other families.
 
 Exits with 1 if a goal is missed, with 2 if data are missing.
 
@@ -30,7 +30,7 @@ from energyest import NotStableError, estimate_step
 
 OBSERVED = (6, 10, 15, 25)
 CONFIDENCE = 0.9
-# A family of which two runs are known says little.
+# A family with only two runs says little.
 FEW = 3
 BLOCK, DRAWS = 3, 500
 
@@ -43,12 +43,12 @@ class Answer(NamedTuple):
     upper_J: float = np.nan
 
 
-# What a method says of a run after so many epochs; None if it refuses.
+# A method's answer for a run after a number of epochs; None if it refuses.
 Method = Callable[[LongRun, int], Answer | None]
 
 
 def step(confidence: float) -> Method:
-    """STEP as it is packaged."""
+    """STEP as packaged."""
 
     def answer(run: LongRun, observed: int) -> Answer | None:
         try:
@@ -69,14 +69,14 @@ def first_epoch(run: LongRun, observed: int) -> Answer:
 
 
 def mean(run: LongRun, observed: int) -> Answer:
-    """Mean of all epochs but the first, the cold one, for those to come."""
+    """Projects with the mean of all epochs except the first, cold one."""
     seen = run.energy_J[:observed]
     rest = run.epochs - observed
     return Answer(float(seen.sum() + rest * seen[(run.changes_at or 0) + 1 :].mean()))
 
 
 def bootstrap(run: LongRun, observed: int) -> Answer:
-    """The epochs to come are drawn from those so far, but the first, in blocks."""
+    """Draws future epochs in blocks from the epochs so far, except the first."""
     chance = np.random.default_rng(0)
     seen = run.energy_J[(run.changes_at or 0) + 1 : observed]
     rest = run.epochs - observed
@@ -89,7 +89,7 @@ def bootstrap(run: LongRun, observed: int) -> Answer:
 
 
 def rows_of(family: str, runs: list[LongRun], name: str, method: Method) -> list[dict[str, object]]:
-    """One row for each projection of a family, in shares of the total."""
+    """One row per projection of a family, relative to the total."""
     rows: list[dict[str, object]] = []
     for run in runs:
         for since in OBSERVED:
@@ -121,7 +121,7 @@ def rows_of(family: str, runs: list[LongRun], name: str, method: Method) -> list
 
 
 def with_conformal(table: pd.DataFrame) -> pd.DataFrame:
-    """Intervals around the mean, as wide as its errors in all other families ask for."""
+    """Intervals around the mean, with the width given by its errors in all other families."""
     means = table[table["method"] == "mean"]
     parts = []
     for (family, after), rows in means.groupby(["family", "after"]):
@@ -169,7 +169,7 @@ def of_families(table: pd.DataFrame, method: str, by: list[str]) -> pd.DataFrame
 
 
 def goals(table: pd.DataFrame) -> list[Goal]:
-    """What the interval is asked for, over the families of which more than two runs are known."""
+    """The goals of the interval, over the families with more than two runs."""
     by_after = of_families(table, "STEP", ["family", "after"])
     of_each = by_after.groupby("family").mean()
     projections = table[table["method"] == "STEP"].groupby("family").size()
@@ -209,7 +209,7 @@ def goals(table: pd.DataFrame) -> list[Goal]:
 
 
 def show(table: pd.DataFrame) -> bool:
-    """Print all tables; returns whether every goal is met."""
+    """Print all tables; return whether every goal is met."""
     print("STEP's 90 % interval by family and epochs of the last level, in %:\n")
     print(of_families(table, "STEP", ["family", "after"]).to_string(float_format="%.2f"))
     print("\nThe mean over 6, 10, 15 and 25 epochs, beside other ways:\n")

@@ -1,9 +1,9 @@
-"""How long STEP takes, beside stumpy and ruptures on the same signals.
+"""How long STEP takes, compared with stumpy and ruptures on the same signals.
 
-The signals are made here: a cold first epoch, a change of level, noise. Each time is the median of
+The signals are synthetic: a cold first epoch, a change of level, noise. Each time is the median of
 repeated calls in one process, after a first call that compiles and imports.
 
-Exits with 1 if a time misses its aim, with 2 if stumpy or ruptures is not installed.
+Exits with 1 if a time misses its goal, with 2 if stumpy or ruptures is not installed.
 
     python -m benchmarks.evidence.step_speed
 """
@@ -68,7 +68,7 @@ def median_s(call: Callable[[], object], repeats: int) -> float:
 
 
 def peers(power_W: np.ndarray, energy_J: np.ndarray) -> dict[str, tuple[Callable[[], int], int]]:
-    """Searches for one change, which return its place, and how often to repeat each."""
+    """Functions that search for one change and return its position, with their repetitions."""
     import ruptures as rpt
     import stumpy
 

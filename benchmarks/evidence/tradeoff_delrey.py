@@ -1,8 +1,8 @@
 """The trade-off analysis on 150 finished trainings by the authors of the method.
 
-Ten pairs of an architecture and a GPU, out of five architectures and three GPUs, 15 repetitions
-each (S. del Rey, GAISSA-UPC/seaa2023_ect, CC BY 4.0; not part of this repository). Prints what the
-functions of `energyest.tradeoff` say about them, and the same figures from plain pandas. Exits with
+Ten pairs of an architecture and a GPU, from five architectures and three GPUs, with 15 repetitions
+each (S. del Rey, GAISSA-UPC/seaa2023_ect, CC BY 4.0; not part of this repository). Prints the
+results of the functions of `energyest.tradeoff`, and the same figures from plain pandas. Exits with
 1 if the two differ, with 2 if data or scikit-posthocs are missing.
 
     python -m benchmarks.evidence.tradeoff_delrey [--plots FOLDER]
@@ -38,7 +38,7 @@ THREE = ["mobilenet_v2", "nasnet_mobile", "resnet50"]
 
 
 def main() -> int:
-    """Print the analysis; 1 if plain pandas finds another figure."""
+    """Print the analysis; return 1 if plain pandas gives a different figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plots", type=Path, help="folder for the pictures")
     options = parser.parse_args()
@@ -113,7 +113,7 @@ def _factors(three: pd.DataFrame) -> list[tuple[str, float, float]]:
             checks.append(
                 (f"share of {name} in {value} (%)", 100 * found.effects["share"][name], share)
             )
-    # Why repetitions of a pair differ: early stopping ends them after 47 to 150 epochs.
+    # The reason why repetitions of a pair differ: early stopping ends them after 47 to 150 epochs.
     pair = [three["model"], three["gpu"]]
     energy, images = np.log(three["energy_J"]), np.log(three["samples"])
     own = energy - energy.groupby(pair).transform("mean")

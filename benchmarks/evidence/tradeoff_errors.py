@@ -1,7 +1,7 @@
-"""How often the tests of the trade-off analysis err, on made-up tables where the truth is known.
+"""How often the tests of the trade-off analysis err, on synthetic tables with known truth.
 
-- False alarms at the 5 % level where there is no effect: `compare_groups`, and the interaction term
-  of `interaction`, with what the plain two-way ANOVA and the aligned rank transform say about the
+- False positives at the 5 % level without an effect: `compare_groups`, and the interaction term of
+  `interaction`, with the results of the plain two-way ANOVA and the aligned rank transform on the
   same tables.
 - How often 90 % intervals hold: `savings`, and the crossing found by `match_gpu`.
 
@@ -25,7 +25,7 @@ from energyest.tradeoff import compare_groups, interaction, match_gpu, savings
 from energyest.tradeoff.anova import aligned_rank_anova, two_way_anova
 
 COUNTS = (5, 15)
-# Deviations of the logarithm of six pairs of model and GPU.
+# Standard deviations of the logarithm for six pairs of model and GPU.
 SPREADS = {
     "alike": [0.1] * 6,
     "1, 2 and 6 by model": [0.1, 0.1, 0.2, 0.2, 0.6, 0.6],

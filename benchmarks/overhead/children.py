@@ -1,8 +1,7 @@
-"""Measurements in processes of their own: what one of them breaks or leaves behind is no other's.
+"""Measurements in processes of their own, so that none is affected by another.
 
-The processes come from a fork server that has imported torch and has never touched a GPU: each
-begins within a moment, and in a clean state. Where CUDA does not work in such a process, they are
-started afresh.
+The processes come from a fork server that has imported torch but never used a GPU: each starts
+quickly and in a clean state. If CUDA does not work in such a process, new ones are spawned instead.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ class Children:
     """Runs functions of modules in child processes.
 
     Args:
-        folder: where each child gets a folder of its own, and its output goes.
-        raw: a file to which every result is appended as a line of JSON; None for none.
+        folder: holds a folder for each child, and its output.
+        raw: a file to which every result is appended as a line of JSON; None for no file.
     """
 
     def __init__(self, folder: Path, raw: Path | None = None) -> None:
@@ -41,7 +40,7 @@ class Children:
         self._context.set_forkserver_preload(["torch", "numpy"])
 
     def probe(self) -> None:
-        """Start a first child, and see whether CUDA works in it; else start them another way."""
+        """Start a first child to check whether CUDA works; if not, use another start method."""
         try:
             self.run(touch_device, timeout_s=180)
         except ChildError as error:
@@ -52,12 +51,12 @@ class Children:
     def run(
         self, function: Callable[..., Any], /, *arguments: Any, timeout_s: float, **options: Any
     ) -> Any:
-        """Call it in a process of its own, on one GPU, and return what it returns.
+        """Call a function in a process of its own, on one GPU, and return its result.
 
         Args:
-            function: of a module; its options are `folder`, if it wants one, and those given.
+            function: a module-level function; it also gets `folder`, if it takes that.
             arguments: its arguments.
-            timeout_s: after so long the process and all that it has started are ended.
+            timeout_s: after this time, the process and everything it has started are ended.
             options: its keyword arguments.
 
         Raises:
@@ -75,7 +74,7 @@ class Children:
         *,
         timeout_s: float,
     ) -> list[Any]:
-        """As `run`, several at once: arguments, options and environment of each."""
+        """Like `run`, for several processes at once, each with its arguments and environment."""
         started = [self._start(function, *call) for call in calls]
         ends_s = time.monotonic() + timeout_s
         try:
@@ -90,7 +89,7 @@ class Children:
 
     @contextlib.contextmanager
     def beside(self, function: Callable[..., Any], /, *arguments: Any) -> Iterator[None]:
-        """Let it run beside what is done meanwhile.
+        """Run a function in parallel within the context.
 
         Args:
             function: its first two arguments are events: one to set when it is ready, and one
@@ -98,7 +97,7 @@ class Children:
             arguments: its further arguments.
 
         Raises:
-            ChildError: it ended before it was ready, or is not ready after three minutes.
+            ChildError: it ended before it was ready, or was not ready after three minutes.
         """
         is_ready, stop = self._context.Event(), self._context.Event()
         process, _, log = self._start(function, (is_ready, stop, *arguments), {}, one_gpu())
@@ -140,7 +139,7 @@ class Children:
 
 
 def one_gpu() -> dict[str, str]:
-    """The environment in which a process sees one GPU: every tool then measures the same."""
+    """The environment in which a process sees one GPU, so that every tool measures the same."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     return {"CUDA_VISIBLE_DEVICES": visible or "0"}
 
@@ -181,7 +180,7 @@ def _child(
 
 
 def refuse_network() -> None:
-    """Let the search for a host fail at once, this one excepted: no tool waits for a network."""
+    """Make look-ups of other hosts fail at once, so that no tool waits for a network."""
     import socket
 
     find = socket.getaddrinfo
@@ -210,7 +209,7 @@ def _result(process: Any, ours: Connection, log: Path, timeout_s: float) -> Any:
 
 
 def _end(process: Any) -> None:
-    """End it, with whatever it has started."""
+    """End a process and everything it has started."""
     if process.pid is None:
         return
     with contextlib.suppress(OSError):
@@ -228,5 +227,5 @@ def _tail(log: Path, lines: int = 12) -> str:
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:
-    """A folder for all of it."""
+    """A temporary folder for all files."""
     return tempfile.TemporaryDirectory(prefix="overhead-", ignore_cleanup_errors=True)

@@ -1,10 +1,9 @@
-"""Part D: what a tool says an epoch has cost the GPU, against its energy counter.
+"""Part D: a tool's GPU energy of each epoch, compared with the GPU's energy counter.
 
-A process of its own reads the counter all the time. The counter is renewed every 0.1 s: what it
-shows at an edge of an epoch is found by a straight line between the instants at which it changed.
-An epoch lasts from the return of the call that begins it to the call that ends it: what the GPU
-draws while a tool is busy itself is no epoch's. Every tool measures the same epochs in a pass of
-its own.
+A separate process reads the counter all the time. The counter is updated every 0.1 s: its value at
+the edge of an epoch is interpolated linearly between the instants at which it changed. An epoch
+lasts from the return of the call that begins it to the call that ends it, so GPU energy during the
+tool's own work belongs to no epoch. Every tool measures the same epochs in a separate pass.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from benchmarks.overhead.tools import TOOLS
 
 # Length of an epoch in seconds, and how many of them.
 PLAN = ((0.5, 40), (2.0, 20), (8.0, 8))
-# What the counter is asked before the first and after the last epoch.
+# How long the counter is read before the first and after the last epoch.
 _MARGIN_S = 0.5
 
 
@@ -29,12 +28,12 @@ def epoch_energies(name: str, plan: list[tuple[float, int]]) -> dict[str, Any]:
     """Train epochs of mixed work under a tool.
 
     Args:
-        name: of the tool.
-        plan: length of an epoch in seconds, and how many of them.
+        name: name of the tool.
+        plan: lengths of epochs in seconds, and the number of each.
 
     Returns:
         For each epoch its planned length, its edges in seconds, the counter's joules and the
-        tool's, which are NaN if it did not say; and how often the counter was read in a second.
+        tool's joules, which are NaN if it gave none; and how often per second the counter was read.
     """
     from benchmarks.overhead.work import MixedWork
 
@@ -79,10 +78,10 @@ def epoch_energies(name: str, plan: list[tuple[float, int]]) -> dict[str, Any]:
 
 
 def changes(counter: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """When the counter changed, half way between two reads, and to what.
+    """The times at which the counter changed, halfway between two reads, and its new values.
 
     Args:
-        counter: the middle of each read in seconds, and joules, of shape (reads, 2).
+        counter: the midpoint of each read in seconds, and joules, of shape (reads, 2).
     """
     time_s, joules = counter.T
     after = np.flatnonzero(np.diff(joules)) + 1
@@ -90,7 +89,7 @@ def changes(counter: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[
 
 
 def read_counter(file: Path, is_ready: Any, stop: Any) -> None:
-    """Read the counter as fast as it answers, but not more than 500 times a second."""
+    """Read the counter as fast as it answers, but at most 500 times a second."""
     import pynvml
 
     pynvml.nvmlInit()

@@ -13,14 +13,14 @@ RESAMPLES = 4000
 
 @dataclass(frozen=True)
 class Ratio:
-    """How much more one of two takes, in per cent, with the 5 % and 95 % ends of an interval.
+    """How much more one of two takes, in per cent, with a 90 % interval.
 
     Attributes:
         percent: mean of the middle 80 % of the logarithms of the ratios, as a ratio minus 1.
-        lower: its lower end.
-        upper: its upper end.
-        spread: half of what lies between the 16 % and 84 % quantiles of the pairs' own ratios.
-        pairs: how many.
+        lower: lower end of the interval (5 %).
+        upper: upper end of the interval (95 %).
+        spread: half the distance between the 16 % and 84 % quantiles of the pairs' ratios.
+        pairs: number of pairs.
     """
 
     percent: float
@@ -37,12 +37,12 @@ class Ratio:
 
 
 def paired(more: Sequence[float], less: Sequence[float], seed: int = 0) -> Ratio:
-    """Compare pairs that belong together.
+    """Compare paired times.
 
     Args:
-        more: seconds with, of shape (pairs,).
-        less: seconds without, of shape (pairs,).
-        seed: of the bootstrap, which draws pairs.
+        more: seconds with the tool, of shape (pairs,).
+        less: seconds without it, of shape (pairs,).
+        seed: seed of the bootstrap, which draws pairs.
     """
     logs = np.log(np.asarray(more, float) / np.asarray(less, float))
     draws = np.random.default_rng(seed).integers(len(logs), size=(RESAMPLES, len(logs)))
@@ -54,7 +54,7 @@ def paired(more: Sequence[float], less: Sequence[float], seed: int = 0) -> Ratio
 
 
 def _middle_mean(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each row, the mean without its least and its largest tenth."""
+    """The mean of each row without its smallest and largest tenth."""
     ordered = np.sort(rows, axis=1)
     cut = rows.shape[1] // 10
     means: NDArray[np.float64] = ordered[:, cut : rows.shape[1] - cut].mean(axis=1)

@@ -1,4 +1,4 @@
-"""`EnergyMonitor` in Lightning: how long its hooks take, and epochs of three steps.
+"""`EnergyMonitor` in Lightning: the duration of its hooks, and epochs of three steps.
 
 For parts B (one process) and F (a process on each of two GPUs).
 """
@@ -22,7 +22,7 @@ from benchmarks.overhead.work import device, wait_for_gpu
 from energyest import EnergyMonitor
 
 STEP_S = 0.007
-# Left out: in the first, steps are watched; then kernels and allocator warm up.
+# Epochs left out: in the first, steps are watched; then kernels and allocator warm up.
 FIRST_EPOCHS = 6
 _HOOKS = (
     "on_train_epoch_start",
@@ -61,7 +61,7 @@ class Network(pl.LightningModule):
         return torch.randn(self.width, self.width)
 
     def calibrate(self) -> None:
-        """Find how often the network has to be gone through."""
+        """Find how often the network has to be repeated."""
         place = device()
         batch = self.batch().to(place)
         self.to(place)
@@ -76,14 +76,14 @@ class Network(pl.LightningModule):
 
 
 class Settle(pl.Callback):
-    """Stands before the monitor: waits for the GPU, so that the monitor need not."""
+    """Placed before the monitor: synchronises the GPU, so that the monitor need not wait."""
 
     def on_train_epoch_end(self, *_: Any) -> None:
         wait_for_gpu()
 
 
 class Ends(pl.Callback):
-    """Stands behind the monitor: when each epoch has ended."""
+    """Placed after the monitor: notes when each epoch has ended."""
 
     def __init__(self) -> None:
         self.ends_s: list[float] = []
@@ -93,11 +93,11 @@ class Ends(pl.Callback):
 
 
 class HookTimes:
-    """Milliseconds that a monitor's hooks take, of each epoch.
+    """Milliseconds that a monitor's hooks take in each epoch.
 
     Attributes:
         ends_ms: of `on_train_epoch_end`.
-        all_ms: of all hooks, from the end of the epoch before to its own end.
+        all_ms: of all hooks, from the end of the previous epoch to the end of this one.
     """
 
     def __init__(self, monitor: pl.Callback) -> None:
@@ -122,11 +122,11 @@ class HookTimes:
 
 
 def hook_times(logger: str, epochs: int, epoch_s: float) -> dict[str, Any]:
-    """How long the hooks take in epochs of `epoch_s`, with a logger of that name.
+    """Duration of the hooks in epochs of `epoch_s`, with a logger.
 
     Args:
         logger: `csv` or `tensorboard`.
-        epochs: how many are timed.
+        epochs: number of epochs timed.
         epoch_s: seconds of an epoch.
     """
     _be_quiet()
@@ -148,7 +148,7 @@ def hook_times(logger: str, epochs: int, epoch_s: float) -> dict[str, Any]:
 
 
 def rank_times(epochs: int, epoch_s: float, folder: str) -> dict[str, Any]:
-    """The same in one of two processes that share a folder; the environment says which of them."""
+    """The same in one of two processes that share a folder; the environment says which one."""
     os.makedirs(folder, exist_ok=True)
     os.chdir(folder)
     _be_quiet()
@@ -174,11 +174,11 @@ def rank_times(epochs: int, epoch_s: float, folder: str) -> dict[str, Any]:
 
 
 def short_epochs(pairs: int, epochs: int) -> dict[str, list[float]]:
-    """Seconds of an epoch of three steps, the mean of so many, with and without the monitor.
+    """Mean seconds of an epoch of three steps, with and without the monitor.
 
     Args:
-        pairs: trainings of each kind.
-        epochs: of a training, after the first ones.
+        pairs: number of trainings of each kind.
+        epochs: number of epochs in a training, after the first ones.
     """
     _be_quiet()
     model = Network()

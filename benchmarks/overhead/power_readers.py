@@ -1,6 +1,6 @@
-"""Readers of a GPU's instant power: a thread of this process, and a process of its own.
+"""Readers of a GPU's instantaneous power: a thread of this process, and a separate process.
 
-The least that a sampler does, to compare the two. Both can be let rest and go on at no cost.
+They do the least that a sampler does, to compare the two. Both can be paused at no cost.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 
 from benchmarks.overhead.tools import Gate
 
-# Readings that the shared memory holds; then it begins anew.
+# Readings that the shared memory holds before it starts over.
 _PLACES = 4096
 
 
 def power_reader() -> Callable[[], float]:
-    """A function that asks the driver for the first GPU's instant power, in watts."""
+    """A function that reads the first GPU's instantaneous power from the driver, in watts."""
     import pynvml
 
     pynvml.nvmlInit()
@@ -34,7 +34,7 @@ def power_reader() -> Callable[[], float]:
 
 
 class ThreadReader:
-    """Reads in a thread of this process, and keeps what it reads in a list; rests at first."""
+    """Reads in a thread of this process, into a list; paused at first."""
 
     def __init__(self, rate_hz: float) -> None:
         self._gate = Gate(1 / rate_hz)
@@ -63,7 +63,7 @@ class ThreadReader:
 
 
 class ProcessReader:
-    """Reads in a process of its own, into shared memory; rests at first."""
+    """Reads in a separate process, into shared memory; paused at first."""
 
     def __init__(self, rate_hz: float) -> None:
         context = mp.get_context("spawn")
@@ -87,7 +87,7 @@ class ProcessReader:
 
 
 def _read_forever(is_ready: Any, is_open: Any, numbers: Any, rate_hz: float) -> None:
-    """Read while it is open: first the count, then time and watts of each reading."""
+    """Read while the gate is open; store the count first, then time and watts of each reading."""
     read = power_reader()
     is_ready.set()
     while True:

@@ -1,6 +1,6 @@
-"""Parts A and B: the processor's time that a tool takes, and what an epoch's edge takes.
+"""Parts A and B: the CPU time used by a tool, and the time of an epoch's edge.
 
-The process that measures only sleeps; another one keeps the GPU busy.
+The measuring process only sleeps; another one keeps the GPU busy.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ WARM_EDGES = 10
 
 
 def own_s() -> float:
-    """Processor's time of this process and of ended children, in seconds, by user and system."""
+    """CPU time (user and system) of this process and of its ended children, in seconds."""
     own = resource.getrusage(resource.RUSAGE_SELF)
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     return own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
 
 
 def others_s() -> float:
-    """The same of the processes that this one has started and that still run."""
+    """The same for the child processes that are still running."""
     seconds = 0.0
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
@@ -39,12 +39,12 @@ def others_s() -> float:
 
 
 def shares_of_a_core(name: str, quiet_s: float, epochs_s: float) -> dict[str, float]:
-    """Processor's time over the clock's, within one long epoch and with an epoch every 2 s.
+    """CPU time divided by elapsed time, within one long epoch and with an epoch every 2 s.
 
     Args:
-        name: of a tool.
+        name: name of a tool.
         quiet_s: seconds within one epoch.
-        epochs_s: seconds with epochs; not done by a tool that is not told of them.
+        epochs_s: seconds with epochs; skipped for a tool that is not told about them.
     """
     tool = _started(name)
     tool.begin()
@@ -56,7 +56,7 @@ def shares_of_a_core(name: str, quiet_s: float, epochs_s: float) -> dict[str, fl
 
 
 def _share(tool: Tool, seconds: float, every_s: float) -> float:
-    # In this order, since to look for children takes time itself.
+    # In this order, because looking for children takes time itself.
     before_s = others_s() + own_s()
     began_s = time.perf_counter()
     for number in range(1, max(1, round(seconds / every_s)) + 1):
@@ -68,11 +68,11 @@ def _share(tool: Tool, seconds: float, every_s: float) -> float:
 
 
 def edge_times(name: str, edges: int) -> list[float]:
-    """Milliseconds that each end of an epoch, with the beginning of the next, holds the caller.
+    """Milliseconds for which the end of an epoch and the start of the next block the caller.
 
     Args:
-        name: of a tool.
-        edges: how many; 0.08 to 0.16 s lie between two.
+        name: name of a tool.
+        edges: number of edges, which are 0.08 to 0.16 s apart.
     """
     tool = _started(name)
     chance = random.Random(0)
@@ -87,7 +87,7 @@ def edge_times(name: str, edges: int) -> list[float]:
 
 
 def _started(name: str) -> Tool:
-    """As in a training: torch is there and uses the GPU."""
+    """Start a tool as in a training: torch is loaded and uses the GPU."""
     touch_device()
     tool = TOOLS[name]()
     tool.start(Path.cwd())
@@ -95,7 +95,7 @@ def _started(name: str) -> Tool:
 
 
 def loaded(*arguments: Any) -> None:
-    """Keep the GPU busy; see `work.load`. Here, so that no measuring process imports it."""
+    """Keep the GPU busy with `work.load`, imported here so that no measuring process loads it."""
     from benchmarks.overhead.work import load
 
     load(*arguments)

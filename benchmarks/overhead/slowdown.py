@@ -1,10 +1,10 @@
-"""Parts C and G: how much slower a training is, from short blocks with and without in turn.
+"""Parts C and G: the slowdown of a training, from short blocks with and without a tool in turn.
 
-A run is started once and goes on all along; between its blocks its thread waits at a gate, so that
-neither its start nor its end is in a block. No epoch ends in one: part B shows what that costs. At
-the end of a block the GPU is waited for. What a thread does by the clock rather than by its rounds
-it does as often for half of the blocks as it would for all: a slowdown is rather over- than
-understated.
+A run is started once and continues throughout; between its blocks its thread waits at a gate, so
+that neither its start nor its end is in a block. No epoch ends in a block: part B shows the cost of
+that. The GPU is synchronised at the end of a block. Work that a thread does by the clock, not by
+its rounds, happens as often in half of the blocks as it would in all of them, so a slowdown is
+overstated rather than understated.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class State:
     """A way to run a block.
 
     Attributes:
-        name: what it is called.
-        enter: before the block.
-        leave: after the block.
+        name: its name.
+        enter: called before the block.
+        leave: called after the block.
     """
 
     name: str
@@ -42,7 +42,7 @@ class State:
 def in_turn(
     training: Training, states: list[State], rounds: int, block_s: float
 ) -> dict[str, list[float]]:
-    """Seconds of a step in each state, once a round, in an order that is drawn for each round."""
+    """Seconds of a step in each state, once per round, in an order drawn for each round."""
     ends_s = time.perf_counter() + WARM_S
     warm = 0
     while time.perf_counter() < ends_s or warm < 10 * training.unit:
@@ -65,7 +65,7 @@ def in_turn(
 
 
 def _steps_of(training: Training, block_s: float) -> int:
-    """How many steps make a block."""
+    """The number of steps in a block."""
     took_s = []
     for _ in range(3):
         wait_for_gpu()
@@ -81,8 +81,8 @@ def tool_in_turn(name: str, tool_name: str, pairs: int, block_s: float) -> dict[
     """A training with and without a tool.
 
     Returns:
-        Seconds of a step in pairs, `with` and `without`, and the processor's time of the tool's
-        Python threads per second of either kind, which shows whether it really rested.
+        Seconds of a step in pairs, `with` and `without`, and the CPU time of the tool's Python
+        threads per second of each kind, which shows whether it really rested.
     """
     training = TRAININGS[name]()
     tool = TOOLS[tool_name]()
@@ -124,7 +124,7 @@ _KINDS = (("with", True), ("without", False))
 
 
 def _threads_s(threads: list[threading.Thread]) -> float:
-    """The processor's time of these threads, in seconds."""
+    """CPU time of these threads, in seconds."""
     total = 0
     for thread in threads:
         try:
@@ -136,13 +136,13 @@ def _threads_s(threads: list[threading.Thread]) -> float:
 
 
 def readers_in_turn(rounds: int, block_s: float) -> dict[str, Any]:
-    """The launch-bound training beside readers of the GPU's instant power.
+    """The launch-bound training with readers of the GPU's instantaneous power.
 
-    A thread of this process or a process of its own, 10 or 100 times a second: the latter shows
-    what one reading costs where 10 Hz drowns in noise.
+    A reader is a thread of this process or a separate process, at 10 or 100 Hz: the latter shows
+    the cost of a reading when the effect of 10 Hz is lost in noise.
 
     Returns:
-        Seconds of a step for each of them and for nothing, and how many readings each has made.
+        Seconds of a step with each reader and without, and the number of readings of each.
     """
     training = launch_bound()
     training.step()

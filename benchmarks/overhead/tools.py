@@ -1,14 +1,14 @@
-"""energyest and its peers behind one face: to start, at the edges of an epoch, to stop.
+"""A common interface to energyest and its peers: start, epoch edges, stop.
 
-Each is used as its documentation says, at its defaults, but for this:
+Each is used as documented, with its defaults, except for the following:
 
-- All see one GPU only (`children.one_gpu`), and are told so where their interface asks for it.
-- CodeCarbon: `OfflineEmissionsTracker`, since the other asks a server for the country; files go
-  into the measurement's folder, and only errors are logged.
-- carbontracker asks a server for the country in its constructor, and waits for the answer; the
-  search for a host fails at once here (`children.refuse_network`), and it takes the world's mean.
-- Where a tool's own thread is to rest between blocks (`Gate`), it waits before a round. CodeCarbon,
-  which measures every second, is then asked for every two: it rests half of the time.
+- All see one GPU only (`children.one_gpu`), and are told so if their interface asks for it.
+- CodeCarbon: `OfflineEmissionsTracker`, because the other tracker asks a server for the country;
+  files go into the measurement's folder, and only errors are logged.
+- carbontracker asks a server for the country in its constructor and waits for the answer; here the
+  look-up fails at once (`children.refuse_network`), and it uses the world's mean.
+- If a tool's own thread has to rest between blocks (`Gate`), it waits before a round. CodeCarbon,
+  which measures every second, is then set to every two seconds, as it rests half of the time.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ J_PER_KWH = 3.6e6
 
 
 class Gate:
-    """Lets a thread's rounds pass, or wait until it is opened.
+    """Lets a thread's rounds pass, or makes them wait until it is opened.
 
     Args:
-        interval_s: what lies between two rounds. After a wait, so much or less goes by before the
-            next: rounds are then as frequent as if there were no gate.
+        interval_s: time between two rounds. After a wait, at most this time passes before the next
+            round, so that rounds are as frequent as without a gate.
     """
 
     def __init__(self, interval_s: float) -> None:
@@ -44,7 +44,7 @@ class Gate:
             time.sleep(random.uniform(0.0, self._interval_s))
 
     def guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, which waits for the gate first."""
+        """Wrap a function so that it waits for the gate first."""
 
         def call(*arguments: Any, **options: Any) -> Any:
             self.wait()
@@ -54,14 +54,14 @@ class Gate:
 
 
 class Tool:
-    """No tool at all: what the others are compared with.
+    """No tool, as the baseline for the others.
 
     Attributes:
         label: its name in a table.
         package: the distribution that it needs.
-        module: what is imported of it.
-        has_edges: whether it is told of epochs.
-        energies_J: what it said each epoch has cost the GPU, in joules; complete after `stop`.
+        module: the module to import.
+        has_edges: whether it is told about epochs.
+        energies_J: the GPU energy that it reports for each epoch, in joules; complete after `stop`.
     """
 
     label = "nothing"
@@ -81,23 +81,23 @@ class Tool:
         """Begin to measure.
 
         Args:
-            folder: for its files.
-            gate: for which its own threads wait before each round.
+            folder: folder for its files.
+            gate: the gate at which its own threads wait before each round.
         """
 
     def begin(self) -> None:
-        """An epoch begins."""
+        """Mark the start of an epoch."""
 
     def end(self) -> None:
-        """An epoch ends."""
+        """Mark the end of an epoch."""
 
     def edge(self) -> None:
-        """An epoch ends and the next begins."""
+        """Mark the end of an epoch and the start of the next."""
         self.end()
         self.begin()
 
     def stop(self) -> None:
-        """End; all that is known is in `energies_J` then."""
+        """Stop measuring; `energies_J` is then complete."""
 
 
 class Energyest(Tool):
@@ -153,7 +153,7 @@ class Zeus(Tool):
 
 
 class CodeCarbon(Tool):
-    """It measures in the background and knows no epochs."""
+    """CodeCarbon, measuring in the background without epochs."""
 
     label = "CodeCarbon, every 15 s"
     package = module = "codecarbon"
@@ -212,7 +212,7 @@ class CodeCarbonTasks(CodeCarbon):
 
 
 class CarbonTracker(Tool):
-    """It measures every second, and is told of epochs."""
+    """carbontracker, measuring every second, with epochs."""
 
     label = "carbontracker"
     package = module = "carbontracker"

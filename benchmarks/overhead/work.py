@@ -1,4 +1,4 @@
-"""What keeps the GPU busy: another process's load, epochs of mixed work, and trainings."""
+"""Work for the GPU: another process's load, epochs of mixed work, and trainings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Step = Callable[[], None]
 
 
 def device() -> torch.device:
-    """The GPU; without one, the CPU, with one thread: to try a script."""
+    """The GPU; without one, the CPU with one thread, to try a script."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     torch.set_num_threads(1)
@@ -29,7 +29,7 @@ def device() -> torch.device:
 
 
 def wait_for_gpu() -> None:
-    """Return when all that was queued is done."""
+    """Synchronise the GPU."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -38,7 +38,7 @@ def wait_for_gpu() -> None:
 
 
 class Products:
-    """Products of square matrices of several sizes, whose durations are known."""
+    """Products of square matrices of several sizes, with known durations."""
 
     def __init__(self) -> None:
         place = device()
@@ -48,7 +48,7 @@ class Products:
         self._seconds = {n: self._timed(n) for n in self.sizes}
 
     def run(self, size: int, seconds: float) -> None:
-        """Keep the GPU busy for about so long, and wait for it."""
+        """Keep the GPU busy for about this time, and wait for it."""
         factor = self._factors[size]
         for _ in range(max(1, round(seconds / self._seconds[size]))):
             torch.mm(factor, factor)
@@ -66,7 +66,7 @@ class Products:
 
 
 def load(is_ready: Any, stop: Any) -> None:
-    """Multiply matrices until it is told to end, or nobody is left to tell it."""
+    """Multiply matrices until told to end, or until the parent is gone."""
     products = Products()
     parent = mp.parent_process()
     is_ready.set()
@@ -79,22 +79,22 @@ def load(is_ready: Any, stop: Any) -> None:
 
 
 class MixedWork:
-    """Epochs whose power differs within and between them; the same for everyone who asks."""
+    """Epochs whose power varies within and between them, the same for every tool."""
 
     def __init__(self) -> None:
         self._products = Products()
 
     def epoch(self, seed: str, length_s: float) -> None:
-        """About so long: bursts of products of one size with pauses; then a kind of validation.
+        """Run bursts of products of one size with pauses, then something like a validation.
 
         Args:
-            seed: decides what is done, and whether the epoch is up to a tenth longer or shorter.
-            length_s: seconds.
+            seed: determines the work, and by how much, up to a tenth, the duration differs.
+            length_s: approximate duration in seconds.
         """
         chance = random.Random(seed)
         length_s *= chance.uniform(0.9, 1.1)
         began_s = time.perf_counter()
-        # What an epoch is like, so that epochs differ, too.
+        # The character of this epoch, so that epochs differ, too.
         sizes = chance.choices(self._products.sizes, k=2)
         pauses_s = chance.choice(((0.0,), (0.0, 0.01), (0.01, 0.03, 0.06)))
         while (spent_s := time.perf_counter() - began_s) < length_s:
@@ -114,9 +114,9 @@ class Training:
     """A training of plain torch.
 
     Attributes:
-        step: makes one step, and does not wait for the GPU.
-        unit: steps that belong together; a block has a multiple of it.
-        close: ends what it has started.
+        step: runs one step without waiting for the GPU.
+        unit: number of steps that belong together; a block has a multiple of it.
+        close: ends processes that it has started.
     """
 
     step: Step
@@ -125,7 +125,7 @@ class Training:
 
 
 def resident(setting: Setting) -> Training:
-    """Trains on one batch that lies on the GPU."""
+    """A training on one batch in GPU memory."""
     torch.manual_seed(0)
     model, batch = build(setting)
     place = device()
@@ -151,7 +151,7 @@ def _step(model: nn.Module, batch: Callable[[], tuple[Tensor, Tensor]], setting:
 
 
 class _Pictures(IterableDataset):  # type: ignore[type-arg]
-    """Batches without end that cost a processor's time: noise is turned, cut and scaled."""
+    """Endless batches that cost CPU time: noise is rotated, cropped and scaled."""
 
     def __init__(self, batch: int, side: int) -> None:
         self.batch, self.side = batch, side
@@ -197,12 +197,12 @@ def loader_bound(workers: int = 4) -> Training:
 
 
 def launch_bound() -> Training:
-    """Sixteen narrow layers: the GPU waits for the processor."""
+    """Sixteen narrow layers: the GPU waits for the CPU."""
     return resident(Setting("own/mlp-d128-l16", 64, 0, "fp32", "adamw"))
 
 
 def residual() -> Training:
-    """ResNet-50; where torchvision is missing, a U-Net, which has as many convolutions."""
+    """ResNet-50 or, without torchvision, a U-Net, which has as many convolutions."""
     if device().type == "cpu":
         return resident(Setting("own/unet-d16-l4", 2, 32, "fp32", "sgd_momentum"))
     if importlib.util.find_spec("torchvision") is None:

@@ -22,7 +22,7 @@ _COMPLETION = "_ENERGYEST_COMPLETE"
 # In the order in which they are needed: before, during and after a training.
 _COMMANDS = (
     *("doctor", "devices", "pre", "advise", "run", "watch", "show", "project"),
-    *("compare", "runs", "plot", "export"),
+    *("compare", "runs", "report", "plot", "export"),
 )
 
 
@@ -87,14 +87,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cli.main(given, _PROGRAM)  # answers the shell, and exits
     try:
         status = _invoke(given)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as of `energyest run ... >&-`
+            sys.stdout.flush()
     except BrokenPipeError:  # as of `energyest show FOLDER | head`
+        _drop_output()
+        return Exit.ERROR
+    except OSError as error:  # the disk is full
+        say(f"energyest: stdout cannot be written: {error.strerror}", error=True)
         _drop_output()
         return Exit.ERROR
     return status
 
 
 def _invoke(arguments: list[str]) -> int:
+    if not arguments:
+        say(cli.get_help(click.Context(cli, info_name=_PROGRAM)), error=True)
+        return Exit.USAGE
     try:
         # `run` has a log of its own, and another program's output beside it.
         is_run = arguments[:1] == ["run"]
@@ -116,12 +124,8 @@ def _invoke(arguments: list[str]) -> int:
 
 
 def _explain(error: click.UsageError) -> None:
-    message = error.format_message()
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        say(message, error=True)
-        return
     command = _PROGRAM if error.ctx is None else error.ctx.command_path
-    say(f"energyest: {message}\n{command} --help says more", error=True)
+    say(f"energyest: {error.format_message()}\n{command} --help says more", error=True)
 
 
 def _drop_output() -> None:

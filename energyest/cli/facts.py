@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from energyest.display import JOULES_PER_KWH, format_energy, format_mass
+from energyest.display import JOULES_PER_KWH, format_mass
 
 if TYPE_CHECKING:
     from energyest.carbon import Intensity
     from energyest.estimate import Estimate, NotStableError
     from energyest.records.trace import EnergyTrace
-
-# Shorter gaps are not worth a line.
-_GAP_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -64,18 +60,16 @@ def energy_facts(energy_J: float | None, carbon: Emissions) -> dict[str, Any]:
 
 def trace_facts(trace: EnergyTrace, carbon: Emissions) -> dict[str, Any]:
     """What a trace tells of its run."""
-    from energyest.records.meta import read_number, read_object, read_text
+    from energyest.records.meta import read_object, read_text
+    from energyest.summary import notes_of, status_of
 
-    duration_s = read_number(trace.meta, "duration_s")
-    if duration_s is None:
-        duration_s = float(trace.column("duration_s").sum())
     return {
         "status": status_of(trace),
         "unit": trace.unit,
         "rows": len(trace),
         **energy_facts(trace.total_J, carbon),
         "components_J": dict(read_object(trace.meta, "components")),
-        "duration_s": duration_s,
+        "duration_s": duration_s_of(trace),
         "devices": trace.devices,
         "stopped_by_budget": read_text(read_object(trace.meta, "budget"), "stopped"),
         "notes": list(notes_of(trace)),
@@ -113,36 +107,11 @@ def unstable_facts(error: NotStableError, carbon: Emissions) -> dict[str, Any]:
     }
 
 
-def status_of(trace: EnergyTrace) -> str:
-    """How a run ended, in a few words."""
-    from energyest.records.meta import read_object, read_text
+def duration_s_of(trace: EnergyTrace) -> float | None:
+    """How long a run took, as recorded or as its epochs did; None if neither is known."""
+    from energyest.records.meta import read_number
 
-    tool = read_text(read_object(trace.meta, "log"), "tool")
-    status = read_text(trace.meta, "status") or (f"from {tool}" if tool else "status unknown")
-    return "running, or killed" if status == "running" else status
-
-
-def notes_of(trace: EnergyTrace) -> Iterator[str]:
-    """What of a trace was not measured, or is remarkable."""
-    from energyest.records.loading import missing_text
-    from energyest.records.meta import (
-        read_list,
-        read_number,
-        read_object,
-        read_objects,
-        read_text,
-    )
-
-    if missing_text(trace.meta):
-        yield missing_text(trace.meta)
-    for device in trace.devices:
-        missing_s = read_number(device, "missing_s") or 0.0
-        if missing_s >= _GAP_S:
-            yield f"{device.get('device')} was not measured for {missing_s:.4g} s"
-    yield from map(str, read_list(trace.meta, "notes"))
-    for finding in read_objects(read_object(trace.meta, "budget"), "findings"):
-        yield read_text(finding, "reason") or "a budget was exceeded"
-    cut = read_object(trace.meta, "interrupted_epoch")
-    so_far_J = read_number(cut, "energy_J")
-    if so_far_J is not None:
-        yield f"{trace.unit} {cut.get('epoch')} was under way: {format_energy(so_far_J)} so far"
+    recorded = read_number(trace.meta, "duration_s")
+    if recorded is not None or not len(trace):
+        return recorded
+    return float(trace.column("duration_s").sum())

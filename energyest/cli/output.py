@@ -263,29 +263,32 @@ def is_terminal() -> bool:
     return _is_terminal(sys.stdout)
 
 
-def _is_terminal(stream: TextIO) -> bool:
+def _is_terminal(stream: TextIO | None) -> bool:
     try:
-        return stream.isatty()
-    except (AttributeError, ValueError):  # closed
+        return stream is not None and stream.isatty()
+    except ValueError:  # closed
         return False
 
 
 class _Encodable:
-    """A stream that writes what its encoding lacks as question marks."""
+    """A stream that writes what its encoding lacks as question marks; nothing, if it is closed."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
         shown = text.encode(self.encoding, "replace").decode(self.encoding)
-        return self._stream.write(shown)
+        return len(text) if self._stream is None else self._stream.write(shown)
 
     def flush(self) -> None:
-        self._stream.flush()
+        if self._stream is not None:
+            self._stream.flush()
 
     def isatty(self) -> bool:
         return _is_terminal(self._stream)
 
     def fileno(self) -> int:
+        if self._stream is None:
+            raise OSError("the stream is closed")
         return self._stream.fileno()

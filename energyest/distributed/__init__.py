@@ -1,1 +1,1 @@
-"""Rows of other ranks to rank 0, without collective calls."""
+"""Bring the rows of other ranks to rank 0, without collective calls."""

@@ -1,8 +1,8 @@
-"""How the processes of a training find each other's monitors when it begins.
+"""How the monitors in the processes of a training find each other at the start.
 
-No collective call: a rank without a monitor would never make it, and hold up all others until
-their process group gives up. Each rank leaves a word in the store by which they found each other;
-rank 0 answers it with what the run of all is.
+This is not a collective call: a rank without a monitor would never make it, and block all others
+until their process group times out. Each rank leaves a word in the shared store, and rank 0
+answers it with a description of the run.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from energyest.distributed.store_connection import Store
 from energyest.distributed.store_worker import StoreWorker
 from energyest.measure.signals import uninterrupted
 
-#: How long a rank waits for the others; they begin within moments of each other.
+#: How long a rank waits for the others, which start at almost the same time.
 MEET_S = 5.0
-# Rank 0 goes on to answer for so long those who are late.
+# How long rank 0 keeps answering late ranks.
 _LATE_S = 60.0
 _POLL_S = 0.01
 _LATE_POLL_S = 0.2
 
 
 def invite(store: Store, place: str, world_size: int, run: Mapping[str, Any]) -> list[int]:
-    """At rank 0, tell the others what the run is; returns the ranks that have not asked in time.
+    """At rank 0, describe the run to the others; return the ranks that did not ask in time.
 
     Args:
-        store: that all ranks share.
+        store: the store shared by all ranks.
         place: which of the trainer's monitors this is; the same in all ranks.
         world_size: number of ranks.
-        run: plain JSON values.
+        run: description of the run, as plain JSON values.
     """
     absent = set(range(1, world_size))
     text = json.dumps(run)
@@ -42,7 +42,7 @@ def invite(store: Store, place: str, world_size: int, run: Mapping[str, Any]) ->
         began_s = time.monotonic()
         while absent and time.monotonic() - began_s < _LATE_S:
             if not threading.main_thread().is_alive():
-                return  # the process ends
+                return  # the process is ending
             for rank in sorted(absent):
                 if connection.check([key := _word_of(place, rank)]):
                     word = json.loads(connection.get(key))
@@ -60,14 +60,14 @@ def invite(store: Store, place: str, world_size: int, run: Mapping[str, Any]) ->
 
 
 def ask(store: Store, place: str, rank: int) -> dict[str, Any] | None:
-    """At another rank, what rank 0 says of the run; None if it does not answer in time.
+    """At another rank, get rank 0's description of the run; None if it does not answer in time.
 
     Args:
-        store: that all ranks share.
-        place: as above.
-        rank: of this process.
+        store: the store shared by all ranks.
+        place: as for `invite`.
+        rank: number of this process.
     """
-    # Never one of an earlier run: who has no monitor now may have had one then.
+    # A new word each time: a rank without a monitor now may have had one in an earlier run.
     word = uuid.uuid4().hex
     answers: list[dict[str, Any]] = []
 

@@ -1,4 +1,4 @@
-"""`OtherRank`: what rank 0 knows of another process of the training."""
+"""`OtherRank`: what rank 0 knows about another process of the training."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from energyest.distributed.rank_copies import Update
 from energyest.records.epoch_table import EpochTable
 from energyest.records.trace import EnergyTrace
 
-#: What a run that goes on says in its meta as of that moment.
+#: Meta entries of a running run that hold only for the moment.
 TOTALS = ("total_J", "components", "interrupted_epoch")
 
 
 @dataclass
 class OtherRank:
-    """What is known of another rank.
+    """The state of another rank, as received.
 
     Attributes:
-        table: its epochs that will not change.
-        provisional: those after them.
-        meta: facts on it, with totals as of its last message.
-        messages: how many have come.
-        progress: how far it had come with the last.
+        table: its final epochs.
+        provisional: its later epochs, which may change.
+        meta: facts about it, with totals as of its last message.
+        messages: number of messages received.
+        progress: its progress at the last message.
         since_s: seconds from the end of its last row to that message.
-        has_ended: whether that was the last of all.
-        waited_s: how long it was waited for in vain since then.
-        copied: how many of its epochs are in its copy.
+        has_ended: whether that message was its final one.
+        waited_s: seconds spent waiting for it in vain since that message.
+        copied: number of its epochs that are in its copy.
     """
 
     table: EpochTable = field(default_factory=EpochTable)
@@ -41,7 +41,7 @@ class OtherRank:
     copied: int = 0
 
     def take(self, message: Mapping[str, Any]) -> None:
-        """Take in a message; its rows take the place of those that were provisional."""
+        """Take in a message; its rows replace the provisional ones."""
         final = message["final"] - len(self.table)
         for row in message["rows"][:final]:
             self.table.append(row)
@@ -53,11 +53,11 @@ class OtherRank:
         self.messages += 1
 
     def trace(self, *, so_far: bool) -> EnergyTrace:
-        """Its part of the trace; the totals of one that runs only `so_far`."""
+        """Its part of the trace; while it runs, totals are included only with `so_far`."""
         return EnergyTrace(self.table.columns(self.provisional), meta=self.meta_of(so_far=so_far))
 
     def news(self, *, whole: bool) -> Update:
-        """What its copy lacks; it is then taken to be in it."""
+        """What its copy lacks; afterwards this counts as copied."""
         first, self.copied = self.copied, len(self.table)
         known = (
             self.trace(so_far=False) if whole else EnergyTrace({}, meta=self.meta_of(so_far=False))
@@ -66,15 +66,15 @@ class OtherRank:
 
     @property
     def rows(self) -> int:
-        """How many of its epochs have come."""
+        """Number of its epochs received."""
         return len(self.table) + len(self.provisional)
 
     def row(self, number: int) -> EnergyTrace:
-        """One of its epochs; nothing if it has not come so far."""
+        """One of its epochs; empty if it has not reached that epoch."""
         rows = self.table.rows_from(number) + self.provisional[max(0, number - len(self.table)) :]
         return EnergyTrace(EpochTable().columns(rows[:1]), meta=self.meta)
 
     def meta_of(self, *, so_far: bool) -> dict[str, Any]:
-        """Facts on it; without the totals of one that runs, unless `so_far`."""
+        """Facts about it; while it runs, totals are included only with `so_far`."""
         without = () if so_far or self.has_ended else TOTALS
         return {name: value for name, value in self.meta.items() if name not in without}

@@ -1,4 +1,4 @@
-"""Traces of ranks on other machines, kept beside that of rank 0: its folder holds the whole run."""
+"""Copies of the traces of ranks on other machines, so that rank 0's folder holds the whole run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _LAST_S = 2.0
 
 
 class Update(NamedTuple):
-    """What is to be added to the copy of a rank.
+    """New content for the copy of a rank.
 
     Attributes:
-        trace: all that is known of the rank, if the copy is to be replaced by it; else its meta.
-        rows: epochs that will not change any more, and are not in the copy yet.
+        trace: the rank's whole trace, if it is to replace the copy; else only its meta.
+        rows: final epochs that are not in the copy yet.
     """
 
     trace: EnergyTrace
@@ -31,31 +31,31 @@ class Update(NamedTuple):
 
 
 class RankCopies:
-    """Writes the epochs of ranks whose own folders are not to be seen here, in a thread.
+    """Writes, in a thread, the epochs of ranks whose own folders are not visible here.
 
     Args:
-        folder: that of rank 0.
+        folder: the folder of rank 0.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        # Of the ranks that are copied; None for those that write here themselves.
+        # Folders of the copies; None for ranks that write here themselves.
         self._folders: dict[int, TraceFolder | None] = {}
-        # Those whose copies took no more: half a line may be their last.
+        # Ranks whose copies could not be written: their last line may be truncated.
         self._broken: set[int] = set()
         self._thread: threading.Thread | None = None
 
     @property
     def is_busy(self) -> bool:
-        """Whether the last update is under way, as on a disk that stalls."""
+        """Whether the last update is still going on, as on a stalling disk."""
         return self._thread is not None and self._thread.is_alive()
 
     def update(self, news: Mapping[int, Update], *, is_last: bool = False) -> None:
-        """Bring the copies up to date; not while one is busy.
+        """Bring the copies up to date; must not be called while `is_busy`.
 
         Args:
-            news: rank -> what is new.
-            is_last: replace them by all that is known, and wait for it.
+            news: rank -> its new content.
+            is_last: whether to replace the copies by the whole traces, and wait for that.
         """
         if news:
             self._thread = threading.Thread(
@@ -63,7 +63,7 @@ class RankCopies:
             )
             try:
                 self._thread.start()
-            except RuntimeError as error:  # the process can have no more of them
+            except RuntimeError as error:  # the process cannot start more threads
                 log.debug("energyest: ranks are not copied: %s", error)
                 self._thread = None
                 self._broken.update(news)

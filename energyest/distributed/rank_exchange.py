@@ -1,8 +1,8 @@
-"""The processes that train together: what each of them records reaches rank 0.
+"""Exchange between the processes of a training: what each of them records reaches rank 0.
 
-It goes through the key-value store by which the processes of torch.distributed found each other.
-Setting a key and looking for one are no collective calls: no step of the training is touched, and
-a process that has died, or that has no monitor, holds up nobody.
+It uses the key-value store through which the processes of torch.distributed found each other.
+Setting and looking up keys are not collective calls: no training step is affected, and a process
+that has died, or has no monitor, blocks nobody.
 """
 
 from __future__ import annotations
@@ -28,27 +28,26 @@ from energyest.records.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
 
-#: For the others' first row, and where a checkpoint is made, rank 0 waits no longer than so many
-#: seconds.
+#: The longest that rank 0 waits for the others' first row, and when a checkpoint is saved.
 RANKS_S = 2.0
-#: At the end of the run, it waits so long.
+#: The longest that rank 0 waits at the end of the run.
 RANKS_LAST_S = 3.0
-# How often rank 0 looks for what it waits for, and how long it waits for the store to answer where
-# it waits for no rank.
+# How often rank 0 polls while it waits for ranks, and how long it waits for the store to answer
+# when it waits for no rank.
 _POLL_S = 0.001
 _LOOK_S = 0.02
-# After an epoch, rank 0 looks again after so long, and then after twice as long each time, until
-# the others have told of theirs.
+# After an epoch, rank 0 polls again after this time, doubled each time, until the others have
+# reported theirs.
 _FIRST_S, _LONGEST_S = 0.02, 1.0
-# Exchanging messages takes at most this share of a processor.
+# Exchanging messages takes at most this share of a CPU core.
 _SHARE = 0.02
-# A rank that rank 0 has waited for in vain for so long, since its last message, has no monitor, or
-# one that is broken: it is not waited for again. At the end, a rank waits so long for the store.
+# If rank 0 has waited this long in vain since a rank's last message, the rank has no monitor, or a
+# broken one, and is not waited for again. And how long a rank waits for the store at the end.
 _PATIENCE_S = 2.0
 _LAST_S = 1.0
-# What is known of the other ranks is assumed to hold for so long after an epoch.
+# How long after an epoch the other ranks' power is assumed to stay the same.
 _GOES_ON_S = 5.0
-# What the sum of all needs of another rank's meta, and of its rows.
+# Meta entries and columns of other ranks that the sum needs.
 _META = (
     "run_id",
     "rank",
@@ -64,11 +63,11 @@ _COLUMNS = ("epoch", "start_s", "end_s", "duration_s", "validation_s", *SUMMED)
 
 
 def shared_store() -> Store | None:
-    """The store of the processes that torch.distributed has brought together; None without."""
+    """The store shared by the processes of torch.distributed; None without one."""
     try:
         from torch.distributed import distributed_c10d  # noqa: PLC0415
 
-        # Not public, but what torch's own parts use. Without it, each rank is on its own.
+        # Not public, but used by other parts of torch. Without it, each rank is on its own.
         store: Store = distributed_c10d._get_default_store()
     except Exception as error:
         let_handlers_raise(error)
@@ -81,9 +80,9 @@ class _Beside(NamedTuple):
     """What the other ranks had drawn when each of them had reported an epoch.
 
     Attributes:
-        per_s: of the columns that are sums, what a second of that epoch adds to rank 0's own.
-        total_J: what they have drawn in all.
-        told_s: when they had reported it.
+        per_s: for each summed column, what a second of that epoch adds to rank 0's own value.
+        total_J: their total energy so far.
+        told_s: when they had reported the epoch.
     """
 
     per_s: dict[str, float]
@@ -92,14 +91,14 @@ class _Beside(NamedTuple):
 
 
 class RankExchange:
-    """A recorder's run as all ranks make it: at rank 0 their sum, elsewhere the rank's own part.
+    """The run over all ranks: at rank 0 the sum of all, elsewhere the rank's own part.
 
     Args:
         recorder: measures this rank.
         store: key-value store that all ranks share.
-        rank: of this process.
+        rank: number of this process.
         world_size: number of processes.
-        run_id: the same in all of them, and in no other training.
+        run_id: id of the training, the same in all its processes.
     """
 
     def __init__(
@@ -111,17 +110,16 @@ class RankExchange:
         self._prefix = f"energyest/{run_id}"
         self._others = {r: OtherRank() for r in range(1, world_size)} if rank == 0 else {}
         self._beside = _Beside({}, math.nan, math.nan)
-        # Rows of this rank that have ended, and steps of the one under way; is the run over?
+        # Completed rows of this rank and steps of the current one; and whether the run is over.
         self._progress: Sequence[int] = ()
         self._shared_s = math.nan
         self._is_last = False
-        # How many messages were fetched of each rank; how many this one has sent, and from which
-        # row on the next is to tell.
+        # Messages fetched from each rank; messages sent by this one, and the first row of the next.
         self._fetched = dict.fromkeys(self._others, 0)
         self._sent = 0
         self._has_ended = False
         self._first_to_send = 0
-        # The worker does not ask again before then, unless somebody waits.
+        # The worker does not query again before then, unless a caller waits.
         self._rest_until_s = -math.inf
         self._hurry = Alarm()
         self._awaiting: deque[None] = deque()
@@ -134,7 +132,7 @@ class RankExchange:
 
     @property
     def state(self) -> object:
-        """Changes whenever there is something new."""
+        """A value that changes whenever there is something new."""
         return self._recorder.state, [other.messages for other in self._others.values()]
 
     @property
@@ -145,9 +143,9 @@ class RankExchange:
         return self._sum_of_totals(self._recorder.meta(_META))
 
     def with_others(self, row: Mapping[str, float]) -> dict[str, float]:
-        """A row of this rank that has just ended, with what the other ranks are likely to add.
+        """A row of this rank that has just ended, plus the likely share of the other ranks.
 
-        That is what they have told of it or, until they have, of the one before.
+        Their share is what they reported for this row or, until then, for the previous one.
         """
         if self._rank or not row:
             return dict(row)
@@ -159,7 +157,7 @@ class RankExchange:
         return whole
 
     def total_after_J(self, row: Mapping[str, float]) -> float:
-        """The total when that row has ended, estimated in the same way."""
+        """The total at the end of that row, estimated in the same way."""
         if self._rank or not row:
             return self._recorder.total_J
         beside = self._beside
@@ -168,19 +166,19 @@ class RankExchange:
         return self._recorder.total_J + others_J
 
     def trace(self, *, readings: bool = True, so_far: bool = False) -> EnergyTrace:
-        """The trace up to now; the arguments are those of `Recorder.trace`."""
+        """The trace up to now; arguments as for `Recorder.trace`."""
         own = self._recorder.trace(readings=readings, so_far=so_far)
         if self._rank:
             return own
         return self._sum(own, lambda other: other.trace(so_far=so_far))
 
     def _goes_on(self, row: Mapping[str, float]) -> bool:
-        """Whether the others have told of that row, or of one not long before."""
+        """Whether the others have reported that row, or one shortly before it."""
         unheard_s = row["end_s"] - row["duration_s"] - self._beside.told_s
         return unheard_s <= _GOES_ON_S
 
     def _sum(self, own: EnergyTrace, part: Callable[[OtherRank], EnergyTrace]) -> EnergyTrace:
-        """Of this rank's trace, and of that part of the others' from which something has come."""
+        """Sum this rank's trace and the given part of every rank that has reported."""
         with self._lock:
             heard = {rank: part(other) for rank, other in self._others.items() if other.messages}
         return merge({0: own, **heard})
@@ -195,12 +193,12 @@ class RankExchange:
     # ------------------------------------------------------------------ exchange
 
     def share(self, progress: Sequence[int]) -> None:
-        """A row has ended: tell rank 0 or, at rank 0, take in what has come.
+        """After a row has ended, report it to rank 0; at rank 0, take in what has arrived.
 
-        Nothing is waited for, but for the others' first row: without it, no energy is known.
+        This waits only for the others' first row, without which no energy is known.
 
         Args:
-            progress: rows that have ended, and steps of the one under way.
+            progress: number of completed rows, and of steps in the current one.
         """
         self._progress, self._shared_s = progress, time.monotonic()
         if self._others and math.isnan(self._beside.told_s):
@@ -208,20 +206,20 @@ class RankExchange:
         self._worker.send(self._exchange)
 
     def look(self) -> None:
-        """At rank 0, take in what has come, if the store answers at once."""
-        if self._others and not self._lock.is_held:  # else what has come is being looked at
+        """At rank 0, take in what has arrived, if the store answers at once."""
+        if self._others and not self._lock.is_held:  # else this is already going on
             uninterrupted(lambda: self._ask(_LOOK_S))
 
     def gather(self, progress: Sequence[int], timeout_s: float, *, is_last: bool = False) -> None:
-        """As `share`, and at rank 0 wait until the others have come as far.
+        """Like `share`, but rank 0 waits until the others have come as far.
 
         Args:
-            progress: as above.
-            timeout_s: how long rank 0 waits at most.
-            is_last: the run has ended: wait for all messages to be on their way.
+            progress: as for `share`.
+            timeout_s: the longest that rank 0 waits.
+            is_last: whether the run has ended, so that all messages must be sent.
         """
         if self._is_gathering and not is_last:
-            return  # a signal handler has come in the middle of it, and asks for a checkpoint
+            return  # a signal handler has interrupted this, and saves a checkpoint
         self._is_gathering = True
         self._progress, self._is_last = progress, is_last
         try:
@@ -263,7 +261,7 @@ class RankExchange:
         ]
 
     def _ask(self, timeout_s: float) -> None:
-        """Exchange now, and wait for it, but no longer than that."""
+        """Exchange now, and wait for it for at most `timeout_s`."""
         self._awaiting.append(None)
         try:
             request = self._worker.send(self._exchange)
@@ -300,7 +298,7 @@ class RankExchange:
             if self._awaiting or is_last or again_s > _LONGEST_S or not self._late():
                 return
             if self._hurry.wait(again_s):
-                return  # somebody waits for the question that comes next
+                return  # a caller waits for the next query
             again_s *= 2
 
     def _tell(self, store: Store, *, is_last: bool) -> None:
@@ -317,13 +315,13 @@ class RankExchange:
             "is_last": is_last,
         }
         store.set(self._key(self._rank, self._sent), json.dumps(message))
-        # If that has failed, all of it goes with the next message.
+        # If `set` raised, all of it goes with the next message.
         self._sent += 1
         self._first_to_send = final
         self._has_ended = is_last
 
     def _fetch(self, store: Store) -> bool:
-        """Take in what has come; returns whether something has."""
+        """Take in what has arrived; return whether anything has."""
         before = sum(self._fetched.values())
         for rank in self._fetched:
             while store.check([key := self._key(rank, self._fetched[rank])]):
@@ -334,11 +332,11 @@ class RankExchange:
                     with self._lock:
                         self._others[rank].take(json.loads(text))
                 except (ValueError, TypeError, LookupError) as error:  # of another version
-                    log.debug("energyest: a message of rank %d is no good: %s", rank, error)
+                    log.debug("energyest: a message of rank %d is invalid: %s", rank, error)
         return sum(self._fetched.values()) > before
 
     def _look_beside(self) -> None:
-        """What the others come to, as of the last epoch of which all that were heard have told."""
+        """Update what the others draw, as of the last epoch that all reporting ranks have sent."""
         with self._lock:
             rows_told = [other.rows for other in self._others.values() if other.messages]
         number = min(rows_told, default=0) - 1
@@ -359,12 +357,12 @@ class RankExchange:
         }
         own_J = own.get("total_J")
         total_J = self._sum_of_totals(own) - (math.nan if own_J is None else own_J)
-        # Clocks differ; but all ranks come to the end of an epoch together.
+        # Clocks differ, but all ranks end an epoch together.
         since_s = max(other.since_s for other in self._others.values() if other.messages)
         self._beside = _Beside(per_s, total_J, row["end_s"] + since_s)
 
     def _copy(self, *, is_last: bool) -> None:
-        """Keep what has come beside this rank's trace."""
+        """Store what has arrived next to this rank's trace."""
         if self._recorder.folder is None:
             return
         with self._copying:
@@ -374,7 +372,7 @@ class RankExchange:
                 self._copies.wait()
             if self._copies.is_busy:
                 return
-            if not self._lock.acquire(timeout=_LAST_S):  # as of a thread that waits for this
+            if not self._lock.acquire(timeout=_LAST_S):  # its holder may be waiting for this thread
                 return
             try:
                 news = {
@@ -388,5 +386,5 @@ class RankExchange:
 
 
 def _duration_s(row: Mapping[str, float]) -> float:
-    """Seconds of a row in this part of the run: an earlier part may have begun it."""
+    """Seconds of a row in this part of the run; an earlier part may have begun the row."""
     return min(row["duration_s"], row["end_s"])

@@ -1,9 +1,9 @@
-"""A connection to torch.distributed's store that can be cut while somebody waits for its answer.
+"""A connection to torch.distributed's store that can be cut while a thread waits for its answer.
 
-The store that the training uses cannot be: a thread that waits in it comes back when the store
-answers, and if Python is ending by then, the whole process is aborted. (Python ends such a thread
-by unwinding its stack, and the store's C++ does not allow that.) A connection of our own also
-leaves the training's free: a store answers one question of a connection after the other.
+The training's own connection cannot be cut: a thread that waits in it returns only when the store
+answers, and if Python is exiting by then, the whole process is aborted. (Python ends such a thread
+by unwinding its stack, which the store's C++ code does not allow.) A separate connection also
+leaves the training's free, because a store answers one query of a connection after the other.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-# The training has reached this store a moment ago, or it would not be running.
+# The training reached this store a moment ago, or it would not be running.
 _CONNECT_S = 2.0
-# Where a process sees the files that it has open: on Linux and macOS.
+# The open files of a process, on Linux and macOS.
 _OPEN_FILES = Path("/dev/fd")
 
 
 class Store(Protocol):
-    """What is asked of a store of torch.distributed."""
+    """The methods used of a store of torch.distributed."""
 
     def set(self, key: str, value: str) -> None: ...  # noqa: D102
     def check(self, keys: list[str]) -> bool: ...  # noqa: D102
@@ -34,11 +34,11 @@ class Store(Protocol):
 
 
 class StoreConnection:
-    """A store as one thread uses it; another thread may cut it off.
+    """A store for use by one thread, which another thread may cut off.
 
     Args:
-        store: of the training. If it is one that answers over a network (a `TCPStore`, be it within
-            others), it is reached over a connection of its own; any other is used as it is.
+        store: the training's store. A store that answers over a network (a `TCPStore`, even inside
+            other stores) is reached over a separate connection; any other is used as it is.
 
     Raises:
         Exception: the store cannot be reached.
@@ -55,13 +55,13 @@ class StoreConnection:
 
         def asked(*args: Any, **kwargs: Any) -> Any:
             if self._is_cut:
-                raise ConnectionAbortedError("the process ends")
+                raise ConnectionAbortedError("the process is ending")
             return ask(*args, **kwargs)
 
         return asked
 
     def cut(self) -> None:
-        """Make whoever waits for an answer, or asks from now on, get an error instead."""
+        """Make waiting and further queries fail."""
         self._is_cut = True
         for connection in self._sockets:
             with contextlib.suppress(OSError):  # it is closed already
@@ -93,7 +93,7 @@ def _tcp_store(store: Any) -> Any:
 
 
 def _connections(port: int) -> list[tuple[int, int]]:
-    """The inode and number of each open connection of this process to a port."""
+    """Inode and file descriptor of each open connection of this process to a port."""
     found = []
     with contextlib.suppress(OSError):
         for name in os.listdir(_OPEN_FILES):

@@ -1,7 +1,6 @@
-"""Asks a store that processes share in a thread of its own: one that hangs holds up nobody.
+"""Queries a shared store in a thread of its own, so that a hanging store blocks nobody.
 
-A store of torch.distributed answers over a network, and where that is cut it can block for half an
-hour.
+A store of torch.distributed answers over a network; if that is cut, it can block for half an hour.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from energyest.distributed.store_connection import Store, StoreConnection
 
 log = logging.getLogger("energyest")
 
-# How long the end of the process waits for an answer, and then for the thread to come back.
+# How long a process that exits waits for an answer, and after that for the thread to return.
 _EXIT_S = 2.0
 _CUT_S = 5.0
 
@@ -27,7 +26,7 @@ Question = Callable[[Store], None]
 
 
 class Request:
-    """A question that was sent off."""
+    """A query that was sent to the worker."""
 
     def __init__(self, question: Question) -> None:
         self.question = question
@@ -36,7 +35,7 @@ class Request:
         _requests.add(self)
 
     def run(self, store: Store) -> None:
-        """Ask the store; what it raises, as it does when its process has ended, is held back."""
+        """Run the query; errors, as when the store's process has ended, are suppressed."""
         self.has_begun = True
         try:
             self.question(store)
@@ -47,11 +46,11 @@ class Request:
             self._done.set()
 
     def fail(self) -> None:
-        """There is nobody to ask."""
+        """End the request without an answer: there is no store to ask."""
         self._done.set()
 
     def wait(self, timeout_s: float = 0.0) -> bool:
-        """Whether it has ended, well or not."""
+        """Wait for the request; return whether it has ended, successfully or not."""
         return self._done.wait(max(timeout_s, 0.0))
 
 
@@ -61,7 +60,7 @@ _connections: weakref.WeakSet[StoreConnection] = weakref.WeakSet()
 
 @atexit.register
 def _let_finish() -> None:
-    """Wait for answers for a while; what is still asked then comes back with an error."""
+    """Wait for answers for a while, then make the remaining queries fail."""
     _wait_for_all(_EXIT_S)
     for connection in list(_connections):
         connection.cut()
@@ -75,7 +74,7 @@ def _wait_for_all(timeout_s: float) -> None:
 
 
 def _leave_to_the_parent() -> None:
-    """In a forked process: the thread is the parent's, and so are its connections."""
+    """In a forked process, forget the parent's thread and connections."""
     _requests.clear()
     _connections.clear()
 
@@ -84,10 +83,10 @@ os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 class StoreWorker:
-    """Asks a store one question after the other.
+    """Queries a store, one request after the other.
 
     Args:
-        store: key-value store; it is let go by `close`, for it would hold its network port beyond
+        store: key-value store. `close` releases it; otherwise it would hold its network port beyond
             the end of the training's process group.
     """
 
@@ -97,12 +96,12 @@ class StoreWorker:
         self._last: Request | None = None
 
     def send(self, question: Question) -> Request | None:
-        """Ask a question, once those before are answered; returns at once.
+        """Queue a query and return at once.
 
-        The same question is not asked twice if it waits for its turn already.
+        A query that is already waiting for its turn is not queued again.
 
         Returns:
-            What comes of it; None after the end.
+            The request; None after `close`, or if no thread can be started.
         """
         if self._store is None:
             return None
@@ -114,15 +113,15 @@ class StoreWorker:
             )
             try:
                 thread.start()
-            except RuntimeError as error:  # the process can have no more of them
-                log.debug("energyest: the ranks' store is not asked: %s", error)
+            except RuntimeError as error:  # the process cannot start more threads
+                log.debug("energyest: the ranks' store is not used: %s", error)
                 return None
         self._last = Request(question)
         self._queue.put(self._last)
         return self._last
 
     def close(self) -> None:
-        """Nothing is asked any more."""
+        """Accept no further queries."""
         self._store = None
         self._queue.put(None)
 
@@ -134,7 +133,7 @@ def _serve(store: Store, requests: queue.SimpleQueue[Request | None]) -> None:
         _connections.add(connection)
     except Exception as error:
         log.debug("energyest: the ranks' store cannot be reached: %s", error)
-    del store  # what holds it would hold its port
+    del store  # a reference would keep its port in use
     while (request := requests.get()) is not None:
         if connection is None:
             request.fail()

@@ -1,7 +1,7 @@
-"""Facts on GPUs: data sheets by product name, what this machine holds, and precisions.
+"""Facts about GPUs: data-sheet values by product name, the GPUs of this machine, and precisions.
 
 The numbers come from the packaged table `data/gpus.csv`, which names the source of each row, or,
-for a GPU that the table lacks, from NVML on the machine that has it.
+for a GPU that the table lacks, from NVML on a machine that has it.
 """
 
 from energyest.gpus.gpu import Gpu

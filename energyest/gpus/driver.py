@@ -1,7 +1,7 @@
-"""NVML, asked through the module `pynvml` of nvidia-ml-py, or whatever bears that name here.
+"""Access to NVML through the module `pynvml` of nvidia-ml-py, or whatever has that name here.
 
-Drivers lack functions, old versions of the module lack names, and a file of the user's may stand
-in its place. Here, all that goes wrong is one error; what a driver cannot do is no other case.
+Drivers lack functions, old versions of the module lack names, and a user's file may shadow it.
+Here all failures become one error, including what a driver does not support.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from energyest.patience import PATIENCE_S, Errand
 
 T = TypeVar("T")
 
-# Numbers of nvml.h, which old versions of the module do not name.
+# Constants of nvml.h, which old versions of the module lack.
 ERROR_INVALID_ARGUMENT = 2
 ERROR_NOT_SUPPORTED = 3
 ERROR_NO_PERMISSION = 4
@@ -31,7 +31,7 @@ FIELD_POWER_INSTANT = 186
 TEMPERATURE_GPU = 0
 CLOCK_SM, CLOCK_MEM = 1, 2
 MIG_ENABLED = 1
-# While a question has hung for long already, another waits only so long.
+# While an earlier query hangs, further queries wait only this long.
 _IN_TROUBLE_S = 0.1
 
 
@@ -48,7 +48,7 @@ class NvmlError(Exception):
 
     @property
     def is_final(self) -> bool:
-        """Whether this board, driver or user will never get an answer to the question."""
+        """Whether this query will never succeed for this board, driver or user."""
         return self.code in (
             ERROR_INVALID_ARGUMENT,
             ERROR_NOT_SUPPORTED,
@@ -57,21 +57,21 @@ class NvmlError(Exception):
         )
 
 
-#: NVML has no answer, or one of a shape that nobody can use, as of another module or version.
+#: Raised if NVML has no answer, or one of an unusable form, as with another module or version.
 FAILURES = (NvmlError, AttributeError, TypeError, ValueError, LookupError)
 
 
 def call(name: str, *arguments: Any) -> Any:
-    """The answer of a function of NVML.
+    """Call a function of NVML and return its answer.
 
-    Names in another encoding than UTF-8, over which the module stumbles, come as bytes.
+    Names that are not UTF-8, which the module cannot decode, are returned as bytes.
 
     Args:
-        name: of the function in `pynvml`, such as `nvmlDeviceGetName`.
-        *arguments: what it takes.
+        name: name of the function in `pynvml`, such as `nvmlDeviceGetName`.
+        *arguments: its arguments.
 
     Raises:
-        NvmlError: whatever went wrong.
+        NvmlError: the call failed in any way.
     """
     module = _module()
     function = getattr(module, name, None)
@@ -87,16 +87,16 @@ def call(name: str, *arguments: Any) -> Any:
 
 
 def ask_field(handle: Any, field: int) -> Callable[[], Any]:
-    """Asks for one of a GPU's values by its number, again and again.
+    """Prepare repeated queries of one of a GPU's fields.
 
-    The module builds its request anew for each call, which takes longer than the answer.
+    The module builds a new request for each call, which takes longer than the answer.
 
     Args:
-        handle: of the GPU; NVML is initialised.
-        field: number of the value.
+        handle: handle of the GPU; NVML must be initialised.
+        field: number of the field.
 
     Returns:
-        What asks; it raises as `call` does.
+        A function that queries the field; it raises as `call` does.
     """
     module = _module()
     try:
@@ -116,7 +116,7 @@ def ask_field(handle: Any, field: int) -> Callable[[], Any]:
 
 
 def text(answer: Any) -> str:
-    """Text that NVML has answered with, as text or as bytes of whatever encoding."""
+    """Decode an answer of NVML, which may be text or bytes in any encoding."""
     raw: bytes = (
         answer if isinstance(answer, bytes) else str(answer).encode("utf-8", "surrogateescape")
     )
@@ -129,25 +129,25 @@ def text(answer: Any) -> str:
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """NVML is initialised inside.
+    """Initialise NVML within the context.
 
     Raises:
-        NvmlError: it cannot be.
+        NvmlError: NVML cannot be initialised.
     """
     call("nvmlInit")
     try:
         yield
     finally:
-        with contextlib.suppress(NvmlError):  # it is gone, or was shut down by others
+        with contextlib.suppress(NvmlError):  # it is gone, or others shut it down
             call("nvmlShutdown")
 
 
 def may_use_gpus(error: Exception) -> bool:
-    """Whether a process may compute on GPUs although asking NVML for them has failed so.
+    """Whether a process may compute on GPUs although a query to NVML failed with this error.
 
-    Not where there is no driver, where it lets this user do nothing, or where it was updated and
-    the system not started since: then CUDA does not work either. Where it is the module that
-    fails, the driver's library tells.
+    It cannot if there is no driver, if the user has no permission, or if the driver was updated
+    without a restart: then CUDA does not work either. If the module failed, the driver's library is
+    asked directly.
     """
     code = error.code if isinstance(error, NvmlError) else None
     if code is None or code == ERROR_FUNCTION_NOT_FOUND:
@@ -161,7 +161,7 @@ def may_use_gpus(error: Exception) -> bool:
 
 
 def _count_without_module() -> int:
-    """How many GPUs there are, or 1 where the library is there and does not tell; else 0."""
+    """The number of GPUs; 1 if the library exists but gives no number; 0 without a library."""
     try:
         library = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
@@ -182,14 +182,14 @@ def _count_without_module() -> int:
 # ---------------------------------------------------------------------- drivers that hang
 
 _hanging: list[Errand[Any]] = []
-if hasattr(os, "register_at_fork"):  # the threads are the parent's alone
+if hasattr(os, "register_at_fork"):  # a forked child has none of the threads
     os.register_at_fork(after_in_child=_hanging.clear)
 
 
 def begin(work: Callable[[], T]) -> Errand[T]:
-    """Begin to ask, and wait for the end of it, but not for long: a driver may hang for minutes.
+    """Begin a query and wait for it, but not for long, because a driver may hang for minutes.
 
-    It is the result that says whether that has come.
+    The returned errand tells whether it is done.
     """
     patience_s = _IN_TROUBLE_S if is_hanging() else PATIENCE_S
     errand = Errand(work, "nvml")
@@ -199,10 +199,10 @@ def begin(work: Callable[[], T]) -> Errand[T]:
 
 
 def soon(work: Callable[[], T]) -> T:
-    """What asking comes to, where it does so soon.
+    """Return the result of a query if it is answered soon.
 
     Raises:
-        NvmlError: it does not, or what it raises itself.
+        NvmlError: it is not answered soon; errors of the query itself are passed on.
     """
     if is_hanging():
         raise NvmlError("NVML does not answer")
@@ -213,7 +213,7 @@ def soon(work: Callable[[], T]) -> T:
 
 
 def is_hanging() -> bool:
-    """Whether a question has not been answered that was not waited for any longer."""
+    """Whether an abandoned query is still unanswered."""
     _hanging[:] = [errand for errand in _hanging if not errand.is_done]
     return bool(_hanging)
 
@@ -228,39 +228,39 @@ def _module() -> ModuleType:
     if found is not None:
         return found
     if _failed:
-        raise _failed[0]  # what fails, or does other things, is not run again
+        raise _failed[0]  # a module that failed, or does other things, is not run again
     try:
         _refuse_the_script_itself()
         import pynvml  # noqa: PLC0415  (only needed on a machine with a driver)
     except (Exception, SystemExit) as error:
         failure = NvmlError(f"the module pynvml cannot be imported: {_said(error)}")
-        if not isinstance(error, OSError):  # a process that is out of files may have some later
+        if not isinstance(error, OSError):  # too many open files, for example, may be temporary
             _failed.append(failure)
         raise failure from error
     return pynvml  # type: ignore[no-any-return]
 
 
 def _refuse_the_script_itself() -> None:
-    """A training in a file named pynvml.py would be run a second time by importing it."""
+    """Refuse to import a training script named pynvml.py, which would run a second time."""
     from importlib.util import find_spec  # noqa: PLC0415  (slow to import)
 
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     spec = find_spec("pynvml")
     found = spec.origin if spec is not None else None
     if script and found and os.path.exists(found) and os.path.samefile(script, found):
-        raise ImportError(f"{script} bears its name")
+        raise ImportError(f"{script} has the same name")
 
 
 def _lacks(module: ModuleType, name: str) -> str:
     if callable(getattr(module, "nvmlInit", None)):
         return f"this version of the module pynvml has no {name}"
     where = getattr(module, "__file__", None) or "in memory"
-    return f"the module pynvml ({where}) is not that of nvidia-ml-py: it has no {name}"
+    return f"the module pynvml ({where}) is not the one of nvidia-ml-py: it has no {name}"
 
 
 def _said(error: BaseException) -> str:
     try:
         message = str(error)
-    except Exception:  # pynvml asks the driver for the words
+    except Exception:  # pynvml asks the driver for the text
         message = ""
     return message or type(error).__name__

@@ -1,4 +1,4 @@
-"""What is known of one GPU."""
+"""`Gpu`: the data-sheet values of one GPU."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from energyest.errors import EstimateError
 
 @dataclass(frozen=True)
 class Gpu:
-    """Data-sheet values of one product; a number that is not known is NaN, never 0.
+    """Data-sheet values of one product; an unknown number is NaN, never 0.
 
     Attributes:
         name: product name as NVML gives it, without "NVIDIA".
         tdp_W: board power in watts.
-        peak_flops_per_s: precision ("fp32", "tf32", "fp16", "bf16") -> dense peak in FLOP/s (a
-            multiply and an add count as two), of 16-bit products with sums in 32 bits. A precision
-            without a known peak is left out.
-        source: where the numbers stand.
+        peak_flops_per_s: precision ("fp32", "tf32", "fp16", "bf16") -> dense peak in FLOP/s (two
+            per multiply-add), for 16-bit products with 32-bit sums. A precision without a known
+            peak is left out.
+        source: source of the numbers.
         bandwidth_bytes_per_s: peak rate of the GPU's memory.
         memory_bytes: size of the GPU's memory.
         cuda_cores: number of fp32 lanes.

@@ -1,4 +1,4 @@
-"""How fast GPUs of one host exchange numbers."""
+"""The bandwidth between the GPUs of one host."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from energyest.gpus.gpu import Gpu
 
 # Bytes per second and direction of all NVLinks of a GPU: NVIDIA's data sheets and architecture
-# whitepapers, which name both directions together. The first that fits counts.
+# whitepapers, which state both directions together. The first matching pattern counts.
 _NVLINK = (
     (r"A800.*SXM", 200e9),
     (r"^H800( |$)(?!PCIe)", 200e9),
@@ -17,18 +17,18 @@ _NVLINK = (
     (r"^(H100|H200|H20)(?!.*(PCIe|NVL))|^GH200", 450e9),
     (r"^(B100|B200|B300|GB200|GB300)", 900e9),
 )
-# The same through the PCI Express slot with 16 lanes, by generation of the GPU: version 3, 4, 5.
+# The same for a PCI Express slot with 16 lanes, by GPU generation: version 3, 4, 5.
 _PCIE = {"Ampere": 32e9, "Ada": 32e9, "Hopper": 64e9, "Blackwell": 64e9}
 _PCIE_BEFORE = 16e9
-# GeForce boards since then may not read each other's memory: all goes through the host's.
+# Newer GeForce boards may not access each other's memory: all data goes through host memory.
 _THROUGH_HOST = ("Ampere", "Ada", "Blackwell")
 
 
 def link_bytes_per_s(gpu: Gpu) -> float:
-    """What one GPU can send to others of its host, in bytes per second.
+    """The rate at which a GPU can send to others of its host, in bytes per second.
 
-    The NVLinks of the boards that servers connect all to all; of others, the PCI Express slot, also
-    where a bridge may join two of them. What a training reaches is less.
+    It is that of the NVLinks, for boards that servers connect all to all, else that of the PCI
+    Express slot, even if a bridge may join two boards. A training reaches less.
 
     Examples:
         >>> from energyest.gpus import find_gpu, link_bytes_per_s

@@ -14,15 +14,15 @@ from energyest.gpus.table import find_gpu, spelling, spellings
 
 
 def resolve_gpu(gpu: str | Gpu) -> Gpu:
-    """The GPU that is meant: a `Gpu` itself, or one by its name or an alias ("H100", "3090").
+    """Resolve a GPU: a `Gpu` itself, or a name or alias ("H100", "3090").
 
-    A name that the table lacks is looked for among the GPUs of this machine, whose numbers NVML
-    gives.
+    A name that the table lacks is looked up among the GPUs of this machine, for which NVML gives
+    the numbers.
 
     Raises:
-        EstimateError: a GPU of that name is neither in the table nor in this machine; the message
-            names the nearest names. Or several GPUs are named ("8x A100", ["A100", "A100"]); the
-            message says what to give instead.
+        EstimateError: no GPU with this name is in the table or in this machine (the message lists
+            the closest names), or several GPUs are named ("8x A100", ["A100", "A100"]; the message
+            says what to pass instead).
 
     Examples:
         >>> from energyest.gpus import resolve_gpu
@@ -52,7 +52,7 @@ def _unknown(name: str) -> str:
     if re.search(r"\bMIG\b", name, re.IGNORECASE):
         message += " (a MIG slice has a part of its GPU's cores and memory)"
     if names:
-        message += f"; the nearest names are {', '.join(names)}"
+        message += f"; the closest names are {', '.join(names)}"
     return f"{message}. Its data-sheet values can be passed as an energyest.gpus.Gpu(...)"
 
 
@@ -60,7 +60,7 @@ def _nearest(name: str) -> list[str]:
     wanted, known = spelling(name), spellings()
     if not wanted:
         return []
-    # "TITAN X" is cut short of several names, which likeness alone ranks behind shorter ones.
+    # "TITAN X" is the beginning of several names, which similarity ranks behind shorter names.
     longer = [key for key in known if key.startswith(wanted)]
     alike = difflib.get_close_matches(wanted, known, n=12, cutoff=0.6)
     return list(dict.fromkeys(known[key].name for key in (*longer, *alike)))[:4]

@@ -1,4 +1,4 @@
-"""Which precisions a GPU can train in, and how fast it then is at best."""
+"""The precisions in which a GPU can train, and their peaks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _SINCE = {"tf32": (8, 0), "bf16": (8, 0), "fp16": (5, 3)}
 def supports(gpu: Gpu, precision: str) -> bool:
     """Whether the GPU has instructions for "fp32", "tf32", "bf16" or "fp16".
 
-    Where the compute capability is not known, it has those that its `peak_flops_per_s` name.
+    If the compute capability is unknown, the precisions in `peak_flops_per_s` are supported.
 
     Raises:
-        EstimateError: no such precision.
+        EstimateError: there is no such precision.
 
     Examples:
         >>> from energyest.gpus import find_gpu, supports
@@ -37,10 +37,10 @@ def supports(gpu: Gpu, precision: str) -> bool:
 
 
 def check_precision(gpu: Gpu, precision: str) -> str:
-    """The precision in which the GPU computes when asked for `precision`.
+    """The precision in which the GPU computes if `precision` is requested.
 
-    That is the one asked for, except that a GPU without tf32 computes in fp32: torch ignores the
-    setting there.
+    It is the requested one, except that a GPU without tf32 computes in fp32, because torch ignores
+    the setting there.
 
     Raises:
         EstimateError: the GPU lacks bf16 or fp16, or there is no such precision.
@@ -59,14 +59,14 @@ def check_precision(gpu: Gpu, precision: str) -> str:
 
 
 def peak_flops_per_s(gpu: Gpu, precision: str) -> float:
-    """Dense peak in FLOP/s of a training in `precision`, in the one that `check_precision` gives.
+    """Dense peak in FLOP/s of a training in `precision`, after `check_precision`.
 
-    A GPU whose own fp16 arithmetic is slower than fp32 (Pascal but for the P100: 1/64 of it)
-    trains at the fp32 rate: libraries then store in fp16 and compute in fp32 (cuDNN's
-    PSEUDO_HALF_CONFIG, and cuBLAS with a compute type of 32 bits, which torch asks for).
+    A GPU whose own fp16 arithmetic is slower than fp32 (Pascal except the P100: 1/64 of it) trains
+    at the fp32 rate, because libraries then store in fp16 and compute in fp32 (cuDNN's
+    PSEUDO_HALF_CONFIG, and cuBLAS with a 32-bit compute type, which torch requests).
 
     Raises:
-        EstimateError: as `check_precision`, or the peak is not known.
+        EstimateError: as for `check_precision`, or the peak is unknown.
 
     Examples:
         >>> from energyest.gpus import find_gpu, peak_flops_per_s
@@ -77,7 +77,7 @@ def peak_flops_per_s(gpu: Gpu, precision: str) -> float:
     peak = gpu.peak_flops_per_s.get(used, math.nan)
     if math.isnan(peak):
         raise EstimateError(
-            f"no {used} peak known for {gpu.name}: pass a Gpu(...) whose peak_flops_per_s names it"
+            f"no {used} peak known for {gpu.name}: pass a Gpu(...) with it in peak_flops_per_s"
         )
     if used == "fp16":
         return max(peak, gpu.peak_flops_per_s.get("fp32", peak))

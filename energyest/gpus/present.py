@@ -36,8 +36,8 @@ _GENERATIONS = {
     (12, 0): "Blackwell",
     (12, 1): "Blackwell",
 }
-# Rates of the dense peaks of fp16 (with fp32 sums) and tf32 in multiples of fp32's. Both are
-# FLOP per clock and SM, so the number of SMs and the clock cancel out. FLOP per clock and SM:
+# Dense peaks of fp16 (with fp32 sums) and tf32 as multiples of the fp32 peak. Peaks are in FLOP
+# per clock and SM, so the number of SMs and the clock cancel out. FLOP per clock and SM:
 #   6.0   fp32 128, fp16 256                P100 whitepaper
 #   6.1   fp32 256, fp16 4                  CUDA C++ Programming Guide, arithmetic throughput
 #   7.0   fp32 128, fp16 1024               V100 whitepaper
@@ -63,16 +63,16 @@ _RATES: dict[tuple[int, int], dict[str, float]] = {
     (12, 0): {"fp16": 4, "bf16": 4, "tf32": 2},
     (12, 1): {"fp16": 4, "bf16": 4, "tf32": 2},
 }
-# On GeForce boards of these chips, tensor cores add up in fp32 at half the rate (whitepapers).
+# On GeForce boards with these chips, tensor cores accumulate in fp32 at half rate (whitepapers).
 _HALVED_ON_GEFORCE = {(7, 5), (8, 6), (8, 9), (12, 0)}
 
 
 def gpus_present() -> list[Gpu]:
-    """The GPUs of this machine, in NVML's order; none where there is no driver.
+    """The GPUs of this machine, in NVML's order; empty without a driver.
 
-    One that the table holds comes from there: data sheets state what NVML does not, and sustained
-    clocks instead of highest ones. A GPU in MIG mode counts as a whole. A GPU that does not even
-    tell its name is left out.
+    A GPU that is in the table is taken from there, because data sheets state more than NVML, and
+    sustained instead of maximum clocks. A GPU in MIG mode counts as a whole. A GPU that does not
+    report its name is left out.
 
     Examples:
         >>> from energyest.gpus import Gpu, gpus_present
@@ -82,7 +82,7 @@ def gpus_present() -> list[Gpu]:
     try:
         return soon(_all_present)
     except FAILURES:
-        return []  # no driver, one that hangs, or no permission to count them: as good as none
+        return []  # no driver, one that hangs, or no permission to count GPUs
 
 
 def _all_present() -> list[Gpu]:
@@ -96,17 +96,18 @@ def _all_present() -> list[Gpu]:
 
 
 def gpu_of(handle: Any) -> Gpu:
-    """The GPU of an NVML handle, from NVML's answers alone; what it does not answer is NaN.
+    """The GPU of an NVML handle, from NVML's answers alone; missing answers are NaN.
 
-    The bandwidth is bus width / 8 × 2 × highest memory clock (NVML counts the clock of memories
-    that transfer twice a cycle), and the fp32 peak 2 × cores × highest SM clock. Peaks of other
-    precisions follow from the compute capability; those of one that is not known are left out.
+    The bandwidth is bus width / 8 × 2 × highest memory clock (NVML reports the clock of memories
+    that transfer twice per cycle), and the fp32 peak is 2 × cores × highest SM clock. Peaks of
+    other precisions follow from the compute capability; for an unknown one, they are left out.
 
     Args:
-        handle: of pynvml's nvmlDeviceGetHandleBy... functions, while NVML is initialised.
+        handle: a handle from one of pynvml's nvmlDeviceGetHandleBy... functions, while NVML is
+            initialised.
 
     Raises:
-        EstimateError: the GPU does not tell its name.
+        EstimateError: NVML does not report the GPU's name.
 
     Examples:
         >>> import pynvml
@@ -122,11 +123,11 @@ def gpu_of(handle: Any) -> Gpu:
             return None
 
     def number(function: str, *arguments: Any) -> float:
-        return float(ask(function, *arguments) or math.nan)  # 0 means that there is none to tell
+        return float(ask(function, *arguments) or math.nan)  # 0 means unknown
 
     name = text(ask("nvmlDeviceGetName") or "")
     if not name:
-        raise EstimateError("NVML does not tell the name of this GPU")
+        raise EstimateError("NVML does not report the name of this GPU")
     name = re.sub(r"^NVIDIA\s+", "", name)
     capability = ask("nvmlDeviceGetCudaComputeCapability")
     capability = None if capability is None else (int(capability[0]), int(capability[1]))
@@ -155,8 +156,8 @@ def _peaks(name: str, capability: tuple[int, int] | None, fp32: float) -> dict[s
 
 
 def relative_rates(name: str, capability: tuple[int, int]) -> dict[str, float]:
-    """Dense peaks of the precisions besides fp32 that a chip has, as multiples of fp32's peak."""
-    # Turing was also made without tensor cores: GeForce GTX, T400 to T2000, MX.
+    """Dense peaks of a chip's precisions other than fp32, as multiples of the fp32 peak."""
+    # Some Turing chips have no tensor cores: GeForce GTX, T400 to T2000, MX.
     if capability == (7, 5) and not re.search(r"\bRTX\b|\bT(4|4G|10|40)\b", name):
         return {"fp16": 2}
     halved = capability in _HALVED_ON_GEFORCE and "geforce" in name.lower()

@@ -1,4 +1,4 @@
-"""What to say to a user who names several GPUs where one is asked for."""
+"""Advice for a user who names several GPUs where one is expected."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _BETWEEN = r"\s*(?:[,;+&]|\band\b)\s*"
 
 
 def advice_on_several(gpu: Any) -> str:
-    """What to give instead of a list of GPUs, or of a name with a count.
+    """Say what to pass instead of a list of GPUs, or of a name with a count.
 
     Args:
-        gpu: "8x A100", "A100 x8", "A100, A100", ["A100", "A100"], or anything.
+        gpu: "8x A100", "A100 x8", "A100, A100", ["A100", "A100"], or anything else.
 
     Returns:
-        A sentence; nothing where `gpu` is neither, or names a GPU that the table lacks.
+        A sentence; empty if `gpu` is neither, or names a GPU that the table lacks.
     """
     if isinstance(gpu, str):
         parts: list[Any] = re.split(_BETWEEN, gpu.strip(), flags=re.IGNORECASE)
@@ -47,13 +47,13 @@ def advice_on_several(gpu: Any) -> str:
     total = counts.total()
     what = f"{short(gpu)} names {total} GPU{'s' if total > 1 else ''}"
     if len(counts) > 1:
-        return f"{what} of different kinds: one kind at a time can be estimated"
+        return f"{what} of different kinds: estimate one kind at a time"
     devices = f" and devices={total}" if total > 1 else ""
     return f'{what}: give gpu="{next(iter(typed.values()))}"{devices}'
 
 
 def _counted(part: Any) -> tuple[str, str, int]:
-    """A product, how it was typed, and how often it is meant; no product where it is not known."""
+    """A product, its name as typed, and its count; empty if the product is unknown."""
     if isinstance(part, Gpu):
         return part.name, part.name, 1
     if not isinstance(part, str):

@@ -1,27 +1,28 @@
 """The packaged table of GPUs.
 
-`data/gpus.csv` holds one row a board. Its columns follow NVIDIA's data sheets; the compute
-capability stands in NVIDIA's list of CUDA GPUs; the column `source` names what the other numbers
-come from. An empty cell is a number that no source settled.
+`data/gpus.csv` has one row per board. Its columns follow NVIDIA's data sheets; the compute
+capability is from NVIDIA's list of CUDA GPUs; the column `source` names the source of the other
+numbers. An empty cell is a number for which no source was found.
 
-A row is what NVML lists as one device. Of boards with two or four chips (K80, TITAN Z, M60, M10,
-A16) that is one chip, with its share of the board's power; of a GPU made of two dies (B100, B200,
-B300, GB200, GB300) it is both. Systems of many GPUs (DGX, NVL72) were divided by their number.
+A row is one device as listed by NVML. For boards with two or four chips (K80, TITAN Z, M60, M10,
+A16) this is one chip, with its share of the board's power; for a GPU made of two dies (B100, B200,
+B300, GB200, GB300) it is both. Figures for systems of many GPUs (DGX, NVL72) were divided by their
+number.
 
-Peaks are dense: where a data sheet counts zeros that sparsity skips, half of its figure. Those of
-fp16 and bf16 are of tensor products that add up in 32 bits, as torch's trainings do. GeForce
-boards do so at half their rate with sums in 16 bits, and it is the half that stands here;
-workstation boards (TITAN RTX, Quadro RTX, RTX A, RTX Ada, RTX PRO) and data-centre boards do both
-at one rate. Hence an RTX 6000 Ada has 2.2 times the fp16 peak of an RTX 4090, which has the same
-kind of chip. Without tensor cores, the peak is that of 16-bit arithmetic on the ordinary cores.
+Peaks are dense: if a data sheet assumes sparsity, half of its figure. The peaks of fp16 and bf16
+are for tensor products with 32-bit sums, as in torch's trainings. GeForce boards compute these at
+half the rate of products with 16-bit sums, and the table has the lower figure; workstation boards
+(TITAN RTX, Quadro RTX, RTX A, RTX Ada, RTX PRO) and data-centre boards compute both at the same
+rate. Hence an RTX 6000 Ada has 2.2 times the fp16 peak of an RTX 4090, which has the same kind of
+chip. Without tensor cores, the peak is that of 16-bit arithmetic on the ordinary cores.
 
-`aliases` are short names that people type. Where one name fits several boards, it means the one
-that is commonest in trainings, and its row says so: "H100" is the SXM board with 80 GB, "A100" the
-SXM board with 80 GB, "V100" the SXM2 board with 16 GB, "P100" the PCIe board with 16 GB, "RTX
-6000" the Turing board that is called Quadro RTX 6000 ("RTX 6000 Ada" is the newer one). A name
-that fits two about as common boards is nobody's alias: "TITAN X" was sold with a Maxwell and with
-a Pascal chip. Where NVML calls boards with different memory the same (RTX 4060 Ti of 8 or 16 GB),
-the size sets them apart: "RTX 4060 Ti 8GB". Laptop GPUs are left out: their power and clocks are
+`aliases` are short names that people type. If a name fits several boards, it means the one most
+common in trainings, and its row says so: "H100" is the SXM board with 80 GB, "A100" the SXM board
+with 80 GB, "V100" the SXM2 board with 16 GB, "P100" the PCIe board with 16 GB, "RTX 6000" the
+Turing board called Quadro RTX 6000 ("RTX 6000 Ada" is the newer one). A name that fits two boards
+about equally common is not an alias: "TITAN X" was sold with a Maxwell and with a Pascal chip. If
+NVML gives boards with different memory the same name (RTX 4060 Ti with 8 or 16 GB), the size
+distinguishes them: "RTX 4060 Ti 8GB". Laptop GPUs are left out, because their power and clocks are
 each manufacturer's choice.
 """
 
@@ -35,17 +36,17 @@ from importlib import resources
 
 from energyest.gpus.gpu import Gpu
 
-# Memory and caches are sold in powers of two: an H100 of "80 GB" has 80 × 2^30 bytes, of which
-# NVML shows 81559 MiB. Bandwidths are decimal: bus width times clock.
+# Sizes of memory and caches are binary: an H100 of "80 GB" has 80 × 2^30 bytes, of which NVML shows
+# 81559 MiB. Bandwidths are decimal: bus width times clock.
 _GIB = 2**30
 _MIB = 2**20
 
 
 def find_gpu(name: str) -> Gpu | None:
-    """The GPU of that name ("NVIDIA A40", "A40", "3090"), or None if the table lacks it.
+    """The GPU with this name ("NVIDIA A40", "A40", "3090"), or None if the table lacks it.
 
-    Brand names, case, spaces and dashes do not count, and the memory's size may follow the name
-    ("RTX 3090 24GB"). Everything else does: a MIG slice or a laptop's GPU is another GPU.
+    Brand names, case, spaces and dashes are ignored, and the memory size may follow the name
+    ("RTX 3090 24GB"). Everything else matters: a MIG slice or a laptop GPU is a different GPU.
 
     Examples:
         >>> from energyest.gpus import find_gpu
@@ -69,13 +70,13 @@ def known_gpus() -> tuple[Gpu, ...]:
 
 
 def spelling(name: str) -> str:
-    """Drivers and people differ in brand prefixes, spaces and dashes; the rest is the product."""
+    """Normalise a name: remove case, spaces, dashes and brand names, in which spellings differ."""
     return re.sub(r"nvidia|geforce|quadro|tesla|[^a-z0-9]", "", name.lower())
 
 
 @cache
 def spellings() -> dict[str, Gpu]:
-    """All GPUs by `spelling` of their names and aliases, with and without the memory's size."""
+    """All GPUs by the `spelling` of their names and aliases, with and without the memory size."""
     found: dict[str, Gpu] = {}
     for gpu, aliases in _rows():
         for name in (gpu.name, *aliases):

@@ -98,7 +98,7 @@ class RunCheckpoint:
             was, now = (
                 f"intervals of {n} steps" if n else "epochs" for n in (unit, interval_steps)
             )
-            raise ConfigurationError(f"the run resumes with rows of {was}: it cannot use {now}")
+            raise ConfigurationError(f"the run resumes in {was}: it cannot use {now}")
 
     def energy_alone(self) -> RunCheckpoint:
         """A copy with the total cost but without the epochs."""

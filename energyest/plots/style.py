@@ -98,7 +98,9 @@ def wrapped(text: str, width: int = _LINE) -> str:
     question mark.
     """
     plain = " ".join(printable(text).split())
-    return textwrap.fill(textwrap.shorten(plain, _MOST_CHARACTERS, placeholder=" …"), width)
+    if len(plain) > _MOST_CHARACTERS:
+        plain = f"{plain[:_MOST_CHARACTERS]} …"
+    return textwrap.fill(plain, width)
 
 
 def height_of(texts: Iterable[str], *, least_in: float = 0.36) -> float:

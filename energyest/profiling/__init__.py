@@ -1,4 +1,4 @@
-"""Model to workload: what a training step does, counted, described or timed."""
+"""From a model to a workload: what a training step does, counted, described or timed."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ __all__ = [
     "probe_host",
 ]
 
-# They need torch; a workload that was described elsewhere does not.
+# These need torch; a workload described elsewhere does not.
 _MODULES = {
     "describe_workload": "describe",
     "probe": "probes.gpu_probe",

@@ -1,4 +1,4 @@
-"""Batches as data loaders yield them: their tensors, and what a forward takes of them."""
+"""Batches as data loaders yield them: their tensors, and the parts that forward takes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-# A batch is looked through no further: this happens at every step.
+# The most items of a batch that are inspected, because this happens at every step.
 _MOST_ITEMS = 1024
-# Keys of what is to be learnt, in lower case, and parts of such keys.
+# Keys of targets, in lower case, and parts of such keys.
 _LABELS = ("label", "target", "y")
 _LABEL_PARTS = ("label", "target")
 
 
 class Candidate(NamedTuple):
-    """What forward may take of a batch, and what is left for a loss.
+    """A possible split of a batch into forward's inputs and the loss's target.
 
     Attributes:
-        inputs: positional inputs as a tuple, or a mapping of those by name.
-        target: what is to be learnt; None where nothing is left for it.
+        inputs: positional inputs as a tuple, or keyword inputs as a mapping.
+        target: the target; None if nothing is left for it.
     """
 
     inputs: tuple[Any, ...] | Mapping[str, Any]
@@ -31,7 +31,7 @@ class Candidate(NamedTuple):
 
 
 def _items(value: Any) -> list[Any]:
-    """What a container of a batch holds; nothing for text and bytes, and little of a long list."""
+    """The items of a container in a batch; none for text and bytes, and few of a long list."""
     if isinstance(value, Mapping):
         return list(value.values())
     if isinstance(value, list | tuple):
@@ -44,15 +44,15 @@ def _items(value: Any) -> list[Any]:
 
 
 def is_graph(value: Any) -> bool:
-    """Whether it is a graph, or a batch of them, as PyTorch Geometric makes them."""
+    """Whether a value is a graph, or a batch of graphs, of PyTorch Geometric."""
     return all(callable(getattr(value, name, None)) for name in ("to_dict", "apply", "size"))
 
 
 def input_candidates(model: nn.Module, batch: Any) -> Iterator[Candidate]:
-    """What forward may take of a batch, the likeliest first.
+    """Possible inputs of forward from a batch, most likely first.
 
     Args:
-        model: its forward's signature says how many inputs it takes, and their names.
+        model: the model; its forward's signature gives the number and names of inputs.
         batch: as the data loader yields it.
     """
     if isinstance(batch, Tensor):
@@ -74,13 +74,13 @@ def input_candidates(model: nn.Module, batch: Any) -> Iterator[Candidate]:
 
 
 class _Signature:
-    """What a forward takes.
+    """The arguments that a forward takes.
 
     Attributes:
-        names: of its parameters, in order.
-        fewest: how many it must be given.
-        most: how many it can be given without names.
-        takes_any_name: whether it takes names beyond these.
+        names: names of its parameters, in order.
+        fewest: number of required positional arguments.
+        most: the most positional arguments it accepts.
+        takes_any_name: whether it accepts further keyword arguments.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -103,7 +103,7 @@ class _Signature:
 def _of_mapping(
     signature: _Signature, named: dict[Any, Any], whole: Candidate | None = None
 ) -> Iterator[Candidate]:
-    """By name as far as forward knows the names, as a whole, or in order."""
+    """Candidates by name if forward knows the names, as a whole, or in order."""
     known = {name: value for name, value in named.items() if name in signature.names}
     target = _label_of({name: v for name, v in named.items() if name not in known}, sure=not known)
     if known and signature.required <= known.keys():
@@ -122,7 +122,7 @@ def _of_mapping(
 
 
 def _of_sequence(signature: _Signature, items: list[Any]) -> Iterator[Candidate]:
-    """The first item may hold all inputs; else there are as many as forward takes."""
+    """Candidates from a sequence: the first item with all inputs, or the first items in order."""
     first, target = items[0], items[1] if len(items) > 1 else None
     if isinstance(first, Mapping):
         for candidate in _of_mapping(signature, dict(first), Candidate((first,))):
@@ -130,23 +130,23 @@ def _of_sequence(signature: _Signature, items: list[Any]) -> Iterator[Candidate]
     if is_graph(first):
         yield Candidate((first,), target)
     if isinstance(first, list | tuple):
-        yield Candidate(tuple(first), target)  # several inputs, as torch's own collation puts them
+        yield Candidate(tuple(first), target)  # several inputs, as torch collates them
         yield Candidate((first,), target)
     yield from _in_order(signature, items, None)
 
 
 def _in_order(signature: _Signature, items: list[Any], target: Any) -> Iterator[Candidate]:
-    """As many of the items as forward takes, and the one after them as the target.
+    """As many items as forward takes, with the next item as the target.
 
     Args:
-        signature: forward's.
-        items: inputs, and perhaps what is to be learnt.
-        target: what is to be learnt, where that is known.
+        signature: the signature of forward.
+        items: inputs, and perhaps a target.
+        target: the target, if known.
     """
     count = len(items)
     fewest, most = max(signature.fewest, 1), min(signature.most, count)
     counts = [min(fewest, count)]
-    # Of three and more, the last is what is to be learnt, if forward takes all others.
+    # With three or more items, the last is the target if forward takes all others.
     if count > 2 and target is None and most >= count - 1 and fewest < count:
         counts.insert(0, count - 1)
     counts += [most, 1, count]
@@ -156,17 +156,17 @@ def _in_order(signature: _Signature, items: list[Any], target: Any) -> Iterator[
 
 
 def is_label(name: Any) -> bool:
-    """Whether a key of a batch is one of what is to be learnt."""
+    """Whether a key of a batch names a target."""
     text = str(name).lower()
     return text in _LABELS or any(part in text for part in _LABEL_PARTS)
 
 
 def _label_of(named: Mapping[Any, Any], *, sure: bool = False) -> Any:
-    """What is to be learnt, of what is left of a batch: by its key, else the last of it.
+    """The target in the rest of a batch: by its key, else the last value.
 
     Args:
-        named: by keys.
-        sure: there must be a key of that kind.
+        named: the values by key.
+        sure: accept only a value whose key names a target.
     """
     for name, value in named.items():
         if is_label(name):
@@ -176,12 +176,12 @@ def _label_of(named: Mapping[Any, Any], *, sure: bool = False) -> Any:
 
 
 def tensors_within(value: Any) -> bool:
-    """Whether there is a tensor in it."""
+    """Whether a value contains a tensor."""
     return next(tensors_in(value), None) is not None
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """All tensors in a batch or in what a model puts out."""
+    """All tensors in a batch or in a model's output."""
     if isinstance(value, Tensor):
         yield value
     for item in _items(value):
@@ -189,14 +189,14 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """A batch of the same build with each tensor changed; what is none is shared."""
+    """A batch of the same structure with each tensor changed; other objects are shared."""
     return _rebuilt(value, lambda item: change(item) if isinstance(item, Tensor) else item)
 
 
 def unshared(value: Any) -> Any:
-    """A batch of the same build without what a step may write to and the original would share.
+    """A batch of the same structure, without shared objects that a step could modify.
 
-    In place of such an object stands one that can do nothing.
+    Each such object is replaced by one that does nothing.
     """
 
     def kept(item: Any) -> Any:
@@ -207,7 +207,7 @@ def unshared(value: Any) -> Any:
 
 
 def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
-    """The same build, with what is no container changed."""
+    """The same structure with everything changed that is not a container."""
     if isinstance(value, Mapping):
         items = {name: _rebuilt(item, change) for name, item in value.items()}
         return items if type(value) is dict else _as(type(value), items)

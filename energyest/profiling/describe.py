@@ -1,4 +1,4 @@
-"""A model and a batch to a `Workload`: what one training step does, without a GPU or memory."""
+"""Describe a model's training step as a `Workload`, without a GPU and with little memory."""
 
 from __future__ import annotations
 
@@ -31,36 +31,36 @@ def describe_workload(
     optimizer: str = "sgd",
     loss: Loss | None = None,
 ) -> Workload:
-    """Walk through one training step of a model and write down what it asks of a GPU.
+    """Walk through one training step of a model and describe what it demands of a GPU.
 
-    Tensors have shapes alone, so a model of any size takes seconds and no memory to speak of, also
-    one built under `torch.device("meta")`. Where its forward looks at values (`if mask.all()`),
-    those of the batch and its constants count, and others are assumed; the notes say where. What
-    does not run on shapes at all is run on the CPU, if it is small. The model itself is left
-    alone. What is trainable now is what counts as trained.
+    Tensors have shapes but no values, so a model of any size takes seconds and little memory, even
+    one built under `torch.device("meta")`. If its forward looks at values (`if mask.all()`), the
+    values of the batch and of constants are used and others are assumed; the notes say where. A
+    model that does not run on shapes at all is run on the CPU, if it is small. The model itself is
+    left unchanged. Parameters that are trainable now count as trained.
 
     Args:
-        model: any module. A LightningModule is walked through its `training_step`.
+        model: any module. For a LightningModule, its `training_step` is walked through.
         example_batch: a batch as the data loader yields it, of the size to train with: a tensor, a
-            mapping, a tuple or list of inputs and targets, or a graph. Values do not matter, but
+            mapping, a tuple or list of inputs and targets, or a graph. Values do not matter, except
             for masks, lengths and others that forward looks at.
         precision: "fp32", "tf32" (matrix products and convolutions in TensorFloat-32), or "bf16"
-            or "fp16" with automatic mixed precision. Of a model whose weights are themselves in
-            two bytes, that is their format, whatever is given.
+            or "fp16" with automatic mixed precision. For a model whose weights are in a two-byte
+            format, that format is used instead.
         optimizer: "sgd", "sgd_momentum", "adamw", …: one of `records.workload.OPTIMIZERS`.
-        loss: called with the model's output and the batch's target (what forward leaves of it;
-            without one, with the output alone). By default a LightningModule's own, an output's
-            `.loss`, or what fits the shapes: cross-entropy, squared error, else the sum of the
-            output.
+        loss: called with the model's output and the batch's target (the part that forward does not
+            take; without a target, with the output alone). By default a LightningModule's own loss,
+            an output's `.loss`, or a loss that fits the shapes: cross-entropy, squared error, else
+            the sum of the output.
 
     Returns:
-        The workload; its `notes` say what could not be counted. Its `layout` is that of the model's
-        weights or the batch's images, and it is `compiled` if the model or a part of it is.
+        The workload; its `notes` say what could not be counted. Its `layout` is the layout of the
+        model's weights or the batch's images; it is `compiled` if the model or a part of it is.
 
     Raises:
-        WorkloadError: the model cannot be walked through, with the reasons; it is sharded; a loop
-            ends when a value says so; the batch shows no size; the precision or optimizer is
-            unknown.
+        WorkloadError: the model cannot be walked through (the message gives the reasons) or is
+            sharded; a loop's end depends on a value; the batch shows no size; the precision or
+            optimizer is unknown.
 
     Examples:
         >>> import torch
@@ -82,7 +82,7 @@ def describe_workload(
             f"{type(model).__name__} has parameters without a shape yet: run it once on a batch"
         )
     if not batch_size(example_batch) or next(tensors_in(example_batch), None) is None:
-        raise WorkloadError("example_batch holds no sample: give a batch as for training")
+        raise WorkloadError("example_batch holds no samples: give a batch as for training")
     steps = list(possible_steps(model, example_batch, loss))
     in_half = _walk_in_half(model, example_batch, steps) if is_in_half(model) else None
     walk = in_half or walk_through(model, example_batch, precision, steps)
@@ -91,7 +91,7 @@ def describe_workload(
     compiled = compiled or workload.compiled
     notes = (*workload.notes, *around, *walk.notes)
     if in_half is not None:
-        # Such weights are multiplied in their own format, whatever is said.
+        # Such weights are multiplied in their own format, whatever `precision` is.
         weights = next(p for p in model.parameters() if p.is_floating_point())
         precision = "fp16" if weights.dtype == torch.float16 else "bf16"
         return replace(workload, precision=precision, compiled=compiled, notes=notes)
@@ -100,9 +100,9 @@ def describe_workload(
 
 
 def _walk_in_half(model: nn.Module, batch: Any, steps: list[Step]) -> Walk | None:
-    """A walk with weights and activations of two bytes; none where formats do not fit together.
+    """A walk with weights and activations in two-byte formats; None if formats do not match.
 
-    A batch in single precision, for example, is converted by automatic mixed precision alone.
+    For example, only automatic mixed precision converts a batch in single precision.
     """
     with half_kept():
         try:
@@ -112,20 +112,20 @@ def _walk_in_half(model: nn.Module, batch: Any, steps: list[Step]) -> Walk | Non
 
 
 def count_flops(model: nn.Module, batch: Any, samples: int | None = None) -> FlopCount:
-    """Count the FLOPs of `model`'s forward pass for one sample of a batch, and what training adds.
+    """Count the FLOPs of a model's forward pass for one sample, and what the backward pass adds.
 
-    Where a LightningModule has no forward of its own, the forward pass is its `training_step`.
+    For a LightningModule without a forward of its own, the forward pass is its `training_step`.
     What the backward pass adds depends on which parameters are trainable now. The model is walked
-    through as by `describe_workload`, and left alone.
+    through as by `describe_workload`, and left unchanged.
 
     Args:
         model: any module; a LightningModule's `example_input_array` is preferred to the batch.
-        batch: a batch as the data loader yields it: a tensor, a mapping, or a tuple or list, of
-            which the first item is the input unless all items fit.
-        samples: in the batch, where its build does not show it.
+        batch: a batch as the data loader yields it: a tensor, a mapping, or a tuple or list whose
+            first item is the input unless all items fit.
+        samples: number of samples in the batch, if its structure does not show it.
 
     Returns:
-        The count, or the reason why there is none. Nothing is raised.
+        The count, or the reason why there is none. Never raises.
     """
     try:
         model, around = unwrapped(model)
@@ -151,15 +151,15 @@ def count_flops(model: nn.Module, batch: Any, samples: int | None = None) -> Flo
 def workload_of(
     step: WatchedStep, model: nn.Module, batch: Any, samples: int, precision: str, optimizer: str
 ) -> Workload:
-    """What one step was seen to do, as a workload.
+    """Make a workload from one watched step.
 
     Args:
-        step: what was seen.
-        model: what was trained.
-        batch: the step's.
-        samples: in the batch.
-        precision: as of `describe_workload`.
-        optimizer: likewise.
+        step: the step as watched.
+        model: the model trained.
+        batch: the batch of the step.
+        samples: number of samples in the batch.
+        precision: as for `describe_workload`.
+        optimizer: as for `describe_workload`.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     names = ", ".join(step.uncounted)

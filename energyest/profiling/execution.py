@@ -1,4 +1,4 @@
-"""How a model is run: compiled or not, and how its tensors lie in memory."""
+"""How a model is run: whether it is compiled, and its memory layout."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from energyest.profiling.batches import tensors_in
 
 
 def is_compiled(part: nn.Module) -> bool:
-    """Whether a module went through `torch.compile`, itself or its call."""
+    """Whether a module or its call is compiled by `torch.compile`."""
     return (
         hasattr(part, "_orig_mod")
         or getattr(part, "_compiled_call_impl", None) is not None
@@ -20,9 +20,9 @@ def is_compiled(part: nn.Module) -> bool:
 
 
 def layout_of(model: nn.Module, batch: Any) -> str:
-    """How images lie in memory, one of `records.workload.LAYOUTS`.
+    """The memory layout of images, one of `records.workload.LAYOUTS`.
 
-    As torch chooses for a convolution: "channels_last" where its weights or its inputs are.
+    By torch's rule for convolutions: "channels_last" if the weights or the inputs are.
     """
     weights = [p for p in model.parameters() if p.ndim == 4]
     images = [t for t in tensors_in(batch) if t.ndim == 4] if weights else []
@@ -31,7 +31,7 @@ def layout_of(model: nn.Module, batch: Any) -> str:
 
 
 def _is_channels_last(tensor: Tensor) -> bool:
-    """Of one pixel or one channel, both layouts are the same: that says nothing."""
+    """Whether a tensor is only channels-last; with one pixel or channel both layouts coincide."""
     try:
         return tensor.is_contiguous(memory_format=torch.channels_last) and not (
             tensor.is_contiguous()

@@ -1,7 +1,7 @@
-"""How many FLOPs an operation has: by fvcore's handlers, and by torch's rules for what they lack.
+"""FLOPs of an operation: by fvcore's handlers, or by torch's rules where those are missing.
 
-fvcore's handlers take values of a trace. Here they get a small stand-in, which knows the shape of a
-tensor that was really computed with.
+fvcore's handlers take values of a traced graph. Here they get a small stand-in that knows the shape
+of a real tensor.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
 _ATEN = torch.ops.aten
-# Products with a vector, which torch's counter leaves out, and which argument is the matrix.
+# Products with a vector, which torch's counter omits, and the position of the matrix argument.
 _VECTOR_PRODUCTS = {_ATEN.mv: 0, _ATEN.addmv: 1, _ATEN.dot: 0, _ATEN.vdot: 0}
-# Arithmetic that neither fvcore nor torch nor this module has a rule for.
+# Arithmetic for which neither fvcore nor torch nor this module has a rule.
 _WITHOUT_RULE = ("_fft_", "linalg_", "_linalg_", "_cdist_", "_trilinear", "cholesky", "lu_")
-# Fused attention, by the names that torch gives it on a CPU and on a GPU.
+# Fused attention, by torch's names for it on CPU and GPU.
 _FUSED_ATTENTION = {
     f"_scaled_dot_product_{kind}{direction}": f"attention{direction}"
     for kind in ("flash_attention", "efficient_attention", "cudnn_attention", "fused_attention")
@@ -37,7 +37,7 @@ _FUSED_ATTENTION = {
     "_scaled_dot_product_flash_attention_for_cpu": "attention",
     "_scaled_dot_product_flash_attention_for_cpu_backward": "attention_backward",
 }
-# Products of unequal sizes side by side, as of experts.
+# Side-by-side products of unequal sizes, as for mixtures of experts.
 _GROUPED_PRODUCTS = {
     getattr(_ATEN, name) for name in ("_grouped_mm", "_scaled_grouped_mm") if hasattr(_ATEN, name)
 }
@@ -48,12 +48,12 @@ _RECURRENT_LAYERS = {
     for direction in ("", "_backward")
     if hasattr(_ATEN, kind)
 }
-# By torch's number of each kind of recurrent layer.
+# Kinds of recurrent layers, in the order of torch's mode numbers.
 _MODES = ("rnn_relu", "rnn_tanh", "lstm", "gru")
 
 
 class _Seen:
-    """What an operation took or gave, as fvcore's handlers see a value of a trace."""
+    """An operation's input or output, in the form of a graph value that fvcore's handlers take."""
 
     def __init__(self, value: Any) -> None:
         self._value = value
@@ -72,17 +72,17 @@ class _Seen:
 
 
 def _of_convolution(args: Sequence[Any]) -> Sequence[Any]:
-    """As in a trace, where cuDNN's settings come last."""
+    """The arguments as in a traced graph, where cuDNN's settings come last."""
     return [*args[:9], False, False, False]
 
 
 def _of_batch_norm(args: Sequence[Any]) -> Sequence[Any]:
-    """As in inference, two for each number: so are a model's FLOPs usually given."""
+    """The arguments as in inference, two FLOPs per element, as FLOPs are usually reported."""
     return [*args[:3], None, None, False]
 
 
-# fvcore's handler, what it takes of the arguments, and the FLOPs of what it counts: multiply-adds
-# are two, and norms, pooling and interpolation are given in floating-point operations.
+# fvcore's handler, the arguments that it takes, and the FLOPs per counted unit: two per
+# multiply-add; norms, pooling and interpolation are already in floating-point operations.
 _Choose = Callable[[Sequence[Any]], Sequence[Any]]
 _HANDLERS: dict[Any, tuple[Callable[..., Any], _Choose, int]] = {
     _ATEN.convolution: (conv_flop_jit, _of_convolution, 2),
@@ -103,7 +103,7 @@ _HANDLERS: dict[Any, tuple[Callable[..., Any], _Choose, int]] = {
 
 
 def plain_name(func: Any, args: Sequence[Any]) -> str:
-    """As `base_name`; recurrent layers are named after their kind."""
+    """Like `base_name`, but recurrent layers are named after their kind."""
     name = base_name(func)
     kind = name.removesuffix("_backward")
     if kind in _RECURRENT:
@@ -112,36 +112,36 @@ def plain_name(func: Any, args: Sequence[Any]) -> str:
 
 
 def base_name(func: Any) -> str:
-    """An operation's name without its namespace; fused layers have one name on all devices."""
+    """An operation's name without namespace; fused layers have the same name on all devices."""
     has_schema = hasattr(func, "_schema")
     name = str(func._schema.name).partition("::")[2] if has_schema else str(func.name())
     return _FUSED_ATTENTION.get(name, name).replace("cudnn_batch_norm", "native_batch_norm")
 
 
 def has_rule(func: Any) -> bool:
-    """Whether FLOPs of an operation can be counted; all others have none here."""
+    """Whether the FLOPs of an operation can be counted; other operations count as 0."""
     packet = getattr(func, "overloadpacket", func)
     rules = (_HANDLERS, _VECTOR_PRODUCTS, _RECURRENT_LAYERS, _GROUPED_PRODUCTS, flop_registry)
     return base_name(func).startswith("attention") or any(packet in known for known in rules)
 
 
 def is_unknown(func: Any, name: str) -> bool:
-    """Whether an operation may do arithmetic that nobody here has a rule for."""
+    """Whether an operation may do arithmetic for which there is no rule."""
     return getattr(func, "namespace", "") != "aten" or name.startswith(_WITHOUT_RULE)
 
 
 def flops_by_fvcore(func: Any, args: Any, kwargs: Any, out: Any, flops: float) -> float:
-    """FLOPs as fvcore counts them, a multiply and an add as two.
+    """FLOPs as fvcore counts them, with two per multiply-add.
 
-    Of attention, all of it, also where no position sees a later one: fvcore, which has no rule of
-    its own for it, would count its two products so.
+    Attention counts in full, even if causal: fvcore has no rule for it and would count its two
+    products that way.
 
     Args:
-        func: what was dispatched.
-        args: its arguments.
-        kwargs: those by name.
-        out: what it gave.
-        flops: its `arithmetic`, which stands where fvcore has no rule.
+        func: the dispatched operation.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        out: its result.
+        flops: its `arithmetic`, used if fvcore has no rule.
     """
     handler = _HANDLERS.get(getattr(func, "overloadpacket", func))
     if handler is not None:
@@ -155,26 +155,26 @@ def flops_by_fvcore(func: Any, args: Any, kwargs: Any, out: Any, flops: float) -
 def arithmetic(
     name: str, func: Any, args: Any, kwargs: Any, out: Any, product: Sequence[int]
 ) -> float:
-    """FLOPs that a GPU's matrix units compute: norms have none, causal attention half of all.
+    """FLOPs computed by a GPU's matrix units: none for norms, half for causal attention.
 
     Args:
         name: the operation's `plain_name`.
-        func: what was dispatched.
-        args: its arguments.
-        kwargs: those by name.
-        out: what it gave.
+        func: the dispatched operation.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        out: its result.
         product: its `product_of`.
     """
     packet = getattr(func, "overloadpacket", func)
     if name.startswith("attention"):
         query, key = _of_attention(name, args)
-        # Forward has two products, backward five: it computes q kᵀ again (Dao et al., arXiv
+        # Forward has two products, backward five, because it recomputes q kᵀ (Dao et al., arXiv
         # 2205.14135, algorithm 4).
         products = 5 if name.endswith("backward") else 2
         flops = 2.0 * products * query.numel() * key.shape[-2]
         return flops / 2 if _is_causal(func, args, kwargs) else flops
     if packet is _ATEN.convolution_backward:
-        # Each of the gradients of input and weight takes the multiply-adds of the forward pass.
+        # The gradients of input and weight each take as many multiply-adds as the forward pass.
         rows, columns, depth, groups, _ = product
         return float(2.0 * rows * columns * depth * groups * sum(args[10][:2]))
     if packet in _VECTOR_PRODUCTS:
@@ -216,7 +216,7 @@ def product_of(func: Any, args: Any, out: Any) -> tuple[int, int, int, int, int]
 
 
 def gradient_parts(name: str, func: Any, args: Any, flops: float) -> Iterator[tuple[float, Any]]:
-    """What the gradients of a product cost, and the tensors one of which must ask for it."""
+    """The costs of a product's gradients, each with the tensors of which one must require it."""
     packet = getattr(func, "overloadpacket", func)
     if name == "attention":
         yield 2.5 * flops, args[:3]
@@ -235,13 +235,13 @@ def _of_attention(name: str, args: Any) -> tuple[Tensor, Tensor]:
 
 
 def _is_causal(func: Any, args: Any, kwargs: Any) -> bool:
-    """Whether an operation is attention in which no position sees a later one."""
+    """Whether an operation is causal attention."""
     is_attention = hasattr(func, "_schema") and "attention" in func._schema.name
     return is_attention and bool(_argument("is_causal", func, args, kwargs))
 
 
 def _argument(name: str, func: Any, args: Any, kwargs: Any = None) -> Any:
-    """An argument of an operation by its name; None if it has none of that name."""
+    """An argument of an operation by name; None if there is none with this name."""
     for place, argument in enumerate(func._schema.arguments):
         if argument.name == name:
             given = args[place] if len(args) > place else argument.default_value
@@ -256,18 +256,18 @@ def _recurrent_layer(args: Any) -> tuple[int, list[Tensor]]:
 
 
 def _recurrent_flops(name: str, func: Any, args: Any) -> float:
-    """Each weight matrix is used once a step and sample, and once for each of its gradients."""
+    """FLOPs if each weight matrix is used once per step and sample, and once per gradient."""
     tokens, matrices = _recurrent_layer(args)
     flops = 2.0 * tokens * sum(matrix.numel() for matrix in matrices)
     if not name.endswith("backward"):
         return flops
-    # cuDNN computes the gradients of the input in any case, and those of the weights if asked.
+    # cuDNN always computes the gradients of the input, and those of the weights on request.
     mask = _argument("output_mask", func, args)
     return flops * (2 if mask is None or mask[3] else 1)
 
 
 def _grouped_product(first: Tensor, second: Tensor, out: Tensor) -> tuple[int, int, int, int, int]:
-    """Groups share out the rows, the columns or the depth; in the mean, each has its part."""
+    """The sizes of a grouped product; groups share rows, columns or depth, equally on average."""
     rows, depth, columns = int(first.shape[-2]), int(first.shape[-1]), int(second.shape[-1])
     groups = max(tensor.shape[0] if tensor.ndim == 3 else 1 for tensor in (first, second, out))
     if first.ndim == 2 and second.ndim == 3:
@@ -282,7 +282,7 @@ def _grouped_product(first: Tensor, second: Tensor, out: Tensor) -> tuple[int, i
 def _convolution(
     inputs: Tensor, weight: Tensor, output: Tensor, transposed: bool, groups: int
 ) -> tuple[int, int, int, int, int]:
-    """Rows are positions of the output (of the input, where transposed), columns its channels."""
+    """A convolution as a product: rows are output positions (input, if transposed)."""
     positions = (inputs if transposed else output).shape
     rows = positions[0] * math.prod(positions[2:])
     return rows, weight.shape[0] // groups, math.prod(weight.shape[1:]), groups, 1

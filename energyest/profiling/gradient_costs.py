@@ -1,4 +1,4 @@
-"""What the backward pass would cost if other parameters were trainable, from one forward pass."""
+"""The cost of the backward pass for any set of trainable parameters, from one forward pass."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ _DETACH = torch.ops.aten.detach
 
 
 class GradientCosts:
-    """Follows which parameters each tensor depends on, as bits of a number.
+    """Tracks on which parameters each tensor depends, as bits of an integer.
 
-    A product computes the gradient of an operand only if that depends on a trainable parameter. So
-    the products of one forward pass show what the backward pass costs for any choice of them.
+    The gradient of a product's operand is computed only if the operand depends on a trainable
+    parameter. So the products of one forward pass give the cost of the backward pass for any set of
+    trainable parameters.
 
     Args:
-        module: whose parameters these are, each one bit.
+        module: the module; each of its parameters is one bit.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -32,11 +33,11 @@ class GradientCosts:
             self._sources[parameter] = 1 << i
         named = module.named_parameters(remove_duplicate=False)
         self._bits = {name: self._sources[parameter] for name, parameter in named}
-        # FLOPs of gradients, by the parameters one of which has to be trainable for them.
+        # FLOPs of gradients, by the set of parameters of which one must be trainable.
         self._flops: defaultdict[int, float] = defaultdict(float)
 
     def record(self, seen: Seen) -> None:
-        """An operation of the forward pass has run."""
+        """Note an operation of the forward pass that has run."""
         if not torch.is_grad_enabled() or getattr(seen.func, "overloadpacket", None) is _DETACH:
             return  # nothing is differentiated through it
         sources = self._sources_of(seen.inputs)
@@ -51,14 +52,14 @@ class GradientCosts:
                 self._sources[written] = self._sources.get(written, 0) | sources
 
     def backward_flops(self, trainable: Iterable[str]) -> float:
-        """FLOPs of the backward pass where the parameters of these names are trainable."""
+        """FLOPs of the backward pass if the named parameters are trainable."""
         asked = 0
         for name in trainable:
             asked |= self._bits.get(name, 0)
         return sum(flops for sources, flops in self._flops.items() if sources & asked)
 
     def forget_tensors(self) -> None:
-        """The forward pass is over: what it cost stays."""
+        """Drop the tensors when the forward pass is over; the costs stay."""
         self._sources = WeakIdKeyDictionary()
 
     def _sources_of(self, tensors: Sequence[Tensor]) -> int:

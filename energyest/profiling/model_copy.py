@@ -1,4 +1,4 @@
-"""A copy of a model to try things on: without its values, its Trainer, its data and its hooks."""
+"""A copy of a model for experiments, without its values, Trainer, data and hooks."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from energyest.errors import WorkloadError
 
-# What a model may hold that is large and takes no part in forward.
+# Large objects that a model may hold and that take no part in forward.
 SHARED = (torch.utils.data.Dataset, torch.utils.data.DataLoader)
 _EMPTY = types.CellType()
-# Where nothing of the user's is.
+# Modules without user code.
 _LIBRARIES = {
     *sys.stdlib_module_names,
     *("torch", "torchvision", "numpy", "lightning", "pytorch_lightning", "lightning_fabric"),
@@ -32,24 +32,24 @@ _LIBRARIES = {
 
 
 _HALF_IS_KEPT: ContextVar[bool] = ContextVar("_HALF_IS_KEPT", default=False)
-# Libraries whose hooks belong to a model.
+# Libraries whose hooks are part of a model.
 _HOOKING = {"transformers", "peft"}
-# Modules around a module, by their classes' names, and what of them is not described.
+# Wrappers around a module, by class name, and a note on what is not described.
 _WRAPPERS = {
     "OptimizedModule": "",  # of torch.compile
-    "DataParallel": "it is described as on one GPU, with the whole batch",
-    "DistributedDataParallel": "it is described as on one GPU: messages between GPUs are left out",
-    "DeepSpeedEngine": "it is described as on one GPU: messages between GPUs are left out",
+    "DataParallel": "described as on one GPU, with the whole batch",
+    "DistributedDataParallel": "described as on one GPU, without communication between GPUs",
+    "DeepSpeedEngine": "described as on one GPU, without communication between GPUs",
     "_FabricModule": "",
 }
 _SHARDED = {"FSDPModule", "FullyShardedDataParallel", "DTensor"}
 
 
 def unwrapped(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
-    """The module inside of what is around it for a compiler or several GPUs, and notes on that.
+    """The module inside the wrappers of a compiler or of several GPUs, and notes about them.
 
     Raises:
-        WorkloadError: it is wrapped in a way in which it is no more what it was.
+        WorkloadError: a wrapper has changed the module, or wraps only a part of it.
     """
     notes: list[str] = []
     while (name := type(model).__name__) in _WRAPPERS:
@@ -57,7 +57,7 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
         if not isinstance(inside, nn.Module):
             break
         if _WRAPPERS[name]:
-            notes.append(f"of {name}, {_WRAPPERS[name]}")
+            notes.append(f"{name} is {_WRAPPERS[name]}")
         model = inside
     for part in model.modules():
         for value in (part, *part.parameters(recurse=False)):
@@ -73,16 +73,16 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
 def bare_copy(
     model: nn.Module, device: torch.device, memo: dict[int, Any] | None = None
 ) -> nn.Module:
-    """A copy of a model in single precision, with parameters of 0.
+    """Copy a model in single precision, with all parameters 0.
 
     No parameter is moved from a GPU; on the CPU, `zeros` takes no memory until it is written to,
     and on the device "meta" tensors have no values at all. Data sets and loaders that the model
-    holds are shared, arrays too, but cannot be written to; functions that are hooks are left out.
+    holds are shared; so are arrays, which become read-only. Hooks that are functions are left out.
 
     Args:
-        model: the model; it is left alone.
-        device: where the copy lives: the CPU or "meta".
-        memo: as of `copy.deepcopy`, the `id` of an original to its copy; filled in.
+        model: the model, which is left unchanged.
+        device: the device of the copy: the CPU or "meta".
+        memo: as for `copy.deepcopy`, maps the `id` of an original to its copy; filled in.
 
     Raises:
         Exception: the model cannot be copied.
@@ -103,8 +103,8 @@ def bare_copy(
                 memo[id(value)] = view = value.view()
                 view.flags.writeable = False
             elif hasattr(type(value), "__del__"):
-                # The end of a copy could take with it what the original still needs.
-                raise TypeError(f"a {type(value).__name__} is not to be copied")
+                # Deleting the copy could release what the original still needs.
+                raise TypeError(f"a {type(value).__name__} cannot be copied safely")
     duplicate = copy.deepcopy(model, memo)
     for module in list(duplicate.modules()):
         # A compiled part cannot be traced; the module inside it can.
@@ -118,12 +118,12 @@ def bare_copy(
 
 
 def train_as(duplicate: nn.Module, training: Sequence[bool]) -> None:
-    """Put a copy into training, but for the parts that the original keeps out of it.
+    """Put a copy into training mode, except for parts that the original keeps in eval mode.
 
     Args:
         duplicate: the copy.
-        training: whether each of the original's `modules()` is in training. If the whole is not, it
-            has not begun, and nothing is kept out on purpose.
+        training: whether each of the original's `modules()` is in training mode. If the root is
+            not, training has not begun, and no part is in eval mode on purpose.
     """
     for module, flag in zip(duplicate.modules(), training, strict=False):
         module.training = flag
@@ -132,17 +132,17 @@ def train_as(duplicate: nn.Module, training: Sequence[bool]) -> None:
 
 
 def _detach_from_original(module: nn.Module, device: torch.device) -> None:
-    """Remove from a copied module what still leads to the one it was copied from."""
+    """Remove references to the original from a copied module."""
     attributes = vars(module)
     if isinstance(attributes.get("_device"), torch.device):
-        attributes["_device"] = device  # where a LightningModule takes itself to be
-    # A compiled call, of torch.compile(forward) or module.compile(), is still the original's.
+        attributes["_device"] = device  # the device that a LightningModule reports
+    # A compiled call, from torch.compile(forward) or module.compile(), still runs the original.
     if hasattr(attributes.get("forward"), "_torchdynamo_orig_callable"):
         del attributes["forward"]
     module._compiled_call_impl = None
-    # Hooks that are functions are the user's: they would take the copy for the model. Those that
-    # are objects are torch's own, such as weight normalisation. Those of `_HOOKING` are a part of
-    # the step: without `enable_input_require_grads`, a checkpoint passes no gradients on.
+    # Hooks that are functions are the user's: they would mistake the copy for the model. Hooks that
+    # are objects are torch's own, such as weight normalisation. Hooks of `_HOOKING` are part of the
+    # step: without `enable_input_require_grads`, gradient checkpoints pass on no gradients.
     for hooks in (
         module._forward_hooks,
         module._forward_pre_hooks,
@@ -156,9 +156,9 @@ def _detach_from_original(module: nn.Module, device: torch.device) -> None:
 
 
 def plain_dtype(tensor: Tensor) -> torch.dtype:
-    """Single precision for any floating-point type: a CPU may lack the others.
+    """Single precision for any floating-point type, because a CPU may lack the others.
 
-    While two-byte formats are kept, the one of them that CPUs know best.
+    Within `half_kept`, two-byte formats become bfloat16, the one that CPUs support best.
     """
     if not tensor.is_floating_point():
         return tensor.dtype
@@ -186,10 +186,10 @@ def _is_half(tensor: Tensor) -> bool:
 
 
 def names_within_reach(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What the code of a module may use without being handed it, by names.
+    """All values, with their names, that the code of a module can reach without arguments.
 
-    That is what its parts hold, their classes, the files that define these and what they import,
-    and what methods and functions have kept of the functions around them.
+    These are the attributes of its parts and their classes, the globals of the files that define
+    them and of what these import, and closure variables of methods and functions.
     """
     homes: dict[int, Mapping[str, Any]] = {id(part): vars(part) for part in module.modules()}
     for kind in {kind for part in module.modules() for kind in type(part).__mro__}:
@@ -212,7 +212,7 @@ def names_within_reach(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _kept_by(function: types.FunctionType) -> dict[str, Any]:
-    """What a function has kept of the functions around it, by names."""
+    """The closure variables of a function, by name."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     return {name: cell.cell_contents for name, cell in cells if cell != _EMPTY}
 
@@ -226,7 +226,7 @@ def generators_restored(model: nn.Module | None = None) -> Iterator[None]:
     """Restore the random states of Python, numpy and torch afterwards.
 
     Args:
-        model: generators of the user's own that its code may draw from are restored as well.
+        model: the user's own generators within reach of its code are restored as well.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     own = [] if model is None else [*_states_of_generators(model)]
@@ -241,7 +241,7 @@ def generators_restored(model: nn.Module | None = None) -> Iterator[None]:
 
 
 def _states_of_generators(model: nn.Module) -> Iterator[tuple[Callable[[Any], Any], Any]]:
-    """How to restore each generator within reach of a model's code, and its state."""
+    """A restoring function and the state, for each generator within reach of a model's code."""
     for _, value in names_within_reach(model):
         if isinstance(value, np.random.Generator):
             bits = value.bit_generator
@@ -255,14 +255,14 @@ def _states_of_generators(model: nn.Module) -> Iterator[tuple[Callable[[Any], An
 
 
 def _cuda_in_use() -> list[int]:
-    """Forward may draw from a GPU's generator; one that was not started is left alone."""
+    """The GPU whose generator forward may use; CUDA is not initialised if it was not."""
     started = torch.cuda.is_initialized()
     return [torch.cuda.current_device()] if started else []
 
 
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Keep the model from learning: a function that its copy shares with it may call it."""
+    """Put the model into eval mode, because a function shared with its copy may call it."""
     training = [module for module in model.modules() if module.training]
     try:
         for module in training:
@@ -275,16 +275,16 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def plain_operators() -> Iterator[None]:
-    """No warnings, and plain matrix products in place of what the counter does not know."""
+    """Suppress warnings, and use plain matrix products instead of operators without a rule."""
     mkldnn: Any = torch.backends.mkldnn
     enabled = mkldnn.enabled
     with (
         warnings.catch_warnings(),
         _uncompiled(),
-        # It prints whole tracebacks where a model looks at values.
+        # This logger prints whole tracebacks if a model looks at values.
         quiet("torch._subclasses.fake_tensor", logging.CRITICAL),
         torch.enable_grad(),
-        # Parameters of 0 may well divide to NaN.
+        # Parameters of 0 may lead to NaN.
         torch.autograd.set_detect_anomaly(False),
         sdpa_kernel(SDPBackend.MATH),  # attention
     ):
@@ -298,7 +298,7 @@ def plain_operators() -> Iterator[None]:
 
 @contextmanager
 def quiet(name: str, level: int) -> Iterator[None]:
-    """Let a logger of torch's say nothing below a level."""
+    """Silence a logger of torch below a level."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(level)
@@ -309,15 +309,15 @@ def quiet(name: str, level: int) -> Iterator[None]:
 
 
 def _uncompiled() -> AbstractContextManager[Any]:
-    """Let no compiled function see the copy: torch would not compile it again for the training.
+    """Run compiled functions uncompiled: compiling them for the copy would affect the training.
 
     Raises:
-        ValueError: this torch cannot be kept from it, and something is compiled.
+        ValueError: this version of torch cannot do so, and something is compiled.
     """
     set_stance = getattr(torch.compiler, "set_stance", None)  # from torch 2.6 on
     if set_stance is not None:
         stance: AbstractContextManager[Any] = set_stance("force_eager")
         return stance
     if "torch._dynamo" in sys.modules:
-        raise ValueError("compiled functions cannot be left alone in this version of torch")
+        raise ValueError("this version of torch cannot run compiled functions uncompiled")
     return nullcontext()

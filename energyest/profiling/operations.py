@@ -1,4 +1,4 @@
-"""The operations of forward and backward, as torch dispatches them, with their FLOPs and bytes."""
+"""The operations of the forward and backward pass as torch dispatches them: FLOPs and bytes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from energyest.profiling.flop_rules import (
 )
 from energyest.records.workload import Operation, Workload
 
-# They reserve memory or ask for an attribute: no work for a GPU, and none to speak of for the CPU.
+# These allocate memory or read an attribute: no work for a GPU, and hardly any for the CPU.
 _NO_WORK = {"device", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 _NO_PRODUCT = (0, 0, 0, 1, 1)
 _NO_CALL = {"device", "detach"}
-# Messages between processes.
+# Namespaces of communication between processes.
 _NO_ARITHMETIC = {"c10d", "_c10d_functional", "c10d_functional", "profiler"}
-# Where the backward pass cannot be counted: it computes gradients of inputs and of weights, each
-# about as much as the forward pass. Kaplan et al., "Scaling laws for neural language models"
+# Used if the backward pass cannot be counted: it computes gradients of inputs and of weights, each
+# about as costly as the forward pass. Kaplan et al., "Scaling laws for neural language models"
 # (arXiv 2001.08361), section 2.1.
 TRAINING_TO_FORWARD = 3.0
 
@@ -41,14 +41,14 @@ TRAINING_TO_FORWARD = 3.0
 class FlopCount:
     """The arithmetic of one forward pass.
 
-    As fvcore counts it, a multiply and an add as two; normalisation as in inference.
+    Counted as by fvcore, with two per multiply-add, and normalisation as in inference.
 
     Attributes:
         per_sample: floating-point operations for one sample; None if they could not be counted.
-        note: why not, or what was left out.
-        uncounted: operations that may do arithmetic and have no rule, and how often they occur.
-        training_to_forward: FLOPs of forward and backward ÷ FLOPs of forward; where the backward
-            pass was not counted, `TRAINING_TO_FORWARD`.
+        note: why there is no count, or what was left out.
+        uncounted: operations that may do arithmetic but have no rule, and how often they occur.
+        training_to_forward: FLOPs of forward and backward divided by those of forward;
+            `TRAINING_TO_FORWARD` if the backward pass was not counted.
     """
 
     per_sample: float | None
@@ -57,13 +57,13 @@ class FlopCount:
     training_to_forward: float = TRAINING_TO_FORWARD
 
     def training_flops(self, samples: float) -> float:
-        """FLOPs of forward and backward for that many samples; NaN if not counted."""
+        """FLOPs of forward and backward for this many samples; NaN if not counted."""
         if self.per_sample is None:
             return math.nan
         return self.training_to_forward * self.per_sample * samples
 
     def as_meta(self) -> dict[str, Any]:
-        """What the meta of a trace says of it."""
+        """The entries for a trace's meta."""
         return {
             "forward_flops_per_sample": self.per_sample,
             "flops_note": self.note or "2 per multiply-add",
@@ -73,7 +73,7 @@ class FlopCount:
 
     @staticmethod
     def of_workload(workload: Workload) -> FlopCount:
-        """The count that a described workload holds."""
+        """The count of a described workload."""
         forward = workload.forward_flops_per_sample * workload.batch_size
         backward = sum(o.flops * o.count for o in workload.operations if o.phase == "backward")
         return FlopCount(
@@ -84,17 +84,17 @@ class FlopCount:
 
 @dataclass(frozen=True)
 class WatchedStep:
-    """What a step was seen to compute.
+    """The computation of a watched step.
 
     Attributes:
-        forward_flops, backward_flops: as fvcore counts them, a multiply and an add as two.
+        forward_flops, backward_flops: FLOPs as counted by fvcore, with two per multiply-add.
         uncounted: operations without a rule, and how often they occurred.
-        operations: all of them but those of optimizers.
-        forward_calls, backward_calls: of operations, views among them.
-        module_calls: of modules.
-        saved_bytes: what the forward pass left for the backward pass.
-        gradients: the `GradientCosts`, if they were followed.
-        problem: why the step was not seen as a whole; empty if it was.
+        operations: all operations except those of optimizers.
+        forward_calls, backward_calls: number of calls of operations, including views.
+        module_calls: number of calls of modules.
+        saved_bytes: bytes that the forward pass kept for the backward pass.
+        gradients: the `GradientCosts`, if they were tracked.
+        problem: why the step was not seen completely; empty if it was.
     """
 
     forward_flops: float
@@ -110,11 +110,11 @@ class WatchedStep:
 
     @property
     def flops(self) -> float:
-        """FLOPs of forward and backward."""
+        """FLOPs of the forward and backward pass."""
         return self.forward_flops + self.backward_flops
 
     def flop_count(self, samples: int) -> FlopCount:
-        """The FLOPs for each of that many samples."""
+        """The FLOPs per sample, for a step with this many samples."""
         if not self.forward_flops:
             return FlopCount(None, "no operation to count was found", self.uncounted)
         return FlopCount(
@@ -129,13 +129,13 @@ class Seen(NamedTuple):
     """An operation that has run.
 
     Attributes:
-        name: of the operation.
-        func: what was dispatched.
-        args: its arguments.
-        inputs: the tensors among all of them.
-        outputs: the tensors that it gave.
-        made: those that lie where no input lies.
-        flops: of a product; 0 for anything else.
+        name: name of the operation.
+        func: the dispatched operation.
+        args: its positional arguments.
+        inputs: the tensors among all arguments.
+        outputs: the tensors in its result.
+        made: the outputs that share no memory with an input.
+        flops: FLOPs of a product; 0 for anything else.
     """
 
     name: str
@@ -148,25 +148,25 @@ class Seen(NamedTuple):
 
 
 class OperationLog(TorchDispatchMode):
-    """Records what is dispatched while it is entered; the operations run as without it.
+    """Records dispatched operations while it is active, without affecting them.
 
     Args:
-        describes: record each operation, and not only what has FLOPs.
+        describes: record every operation, not only those with FLOPs.
 
     Attributes:
-        calls: phase, "forward" or "backward" -> number of calls, views among them.
-        flops: phase -> FLOPs as fvcore counts them, a multiply and an add as two.
+        calls: phase, "forward" or "backward" -> number of calls, including views.
+        flops: phase -> FLOPs as counted by fvcore, with two per multiply-add.
         uncounted: operations whose arithmetic is not counted, and how often they occur.
-        failure: what went wrong while an operation was recorded, which is then missing.
+        failure: the first error while recording an operation, which is then missing.
     """
 
-    # Functions that are compiled on their first call are compiled as without this mode, and what
-    # takes functions for arguments runs in it.
+    # Functions that are compiled on their first call are compiled as without this mode, and
+    # operators that take functions as arguments run in it.
     supports_higher_order_operators = True
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
-        """What is compiled is not looked into."""
+        """Do not look into compiled functions."""
         return True
 
     def __init__(self, *, describes: bool = True) -> None:
@@ -180,12 +180,12 @@ class OperationLog(TorchDispatchMode):
 
     @property
     def phase(self) -> str:
-        """What runs now: "forward" or "backward"."""
+        """The current phase: "forward" or "backward"."""
         is_backward = torch._C._current_graph_task_id() != -1
         return "backward" if is_backward else "forward"
 
     def as_step(self, module_calls: int, saved_bytes: float) -> WatchedStep:
-        """What was recorded, as one step; its operations as each first occurred."""
+        """The record as one step, with operations in order of first occurrence."""
         return WatchedStep(
             forward_flops=self.flops["forward"],
             backward_flops=self.flops["backward"],
@@ -212,11 +212,11 @@ class OperationLog(TorchDispatchMode):
         """Record an operation.
 
         Args:
-            name: of the operation.
-            flops: what a GPU's matrix units compute.
-            moved: bytes.
+            name: name of the operation.
+            flops: FLOPs computed by a GPU's matrix units.
+            moved: bytes read and written.
             product: rows, columns, depth, groups and steps.
-            by_fvcore: FLOPs as fvcore counts them, if not the same.
+            by_fvcore: FLOPs as counted by fvcore, if different.
         """
         phase = self.phase
         self.calls[phase] += 1
@@ -230,7 +230,7 @@ class OperationLog(TorchDispatchMode):
         out = func(*args, **kwargs)
         try:
             self.record(func, args, kwargs, out)
-        except Exception as error:  # of a rule: what runs must not notice
+        except Exception as error:  # an error in a rule must not affect the training
             self.failure = self.failure or error
         return out
 
@@ -242,7 +242,7 @@ class OperationLog(TorchDispatchMode):
         inputs, outputs = tensors_of(args), tensors_of(out)
         if kwargs:
             inputs += tensors_of(kwargs)
-        if not (inputs or outputs):  # such as a mark for a profiler
+        if not (inputs or outputs):  # such as a profiler's mark
             return
         made = _made(inputs, outputs)
         if not kind.is_work or (outputs and not made and not kind.writes):  # a view
@@ -257,17 +257,17 @@ class OperationLog(TorchDispatchMode):
             by_fvcore = flops_by_fvcore(func, args, kwargs, out, flops)
         elif kind.is_unknown:
             self.uncounted[name] += 1
-        # Norms are no products.
+        # Norms are not products.
         seen = Seen(name, func, args, inputs, outputs, made, by_fvcore if flops else 0.0)
         self.notice(seen)
         self.add(name, flops, sum(map(bytes_of, inputs + outputs)), product, by_fvcore)
 
     def notice(self, seen: Seen) -> None:
-        """An operation has run; for those who want to know more of it."""
+        """Called for each operation that has run; for subclasses."""
 
 
 class _Kind(NamedTuple):
-    """What an operation is, whatever it is called with."""
+    """The properties of an operation that do not depend on its arguments."""
 
     name: str
     is_silent: bool
@@ -292,7 +292,7 @@ def _kind_of(func: Any) -> _Kind:
 
 
 def tensors_of(value: Any) -> list[Tensor]:
-    """The tensors among the arguments of an operation, or in what it gave."""
+    """The tensors among the arguments of an operation, or in its result."""
     if isinstance(value, Tensor):
         return [value]
     found: list[Tensor] = []
@@ -307,7 +307,7 @@ def tensors_of(value: Any) -> list[Tensor]:
 
 
 def bytes_of(tensor: Tensor) -> int:
-    """What has to be read or written of a tensor: an expanded one is no larger than its storage."""
+    """Bytes to read or write for a tensor; an expanded one counts only its storage."""
     size = tensor.numel() * tensor.element_size()
     try:
         return min(size, tensor.untyped_storage().nbytes())
@@ -316,7 +316,7 @@ def bytes_of(tensor: Tensor) -> int:
 
 
 def _made(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
-    """What an operation gave that does not lie where an input lies."""
+    """The outputs of an operation that share no memory with its inputs."""
     try:
         places = {tensor.untyped_storage()._cdata for tensor in inputs}
         return [tensor for tensor in outputs if tensor.untyped_storage()._cdata not in places]

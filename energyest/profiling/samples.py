@@ -1,8 +1,8 @@
-"""How many samples are in a batch, of whatever build; None where that cannot be told.
+"""Find the number of samples in a batch of any structure.
 
-Each part of a batch makes its candidates: a tensor its first dimension, a list of tensors either
-their common first dimension (several inputs, or views of one) or its length (samples of different
-sizes). What the parts agree on is the number of samples.
+Each part of a batch gives candidates: a tensor its first dimension; a list of tensors either their
+common first dimension (several inputs, or views of one) or its length (samples of different sizes).
+The number of samples is the candidate on which the parts agree; None if there is none.
 """
 
 from __future__ import annotations
@@ -16,29 +16,30 @@ from typing import Any
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-# Of long lists, so many items are looked at, and so deep: this happens at every step.
+# The most items of a list that are inspected, and the depth, because this happens at every step.
 _MOST_ITEMS, _MOST_DEPTH = 32, 8
-# An image that is not part of a batch has channels, height and width.
+# A single image has channels, height and width.
 _CHANNELS, _LEAST_PIXELS = (1, 3, 4), 16
-# More tensors than a model has inputs are samples.
+# If there are more tensors than a model has inputs, they are samples.
 _MOST_INPUTS = 8
 
-# What the number may be, the likeliest first; empty where parts contradict each other, and None of
-# what tells nothing. Where `_UNSURE` is left among them, something beside would have to tell.
+# Possible numbers, most likely first; empty if parts contradict each other, None if a part gives no
+# evidence. If `_UNSURE` remains among them, another part must decide.
 _Candidates = tuple[int, ...] | None
 _UNSURE = -1
 
 
 def batch_size(batch: Any, *, of_one_loader: bool = False) -> int | None:
-    """Number of samples in a batch; None where nothing shows it or its parts do not agree.
+    """Number of samples in a batch; None if nothing shows it or its parts do not agree.
 
-    Known are tensors and arrays, mappings, dataclasses, tuples and lists of them, several views,
-    lists of samples of different sizes, packed sequences, and objects that say it themselves, such
-    as batches of graphs. Batches of several loaders side by side count together.
+    Supported are tensors and arrays; mappings, dataclasses, tuples and lists of them; several
+    views; lists of samples of different sizes; packed sequences; and objects that state it, such as
+    batches of graphs. Batches of several loaders side by side are summed.
 
     Args:
-        batch: as a data loader yields it.
-        of_one_loader: it is known to come from one: what looks like two batches is none.
+        batch: a batch as a data loader yields it.
+        of_one_loader: the batch is known to come from a single loader, even if it looks like two
+            batches.
     """
     if _shape(batch) == ():
         return 1
@@ -49,12 +50,11 @@ def batch_size(batch: Any, *, of_one_loader: bool = False) -> int | None:
 
 
 def batch_size_by_loader(loaders: Any, batch: Any) -> int | None:
-    """Samples in a batch to which several loaders have contributed: the sum of theirs.
+    """Number of samples in a batch combined from several loaders: the sum over loaders.
 
     Args:
-        loaders: one, or mappings and lists of them.
-        batch: of the same build, with a batch in the place of each loader; None of one that has
-            come to its end.
+        loaders: a loader, or mappings and lists of loaders.
+        batch: the same structure with a batch in place of each loader; None for an exhausted one.
     """
     pairs: list[tuple[Any, Any]]
     if (
@@ -93,7 +93,7 @@ def _candidates(value: Any, depth: int) -> _Candidates:  # noqa: PLR0911
 
 
 def _of_parts(items: Iterable[Any], depth: int) -> _Candidates:
-    """Of what a batch is made of. Lists of texts and numbers may be of something else."""
+    """Candidates from the parts of a batch. Lists of texts and numbers may be unrelated."""
     items = list(items)
     parts = [_candidates(item, depth + 1) for item in items]
     firm = [part for item, part in zip(items, parts, strict=True) if not _is_plain_list(item)]
@@ -101,7 +101,7 @@ def _of_parts(items: Iterable[Any], depth: int) -> _Candidates:
 
 
 def _of_list(items: Sequence[Any], depth: int) -> _Candidates:  # noqa: PLR0911
-    """Either the parts of a batch, or its samples."""
+    """Candidates from a list, which holds either the parts of a batch or its samples."""
     some = [item for item in items[:_MOST_ITEMS] if item is not None]
     if not some:
         return None
@@ -119,9 +119,9 @@ def _of_list(items: Sequence[Any], depth: int) -> _Candidates:  # noqa: PLR0911
     if all(part is None for part in parts):
         if any(map(_is_list, some)):
             return None
-        # Objects that tell nothing are samples, such as images of a library's own.
+        # Objects without evidence are samples, such as images of a library's own type.
         return (count, _UNSURE) if any(isinstance(i, Mapping) for i in some) else (count,)
-    # Parts of a batch, or samples that are like batches, as the boxes in an image are.
+    # Parts of a batch, or samples that look like batches, such as the boxes in an image.
     agreed = _agreed(parts, all_of_them=True) or ()
     if count > _MOST_INPUTS:
         return (count, *agreed)
@@ -129,10 +129,10 @@ def _of_list(items: Sequence[Any], depth: int) -> _Candidates:  # noqa: PLR0911
 
 
 def _of_shapes(shapes: list[tuple[int, ...]], count: int) -> _Candidates:  # noqa: PLR0911
-    """Of a list of tensors: the parts of a batch, views of it, or its samples."""
+    """Candidates from a list of tensors: the parts of a batch, views of it, or its samples."""
     whole = [shape for shape in shapes if shape]
     if not whole:
-        return (count,)  # numbers, one a sample
+        return (count,)  # numbers, one per sample
     size = whole[0][0]
     is_common = all(shape[0] == size for shape in whole)
     dimensions = {len(shape) for shape in whole}
@@ -161,11 +161,10 @@ def _is_plain_list(value: Any) -> bool:
 
 
 def _is_sample(value: Any) -> bool:
-    """Whether a mapping, tuple or list is a sample, and no batch of them.
+    """Whether a mapping, tuple or list is a single sample, not a batch.
 
-    It has numbers or texts beside tensors, or tensors that differ in their first dimension, or, as
-    a mapping, nothing but such as have one dimension, as the tokens of a text; or it is all
-    numbers.
+    A sample has numbers or texts next to tensors; or tensors that differ in their first dimension;
+    or, as a mapping, only one-dimensional tensors, such as the tokens of a text; or only numbers.
     """
     is_mapping = isinstance(value, Mapping)
     if not is_mapping and not _is_list(value):
@@ -186,14 +185,14 @@ def _is_sample(value: Any) -> bool:
 
 
 def _agreed(parts: Sequence[_Candidates], *, all_of_them: bool = False) -> _Candidates:
-    """What all parts may be; else, unless it has to be all, what more than half of them are."""
+    """The candidates shared by all parts; else, unless all must agree, those of a majority."""
     known = [part for part in parts if part is not None]
     if not known:
         return None
     common = [size for size in known[0] if all(size in part for part in known)]
     certain = [size for size in common if size != _UNSURE]
     if len(set(certain)) == 1 and len(known) > 1:
-        return (certain[0],)  # each alone leaves it open, but together they do not
+        return (certain[0],)  # each part alone is ambiguous, but together they are not
     if certain:
         return tuple(common)
     votes = [part[0] for part in known if len(part) == 1]
@@ -203,9 +202,9 @@ def _agreed(parts: Sequence[_Candidates], *, all_of_them: bool = False) -> _Cand
 
 
 def _of_several_loaders(batch: Any) -> int | None:
-    """The sum, where each part is a batch of at least two tensors that agree; else None.
+    """The sum, if each part is a batch of at least two tensors that agree; else None.
 
-    A list of mappings is none: those may be samples, each with what is in an image.
+    A list of mappings does not count: these may be samples, such as the objects in an image.
     """
     are_named = isinstance(batch, Mapping)
     parts = batch.values() if are_named else batch if _is_list(batch) else []
@@ -222,7 +221,7 @@ def _of_several_loaders(batch: Any) -> int | None:
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
-    """Of a tensor or an array of any library; None of anything else."""
+    """The shape of a tensor or an array of any library; None for anything else."""
     if isinstance(value, Tensor):
         return (int(value.size(0)),) if value.is_nested else tuple(value.shape)
     if isinstance(value, Mapping | list | tuple) or not hasattr(value, "dtype"):
@@ -232,7 +231,7 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 
 
 def _said(value: Any) -> int | None:
-    """What an object says of itself: a batch of graphs (PyG, DGL), or with a `batch_size`."""
+    """The number an object states: a batch of graphs (PyG, DGL), or one with a `batch_size`."""
     for name in ("num_graphs", "batch_size"):
         said = getattr(value, name, None)
         if isinstance(said, tuple) and said:  # of several dimensions
@@ -242,7 +241,7 @@ def _said(value: Any) -> int | None:
     starts, graph_of = getattr(value, "ptr", None), getattr(value, "batch", None)
     if isinstance(starts, Tensor) and starts.ndim == 1:
         return len(starts) - 1
-    # Not of a GPU's, which would have to be waited for.
+    # Not for a tensor on a GPU, which would require synchronisation.
     if isinstance(graph_of, Tensor) and graph_of.device.type == "cpu" and len(graph_of):
         return int(graph_of.max()) + 1
     is_graph = isinstance(getattr(value, "edge_index", None), Tensor)
@@ -250,7 +249,7 @@ def _said(value: Any) -> int | None:
 
 
 def _attributes(value: Any) -> list[Any]:
-    """The parts of an object: of a dataclass all, of others what are tensors or arrays."""
+    """The parts of an object: all fields of a dataclass, else attributes that are arrays."""
     if isinstance(value, type):
         return []
     if is_dataclass(value):

@@ -1,4 +1,4 @@
-"""Real training steps of a copy of a model on a device, timed and metered."""
+"""Time and meter real training steps of a copy of a model on a device."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from energyest.profiling.model_copy import bare_copy, generators_restored, in_ev
 from energyest.profiling.tf32 import tf32
 from energyest.profiling.training_step import Loss, Step, possible_steps
 
-# Warm-up: at least so many steps for so long, until two blocks of them agree, but not for ever.
+# Warm-up: blocks of steps until two consecutive blocks agree, within these time limits.
 _BLOCK = 5
 _BLOCK_S = 0.05
 _WARM_S = 0.5
 _AGREE = 0.1
 _LONGEST_WARM_S = 2.0
-# Counters of energy tick every 0.1 s: over this time, they are off by a per cent or two.
+# Energy counters are updated every 0.1 s: over this time, they are off by a per cent or two.
 _TIMED_S = 1.2
-_ENOUGH = 0.8  # of that, if steps turn out to be quicker than expected
+_ENOUGH = 0.8  # of this time, if steps turn out to be quicker than expected
 _LONGEST_S = 5.0
 _FEWEST = 3
-# Steps go on for so long after those that count, for the tick that ends them to be like others.
+# Steps continue this long after the timed ones, so that the last counter update is like the others.
 _AFTER_S = 0.25
 _RATE = 1e-4
 _MIXED = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -40,12 +40,12 @@ _OUT_OF_MEMORY = torch.cuda.OutOfMemoryError
 
 
 class StepCost(NamedTuple):
-    """What training steps took.
+    """The cost of training steps.
 
     Attributes:
-        steps: how many were timed.
-        step_s: mean length of one in seconds.
-        power_W: mean power of what the sensors read.
+        steps: number of steps timed.
+        step_s: mean duration of a step in seconds.
+        power_W: mean power of the devices read, in watts.
     """
 
     steps: int
@@ -64,27 +64,27 @@ def measure_steps(
     optimizer: str,
     loss: Loss | None = None,
 ) -> StepCost:
-    """Train a copy of a model for some steps.
+    """Train a copy of a model for some steps, and measure them.
 
-    The model, the states of the random generators and torch's settings are left as they are.
+    The model, the states of random generators and torch's settings are left unchanged.
 
     Args:
         model: the model, on any device.
         batch: a batch with values, on any device.
         device: where to train: a GPU, or the CPU.
-        sensors: what to read meanwhile, GPUs alone; the caller closes them.
-        steps: time at least so many, unless they take longer than 5 s.
+        sensors: sensors to read during the steps, of GPUs only; the caller closes them.
+        steps: the least number of steps to time, unless they take longer than 5 s.
         precision: "fp32", "tf32", "bf16" or "fp16".
         optimizer: one of `energyest.records.workload.OPTIMIZERS`.
-        loss: as of `describe_workload`.
+        loss: as for `describe_workload`.
 
     Raises:
-        ProbeError: no step works, with the reasons; the sensors did not tell the power.
+        ProbeError: no step works (the message gives the reasons), or power could not be read.
         torch.OutOfMemoryError: the device's memory does not suffice.
     """
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")  # such as Lightning's on a step without a Trainer
+        warnings.simplefilter("ignore")  # such as Lightning's, about a step without a Trainer
         stack.enter_context(generators_restored())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -112,18 +112,18 @@ def measure_steps(
     step_s = float(row.column("duration_s")[0]) / count
     power_W = float(row.column("gpu_energy_J")[0]) / (step_s * count)
     if not power_W > 0:
-        raise ProbeError("the power of the GPU could not be read while the steps ran")
+        raise ProbeError("the power of the GPU could not be read during the steps")
     return StepCost(count, step_s, power_W)
 
 
 def timed_steps(steps: int, expected_s: float) -> int:
-    """How many steps to time: enough for the power readings, and no more than there is time for."""
+    """The number of steps to time: enough for the power readings, within the time limit."""
     enough = max(steps, math.ceil(_TIMED_S / expected_s))
     return min(enough, max(_FEWEST, int(_LONGEST_S / expected_s)))
 
 
 class _Trainee:
-    """A copy of a model that trains on one batch, which comes from the host at each step."""
+    """A copy of a model that trains on one batch, copied from the host at each step."""
 
     def __init__(
         self, model: nn.Module, batch: Any, device: torch.device, precision: str, optimizer: str
@@ -136,7 +136,7 @@ class _Trainee:
         self.take: Step | None = None
 
     def train(self, steps: int) -> float:
-        """Train for some steps; returns the seconds until the device has done them."""
+        """Train for some steps; return the seconds until the device has completed them."""
         began_s = time.monotonic()
         for _ in range(steps):
             self._step()
@@ -158,23 +158,23 @@ class _Trainee:
 
 
 def _find_step(trainee: _Trainee, candidates: Sequence[Step]) -> None:
-    """The first of the possible steps that works."""
+    """Find the first of the possible steps that works."""
     reasons: list[str] = []
     for trainee.take in candidates:
         try:
             trainee.train(1)
         except _OUT_OF_MEMORY:
             raise
-        except Exception as error:  # it runs the user's code: anything can happen
+        except Exception as error:  # the user's code runs here and may raise anything
             reasons.append(in_a_line(error))
         else:
             return
-    reason = "; ".join(dict.fromkeys(reasons)) or "no input for its forward is in the batch"
+    reason = "; ".join(dict.fromkeys(reasons)) or "the batch holds no input for its forward"
     raise ProbeError(f"no training step of {type(trainee.model).__name__} works: {reason}")
 
 
 def _warm_up(trainee: _Trainee) -> float:
-    """Train until steps take as long as those before; returns the seconds of one."""
+    """Train until the step time is stable; return the seconds of a step."""
     began_s = time.monotonic()
     last_s, size = math.nan, _BLOCK
     while True:
@@ -187,7 +187,7 @@ def _warm_up(trainee: _Trainee) -> float:
 
 
 def _copy(model: nn.Module, device: torch.device, training: Sequence[bool]) -> nn.Module:
-    """A copy of the model on a device, with the values of the original."""
+    """A copy of the model on a device, with the original's values."""
     copies: dict[int, Any] = {}
     duplicate = bare_copy(model, device, copies)
     for module in model.modules():
@@ -197,7 +197,7 @@ def _copy(model: nn.Module, device: torch.device, training: Sequence[bool]) -> n
                 copy.data = tensor.detach().to(device, copy=True)
     for module in duplicate.modules():
         if isinstance(module, nn.RNNBase):
-            # Into one piece of memory, as `module.to` does: cuDNN would copy them at each step.
+            # Into contiguous memory, as `module.to` does; otherwise cuDNN copies them at each step.
             module.flatten_parameters()
     train_as(duplicate, training)
     return duplicate
@@ -209,13 +209,13 @@ def _on_host(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def has_values(model: nn.Module, batch: Any) -> bool:
-    """Whether there is something to compute with: tensors of the device "meta" are shapes alone."""
+    """Whether all tensors have values; those on the device "meta" have only shapes."""
     tensors = [*model.parameters(), *model.buffers(), *tensors_in(batch)]
     return not any(tensor.is_meta for tensor in tensors)
 
 
 def _optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer | None:
-    """An optimizer of that name; torch's with as many states, where it has none of the name."""
+    """An optimizer by name; if torch lacks it, one of torch's with the same amount of state."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         return None

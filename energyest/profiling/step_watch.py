@@ -1,4 +1,4 @@
-"""One real step of a training, watched: what it computes, without computing anything again."""
+"""Watch one real training step to see what it computes, without computing anything twice."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from energyest.profiling.operations import OperationLog, Seen, WatchedStep
 
 
 def why_unwatched(module: nn.Module) -> str:
-    """Why steps of this module are not watched, as that could change them; empty if they are."""
-    # Older modes stop what takes functions for arguments, or keep functions from being compiled.
+    """Why steps of this module cannot be watched without changing them; empty if they can."""
+    # Older modes break operators that take functions as arguments, or prevent compilation.
     if not hasattr(TorchDispatchMode, "supports_higher_order_operators"):
         return f"torch {torch.__version__} cannot be watched without changing what it runs"
     if _backends() and not hasattr(TorchDispatchMode, "ignore_compile_internals"):
@@ -37,7 +37,7 @@ def why_unwatched(module: nn.Module) -> str:
 
 
 def _unwatchable_part(module: nn.Module) -> str:
-    """What of a module cannot be watched; empty if everything can."""
+    """The part of a module that cannot be watched; empty if everything can."""
     for part in module.modules():
         if how := _hidden(part):
             return f"{type(part).__name__} is {how}"
@@ -50,12 +50,12 @@ def _unwatchable_part(module: nn.Module) -> str:
 
 
 class StepWatch:
-    """Watches what is dispatched in this thread from `begin` to `end`.
+    """Watches the operations dispatched in this thread from `begin` to `end`.
 
     Args:
-        module: what is trained.
-        describes: see all that it does, and what other choices of trainable parameters would
-            cost; else the FLOPs alone, which takes less time.
+        module: the model in training.
+        describes: record all operations, and the cost of other sets of trainable parameters; if
+            False, only FLOPs, which takes less time.
     """
 
     def __init__(self, module: nn.Module, *, describes: bool = True) -> None:
@@ -64,7 +64,7 @@ class StepWatch:
         self._backends = _backends()
 
     def begin(self) -> None:
-        """The step begins."""
+        """Begin watching at the start of a step."""
         self._hooks.append(register_module_forward_pre_hook(lambda *_: self._log.enter_module()))
         self._hooks.append(register_optimizer_step_pre_hook(self._before_optimizer))
         self._hooks.append(
@@ -73,11 +73,11 @@ class StepWatch:
         self._log.__enter__()  # type: ignore[no-untyped-call]
 
     def before_optimizer_step(self) -> None:
-        """Forward and backward are over: an optimizer steps next."""
+        """Note that forward and backward are over, and an optimizer steps next."""
         self._log.enter_optimizer()
 
     def end(self) -> WatchedStep:
-        """The step ends, in the thread in which it began."""
+        """End watching, in the thread in which it began; return the step."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
@@ -88,20 +88,20 @@ class StepWatch:
         return step
 
     def _before_optimizer(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        # One with a closure runs forward and backward first.
+        # An optimizer with a closure runs forward and backward first.
         if not any(value is not None for value in (*args[1:], *kwargs.values())):
             self._log.enter_optimizer()
 
 
 class _StepLog(OperationLog):
-    """Records a step, but for what its optimizers compute."""
+    """Records a step without the computations of its optimizers."""
 
     def __init__(self, gradients: GradientCosts | None) -> None:
         super().__init__(describes=gradients is not None)
         self._gradients = gradients
         self._module_calls = 0
         self._in_optimizer = False
-        # What the forward pass has made, until the backward pass begins.
+        # Memory that the forward pass has allocated, until the backward pass begins.
         self._made: dict[int, tuple[Any, int]] = {}
         self._saved: float | None = None
 
@@ -126,7 +126,7 @@ class _StepLog(OperationLog):
         super().record(func, args, kwargs, out)
 
     def notice(self, seen: Seen) -> None:
-        """Keep track of what the forward pass makes, and from which parameters."""
+        """Track what the forward pass allocates, and on which parameters it depends."""
         if self._saved is None:
             for tensor in seen.made:
                 if tensor.layout == torch.strided:
@@ -136,7 +136,7 @@ class _StepLog(OperationLog):
             self._gradients.record(seen)
 
     def seen(self) -> WatchedStep:
-        """The step, as it was seen."""
+        """The step as recorded."""
         if self._gradients is not None:
             self._gradients.forget_tensors()
         self._made.clear()
@@ -149,10 +149,10 @@ class _StepLog(OperationLog):
 
 
 def _leave(log: OperationLog) -> None:
-    """Leave a mode, which may not be the last that was entered: those above it stay."""
+    """Leave a mode that may not be the last one entered; the modes above it stay."""
     stack = _python_dispatch._get_current_dispatch_mode_stack()
     if log not in stack:
-        return  # somebody has taken it away
+        return  # other code has removed it
     above = []
     while (top := _python_dispatch._get_current_dispatch_mode_stack()[-1]) is not log:
         above.append(top)
@@ -163,7 +163,7 @@ def _leave(log: OperationLog) -> None:
 
 
 def _hidden(part: nn.Module) -> str:
-    """What makes a module run otherwise than operation by operation; empty if nothing does."""
+    """Why a module does not run operation by operation; empty if it does."""
     if isinstance(part, torch.jit.ScriptModule):
         return "scripted"
     if getattr(part.forward, "__module__", None) == "torch.cuda.graphs":
@@ -174,16 +174,16 @@ def _hidden(part: nn.Module) -> str:
 
 
 def _backends() -> set[int]:
-    """What `torch.compile` was called with in this process, for whatever function."""
+    """The backends of `torch.compile` in use in this process."""
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
     backends = getattr(dynamo, "cached_backends", None) or {}
     return {key for key, backend in backends.items() if backend is not None}
 
 
 def _compiled_function(module: nn.Module) -> str:
-    """A compiled function that the module may call: what it runs is not seen; empty if none."""
+    """A compiled function that the module may call, which cannot be watched; empty if none."""
     for name, value in names_within_reach(module):
-        # torch itself leaves what it has compiled in the files of others.
+        # torch itself leaves compiled functions in the modules of others.
         is_own = isinstance(value, FunctionType) and not name.startswith("__")
         if is_own and "_torchdynamo_orig_callable" in vars(value):
             return name
@@ -191,6 +191,6 @@ def _compiled_function(module: nn.Module) -> str:
 
 
 def _weak(storage: Any) -> Any:
-    """Tells whether a storage is still there, without keeping it."""
+    """A weak reference to a storage, which shows whether it still exists."""
     make: Any = reductions.StorageWeakRef
     return make(storage)

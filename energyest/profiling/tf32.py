@@ -1,6 +1,6 @@
-"""Whether torch computes in TensorFloat-32 on a GPU, and a way to decide it for a while.
+"""Whether torch uses TensorFloat-32 on a GPU, and a context manager to set it.
 
-Since torch 2.9 there are two interfaces for it, and the older one raises once the newer was used.
+Since torch 2.9 there are two interfaces, and the older one raises once the newer one was used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def matrix_products_in_tf32() -> bool:
 
 
 def convolutions_in_tf32() -> bool:
-    """Whether convolutions are, and recurrent layers: by default they are."""
+    """Whether convolutions and recurrent layers are computed in TensorFloat-32 (the default)."""
     cudnn: Any = torch.backends.cudnn
     if hasattr(cudnn, "conv"):
         return bool(cudnn.conv.fp32_precision == _TF32)
@@ -32,7 +32,7 @@ def convolutions_in_tf32() -> bool:
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Allow or forbid TensorFloat-32 inside, and restore what was set before."""
+    """Allow or forbid TensorFloat-32 within the context, and restore the settings afterwards."""
     restore = [_older(allowed), *(_newer(part, allowed) for part in _parts())]
     try:
         yield
@@ -42,7 +42,7 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 
 def _parts() -> list[Any]:
-    """What the newer interface sets; nothing in an older torch."""
+    """The objects that the newer interface sets; none in an older torch."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     parts = [matmul, getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None)]
     return [part for part in parts if hasattr(part, "fp32_precision")]
@@ -63,7 +63,7 @@ def _older(allowed: bool) -> Callable[[], None]:
     except RuntimeError:  # only the newer interface tells the truth
         return lambda: None
     matmul.allow_tf32 = cudnn.allow_tf32 = allowed
-    # The newer flags have followed; what they were is restored through them.
+    # This changed the newer flags too: restore them.
     for part, value in zip(parts, newer, strict=True):
         part.fp32_precision = value
 

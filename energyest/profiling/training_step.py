@@ -1,6 +1,6 @@
-"""What a training step of a model is: from the model and a batch to the loss.
+"""How a training step gets from a model and a batch to the loss.
 
-The rules are the same wherever a step is taken on a copy: to describe it, or to measure it.
+The same rules apply wherever a step runs on a copy, to describe or to measure it.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ def is_lightning(model: nn.Module) -> bool:
 def possible_steps(
     model: nn.Module, batch: Any, loss: Loss | None = None, *, forward_first: bool = False
 ) -> Iterator[Step]:
-    """What may be the training step, the likeliest first.
+    """Possible training steps, most likely first.
 
     Args:
-        model: a LightningModule is taken through its `training_step`.
-        batch: as the data loader yields it.
-        loss: called with the model's output and the batch's target (what forward does not take;
-            without one, with the output alone); None for the model's own or what fits the shapes.
-        forward_first: try the forward pass before `training_step`, which may do more than compute,
-            such as write to a log; and not at all where it could write to data that are shared.
+        model: the model; for a LightningModule, its `training_step` is used.
+        batch: a batch as the data loader yields it.
+        loss: called with the model's output and the batch's target (the part that forward does not
+            take; without a target, with the output alone); None for the model's own loss or one
+            that fits the shapes.
+        forward_first: try the forward pass before `training_step`, because the latter may do more
+            than compute, such as write to a log; skip `training_step` if it could write to shared
+            data.
     """
     own = loss is None and callable(getattr(model, "training_step", None))
     if own and not forward_first:
@@ -69,7 +71,7 @@ def _forward(model: nn.Module, batch: Any, loss: Loss | None, index: int) -> Ten
 
 
 def _takes_two(loss: Loss) -> bool:
-    """Whether a loss is one of an output and a target, as far as its signature tells."""
+    """Whether a loss takes an output and a target, judged by its signature."""
     try:
         inspect.signature(loss).bind(None, None)
     except TypeError:
@@ -80,7 +82,7 @@ def _takes_two(loss: Loss) -> bool:
 
 
 def _loss_in(value: Any) -> Tensor:
-    """The loss that a step returns: a tensor, or the "loss" of a mapping."""
+    """The loss returned by a step: a tensor, or the "loss" of a mapping."""
     if isinstance(value, Mapping):
         value = value["loss"]
     if not isinstance(value, Tensor):
@@ -92,7 +94,7 @@ def _default_loss(output: Any, target: Any) -> Tensor:
     floating = [t for t in tensors_in(output) if t.is_floating_point()]
     if not floating:
         raise TypeError(
-            f"the model put out a {type(output).__name__} without numbers to learn from"
+            f"the model returned a {type(output).__name__} without floating-point tensors"
         )
     first = floating[0]
     if isinstance(target, Tensor):

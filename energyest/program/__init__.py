@@ -1,1 +1,1 @@
-"""`energyest run`: a program under measurement that knows nothing of it."""
+"""`energyest run`: measure a program that knows nothing of it."""

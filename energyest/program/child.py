@@ -1,4 +1,4 @@
-"""A program as a child: each signal reaches it once, and its end becomes ours."""
+"""A program as a child process: each signal reaches it once, and we exit as it does."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ import psutil
 
 from energyest.program.output import Tap
 
-# What others send to a program, and the end of a child.
+# Signals that others send to a program, and the signal of a child's end.
 _PASSED = {
     *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1),
     *(signal.SIGUSR2, signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH),
 }
 _WAITED_FOR = _PASSED | {signal.SIGCHLD}
-# How often is looked for the child's end, should its signal have been lost.
+# How often to check for the child's end, in case its signal was lost.
 _LOOK_S = 1.0
-# What Python ignores, and a program must not inherit.
+# Signals that Python ignores, which a program must not inherit.
 _IGNORED_BY_PYTHON = [signal.SIGPIPE, signal.SIGXFSZ]
 
 
 def hold_signals() -> set[signal.Signals]:
-    """From now on, signals wait for `Child.wait`, in all threads that begin later.
+    """Block signals from now on, in all threads that start later, until `Child.wait` takes them.
 
     Returns:
-        What was held before, for the child.
+        The signals blocked before, for the child.
     """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, nothing is told of an end
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if ignored, there is no signal of an end
     held = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
     return {signal.Signals(number) for number in held}
 
 
 class Child:
-    """A program that runs, in our process group: a terminal's signals reach it as they reach us.
+    """A running program in our process group: a terminal's signals reach it as they reach us.
 
     Args:
         command: the program and its arguments.
         environment: its environment.
-        taps: what it writes.
-        held: signals that it is to hold.
+        taps: its output streams.
+        held: signals that it is to block.
 
     Raises:
         OSError: it cannot be started.
@@ -57,7 +57,7 @@ class Child:
         held: set[signal.Signals],
     ) -> None:
         ends = [(os.POSIX_SPAWN_DUP2, t.program_end, fd) for t in taps for fd in t.descriptors]
-        # Not fork: nothing of Python runs in the child, whatever our threads hold.
+        # Not fork: no Python code runs in the child, so locks held by our threads do not matter.
         self.pid = os.posix_spawnp(
             command[0],
             command,
@@ -72,10 +72,10 @@ class Child:
         """Pass signals on until the program ends.
 
         Args:
-            pause: what runs within it is not the program's work.
+            pause: context for time that is not the program's work.
 
         Returns:
-            Its exit status; of one that a signal has ended, the signal's number, negative.
+            The program's exit status; if a signal ended it, the negative number of the signal.
         """
         while True:
             info = signal.sigtimedwait(_WAITED_FOR, _LOOK_S)
@@ -92,9 +92,9 @@ class Child:
         if number == signal.SIGWINCH:
             for tap in self._taps:
                 tap.resize()
-        # The kernel's, as of a key, go to the whole group.
+        # Signals from the kernel, such as those of keys, go to the whole group.
         is_known = info.si_code > 0 or self._is_within(info.si_pid)
-        if number == signal.SIGCONT:  # a shell's goes to the group, too
+        if number == signal.SIGCONT:  # a shell sends it to the group, too
             is_known = not self._is_stopped()
         if not is_known:
             with contextlib.suppress(ProcessLookupError):
@@ -104,7 +104,7 @@ class Child:
                 _stop()
 
     def _is_within(self, pid: int) -> bool:
-        """Whether a process is one of the program's."""
+        """Whether a process is the program or a descendant of it."""
         try:
             return pid == self.pid or any(p.pid == self.pid for p in psutil.Process(pid).parents())
         except (psutil.Error, OSError, ValueError):
@@ -118,26 +118,26 @@ class Child:
 
 
 def _stop() -> None:
-    """Stop, as the program does; returns when somebody lets us go on."""
+    """Stop, as the program does; return when continued."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
     os.kill(os.getpid(), signal.SIGTSTP)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
 
 
 def end_as(status: int) -> int:
-    """End as the program did: of a signal, if a signal has ended it.
+    """Exit as the program did: by a signal, if a signal ended it.
 
     Args:
-        status: as `Child.wait` gave it.
+        status: the result of `Child.wait`.
 
     Returns:
-        The exit status, where this process still lives: 128 + n for a signal n.
+        The exit status, if this process is still alive: 128 + n for a signal n.
     """
     if status >= 0:
         return status
     number = -status
     with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the program has left its core
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the program has dumped its core
         if number not in (signal.SIGKILL, signal.SIGSTOP):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})

@@ -1,7 +1,6 @@
-"""`energyest run -- PROGRAM`: measures a program from outside, and is not noticed by it.
+"""`energyest run -- PROGRAM`: measures a program from outside, unnoticed by it.
 
-Nothing here may cost the program anything: what fails of the measuring is said, and the program
-runs.
+Nothing here may harm the program: if measuring fails, a message says so, and the program runs on.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("energyest")
 
-# As shells have it.
+# Exit statuses of shells.
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
-# Which of several copies on a machine this is, by what started them.
+# The number of this copy among several on a machine, by launcher.
 _LOCAL_RANKS = ("SLURM_LOCALID", "LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
-# Pieces of output that wait to be read for epochs; more are not waited for.
+# The most pieces of output that wait to be read for epochs; further ones are dropped.
 _MOST_PIECES = 1000
-# How long the end of the program waits until its last lines were read.
+# How long to wait, after the program's end, until its last lines were read.
 _LAST_LINES_S = 5.0
 
 
@@ -84,7 +83,7 @@ def run_program(options: RunOptions) -> int:
         The program's exit status; 127 if there is no such program, 126 if it cannot be run.
 
     Raises:
-        ConfigurationError: an option is out of its range; nothing has run then.
+        ConfigurationError: an option is invalid; the program was not run.
     """
     command = list(options.program)
     if not command:
@@ -104,8 +103,8 @@ def run_program(options: RunOptions) -> int:
 
 
 def _become(command: list[str]) -> int:
-    """Be the program, and measure nothing."""
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # what Python ignores
+    """Replace this process by the program, without measuring."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # signals that Python ignores
         signal.signal(number, signal.SIG_DFL)
     try:
         os.execvp(command[0], command)
@@ -139,7 +138,7 @@ class _Measured:
         if shutil.which(command[0]) is not None:  # else there is nothing to measure
             self._attempt(self._begin)
         taps = make_taps()
-        # Into a file or pipe, Python would tell of an epoch when its buffer is full.
+        # When writing to a pipe, Python would show an epoch only when its buffer is full.
         environment = {"PYTHONUNBUFFERED": "1", **os.environ}
         try:
             child = Child(command, environment, taps, held)
@@ -155,7 +154,7 @@ class _Measured:
         return end_as(status)
 
     def _begin(self) -> None:
-        # Here, because they are slow to import, and start threads.
+        # Imported here because they are slow to import, and start threads.
         from energyest.program.program_run import ProgramRun  # noqa: PLC0415
         from energyest.tracking.checks import check_folder, check_settings  # noqa: PLC0415
         from energyest.tracking.session import Session  # noqa: PLC0415
@@ -175,7 +174,7 @@ class _Measured:
         tasks = os.environ.get("SLURM_NTASKS_PER_NODE", "1")
         if tasks != "1":
             session.note(
-                f"{tasks} tasks run on this machine: the GPUs are those that the first of them sees"
+                f"{tasks} tasks run on this machine: only the GPUs seen by the first are measured"
             )
         self._session, self._run = session, ProgramRun(session, options.epochs)
         self._run.start()
@@ -193,7 +192,7 @@ class _Measured:
         return copy
 
     def _read(self) -> None:
-        """In a thread of its own: see the epochs in what the program has written."""
+        """In a thread of its own, find epochs in the program's output."""
         lines: dict[int, LineReader] = {}
         while (piece := self._pieces.get()) is not None:
             number, data = piece
@@ -226,17 +225,17 @@ class _Measured:
 
     def _end(self, status: str) -> None:
         if self._session is not None and self._has_lost_lines:
-            self._session.note("epochs: the output came too fast, and not all of it was read")
+            self._session.note("epochs: the output came too fast, so that not all of it was read")
         if self._run is not None:
             self._run.finish(status)
 
     def _attempt(self, action: Callable[[], None]) -> None:
-        """Do what must not cost the program anything."""
+        """Run an action whose failure must not affect the program."""
         try:
             action()
         except Exception as error:
             log.warning(
-                "energyest: not measured, the program runs nevertheless: %s: %s",
+                "energyest: not measured, but the program runs: %s: %s",
                 type(error).__name__,
                 error,
             )

@@ -1,4 +1,4 @@
-"""What programs print of their epochs, and what of it begins or ends one."""
+"""How programs print their epochs, and whether such a line begins or ends one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from energyest.errors import ConfigurationError
 
 Edge = Literal["begins", "ends"]
 
-# Longer lines say nothing of an epoch beyond this.
+# Longer lines are read only up to here.
 _LONGEST_LINE = 4096
 _LINE_END = re.compile(rb"[\r\n]")
 # Colours and movements of the cursor.
@@ -24,11 +24,11 @@ class EpochPattern:
     """How a line names an epoch.
 
     Attributes:
-        name: whose line it is.
-        regex: has a group `epoch`, the epoch's number; and it may have one of the groups `epochs`,
-            how many there are to be, and `last`, the number of the last.
-        edge: what happens to the epoch where the line comes, the first time with its number.
-        first: number of the first epoch; None where that is 0 if a 0 comes first, and else 1.
+        name: the framework that prints the line.
+        regex: has a group `epoch`, the epoch's number; may have one of the groups `epochs`, the
+            planned number of epochs, and `last`, the number of the last epoch.
+        edge: whether the first line with an epoch's number begins or ends the epoch.
+        first: number of the first epoch; None to infer it: 0 if a 0 comes first, else 1.
     """
 
     name: str
@@ -42,9 +42,9 @@ class SeenEpoch(NamedTuple):
 
     Attributes:
         number: its number, counted from 0.
-        epochs: how many there are to be; None if the line does not say so.
-        edge: what happens to it.
-        pattern: whose line it was.
+        epochs: planned number of epochs; None if the line does not state it.
+        edge: whether the line begins or ends it.
+        pattern: name of the pattern that matched.
     """
 
     number: int
@@ -54,17 +54,23 @@ class SeenEpoch(NamedTuple):
 
 
 BUILT_IN = (
-    # Its bar of tqdm is there from the first batch on, and is drawn again at each.
+    # The tqdm bar appears with the first batch, and is redrawn with each.
     EpochPattern(
         "lightning", re.compile(r"^Epoch (?P<epoch>\d+):\s+(?:\d+%\||\d+it \[)"), "begins", None
     ),
-    # That of rich has the last epoch's number behind the slash.
+    # The rich bar has the last epoch's number after the slash. A full one begins nothing: into a
+    # file or a pipe, rich writes only the last bar, when the training is over.
     EpochPattern(
-        "lightning", re.compile(r"^\s*Epoch (?P<epoch>\d+)/(?P<last>\d+)\s+[━╸╺]"), "begins", 0
+        "lightning",
+        re.compile(
+            r"^\s*Epoch (?P<epoch>\d+)/(?P<last>\d+)\s+[━╸╺ ]+\s(?!(?P<all>\d+)/(?P=all) )\d+/"
+        ),
+        "begins",
+        0,
     ),
     # A line of its own before the epoch.
     EpochPattern("keras", re.compile(r"^Epoch (?P<epoch>\d+)/(?P<epochs>\d+)\s*$"), "begins", 1),
-    # A bar from the first batch on; then the GPU's memory.
+    # A bar from the first batch on, with the GPU's memory next.
     EpochPattern(
         "ultralytics",
         re.compile(r"^\s+(?P<epoch>\d+)/(?P<epochs>\d+)\s+\d+(?:\.\d+)?[GM]\s"),
@@ -73,7 +79,7 @@ BUILT_IN = (
     ),
     # The examples of PyTorch: a line every few batches, from the first on.
     EpochPattern("pytorch", re.compile(r"^Train Epoch: (?P<epoch>\d+) \["), "begins", 1),
-    # What is logged every so many steps, and at the end of an epoch: epochs that are over, with a
+    # Logged every few steps and at the end of an epoch: the number of completed epochs, with a
     # fraction. Newer versions write numbers as text.
     EpochPattern(
         "huggingface",
@@ -82,17 +88,17 @@ BUILT_IN = (
         1,
     ),
 )
-# The Trainer of Hugging Face shows its steps: the first bar is the training's.
+# Hugging Face's Trainer shows its steps: the first bar is the training's.
 _STEPS = re.compile(r"^\s*\d+%\|.*\| (?P<step>\d+)/(?P<steps>\d+) \[")
-# A bar is drawn some steps late: this close to a whole number of epochs, it is meant.
-_NEAR = 0.1
+# A log rounds its number of epochs: this close to a whole number, that number is meant.
+_NEAR = 0.01
 
 
 def users_pattern(regex: str, edge: Edge) -> EpochPattern:
-    """A pattern of the user's own.
+    """Make a pattern from a user's regular expression.
 
     Raises:
-        ConfigurationError: it is no regular expression, or has no group `epoch`.
+        ConfigurationError: it is not a regular expression, or has no group `epoch`.
     """
     try:
         compiled = re.compile(regex)
@@ -106,28 +112,30 @@ def users_pattern(regex: str, edge: Edge) -> EpochPattern:
 
 
 class EpochReader:
-    """Reads epochs from the lines of a program; the first pattern that fits is the program's.
+    """Reads epochs from a program's lines; the first pattern that matches is used from then on.
 
     Args:
-        patterns: those to look for.
+        patterns: the patterns to try.
     """
 
     def __init__(self, patterns: Sequence[EpochPattern] = BUILT_IN) -> None:
         self._patterns = tuple(patterns)
         self._first: int | None = None
-        self._step = self._steps = 0
+        self._steps = 0
+        # What a log said since the bar was last drawn: the epoch, and how many are over.
+        self._told: tuple[SeenEpoch, float] | None = None
 
     def read(self, line: str) -> SeenEpoch | None:
-        """The epoch that a line names, if it does."""
+        """The epoch that a line names, again where a later line says how many there will be."""
         if bar := _STEPS.match(line):
-            self._see_steps(int(bar["step"]), int(bar["steps"]))
+            return self._see_steps(int(bar["step"]), int(bar["steps"]))
         for pattern in self._patterns:
             if found := pattern.regex.search(line):
                 try:
                     number = float(found["epoch"])
                     seen = self._seen(pattern, number, found.groupdict())
                 except (TypeError, ValueError, OverflowError):
-                    continue  # a user's group that holds no number
+                    continue  # a group of the user's pattern does not hold a number
                 self._patterns = (pattern,)
                 return seen
         return None
@@ -143,38 +151,39 @@ class EpochReader:
             epochs = int(float(groups["epochs"] or 0))
         elif groups.get("last"):
             epochs = int(groups["last"] or 0) - first + 1
-        elif pattern.name == "huggingface":
-            epochs = self._epochs_by_steps(number)
         index = math.floor(number) - first
-        return SeenEpoch(index, epochs, pattern.edge, pattern.name) if index >= 0 else None
-
-    def _see_steps(self, step: int, steps: int) -> None:
-        self._steps = self._steps or steps
-        if steps == self._steps:
-            self._step = step
-
-    def _epochs_by_steps(self, done: float) -> int | None:
-        if not self._step:
+        if index < 0:
             return None
-        epochs = done * self._steps / self._step
+        seen = SeenEpoch(index, epochs, pattern.edge, pattern.name)
+        if pattern.name == "huggingface":
+            self._told = seen, number
+        return seen
+
+    def _see_steps(self, step: int, steps: int) -> SeenEpoch | None:
+        """The bar of the training is drawn late, but drawn anew below each line of the log."""
+        self._steps = self._steps or steps
+        if steps != self._steps or not step or self._told is None:
+            return None
+        (seen, done), self._told = self._told, None
+        epochs = done * steps / step
         whole = round(epochs)
-        return whole if whole and abs(epochs - whole) <= _NEAR * whole else None
+        return seen._replace(epochs=whole) if abs(epochs - whole) <= _NEAR * whole else None
 
 
 class LineReader:
-    """Cuts what a program writes into lines; a bar that is drawn again is a line each time."""
+    """Splits a program's output into lines; a redrawn bar is a line each time."""
 
     def __init__(self) -> None:
         self._open = b""
 
     def feed(self, data: bytes) -> Iterator[str]:
-        """The lines that end in the next bytes, and the bar that stands at their end."""
+        """The lines that end in the next bytes, and the bar at their end, if any."""
         *ended, rest = _LINE_END.split(data)
         for part in ended:
             yield _text(self._open + part[:_LONGEST_LINE])
             self._open = b""
         self._open = (self._open + rest)[:_LONGEST_LINE]
-        # A bar is written at once, and its line ends only when it is drawn again.
+        # A bar is written at once, but its line ends only when it is redrawn.
         if b"%" in self._open:
             yield _text(self._open)
 

@@ -1,4 +1,4 @@
-"""What a program writes: on to where it would go, unchanged, and a copy to whoever reads it."""
+"""A program's output: passed on unchanged to where it would go, with a copy for reading."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import time
 from collections.abc import Callable, Sequence
 
 _CHUNK = 65536
-# How long what a process left behind may hold the output after the program's end.
+# How long a process left behind by the program may hold the output after the program's end.
 _LEFT_BEHIND_S = 2.0
 
 
 class Tap:
-    """One stream of a program: a pseudo-terminal where ours is a terminal, a pipe elsewhere.
+    """One output stream of a program: a pseudo-terminal if ours is a terminal, else a pipe.
 
-    The pseudo-terminal is nobody's controlling terminal: keys, and signals by keys, reach the
-    program from the real one, whose process group it shares.
+    The pseudo-terminal is not a controlling terminal: keys, and signals by keys, reach the program
+    from the real terminal, whose process group it shares.
 
     Args:
-        outlet: our descriptor, where the bytes go.
-        descriptors: those of the program that are this stream.
+        outlet: our file descriptor, to which the bytes go.
+        descriptors: the program's file descriptors that are this stream.
     """
 
     def __init__(self, outlet: int, descriptors: Sequence[int]) -> None:
@@ -44,10 +44,10 @@ class Tap:
         self._thread: threading.Thread | None = None
 
     def start(self, copy: Callable[[bytes], None]) -> None:
-        """The program has its end: pass on what it writes.
+        """Pass on what the program writes, now that it holds its end of the stream.
 
         Args:
-            copy: gets each piece after it was passed on; must neither wait nor raise.
+            copy: called with each piece after it was passed on; must neither wait nor raise.
         """
         os.close(self.program_end)
         self._thread = threading.Thread(
@@ -56,17 +56,17 @@ class Tap:
         self._thread.start()
 
     def resize(self) -> None:
-        """The terminal's window has another size."""
+        """Adopt a new size of the terminal's window."""
         if self.is_terminal:
             with contextlib.suppress(OSError):
                 size = fcntl.ioctl(self._outlet, termios.TIOCGWINSZ, bytes(8))
                 fcntl.ioctl(self._source, termios.TIOCSWINSZ, size)
 
     def finish(self, ended_s: float) -> bool:
-        """The program has ended: wait for the last it wrote.
+        """Wait for the last output of the program, which has ended.
 
         Args:
-            ended_s: when, on the monotonic clock.
+            ended_s: when it ended, on the monotonic clock.
 
         Returns:
             False if another process still holds the stream, and writes nothing.
@@ -80,7 +80,7 @@ class Tap:
         return True
 
     def _set_up_terminal(self) -> None:
-        """As the real one, which does itself what is to be done with line ends."""
+        """Copy the real terminal's settings, and leave the conversion of line ends to that one."""
         with contextlib.suppress(termios.error, OSError):
             settings = termios.tcgetattr(self._outlet)
             settings[1] &= ~termios.OPOST
@@ -100,9 +100,9 @@ class Tap:
                 self.is_in_line = data[-1:] not in b"\r\n"
                 copy(data)
         except OSError:
-            pass  # a pseudo-terminal whose last user is gone, or nobody reads our output any more
+            pass  # the pseudo-terminal's last user is gone, or nobody reads our output any more
         finally:
-            # Now the program meets the same: its next write fails.
+            # Now the program sees the same error: its next write fails.
             os.close(self._source)
 
     def _write(self, data: bytes) -> None:
@@ -115,11 +115,11 @@ class Tap:
 
 
 def make_taps() -> list[Tap]:
-    """Those of a program that writes where this process does; none for what is closed here."""
+    """Make the taps for a program that writes where this process does; none for closed streams."""
     places: dict[tuple[int, int], list[int]] = {}
     for descriptor in (1, 2):
         with contextlib.suppress(OSError):
             status = os.fstat(descriptor)
             places.setdefault((status.st_dev, status.st_ino), []).append(descriptor)
-    # Where both go to one place, one stream keeps their order.
+    # If both go to the same place, a single stream keeps their order.
     return [Tap(descriptors[0], descriptors) for descriptors in places.values()]

@@ -1,4 +1,4 @@
-"""A program's run: from the epochs that it tells of to rows of a trace."""
+"""A program's run: turns the epochs seen in its output into rows of a trace."""
 
 from __future__ import annotations
 
@@ -13,41 +13,43 @@ from energyest.tracking.session import Session
 
 log = logging.getLogger("energyest")
 
-# Output of several processes is mixed: a line of the epoch before may come late.
+# The output of several processes is mixed: a line of the previous epoch may come late.
 _LATE = 1
 
 
 class ProgramRun:
-    """Rows of a program that runs; until an epoch is seen there is one, from the start on.
+    """The rows of a running program; until an epoch is seen there is one row, from the start on.
 
     Args:
-        session: records them.
-        epochs: how many are planned; None to go by what the program tells.
+        session: records the rows.
+        epochs: number of planned epochs; None to use the number in the program's output.
     """
 
     def __init__(self, session: Session, epochs: int | None) -> None:
         self._session = session
         self._epochs = epochs
-        # The last epoch that was seen, and whether some were not.
+        # The last epoch seen, and whether some were missed.
         self._last: SeenEpoch | None = None
         self._has_gaps = False
 
     def start(self) -> None:
-        """The program is about to begin."""
+        """Begin measuring, just before the program starts."""
         self._session.start()
         self._session.start_row()
 
     def see(self, seen: SeenEpoch) -> None:
-        """A line of the program has named an epoch."""
+        """Handle a line of the program that names an epoch."""
         session, last = self._session, self._last
-        # A smaller number is a line that comes late, or another training that begins.
+        # A slightly smaller number is a late line; a much smaller one, a new training.
         if last is not None and last.number - _LATE <= seen.number <= last.number:
+            if seen.number == last.number:
+                self._plan(seen)  # how many there will be may be told later than the epoch
             return
         self._has_gaps |= last is not None and seen.number > last.number + 1
         if seen.edge == "begins":
             if last is not None:
                 self._end_row()
-            # What came before the first epoch is no part of it.
+            # The time before the first epoch is not part of it.
             session.start_row(seen.number, continues=last is not None)
         else:
             if last is not None:
@@ -57,7 +59,7 @@ class ProgramRun:
         self._plan(seen)
 
     def finish(self, status: str) -> None:
-        """The program has ended.
+        """End the run after the program has ended.
 
         Args:
             status: `finished`, or what ended it.
@@ -66,7 +68,7 @@ class ProgramRun:
         if last is None:
             session.note("epochs: none was recognised in the output: the program is one row")
         if self._has_gaps:
-            session.note("epochs: the program did not tell of each: a row may hold several")
+            session.note("epochs: the output did not show each of them: a row may hold several")
         if status == "finished":
             if session.in_row:
                 self._end_row()
@@ -77,11 +79,11 @@ class ProgramRun:
 
     @property
     def summary(self) -> str:
-        """What the program has cost, after its end."""
+        """The cost of the program, after its end."""
         session = self._session
         trace = session.trace
         total_J = trace.total_J
-        energy = format_energy(total_J) if math.isfinite(total_J) else "an energy not known (NaN)"
+        energy = format_energy(total_J) if math.isfinite(total_J) else "an unknown energy (NaN)"
         duration = format_duration(read_number(trace.meta, "duration_s") or math.nan)
         told = "no epoch recognised in the output"
         if self._last is not None:
@@ -89,7 +91,7 @@ class ProgramRun:
         text = f"{energy} in {duration}, {told}"
         if session.folder is not None:
             text += f"; trace in {session.folder}"
-        # Of a program that has finished, the total is no projection.
+        # If the program has finished, its total is not a projection.
         if read_text(trace.meta, "status") != "finished" and (projection := session.projection):
             text += f"\nenergyest: to its planned end it would have been {projection}"
         return text

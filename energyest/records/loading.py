@@ -62,7 +62,7 @@ def load_trace(folder: str | Path, *, ranks: Sequence[int] | None = None) -> Ene
 
 
 def _noted(trace: EnergyTrace) -> EnergyTrace:
-    """The trace, with a note on the devices of which nothing was recorded before the run died."""
+    """The trace, with a note on the devices of which nothing was recorded before the cut-off."""
     unread = [str(device.get("device")) for device in unread_devices(trace)]
     if not unread or "total_J" in trace.meta:
         return trace

@@ -62,6 +62,10 @@ class FirstProjection:
         self._host_W = power_now(trace, ("cpu", "ram"))
         # PRE only covers training on one GPU.
         self._pending = len(self._gpus) == 1 and plan.world_size == 1
+        if not self._pending:
+            count = max(len(self._gpus), plan.world_size) if self._gpus else 0
+            why = f"PRE needs a training on one GPU, and this one uses {count or 'none'}"
+            session.describe(first_projection_note=why)
         self._length = Length()
         self._row_samples: tuple[int | None, int] = (None, 0)
         self._workload: Workload | None = None

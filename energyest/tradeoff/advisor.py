@@ -100,7 +100,7 @@ def advise(
 
     Raises:
         RunsError: there is no model or GPU, or one is given twice; a GPU is unknown (the message
-            lists the nearest names) or lacks data; the names in `epochs` or `quality` differ from
+            lists the closest names) or lacks data; the names in `epochs` or `quality` differ from
             those in `models`; an argument is invalid; a probe belongs to no pair; or
             `estimate_pre` raises an `EstimateError`.
 

@@ -1,4 +1,4 @@
-"""`EnergyCallback` beside peft and TRL, whose trainers inherit Hugging Face's."""
+"""`EnergyCallback` with peft and TRL, whose trainers inherit from Hugging Face's."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ trace says was not measured, *longest call* how long the monitor delayed the tra
 wrong use a simulated clock here, on which no call takes long; `tests/long` repeats them in real
 time.
 
-In all cases, the training continues, or ends with its own exit status. *Is not held up* means
+In all cases, the training continues, or ends with its own exit status. *Is not delayed* means
 that no call of the monitor at the start or end of an epoch takes longer than {LONGEST_CALL_S:g}
 s.
 """

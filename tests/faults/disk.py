@@ -31,7 +31,7 @@ from tests.faults import (
 )
 from tests.faults.training import train
 
-GOES_ON = "goes on, is not held up"
+GOES_ON = "continues, is not delayed"
 WRITER = "energyest.measure.writer"
 write = own_files.write
 
@@ -65,7 +65,8 @@ class FullDisk:
 @case(
     "the disk is full from the second epoch to the end",
     GOES_ON,
-    "what fitted in stays readable; in memory, the trace is whole and can be saved elsewhere",
+    "what fitted on the disk stays readable; in memory, the trace is complete and can be saved "
+    "elsewhere",
     goes_on,
     within(1),
     nothing_missing,
@@ -90,7 +91,7 @@ def disk_is_full(scene: Scene, folder: Path) -> Outcome:
 @case(
     "the disk is full for 3 s",
     GOES_ON,
-    "is written anew from memory and then is whole; one warning, and one line when it works again",
+    "is written again from memory and then complete; one warning, and one line when it works again",
     goes_on,
     all_epochs_recorded,
     within(1),
@@ -117,12 +118,12 @@ def compared(scene: Scene, outcome: Outcome) -> Outcome:
 @case(
     "the folder of the trace vanishes",
     GOES_ON,
-    "is written anew from memory, in the same place",
+    "is written again from memory, in the same place",
     goes_on,
     all_epochs_recorded,
     within(1),
     nothing_missing,
-    warns("was taken away"),
+    warns("was removed"),
     fact("readings on disk are those in memory", True),
 )
 def folder_vanishes(scene: Scene, folder: Path) -> Outcome:
@@ -133,7 +134,7 @@ def folder_vanishes(scene: Scene, folder: Path) -> Outcome:
 @case(
     "the folder vanishes, and another run takes its name",
     GOES_ON,
-    "is written anew, beside the other's; both are whole",
+    "is written again, beside the other run's; both are complete",
     goes_on,
     all_epochs_recorded,
     within(1),
@@ -158,7 +159,7 @@ def folder_is_taken(scene: Scene, folder: Path) -> Outcome:
 @case(
     "the folder is moved, and the training changes its working directory",
     GOES_ON,
-    "is written anew where it was meant to be; what was moved stays as it was",
+    "is written again where it was meant to be; what was moved stays as it was",
     goes_on,
     all_epochs_recorded,
     within(1),
@@ -212,9 +213,9 @@ stays_in_memory = (
 
 
 @case(
-    "the folder is moved, and a link to a folder of the user's takes its place",
+    "the folder is moved, and a link to a folder of the user takes its place",
     GOES_ON,
-    "is in memory, whole; nothing is written through the link; one warning and a note",
+    "is complete in memory; nothing is written through the link; one warning and a note",
     *stays_in_memory,
 )
 def folder_is_exchanged_for_a_link(scene: Scene, folder: Path) -> Outcome:
@@ -223,9 +224,9 @@ def folder_is_exchanged_for_a_link(scene: Scene, folder: Path) -> Outcome:
 
 
 @case(
-    "the folder is moved, and another folder of the user's takes its place",
+    "the folder is moved, and another folder of the user takes its place",
     GOES_ON,
-    "is in memory, whole; nothing is written to that folder; one warning and a note",
+    "is complete in memory; nothing is written to that folder; one warning and a note",
     *stays_in_memory,
 )
 def folder_is_exchanged_for_another(scene: Scene, folder: Path) -> Outcome:
@@ -234,14 +235,15 @@ def folder_is_exchanged_for_another(scene: Scene, folder: Path) -> Outcome:
 
 
 @case(
-    "the folder holds files of the user's by the names of a trace's, and links by those of drafts",
+    "the folder contains files of the user with the names of a trace's files, and links with those "
+    "of drafts",
     GOES_ON,
-    "is whole, beside it; the files stay as they were; one warning says where it went",
+    "is complete, beside it; the files stay as they were; one warning says where it went",
     goes_on,
     all_epochs_recorded,
     within(1),
     nothing_missing,
-    warns("which is of no trace"),
+    warns("which is not part of a trace"),
     fact("own folder", "energy-2"),
     fact("what was there is as it was", True),
 )
@@ -280,7 +282,7 @@ def slow_disk(seconds: float) -> tuple[Callable[[], None], Callable[..., None]]:
     all_epochs_recorded,
     within(1),
     nothing_missing,
-    warns("has not taken the trace for seconds"),
+    warns("has not accepted the trace for seconds"),
     fact("readings on disk are those in memory", True),
 )
 def disk_stalls(scene: Scene, folder: Path) -> Outcome:
@@ -291,9 +293,9 @@ def disk_stalls(scene: Scene, folder: Path) -> Outcome:
 
 
 @case(
-    "the disk does not answer for longer than what waits for it may grow",
+    "the disk does not answer for longer than the queue may grow",
     GOES_ON,
-    "nothing is missing: is written anew from memory",
+    "nothing is missing: it is written again from memory",
     goes_on,
     all_epochs_recorded,
     within(1),
@@ -313,8 +315,8 @@ def disk_stalls_too_long(scene: Scene, folder: Path) -> Outcome:
 
 @case(
     "the disk does not answer any more",
-    GOES_ON + "; its end waits for 2 s",
-    "in memory, it is whole; on disk, it ends where the disk did; a warning at the end",
+    GOES_ON + "; its end takes 2 s longer",
+    "complete in memory; on disk, it ends where the disk did; a warning at the end",
     goes_on,
     within(1),
     nothing_missing,
@@ -330,7 +332,7 @@ def disk_hangs(scene: Scene, folder: Path) -> Outcome:
 
 
 @case(
-    "there is a file where the folder should be made",
+    "there is a file where the folder should be",
     GOES_ON,
     "is in memory; one warning",
     goes_on,

@@ -122,7 +122,7 @@ def killed(name: str, fault: str, signal_number: int) -> None:
     case(
         fault,
         OWN_EXIT,
-        "holds all but the last second, the epoch under way included",
+        "contains all but the last second, the current epoch included",
         ends_as_it_would,
         all_epochs_recorded,
         within(1),
@@ -136,17 +136,17 @@ def killed(name: str, fault: str, signal_number: int) -> None:
 
 killed(
     "sigkill",
-    "SIGKILL, as of the kernel when memory is out, in a run that is so long that its readings are "
-    "thinned",
+    "SIGKILL, as by the kernel when memory is exhausted, in a run so long that its readings are "
+    "merged",
     signal.SIGKILL,
 )
-killed("sigterm", "SIGTERM that nobody handles", signal.SIGTERM)
+killed("sigterm", "SIGTERM without a handler", signal.SIGTERM)
 
 
 @case(
     "`os._exit(4)`",
     OWN_EXIT,
-    "holds all but the last second",
+    "contains all but the last second",
     ends_as_it_would,
     all_epochs_recorded,
     within(1),
@@ -167,7 +167,7 @@ def closed_at_exit(name: str, fault: str, exit_status: int, end: Callable[[Run],
     case(
         fault,
         OWN_EXIT,
-        f'is whole; status "{CUT}"',
+        f'is complete; status "{CUT}"',
         ends_as_it_would,
         all_epochs_recorded,
         within(1),
@@ -185,11 +185,11 @@ def raise_error(run: Run) -> None:
 
 closed_at_exit(
     "exit_with_the_thread_alive",
-    "`sys.exit(3)`, and nobody ends the run",
+    "`sys.exit(3)` without ending the run",
     3,
     lambda run: sys.exit(3),
 )
-closed_at_exit("error_with_the_thread_alive", "an error that nobody catches", 1, raise_error)
+closed_at_exit("error_with_the_thread_alive", "an uncaught error", 1, raise_error)
 
 
 def run_out_of_memory(run: Run) -> None:
@@ -207,9 +207,9 @@ def run_out_of_memory(run: Run) -> None:
 
 
 @case(
-    "memory is out: a MemoryError in the training",
+    "memory is exhausted: a MemoryError in the training",
     OWN_EXIT,
-    'is whole; status "interrupted by MemoryError"',
+    'is complete; status "interrupted by MemoryError"',
     ends_as_it_would,
     all_epochs_recorded,
     within(1),
@@ -222,9 +222,9 @@ def out_of_memory(scene: Scene, folder: Path) -> Outcome:
 
 
 @case(
-    "the training forks, and the child goes on as if the run were its own",
-    "goes on, and so does the child: a lock that the monitor holds at the fork holds up neither",
-    "is the parent's alone",
+    "the training forks, and the child continues as if the run were its own",
+    "continues, and so does the child: a lock that the monitor holds at the fork delays neither",
+    "belongs to the parent alone",
     goes_on,
     all_epochs_recorded,
     within(1),
@@ -279,8 +279,8 @@ def forks(scene: Scene, folder: Path) -> Outcome:
 
 @case(
     "two runs at once in one process",
-    "goes on, is not held up",
-    "each is whole, in a folder of its own",
+    "continues, is not delayed",
+    "each is complete, in a folder of its own",
     goes_on,
     all_epochs_recorded,
     within(1),
@@ -301,7 +301,7 @@ def two_runs(scene: Scene, folder: Path) -> Outcome:
 
 @case(
     "the clock is set back by an hour, and then ahead by a day",
-    "goes on, is not held up",
+    "continues, is not delayed",
     "nothing is missing, no time is negative",
     goes_on,
     all_epochs_recorded,

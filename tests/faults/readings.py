@@ -39,7 +39,7 @@ from tests.faults import (
 )
 from tests.faults.training import train
 
-GOES_ON = "goes on, is not held up"
+GOES_ON = "continues, is not delayed"
 # Each sort of reading fails on a GPU of its own, and all of them on the last.
 SORTS = ((POWER,), (COUNTER,), (UTILIZATION,), (MEMORY,), (TEMPERATURE,), EVERYTHING)
 GPUS = range(len(SORTS))
@@ -80,9 +80,9 @@ def report_power(scene: Scene, watts: float) -> None:
 
 
 @case(
-    "each sort of reading (power, counter, utilisation, memory, temperature, all) fails once",
+    "each kind of reading (power, counter, utilisation, memory, temperature, all) fails once",
     GOES_ON,
-    "nothing is missing; where all failed, one failed reading",
+    "nothing is missing; if all failed, one failed reading",
     *always,
     within(1),
     nothing_missing,
@@ -96,9 +96,9 @@ def fails_once(scene: Scene, folder: Path) -> Outcome:
 
 
 @case(
-    "each sort of reading fails every third time",
+    "each kind of reading fails every third time",
     GOES_ON,
-    "nothing is missing; every third reading failed where all did",
+    "nothing is missing; if all failed, every third reading failed",
     *always,
     within(1),
     nothing_missing,
@@ -112,7 +112,7 @@ def fails_often(scene: Scene, folder: Path) -> Outcome:
 
 
 @case(
-    "each sort of reading fails for 4 s",
+    "each kind of reading fails for 4 s",
     GOES_ON,
     "nothing is missing: the counter covers the gap, or power does where it is the counter",
     *always,
@@ -128,9 +128,9 @@ def fails_for_4_s(scene: Scene, folder: Path) -> Outcome:
 
 
 @case(
-    "each sort of reading fails for a little more than 5 s",
+    "each kind of reading fails for a little more than 5 s",
     GOES_ON,
-    "of the run nothing is missing; the epochs in which nothing of a GPU was read are NaN",
+    "the run is complete; the epochs in which nothing was read from a GPU are NaN",
     *always,
     total_within(1),
     unknown(1, 2, 3, 4, 5, 6),
@@ -145,9 +145,9 @@ def fails_for_5_s(scene: Scene, folder: Path) -> Outcome:
 
 
 @case(
-    "one sort of reading fails for ever: power, counter, utilisation, memory or temperature",
+    "one kind of reading fails for ever: power, counter, utilisation, memory or temperature",
     GOES_ON,
-    "nothing is missing: power stands in for the counter, the counter for power",
+    "nothing is missing: power replaces the counter, the counter replaces power",
     *always,
     within(1),
     nothing_missing,
@@ -164,9 +164,10 @@ def one_sort_fails_for_ever(scene: Scene, folder: Path) -> Outcome:
 
 
 @case(
-    "one of two GPUs is lost in mid-run",
+    "one of two GPUs is lost during the run",
     GOES_ON,
-    "epochs without it are NaN, and so is the total: a sum without it would look whole; "
+    "epochs without it are NaN, and so is the total, because a sum without it would look "
+    "complete; "
     "the seconds are counted; the other GPU is right",
     *always,
     unknown(2, 3, 4, 5, 6, 7, 8),
@@ -185,7 +186,7 @@ def gpu_is_lost(scene: Scene, folder: Path) -> Outcome:
 
 
 @case(
-    "a GPU is lost for 7 s; its counter has gone on",
+    "a GPU is lost for 7 s; its counter continues",
     GOES_ON,
     "of the run nothing is missing: the counter covers the gap; its epochs are NaN, as nobody "
     "knows how its energy spreads over them",
@@ -231,7 +232,7 @@ def counter_case(
     case(fault, GOES_ON, trace, *always, within(1), nothing_missing, simulated=True)(provoke)
 
 
-STANDS_IN = "nothing is missing: power stands in"
+STANDS_IN = "nothing is missing: power replaces the counter"
 counter_case(
     "the counter stands still",
     STANDS_IN,
@@ -283,9 +284,9 @@ def counter_runs_backwards(scene: Scene, folder: Path) -> Outcome:
 
 
 @case(
-    "the counter stands still where the board tells no power",
+    "the counter stands still on a board that reports no power",
     GOES_ON,
-    "NaN from then on: no 0 J for a GPU that nobody can read",
+    "NaN from then on: no 0 J for a GPU that cannot be read",
     *always,
     unknown(1, 2, 3, 4),
     total_unknown,
@@ -328,7 +329,7 @@ def power_case(name: str, fault: str, watts: float) -> None:
     case(
         f"power reads {fault}, on a board without counter",
         GOES_ON,
-        "such readings failed: NaN from then on, never 0 J",
+        "such readings count as failed: NaN from then on, never 0 J",
         *always,
         unknown(1, 2, 3, 4, 5, 6, 7),
         total_unknown,
@@ -370,7 +371,7 @@ def power_reads_nan(scene: Scene, folder: Path) -> Outcome:
 # ---------------------------------------------------------------------- calls that hang
 
 HANG_S = 10.0
-# A gap that is longer is none to be bridged.
+# A longer gap is not bridged.
 BRIDGED_S = 5.0
 
 
@@ -414,7 +415,7 @@ def driver_hangs(scene: Scene, folder: Path) -> Outcome:
 
 @case(
     "a call of the driver hangs for ever",
-    GOES_ON + "; its end waits for 2 s",
+    GOES_ON + "; its end takes 2 s longer",
     "NaN from then on; a warning at the end",
     goes_on,
     all_epochs_recorded,

@@ -32,7 +32,7 @@ from tests.faults import (
 )
 from tests.faults.training import of_trace, train
 
-GOES_ON = "goes on, is not held up"
+GOES_ON = "continues, is not delayed"
 LOST = pynvml.NVML_ERROR_GPU_IS_LOST
 NOT_SUPPORTED = pynvml.NVML_ERROR_NOT_SUPPORTED
 EPOCHS = range(4)
@@ -44,7 +44,7 @@ lost: tuple[Check, ...] = (goes_on, all_epochs_recorded, unknown(*EPOCHS), total
 @case(
     "one of two GPUs cannot be opened",
     GOES_ON,
-    "all is NaN, for a sum without it would look whole; a warning and a note name it",
+    "everything is NaN, because a sum without it would look complete; a warning and a note name it",
     *lost,
     warns("GPU 1"),
     fact("note on it", True),
@@ -58,9 +58,9 @@ def gpu_cannot_be_opened(scene: Scene, folder: Path) -> Outcome:
 
 
 @case(
-    "the board tells neither its power nor its energy",
+    "the board reports neither power nor energy",
     GOES_ON,
-    "all is NaN; one warning",
+    "everything is NaN; one warning",
     *lost,
     warns("neither its power nor its energy"),
     simulated=True,
@@ -72,7 +72,7 @@ def board_tells_nothing(scene: Scene, folder: Path) -> Outcome:
 
 
 @case(
-    "the driver lacks functions, and says names in another encoding",
+    "the driver lacks functions, and gives names in another encoding",
     GOES_ON,
     "nothing is missing",
     *whole,
@@ -89,7 +89,8 @@ def old_driver(scene: Scene, folder: Path) -> Outcome:
 @case(
     "the power limit is not known, and the counter jumps ahead by 1 GJ",
     GOES_ON,
-    "nothing is missing: three times the data sheet's power is not believed, and power stands in",
+    "nothing is missing: three times the data sheet's power is not believed, and power replaces "
+    "the counter",
     *whole,
     simulated=True,
 )
@@ -102,7 +103,7 @@ def limit_is_not_known(scene: Scene, folder: Path) -> Outcome:
 @case(
     "there is no /proc",
     GOES_ON,
-    "processors and memory are NaN, and so is the whole; one warning",
+    "processors and memory are NaN, and so is the total; one warning",
     goes_on,
     fact("epochs NaN", [True, True]),
     fact("GPU known", True),
@@ -124,9 +125,9 @@ def no_proc(scene: Scene, folder: Path) -> Outcome:
 
 
 @case(
-    "the process can have no more threads",
+    "the process cannot start any more threads",
     GOES_ON,
-    "all is NaN, and written when the run ends; one warning",
+    "everything is NaN, and written when the run ends; one warning",
     *lost,
     warns("can't start new thread"),
 )
@@ -140,8 +141,8 @@ def no_threads(scene: Scene, folder: Path) -> Outcome:
 
 @case(
     "`track()` without `with`, and nobody starts the run",
-    "goes on",
-    "all is NaN; one warning",
+    "continues",
+    "everything is NaN; one warning",
     fact("epochs NaN", [True, True]),
     fact("total is NaN", True),
     status("finished"),
@@ -174,8 +175,8 @@ def begins_soon(scene: Scene, act: Callable[[], Outcome]) -> Outcome:
 
 @case(
     "`nvmlInit` hangs for 5 s",
-    GOES_ON + "; its start waits for 1.5 s",
-    "NaN until NVML answers, and of the whole; from then on, epochs are right; one warning",
+    GOES_ON + "; its start takes 1.5 s longer",
+    "NaN until NVML answers, and so is the total; from then on, epochs are right; one warning",
     goes_on,
     all_epochs_recorded,
     total_unknown,
@@ -194,8 +195,8 @@ def nvml_is_slow(scene: Scene, folder: Path) -> Outcome:
 
 @case(
     "`nvmlInit` hangs for ever",
-    GOES_ON + "; its start waits for 1.5 s",
-    "all is NaN; one warning; the process ends as it would",
+    GOES_ON + "; its start takes 1.5 s longer",
+    "everything is NaN; one warning; the process ends as it would",
     *lost,
     fact("begins within 2 s", True),
     warns("until NVML answers"),
@@ -207,8 +208,8 @@ def nvml_hangs(scene: Scene, folder: Path) -> Outcome:
 
 @case(
     "the disk does not answer for 4 s when the run begins",
-    GOES_ON + "; its start waits for 1.5 s",
-    "nothing is missing: is written from memory once the disk answers; one warning",
+    GOES_ON + "; its start takes 1.5 s longer",
+    "nothing is missing: it is written from memory once the disk answers; one warning",
     goes_on,
     all_epochs_recorded,
     within(1),

@@ -236,7 +236,7 @@ def exception_in_any_hook(scene: Scene, folder: Path) -> Outcome:
 
 
 @case(
-    "another callback fails in `on_exception`, so that the monitor does not learn of the end",
+    "another callback fails in `on_exception`, so that the monitor is not told of the end",
     "ends with that exception; the next `fit` is trained and measured as any other",
     'is closed at the next `fit`, or when the process ends; status "interrupted"',
     goes_on,
@@ -294,8 +294,8 @@ def sigterm_in_lightning(scene: Scene, folder: Path) -> Outcome:
 
 @case(
     "data-loader workers by `os.fork`, two for each epoch and validation",
-    "goes on",
-    "is the parent's alone",
+    "continues",
+    "belongs to the parent alone",
     goes_on,
     all_epochs_recorded,
     RIGHT,
@@ -319,8 +319,8 @@ def forked_workers(scene: Scene, folder: Path) -> Outcome:
 
 @case(
     "two monitors at once",
-    "goes on",
-    "each is whole, in a folder of its own",
+    "continues",
+    "each is complete, in a folder of its own",
     goes_on,
     all_epochs_recorded,
     RIGHT,
@@ -339,8 +339,8 @@ def two_monitors(scene: Scene, folder: Path) -> Outcome:
 
 @case(
     "`fit` twice, then `fit`, `validate`, `fit`, with one monitor",
-    "goes on",
-    "each `fit` has its own; validating in between is in none",
+    "continues",
+    "each `fit` has its own; the validation in between is in none",
     goes_on,
     all_epochs_recorded,
     RIGHT,
@@ -390,9 +390,9 @@ def timer_calls(handler: Callable[..., object], every_s: float) -> Iterator[None
 
 
 @case(
-    "a signal handler saves checkpoints and asks for totals, as on SLURM Lightning's own does",
-    "goes on",
-    "nothing is missing; each checkpoint holds whole epochs",
+    "a signal handler saves checkpoints and asks for totals, as Lightning's own does on Slurm",
+    "continues",
+    "nothing is missing; each checkpoint contains whole epochs",
     goes_on,
     all_epochs_recorded,
     RIGHT,
@@ -426,7 +426,7 @@ def handler_saves_checkpoints(scene: Scene, folder: Path) -> Outcome:
 
 
 @case(
-    "a signal handler raises an error, as for a limit of time of the user's own",
+    "a signal handler raises an error, as for a time limit of the user's own",
     "ends with that error",
     'is closed, with no thread left; status "interrupted by" it',
     fact("ends with that error", True),

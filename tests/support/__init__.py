@@ -1,1 +1,1 @@
-"""What several test modules need; none of them imports another."""
+"""Code shared by several test modules, which do not import each other."""

@@ -73,21 +73,21 @@ class Data(Dataset[Any]):
 
 @dataclass
 class Setting:
-    """How a training goes, in words of no framework.
+    """A training, described independently of any framework.
 
     Attributes:
-        folder: for what the framework writes itself.
-        epochs: how many.
-        samples: in an epoch; the last batch of eight may be smaller.
-        validates: at the end of each epoch, on two batches.
-        accumulates: batches to an optimizer step.
-        max_steps: optimizer steps after which it ends; None for none.
-        step_s, validation_s: how long a batch takes, at least.
+        folder: folder for the framework's own files.
+        epochs: number of epochs.
+        samples: samples in an epoch; the last batch of eight may be smaller.
+        validates: whether to validate on two batches at the end of each epoch.
+        accumulates: batches per optimizer step.
+        max_steps: optimizer steps after which it ends; None for no limit.
+        step_s, validation_s: the least duration of a batch.
         at_batch: called in each training batch with its number.
-        patience: epochs without a better loss in validation after which it ends; None for none.
-        saves: whether a checkpoint is made at the end.
-        resumes: whether it goes on from that one.
-        learning_rate: 0 for a training that does not get better.
+        patience: epochs without a better validation loss after which it ends; None for no limit.
+        saves: whether a checkpoint is saved at the end.
+        resumes: whether it resumes from that checkpoint.
+        learning_rate: 0 for a training that does not improve.
     """
 
     folder: Path
@@ -238,7 +238,7 @@ class ByHuggingFace:
 
 
 class ByHand:
-    """`track()`: the loop is the user's, who says what happens."""
+    """`track()`: the user's own loop reports what happens."""
 
     name, loss, has_trainer = "track", "loss", False
 

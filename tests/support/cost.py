@@ -1,4 +1,4 @@
-"""What something costs, whoever else is busy on the machine."""
+"""The cost of an action, independent of other load on the machine."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pytest
 
 
 def use_cuda(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    """Let torch use so many GPUs of which it tells nothing."""
+    """Make torch use a number of GPUs without giving any information about them."""
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)

@@ -33,10 +33,10 @@ class Ended(NamedTuple):
 
 
 class Forks:
-    """Starts processes, each of which calls a function and then ends as any process of Python.
+    """Starts processes, each of which calls a function and then exits like any Python process.
 
     Args:
-        environment: of all of them.
+        environment: environment of all of them.
     """
 
     def __init__(self, environment: dict[str, str]) -> None:

@@ -1,7 +1,7 @@
-"""Numbers that no change of structure may move: STEP, baselines, PRE, the trade-off analysis.
+"""Numbers that refactoring must not change: STEP, baselines, PRE, the trade-off analysis.
 
-`python -m tests.support.golden` writes tests/data/golden.json.gz anew; do that only where a change
-is meant to change results, and say so in its commit.
+`python -m tests.support.golden` rewrites tests/data/golden.json.gz; do this only if a change is
+meant to change results, and say so in its commit.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def tradeoff() -> Numbers:
 
 
 def of_estimate(name: str, make: Callable[[], Estimate]) -> Numbers:
-    """The numbers of an estimate, or what kind of error stands in its place."""
+    """The numbers of an estimate, or the kind of error instead."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -70,7 +70,7 @@ def samples(number: int = 16, *, labels: str = "class") -> list[dict[str, Any]]:
 
 
 class Stream(IterableDataset[Any]):
-    """Texts without end, or so many."""
+    """An endless or limited number of texts."""
 
     def __init__(self, number: int | None = None) -> None:
         self.number = number

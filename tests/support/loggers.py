@@ -1,4 +1,4 @@
-"""What the loggers of a Trainer hold."""
+"""The contents of a Trainer's loggers."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def check_truth(folder: Path) -> EnergyTrace:
 
 
 def check_death(result: Trained, option: str) -> None:
-    """A rank dies or fails in its third epoch: what was measured is in every folder."""
+    """A rank dies or fails in its third epoch; every folder must hold what was measured."""
     assert 0 not in result.statuses
     # No word of the monitor's, and no error from within it (the folder may be called as it is).
     assert "energyest: " not in result.stderr

@@ -10,13 +10,13 @@ from energyest.measure.sensors import Device, Reading
 
 
 class Constant:
-    """A device that always draws the same: the energy of any span of time is known.
+    """A device with constant power, so that the energy of any span of time is known.
 
     Args:
-        watts: what it draws, and may be set anew.
-        device: such as `gpu:0`; what stands before the colon is the kind.
-        name: of the product.
-        counter_W: the power by which an energy counter grows; without it, it has none.
+        watts: its power, which may be changed later.
+        device: name such as `gpu:0`; the part before the colon is the kind.
+        name: name of the product.
+        counter_W: the power with which its energy counter grows; None for no counter.
         details: further facts, such as `uuid`.
     """
 
@@ -47,13 +47,13 @@ class Constant:
 
 
 class Failing(Constant):
-    """A device that cannot be read so many times from now on; infinity until that is set anew.
+    """A device whose next readings fail a number of times; infinity for until that is changed.
 
     Args:
-        watts: what it draws.
+        watts: its power.
         device: as above.
-        error: raised where it fails; without one, such a reading is NaN.
-        fails: how many times.
+        error: the error that a failing reading raises; without one, it is NaN.
+        fails: number of failures.
         options: as above.
     """
 

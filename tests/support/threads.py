@@ -10,7 +10,7 @@ from collections.abc import Callable
 from energyest.distributed.store_worker import StoreWorker
 from energyest.measure.recorder import Recorder
 
-# So long may a thread take to end that was told to: a call that hangs in a test ends with it.
+# How long a thread may take to end when asked to: a call that hangs in a test ends with it.
 ENDS_WITHIN_S = 30.0
 
 
@@ -28,9 +28,9 @@ def own_threads() -> set[threading.Thread]:
 
 
 def end_those_since(before: set[threading.Thread]) -> list[str]:
-    """End the threads that were not there before; returns what was left running, in words.
+    """End the threads that did not exist before; return a description of what was left running.
 
-    A recorder that was stopped may have a thread that hangs in a call yet: that comes back.
+    A stopped recorder may still have a thread that hangs in a call: that thread will return.
     """
 
     def left() -> set[threading.Thread]:

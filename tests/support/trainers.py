@@ -1,4 +1,4 @@
-"""Small Lightning trainings beside a monitor of devices whose power is known."""
+"""Small Lightning trainings with a monitor of devices with known power."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def make_trainer(pl: ModuleType, folder: Path, *callbacks: Any, **options: Any) 
 
 
 class Spy(pytorch_lightning.Callback):
-    """Notes something at the end of each epoch, after the monitor that stands before it."""
+    """Notes something at the end of each epoch, after the monitor, which is placed before it."""
 
     def __init__(self, look: Callable[[Any], Any]) -> None:
         self.look = look
@@ -149,7 +149,7 @@ def time_limits_go_by(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture, holding: str = "") -> list[str]:
-    """What the package has told so far, as far as it holds a text."""
+    """The package's log messages so far that contain a text."""
     messages = [r.getMessage() for r in caplog.records if r.name == "energyest"]
     return [message for message in messages if holding in message]
 
@@ -231,7 +231,7 @@ def batches(number: int) -> DataLoader[Any]:
 
 
 class AtBatch(pytorch_lightning.Callback):
-    """Looks at something at each batch's start, after the monitor that stands before it."""
+    """Looks at something at each batch's start, after the monitor, which is placed before it."""
 
     def __init__(self, look: Any) -> None:
         self.look = look

@@ -1,4 +1,4 @@
-"""What a run writes: a trace of so many epochs, and its lines."""
+"""The files of a run: a trace with a number of epochs, and its lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ META = {"run_id": "r", "status": "running"}
 
 
 def contents_of(rows: int) -> EnergyTrace:
-    """So many epochs, each with a reading."""
+    """A number of epochs, each with a reading."""
     count = np.arange(rows, dtype=float)
     readings: dict[str, Any] = {name: np.full(rows, 1.0) for name in storage.POWER_COLUMNS}
     readings |= {"time_s": count, "device": np.full(rows, "gpu:0", dtype=object)}

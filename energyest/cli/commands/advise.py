@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from energyest.cli import options
-from energyest.cli.facts import emissions
-from energyest.cli.output import print_json, say
+from energyest.cli.facts import Emissions, emissions
+from energyest.cli.output import print_json, print_table, say, say_line
 from energyest.cli.run_tables import with_units
 from energyest.cli.targets import workload_of
+from energyest.display import format_duration, format_energy
 from energyest.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from energyest.records.workload import Workload
+    from energyest.tradeoff import Advice
 
 
 @click.command("advise")
@@ -93,7 +96,42 @@ def command(
         table = with_units(found.table, carbon)
         print_json({"confidence": confidence, "pairs": table.to_dict(orient="records")})
         return
-    say(found)
+    _print(found, carbon)
+
+
+def _print(found: Advice, carbon: Emissions) -> None:
+    # Its text is a heading, the table and notes, with empty lines between them.
+    heading, *_, notes = str(found).split("\n\n")
+    say_line(heading)
+    front = found.front.to_dict(orient="records")
+    if front:
+        say("")
+        print_table(_columns(front, carbon), optional=("basis", "precision", "batch", "power"))
+        say("")
+    for line in notes.split("\n"):
+        say_line(f"- {line}")
+
+
+def _columns(rows: list[dict[Any, Any]], carbon: Emissions) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {
+        "model": [row["model"] for row in rows],
+        "gpu": [row["gpu"] for row in rows],
+        "batch": [row["batch_size"] for row in rows],
+        "precision": [row["precision"] for row in rows],
+        "energy": [format_energy(row["energy_J"]) for row in rows],
+        "from": [format_energy(row["energy_lower_J"]) for row in rows],
+        "to": [format_energy(row["energy_upper_J"]) for row in rows],
+        "CO2e": [carbon.text(row["energy_J"]).removesuffix(" CO2e") for row in rows],
+        "time": [format_duration(row["duration_s"]) for row in rows],
+        "power": [f"{row['mean_power_W']:.0f} W" for row in rows],
+        "quality": [row["quality"] for row in rows],
+        "basis": [row["basis"] for row in rows],
+    }
+    if carbon.intensity is None:
+        del columns["CO2e"]
+    if all(math.isnan(value) for value in columns["quality"]):
+        del columns["quality"]
+    return columns
 
 
 def _named(given: str) -> tuple[str, str]:

@@ -12,7 +12,6 @@ from energyest.cli.facts import (
     Emissions,
     emissions,
     estimate_facts,
-    notes_of,
     trace_facts,
     unstable_facts,
 )
@@ -82,6 +81,7 @@ def command(
 def _check(trace: EnergyTrace, epochs: float | None, steps: int | None) -> None:
     from energyest.estimators.step.horizon import tells_length
     from energyest.records.meta import read_object
+    from energyest.summary import notes_of
 
     if read_object(trace.meta, "log"):
         for line in notes_of(trace):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -212,6 +213,8 @@ def _so_far(view: View, carbon: Emissions) -> str:
     text = f"{len(trace)}{of} {trace.unit}s"
     if view.status != "running":
         text += f", {view.status}"
+    if not math.isfinite(trace.total_J):
+        return f"{text}, energy not known{' yet' if not len(trace) else ''}"
     emitted = carbon.text(trace.total_J)
     return f"{text}, {format_both(trace.total_J)}{emitted and f', {emitted}'} so far"
 
@@ -238,13 +241,14 @@ def _show_live(views: Iterator[View], carbon: Emissions) -> View | None:
 
 def _picture(view: View, carbon: Emissions) -> Any:
     from rich.console import Group
+    from rich.padding import Padding
     from rich.progress_bar import ProgressBar
 
     planned = view.estimate.epochs if view.estimate is not None else None
     parts: list[Any] = printable_lines(_so_far(view, carbon), _projected(view, carbon))
     if planned:
         bar = ProgressBar(total=planned, completed=min(len(view.trace), planned), width=60)
-        parts.insert(1, bar)
+        parts.insert(1, Padding(bar, 0))  # on a line of its own
     left_s = _left_s(view)
     if left_s is not None:
         parts += printable_lines(f"about {format_duration(left_s)} to go")

@@ -89,7 +89,7 @@ def estimate_pre(
         The estimate, including its `duration_s`.
 
     Raises:
-        EstimateError: the GPU is unknown (the message lists the nearest names) or lacks the
+        EstimateError: the GPU is unknown (the message lists the closest names) or lacks the
             precision; an argument is invalid; the workload has no operations, or none of the
             forward pass; the probe is for another workload, or a CPU probe is given with a `model`.
 

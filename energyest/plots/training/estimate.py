@@ -27,6 +27,13 @@ def plot_estimate(estimate: Estimate) -> Figure:
     Raises:
         MissingDependencyError: matplotlib is not installed.
         EstimateError: it is no estimate.
+
+    Examples:
+        >>> from energyest import Estimate
+        >>> from energyest.plots import plot_estimate
+        >>> figure = plot_estimate(Estimate(7.2e6, lower_J=6.9e6, upper_J=7.6e6, confidence=0.9))
+        >>> len(figure.axes)
+        1
     """
     if not isinstance(estimate, Estimate):
         raise EstimateError(f"estimate is a {type(estimate).__name__}: it must be an Estimate")

@@ -1,1 +1,1 @@
-"""Short measurements before a training: of steps on the GPU, or of the CPU that launches them."""
+"""Short measurements before a training: of steps on a GPU, or of the CPU that launches them."""

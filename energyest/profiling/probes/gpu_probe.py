@@ -1,4 +1,4 @@
-"""`probe`: what a training step costs on the GPU at hand, from a few seconds of real ones."""
+"""`probe`: measure the cost of a training step on this GPU, with a few seconds of real steps."""
 
 from __future__ import annotations
 
@@ -37,33 +37,33 @@ def probe(
 ) -> Probe:
     """Train a copy of a model for a few seconds and measure what a step costs.
 
-    Forward, loss, backward and the optimizer's step, with the batch coming from the host each time,
-    in a plain loop. After a warm-up, at least `steps` of them are timed, for at least 1.2 s, since
-    GPUs renew their power readings every 0.1 s, and for at most about 5 s. Hand the result to
-    `estimate_pre(..., probe=...)`.
+    A step is forward, loss, backward and the optimizer step in a plain loop, with the batch copied
+    from the host each time. After a warm-up, at least `steps` steps are timed, for at least 1.2 s,
+    because GPUs update their power readings every 0.1 s, and for at most about 5 s. Pass the result
+    to `estimate_pre(..., probe=...)`.
 
-    The model, the states of the random generators and torch's settings are left as they are, and
-    the copy's memory is freed. A compiled model is measured as it was written.
+    The model, the states of random generators and torch's settings are left unchanged, and the
+    copy's memory is freed. A compiled model is measured uncompiled.
 
     Args:
-        model: any module with values, on any device. A LightningModule is trained through its
-            `training_step`; without a Trainer, what it logs goes nowhere.
+        model: any module with values, on any device. For a LightningModule, its `training_step` is
+            used; without a Trainer, its logged values are discarded.
         batch: a batch as the data loader yields it, of the size to train with.
-        steps: how many steps to time, at least, unless they take longer than 5 s.
+        steps: the least number of steps to time, unless they take longer than 5 s.
         precision: "fp32", "tf32", or "bf16" or "fp16" with automatic mixed precision.
-        optimizer: one of `records.workload.OPTIMIZERS`; torch's with as many states takes the
-            place of one that torch lacks.
-        loss: as of `describe_workload`.
+        optimizer: one of `records.workload.OPTIMIZERS`; if torch lacks it, one of torch's with the
+            same amount of state is used.
+        loss: as for `describe_workload`.
         gpu: the CUDA device to use; by default the current one.
 
     Returns:
-        The workload and what a step of it took.
+        The workload and the cost of its step.
 
     Raises:
-        ProbeError: no CUDA device is there, NVML does not tell its power, its memory does not
+        ProbeError: there is no CUDA device, NVML does not report its power, its memory does not
             suffice, or no step works.
-        WorkloadError: as `describe_workload`.
-        EstimateError: nothing is known of the GPU, or it lacks the precision.
+        WorkloadError: as for `describe_workload`.
+        EstimateError: the GPU is unknown, or lacks the precision.
 
     Examples:
         >>> from energyest.profiling import probe
@@ -73,9 +73,9 @@ def probe(
     steps = check_count(steps, "steps", ProbeError)
     device = _cuda_device(gpu)
     workload = describe_workload(model, batch, precision=precision, optimizer=optimizer, loss=loss)
-    workload = replace(workload, loop="plain")  # which is what will be measured
+    workload = replace(workload, loop="plain")  # the loop that is measured
     if not has_values(model, batch):
-        raise WorkloadError("a probe trains: model and batch need values, not shapes alone")
+        raise WorkloadError("a probe trains: model and batch need values, not only shapes")
     sensor = _power_sensor(device)
     try:
         found = resolve_gpu(sensor.device.name)
@@ -101,10 +101,10 @@ def measure_and_clear(
     steps: int,
     loss: Loss | None,
 ) -> StepCost:
-    """`measure_steps`, of which nothing is left in memory, whatever happens; closes the sensors.
+    """Call `measure_steps`, then free its memory and close the sensors, whatever happens.
 
     Raises:
-        ProbeError: the steps cannot be taken.
+        ProbeError: the steps cannot be run.
     """
     try:
         return measure_steps(
@@ -133,15 +133,15 @@ def measure_and_clear(
 
 
 def _free(device: torch.device) -> None:
-    """Give back to the GPU what nothing refers to any more."""
+    """Release unreferenced memory on the GPU."""
     gc.collect()
     if device.type == "cuda":
-        with suppress(RuntimeError):  # after an error of the GPU's own, nothing works any more
+        with suppress(RuntimeError):  # after an error of the GPU itself, nothing works any more
             torch.cuda.empty_cache()
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Drop what the frames of an error hold, such as a model on the GPU."""
+    """Drop objects held by the frames of an error, such as a model on the GPU."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
@@ -154,22 +154,22 @@ def _too_large(workload: Workload, device: torch.device) -> str:
     )
     if device.type != "cuda":
         return text
-    _free(device)  # what the attempt itself took is not what was lacking
+    _free(device)  # the memory of the failed attempt is not in use any more
     free, total = torch.cuda.mem_get_info(device)
     return f"{text}; the GPU has {total / 1e9:.3g} GB, of which {free / 1e9:.3g} GB are free"
 
 
 def _cuda_device(gpu: torch.device | int | str | None) -> torch.device:
-    """The CUDA device that is meant, in use from now on."""
+    """The requested CUDA device; initialises CUDA."""
     if not torch.cuda.is_available():
-        raise ProbeError("a probe needs an NVIDIA GPU that torch can use, and there is none here")
+        raise ProbeError("a probe needs an NVIDIA GPU that torch can use, but there is none here")
     torch.cuda.init()
     try:
         device = torch.device("cuda", gpu) if isinstance(gpu, int) else torch.device(gpu or "cuda")
     except (RuntimeError, TypeError) as error:
-        raise ProbeError(f"gpu={gpu!r} is no CUDA device: {error}") from error
+        raise ProbeError(f"gpu={gpu!r} is not a CUDA device: {error}") from error
     if device.type != "cuda":
-        raise ProbeError(f"gpu={gpu!r} is no CUDA device")
+        raise ProbeError(f"gpu={gpu!r} is not a CUDA device")
     index = torch.cuda.current_device() if device.index is None else device.index
     if index >= torch.cuda.device_count():
         raise ProbeError(f"gpu={gpu!r}: torch sees {torch.cuda.device_count()} GPU(s)")

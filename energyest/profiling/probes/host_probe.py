@@ -1,4 +1,4 @@
-"""`probe_host`: how fast this machine's CPU launches operations, without a GPU."""
+"""`probe_host`: measure how fast this machine's CPU launches operations, without a GPU."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from torch import Tensor, nn
 from energyest.profiling.model_copy import generators_restored
 from energyest.records.probe import HostProbe
 
-# What is trained: so small that Python, torch's dispatcher and autograd take nearly all the time,
-# and so short that most steps have their core to themselves also where others want it.
-# `records.probe.USUAL_HOST_STEP_S` belongs to it: who changes one has to measure the other anew.
+# Size of the network: so small that Python, torch's dispatcher and autograd take nearly all the
+# time, and steps so short that most have their core to themselves even on a busy machine. If you
+# change it, measure `records.probe.USUAL_HOST_STEP_S` again.
 _BLOCKS, _WIDTH, _BATCH = 3, 8, 4
-# A core that was asleep runs slowly at first; one that shares its circuits with a busy core runs
-# slowly for tenths of a second.
+# An idle core is slow at first; one that shares circuits with a busy core is slow for tenths of a
+# second.
 _WARM_S, _TIMED_S = 0.1, 0.8
 _FEWEST = 50
-# Of hundreds of steps, the quickest fiftieth was not disturbed; the very quickest is chance.
+# The quantile of an undisturbed step among hundreds; the very quickest is chance.
 _UNDISTURBED = 0.02
 
 
 def probe_host() -> HostProbe:
-    """Time, for a second, how fast this machine launches operations.
+    """Measure for a second how fast this machine launches operations.
 
-    Forward, backward and the optimizer's step of a tiny network on the CPU, in this process, on
-    one thread: what they take is nearly all Python, torch's dispatcher and autograd, which also
-    bound a small training on a GPU. No GPU is touched. Run it on the machine on which to train,
-    with the same versions of Python and torch, and give the result to `estimate_pre(...,
-    probe=...)`.
+    Times forward, backward and the optimizer step of a tiny network on the CPU, in this process and
+    one thread. Nearly all of that time is spent in Python, torch's dispatcher and autograd, which
+    also limit a small training on a GPU. No GPU is used. Run it on the machine of the training,
+    with the same versions of Python and torch, and pass the result to
+    `estimate_pre(..., probe=...)`.
 
-    The states of the random generators and torch's settings are left as they are.
+    The states of random generators and torch's settings are left unchanged.
 
     Examples:
         >>> from energyest.profiling import probe_host
@@ -51,7 +51,7 @@ def probe_host() -> HostProbe:
         stack.enter_context(torch.autocast("cpu", enabled=False))
         stack.enter_context(torch.device("cpu"))  # whatever the default device is
         stack.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(1)  # layers may share out even a few numbers, and wait for each other
+        torch.set_num_threads(1)  # else layers may split even a few numbers, and wait for threads
         step = _step()
         _repeat(step, _WARM_S)
         taken_s = _repeat(step, _TIMED_S)
@@ -59,7 +59,7 @@ def probe_host() -> HostProbe:
 
 
 def _repeat(step: Callable[[], None], seconds: float) -> list[float]:
-    """Take steps for so long; returns the seconds of each."""
+    """Take steps for a time; return the seconds of each."""
     taken_s: list[float] = []
     now_s = began_s = time.perf_counter()
     while now_s - began_s < seconds or len(taken_s) < _FEWEST:

@@ -1,1 +1,1 @@
-"""Walking through one training step of a copy of a model, on shapes alone."""
+"""Walk through one training step of a copy of a model, using only shapes."""

@@ -1,4 +1,4 @@
-"""What stands for values that are not known: of indices, of truth values, of what is computed."""
+"""Assumed values in place of unknown ones: indices, truth values, and results."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-# Beyond so many numbers, none are assumed for what was not computed.
+# The largest number of values that are assumed for a result.
 LARGEST_ASSUMED = 2**22
 _ATEN = torch.ops.aten
-# Two numbers are hardly ever equal, and none is out of bounds.
+# Rarely true: two numbers are hardly ever equal, and hardly any is NaN or infinite.
 _SELDOM = {_ATEN.eq, _ATEN.isnan, _ATEN.isinf, _ATEN.isneginf, _ATEN.isposinf}
-# Indices of what is kept or masked; no shape depends on them.
+# Operations whose indices or masks affect no shape.
 _NOT_ASSUMED = ("native_dropout", "max_pool", "adaptive_max_pool", "fractional_max_pool")
-# What chooses among the numbers of a dimension, and which of its arguments is the dimension.
+# Operations that select along a dimension, and the position of their argument for it.
 _OF_INDICES = {
     "topk": 2,
     "sort": 1,
@@ -32,13 +32,13 @@ _OF_INDICES = {
 
 
 def assumed_values(func: Any, args: Any, out: Tensor, answer: bool) -> Tensor | None:
-    """Whole numbers or truth values that an operation may give; None of what is none of them.
+    """Integers or truth values that an operation may give; None for other results.
 
     Args:
         func: the operation.
         args: its arguments.
-        out: what it gives, without values.
-        answer: what a comparison gives where nothing else is likelier.
+        out: its result, without values.
+        answer: the result of a comparison if nothing else is more likely.
     """
     if out.is_floating_point() or out.is_complex() or out.layout != torch.strided:
         return None
@@ -53,7 +53,7 @@ def assumed_values(func: Any, args: Any, out: Tensor, answer: bool) -> Tensor | 
 
 
 def _indices(func: Any, args: Any, out: Tensor) -> Tensor:
-    """Whole numbers as an operation may give: each index equally often, else ones."""
+    """Integers that an operation may give: each index equally often, else ones."""
     place = _OF_INDICES.get(func.overloadpacket.__name__)
     if place is None or not args[0].ndim or not out.numel():
         return torch.ones(out.shape, dtype=out.dtype)
@@ -69,7 +69,7 @@ def _indices(func: Any, args: Any, out: Tensor) -> Tensor:
 def grouped_product(
     first: Tensor, second: Tensor, offs: Any = None, bias: Any = None, out_dtype: Any = None
 ) -> Tensor:
-    """Of any type: torch knows the shape of bfloat16 alone."""
+    """The result of a grouped product of any type; torch has a rule only for bfloat16."""
     shape: tuple[int, ...] = (first.shape[-2], second.shape[-1])
     if first.ndim == second.ndim:
         groups = first.shape[0] if first.ndim == 3 else offs.shape[0]

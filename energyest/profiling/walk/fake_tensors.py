@@ -1,4 +1,4 @@
-"""Running a model on shapes alone, without leaving anything behind that is a shape alone."""
+"""Run a model on shapes alone, without leaving tensors without values behind."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from energyest.profiling.walk.assumed_values import (
     stand_ins,
 )
 
-# Larger tensors have no values: it is a causal mask of floats for 5,800 positions.
+# Larger tensors have no values; this is a causal mask of floats for 5,800 positions.
 _LARGEST_KNOWN_bytes = 2**27
-# A loop that asks so often at one place is left by a value that never comes.
+# A loop that asks more often in one place waits for a value that never comes.
 _MOST_QUESTIONS = 2000
 _ATEN = torch.ops.aten
 _LIFT = _ATEN.lift_fresh
 _INDEXED = {_ATEN.index, _ATEN.index_put, _ATEN.index_put_, _ATEN._index_put_impl_}
 _SCALAR = _ATEN._local_scalar_dense
-# What they give does not depend on the values of what they are given.
+# Operations whose results do not depend on the values of their arguments.
 _FILLED = {
     *(_ATEN.zeros_like, _ATEN.ones_like, _ATEN.full_like),
     *(_ATEN.new_zeros, _ATEN.new_ones, _ATEN.new_full),
@@ -56,7 +56,7 @@ _WALK = str(Path(__file__).with_name("walk.py"))
 
 
 class Origin(IntEnum):
-    """Where the values of a tensor come from; what is made of several has the last of theirs."""
+    """The origin of a tensor's values; a tensor computed from several has the highest of theirs."""
 
     CONSTANT = 0
     BATCH = 1
@@ -65,25 +65,24 @@ class Origin(IntEnum):
 
 
 class ShapesAlone(FakeTensorMode):
-    """torch's mode of tensors without values, in which some have values nevertheless.
+    """torch's mode of tensors without values, in which some tensors have values nevertheless.
 
-    - **Constants.** A function that a model shares with its copy may keep what it made, as
-      `functools.lru_cache` does for masks and tables of positions. A training that was handed a
-      tensor without values from there would fail. What is made from no other tensor, and what is
-      made from such constants alone, is therefore computed.
-    - **Whole numbers and truth values**, on which shapes and branches may depend. Those of the
-      batch are `given`. Those that follow from numbers without values are assumed: indices, as of
-      `topk`, come equally often, numbers are not equal and no NaN, any other comparison is
-      answered by `answer`.
+    - **Constants.** A function that a model shares with its copy may cache its results, as
+      `functools.lru_cache` does for masks and tables of positions. A training that got a tensor
+      without values from such a cache would fail. Tensors made from no other tensor, or only from
+      such constants, are therefore computed.
+    - **Integers and truth values**, on which shapes and branches may depend. Those of the batch are
+      given. Those that follow from tensors without values are assumed: indices, as from `topk`,
+      occur equally often; numbers are neither equal nor NaN; any other comparison gives `answer`.
 
-    Where the model looks at a value that is not known, it gets an assumed one.
+    If the model looks at an unknown value, it gets an assumed one.
 
     Args:
-        answer: what is assumed where nothing else is likelier.
+        answer: the result assumed if nothing else is more likely.
 
     Attributes:
-        keeps_constants: whether that is so now, as it is not at first; else nothing has values.
-        questions: where the model has looked at values that are no constants, as (origin, file and
+        keeps_constants: whether constants have values now; at first, no tensor has.
+        questions: where the model looked at values other than constants, as (origin, file and
             line), and how often.
     """
 
@@ -92,10 +91,10 @@ class ShapesAlone(FakeTensorMode):
         self.answer = answer
         self.keeps_constants = False
         self.questions: Counter[tuple[Origin, str]] = Counter()
-        # By the address of a storage; the weak reference keeps it from being used again.
+        # By the address of a storage; the weak reference keeps the address from being reused.
         self._origins: dict[int, tuple[Any, Origin]] = {}
         self._is_inside = False
-        # Where torch has no rule for what comes out, or one that needs values.
+        # Operations for which torch has no shape rule, or one that needs values.
         self._rules: dict[Any, Callable[..., Any]] = {
             _ATEN._local_scalar_dense: lambda tensor: self._assumed(tensor).flatten()[0].item(),
             _ATEN.equal: lambda one, other: one is other,
@@ -104,19 +103,19 @@ class ShapesAlone(FakeTensorMode):
         }
 
     def gives(self, tensor: Tensor, origin: Origin) -> None:
-        """Let a tensor have values, which are in it."""
+        """Register a tensor as having values."""
         storage = tensor.untyped_storage()
         make: Any = reductions.StorageWeakRef
         self._origins[storage._cdata] = (make(storage), origin)
 
     def looked_at(self, tensor: Tensor) -> None:
-        """A tensor with values is read without an operation, as by `tolist`."""
+        """Note that a tensor with values is read without an operation, as by `tolist`."""
         origin = self._known(tensor)
         if origin is not None and origin is not Origin.CONSTANT:
             self._asked(origin)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Compute an operation on known values; of others, find the shape of what comes out."""
+        """Compute an operation on known values; for others, find the shape of the result."""
         kwargs = kwargs or {}
         if self._is_inside or not self.keeps_constants or not hasattr(func, "_schema"):
             return super().__torch_dispatch__(func, types, args, kwargs)
@@ -172,7 +171,7 @@ class ShapesAlone(FakeTensorMode):
         return self._with_assumed(func, args, out)
 
     def _shapes(self, *call: Any) -> Any:
-        """What comes out, without values; torch may take the operation apart and come back here."""
+        """The result without values; torch may decompose the operation and call back here."""
         self._is_inside = True
         try:
             return super().__torch_dispatch__(*call)
@@ -183,10 +182,10 @@ class ShapesAlone(FakeTensorMode):
         try:
             return self._shapes(*call)
         except _NOT_TOLD:
-            return ()  # it is no larger than what it is made from, or nobody knows
+            return ()  # not larger than its inputs, or unknown
 
     def _origin_of(self, func: Any, args: Any, kwargs: Any) -> Origin | None:
-        """Of what an operation gives; None if it has no values."""
+        """The origin of an operation's result; None if it has no values."""
         if func.overloadpacket is _LIFT:  # of torch.tensor([1.0, 2.0])
             return None if isinstance(args[0], FakeTensor) else Origin.CONSTANT
         if kwargs.get("generator") is not None or str(kwargs.get("device", "")) == "meta":
@@ -207,7 +206,7 @@ class ShapesAlone(FakeTensorMode):
         return found[1] if found else None
 
     def _origin_of_question(self, args: Any) -> Origin:
-        """Of the values that are looked at: of indices or a mask beside numbers, or of these."""
+        """The origin of the values looked at: of indices or a mask if there are any."""
         known = [self._known(tensor) for tensor in tensors_of(args[1:])]
         return max((origin for origin in known if origin is not None), default=Origin.ASSUMED)
 
@@ -216,12 +215,12 @@ class ShapesAlone(FakeTensorMode):
         self.questions[origin, place] += 1
         if origin is Origin.ASSUMED and self.questions[origin, place] > _MOST_QUESTIONS:
             raise WorkloadError(
-                f"the loop at {place} ends when a value says so, which shapes do not tell:"
-                " describe the model with a fixed number of rounds"
+                f"the end of the loop at {place} depends on a value that shapes do not determine:"
+                " describe the model with a fixed number of iterations"
             )
 
     def _forget_written(self, func: Any, args: Any, kwargs: Any) -> None:
-        """What is written to has no values any more."""
+        """Forget the values of tensors that an operation overwrites."""
         for place, argument in enumerate(func._schema.arguments):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 given = args[place] if place < len(args) else kwargs.get(argument.name)
@@ -230,7 +229,7 @@ class ShapesAlone(FakeTensorMode):
                         del self._origins[tensor.untyped_storage()._cdata]
 
     def _places(self, indices: Any) -> list[Any]:
-        """Truth values among indices as the places where they are true."""
+        """Replace truth values among indices by the positions where they are true."""
         places: list[Any] = []
         for index in indices:
             if index is None or index.dtype not in (torch.bool, torch.uint8):
@@ -255,10 +254,10 @@ class ShapesAlone(FakeTensorMode):
         return tensor.new_empty((data.shape[0], *tensor.shape[2:])), sizes
 
     def _from_stand_ins(self, func: Any, args: Any, kwargs: Any, error: Exception) -> Any:
-        """What shapes do not tell is computed, from ones where there are no values."""
+        """Compute a result whose shape is undetermined, with ones for unknown values."""
         used = tensors_of([args, kwargs])
         size = sum(t.numel() * t.element_size() for t in used if isinstance(t, FakeTensor))
-        advice = f"shapes do not tell what {func} gives: torch.library.register_fake teaches them"
+        advice = f"torch has no shape rule for {func}: add one with torch.library.register_fake"
         if size > _LARGEST_KNOWN_bytes:
             raise RuntimeError(advice) from error
         try:
@@ -278,7 +277,7 @@ class ShapesAlone(FakeTensorMode):
         return made
 
     def _with_assumed(self, func: Any, args: Any, out: Any) -> Any:
-        """Values for the whole numbers and truth values that an operation gives."""
+        """Assume values for the integers and truth values in an operation's result."""
         if func._schema.is_mutable:
             return out
         if any(r.alias_info is not None for r in func._schema.returns):  # views
@@ -300,12 +299,12 @@ class ShapesAlone(FakeTensorMode):
         return values
 
     def _assumed(self, tensor: Tensor) -> Tensor:
-        """What stands for a tensor whose values are asked for."""
+        """The assumed values of a tensor."""
         return torch.full((), self.answer, dtype=tensor.dtype).expand(tensor.shape)
 
 
 def _looks_at_values(func: Any, args: Any) -> bool:
-    """Whether what an operation gives to Python, or the shape of it, depends on values."""
+    """Whether an operation's result in Python, or its shape, depends on values."""
     if func.overloadpacket in _INDEXED:
         return any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
     tags = func.tags
@@ -313,11 +312,11 @@ def _looks_at_values(func: Any, args: Any) -> bool:
 
 
 def _place_of_question() -> str:
-    """The file and line outside of torch that runs now."""
+    """The file and line outside of torch that is running."""
     frame: Any = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if file == _WALK and frame.f_code.co_name == "__init__":  # where the step was begun
+        if file == _WALK and frame.f_code.co_name == "__init__":  # where the step began
             break
         if not file.startswith((_TORCH, _OWN, "<frozen", "<string")):
             return f"{Path(file).name}:{frame.f_lineno}"
@@ -328,7 +327,7 @@ def _place_of_question() -> str:
 def _is_small_and_whole(
     tensor: Tensor, size: Any = None, *_: Any, dtype: torch.dtype | None = None, **__: Any
 ) -> bool:
-    """Whether a tensor like this, of a size of its own perhaps, is of whole numbers, and small."""
+    """Whether a tensor like this one, perhaps of another size, is small and of integers."""
     shape = size if isinstance(size, list | tuple) else tensor.shape
     dtype = dtype or tensor.dtype
     is_whole = not (dtype.is_floating_point or dtype.is_complex)
@@ -336,6 +335,6 @@ def _is_small_and_whole(
 
 
 def _as_index(tensor: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """`masked_select` as an index: both have the same shape, but for what is to be repeated."""
+    """`masked_select` as an index, with tensor and mask broadcast to the same shape."""
     shape = torch.broadcast_shapes(tensor.shape, mask.shape)
     return tensor.expand(shape), [mask.expand(shape)]

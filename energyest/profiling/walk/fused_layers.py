@@ -1,4 +1,4 @@
-"""Layers that a GPU computes in one operation, recorded as such where shapes alone are run."""
+"""Layers that a GPU computes in one operation, recorded as one when only shapes are run."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _READS = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
 
 
 class FusedLayers(TorchFunctionMode):
-    """Records attention, recurrent layers and dropout as what a GPU makes of them.
+    """Records attention, recurrent layers and dropout as a GPU runs them.
 
-    That is one operation each; on a CPU they fall apart into dozens or thousands.
+    A GPU runs each as one operation; on a CPU each consists of dozens or thousands.
 
     Args:
         log: where they are recorded.
-        looked_at: called with what is read as Python's or numpy's numbers.
+        looked_at: called with tensors that are read as Python or numpy numbers.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class FusedLayers(TorchFunctionMode):
         return fused(*args, **(kwargs or {}))
 
     def _recurrent(self, name: str, *args: Any, **options: Any) -> tuple[Tensor, ...]:
-        """A stack of recurrent layers: each weight matrix is used once a step and sample."""
+        """A stack of recurrent layers: each weight matrix is used once per step and sample."""
         packed = isinstance(args[3], list | tuple)  # data, batch_sizes, hidden, weights, …
         inputs: Tensor = args[0]
         hidden = args[2 if packed else 1]
@@ -82,7 +82,7 @@ class FusedLayers(TorchFunctionMode):
         moved = sum(bytes_of(tensor) for tensor in (*weights, inputs, out)) + gated
         flops = 2.0 * tokens * used
         gates = max((w.shape[0] for w in weights if w.ndim == 2), default=width)
-        # Layers run side by side, each a step behind the one below it.
+        # Layers run in parallel, each one step behind the layer below it.
         in_turn = (steps + layers - 1) * directions
         product = (max(tokens // max(steps, 1), 1), gates, width, 1, in_turn)
         result = _Fused.apply(  # type: ignore[no-untyped-call]
@@ -97,14 +97,14 @@ class FusedLayers(TorchFunctionMode):
             inputs,
             *states,
         )
-        # A final state depends on all that came before it, as the output does.
+        # A final state depends on everything before it, as the output does.
         first = result.reshape(-1)[:1]
         return (result, *(first.expand(state.shape) for state in states))
 
     def _flex_attention(
         self, query: Tensor, key: Tensor, value: Tensor, _: Any, mask: Sequence[Any], *__: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Attention in which blocks of positions see blocks of others, as far as that is known."""
+        """Attention between blocks of positions, as far as the block mask is known."""
         pairs = math.prod(query.shape[:-1]) * key.shape[-2] * _share_of_blocks(mask)
         flops = 2.0 * pairs * (query.shape[-1] + value.shape[-1])
         shape = (*query.shape[:-1], value.shape[-1])
@@ -118,7 +118,7 @@ class FusedLayers(TorchFunctionMode):
 
 
 def _share_of_blocks(mask: Sequence[Any]) -> float:
-    """The part of all pairs of blocks that a block mask lets see each other; 1 if not known."""
+    """The share of block pairs that a block mask allows; 1 if unknown."""
     partial_blocks, _, full_blocks = mask[2], mask[3], mask[4]
     counts = [blocks for blocks in (partial_blocks, full_blocks) if blocks is not None]
     if any(isinstance(blocks, FakeTensor) for blocks in counts):
@@ -131,7 +131,7 @@ def _share_of_blocks(mask: Sequence[Any]) -> float:
 
 @contextmanager
 def flex_attention_anywhere() -> Iterator[None]:
-    """Let flex_attention be called with tensors of the CPU that need gradients, too."""
+    """Allow flex_attention on CPU tensors that require gradients."""
     flex: Any = sys.modules.get("torch.nn.attention.flex_attention")
     check = getattr(flex, "_validate_device", None)
     if check is None:
@@ -153,7 +153,7 @@ def _attention(
     *others: Any,
     **options: Any,
 ) -> Tensor:
-    """Without dropout, for which a CPU has no fused form; it adds next to nothing on a GPU."""
+    """Attention without dropout: a CPU has no fused form of it, and on a GPU it costs little."""
     functions = torch.nn.functional
     return functions.scaled_dot_product_attention(
         query, key, value, attn_mask, 0.0, *others, **options
@@ -161,7 +161,7 @@ def _attention(
 
 
 def _multi_head_attention(*args: Any, **options: Any) -> Any:
-    """As `_attention`, which it calls out of sight; the probability is the eleventh argument."""
+    """Multi-head attention without dropout, whose probability is the eleventh argument."""
     if len(args) > 10:
         args = (*args[:10], 0.0, *args[11:])
     else:
@@ -172,7 +172,7 @@ def _multi_head_attention(*args: Any, **options: Any) -> Any:
 def _dropout(
     tensor: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Tensor:
-    """One operation that keeps a mask of a byte for each number, as on a GPU."""
+    """Dropout as one operation that keeps a mask of a byte per element, as on a GPU."""
     if not training or p == 0:
         return tensor
     kept: Tensor = torch.native_dropout(tensor, p, True)[0]
@@ -180,7 +180,7 @@ def _dropout(
 
 
 class _Fused(torch.autograd.Function):
-    """Stands in for a fused layer: right shapes, no values, one recorded operation each way."""
+    """Stands in for a fused layer: right shapes, no values, one recorded operation per pass."""
 
     @staticmethod
     def forward(
@@ -194,7 +194,7 @@ class _Fused(torch.autograd.Function):
         weights: int,
         *tensors: Tensor,
     ) -> Tensor:
-        """The layer's output; the weights come first of the tensors, then the inputs."""
+        """The layer's output; among the tensors, weights come first, then inputs."""
         out = tensors[weights].new_empty(shape)
         ctx.save_for_backward(*tensors, out)
         ctx.recorded = (log, name, flops, moved, product, weights)
@@ -203,10 +203,10 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> Any:
-        """Gradients of all tensors: cuDNN computes those of the inputs whether asked or not."""
+        """Gradients of all tensors; cuDNN always computes those of the inputs."""
         log, name, flops, moved, product, weights = ctx.recorded
         times = 2.0 if any(ctx.needs_input_grad[7 : 7 + weights]) else 1.0
-        # Attention has five products, of which one is computed again, in place of two.
+        # Attention has five products, one of them recomputed, instead of two.
         work, bytes_ = (times, times) if weights else (2.5, 2.0)
         log.add(f"{name}_backward", work * flops, bytes_ * moved, product)
         *tensors, _out = ctx.saved_tensors

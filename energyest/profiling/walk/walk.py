@@ -1,4 +1,4 @@
-"""One training step of a copy of a model, walked through operation by operation."""
+"""Walk through one training step of a copy of a model, operation by operation."""
 
 from __future__ import annotations
 
@@ -29,36 +29,37 @@ from energyest.profiling.training_step import Step
 from energyest.profiling.walk.fake_tensors import Origin, ShapesAlone
 from energyest.profiling.walk.fused_layers import FusedLayers, flex_attention_anywhere
 
-# What cannot be run on shapes alone is run with values, on the CPU, if that takes seconds and
-# little memory: models of so many parameters, steps of so many FLOPs.
+# A step that cannot be run on shapes alone is run with values, on the CPU, if that takes seconds
+# and little memory: within these numbers of parameters and FLOPs.
 _MOST_PARAMETERS_WITH_VALUES = 50_000_000
 _MOST_FLOPS_WITH_VALUES = 2e11
 # Tensors of a batch, and whole numbers of a model, keep their values up to this size.
 _LARGEST_GIVEN_bytes = 2**22
-# So many places in the code are named.
+# The most places in the code that are named.
 _MOST_PLACES = 3
 _META = torch.device("meta")
 NO_GRADIENT = "the loss depends on no trainable parameter"
 _NEEDS_VALUES = (
-    "it does not run on shapes alone, and with values, on the CPU, only models of up to"
-    f" {_MOST_PARAMETERS_WITH_VALUES / 1e6:.0f} million parameters are run:"
-    " describe a smaller one of its kind"
+    "it does not run on shapes alone, and only models of up to"
+    f" {_MOST_PARAMETERS_WITH_VALUES / 1e6:.0f} million parameters are run with values, on the CPU:"
+    " describe a smaller model of this kind"
 )
 
 
 class Walk:
-    """One step of a copy, recorded.
+    """The record of one step of a copy.
 
     Args:
         take: the step.
-        precision: as of `describe_workload`.
+        precision: as for `describe_workload`.
         modules: the copy.
         inputs: the batch.
-        shapes: what tells values from shapes; None where all have values, and few FLOPs.
+        shapes: the mode for tensors without values; None if all tensors have values, which limits
+            the FLOPs.
 
     Attributes:
-        step: what was seen.
-        has_gradients: whether the loss depends on what is trained.
+        step: the recorded step.
+        has_gradients: whether the loss depends on a trainable parameter.
         notes: what was assumed.
     """
 
@@ -79,17 +80,17 @@ class Walk:
         for module in modules.modules():
             with suppress(Exception):  # a scripted module takes no hook
                 module.register_forward_pre_hook(self._called)
-        # Half-precision formats are of one size; the CPU's autocast knows this one best.
+        # Half-precision formats have the same size; the CPU's autocast supports this one best.
         mixed = torch.autocast("cpu", torch.bfloat16, enabled=precision in ("bf16", "fp16"))
         keep = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
-        # Neither weights nor the batch: they are there anyway.
+        # Weights and batch do not count as saved: they exist anyway.
         held = [*modules.parameters(), *tensors_in(inputs)]
-        # In the backward pass too: checkpointed layers are run there once more.
+        # The backward pass too, because checkpointed layers run again there.
         with self.log, keep, FusedLayers(self.log, looked_at):
             with mixed:
                 end = take(modules, inputs)
             if end.requires_grad:
-                # As `end.backward()`, which would put `FusedLayers` out of action.
+                # Like `end.backward()`, which would disable `FusedLayers`.
                 engine: Any = torch.autograd.Variable._execution_engine
                 start = (torch.ones_like(end),)
                 engine.run_backward(
@@ -105,14 +106,14 @@ class Walk:
 
     @property
     def has_products(self) -> bool:
-        """Whether anything was seen that a GPU's matrix units compute."""
+        """Whether the step has operations for a GPU's matrix units."""
         return any(operation.flops for operation in self.step.operations)
 
     def _called(self, *_: Any) -> None:
         self._module_calls += 1
 
     def _keep(self, tensor: Tensor) -> Tensor:
-        if self.log.phase == "backward":  # of a checkpointed layer, for a moment
+        if self.log.phase == "backward":  # a checkpointed layer's, kept only briefly
             return tensor
         with suppress(NotImplementedError, RuntimeError):  # no storage, as of a sparse tensor
             self._saved[_place(tensor)] = float(tensor.untyped_storage().nbytes())
@@ -120,7 +121,7 @@ class Walk:
 
 
 class _BoundedLog(OperationLog):
-    """Ends a step that has more FLOPs than it may, before they are computed."""
+    """Ends a step with too many FLOPs before they are computed."""
 
     def __init__(self, most_flops: float) -> None:
         super().__init__()
@@ -142,7 +143,8 @@ class _BoundedLog(OperationLog):
             if self._most_flops < 0:
                 raise WorkloadError(
                     "the step does not run on shapes alone, and with values, on the CPU, it may"
-                    f" have {_MOST_FLOPS_WITH_VALUES:.0e} FLOPs: describe it with a smaller batch"
+                    f" have {_MOST_FLOPS_WITH_VALUES:.0e} FLOPs at most: describe it with a smaller"
+                    " batch"
                 )
         return super().__torch_dispatch__(func, types, args, kwargs)
 
@@ -159,17 +161,17 @@ def walk_through(
     *,
     needs_gradients: bool = True,
 ) -> Walk:
-    """The first of the possible steps that can be walked through.
+    """Walk through the first of the possible steps that works.
 
     Args:
-        model: what is walked through, on a copy.
+        model: the model; a copy of it is walked through.
         batch: the batch.
-        precision: as of `describe_workload`.
+        precision: as for `describe_workload`.
         steps: the possible steps.
-        needs_gradients: refuse a step whose loss depends on nothing that is trained.
+        needs_gradients: refuse a step whose loss depends on no trainable parameter.
 
     Raises:
-        WorkloadError: none of them can, with the reasons.
+        WorkloadError: no step works; the message gives the reasons.
     """
     reasons: list[str] = []
     size = sum(p.numel() for p in model.parameters())
@@ -183,15 +185,15 @@ def walk_through(
                     if with_values
                     else _walk_on_shapes(model, batch, precision, take)
                 )
-            except WorkloadError:  # no other way will do
+            except WorkloadError:  # other ways would fail too
                 raise
-            except Exception as error:  # it runs the user's code: anything can happen
+            except Exception as error:  # the user's code runs here and may raise anything
                 let_handlers_raise(error)
                 reasons.append(in_a_line(error))
             else:
                 if needs_gradients and not walk.has_gradients:
                     reasons.append(f"TypeError: {NO_GRADIENT}")
-                # Without a loss, norms alone will do.
+                # Without a loss, norms alone suffice.
                 elif walk.has_products or (not needs_gradients and walk.step.forward_flops):
                     return walk
                 else:
@@ -199,13 +201,13 @@ def walk_through(
     if has_values and not may_compute:
         reasons.append(_NEEDS_VALUES)
     elif any(t.is_meta for t in tensors_in(batch)):
-        reasons.append("the batch has no values: one on the CPU shows lengths and masks")
-    reason = "; ".join(dict.fromkeys(reasons)) or "no input for its forward is in the batch"
+        reasons.append("the batch has no values: a batch on the CPU would show lengths and masks")
+    reason = "; ".join(dict.fromkeys(reasons)) or "the batch holds no input for its forward"
     raise WorkloadError(f"{type(model).__name__} could not be walked through: {reason}")
 
 
 def _walk_on_shapes(model: nn.Module, batch: Any, precision: str, take: Step) -> Walk:
-    """A walk in which values that are not known are assumed in the one way or the other."""
+    """A walk with assumed values for unknown ones; the assumption with the most FLOPs counts."""
     first_shapes = ShapesAlone(answer=True)
     first = _walk_copy(model, batch, precision, take, first_shapes)
     asked = first_shapes.questions
@@ -218,7 +220,7 @@ def _walk_on_shapes(model: nn.Module, batch: Any, precision: str, take: Step) ->
         walks.append(_walk_copy(model, batch, precision, take, second_shapes))
     except WorkloadError:  # a loop that does not end
         raise
-    except Exception as error:  # as where nothing is left to compute with
+    except Exception as error:  # such as an empty selection
         let_handlers_raise(error)
     walks.sort(key=lambda walk: walk.step.flops)
     most = walks[-1]
@@ -228,18 +230,18 @@ def _walk_on_shapes(model: nn.Module, batch: Any, precision: str, take: Step) ->
 
 
 def _walk_with_values(model: nn.Module, batch: Any, precision: str, take: Step) -> Walk:
-    """A walk that computes, with parameters of 0."""
+    """A walk that computes with values, and with parameters of 0."""
     walk = _walk_copy(model, batch, precision, take, None)
-    walk.notes = ("it was run with values, and parameters of 0: it does not run on shapes alone",)
+    walk.notes = ("it was run with values and parameters of 0: it does not run on shapes alone",)
     return walk
 
 
 def _notes_on_questions(asked: Any, flops: tuple[float, float] = (0.0, 0.0)) -> Iterator[str]:
-    """What is to be said of the values that a forward has looked at."""
+    """Notes on the values that a forward looked at."""
     for origin, said in (
         (Origin.BATCH, "values of the batch, on which its operations may depend"),
-        (Origin.BATCH_WITHOUT_VALUES, "values of the batch, which were taken as without padding"),
-        (Origin.ASSUMED, "values that shapes do not tell"),
+        (Origin.BATCH_WITHOUT_VALUES, "values of the batch, which was taken to have no padding"),
+        (Origin.ASSUMED, "values that shapes do not determine"),
     ):
         places = sorted({place for kind, place in asked if kind is origin})
         if not places:
@@ -248,7 +250,7 @@ def _notes_on_questions(asked: Any, flops: tuple[float, float] = (0.0, 0.0)) -> 
         note = f"the step looks at {said} ({named})"
         least, most = flops
         if origin is Origin.ASSUMED and most > least:
-            note += f": it has {least:.3g} to {most:.3g} FLOPs, of which the most was taken"
+            note += f": it has {least:.3g} to {most:.3g} FLOPs, and the highest is used"
         elif origin is Origin.ASSUMED:
             note += ": they were assumed"
         yield note
@@ -257,10 +259,10 @@ def _notes_on_questions(asked: Any, flops: tuple[float, float] = (0.0, 0.0)) -> 
 def _walk_copy(
     model: nn.Module, batch: Any, precision: str, take: Step, shapes: ShapesAlone | None
 ) -> Walk:
-    """A walk of a copy, on shapes, or else with values."""
+    """A walk of a copy, on shapes or with values."""
     training = [module.training for module in model.modules()]
     fused = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
-    # Wherever the caller builds tensors, in which precision, and whether or not with gradients.
+    # Independent of the caller's default device, precision, and gradient mode.
     unmixed = torch.autocast("cpu", enabled=False)
     usual = (torch.device("cpu"), unmixed, torch.inference_mode(False), plain_operators())
     own = (fused, flex_attention_anywhere(), generators_restored(model), in_eval_mode(model))
@@ -278,7 +280,7 @@ def _walk_copy(
             _give_shapes(duplicate, {id(copies[i]): t for i, t in given.items() if i in copies})
             inputs = map_tensors(batch, lambda tensor: _without_values(tensor, given))
             _give_values(shapes, batch, given)
-            shapes.keeps_constants = True  # weights and batch are made, and without values
+            shapes.keeps_constants = True  # weights and batch now exist, without values
         train_as(duplicate, training)
         with _gradients_withheld(model):
             return Walk(take, precision, duplicate, inputs, shapes)
@@ -286,8 +288,8 @@ def _walk_copy(
 
 @contextmanager
 def _gradients_withheld(model: nn.Module) -> Iterator[None]:
-    """Keep gradients from the model: a function that its copy shares with it may call it."""
-    # One of inference mode could not be given back what is taken from it, and gets no gradient.
+    """Keep gradients from the model, because a function shared with its copy may call it."""
+    # An inference tensor could not be restored, and gets no gradient anyway.
     trainable = [p for p in model.parameters() if p.requires_grad and not p.is_inference()]
     try:
         for parameter in trainable:
@@ -299,10 +301,10 @@ def _gradients_withheld(model: nn.Module) -> Iterator[None]:
 
 
 def _given(model: nn.Module, batch: Any) -> dict[int, Tensor]:
-    """Copies of what has values on shapes alone too, by `id` of each tensor.
+    """Copies of the tensors that keep their values in a walk on shapes, by `id` of each tensor.
 
-    Shapes may depend on whole numbers and truth values, as on lengths, and branches, as on masks.
-    Those of a model count, and all of a batch that is small.
+    Shapes and branches may depend on integers and truth values, such as lengths and masks. These
+    keep their values in the model, and all small tensors do in the batch.
     """
     of_model = (
         value
@@ -329,7 +331,7 @@ def _is_whole(tensor: Tensor) -> bool:
 
 
 def _give_values(shapes: ShapesAlone, batch: Any, given: dict[int, Tensor]) -> None:
-    """Tell which tensors have values, and from where."""
+    """Register the tensors that have values, and the origin of these."""
     of_batch = {id(tensor): tensor for tensor in tensors_in(batch)}
     for key, copy in given.items():
         if key not in of_batch:
@@ -341,11 +343,11 @@ def _give_values(shapes: ShapesAlone, batch: Any, given: dict[int, Tensor]) -> N
 
 
 def _give_shapes(duplicate: nn.Module, made: dict[int, Tensor]) -> None:
-    """Tensors of a CPU without values, in place of meta tensors: mixed precision knows them.
+    """Replace meta tensors by CPU tensors without values, which mixed precision supports.
 
     Args:
         duplicate: the copy, on "meta".
-        made: by the `id` of a tensor, what to put in its place; filled in.
+        made: `id` of a tensor -> its replacement; filled in.
     """
 
     def shape_of(tensor: Tensor) -> Tensor:
@@ -371,7 +373,7 @@ def _with_values(tensor: Tensor) -> Tensor:
 
 
 def _without_values(tensor: Tensor, given: dict[int, Tensor]) -> Tensor:
-    """On the CPU, with the values that are given, if any."""
+    """The tensor on the CPU, with its given values, if any."""
     if id(tensor) in given:
         return given[id(tensor)]
     return torch.empty(tensor.shape, dtype=plain_dtype(tensor))
