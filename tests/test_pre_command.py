@@ -244,7 +244,7 @@ def test_advice(
         (["my_models:Net", "b=other/my_models.py:Net"], "there is no file"),
         (["my_models:Net", "my_models:Net"], "two models are called Net"),
         (["my_models:Net", "--quality", "Net"], "--quality Net must be NAME=NUMBER"),
-        (["my_models:Net", "--quality", "Nut=1"], "quality is not known for 'Net'"),
+        (["my_models:Net", "--quality", "Nut=1"], "quality is missing for 'Net'"),
     ],
 )
 def test_advice_that_cannot_be(
