@@ -232,11 +232,11 @@ def _check_one_training(log: Log, table: Table, rows: _Rows, is_tasks: bool, run
         )
     # (An experiment may well hold several trackers of one training.)
     projects = [row.get("project_name", "") for _, row in table]
-    other = next((n for n, project in enumerate(projects) if project != projects[0]), None)
-    if other is not None:
+    others = [n for n, project in enumerate(projects) if project != projects[0]]
+    if others:
         found = ", ".join(map(repr, dict.fromkeys(projects)))
         raise log.refusal(
-            rows.line[other], f"another project_name: {found}; choose a run with run_id="
+            rows.line[others[0]], f"another project_name: {found}; choose a run with run_id="
         )
 
 
