@@ -145,7 +145,7 @@ def test_length_of_the_training(
 
 def test_nobody_knows_the_length(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["project", folder]) == 1
-    assert "give --epochs or --steps" in capsys.readouterr().err
+    assert "pass --epochs or --steps" in capsys.readouterr().err
 
 
 def test_epochs_and_steps(folder: str, capsys: pytest.CaptureFixture[str]) -> None:

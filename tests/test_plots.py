@@ -260,7 +260,7 @@ def test_runs_are_told_apart_by_colour_and_marker() -> None:
 def test_what_is_not_a_comparison() -> None:
     with pytest.raises(EstimateError, match="is a DataFrame"):
         plot_comparison(comparison().runs)
-    with pytest.raises(EstimateError, match="by='lr' is not known"):
+    with pytest.raises(EstimateError, match="by='lr' is unknown"):
         plot_comparison(comparison(), by="lr")
     silent = comparison()
     with pytest.raises(EstimateError, match="nothing to plot"):

@@ -673,7 +673,7 @@ def test_the_command_line_projects_a_log(
     assert main([*arguments, "--gpu", "1"]) == 0
     assert "200 kJ" in capsys.readouterr().out
     assert main(["project", str(log), "--epochs", "100"]) == 1
-    assert "give --epoch-ends FILE" in capsys.readouterr().err
+    assert "pass --epoch-ends FILE" in capsys.readouterr().err
     assert main(["show", str(log)]) == 0
     out = capsys.readouterr().out
     assert out.startswith("0 epochs, 30 ")

@@ -65,7 +65,7 @@ def plot_comparison(
             f"comparison is a {type(comparison).__name__}: it must be what score_estimators gives"
         )
     if by not in (None, "model", "gpu"):
-        raise EstimateError(f"by={by!r} is not known: it is 'model' or 'gpu'")
+        raise EstimateError(f"by={by!r} is unknown: it must be 'model' or 'gpu'")
     runs, summary = comparison.runs, comparison.summary
     methods = list(summary.index[summary["runs"] > 0])
     if not methods:

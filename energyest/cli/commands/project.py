@@ -88,11 +88,11 @@ def _check(trace: EnergyTrace, epochs: float | None, steps: int | None) -> None:
             note(line)
         if not len(trace):
             raise EstimateError(
-                "the log does not say when epochs ended: give --epoch-ends FILE, or --epoch-marks"
+                "the log does not say when epochs ended: pass --epoch-ends FILE, or --epoch-marks"
             )
     if epochs is None and steps is None and not tells_length(trace):
         raise EstimateError(
-            "the trace does not say how long the whole training is: give --epochs or --steps"
+            "the trace does not say how long the whole training is: pass --epochs or --steps"
         )
 
 

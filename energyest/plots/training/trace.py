@@ -47,7 +47,7 @@ def plot_trace(
     Raises:
         MissingDependencyError: matplotlib is not installed.
         TraceError: the trace holds no epoch.
-        EstimateError: `epochs` is fewer than were measured, or `observed` is not 1 or more.
+        EstimateError: `epochs` is less than the number of measured epochs, or `observed` is less than 1.
 
     Examples:
         >>> from energyest import EnergyTrace
