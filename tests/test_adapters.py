@@ -518,7 +518,7 @@ def a_summary_ends_the_run(adapter: Adapter, folder: Path) -> None:
     adapter.train(monitor, Setting(folder, step_s=BATCH_S))
     (text,) = said.about("outside of them")
     assert "3 epochs in " in text
-    assert f"({monitor.total_J / 3.6e6:.4g} kWh)" in text
+    assert f"({monitor.total_J / 3.6:.4g} mWh)" in text
     assert "GPU 75 %" in text
     assert "per sample" in text
     assert "(Germany, " in text

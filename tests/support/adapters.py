@@ -237,8 +237,8 @@ class ByHuggingFace:
                 setting.logged.setdefault(name, []).append(value)
 
 
-class ByHand:
-    """`track()`: the user's own loop reports what happens."""
+class ByTrack:
+    """`track()` as a context: the user's own loop reports what happens."""
 
     name, loss, has_trainer = "track", "loss", False
 
@@ -255,18 +255,10 @@ class ByHand:
         return run
 
     def train(self, monitor: Any | None, setting: Setting) -> None:
-        run = track(sensors=[]) if monitor is None else monitor
+        every = getattr(monitor, "every_n_steps", None)
         net, optimizer = setting.net, setting.optimizer()
         loader = DataLoader(Data(setting.samples), BATCH, shuffle=True)
         checkpoint = setting.folder / "checkpoint.pt"
-        if monitor is not None:
-            batch = {"x": torch.zeros(BATCH, 8), "labels": torch.zeros(BATCH, dtype=torch.long)}
-            run.count_flops(net, batch)
-        if setting.resumes:
-            state = torch.load(checkpoint, weights_only=False)
-            net.load_state_dict(state["net"])
-            optimizer.load_state_dict(state["optimizer"])
-            run.load_state_dict(state["run"])
 
         def step(number: int, batch: dict[str, Tensor]) -> float:
             loss = net(**batch)["loss"]
@@ -276,11 +268,21 @@ class ByHand:
                 optimizer.zero_grad()
             return float(loss)
 
-        with run:
-            if getattr(run, "every_n_steps", None) is not None:
+        def before(run: Any) -> None:
+            if monitor is not None:
+                batch = {"x": torch.zeros(BATCH, 8), "labels": torch.zeros(BATCH, dtype=torch.long)}
+                run.count_flops(net, batch)
+            if setting.resumes:
+                state = torch.load(checkpoint, weights_only=False)
+                net.load_state_dict(state["net"])
+                optimizer.load_state_dict(state["optimizer"])
+                run.load_state_dict(state["run"])
+
+        def loop(run: Any) -> None:
+            if every is not None:
                 stream = (batch for _ in range(setting.epochs) for batch in loader)
                 steps = setting.epochs * len(loader)
-                for number in run.steps(steps, every_n_steps=run.every_n_steps):
+                for number in run.steps(steps, every_n_steps=every):
                     run.log(loss=step(number + 1, next(stream)))
             else:
                 for _ in run.epochs(setting.epochs):
@@ -288,6 +290,15 @@ class ByHand:
             if setting.saves:
                 state = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
                 torch.save({**state, "run": run.state_dict()}, checkpoint)
+
+        self._measure(track(sensors=[]) if monitor is None else monitor, before, loop)
+
+    def _measure(
+        self, run: Any, before: Callable[[Any], None], loop: Callable[[Any], None]
+    ) -> None:
+        before(run)
+        with run:
+            loop(run)
 
     @staticmethod
     def _train_epoch(run: Any, setting: Setting, loader: Any, step: Any) -> None:
@@ -305,8 +316,67 @@ class ByHand:
             net.train()
 
 
+class ByHand(ByTrack):
+    """`track()` without `with`."""
+
+    name = "track by hand"
+
+    def _measure(
+        self, run: Any, before: Callable[[Any], None], loop: Callable[[Any], None]
+    ) -> None:
+        before(run)
+        run.start()
+        try:
+            loop(run)
+        except BaseException as error:
+            run.stop(f"interrupted by {type(error).__name__}")
+            raise
+        run.stop()
+
+
+class ByDecorator(ByTrack):
+    """`@track()`: the function that is measured gets a run of its own."""
+
+    name = "track as a decorator"
+
+    def monitor(
+        self,
+        folder: Path | None,
+        *sensors: Any,
+        every_n_steps: int | None = None,
+        **options: Any,
+    ) -> Any:
+        return _Decorator(super().monitor(folder, *sensors, **options), every_n_steps)
+
+    def _measure(
+        self, run: Any, before: Callable[[Any], None], loop: Callable[[Any], None]
+    ) -> None:
+        decorator = run.decorator if isinstance(run, _Decorator) else run
+
+        @decorator
+        def train(run: Any) -> None:
+            before(run)
+            loop(run)
+
+        if isinstance(run, _Decorator):
+            run.function = train
+        train()
+
+
+class _Decorator:
+    """Shows the run of the function that was decorated, as a user finds it."""
+
+    def __init__(self, decorator: Any, every_n_steps: int | None) -> None:
+        self.decorator, self.every_n_steps = decorator, every_n_steps
+        self.function: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.function.run, name)
+
+
 ADAPTERS: dict[str, Adapter] = {
-    adapter.name: adapter for adapter in (ByLightning(), ByHuggingFace(), ByHand())
+    adapter.name: adapter
+    for adapter in (ByLightning(), ByHuggingFace(), ByTrack(), ByHand(), ByDecorator())
 }
 
 
