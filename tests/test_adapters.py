@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from energyest import load_trace
+from energyest.display import format_both
 from energyest.errors import ConfigurationError
 from tests.support.adapters import (
     ADAPTERS,
@@ -518,7 +519,7 @@ def a_summary_ends_the_run(adapter: Adapter, folder: Path) -> None:
     adapter.train(monitor, Setting(folder, step_s=BATCH_S))
     (text,) = said.about("outside of them")
     assert "3 epochs in " in text
-    assert f"({monitor.total_J / 3.6:.4g} mWh)" in text
+    assert f", {format_both(monitor.total_J)}" in text
     assert "GPU 75 %" in text
     assert "per sample" in text
     assert "(Germany, " in text
