@@ -39,5 +39,6 @@ def __getattr__(name: str) -> Any:
 
     try:
         return metadata.version("energyest")
-    except metadata.PackageNotFoundError:  # on the path without being installed
+    except (metadata.PackageNotFoundError, OSError):
+        # It was never installed, or nothing can be read now: that must end no training.
         return "0+unknown"

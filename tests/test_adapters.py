@@ -558,7 +558,7 @@ def the_wrong_trainer_says_which_monitor_it_takes(adapter: Adapter, folder: Path
     for other in filter(is_installed, others):
         monitor = other.monitor(folder / "energy")
         right = type(adapter.monitor(None)).__name__
-        with pytest.raises(ConfigurationError, match=f"takes {right}"):
+        with pytest.raises(ConfigurationError, match=f"use {right}: "):
             adapter.train(monitor, Setting(folder))
 
 

@@ -95,7 +95,7 @@ def test_what_people_say(name: str, country: str) -> None:
     ],
 )
 def test_an_unknown_country_names_the_nearest(name: str, nearest: str) -> None:
-    with pytest.raises(EstimateError, match=f"unknown country '{name}'.*nearest.*{nearest}"):
+    with pytest.raises(EstimateError, match=f"unknown country '{name}'.*closest.*{nearest}"):
         carbon_intensity(name)
 
 
@@ -103,7 +103,7 @@ def test_an_unknown_country_names_the_nearest(name: str, nearest: str) -> None:
 def test_nothing_near(name: str) -> None:
     with pytest.raises(EstimateError, match=r"unknown country .*known_countries\(\)") as caught:
         carbon_intensity(name)
-    assert "nearest" not in str(caught.value)
+    assert "closest" not in str(caught.value)
 
 
 def test_a_country_must_be_text() -> None:

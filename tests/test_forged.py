@@ -259,7 +259,7 @@ def test_columns_of_a_state_that_no_trace_can_have(
     assert len(trace) == 5
     assert sorted(trace.metrics) == ["val_acc"]
     assert len(caplog.records) == 1
-    assert "is left out" in caplog.text
+    assert "left out of the state" in caplog.text
 
 
 CHECKPOINTS: dict[str, Change] = {

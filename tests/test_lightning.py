@@ -853,7 +853,7 @@ def test_compiled_is_not_watched(
     make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=2).fit(trained, loader())
     meta = monitor.trace.meta
     assert meta["forward_flops_per_sample"] is None
-    assert "is compiled: the argument workload=describe_workload" in meta["flops_note"]
+    assert "is compiled: pass workload=describe_workload" in meta["flops_note"]
     assert monitor.trace.epochs.flops.isna().all()
     assert len(warnings_of(caplog)) == 1
     # Only the training went through the model.

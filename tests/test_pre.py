@@ -172,7 +172,7 @@ def test_far_from_what_was_measured_the_estimate_says_so(load: Workload) -> None
 @pytest.mark.parametrize(
     ("others", "message"),
     [
-        ({"gpu": "H1000"}, r"unknown GPU 'H1000'.*nearest.*H100"),
+        ({"gpu": "H1000"}, r"unknown GPU 'H1000'.*closest.*H100"),
         ({"gpu": "V100"}, "V100.* lacks bf16; it has fp32, fp16"),
         ({"epochs": 0}, "epochs=0 must be a number above 0"),
         ({"epochs": math.nan}, "epochs=nan"),

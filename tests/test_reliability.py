@@ -222,7 +222,7 @@ def test_after_the_end(caplog: pytest.LogCaptureFixture) -> None:
     run.log(too_late=1)
     assert len(run.trace) == 1
     assert run.total_J == total_J
-    assert "too_early logged before the first epoch" in caplog.text
+    assert "too_early: values logged before the first epoch" in caplog.text
     assert "the run has ended" in caplog.text
 
 

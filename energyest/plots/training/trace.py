@@ -47,7 +47,8 @@ def plot_trace(
     Raises:
         MissingDependencyError: matplotlib is not installed.
         TraceError: the trace holds no epoch.
-        EstimateError: `epochs` is less than the number of measured epochs, or `observed` is less than 1.
+        EstimateError: `epochs` is less than the number of measured epochs, or `observed` less
+            than 1.
 
     Examples:
         >>> from energyest import EnergyTrace
