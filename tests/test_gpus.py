@@ -26,11 +26,12 @@ from energyest.gpus import (
 from energyest.gpus.present import relative_rates
 from energyest.gpus.table import _rows, spelling, spellings
 from simulation.fake_nvml import FakeNvml
+from tests.support.each import for_each
 
 GIB = 2**30
 ROWS = known_gpus()
 
-each_row = pytest.mark.parametrize("gpu", ROWS, ids=lambda gpu: gpu.name)
+each_row = for_each(ROWS, lambda gpu: gpu.name)
 
 # Generations and their compute capabilities, from NVIDIA's list of CUDA GPUs.
 CAPABILITIES = {

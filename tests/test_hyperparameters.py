@@ -20,6 +20,7 @@ from energyest import EnergyMonitor
 from energyest.adapters.hyperparameters import plain_hyperparameters
 from energyest.errors import ConfigurationError
 from tests.support.cost import costs_at_most
+from tests.support.each import for_each
 
 
 def kept(values: Any, *asked: str) -> dict[str, Any]:
@@ -77,12 +78,12 @@ TEXTS = (
 PLAIN_NAMES = ("config.yaml", "model.ckpt", "train.csv", "example.com", LONG)
 
 
-@pytest.mark.parametrize("text", TEXTS)
+@for_each(TEXTS)
 def test_texts_that_stay_out(text: str) -> None:
     assert kept({"before": 1, "arch": text, "after": 2}) == {"before": 1, "after": 2}
 
 
-@pytest.mark.parametrize("text", [text for text in TEXTS if text not in PLAIN_NAMES])
+@for_each([text for text in TEXTS if text not in PLAIN_NAMES])
 def test_names_that_stay_out(text: str) -> None:
     """Like the weights of a data mixture, by path."""
     assert kept({"before": 1, text: 5, "in": {text: 6, "after": 2}}) == {"before": 1, "in.after": 2}
@@ -110,15 +111,15 @@ SECRETS = (
 )
 
 
-@pytest.mark.parametrize("value", ["abc", 1234, 1.5, True])
-@pytest.mark.parametrize("name", SECRETS)
-def test_names_of_secrets(name: str, value: Any) -> None:
-    values: Any = {name: value, "lr": 0.1}
-    nested: Any = value
-    for part in reversed(name.split(".")):
-        nested = {part: nested}
-    for one in (values, nested | {"lr": 0.1}, {"a": {"b": nested}, "lr": 0.1}):
-        assert kept(one) == {"lr": 0.1}
+@for_each(SECRETS)
+def test_names_of_secrets(name: str) -> None:
+    for value in ("abc", 1234, 1.5, True):
+        values: Any = {name: value, "lr": 0.1}
+        nested: Any = value
+        for part in reversed(name.split(".")):
+            nested = {part: nested}
+        for one in (values, nested | {"lr": 0.1}, {"a": {"b": nested}, "lr": 0.1}):
+            assert kept(one) == {"lr": 0.1}
 
 
 def test_names_that_are_not_secrets() -> None:

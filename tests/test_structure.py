@@ -12,6 +12,7 @@ import pytest
 
 import energyest
 from energyest.records.meta import TraceMeta
+from tests.support.each import for_each
 from tests.support.source import MODULES, PACKAGE, ROOT, imports_of, strings_of
 
 ADAPTERS = ("adapters", "lightning", "huggingface")
@@ -77,7 +78,7 @@ def inner_imports(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+@for_each(MODULES)
 def test_imports_go_down(path: Path) -> None:
     if room(path) in ("__init__", "__main__"):
         return  # the doors of the house: they lead everywhere
@@ -114,7 +115,7 @@ def test_files_and_folders_stay_small() -> None:
     assert not wide
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+@for_each(MODULES)
 def test_the_first_line_says_what_is_inside(path: Path) -> None:
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert docstring is not None
@@ -141,14 +142,14 @@ def test_keys_of_a_meta_are_declared() -> None:
             assert path.name == "meta.py" or not direct.endswith("trace.meta.get"), path
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+@for_each(MODULES)
 def test_estimators_know_no_torch_no_nvml_no_files(path: Path) -> None:
     if room(path) == "estimators":
         foreign = {name.split(".")[0] for name in imports_of(path)}
         assert not foreign & {"torch", "pynvml", "pytorch_lightning", "psutil", "pathlib", "os"}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+@for_each(MODULES)
 def test_only_plots_imports_matplotlib(path: Path) -> None:
     names = {name.split(".")[0] for name in imports_of(path)}
     names_a_figure = path.relative_to(PACKAGE).as_posix() in ("records/trace.py", "estimate.py")

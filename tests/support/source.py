@@ -13,26 +13,28 @@ PACKAGE = Path(energyest.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-@cache
-def nodes_of(path: Path) -> list[ast.AST]:
-    """All nodes of a file's syntax tree."""
-    return [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
-
-
-def imports_of(path: Path) -> set[str]:
+def imports_of(path: Path) -> frozenset[str]:
     """Full names of all modules that a file imports, also inside functions."""
-    found: set[str] = set()
-    for node in nodes_of(path):
+    return _names_in(path)[0]
+
+
+def strings_of(path: Path) -> frozenset[str]:
+    """All strings of a file that may name a module or a script."""
+    return _names_in(path)[1]
+
+
+@cache
+def _names_in(path: Path) -> tuple[frozenset[str], frozenset[str]]:
+    """Imports and strings: of hundreds of files, their trees would fill the memory."""
+    imports: set[str] = set()
+    strings: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imports |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found.add(node.module or "")
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
-
-
-def strings_of(path: Path) -> set[str]:
-    """All strings of a file that may name a module or a script."""
-    constants = (node for node in nodes_of(path) if isinstance(node, ast.Constant))
-    return {node.value for node in constants if isinstance(node.value, str)}
+            imports.add(node.module or "")
+            imports |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            strings.add(node.value)
+    return frozenset(imports), frozenset(strings)
