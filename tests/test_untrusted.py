@@ -26,6 +26,7 @@ from simulation.fuzzing import Loader, fuzz, mutate
 from simulation.hostile_files import loaders, real_json, real_trace
 from simulation.synthetic_pre import workload
 from tests.support.cost import costs_at_most
+from tests.support.each import for_each
 from tests.support.source import MODULES, ROOT, imports_of
 
 NETWORK = {
@@ -345,7 +346,7 @@ def test_a_probe_of_no_number(value: Any) -> None:
 # ---------------------------------------------------------------------- no code, no network
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+@for_each(MODULES)
 def test_no_module_imports_network_or_pickled_code(path: Path) -> None:
     names = imports_of(path)
     roots = names | {name.split(".")[0] for name in names}
