@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from typing import Any
 
@@ -282,6 +283,13 @@ def test_other_settings_are_not_repetitions() -> None:
     with pytest.warns(UserWarning, match="small, A40 differ in batch_size"):
         savings(runs)
     assert len(savings(runs, by=["model", "gpu", "batch_size"])) == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        savings(runs.assign(batch_size=math.nan))  # unknown in all of them
+        savings(runs.assign(batch_size=None, precision=None))
+    some = runs.assign(batch_size=[32.0, *[math.nan] * (len(runs) - 1)])
+    with pytest.warns(UserWarning, match="small, A40 differ in batch_size"):
+        savings(some)
 
 
 def test_precision_may_be_a_metric() -> None:

@@ -136,7 +136,9 @@ def check_choices(runs: pd.DataFrame, by: Sequence[str]) -> None:
     settings = _settings(runs, by)
     for key, rows in groups_of(runs, by).items() if settings else ():
         for name in settings:
-            if len(set(runs[name].iloc[rows])) > 1:
+            values = runs[name].iloc[rows]
+            # What is unknown in all runs is no difference: NaN is one value here.
+            if values.dropna().nunique() + values.isna().any() > 1:
                 warnings.warn(
                     f"runs of {label(key)} differ in {name}, so they are not repetitions: select "
                     f"the runs of one {name}, or add {name} to the columns that define a choice",
