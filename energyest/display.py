@@ -86,8 +86,8 @@ def format_both(energy_J: float) -> str:
     """Joules with a fitting prefix, and kWh, such as `492 kJ (0.1367 kWh)`."""
     energy_kWh = energy_J / JOULES_PER_KWH
     size, unit = 1e3, "kWh"
-    # Where kWh would need an exponent, the unit that fits: 5 J (1.389 mWh).
-    if math.isfinite(energy_kWh) and not 1e-4 <= abs(energy_kWh) < 1e4 and energy_kWh:
+    # Where kWh would have leading zeros or an exponent, the unit that fits: 5 J (1.389 mWh).
+    if math.isfinite(energy_kWh) and not 1e-3 <= abs(energy_kWh) < 1e4 and energy_kWh:
         size, unit = unit_for(1000 * energy_kWh, "Wh")
     return f"{format_energy(energy_J)} ({1000 * energy_kWh / size:.4g} {unit})"
 

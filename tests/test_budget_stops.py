@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,18 @@ def test_energies_have_four_digits_everywhere() -> None:
     assert format_energy(169.6) == "169.6 J"
     assert format_both(171.1) == "171.1 J (47.53 mWh)"
     assert format_duration(62) == "1 min 02 s"
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_several_processes_are_only_warned(
+    processes: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each would end at an epoch of its own, and the others would wait for it."""
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    run = track(sensors=[Constant(100)], budget_hours=1e-9, on_exceed="stop")
+    with run:
+        for _ in run.epochs(4):
+            time.sleep(0.001)
+    assert len(run.trace) == (4 if processes == "2" else 1)
+    assert "is spent" in run.exceeded
+    assert ("only warns of a budget" in caplog.text) == (processes == "2")

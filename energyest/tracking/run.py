@@ -7,11 +7,13 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from energyest.checks import check_count, check_installed, short
+from energyest.distributed.world import is_one_of_several
 from energyest.errors import ConfigurationError
 from energyest.estimate import Estimate
 from energyest.markup import as_html
@@ -63,10 +65,15 @@ class Run:
 
     @functools.cached_property
     def _watch(self) -> BudgetWatch:
-        session = self._session
-        return BudgetWatch(
-            self._budget, session.standing, lambda found: session.describe(budget=found)
-        )
+        session, budget = self._session, self._budget
+        if budget.stops and is_one_of_several():
+            # Each would stop at a moment of its own, and the others would wait for it.
+            log.warning(
+                "energyest: with several processes, track() only warns of a budget: "
+                'on_exceed="stop" would end each of them at a different epoch'
+            )
+            budget = replace(budget, stops=False)
+        return BudgetWatch(budget, session.standing, lambda found: session.describe(budget=found))
 
     def __call__(self, function: Callable[..., R]) -> Callable[..., R]:
         """Decorate a function: each call is a run of its own.

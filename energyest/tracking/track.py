@@ -82,6 +82,7 @@ def track(
         budget_hours: how long the run may take.
         on_exceed: "warn" when a budget is exceeded or will be, or "stop" to end `run.epochs` after
             the epoch and `run.steps` after the step. In a loop of your own, check `run.exceeded`.
+            With several processes, it only warns.
         carbon_intensity: carbon intensity of the electricity: a country, such as "DE", or a number
             in g CO2e per kWh; by default the setting, see docs/reference/settings.md.
         pue: power usage effectiveness of the data centre, for CO2e only; by default the setting,
