@@ -76,6 +76,22 @@ def test_from_before_the_folder_is_there_until_the_run_ends(
     assert last.startswith("8 of 8 epochs, finished, 800 J")
 
 
+def test_the_only_trace_below_a_folder(
+    elsewhere: Elsewhere, capsys: pytest.CaptureFixture[str]
+) -> None:
+    above = elsewhere.folder.parent / "logs"
+    elsewhere.folder = above / "version_0" / "energy"
+    elsewhere.steps = [elsewhere.records(3), elsewhere.records(8, "finished")]
+    above.mkdir()
+    assert main(["watch", str(above)]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 2
+    assert err.count(f"the trace of {above} is in {elsewhere.folder}") == 1
+    EnergyTrace.from_epochs([100.0]).save(above / "version_1" / "energy")
+    assert main(["watch", str(above)]) == 1
+    assert "name one of" in capsys.readouterr().err
+
+
 def test_as_json(elsewhere: Elsewhere, capsys: pytest.CaptureFixture[str]) -> None:
     elsewhere.records(2)()
     elsewhere.steps = [elsewhere.records(4), elsewhere.records(5, "interrupted by SIGTERM")]

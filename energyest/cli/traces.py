@@ -70,16 +70,28 @@ def _open_folder(path: Path) -> EnergyTrace:
     try:
         return load_trace(path)
     except TraceError:
-        below = [] if _holds_trace(path) else traces_below(path)
-        if not below:
+        found = folder_of_trace(path)
+        if found == path:
             raise
-        if len(below) == 1:
-            note(f"the trace of {path} is in {below[0]}")
-            return load_trace(below[0])
+        return load_trace(found)
+
+
+def folder_of_trace(path: Path) -> Path:
+    """The folder itself, or the only one below it that holds a trace.
+
+    Raises:
+        TraceError: several of them do.
+    """
+    below = [] if _holds_trace(path) else traces_below(path)
+    if len(below) > 1:
         raise TraceError(
             f"{path} holds no trace itself, but {len(below)} of them below it: name one of "
             f"{_listed(below)}; `energyest runs {path}` compares them"
-        ) from None
+        )
+    if not below:
+        return path
+    note(f"the trace of {path} is in {below[0]}")
+    return below[0]
 
 
 def _holds_trace(path: Path) -> bool:

@@ -21,6 +21,7 @@ from energyest.cli.output import (
     say,
     say_line,
 )
+from energyest.cli.traces import folder_of_trace
 from energyest.display import format_both, format_duration
 from energyest.errors import ConfigurationError, EstimateError, TraceError
 
@@ -63,7 +64,7 @@ class View(NamedTuple):
     "--timeout",
     type=float,
     metavar="SECONDS",
-    help="Give up if nothing new comes for so long. Default: never.",
+    help="Give up after so many seconds without anything new. Default: never.",
 )
 @options.carbon
 @options.as_json
@@ -133,6 +134,8 @@ def _views(
     if not folder.exists() and not quiet:
         say(f"waiting for {folder}", error=True)
     while True:
+        if shown is None:
+            folder = folder_of_trace(folder)
         now_s, state = time.monotonic(), _state_of(folder)
         if state != seen and state:
             try:
