@@ -69,7 +69,7 @@ def test_what_a_terminal_cannot_show(
 
 def test_project(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["project", folder, "-n", "10"]) == 0
-    assert "1.1 kJ (0.0003056 kWh) for 10 epochs" in capsys.readouterr().out
+    assert "1.1 kJ (305.6 mWh) for 10 epochs" in capsys.readouterr().out
 
 
 def test_of_a_finished_run_errors_are_in_per_cent(

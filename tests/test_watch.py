@@ -71,7 +71,7 @@ def test_from_before_the_folder_is_there_until_the_run_ends(
     assert second.startswith("2 of 8 epochs, 200 J (")
     assert ", 27.8 mg CO2e so far: best guess (not stable yet" in second
     assert third.startswith("4 of 8 epochs, 400 J")
-    assert ": 800 J (0.0002222 kWh) for 8 epochs in 8 s" in third
+    assert ": 800 J (222.2 mWh) for 8 epochs in 8 s" in third
     assert third.endswith("111 mg CO2e")
     assert last.startswith("8 of 8 epochs, finished, 800 J")
 
