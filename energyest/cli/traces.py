@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from energyest.cli.output import no_warnings, note
-from energyest.errors import TraceError
+from energyest.errors import EstimateError, TraceError
 
 if TYPE_CHECKING:
     from energyest.records.trace import EnergyTrace
@@ -47,6 +47,25 @@ def open_trace(
             gpu=gpu,
             interval_s=interval,
             timezone=timezone,
+        )
+
+
+def check_log(trace: EnergyTrace) -> None:
+    """Say what is doubtful about the trace of a log, and refuse a log without epochs.
+
+    Raises:
+        EstimateError: the log does not say when epochs ended.
+    """
+    from energyest.records.meta import read_object
+    from energyest.summary import notes_of
+
+    if not read_object(trace.meta, "log"):
+        return
+    for line in notes_of(trace):
+        note(line)
+    if not len(trace):
+        raise EstimateError(
+            "the log does not say when epochs ended: pass --epoch-ends FILE, or --epoch-marks"
         )
 
 
