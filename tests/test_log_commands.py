@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from energyest.cli import main
+from energyest.cli.traces import with_options
 
 NO_EPOCHS = (
     "energyest: the log does not say when epochs ended: pass --epoch-ends FILE, or --epoch-marks\n"
@@ -62,3 +63,28 @@ def test_options_of_one_log_alone(
 ) -> None:
     assert main([*arguments, "--epoch-ends", "ends.txt"]) == 2
     assert "--epoch-ends is for one log" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("its power; leave it out with gpu=", "its power; leave it out with --gpu"),
+        ("gpu='7' is not one of its devices", "--gpu '7' is not one of its devices"),
+        ("in interval_s=, as in interval_s=1.0", "in --interval, as in --interval 1.0"),
+        ("set epoch_end_s= to a file", "set --epoch-ends to a file"),
+        ("choose with tool=", "choose with --tool"),
+        ("no times (--query-gpu=timestamp)", "no times (--query-gpu=timestamp)"),
+        ("max_gap_s= sets how long", "max_gap_s= sets how long"),  # there is no such option
+    ],
+)
+def test_options_for_arguments(text: str, shown: str) -> None:
+    assert with_options(text) == shown
+
+
+def test_messages_name_options(log: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = Path(log).read_text()
+    Path(log).write_text(text.replace("0, 300 W", "0, [N/A]"))
+    assert main(["show", log, "--epoch-ends", "ends.txt"]) == 1
+    assert capsys.readouterr().err.endswith("; leave it out with --gpu\n")
+    assert main(["show", log, "--gpu", "7"]) == 1
+    assert "--gpu '7' is not one of its devices" in capsys.readouterr().err
