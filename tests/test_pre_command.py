@@ -49,6 +49,9 @@ def batch():
 
 def broken():
     raise RuntimeError("no weights")
+
+def late():
+    import no_such_library
 """
 LENGTH = ["--epochs", "3", "--train-samples", "3200"]
 TRAINING = ["--gpu", "A100", *LENGTH]
@@ -150,6 +153,9 @@ def test_the_workload_of_a_trace(models: Path, capsys: pytest.CaptureFixture[str
         (["my_models:number", "--batch", "2x8"], "my_models:number is a int"),
         (["my_models:broken", "--batch", "2x8"], "RuntimeError: no weights"),
         (["bad_module:Net", "--batch", "2x8"], "No module named 'no_such_library'"),
+        (["bad_module.py:Net", "--batch", "2x8"], "bad_module.py cannot be imported"),
+        (["my_models:late", "--batch", "2x8"], "my_models:late(): ModuleNotFoundError"),
+        (["my_models:Net", "--batch-from", "my_models:late"], "No module named 'no_such_library'"),
         (["no_module:Net", "--batch", "2x8"], "no_module cannot be imported"),
         (["my_models", "--batch", "2x8"], "MODULE:NAME"),
         (["my_models:Net"], "a batch for my_models:Net is needed"),
@@ -167,6 +173,25 @@ def test_what_cannot_be(
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("command", ["pre", "advise"])
+def test_without_torch(
+    models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    batch = ["--batch", "32x8"]
+    assert main(["pre", "my_models.py:Net", *TRAINING, *batch, "--save-workload", "net.json"]) == 0
+    capsys.readouterr()
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main([command, "my_models.py:Net", *TRAINING, *batch]) == 1
+    assert capsys.readouterr().err == (
+        "energyest: my_models.py:Net, unlike a workload stored with --save-workload, needs torch, "
+        "which is not installed: pip install torch\n"
+    )
+    assert main([command, "net.json", *TRAINING]) == 0
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -37,10 +37,14 @@ def carbon(command: Command) -> Command:
 
 
 def trace(command: Command) -> Command:
-    """TRACE as the parameter `trace`, and the options that `traces.open_trace` takes."""
+    """TRACE as the parameter `trace`, and the options of `log`."""
+    return click.argument("trace", metavar="TRACE")(log(command))
+
+
+def log(command: Command) -> Command:
+    """The options that `traces.open_trace` takes."""
     return _all(
         command,
-        click.argument("trace", metavar="TRACE"),
         click.option(
             "--epoch-ends", metavar="FILE", help="Of a log: when epochs ended, one a line."
         ),
@@ -59,6 +63,24 @@ def trace(command: Command) -> Command:
         ),
         click.option("--timezone", help="Of a log with local times, such as Europe/Berlin."),
     )
+
+
+def check_no_log(where: str, log: Mapping[str, object]) -> None:
+    """Refuse the options of `log` where no single log is read.
+
+    Args:
+        where: what is read instead, for the message.
+        log: the options, as `open_trace` takes them; None where not given.
+
+    Raises:
+        click.UsageError: one is given.
+    """
+    given = [f"--{name.replace('_', '-')}" for name, value in log.items() if value is not None]
+    if given:
+        raise click.UsageError(
+            f"{given[0]} is for one log, not for {where}",
+            click.get_current_context(silent=True),
+        )
 
 
 def length(command: Command) -> Command:

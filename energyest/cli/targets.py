@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from energyest.checks import check_installed
 from energyest.errors import ConfigurationError, WorkloadError
 
 if TYPE_CHECKING:
@@ -69,12 +70,18 @@ def workload_of(
             f"a batch for {target} is needed: --batch with its shape, such as 32x3x224x224, or "
             "--batch-from MODULE:NAME"
         )
-    example = find(str(batch_from)) if batch is None else batch_of_shape(batch)
-    example = example() if callable(example) and not hasattr(example, "shape") else example
+    check_installed(f"{target}, unlike a workload stored with --save-workload,", "torch", "fvcore")
+    example = batch_of_shape(batch) if batch is not None else _batch_from(str(batch_from))
     return Described(
         _described(target, example, precision or "fp32", optimizer or "sgd"),
         None,
     )
+
+
+def _batch_from(target: str) -> Any:
+    found = find(target)
+    is_made = callable(found) and not hasattr(found, "shape")
+    return _called(target, found, "batch") if is_made else found
 
 
 def _described(target: str, batch: Any, precision: str, optimizer: str) -> Workload:
@@ -89,17 +96,17 @@ def _described(target: str, batch: Any, precision: str, optimizer: str) -> Workl
                 f"{target} is a {type(model).__name__}: it must be a model, or a class or function "
                 "without arguments that makes one"
             )
-        model = _called(target, model)
+        model = _called(target, model, "model")
     return describe_workload(model, batch, precision=precision, optimizer=optimizer)
 
 
-def _called(target: str, make: Any) -> Any:
+def _called(target: str, make: Any, what: str) -> Any:
     try:
         return make()
     except TypeError as error:
         raise ConfigurationError(
             f"{target}() cannot be called without arguments ({error}): write a function without "
-            "arguments that returns the model, and name that"
+            f"arguments that returns the {what}, and name that"
         ) from error
     except Exception as error:  # it is the user's code
         raise ConfigurationError(f"{target}(): {type(error).__name__}: {error}") from error

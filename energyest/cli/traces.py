@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from energyest.cli.output import no_warnings, note
-from energyest.errors import TraceError
+from energyest.errors import EstimateError, TraceError
 
 if TYPE_CHECKING:
     from energyest.records.trace import EnergyTrace
@@ -15,6 +16,17 @@ if TYPE_CHECKING:
 # Lightning puts a trace two levels below its log folder, version_0/energy; that may have a name.
 _PATTERNS = ("*/meta.json", "*/*/meta.json", "*/*/*/meta.json")
 _MOST_NAMED = 5
+# The options for the arguments of the readers.
+_OPTIONS = {
+    "epoch_end_s": "--epoch-ends",
+    "epoch_marks": "--epoch-marks",
+    "gpu": "--gpu",
+    "interval_s": "--interval",
+    "timezone": "--timezone",
+    "tool": "--tool",
+}
+# An argument as messages name it: alone, or with a quoted value or a number.
+_ARGUMENT = re.compile(rf"(?<![\w-])({'|'.join(_OPTIONS)})=(?:(?=(['\"\d]))|(?=[\s,;:.)]|$))")
 
 
 def open_trace(
@@ -39,14 +51,41 @@ def open_trace(
         return _open_folder(path)
     # What is doubtful is in the trace's notes.
     with no_warnings():
-        return read_log(
-            path,
-            tool=tool,
-            epoch_end_s=epoch_ends,
-            epoch_marks=epoch_marks,
-            gpu=gpu,
-            interval_s=interval,
-            timezone=timezone,
+        try:
+            return read_log(
+                path,
+                tool=tool,
+                epoch_end_s=epoch_ends,
+                epoch_marks=epoch_marks,
+                gpu=gpu,
+                interval_s=interval,
+                timezone=timezone,
+            )
+        except TraceError as error:
+            raise TraceError(with_options(str(error))) from error
+
+
+def with_options(text: str) -> str:
+    """A message of the readers with the options of the command line for their arguments."""
+    return _ARGUMENT.sub(lambda m: _OPTIONS[m[1]] + (" " if m[2] else ""), text)
+
+
+def check_log(trace: EnergyTrace) -> None:
+    """Say what is doubtful about the trace of a log, and refuse a log without epochs.
+
+    Raises:
+        EstimateError: the log does not say when epochs ended.
+    """
+    from energyest.records.meta import read_object
+    from energyest.summary import notes_of
+
+    if not read_object(trace.meta, "log"):
+        return
+    for line in notes_of(trace):
+        note(with_options(line))
+    if not len(trace):
+        raise EstimateError(
+            "the log does not say when epochs ended: pass --epoch-ends FILE, or --epoch-marks"
         )
 
 

@@ -12,7 +12,7 @@ from energyest.cli.facts import Emissions, emissions, trace_facts
 from energyest.cli.methods import method_rows, print_methods
 from energyest.cli.output import print_json, print_table, say
 from energyest.cli.run_tables import collect, with_units
-from energyest.cli.traces import is_trace, open_trace, traces_below
+from energyest.cli.traces import check_log, is_trace, open_trace, traces_below
 
 _COSTS = ("energy_J", "energy_kWh", "co2e_kg", "duration_s", "mean_power_W")
 
@@ -35,6 +35,7 @@ _COSTS = ("energy_J", "energy_kWh", "co2e_kg", "duration_s", "mean_power_W")
 )
 @click.option("--quality", metavar="METRIC", help="Of a folder: what may be given up for it.")
 @click.option("--model", help="Hyperparameter that names the model. Default: its class.")
+@options.log
 @options.carbon
 @options.as_json
 def command(
@@ -48,6 +49,7 @@ def command(
     intensity: str | None,
     pue: float | None,
     as_json: bool,
+    **log: Any,
 ) -> None:
     """Compare estimators on a training, runs, or choices.
 
@@ -65,15 +67,18 @@ def command(
     Examples:
       energyest compare energy --epochs 100
       energyest compare energy --observed 5
+      energyest compare nvidia-smi.csv --epoch-ends ends.txt
       energyest compare runs/resnet18 runs/resnet50
       energyest compare runs --by model --by gpu --quality val_acc
     """
     carbon = emissions(intensity, pue)
     if len(paths) > 1:
+        options.check_no_log("several traces", log)
         _compare_runs(paths, model, carbon, as_json)
     elif _is_one(Path(paths[0])):
-        _compare_estimators(paths[0], epochs, observed, carbon, as_json)
+        _compare_estimators(paths[0], epochs, observed, carbon, as_json, **log)
     else:
+        options.check_no_log("a folder of runs", log)
         _compare_choices(paths[0], list(by) or ["model", "gpu"], cost, quality, model, as_json)
 
 
@@ -82,11 +87,17 @@ def _is_one(path: Path) -> bool:
 
 
 def _compare_estimators(
-    trace: str, epochs: float | None, observed: int | None, carbon: Emissions, as_json: bool
+    trace: str,
+    epochs: float | None,
+    observed: int | None,
+    carbon: Emissions,
+    as_json: bool,
+    **log: Any,
 ) -> None:
     from energyest.estimators.step.horizon import tells_length
 
-    found = open_trace(trace)
+    found = open_trace(trace, **log)
+    check_log(found)
     if epochs is None and not tells_length(found):
         epochs = float(len(found))  # a finished run, or a log of one
     if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,7 @@ from energyest.cli.facts import emissions, trace_facts
 from energyest.cli.files import check_output, write
 from energyest.cli.output import as_plain, print_exactly, say
 from energyest.cli.run_tables import collect, with_units
-from energyest.cli.traces import is_trace, open_trace
+from energyest.cli.traces import check_log, is_trace, open_trace
 from energyest.errors import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ _TABLES = ("epochs", "power", "runs")
     "a trace, runs of a folder of several.",
 )
 @options.output
+@options.log
 @options.carbon
 @click.option("--model", help="Of runs: hyperparameter that names the model.")
 @click.option("--unfinished", is_flag=True, help="Of runs: also those that have not finished.")
@@ -53,6 +54,7 @@ def command(
     model: str | None,
     unfinished: bool,
     as_json: bool,
+    **log: Any,
 ) -> None:
     """Write a trace, or runs, as CSV, Parquet or JSON.
 
@@ -72,6 +74,7 @@ def command(
     Examples:
       energyest export energy --output epochs.csv
       energyest export energy --table power --output power.parquet
+      energyest export nvidia-smi.csv --epoch-ends ends.txt
       energyest export lightning_logs --to json | jq '.runs[].energy_kWh'
     """
     if as_json and to not in (None, "json"):
@@ -85,9 +88,12 @@ def command(
     carbon = emissions(intensity, pue)
     content: dict[str, object] = {}
     if kind == "runs":
+        options.check_no_log("a table of runs", log)
         rows = with_units(collect(path, model=model, unfinished=unfinished), carbon)
     else:
-        found = open_trace(path)
+        found = open_trace(path, **log)
+        if kind == "epochs":
+            check_log(found)
         content = trace_facts(found, carbon)
         rows = found.epochs if kind == "epochs" else found.power
     data = _encoded(rows, form, kind, content)

@@ -16,8 +16,8 @@ from energyest.cli.facts import (
     unstable_facts,
 )
 from energyest.cli.methods import method_rows, print_methods
-from energyest.cli.output import note, print_json, say, say_line
-from energyest.cli.traces import open_trace
+from energyest.cli.output import print_json, say, say_line
+from energyest.cli.traces import check_log, open_trace
 from energyest.errors import EstimateError
 
 if TYPE_CHECKING:
@@ -80,16 +80,8 @@ def command(
 
 def _check(trace: EnergyTrace, epochs: float | None, steps: int | None) -> None:
     from energyest.estimators.step.horizon import tells_length
-    from energyest.records.meta import read_object
-    from energyest.summary import notes_of
 
-    if read_object(trace.meta, "log"):
-        for line in notes_of(trace):
-            note(line)
-        if not len(trace):
-            raise EstimateError(
-                "the log does not say when epochs ended: pass --epoch-ends FILE, or --epoch-marks"
-            )
+    check_log(trace)
     if epochs is None and steps is None and not tells_length(trace):
         raise EstimateError(
             "the trace does not say how long the whole training is: pass --epochs or --steps"

@@ -10,7 +10,7 @@ from energyest.cli import options
 from energyest.cli.exits import Exit
 from energyest.cli.facts import Emissions, duration_s_of, emissions, trace_facts
 from energyest.cli.output import one_line, print_json, print_table, say, say_line
-from energyest.cli.traces import open_trace
+from energyest.cli.traces import open_trace, with_options
 
 if TYPE_CHECKING:
     from energyest.records.trace import EnergyTrace
@@ -72,7 +72,7 @@ def _print(trace: EnergyTrace, carbon: Emissions, all_rows: bool) -> None:
     devices = ", ".join(names_with_counts(trace.devices))
     say_line(f"  {status_of(trace)}{devices and f'; {devices}'}")
     for text in notes_of(trace):
-        say_line(f"note: {text}")
+        say_line(f"note: {with_options(text)}")
     if len(trace):
         measured = trace.epochs.dropna(axis="columns", how="all")
         columns = {str(name): measured[name].tolist() for name in measured}
