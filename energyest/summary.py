@@ -83,6 +83,14 @@ def notes_of(trace: EnergyTrace) -> Iterator[str]:
         yield f"{trace.unit} {cut.get('epoch')} was under way: {format_energy(so_far_J)} so far"
 
 
+def duration_s_of(trace: EnergyTrace) -> float | None:
+    """How long a run took, as recorded or as its epochs did; None if neither is known."""
+    recorded = read_number(trace.meta, "duration_s")
+    if recorded is not None or not len(trace):
+        return recorded
+    return float(np.sum(trace.column("duration_s")))
+
+
 def tells_sources(trace: EnergyTrace) -> bool:
     """Whether a trace says of each device if it was measured or modelled."""
     sources = [read_text(device, "source") for device in trace.devices]
@@ -105,11 +113,10 @@ def energy_text(trace: EnergyTrace) -> str:
 
 
 def _cost(trace: EnergyTrace) -> str:
-    duration_s = read_number(trace.meta, "duration_s")
-    if duration_s is None:
-        duration_s = float(np.sum(trace.column("duration_s")))
+    duration_s = duration_s_of(trace)
     rows = f"{len(trace)} {trace.unit}{'s' * (len(trace) != 1)}"
-    return f"{rows} in {format_duration(duration_s)}, {energy_text(trace)}"
+    time = "" if duration_s is None else f" in {format_duration(duration_s)}"
+    return f"{rows}{time}, {energy_text(trace)}"
 
 
 def _parts(trace: EnergyTrace) -> Iterator[str]:

@@ -118,6 +118,14 @@ def test_where_values_come_from_is_claimed_only_if_known(table: str, tmp_path: P
     assert "Nothing is modelled" not in text
 
 
+def test_a_log_without_epochs_has_no_time_of_0_s(tmp_path: Path) -> None:
+    (tmp_path / "power.csv").write_text("time_s,power_W\n0,300\n1,300\n2,300\n")
+    trace = read_table(tmp_path / "power.csv")
+    assert summary_of(trace).startswith("0 epochs, 600 J")
+    assert "0 epochs, 600 J" in trace._repr_html_()
+    assert "duration" not in Page(report_html(trace)).text.split("Energy", 2)[1]
+
+
 def test_a_modelled_share_is_shown_where_a_device_is_modelled() -> None:
     measured = {"device": "gpu:0", "source": "measured", "energy_J": 90.0}
     modelled = {"device": "ram:0", "source": "modelled", "energy_J": 10.0}
