@@ -83,6 +83,20 @@ def notes_of(trace: EnergyTrace) -> Iterator[str]:
         yield f"{trace.unit} {cut.get('epoch')} was under way: {format_energy(so_far_J)} so far"
 
 
+def duration_s_of(trace: EnergyTrace) -> float | None:
+    """How long a run took, as recorded or as its epochs did; None if neither is known."""
+    recorded = read_number(trace.meta, "duration_s")
+    if recorded is not None or not len(trace):
+        return recorded
+    return float(np.sum(trace.column("duration_s")))
+
+
+def tells_sources(trace: EnergyTrace) -> bool:
+    """Whether a trace says of each device if it was measured or modelled."""
+    sources = [read_text(device, "source") for device in trace.devices]
+    return bool(sources) and all(source in ("measured", "modelled") for source in sources)
+
+
 def energy_text(trace: EnergyTrace) -> str:
     """The total energy of a run, and how it divides into energy in and outside its epochs."""
     total_J = trace.total_J
@@ -99,11 +113,10 @@ def energy_text(trace: EnergyTrace) -> str:
 
 
 def _cost(trace: EnergyTrace) -> str:
-    duration_s = read_number(trace.meta, "duration_s")
-    if duration_s is None:
-        duration_s = float(np.sum(trace.column("duration_s")))
+    duration_s = duration_s_of(trace)
     rows = f"{len(trace)} {trace.unit}{'s' * (len(trace) != 1)}"
-    return f"{rows} in {format_duration(duration_s)}, {energy_text(trace)}"
+    time = "" if duration_s is None else f" in {format_duration(duration_s)}"
+    return f"{rows}{time}, {energy_text(trace)}"
 
 
 def _parts(trace: EnergyTrace) -> Iterator[str]:
@@ -113,8 +126,9 @@ def _parts(trace: EnergyTrace) -> Iterator[str]:
         gpus_J = read_number(read_object(trace.meta, "components"), "gpu_energy_J")
         if gpus_J is not None and gpus_of(trace.devices):
             parts.append(f"GPU {_percent(gpus_J / total_J)}")
-        modelled_J = _energy_of([d for d in trace.devices if d.get("source") == "modelled"])
-        if math.isfinite(modelled_J):
+        modelled = [d for d in trace.devices if d.get("source") == "modelled"]
+        modelled_J = _energy_of(modelled)
+        if modelled and math.isfinite(modelled_J) and tells_sources(trace):
             parts.append(f"modelled {_percent(modelled_J / total_J)}")
     samples = trace.column("samples") if "samples" in trace.epoch_columns else np.zeros(0)
     count, rows_J = float(np.sum(samples)), float(np.sum(trace.column("energy_J")))

@@ -582,6 +582,42 @@ def test_a_table_of_epochs(tmp_path: Path) -> None:
     assert trace.column("energy_J") == pytest.approx([6000] * 3)
 
 
+def test_other_columns_of_a_table_of_epochs_are_metrics_or_named(tmp_path: Path) -> None:
+    text = "epoch,energy_kWh,duration_s,val_acc,host,samples_per_s,lr\n"
+    text += "".join(f"{n},0.002,20,0.{n + 5},node1,100,{'' if n else 0.1}\n" for n in range(4))
+    with pytest.warns(UserWarning, match="column host was not used"):
+        trace = read_table(write(tmp_path, text))
+    assert trace.metrics == ["val_acc", "samples_per_s", "lr"]
+    assert trace.column("val_acc").tolist() == [0.5, 0.6, 0.7, 0.8]
+    assert trace.meta["notes"] == ["column host was not used"]
+    with pytest.warns(UserWarning, match="columns val_acc, host, .* were not used"):
+        read_table(
+            write(tmp_path, text.replace("epoch,", "end_time,")), time="end_time",
+            units={"end_time": "min"}, epoch_end_s=[30, 60],
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "unit"), [("seconds", "s"), ("minutes", "min"), ("time_s", "s")])
+def test_a_column_that_may_be_the_duration_is_named(tmp_path: Path, name: str, unit: str) -> None:
+    path = write(tmp_path, f"epoch,kWh,{name}\n" + "1,0.002,20\n" * 4)
+    hint = rf"column {name} was not used: .* name it duration_{unit}, or pass duration='{name}'"
+    with pytest.warns(UserWarning, match=hint):
+        trace = read_table(path)
+    assert not np.isfinite(trace.column("duration_s")).any()
+    assert trace.metrics == []
+    known = read_table(path, duration=name).column("duration_s")
+    assert known.tolist() == [20 if unit == "s" else 1200] * 4
+
+
+def test_units_with_one_meaning_are_read_in_any_case(tmp_path: Path) -> None:
+    for name in ("kwh", "KWH", "energy_Kwh", "kWh"):
+        trace = quietly(read_table, write(tmp_path, f"epoch,{name}\n" + "1,0.002\n" * 4))
+        assert trace.column("energy_J") == pytest.approx([7200] * 4)
+    for name in ("mwh", "MWH", "Mw", "mj"):
+        with pytest.raises(TraceError, match="energy"):
+            read_table(write(tmp_path, f"epoch,{name}\n1,0.002\n"))
+
+
 def test_epochs_that_are_not_rows_are_cut_out_of_them(tmp_path: Path) -> None:
     rows = "".join(
         f"{at(20 * n)},20,{energy}\n" for n, energy in ((1, 4000), (2, ""), (3, 2000), (4, 2000))

@@ -20,7 +20,9 @@ from energyest.estimators import score_estimators
 from energyest.frames import ResultTable
 from energyest.markup import Markup, as_html, cell, element, escaped, of_frame
 from energyest.measure.sensors.detection import Detection
+from energyest.readers import read_table
 from energyest.report import report_html, write_report
+from energyest.summary import summary_of
 from energyest.tradeoff import savings
 from tests.support.pictures import CHANGES, runs, training
 
@@ -102,6 +104,44 @@ def test_it_says_what_was_trained_and_what_it_cost() -> None:
         "ENERGYEST_CARBON_INTENSITY",
     ):
         assert said in text, said
+
+
+@pytest.mark.parametrize("table", ["time_s,power_W\n0,300\n1,300\n2,300\n", ""])
+def test_where_values_come_from_is_claimed_only_if_known(table: str, tmp_path: Path) -> None:
+    trace = EnergyTrace.from_epochs([5100, 4020, 4010], duration_s=[30, 24, 24])
+    if table:
+        (tmp_path / "power.csv").write_text(table)
+        trace = read_table(tmp_path / "power.csv")
+    assert "modelled" not in summary_of(trace)
+    text = Page(report_html(trace)).text
+    assert "what was measured and what was modelled is not known" in text
+    assert "Nothing is modelled" not in text
+
+
+def test_a_log_without_epochs_has_no_time_of_0_s(tmp_path: Path) -> None:
+    (tmp_path / "power.csv").write_text("time_s,power_W\n0,300\n1,300\n2,300\n")
+    trace = read_table(tmp_path / "power.csv")
+    assert summary_of(trace).startswith("0 epochs, 600 J")
+    assert "0 epochs, 600 J" in trace._repr_html_()
+    assert "duration" not in Page(report_html(trace)).text.split("Energy", 2)[1]
+
+
+def test_a_modelled_share_is_shown_where_a_device_is_modelled() -> None:
+    measured = {"device": "gpu:0", "source": "measured", "energy_J": 90.0}
+    modelled = {"device": "ram:0", "source": "modelled", "energy_J": 10.0}
+    unknown = {"device": "cpu:0", "energy_J": 10.0}
+    for devices, is_shown in (
+        ([measured, modelled], True),
+        ([measured], False),
+        ([measured, modelled, unknown], False),
+    ):
+        trace = EnergyTrace.from_epochs([100.0], [1.0], meta={"devices": devices})
+        assert ("modelled 10 %" in summary_of(trace)) == is_shown
+        assert ("modelled" in summary_of(trace)) == is_shown
+        known = "is not known" not in Page(report_html(trace)).text.split("and what is missing")[1]
+        assert known == (unknown not in devices)
+    only = EnergyTrace.from_epochs([100.0], [1.0], meta={"devices": [measured]})
+    assert "Nothing is modelled, and nothing is missing." in report_html(only)
 
 
 def test_projection_is_compared_with_the_outcome() -> None:

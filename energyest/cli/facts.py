@@ -61,7 +61,7 @@ def energy_facts(energy_J: float | None, carbon: Emissions) -> dict[str, Any]:
 def trace_facts(trace: EnergyTrace, carbon: Emissions) -> dict[str, Any]:
     """What a trace tells of its run."""
     from energyest.records.meta import read_object, read_text
-    from energyest.summary import notes_of, status_of
+    from energyest.summary import duration_s_of, notes_of, status_of
 
     return {
         "status": status_of(trace),
@@ -105,13 +105,3 @@ def unstable_facts(error: NotStableError, carbon: Emissions) -> dict[str, Any]:
         "missing_epochs": error.missing_epochs,
         "estimate": None if guess is None else estimate_facts(guess, carbon),
     }
-
-
-def duration_s_of(trace: EnergyTrace) -> float | None:
-    """How long a run took, as recorded or as its epochs did; None if neither is known."""
-    from energyest.records.meta import read_number
-
-    recorded = read_number(trace.meta, "duration_s")
-    if recorded is not None or not len(trace):
-        return recorded
-    return float(trace.column("duration_s").sum())

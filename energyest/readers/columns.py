@@ -18,6 +18,8 @@ _WORDS = {
 }  # fmt: skip
 # Units that are unambiguous in lower case; mj, for example, could be two things.
 _SMALL = {"w": "W", "kw": "kW", "mw": "mW", "j": "J", "kj": "kJ", "wh": "Wh", "kwh": "kWh"}
+# Units that have one meaning in whatever case; mWh and MWh have not.
+_ANY_CASE = {"kwh": "kWh", "kj": "kJ"}
 _UNIT = re.compile(r"(?:^|[\s_.\-/:\[(])([A-Za-z]+)\s*[\])]?\s*$")
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z][a-z]+)$")
 _DEVICE = re.compile(r"(?<![a-z])(gpu|cpu|dram|ram|memory)s?[\s_.\-/:]*(\d*)", re.IGNORECASE)
@@ -94,13 +96,18 @@ def device_of(name: str) -> str:
     return f"{kind}:{match[2] or 0}"
 
 
+def unit_of(name: str) -> str:
+    """The unit that a column's name states; empty if none."""
+    return _unit_of(name)[0]
+
+
 def _unit_of(name: str) -> tuple[str, str]:
     """The unit at the end of a name, and the name without it."""
     for match in (_UNIT.search(name), _CAMEL.search(name)):
         if match is None:
             continue
         text = match[1]
-        unit = _WORDS.get(text.lower(), text)
+        unit = _WORDS.get(text.lower()) or _ANY_CASE.get(text.lower(), text)
         if unit in _SMALL and re.search("power|energy|draw|consum", name, re.I):
             unit = _SMALL[unit]
         if unit in {**_POWER, **_ENERGY, **_TIME}:

@@ -270,9 +270,10 @@ def _refusal(readings: Readings, index: int, text: str) -> TraceError:
 def _meta(readings: Readings) -> dict[str, Any]:
     clock = readings.clock
     stated = {str(entry["device"]): entry for entry in readings.devices}
+    # A table does not say whether its power was measured or modelled.
+    source = {} if readings.tool == "table" else {"source": "measured"}
     devices = [
-        {"device": name, "kind": name.partition(":")[0], "source": "measured"}
-        | stated.get(name, {})
+        {"device": name, "kind": name.partition(":")[0], **source} | stated.get(name, {})
         for name in dict.fromkeys(readings.device)
     ]
     facts = {

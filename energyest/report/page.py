@@ -19,7 +19,7 @@ from energyest.report.pictures import picture_of
 from energyest.report.run_facts import carbon_facts, run_facts, text_of, total_facts
 from energyest.report.tables import device_table, epoch_table, level_table
 from energyest.settings import settings
-from energyest.summary import notes_of
+from energyest.summary import notes_of, tells_sources
 from energyest.versions import versions
 
 # Of more epochs, blocks of neighbours have a row.
@@ -140,7 +140,9 @@ def _missing(trace: EnergyTrace) -> Markup:
     ]
     unread = int(np.isnan(trace.column("energy_J")).sum())
     gaps = [f"{unread} of {len(trace)} {trace.unit}s were not measured"] if unread else []
-    notes = [*modelled, *gaps, *notes_of(trace)]
+    is_told = tells_sources(trace)
+    unknown = [] if is_told else ["what was measured and what was modelled is not known"]
+    notes = [*modelled, *unknown, *gaps, *notes_of(trace)]
     return listing(notes) if notes else paragraph("Nothing is modelled, and nothing is missing.")
 
 

@@ -16,15 +16,13 @@ from energyest.records.meta import read_count, read_number, read_object, read_po
 from energyest.records.run_labels import model_name
 from energyest.records.trace import EnergyTrace
 from energyest.report.tables import energy_cell
-from energyest.summary import status_of
+from energyest.summary import duration_s_of, status_of
 
 
 def run_facts(trace: EnergyTrace) -> dict[str, object]:
     """What was trained where; None for what is not known."""
     meta = trace.meta
-    duration_s = read_number(meta, "duration_s")
-    if duration_s is None:
-        duration_s = float(np.sum(trace.column("duration_s")))
+    duration_s = duration_s_of(trace)
     planned = read_positive(meta, "planned_epochs")
     parameters = read_count(read_object(meta, "model"), "parameters", most=10**15)
     of = "" if planned is None else f" of {planned:.6g}"
@@ -32,7 +30,7 @@ def run_facts(trace: EnergyTrace) -> dict[str, object]:
         "run": read_text(meta, "run_id"),
         "status": status_of(trace),
         "started": read_text(meta, "start_time"),
-        "duration": format_duration(duration_s),
+        "duration": None if duration_s is None else format_duration(duration_s),
         f"{trace.unit}s": f"{len(trace)}{of}",
         "model": model_name(trace) or None,
         "parameters": None if parameters is None else f"{parameters:,}",

@@ -8,7 +8,7 @@ import click
 
 from energyest.cli import options
 from energyest.cli.exits import Exit
-from energyest.cli.facts import Emissions, duration_s_of, emissions, trace_facts
+from energyest.cli.facts import Emissions, emissions, trace_facts
 from energyest.cli.output import one_line, print_json, print_table, say, say_line
 from energyest.cli.traces import open_trace, with_options
 
@@ -62,11 +62,9 @@ def command(
 
 def _print(trace: EnergyTrace, carbon: Emissions, all_rows: bool) -> None:
     from energyest.records.devices import names_with_counts
-    from energyest.summary import energy_text, notes_of, status_of, summary_of
+    from energyest.summary import notes_of, status_of, summary_of
 
     lines = summary_of(trace, intensity=carbon.intensity, pue=carbon.pue).split("\n")
-    if duration_s_of(trace) is None:
-        lines[0] = f"0 {trace.unit}s, {energy_text(trace)}"
     for line in lines:
         say_line(line)
     devices = ", ".join(names_with_counts(trace.devices))

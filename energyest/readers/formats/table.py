@@ -13,16 +13,21 @@ from energyest.arrays import FloatArray
 from energyest.checks import short
 from energyest.errors import TraceError
 from energyest.readers.clock import DATE_TIME, Clock, clock_of_texts, clock_of_unix
-from energyest.readers.columns import Meaning, device_of, factor_of, meanings_of
+from energyest.readers.columns import UNITS, Meaning, device_of, factor_of, meanings_of, unit_of
 from energyest.readers.readings import Readings, trace_of_readings, wide_readings
 from energyest.readers.tables import Table, read_any_table
 from energyest.readers.text import separator_of
 from energyest.readers.windows import Windows, trace_of_windows
-from energyest.records.trace import EnergyTrace
+from energyest.records.epoch_table import why_unstorable
+from energyest.records.trace import EPOCH_COLUMNS, EnergyTrace
 
 # Unix time of the years 2001 to 2096, in seconds and in milliseconds.
 _UNIX_S, _UNIX_MS = (1e9, 4e9), (1e12, 4e12)
 _DEVICE = re.compile(r"(gpu|cpu|ram)(:[\w@]*)?")
+# Columns that only number the rows; pandas writes the last two.
+_NUMBER_OF_EPOCH = ("epoch", "epochs", "", "unnamed: 0")
+# Columns of a trace that a table may hold under the same name, with the same meaning.
+_COUNTS = ("steps", "samples", "flops")
 
 
 def is_table(path: Path, head: str) -> bool:
@@ -57,6 +62,7 @@ def read_table(
 ) -> EnergyTrace:
     """Read a trace from a table: power over time, or one row per epoch with its energy.
 
+    Other columns of numbers in a table of epochs are metrics; a note names what was not used.
     The table is CSV, JSON lines, a list of JSON objects, or Parquet. Columns are found by their
     names, which state the unit: `time_s`, `timestamp`, `power_W`, `gpu0_power_mW`, `energy_kWh`,
     `duration_s`.
@@ -99,7 +105,8 @@ def read_table(
         )
     if gpu is not None:
         raise TraceError("gpu= selects power readings, but this is a table of epochs")
-    windows = known.windows(time, energy, duration, timezone)
+    is_cut = epoch_end_s is not None or epoch_marks is not None
+    windows = known.windows(time, energy, duration, timezone, keeps_rows=not is_cut)
     return trace_of_windows(windows, epoch_end_s=epoch_end_s, epoch_marks=epoch_marks)
 
 
@@ -131,7 +138,7 @@ class _Columns:
 
     def factor(self, name: str, quantity: str) -> float:
         """The factor that converts a column to watts, joules or seconds."""
-        meaning = self.meanings.get(name, Meaning(quantity, "", ""))
+        meaning = self.meanings.get(name, Meaning(quantity, unit_of(name), ""))
         unit = self.units.get(name, meaning.unit)
         try:
             return factor_of(quantity, unit)
@@ -197,9 +204,15 @@ class _Columns:
         return Readings(**common, **arrays | {"device": of_row})
 
     def windows(
-        self, time: str | None, energy: str | None, duration: str | None, timezone: str | None
+        self,
+        time: str | None,
+        energy: str | None,
+        duration: str | None,
+        timezone: str | None,
+        *,
+        keeps_rows: bool,
     ) -> Windows:
-        """The table as epochs."""
+        """The table as epochs; with metrics if its rows are kept, not cut at other ends."""
         table = self.table
         names = [energy] if energy is not None else self.those("energy")
         parts = {column: device_of(column).partition(":")[0] for column in names}
@@ -218,25 +231,70 @@ class _Columns:
             if totals
             else np.asarray(np.sum(list(columns.values()), axis=0))
         )
-        durations = self.those("duration")
+        used = {*totals, *names}
         duration_s = None
-        if duration is not None or durations:
-            duration_s = self.numbers(self.one("duration", duration), "duration")
+        if duration is not None or self.those("duration"):
+            duration = self.one("duration", duration)
+            duration_s = self.numbers(duration, "duration")
+            used.add(duration)
         end_s, clock = None, None
         if time is not None or (len(self.those("time")) == 1 and duration_s is not None):
-            _, end_s, clock = self.times(time, timezone)
+            time, end_s, clock = self.times(time, timezone)
+            used.add(time)
+        metrics, notes = self._others(used, keeps_rows, has_duration=duration_s is not None)
         return Windows(
             table.path,
             "table",
             energy_J,
             duration_s,
-            columns,
+            {**columns, **metrics},
             table.lines,
             end_s=end_s,
             clock=clock,
-            notes=table.notes,
+            notes=[*table.notes, *notes],
             facts={"energy_column": ", ".join(totals or names)},
         )
+
+    def _others(
+        self, used: set[str], keeps_rows: bool, *, has_duration: bool
+    ) -> tuple[dict[str, FloatArray], list[str]]:
+        """The metrics among the columns of a table of epochs, and notes on those not used.
+
+        A metric is a column of numbers whose name means nothing else. The number of the epoch is
+        its place in the table.
+        """
+        metrics: dict[str, FloatArray] = {}
+        left: list[str] = []
+        notes: list[str] = []
+        for name in self.table.names:
+            if name in used or name.strip().lower() in _NUMBER_OF_EPOCH:
+                continue
+            is_span = not has_duration and unit_of(name) in UNITS["time"] and "per" not in name
+            values = self._metric(name) if keeps_rows and not is_span else None
+            if values is not None:
+                metrics[name] = values
+            elif is_span:
+                notes.append(
+                    f"column {name} was not used: if it is the duration of each epoch, name it "
+                    f"duration_{unit_of(name)}, or pass duration={name!r}"
+                )
+            else:
+                left.append(name)
+        if left:
+            are = "column {} was" if len(left) == 1 else "columns {} were"
+            notes.append(f"{are.format(', '.join(left))} not used")
+        return metrics, notes
+
+    def _metric(self, name: str) -> FloatArray | None:
+        """A column as a metric; None if it is none."""
+        is_taken = name in EPOCH_COLUMNS and name not in _COUNTS
+        if name in self.meanings or is_taken or why_unstorable(name):
+            return None
+        try:
+            values = self.table.numbers(name, decimal=self.decimal)
+        except TraceError:
+            return None
+        return values if np.isfinite(values).any() else None
 
     def _time(self, given: str | None) -> str:
         """The column of times; of two, the one with dates, which says more."""
