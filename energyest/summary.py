@@ -80,7 +80,9 @@ def notes_of(trace: EnergyTrace) -> Iterator[str]:
     cut = read_object(trace.meta, "interrupted_epoch")
     so_far_J = read_number(cut, "energy_J")
     if so_far_J is not None:
-        yield f"{trace.unit} {cut.get('epoch')} was under way: {format_energy(so_far_J)} so far"
+        number = read_number(cut, "epoch")
+        which = "the last" if number is None else f"{number:g}"
+        yield f"{trace.unit} {which} was under way: {format_energy(so_far_J)} so far"
 
 
 def duration_s_of(trace: EnergyTrace) -> float | None:
@@ -127,9 +129,11 @@ def _parts(trace: EnergyTrace) -> Iterator[str]:
         if gpus_J is not None and gpus_of(trace.devices):
             parts.append(f"GPU {_percent(gpus_J / total_J)}")
         modelled = [d for d in trace.devices if d.get("source") == "modelled"]
-        modelled_J = _energy_of(modelled)
-        if modelled and math.isfinite(modelled_J) and tells_sources(trace):
-            parts.append(f"modelled {_percent(modelled_J / total_J)}")
+        # Of the devices, which know nothing of an earlier part of the run: its total would hide it.
+        share = _energy_of(modelled) / (_energy_of(trace.devices) or math.nan)
+        if modelled and math.isfinite(share) and tells_sources(trace):
+            since = " since the checkpoint" if read_objects(trace.meta, "earlier_parts") else ""
+            parts.append(f"modelled {_percent(share)}{since}")
     samples = trace.column("samples") if "samples" in trace.epoch_columns else np.zeros(0)
     count, rows_J = float(np.sum(samples)), float(np.sum(trace.column("energy_J")))
     if count > 0 and math.isfinite(rows_J):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import pytest
 from energyest import track
 from energyest.errors import ConfigurationError, EnergyestError
 from energyest.settings import Settings, settings
+from energyest.summary import summary_of
+from tests.support.sensors import Constant
 
 
 @pytest.fixture(autouse=True)
@@ -126,3 +130,24 @@ def test_without_logging_the_summary_is_on_stderr(
     with track(sensors=[], quiet=True):
         pass
     assert not capsys.readouterr().err
+
+
+def test_what_is_modelled_after_a_checkpoint() -> None:
+    """The earlier part's energy is in the total, and in no device."""
+
+    def sensors() -> list[Constant]:
+        sensor = Constant(100.0, "cpu:0")
+        sensor.device = replace(sensor.device, source="modelled")
+        return [sensor]
+
+    with track(sensors=sensors(), quiet=True) as first:
+        for _ in first.epochs(2):
+            time.sleep(0.02)
+    second = track(sensors=sensors(), quiet=True)
+    second.load_state_dict(first.state_dict())
+    with second:
+        for _ in second.epochs(4):
+            time.sleep(0.02)
+    assert len(second.trace) == 4
+    assert "modelled 100 % since the checkpoint" in summary_of(second.trace)
+    assert "modelled 100 %" in summary_of(first.trace)

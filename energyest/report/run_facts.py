@@ -12,7 +12,14 @@ from energyest.carbon import Intensity, carbon_intensity, co2e_kg
 from energyest.display import format_duration, format_mass
 from energyest.markup import Markup, facts, paragraph
 from energyest.records.devices import gpus_of, names_with_counts
-from energyest.records.meta import read_count, read_number, read_object, read_positive, read_text
+from energyest.records.meta import (
+    read_count,
+    read_number,
+    read_object,
+    read_objects,
+    read_positive,
+    read_text,
+)
 from energyest.records.run_labels import model_name
 from energyest.records.trace import EnergyTrace
 from energyest.report.tables import energy_cell
@@ -72,12 +79,13 @@ def total_facts(trace: EnergyTrace) -> dict[str, object]:
     modelled = [d for d in trace.devices if d.get("source") == "modelled"]
     parts = [read_number(d, "energy_J") for d in modelled]
     modelled_J = sum(math.nan if part is None else part for part in parts) if parts else None
+    since = ", since the checkpoint" if read_objects(trace.meta, "earlier_parts") else ""
     return {
         "whole run": energy_cell(total_J),
         f"in {trace.unit}s": energy_cell(rows_J),
         f"outside of {trace.unit}s": energy_cell(total_J - rows_J),
         "validation": energy_cell(validation_J) if validation_J > 0 else None,
-        "modelled, not measured": None if modelled_J is None else energy_cell(modelled_J),
+        f"modelled, not measured{since}": None if modelled_J is None else energy_cell(modelled_J),
     }
 
 
