@@ -12,7 +12,7 @@ import click
 from energyest.cli import options
 from energyest.cli.facts import emissions, trace_facts
 from energyest.cli.files import check_output, write
-from energyest.cli.output import as_plain, print_exactly, say
+from energyest.cli.output import as_plain, print_exactly, say_written
 from energyest.cli.run_tables import collect, with_units
 from energyest.cli.traces import check_log, is_trace, open_trace
 from energyest.errors import ConfigurationError, MissingDependencyError
@@ -101,7 +101,7 @@ def command(
         print_exactly(data.decode("utf-8"))
         return
     write(target, lambda file: file.write(data))
-    say(f"written: {output} ({len(rows)} rows of {kind})", error=as_json)
+    say_written(str(output), len(rows), kind, error=as_json)
 
 
 def _kind_of(folder: Path) -> str:
