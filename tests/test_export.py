@@ -187,4 +187,4 @@ def test_pictures_without_matplotlib(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.delitem(sys.modules, "energyest.plots.picture", raising=False)
     assert main(["plot", folder, "-o", str(tmp_path / "x.png")]) == 1
-    assert "energyest[plot]" in capsys.readouterr().err
+    assert "pip install matplotlib" in capsys.readouterr().err
