@@ -32,4 +32,4 @@ class ConfigurationError(EnergyestError, ValueError):
 
 
 class MissingDependencyError(EnergyestError, ImportError):
-    """A feature needs an optional package; the message names the extra to install."""
+    """A feature needs an optional package; the message names the package to install."""

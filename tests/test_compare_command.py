@@ -165,6 +165,7 @@ def test_help_has_examples(name: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert f"energyest {name}" in out.partition("Examples:")[2]
     assert ("--json" in out) or name == "run"
     assert out.isascii()
+    assert "energyest[" not in out  # pip finds the package in a clone alone
     assert max(map(len, out.splitlines())) <= 80
 
 

@@ -52,6 +52,22 @@ def test_json_and_back(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     pd.testing.assert_frame_equal(table, known.astype(float))
 
 
+def test_runs_as_csv_hold_what_export_writes(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, exported = tmp_path / "runs.csv", tmp_path / "exported.csv"
+    above = str(Path(folder).parent)
+    more = ["--intensity", "100"]
+    assert main(["runs", above, "--csv", str(runs), *more]) == 0
+    said = capsys.readouterr()
+    assert said.err.endswith(f"written: {runs} (1 rows of runs)\n")
+    assert "written" not in said.out
+    assert main(["export", above, "--table", "runs", "-o", str(exported), *more]) == 0
+    assert runs.read_bytes() == exported.read_bytes()
+    assert {"energy_kWh", "co2e_kg"} <= set(read_csv(runs.read_text()))
+    assert main(["runs", above, "--csv", str(runs)]) == 0  # is still a table of runs
+
+
 def test_parquet_and_back(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "epochs.parquet"
     assert main(["export", folder, "--output", str(file)]) == 0
@@ -171,4 +187,4 @@ def test_pictures_without_matplotlib(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.delitem(sys.modules, "energyest.plots.picture", raising=False)
     assert main(["plot", folder, "-o", str(tmp_path / "x.png")]) == 1
-    assert "energyest[plot]" in capsys.readouterr().err
+    assert "pip install matplotlib" in capsys.readouterr().err

@@ -88,3 +88,11 @@ def test_messages_name_options(log: str, capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().err.endswith("; leave it out with --gpu\n")
     assert main(["show", log, "--gpu", "7"]) == 1
     assert "--gpu '7' is not one of its devices" in capsys.readouterr().err
+
+
+def test_the_log_of_a_training_needs_marks(log: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("train.log").write_text("2026-03-01 10:00:20, epoch 1 done\n")
+    assert main(["project", log, "--epoch-ends", "train.log"]) == 1
+    assert capsys.readouterr().err.endswith(
+        "name one of them epoch_end_s; if this is a training's log, add --epoch-marks\n"
+    )

@@ -299,7 +299,7 @@ def test_without_matplotlib_there_is_a_report_without_a_picture(
     monkeypatch.delitem(sys.modules, "energyest.plots.picture", raising=False)
     page = Page(finished().to_html())
     assert not page.named("svg")
-    assert "pip install 'energyest[plot]'" in page.text
+    assert "pip install matplotlib" in page.text
 
 
 # ---------------------------------------------------------------------- pieces

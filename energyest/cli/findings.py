@@ -17,7 +17,7 @@ SUBSYSTEM=="powercap", ACTION=="add", KERNEL=="intel-rapl:*", RUN+="/bin/chmod a
 and run: udevadm control --reload && udevadm trigger -s powercap -c add
 (on a shared machine, think twice: power tells what others compute)"""
 _VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES")
-# What each package is for, and the extra that brings it; None for what is always needed.
+# What pip is to install for each package, and what it is for; None for what is always needed.
 _LIBRARIES = {
     "numpy": (None, ""),
     "pandas": (None, ""),
@@ -25,8 +25,8 @@ _LIBRARIES = {
     "torch": (None, ""),
     "pytorch-lightning": (None, ""),
     "lightning": ("", "needed only where a training imports lightning"),
-    "transformers": ("energyest[transformers]", "EnergyCallback"),
-    "matplotlib": ("energyest[plot]", "pictures"),
+    "transformers": ("transformers accelerate", "EnergyCallback"),
+    "matplotlib": ("matplotlib", "pictures"),
     "pyarrow": ("pyarrow", "Parquet files"),
 }
 
@@ -76,11 +76,11 @@ def missing_libraries() -> Iterator[Finding]:
     for name, version in libraries().items():
         if version is not None:
             continue
-        extra, purpose = _LIBRARIES[name]
-        if extra is None:
+        packages, purpose = _LIBRARIES[name]
+        if packages is None:
             yield Finding("library", "missing", f"{name} is not installed", f"pip install {name}")
         else:
-            remedy = f"pip install '{extra}'" if extra else ""
+            remedy = f"pip install {packages}" if packages else ""
             yield Finding("library", "note", f"{name} is not installed ({purpose})", remedy)
 
 

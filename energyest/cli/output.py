@@ -57,6 +57,11 @@ def say_line(text: str, *, indent: str = "  ", error: bool = False) -> None:
     say(line, error=error)
 
 
+def say_written(file: str, rows: int, kind: str, *, error: bool) -> None:
+    """Say that a table was written to a file, such as one of 3 rows of runs."""
+    say(f"written: {file} ({rows} rows of {kind})", error=error)
+
+
 def note(text: object) -> None:
     """Say on stderr what qualifies an answer."""
     say_line(f"note: {text}", error=True)

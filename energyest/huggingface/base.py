@@ -26,5 +26,5 @@ def check_installed() -> None:
     if missing is not None:
         raise ImportError(
             f"EnergyCallback needs transformers and accelerate ({missing}): "
-            "pip install 'energyest[transformers]'"
+            "pip install transformers accelerate"
         ) from missing

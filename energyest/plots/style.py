@@ -73,9 +73,7 @@ def new_figure(width_in: float, height_in: float) -> Figure:
     try:
         from energyest.plots.picture import Picture  # noqa: PLC0415  (optional dependency)
     except ImportError as error:
-        raise MissingDependencyError(
-            "plots need matplotlib: pip install 'energyest[plot]'"
-        ) from error
+        raise MissingDependencyError("plots need matplotlib: pip install matplotlib") from error
     return Picture(figsize=(width_in, height_in), layout="constrained")
 
 

@@ -100,7 +100,9 @@ def _of_table(log: Log, clock: Clock) -> FloatArray:
         lines = lines[1:]
     elif len(header) > 1:
         raise log.refusal(
-            lines[0].number, "several columns and no header: name one of them epoch_end_s"
+            lines[0].number,
+            "several columns and no header: name one of them epoch_end_s; if this is a "
+            "training's log, add epoch_marks=",
         )
     texts = []
     for number, text in lines:

@@ -31,6 +31,8 @@ COLUMNS = (
     *("status", "started"),
 )
 _HEADER = ",".join(COLUMNS).encode()
+# The command line writes these behind energy_J.
+_CONVERTED = (b"energy_kWh,", b"co2e_kg,")
 
 
 def collect_runs(
@@ -258,4 +260,8 @@ def _is_ours(file: Path) -> bool:
     if not file.is_file():
         return False
     with open(file, "rb") as opened:
-        return opened.read(len(_HEADER)) in (_HEADER, b"")
+        head = opened.read(len(_HEADER) + sum(map(len, _CONVERTED)))
+    own = head
+    for name in _CONVERTED:
+        own = own.replace(name, b"", 1)
+    return own.startswith(_HEADER) or head == b""

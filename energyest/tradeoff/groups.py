@@ -220,7 +220,7 @@ def _dunn(groups: Sequence[FloatArray]) -> FloatArray:
         from scikit_posthocs import posthoc_dunn  # noqa: PLC0415  (optional dependency)
     except ImportError as error:
         raise MissingDependencyError(
-            "comparing groups by ranks needs scikit-posthocs: pip install 'energyest[tradeoff]'"
+            "comparing groups by ranks needs scikit-posthocs: pip install scikit-posthocs"
         ) from error
     found: FloatArray = posthoc_dunn(list(groups), p_adjust="holm").to_numpy(float)
     return found

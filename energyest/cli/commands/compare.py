@@ -59,8 +59,8 @@ def command(
                    said after 5 epochs.
     TRACE TRACE..  the runs beside each other, and how each differs from the
                    first.
-    FOLDER         of many runs: what each choice (--by) saves against each
-                   more expensive one, by the medians of its repetitions, with
+    FOLDER         of many runs: how much each choice (--by) saves over each
+                   more expensive one, from medians of its repetitions, with
                    90 % intervals where there are 5 or more of them.
 
     \b

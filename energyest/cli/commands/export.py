@@ -12,7 +12,7 @@ import click
 from energyest.cli import options
 from energyest.cli.facts import emissions, trace_facts
 from energyest.cli.files import check_output, write
-from energyest.cli.output import as_plain, print_exactly, say
+from energyest.cli.output import as_plain, print_exactly, say_written
 from energyest.cli.run_tables import collect, with_units
 from energyest.cli.traces import check_log, is_trace, open_trace
 from energyest.errors import ConfigurationError, MissingDependencyError
@@ -58,11 +58,11 @@ def command(
 ) -> None:
     """Write a trace, or runs, as CSV, Parquet or JSON.
 
-    Without --output the table goes to stdout. Units stand in the names of
-    columns. What is not known is an empty cell in CSV, null in JSON and
-    Parquet, never 0. In CSV, text that a spreadsheet would compute (it begins
-    with =, +, - or @) is preceded by an apostrophe; numbers are not. JSON also
-    holds the totals of a trace. Parquet takes pyarrow: pip install pyarrow.
+    Without --output the table goes to stdout. Column names include units. What
+    is not known is an empty cell in CSV, null in JSON and Parquet, never 0. In
+    CSV, text that a spreadsheet would compute (it begins with =, +, - or @) is
+    preceded by an apostrophe; numbers are not. JSON also holds the totals of a
+    trace. Parquet needs pyarrow: pip install pyarrow.
 
     \b
     Read back with pandas:
@@ -101,7 +101,7 @@ def command(
         print_exactly(data.decode("utf-8"))
         return
     write(target, lambda file: file.write(data))
-    say(f"written: {output} ({len(rows)} rows of {kind})", error=as_json)
+    say_written(str(output), len(rows), kind, error=as_json)
 
 
 def _kind_of(folder: Path) -> str:
@@ -123,7 +123,7 @@ def _encoded(rows: pd.DataFrame, form: str, kind: str, content: dict[str, object
         _storable(rows).to_parquet(file, engine="pyarrow", index=False)
     except ImportError as error:
         raise MissingDependencyError(
-            "Parquet takes pyarrow, which is not installed: pip install pyarrow"
+            "Parquet needs pyarrow, which is not installed: pip install pyarrow"
         ) from error
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"the table cannot be written as Parquet: {error}") from error

@@ -32,8 +32,8 @@ def command(
 ) -> None:
     """Draw power, energy of each epoch, and the projection.
 
-    FILE ends with .png, .svg or .pdf. It takes matplotlib: pip install
-    'energyest[plot]'.
+    FILE ends with .png, .svg or .pdf. It needs matplotlib: pip install
+    matplotlib.
 
     \b
     Examples:

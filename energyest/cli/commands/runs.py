@@ -8,7 +8,7 @@ import click
 
 from energyest.cli import options
 from energyest.cli.facts import emissions
-from energyest.cli.output import print_json, print_table
+from energyest.cli.output import print_json, print_table, say_written
 from energyest.cli.run_tables import collect, with_units
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ def command(
     from energyest.tradeoff.collect import save_runs
 
     carbon = emissions(intensity, pue)
-    table = collect(folder, model=model, unfinished=unfinished)
+    table = with_units(collect(folder, model=model, unfinished=unfinished), carbon)
     if csv is not None:
         save_runs(table, csv)
-    table = with_units(table, carbon)
+        say_written(csv, len(table), "runs", error=True)  # stdout holds the table
     if as_json:
         print_json({"runs": table.to_dict(orient="records")})
     else:

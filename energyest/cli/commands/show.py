@@ -34,8 +34,7 @@ def command(
 
     TRACE is the folder of a trace, or a log of another tool. A terminal shows
     the columns, and of a long training the epochs, that it has room for; a
-    file or a pipe gets all. The exit status is 3 if the training's budget
-    ended it.
+    file or a pipe gets all. Exits with 3 if the budget ended the training.
 
     \b
     Examples:

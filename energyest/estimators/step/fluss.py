@@ -43,9 +43,7 @@ def fluss_epoch(trace: EnergyTrace) -> int:
     try:
         import stumpy  # noqa: PLC0415  (an extra that compiles for half a minute)
     except ImportError as error:
-        raise MissingDependencyError(
-            "method='fluss' needs stumpy: pip install 'energyest[fluss]'"
-        ) from error
+        raise MissingDependencyError("method='fluss' needs stumpy: pip install stumpy") from error
     profile = stumpy.stump(np.interp(seconds, time_s, power_W), m=WINDOW)
     _, changes = stumpy.fluss(
         profile[:, 1], L=SUBSEQUENCE, n_regimes=REGIMES, excl_factor=EXCLUSION
