@@ -23,7 +23,7 @@ from energyest.measure.sensors.detection import Detection
 from energyest.readers import read_table
 from energyest.report import report_html, write_report
 from energyest.summary import summary_of
-from energyest.tradeoff import savings
+from energyest.tradeoff import compare_groups, interaction, savings
 from tests.support.pictures import CHANGES, runs, training
 
 DEVICES = [
@@ -376,6 +376,25 @@ def test_tables_in_a_notebook_cut_no_note_off() -> None:
         assert note in text
     assert "MJ" in text
     assert "e+06" not in text
+
+
+def test_comparisons_in_a_notebook_have_units() -> None:
+    found = interaction(runs())
+    text = Page(found._repr_html_()).text
+    for number in (*found.cells["mean"], *found.cells["median"]):
+        assert format_energy(number) in text
+    assert "std of logarithm" in text
+    plain = interaction(runs(), log=False)
+    text = Page(plain._repr_html_()).text
+    assert all(format_energy(number) in text for number in plain.cells["std"])
+    assert "of logarithm" not in text
+    compared = compare_groups(runs())
+    text = Page(compared._repr_html_()).text
+    for number in (*compared.groups["mean"], *compared.groups["std"], *compared.pairs.difference):
+        assert format_energy(number) in text
+    # The unit of an accuracy is not known.
+    accuracy = compare_groups(runs(), "val_acc")
+    assert cell(accuracy.groups["mean"][0]) in Page(accuracy._repr_html_()).text
 
 
 def test_savings_in_a_notebook() -> None:
