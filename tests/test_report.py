@@ -342,8 +342,21 @@ def test_a_trace_in_a_notebook() -> None:
     assert "20 epochs in 20 min 30 s, 8.3 MJ (2.306 kWh)" in text
     assert "NVIDIA A40" in text
     assert "gpu:0 was not measured for 12.5 s" in text
-    assert "18 to 19" in text  # ten blocks of two epochs
+    assert "19" in re.findall(r'<th scope="row"[^>]*>(\d+)</th>', html)
+    assert "blocks of neighbours" not in text  # of 20 epochs, each has a row
     assert "color" not in html  # the notebook's own, dark or light
+
+
+def test_blocks_of_epochs_hold_two_or_more() -> None:
+    for epochs in (21, 41, 1000):
+        trace = training(epochs)
+        for html, most in ((trace._repr_html_(), 20), (report_html(trace), 40)):
+            assert ("blocks of neighbours" in html) == (epochs > most)
+            table = html.split("blocks of neighbours")[-1].split("</table>")[0]
+            names = re.findall(r'<th scope="row"[^>]*>([^<]*)</th>', table)
+            if epochs > most:
+                assert len(names) == most // 2
+                assert all(re.fullmatch(r"\d+ to \d+", name) for name in names)
 
 
 def test_a_run_in_a_notebook() -> None:
