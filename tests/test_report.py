@@ -23,7 +23,7 @@ from energyest.measure.sensors.detection import Detection
 from energyest.readers import read_table
 from energyest.report import report_html, write_report
 from energyest.summary import summary_of
-from energyest.tradeoff import compare_groups, interaction, savings
+from energyest.tradeoff import cheapest_within, compare_groups, interaction, pareto_front, savings
 from tests.support.pictures import CHANGES, runs, training
 
 DEVICES = [
@@ -417,6 +417,16 @@ def test_savings_in_a_notebook() -> None:
     assert table["from_model"][0] in text
     long = ResultTable({"energy_J": np.ones(1000)})
     assert "940 more rows" in long._repr_html_()
+
+
+@pytest.mark.parametrize("by", [None, ["model", "gpu"]])
+def test_fronts_in_a_notebook_have_units(by: list[str] | None) -> None:
+    for table in (pareto_front(runs(), by=by), cheapest_within(runs(), 0.05, by=by)):
+        text = Page(table._repr_html_()).text
+        assert len(table)
+        for energy_J, model in zip(table["energy_J"], table["model"], strict=True):
+            assert format_energy(energy_J) in text
+            assert model in text  # no name is cut off
 
 
 def test_scores_in_a_notebook_are_escaped() -> None:
