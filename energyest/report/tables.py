@@ -48,9 +48,9 @@ def device_table(trace: EnergyTrace) -> Markup:
 
 
 def epoch_table(trace: EnergyTrace, *, most: int) -> Markup:
-    """A row for each epoch; of more than `most`, one for each of half as many blocks."""
+    """A row for each epoch; of more than `most`, for each of up to `most` blocks of two or more."""
     if len(trace) > most:
-        return _block_table(trace, most // 2)  # two neighbours or more in each
+        return _block_table(trace, min(most, len(trace) // 2))
     names = ["duration_s", "energy_J", "validation_energy_J", "mean_power_W"]
     names = [n for n in names if np.isfinite(trace.column(n)).any()]
     names += trace.metrics[:_MOST_METRICS]
