@@ -132,6 +132,14 @@ def of_frame(frame: pd.DataFrame, *, caption: str = "") -> Markup:
     return table([column_title(name) for name in names], rows, caption=caption)
 
 
+def with_unit_of(value: str, frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """A frame to show: `columns` are in the unit that the name of `value` ends in, if in any."""
+    _, _, ending = value.rpartition("_")
+    known = {name: f"{name}_{ending}" for name in columns} if ending in _FORMATS else {}
+    shown: pd.DataFrame = frame.rename(columns=known)
+    return shown
+
+
 def column_title(name: str) -> str:
     """The name of a column without the unit that its cells have."""
     stem, _, ending = name.rpartition("_")

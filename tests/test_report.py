@@ -23,7 +23,7 @@ from energyest.measure.sensors.detection import Detection
 from energyest.readers import read_table
 from energyest.report import report_html, write_report
 from energyest.summary import summary_of
-from energyest.tradeoff import savings
+from energyest.tradeoff import cheapest_within, compare_groups, interaction, pareto_front, savings
 from tests.support.pictures import CHANGES, runs, training
 
 DEVICES = [
@@ -342,8 +342,21 @@ def test_a_trace_in_a_notebook() -> None:
     assert "20 epochs in 20 min 30 s, 8.3 MJ (2.306 kWh)" in text
     assert "NVIDIA A40" in text
     assert "gpu:0 was not measured for 12.5 s" in text
-    assert "18 to 19" in text  # ten blocks of two epochs
+    assert "19" in re.findall(r'<th scope="row"[^>]*>(\d+)</th>', html)
+    assert "blocks of neighbours" not in text  # of 20 epochs, each has a row
     assert "color" not in html  # the notebook's own, dark or light
+
+
+def test_blocks_of_epochs_hold_two_or_more() -> None:
+    for epochs in (21, 41, 1000):
+        trace = training(epochs)
+        for html, most in ((trace._repr_html_(), 20), (report_html(trace), 40)):
+            assert ("blocks of neighbours" in html) == (epochs > most)
+            table = html.split("blocks of neighbours")[-1].split("</table>")[0]
+            names = re.findall(r'<th scope="row"[^>]*>([^<]*)</th>', table)
+            if epochs > most:
+                assert len(names) == min(most, epochs // 2)
+                assert all(re.fullmatch(r"\d+ to \d+", name) for name in names)
 
 
 def test_a_run_in_a_notebook() -> None:
@@ -378,6 +391,25 @@ def test_tables_in_a_notebook_cut_no_note_off() -> None:
     assert "e+06" not in text
 
 
+def test_comparisons_in_a_notebook_have_units() -> None:
+    found = interaction(runs())
+    text = Page(found._repr_html_()).text
+    for number in (*found.cells["mean"], *found.cells["median"]):
+        assert format_energy(number) in text
+    assert "std of logarithm" in text
+    plain = interaction(runs(), log=False)
+    text = Page(plain._repr_html_()).text
+    assert all(format_energy(number) in text for number in plain.cells["std"])
+    assert "of logarithm" not in text
+    compared = compare_groups(runs())
+    text = Page(compared._repr_html_()).text
+    for number in (*compared.groups["mean"], *compared.groups["std"], *compared.pairs.difference):
+        assert format_energy(number) in text
+    # The unit of an accuracy is not known.
+    accuracy = compare_groups(runs(), "val_acc")
+    assert cell(accuracy.groups["mean"][0]) in Page(accuracy._repr_html_()).text
+
+
 def test_savings_in_a_notebook() -> None:
     table = savings(runs())
     text = Page(table._repr_html_()).text
@@ -385,6 +417,16 @@ def test_savings_in_a_notebook() -> None:
     assert table["from_model"][0] in text
     long = ResultTable({"energy_J": np.ones(1000)})
     assert "940 more rows" in long._repr_html_()
+
+
+@pytest.mark.parametrize("by", [None, ["model", "gpu"]])
+def test_fronts_in_a_notebook_have_units(by: list[str] | None) -> None:
+    for table in (pareto_front(runs(), by=by), cheapest_within(runs(), 0.05, by=by)):
+        text = Page(table._repr_html_()).text
+        assert len(table)
+        for energy_J, model in zip(table["energy_J"], table["model"], strict=True):
+            assert format_energy(energy_J) in text
+            assert model in text  # no name is cut off
 
 
 def test_scores_in_a_notebook_are_escaped() -> None:

@@ -8,7 +8,7 @@ from energyest.report.tables import device_table, epoch_table
 from energyest.summary import notes_of, status_of, summary_of
 
 # Epochs in a cell of a notebook: of more, blocks of neighbouring ones.
-_MOST_EPOCHS = 10
+_MOST_EPOCHS = 20
 
 
 def trace_card(trace: EnergyTrace) -> str:

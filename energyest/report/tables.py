@@ -48,9 +48,9 @@ def device_table(trace: EnergyTrace) -> Markup:
 
 
 def epoch_table(trace: EnergyTrace, *, most: int) -> Markup:
-    """A row for each epoch; of more than `most`, one for each of as many blocks of neighbours."""
+    """A row for each epoch; of more than `most`, for each of up to `most` blocks of two or more."""
     if len(trace) > most:
-        return _block_table(trace, most)
+        return _block_table(trace, min(most, len(trace) // 2))
     names = ["duration_s", "energy_J", "validation_energy_J", "mean_power_W"]
     names = [n for n in names if np.isfinite(trace.column(n)).any()]
     names += trace.metrics[:_MOST_METRICS]
@@ -62,9 +62,9 @@ def epoch_table(trace: EnergyTrace, *, most: int) -> Markup:
     return table(head, rows, caption=f"Energy by {trace.unit}")
 
 
-def _block_table(trace: EnergyTrace, most: int) -> Markup:
+def _block_table(trace: EnergyTrace, blocks: int) -> Markup:
     energy_J, unit = trace.column("energy_J"), trace.unit
-    edges = np.linspace(0, len(trace), most + 1).astype(int)
+    edges = np.linspace(0, len(trace), blocks + 1).astype(int)
     rows = []
     for begin, end in pairwise(edges):
         values = energy_J[begin:end]

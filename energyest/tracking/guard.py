@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+from energyest.errors import MissingDependencyError
 from energyest.measure.signals import let_handlers_raise
 
 log = logging.getLogger("energyest")
@@ -27,18 +28,22 @@ def never_raises(method: Callable[P, R]) -> Callable[P, R | None]:
             return method(*args, **kwargs)
         except Exception as error:
             let_handlers_raise(error)
-            _report(args[0], method.__qualname__)
+            _report(args[0], method.__qualname__, error)
             return None
 
     return guarded
 
 
-def _report(owner: Any, name: str) -> None:
+def _report(owner: Any, name: str, error: Exception) -> None:
     reported = vars(owner).setdefault("_reported_errors", set())
-    if name not in reported:
-        reported.add(name)
-        log.warning(
-            "energyest: %s failed; training continues, but its energy record may be incomplete",
-            name,
-            exc_info=True,
-        )
+    if name in reported:
+        return
+    reported.add(name)
+    if isinstance(error, MissingDependencyError):  # it says what to install; nothing failed
+        log.warning("energyest: %s", error)
+        return
+    log.warning(
+        "energyest: %s failed; training continues, but its energy record may be incomplete",
+        name,
+        exc_info=True,
+    )

@@ -264,7 +264,7 @@ class Run:
             model: the model; it is not changed.
             batch: a training batch, or the input of the model's `forward`.
         """
-        check_installed("count_flops", "torch", "fvcore")
+        check_installed("FLOPs are not counted: count_flops", "torch", "fvcore")
         # Imported here because torch is slow to import and not every loop needs it.
         from energyest.profiling.describe import count_flops  # noqa: PLC0415
 

@@ -16,7 +16,7 @@ from energyest.arrays import FloatArray
 from energyest.checks import check_confidence
 from energyest.display import as_text
 from energyest.errors import MissingDependencyError, RunsError
-from energyest.markup import as_html
+from energyest.markup import as_html, with_unit_of
 from energyest.tradeoff.effect_sizes import (
     cliffs_delta,
     cliffs_magnitude,
@@ -92,7 +92,9 @@ class GroupComparison:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return as_html(self._heading(), [self.groups, self.pairs], self.notes)
+        groups = with_unit_of(self.value, self.groups, ["mean", "median", "std"])
+        pairs = with_unit_of(self.value, self.pairs, ["difference"])
+        return as_html(self._heading(), [groups, pairs], self.notes)
 
     def _heading(self) -> str:
         name = "F" if self.test == "Welch ANOVA" else "H"

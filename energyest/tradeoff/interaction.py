@@ -16,7 +16,7 @@ from energyest.arrays import FloatArray
 from energyest.checks import check_confidence
 from energyest.display import as_text
 from energyest.errors import RunsError
-from energyest.markup import as_html
+from energyest.markup import as_html, with_unit_of
 from energyest.tradeoff.anova import (
     RESIDUAL,
     Levels,
@@ -80,7 +80,9 @@ class Interaction:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return as_html(self._heading(), [self._named_effects(), self.cells], self.notes)
+        cells = self.cells.rename(columns={"std": "std_of_logarithm"}) if self.log else self.cells
+        cells = with_unit_of(self.value, cells, ["mean", "median", "std"])
+        return as_html(self._heading(), [self._named_effects(), cells], self.notes)
 
     def _named_effects(self) -> pd.DataFrame:
         effects: pd.DataFrame = self.effects.rename_axis("effect").reset_index()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from energyest.arrays import FloatArray
 from energyest.checks import check_count, is_number
 from energyest.errors import RunsError
+from energyest.frames import ResultTable
 from energyest.tradeoff.metrics import Mode, check_mode, direction
 from energyest.tradeoff.resample import Choices, choices_of
 from energyest.tradeoff.table import (
@@ -77,7 +78,7 @@ def pareto_front(
     worse = _as_costs(values, costs, quality, mode)
     if by is None:
         on_front = undominated(worse)
-        rows: pd.DataFrame = table[on_front].sort_values(costs, kind="stable")
+        rows: pd.DataFrame = ResultTable(table[on_front].sort_values(costs, kind="stable"))
         return rows
     choices = choices_of(table, values, as_names(by))
     found = _frame(choices, as_names(by))
@@ -85,7 +86,9 @@ def pareto_front(
         _as_costs(choices.draws(_CONFIDENCE, seed), costs, quality, mode)[:, :_SHARE_DRAWS]
     )
     chosen = found[undominated(_as_costs(choices.medians, costs, quality, mode))]
-    in_order: pd.DataFrame = chosen.sort_values(costs, kind="stable", ignore_index=True)
+    in_order: pd.DataFrame = ResultTable(
+        chosen.sort_values(costs, kind="stable", ignore_index=True)
+    )
     return in_order
 
 
@@ -136,8 +139,9 @@ def cheapest_within(
     # Minimise the first cost, then the next among ties.
     for place in range(len(costs)):
         near &= worse[:, place] == worse[near, place].min()
-    found: pd.DataFrame = table.assign(behind=behind)[near]
-    return found if by is None else found.reset_index(drop=True)
+    found = table.assign(behind=behind)[near]
+    chosen: pd.DataFrame = ResultTable(found if by is None else found.reset_index(drop=True))
+    return chosen
 
 
 def undominated(costs: FloatArray) -> NDArray[np.bool_]:
