@@ -258,7 +258,7 @@ def test_what_the_library_warns_of_is_a_note(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Neither a line of source nor what a name holds shows."""
-    for i, precision in enumerate(("fp32", "bf16", "fp32", "bf16")):
+    for i, precision in enumerate(("fp32", "fp32", "bf16", "bf16")):
         meta = {"status": "finished", "model": {"name": f"a{i % 2}\x1b[31m\n"}}
         meta |= {"precision": precision, "run_id": str(i), "devices": GPUS[:1]}
         EnergyTrace.from_epochs([5.0], [1.0], meta=meta).save(tmp_path / str(i))

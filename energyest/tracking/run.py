@@ -7,13 +7,11 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from energyest.checks import check_count, check_installed, short
-from energyest.distributed.world import is_one_of_several
 from energyest.errors import ConfigurationError
 from energyest.estimate import Estimate
 from energyest.markup import as_html
@@ -22,7 +20,7 @@ from energyest.records.trace import EnergyTrace
 from energyest.settings import Settings
 from energyest.tracking.cost.budget import Budget
 from energyest.tracking.cost.ending import say_summary
-from energyest.tracking.cost.watch import BudgetWatch
+from energyest.tracking.cost.watch import BudgetWatch, warn_if_several
 from energyest.tracking.guard import never_raises
 from energyest.tracking.plan import Length
 from energyest.tracking.session import Session
@@ -65,14 +63,7 @@ class Run:
 
     @functools.cached_property
     def _watch(self) -> BudgetWatch:
-        session, budget = self._session, self._budget
-        if budget.stops and is_one_of_several():
-            # Each would stop at a moment of its own, and the others would wait for it.
-            log.warning(
-                "energyest: with several processes, track() only warns of a budget: "
-                'on_exceed="stop" would end each of them at a different epoch'
-            )
-            budget = replace(budget, stops=False)
+        session, budget = self._session, warn_if_several(self._budget)
         return BudgetWatch(budget, session.standing, lambda found: session.describe(budget=found))
 
     def __call__(self, function: Callable[..., R]) -> Callable[..., R]:

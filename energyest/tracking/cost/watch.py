@@ -6,7 +6,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
+from energyest.distributed.world import is_one_of_several
 from energyest.tracking.cost.budget import Budget, Limit
 from energyest.tracking.cost.verdict import Level, Standing, judge
 from energyest.tracking.guard import never_raises
@@ -21,6 +23,20 @@ LOOK_S = 1.0
 Look = tuple[str, int]
 # Returns the result of rank 0 on all ranks; every rank has to call it.
 Agree = Callable[[Look], Look]
+
+
+def warn_if_several(budget: Budget) -> Budget:
+    """The budget of a loop that has no way to agree with other processes, if there are any.
+
+    Each would stop at a moment of its own, and the others would wait for it: it only warns.
+    """
+    if not budget.stops or not is_one_of_several():
+        return budget
+    log.warning(
+        "energyest: with several processes, track() only warns of a budget: "
+        'on_exceed="stop" would end each of them at a different epoch'
+    )
+    return replace(budget, stops=False)
 
 
 class BudgetWatch:
