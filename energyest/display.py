@@ -24,6 +24,11 @@ def in_a_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
+def reason_of(error: Exception) -> str:
+    """What an error says, without the advice that `str()` of some errors adds."""
+    return str(getattr(error, "reason", error))
+
+
 def as_text(heading: str, tables: Sequence[pd.DataFrame] = (), notes: Sequence[str] = ()) -> str:
     """A heading, tables below it, and notes, with an empty line between them."""
     shown = [t.to_string(index=False, float_format="{:.4g}".format, na_rep="-") for t in tables]

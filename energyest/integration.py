@@ -12,6 +12,9 @@ from energyest.arrays import FloatArray
 
 # Power readings further apart than this leave a gap in a trace.
 MAX_GAP_S = 5.0
+# So do those further apart than this many times the usual: two readings in a row may fail, and the
+# next may be late.
+GAP_TIMES = 3.5
 # A counter adds, in one step, the energy since its last update: 0.1 s on an H100.
 COUNTER_SLACK_S = 0.5
 # A counter that does not move for this long while power is drawn is stuck.

@@ -99,6 +99,21 @@ def tells_sources(trace: EnergyTrace) -> bool:
     return bool(sources) and all(source in ("measured", "modelled") for source in sources)
 
 
+def modelled_devices(trace: EnergyTrace) -> list[Device]:
+    """The devices whose power was modelled and not measured."""
+    return [device for device in trace.devices if device.get("source") == "modelled"]
+
+
+def energy_of(devices: list[Device]) -> float:
+    """Joules of all these devices; NaN if those of one are unknown."""
+    return sum(math.nan if (e := read_number(d, "energy_J")) is None else e for d in devices)
+
+
+def since_checkpoint(trace: EnergyTrace) -> str:
+    """What limits a statement on the devices of a resumed run; empty if it was not resumed."""
+    return "since the checkpoint" if read_objects(trace.meta, "earlier_parts") else ""
+
+
 def energy_text(trace: EnergyTrace) -> str:
     """The total energy of a run, and how it divides into energy in and outside its epochs."""
     total_J = trace.total_J
@@ -128,22 +143,18 @@ def _parts(trace: EnergyTrace) -> Iterator[str]:
         gpus_J = read_number(read_object(trace.meta, "components"), "gpu_energy_J")
         if gpus_J is not None and gpus_of(trace.devices):
             parts.append(f"GPU {_percent(gpus_J / total_J)}")
-        modelled = [d for d in trace.devices if d.get("source") == "modelled"]
+        modelled = modelled_devices(trace)
         # Of the devices, which know nothing of an earlier part of the run: its total would hide it.
-        share = _energy_of(modelled) / (_energy_of(trace.devices) or math.nan)
+        share = energy_of(modelled) / (energy_of(trace.devices) or math.nan)
         if modelled and math.isfinite(share) and tells_sources(trace):
-            since = " since the checkpoint" if read_objects(trace.meta, "earlier_parts") else ""
-            parts.append(f"modelled {_percent(share)}{since}")
+            since = since_checkpoint(trace)
+            parts.append(f"modelled {_percent(share)}{since and f' {since}'}")
     samples = trace.column("samples") if "samples" in trace.epoch_columns else np.zeros(0)
     count, rows_J = float(np.sum(samples)), float(np.sum(trace.column("energy_J")))
     if count > 0 and math.isfinite(rows_J):
         parts.append(f"{format_energy(rows_J / count)} per sample")
     if parts:
         yield ", ".join(parts)
-
-
-def _energy_of(devices: list[Device]) -> float:
-    return sum(math.nan if (e := read_number(d, "energy_J")) is None else e for d in devices)
 
 
 def _percent(share: float) -> str:

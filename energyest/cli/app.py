@@ -14,6 +14,7 @@ import click
 from energyest import __version__
 from energyest.cli.exits import EXIT_HELP, Exit
 from energyest.cli.output import notes_of_library, say
+from energyest.display import reason_of
 from energyest.errors import EnergyestError
 
 _PROGRAM = "energyest"
@@ -119,7 +120,7 @@ def _invoke(arguments: list[str]) -> int:
     except BrokenPipeError:
         raise
     except (EnergyestError, OSError) as error:
-        say(f"energyest: {getattr(error, 'reason', error)}", error=True)
+        say(f"energyest: {reason_of(error)}", error=True)
         return Exit.ERROR
 
 

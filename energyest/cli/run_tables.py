@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from energyest.cli.facts import Emissions
     from energyest.records.load_many import Source
 
+#: Columns of a run's cost, in the order in which they are shown.
+COSTS = ("energy_J", "energy_kWh", "co2e_kg", "duration_s", "mean_power_W")
+
 
 def collect(
     source: Source | Mapping[str, str], *, model: str | None = None, unfinished: bool = False

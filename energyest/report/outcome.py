@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from energyest.display import format_duration, format_energy
+from energyest.display import format_duration, format_energy, reason_of
 from energyest.errors import EstimateError
 from energyest.estimate import Estimate, NotStableError
 from energyest.estimators.compare import compare_estimators
@@ -65,8 +65,7 @@ def _finished(trace: EnergyTrace, epochs: float) -> Markup:
         try:
             estimate = estimate_step(trace.head(observed), epochs)
         except (EstimateError, NotStableError) as error:
-            why = error.reason if isinstance(error, NotStableError) else str(error)
-            rows.append((seen, NOT_KNOWN, NOT_KNOWN, NOT_KNOWN, why))
+            rows.append((seen, NOT_KNOWN, NOT_KNOWN, NOT_KNOWN, reason_of(error)))
             continue
         off = (estimate.energy_J - outcome_J) / outcome_J if outcome_J > 0 else math.nan
         rows.append(

@@ -19,7 +19,7 @@ from energyest.report.pictures import picture_of
 from energyest.report.run_facts import carbon_facts, run_facts, text_of, total_facts
 from energyest.report.tables import device_table, epoch_table, level_table
 from energyest.settings import settings
-from energyest.summary import notes_of, tells_sources
+from energyest.summary import modelled_devices, notes_of, tells_sources
 from energyest.versions import versions
 
 # Of more epochs, blocks of neighbours have a row.
@@ -135,8 +135,7 @@ def _missing(trace: EnergyTrace) -> Markup:
     """How devices were modelled, and what was not measured."""
     modelled = [
         f"{device.get('device')} is modelled: {device.get('method', 'it is not said how')}"
-        for device in trace.devices
-        if device.get("source") == "modelled"
+        for device in modelled_devices(trace)
     ]
     unread = int(np.isnan(trace.column("energy_J")).sum())
     gaps = [f"{unread} of {len(trace)} {trace.unit}s were not measured"] if unread else []

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from energyest.display import format_both, format_energy
-from energyest.errors import EnergyestError, MissingDependencyError
+from energyest.errors import EnergyestError
 from energyest.estimators.step.regimes import find_regimes
 from energyest.markup import Markup, element, paragraph
 from energyest.plots.svg import as_svg
@@ -19,9 +19,7 @@ def picture_of(trace: EnergyTrace) -> Markup:
     """Power, energy by epoch and the projection, as inline SVG, with a text alternative."""
     try:
         drawn = as_svg(plot_trace(trace), "trace")
-    except MissingDependencyError as error:
-        return paragraph(f"There is no picture: {error}.")
-    except EnergyestError as error:
+    except EnergyestError as error:  # matplotlib may be missing, too
         return paragraph(f"There is no picture: {error}.")
     words = words_of(trace)
     image = element("div", Markup(drawn), role="img", aria_label=words)

@@ -14,16 +14,20 @@ from energyest.markup import Markup, facts, paragraph
 from energyest.records.devices import gpus_of, names_with_counts
 from energyest.records.meta import (
     read_count,
-    read_number,
     read_object,
-    read_objects,
     read_positive,
     read_text,
 )
 from energyest.records.run_labels import model_name
 from energyest.records.trace import EnergyTrace
 from energyest.report.tables import energy_cell
-from energyest.summary import duration_s_of, status_of
+from energyest.summary import (
+    duration_s_of,
+    energy_of,
+    modelled_devices,
+    since_checkpoint,
+    status_of,
+)
 
 
 def run_facts(trace: EnergyTrace) -> dict[str, object]:
@@ -76,16 +80,16 @@ def total_facts(trace: EnergyTrace) -> dict[str, object]:
     rows_J = float(np.sum(trace.column("energy_J")))
     total_J = trace.total_J
     validation_J = float(np.nansum(trace.column("validation_energy_J")))
-    modelled = [d for d in trace.devices if d.get("source") == "modelled"]
-    parts = [read_number(d, "energy_J") for d in modelled]
-    modelled_J = sum(math.nan if part is None else part for part in parts) if parts else None
-    since = ", since the checkpoint" if read_objects(trace.meta, "earlier_parts") else ""
+    modelled, since = modelled_devices(trace), since_checkpoint(trace)
+    modelled_J = energy_of(modelled) if modelled else None
     return {
         "whole run": energy_cell(total_J),
         f"in {trace.unit}s": energy_cell(rows_J),
         f"outside of {trace.unit}s": energy_cell(total_J - rows_J),
         "validation": energy_cell(validation_J) if validation_J > 0 else None,
-        f"modelled, not measured{since}": None if modelled_J is None else energy_cell(modelled_J),
+        f"modelled, not measured{since and f', {since}'}": (
+            None if modelled_J is None else energy_cell(modelled_J)
+        ),
     }
 
 

@@ -19,8 +19,9 @@ _MOST_METRICS = 4
 
 def energy_cell(energy_J: float | None) -> str:
     """Joules and kWh; a dash for what is not known, never 0."""
-    known = energy_J is not None and math.isfinite(energy_J)
-    return format_both(energy_J) if known and energy_J is not None else NOT_KNOWN
+    if energy_J is None or not math.isfinite(energy_J):
+        return NOT_KNOWN
+    return format_both(energy_J)
 
 
 def device_table(trace: EnergyTrace) -> Markup:
@@ -29,8 +30,7 @@ def device_table(trace: EnergyTrace) -> Markup:
     rows = []
     for device in trace.devices:
         energy_J = read_number(device, "energy_J")
-        is_share = energy_J is not None and total_J > 0
-        share = energy_J / total_J if is_share and energy_J is not None else math.nan
+        share = math.nan if energy_J is None or not total_J > 0 else energy_J / total_J
         missing_s = read_number(device, "missing_s")
         rows.append(
             (

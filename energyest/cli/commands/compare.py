@@ -11,10 +11,8 @@ from energyest.cli import options
 from energyest.cli.facts import Emissions, emissions, trace_facts
 from energyest.cli.methods import method_rows, print_methods
 from energyest.cli.output import print_json, print_table, say
-from energyest.cli.run_tables import collect, with_units
+from energyest.cli.run_tables import COSTS, collect, with_units
 from energyest.cli.traces import check_log, is_trace, open_trace, traces_below
-
-_COSTS = ("energy_J", "energy_kWh", "co2e_kg", "duration_s", "mean_power_W")
 
 
 @click.command("compare")
@@ -123,7 +121,7 @@ def _compare_runs(
         for name in ("energy", "duration")
     }
     metrics = [name for trace in by_name.values() for name in trace.metrics if name in table]
-    names = ["run", "model", "gpu", "status", "epochs", *_COSTS, *dict.fromkeys(metrics)]
+    names = ["run", "model", "gpu", "status", "epochs", *COSTS, *dict.fromkeys(metrics)]
     shown = table[names].dropna(axis="columns", how="all")
     columns: dict[str, Any] = {str(name): shown[name].tolist() for name in shown}
     after = list(columns).index("duration_s") + 1 if "duration_s" in columns else len(columns)

@@ -18,6 +18,7 @@ from energyest.cli.facts import (
 from energyest.cli.methods import method_rows, print_methods
 from energyest.cli.output import print_json, say, say_line
 from energyest.cli.traces import check_log, open_trace
+from energyest.display import reason_of
 from energyest.errors import EstimateError
 
 if TYPE_CHECKING:
@@ -142,5 +143,5 @@ def _early_stop(trace: EnergyTrace, epochs: float | None) -> tuple[str, Estimate
     try:
         estimate = estimate_early_stop(trace, epochs)
     except (EstimateError, NotStableError) as error:
-        return f"If EarlyStopping ends it: {getattr(error, 'reason', error)}", None
+        return f"If EarlyStopping ends it: {reason_of(error)}", None
     return f"If EarlyStopping ends it ({estimate.assumptions[0]}): {estimate}", estimate

@@ -40,15 +40,15 @@ def command(
     """
     from energyest.report import write_report
 
-    path = Path(trace)
-    if output is None and not path.is_dir():
+    if output is None and not Path(trace).is_dir():
         raise click.UsageError(
             "--output FILE is missing: TRACE is no folder", click.get_current_context()
         )
     carbon = emissions(intensity, pue)
-    target = path / "report.html" if output is None else Path(output)
     found = open_trace(trace, **log)
-    written = write_report(found, target, carbon_intensity=carbon.intensity, pue=carbon.pue)
+    written = write_report(
+        found, output or trace, carbon_intensity=carbon.intensity, pue=carbon.pue
+    )
     if as_json:
         print_json({"file": str(written)})
     else:

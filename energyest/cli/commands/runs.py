@@ -9,7 +9,7 @@ import click
 from energyest.cli import options
 from energyest.cli.facts import emissions
 from energyest.cli.output import print_json, print_table, say_written
-from energyest.cli.run_tables import collect, with_units
+from energyest.cli.run_tables import COSTS, collect, with_units
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,8 +72,7 @@ def _print(table: pd.DataFrame) -> None:
         and (len(table) == 1 or len(set(table[name].dropna())) > 1)
         and not table[name].equals(table["model"].rename(name))
     ]
-    costs = ["energy_J", "energy_kWh", "co2e_kg", "duration_s", "mean_power_W"]
-    names = ["run", "model", "gpu", "epochs", *costs, *others]
+    names = ["run", "model", "gpu", "epochs", *COSTS, *others]
     shown = table[names].dropna(axis="columns", how="all")
     columns: dict[str, Any] = {str(name): shown[name].tolist() for name in shown}
     hidden = [str(name) for name in reversed(others)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from energyest.arrays import FloatArray
 from energyest.display import time_unit_for
-from energyest.integration import MAX_GAP_S
+from energyest.integration import GAP_TIMES, MAX_GAP_S
 from energyest.plots.axes import name_axis
 from energyest.plots.style import legend_beside, series_style, wrapped
 from energyest.plots.thinning import MOST_ROWS, thin
@@ -18,8 +18,6 @@ from energyest.records.trace import EnergyTrace
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Readings further apart than this many times the usual are not joined, nor beyond `MAX_GAP_S`.
-_GAP = 3.5
 # Markers on a line: enough to tell it from others, few enough to see the line.
 _MARKERS = 9
 
@@ -52,7 +50,7 @@ def _line(time_s: FloatArray, power_W: FloatArray) -> tuple[FloatArray, FloatArr
     """What is drawn of a device's readings: NaN where there is none for too long."""
     steps_s = np.diff(time_s)
     if len(steps_s):
-        gaps = np.flatnonzero(steps_s > max(MAX_GAP_S, _GAP * float(np.median(steps_s))))
+        gaps = np.flatnonzero(steps_s > max(MAX_GAP_S, GAP_TIMES * float(np.median(steps_s))))
         time_s = np.insert(time_s, gaps + 1, time_s[gaps] + steps_s[gaps] / 2)
         power_W = np.insert(power_W, gaps + 1, np.nan)
     if len(time_s) <= MOST_ROWS:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from energyest.arrays import FloatArray
-from energyest.display import format_both
+from energyest.display import format_both, reason_of
 from energyest.errors import EstimateError
 from energyest.estimate import Estimate, NotStableError
 from energyest.estimators.step.estimate import estimate_step, project_path
@@ -73,8 +73,8 @@ def project(trace: EnergyTrace, epochs: float | None, observed: int) -> Projecti
         bends = [change.epoch for change in changes if change.epoch > observed]
         path = project_path(seen, np.union1d(points, bends).tolist())
     except (NotStableError, EstimateError) as error:
-        reason = error.reason if isinstance(error, NotStableError) else str(error)
-        return Projection(observed, math.nan if epochs is None else epochs, why_not=reason)
+        unknown = math.nan if epochs is None else epochs
+        return Projection(observed, unknown, why_not=reason_of(error))
     return Projection(observed, end, estimate, tuple(path), changes)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from energyest.arrays import FloatArray, check_increasing, check_same_length, ratio, refuse
 from energyest.checks import is_number, short
 from energyest.errors import TraceError
-from energyest.integration import MAX_GAP_S, cumulative_energy
+from energyest.integration import GAP_TIMES, MAX_GAP_S, cumulative_energy
 from energyest.records.devices import KINDS, Device, devices_of, rows_of_devices
 from energyest.records.from_logs.columns import LogColumns, as_measured, as_numbers, lower_median
 from energyest.records.from_logs.interleaved import devices_by_power, devices_in_turn
@@ -21,8 +21,6 @@ from energyest.records.from_logs.units import check_power, check_times, doubts_o
 
 # A whole node, metered at the plug, is a device too: of the kind "system".
 _NAME = re.compile(rf"({'|'.join(KINDS)}|system)(:[\w@]*)*")
-# Two readings in a row may fail, and the next may be late.
-_USUAL_TIMES = 3.5
 # Steps before and after a gap from which the local time between readings is taken.
 _AROUND = 10
 # Rounding of times, also of Unix time; a gap is longer.
@@ -241,7 +239,7 @@ def _gaps(
     """
     every_s = np.diff(time)
     usual_s = lower_median(every_s)
-    least_s = max(MAX_GAP_S, _USUAL_TIMES * usual_s) if max_gap_s is None else max_gap_s
+    least_s = max(MAX_GAP_S, GAP_TIMES * usual_s) if max_gap_s is None else max_gap_s
     gaps = np.flatnonzero(step_s > least_s)
     # In a long run the monitor stores readings further and further apart: use the nearby ones.
     padded = np.pad(every_s, _AROUND, constant_values=math.nan)
@@ -252,7 +250,7 @@ def _gaps(
     middle_s = nearby_s[np.arange(len(gaps)), np.maximum(known - 1, 0) // 2]
     held_s = np.where(known > 0, middle_s, usual_s)
     if max_gap_s is None:
-        is_gap = step_s[gaps] > _USUAL_TIMES * held_s
+        is_gap = step_s[gaps] > GAP_TIMES * held_s
         gaps, held_s = gaps[is_gap], held_s[is_gap]
     # There is no reading to hold before the first.
     return gaps, np.where(gaps > 0, np.minimum(held_s, least_s), 0.0)
