@@ -147,3 +147,15 @@ def test_several_processes_are_only_warned(
     assert len(run.trace) == (4 if processes == "2" else 1)
     assert "is spent" in run.exceeded
     assert ("only warns of a budget" in caplog.text) == (processes == "2")
+
+
+def test_without_a_budget_no_batch_is_watched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr("energyest.adapters.monitor.BudgetWatch", lambda *a, **_: made.append(a))
+    adapter = ADAPTERS["lightning"]
+    adapter.train(adapter.monitor(tmp_path / "energy"), Setting(tmp_path, epochs=1))
+    assert made == []
+    adapter.train(adapter.monitor(tmp_path / "other", budget_hours=1), Setting(tmp_path, epochs=1))
+    assert len(made) == 1
