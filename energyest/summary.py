@@ -131,7 +131,8 @@ def energy_text(trace: EnergyTrace) -> str:
 
 def _cost(trace: EnergyTrace) -> str:
     duration_s = duration_s_of(trace)
-    rows = f"{len(trace)} {trace.unit}{'s' * (len(trace) != 1)}"
+    number = trace.epochs_done
+    rows = f"{number:.6g} {trace.unit}{'s' * (number != 1)}"
     time = "" if duration_s is None else f" in {format_duration(duration_s)}"
     return f"{rows}{time}, {energy_text(trace)}"
 

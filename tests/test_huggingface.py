@@ -318,6 +318,32 @@ def test_resuming_within_an_epoch(accumulates: int, tmp_path: Path) -> None:
     assert not trace.meta["notes"]
 
 
+def stop_now(control: Any) -> None:
+    control.should_save = control.should_training_stop = True
+
+
+@pytest.mark.parametrize("strategy", ["no", "epoch"])
+def test_stopped_within_an_epoch_and_resumed(strategy: str, tmp_path: Path) -> None:
+    """With "epoch", the checkpoint is saved once more, after the epoch's row has ended."""
+    parts = []
+    for name, more in (("first", [At("on_step_end", 6, stop_now)]), ("later", [])):
+        callback = callback_of(tmp_path / name)
+        trainer = make_trainer(
+            encoder(), tmp_path, callback, *more, save_strategy=strategy, num_train_epochs=3
+        )
+        trainer.train(resume_from_checkpoint=name == "later")
+        parts.append(load_trace(tmp_path / name))
+    first, later = parts
+    assert list(first.column("steps")) == [4, 2]
+    assert first.meta["planned_epochs"] == 1.5
+    assert list(later.column("epoch")) == [0, 1, 2]
+    assert list(later.column("steps")) == [4, 4, 4]
+    assert list(later.column("samples")) == [16, 16, 16]
+    assert later.column("energy_J")[1] > first.column("energy_J")[1]
+    assert later.meta["planned_epochs"] == 3
+    assert later.total_J > first.total_J
+
+
 def test_resuming_with_intervals(tmp_path: Path) -> None:
     for folder, epochs, resume in (("first", 1, None), ("later", 2, True)):
         callback = callback_of(tmp_path / folder, every_n_steps=3)

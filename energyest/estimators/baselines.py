@@ -10,6 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from energyest.arrays import FloatArray
 from energyest.checks import (
     check_count,
     check_not_negative,
@@ -196,7 +197,7 @@ def estimate_flops(
     """
     epochs = check_epochs(trace, epochs)
     if flops is None:
-        counted = trace.column("flops")
+        counted = _of_whole_epochs(trace, "flops")
         counted = counted[np.isfinite(counted)]
         if not len(counted):
             note = read_text(trace.meta, "flops_note")
@@ -219,13 +220,17 @@ def estimate_flops(
 # ------------------------------------------------------------------ values from a trace
 
 
+def _of_whole_epochs(trace: EnergyTrace, column: str) -> FloatArray:
+    return trace.column(column)[: math.floor(trace.epochs_done)]
+
+
 def _duration(
     trace: EnergyTrace, epochs: float, duration_s: float | None
 ) -> tuple[float, tuple[str, ...]]:
     epochs = check_epochs(trace, epochs)
     if duration_s is not None:
         return check_positive(duration_s, "duration_s", EstimateError), ()
-    measured_s = trace.column("duration_s")
+    measured_s = _of_whole_epochs(trace, "duration_s")
     measured_s = measured_s[np.isfinite(measured_s)]
     if not len(measured_s):
         raise EstimateError("the trace holds no duration of an epoch: pass duration_s=")

@@ -196,4 +196,4 @@ def _row(method: Callable[[], Estimate]) -> dict[str, float | str]:
 def measured_sum(trace: EnergyTrace, epochs: float, column: str) -> float:
     """The sum of a column over all `epochs`; NaN if the trace does not hold it."""
     values = trace.column(column)[: math.ceil(epochs)]
-    return float(np.sum(values)) if len(trace) >= epochs else math.nan
+    return float(np.sum(values)) if trace.epochs_done >= epochs else math.nan

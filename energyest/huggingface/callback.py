@@ -197,6 +197,9 @@ class EnergyCallback(Monitor, TrainerCallback):
         if state.global_step:
             self._load(call, place)
         plan = TrainerPlan(trainer, self._every)
+        if self._resumes_at is not None and plan.every_n_steps is None:
+            position = self._resumes_at.resumed_within(plan.epoch, plan.batches_seen)
+            self._resumes_at = position
         self._tap_card(trainer)
         if not self._is_called_by_tap:
             self._watch = CallWatch(call.frame, self._end_unnoticed)

@@ -154,6 +154,12 @@ class RunCheckpoint:
         columns = {n: np.append(self.columns.get(n, unknown), row.get(n, math.nan)) for n in names}
         return replace(self, columns=columns, open_row={})
 
+    def with_last_row_open(self) -> RunCheckpoint:
+        """A copy in which the last epoch is under way again."""
+        row = {name: float(values[-1]) for name, values in self.columns.items()}
+        columns = {name: values[:-1] for name, values in self.columns.items()}
+        return replace(self, columns=columns, open_row=row)
+
     def state_dict(self) -> dict[str, Any]:
         """The content as plain lists, dictionaries, numbers and text, for a checkpoint file."""
         return {

@@ -34,8 +34,25 @@ MOST_S, MOST_J = _MEASURED["duration_s"], _MEASURED["energy_J"]
 _ROUNDING_S, _ROUNDING_J, _ROUNDING = 1e-3, 1e-2, 1e-6
 # A counter that corrects itself takes back energy booked earlier; an epoch is then unknown.
 _CORRECTION, _CORRECTION_IF_UNKNOWN = 0.02, 0.5
+# A last row with less than this share of the steps of every other row was cut short. Loaders of
+# varying length differ by less.
+_WHOLE_SHARE = 0.9
 # Outside of epochs, a device draws at most this power, or this multiple of the power in epochs.
 _MOST_DEVICE_W, _MOST_TIMES = 1e4, 10
+
+
+def rows_done(steps: FloatArray) -> float:
+    """Number of rows, of which a last one that was cut short counts in part.
+
+    Args:
+        steps: shape (rows,), training steps of each row; NaN if unknown.
+    """
+    if len(steps) < 2:
+        return len(steps)
+    last, others = float(steps[-1]), steps[:-1]
+    if not 0 < last < _WHOLE_SHARE * others.min():  # False for NaN
+        return len(steps)
+    return len(others) + last / float(np.median(others))
 
 
 class EpochTable:

@@ -25,7 +25,7 @@ from energyest.records.devices import (
     names_with_counts,
     rows_of_devices,
 )
-from energyest.records.epoch_table import as_frame, checked_columns, why_unstorable
+from energyest.records.epoch_table import as_frame, checked_columns, rows_done, why_unstorable
 from energyest.records.from_logs.columns import LogColumns
 from energyest.records.from_logs.epochs import log_of_epochs
 from energyest.records.from_logs.power import log_of_power
@@ -228,6 +228,14 @@ class EnergyTrace:
     def unit(self) -> str:
         """What a row of `epochs` is: an `epoch`, or an `interval` of a number of steps."""
         return "epoch" if self.meta.get("interval_steps") is None else "interval"
+
+    @property
+    def epochs_done(self) -> float:
+        """Number of epochs; a last one with fewer steps than the others counts in part.
+
+        A training that stops within an epoch, at a number of steps or a budget, leaves such a row.
+        """
+        return rows_done(self.column("steps"))
 
     @property
     def metrics(self) -> list[str]:

@@ -11,9 +11,8 @@ from energyest.errors import EstimateError
 from energyest.estimate import Estimate, NotStableError
 from energyest.estimators.compare import compare_estimators
 from energyest.estimators.step.estimate import estimate_step
-from energyest.estimators.step.horizon import tells_length
+from energyest.estimators.step.horizon import find_horizon, tells_length
 from energyest.markup import NOT_KNOWN, Markup, cell, joined, listing, of_frame, paragraph, table
-from energyest.records.meta import read_positive
 from energyest.records.trace import EnergyTrace
 from energyest.report.tables import energy_cell
 
@@ -23,11 +22,10 @@ SHARES = (0.10, 0.25, 0.50, 0.75)
 
 def length_of(trace: EnergyTrace) -> float | None:
     """How many epochs a run has that is over; None for one that is to go on, or may be."""
-    planned = read_positive(trace.meta, "planned_epochs")
-    if planned is not None and math.ceil(planned) <= len(trace):
-        # Of a last epoch that the end of the training broke off, the part.
-        return planned if math.ceil(planned) == len(trace) else len(trace)
-    return None if tells_length(trace) else len(trace)
+    if not tells_length(trace):
+        return trace.epochs_done
+    horizon = find_horizon(trace, None, None, None)
+    return min(horizon.epochs, trace.epochs_done) if horizon.is_reached(trace) else None
 
 
 def outcome_of(trace: EnergyTrace) -> Markup:
@@ -100,7 +98,7 @@ def _running(trace: EnergyTrace) -> Markup:
         interval = " to ".join(format_duration(end) for end in ends if end is not None)
         rows.append(("duration", format_duration(estimate.duration_s), interval or NOT_KNOWN))
     of = "" if estimate.epochs is None else f" of {estimate.epochs:.6g}"
-    caption = f"Projection of the whole training after {len(trace)}{of} {trace.unit}s"
+    caption = f"Projection of the whole training after {trace.epochs_done:.6g}{of} {trace.unit}s"
     confidence = "" if estimate.confidence is None else f" ({100 * estimate.confidence:.4g} %)"
     shown = table(("", "projected", f"interval{confidence}"), rows, caption=caption)
     notes = [f"method: {estimate.method}", *(f"assumed: {a}" for a in estimate.assumptions)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from energyest.errors import ConfigurationError
@@ -34,6 +34,23 @@ class Position:
     earlier: RunCheckpoint
     epoch: int
     batches: int
+
+    def resumed_within(self, epoch: int, batches: int) -> Position:
+        """The position as a training finds it that resumes within an epoch.
+
+        A stop within an epoch ends the row. If the checkpoint was saved after that, the row is
+        under way again, so that an epoch stays one row.
+
+        Args:
+            epoch: the trainer's epoch, as it resumes.
+            batches: batches of that epoch that are done.
+        """
+        earlier = self.earlier
+        if not batches or earlier.open_row or not len(earlier) or epoch != self.epoch:
+            return self
+        if earlier.columns["epoch"][-1] != epoch:
+            return self
+        return replace(self, earlier=earlier.with_last_row_open())
 
 
 class Continuation:

@@ -159,7 +159,7 @@ class Training:
 
     def finish(self) -> None:
         """Finish the training, perhaps earlier than planned."""
-        self.session.length = self.session.length.ended_after(self.session.rows)
+        self._end_plan()
         self.session.stop("finished")
 
     def interrupt(self, status: str) -> None:
@@ -312,6 +312,14 @@ class Training:
             values["energy/projected_lower_J"] = projection.lower_J
             values["energy/projected_upper_J"] = projection.upper_J
         self._log_values({n: v for n, v in values.items() if v is not None and math.isfinite(v)})
+
+    @never_raises  # guarded separately: the run has to end in any case
+    def _end_plan(self) -> None:
+        """The length of the training is what was done of it; a row that was cut short is a part."""
+        session = self.session
+        trace = session.trace
+        rows = session.rows - len(trace) + trace.epochs_done
+        session.length = session.length.ended_after(rows)
 
     def _complete_last_row(self) -> None:
         # In another thread, they might go to a row that begins meanwhile.

@@ -91,18 +91,18 @@ def blend(
         pre.confidence if confidence is None else confidence, EstimateError
     )
     energy_J = trace.column("energy_J")
-    done = int(np.isfinite(energy_J).sum())
+    done = _measured_epochs(trace)
     horizon = _horizon(pre, trace, epochs)
-    if horizon.is_reached(trace) and done == len(trace):
+    if horizon.is_reached(trace) and np.isfinite(energy_J).all():
         return step or _finished(trace)
     changes = planned_changes(trace, None)
     predicted = _by_pre(pre, trace, horizon, changes)
     if done < 2:
-        after = f", after {done} {trace.unit}" if done else ""
+        after = f", after {done:.3g} {trace.unit}" if done else ""
         return _total(trace, predicted, confidence, f"{pre.method}{after}", pre.assumptions)
-    if step is None or (step.lower_J is None and done == 2):
+    if step is None or (step.lower_J is None and done < 3):
         observed = _by_last_epoch(trace, horizon, changes)
-        name = f"{trace.unit} {int(np.flatnonzero(np.isfinite(energy_J))[-1])}"
+        name = f"{trace.unit} {_last_whole_epoch(trace)}"
         assumptions = pre.assumptions
     else:
         observed = _by_step(step, trace, predicted.epochs)
@@ -197,7 +197,7 @@ def _by_pre(
 
 def _by_last_epoch(trace: EnergyTrace, horizon: Horizon, changes: list[PlannedChange]) -> _Rest:
     energy_J = trace.column("energy_J")
-    last = int(np.flatnonzero(np.isfinite(energy_J))[-1])
+    last = _last_whole_epoch(trace)
     an_epoch = float(energy_J[last]), float(trace.column("duration_s")[last])
     to_come = [change for change in changes if change.epoch > last]
     return _epochs_like(an_epoch, LEVEL_DEVIATION, trace, horizon, to_come)
@@ -212,7 +212,7 @@ def _epochs_like(
 ) -> _Rest:
     """The rest, made up of epochs with this energy and duration, modified by the changes."""
     energy_J, duration_s = an_epoch
-    done = int(np.isfinite(trace.column("energy_J")).sum())
+    done = _measured_epochs(trace)
     count = horizon.epochs - done
     if math.isfinite(horizon.end_s) and duration_s > 0:
         count = min(count, (horizon.end_s - measured_s(trace)) / duration_s)
@@ -231,7 +231,7 @@ def _by_step(step: Estimate, trace: EnergyTrace, epochs: float) -> _Rest:
     rest_J = step.energy_J - _measured_J(trace)
     duration_s = math.nan if step.duration_s is None else step.duration_s - measured_s(trace)
     if step.epochs is not None:
-        epochs = step.epochs - int(np.isfinite(trace.column("energy_J")).sum())
+        epochs = step.epochs - _measured_epochs(trace)
     deviation = LEVEL_DEVIATION
     if step.upper_J is not None and step.lower_J is not None and step.confidence and rest_J > 0:
         # STEP's errors have heavier tails than normal errors. Both are matched at one fixed
@@ -264,7 +264,7 @@ def _total(
         duration_lower_s=measured_s(trace) + rest.duration_s / factor if knows_both else None,
         duration_upper_s=measured_s(trace) + rest.duration_s * factor if knows_both else None,
         measured_J=measured_J,
-        epochs=int(np.isfinite(trace.column("energy_J")).sum()) + rest.epochs,
+        epochs=_measured_epochs(trace) + rest.epochs,
         unit=trace.unit,
         method=method,
         assumptions=assumptions,
@@ -278,10 +278,20 @@ def _finished(trace: EnergyTrace) -> Estimate:
         measured_J,
         duration_s=measured_s(trace),
         measured_J=measured_J,
-        epochs=float(len(trace)),
+        epochs=trace.epochs_done,
         unit=trace.unit,
         method="measured",
     )
+
+
+def _measured_epochs(trace: EnergyTrace) -> float:
+    unread = int((~np.isfinite(trace.column("energy_J"))).sum())
+    return trace.epochs_done - unread
+
+
+def _last_whole_epoch(trace: EnergyTrace) -> int:
+    whole = math.floor(trace.epochs_done)
+    return int(np.flatnonzero(np.isfinite(trace.column("energy_J")[:whole]))[-1])
 
 
 def _measured_J(trace: EnergyTrace) -> float:

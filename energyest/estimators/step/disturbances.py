@@ -139,11 +139,11 @@ class Disturbances:
         self._stalls = _Kind(STALLS, out & (off > 0), off, epochs, first)
         self._dips = _Kind(DIPS, out & (off < 0), -off, epochs, first)
 
-    def to_come(self, begin: int, end: float) -> FloatArray:
+    def to_come(self, begin: float, end: float) -> FloatArray:
         """Extra cost of the remaining epochs beyond the level, in units of an epoch on the level.
 
         Args:
-            begin: the first remaining epoch.
+            begin: the first remaining epoch, with a fraction if part of it is done.
             end: the end of the training, possibly within an epoch.
 
         Returns:
@@ -182,7 +182,7 @@ class _Kind:
 
     def to_come(
         self,
-        measured: int,
+        measured: float,
         remaining: int,
         spread: float,
         numbers: tuple[FloatArray, FloatArray],

@@ -113,9 +113,10 @@ def estimate_step(
         why = unstable_message(trace, history)
     else:
         chosen = Window(history.start if start == "auto" else start, window)
-        why, missing = _lacking(chosen, trace, history, found=start == "auto")
+        whole = trace.head(math.floor(trace.epochs_done))  # a window takes whole epochs
+        why, missing = _lacking(chosen, whole, history, found=start == "auto")
         if not missing:
-            return chosen.estimate(trace, horizon, form, confidence)
+            return chosen.estimate(whole, horizon, form, confidence)
     guess = _estimate(trace, history, horizon, form, None)
     raise NotStableError(why, estimate=guess, missing_epochs=missing)
 
@@ -189,7 +190,7 @@ def _estimate(
             interval["duration_lower_s"], interval["duration_upper_s"] = ends_around(
                 known_s, off_s, least=done_s, confidence=confidence
             )
-    stop = len(trace)
+    done = trace.epochs_done
     return Estimate(
         total_J,
         **interval,
@@ -198,8 +199,8 @@ def _estimate(
         epochs=total,
         unit=trace.unit,
         stable_epoch=history.start,
-        method=f"STEP, {form} form, {trace.unit}s {history.start} to {stop - 1}",
-        assumptions=_assumptions(history, horizon, forecast, form, remaining=total > stop),
+        method=f"STEP, {form} form, {trace.unit}s {history.start} to {math.floor(done) - 1}",
+        assumptions=_assumptions(history, horizon, forecast, form, remaining=total > done),
     )
 
 

@@ -87,9 +87,13 @@ class Forecaster:
             apart_J = apart_s = np.zeros(len(trace))
         # Validation cannot use more than the whole epoch, except by rounding.
         training_J = np.maximum(energy_J - apart_J, 0.0)
-        self._positions = np.flatnonzero(np.isfinite(training_J))
+        self._done = trace.epochs_done
+        is_level = np.isfinite(training_J)
+        if self._done < len(trace) and is_level[:-1].any():
+            is_level[-1] = False  # cut short: counts as measured, but not as an epoch of the level
+        self._positions = np.flatnonzero(is_level)
         self._training_J = training_J[self._positions]
-        part = _part_to_project(self._training_J, self._positions, changes, len(trace))
+        part = _part_to_project(self._training_J, self._positions, changes, self._done)
         self.level, self._to_come = part.level, part.to_come
         self._rows_since_change = part.rows_since_change
         self._rows = self._positions[part.where]
@@ -107,7 +111,8 @@ class Forecaster:
         self._irregular = Outlook(usual_J, calm, disturbances, leaves_out)
         self._way_back = way_back(self._series_J, self.level.start)
         # Unmeasured epochs at the end of the trace are projected like remaining epochs.
-        self._begin = int(np.flatnonzero(np.isfinite(energy_J))[-1]) + 1
+        last = int(np.flatnonzero(np.isfinite(energy_J))[-1])
+        self._begin = min(last + 1, self._done)
         self._unread_J = self._energy_of_unread()
 
     # ------------------------------------------------------------------ past epochs
@@ -119,8 +124,8 @@ class Forecaster:
 
     @property
     def measured_epochs(self) -> int:
-        """Number of epochs whose energy was measured."""
-        return len(self._trace) - self.unread_epochs
+        """Number of whole epochs whose energy was measured."""
+        return math.floor(self._done) - self.unread_epochs
 
     @property
     def unread_epochs(self) -> int:
@@ -172,7 +177,7 @@ class Forecaster:
             EstimateError: a time limit ends it, and the durations of its epochs are unknown.
         """
         if horizon.is_reached(self._trace):
-            return min(horizon.epochs, len(self._trace))
+            return min(horizon.epochs, self._done)
         if not math.isfinite(horizon.end_s):
             return horizon.epochs
         until = self._epochs_until(horizon.end_s)
@@ -182,9 +187,7 @@ class Forecaster:
 
     def forecast(self, total: float) -> Forecast:
         """Forecast the rest of a training with `total` epochs."""
-        measured = len(self._trace)
-        end = max(total, measured)
-        begin = self._begin
+        begin, end = self._begin, max(total, self._done)
         weights = self._weights(begin, end)
         weight, (rest_s, power_W) = weights.energy, self._time_to_come(total)
         outlook = self.outlook(total)
@@ -225,7 +228,7 @@ class Forecaster:
 
     def duration_off_s(self, total: float) -> FloatArray:
         """Deviations of simulated futures from the projected duration, in s, of shape (draws,)."""
-        measured, end = len(self._trace), max(total, len(self._trace))
+        measured, end = self._done, max(total, self._done)
         weights = self._weights(measured, end)
         known = np.isfinite(self._level_durations_s)
         start = int(np.count_nonzero(known[: self.level.start]))
@@ -250,7 +253,7 @@ class Forecaster:
         """The expected remaining epochs of a training with `total` epochs."""
         if len(self._spikes) > 1:
             epochs = self._rows[self._spikes]
-            to_come = remaining_spikes(epochs, len(self._trace), total)
+            to_come = remaining_spikes(epochs, self._done, total)
             if to_come is not None:
                 return self._with_regular_spikes(to_come)
         return self._irregular
@@ -270,7 +273,7 @@ class Forecaster:
 
     def _time_to_come(self, total: float) -> tuple[float, float]:
         """Seconds from now to the end (NaN if unknown), and mean power of the remaining epochs."""
-        measured, end = len(self._trace), max(total, len(self._trace))
+        measured, end = self._done, max(total, self._done)
         weights = self._weights(self._begin, end)
         weight_s = weights.time
         # Energy and time of the same epochs, including unmeasured ones at the end of the trace.
@@ -305,7 +308,7 @@ class Forecaster:
 
     def _epochs_until(self, end_s: float) -> float:
         """Number of epochs of the training if it ends `end_s` seconds after its start."""
-        done_s, measured = measured_s(self._trace), float(len(self._trace))
+        done_s, measured = measured_s(self._trace), self._done
 
         def length_s(total: float) -> float:
             return done_s + self._time_to_come(total)[0]
@@ -344,7 +347,7 @@ def _part_to_project(
     values: FloatArray,
     positions: NDArray[np.intp],
     changes: Sequence[PlannedChange],
-    measured: int,
+    measured: float,
 ) -> _Part:
     """The epochs since the last known change or, soon after it, those before it.
 
@@ -355,7 +358,7 @@ def _part_to_project(
     to_come = [change for change in changes if change.epoch >= measured]
     begins = [0, *(int(np.searchsorted(positions, math.ceil(c.epoch))) for c in past)]
     ends = [*(int(np.searchsorted(positions, math.floor(c.epoch))) for c in past), len(values)]
-    edges = [0, *(math.floor(change.epoch) for change in past), measured]
+    edges = [0.0, *(math.floor(change.epoch) for change in past), measured]
     number = len(past)
     while number and past[number - 1].is_known:
         if edges[number + 1] - edges[number] >= MIN_EPOCHS and begins[number] < ends[number]:
@@ -367,7 +370,7 @@ def _part_to_project(
         number, where = len(past), slice(min(begins[-1], len(values) - 1), len(values))
     level = current_level(values[where])
     pending = past[number:]
-    since = measured - edges[number + 1] if pending else None
+    since = math.floor(measured - edges[number + 1]) if pending else None
     return _Part(level, where, [*pending, *to_come], since)
 
 

@@ -30,7 +30,7 @@ class Horizon:
 
     def is_reached(self, trace: EnergyTrace) -> bool:
         """Whether the trace holds the whole training."""
-        return len(trace) >= self.epochs or measured_s(trace) >= self.end_s
+        return trace.epochs_done >= self.epochs or measured_s(trace) >= self.end_s
 
 
 def find_horizon(
@@ -55,7 +55,7 @@ def find_horizon(
     end_s = read_positive(trace.meta, "planned_duration_s")
     horizon = Horizon(
         # A training may last longer than planned.
-        epochs=math.inf if planned is None else whole(float(max(planned, _done(trace, planned)))),
+        epochs=math.inf if planned is None else whole(float(_planned_length(trace, planned))),
         end_s=math.inf if end_s is None else max(end_s, measured_s(trace)),
     )
     if horizon == Horizon():
@@ -87,9 +87,13 @@ def measured_s(trace: EnergyTrace) -> float:
     return float(np.nansum(trace.column("duration_s")))
 
 
-def _done(trace: EnergyTrace, planned: float) -> float:
-    """Epochs so far, with a fraction if the training ended within one."""
-    return planned if len(trace) == math.ceil(planned) else len(trace)
+def _planned_length(trace: EnergyTrace, planned: float) -> float:
+    """The planned number of epochs or, once the trace has as many rows, of those measured."""
+    if len(trace) < math.ceil(planned):
+        return planned
+    done = trace.epochs_done
+    # Without steps, only the plan says that the last epoch was cut short.
+    return min(done, planned) if len(trace) == math.ceil(planned) else done
 
 
 def _epochs_of(trace: EnergyTrace, steps: int) -> float:
@@ -102,5 +106,4 @@ def _epochs_of(trace: EnergyTrace, steps: int) -> float:
     done = float(of_epochs.sum())
     if number < done:
         raise EstimateError(f"steps={number} is less than the {done:g} steps measured")
-    # The last epoch of a training may be shorter than the others.
-    return whole(len(of_epochs) + (number - done) / float(np.median(of_epochs)))
+    return whole(trace.epochs_done + (number - done) / float(np.median(of_epochs)))

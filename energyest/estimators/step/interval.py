@@ -71,7 +71,7 @@ def errors_of_mean(
     values: FloatArray,
     start: int,
     epochs: NDArray[np.intp],
-    to_come: tuple[int, float],
+    to_come: tuple[float, float],
     *,
     further: float = 0.0,
 ) -> FloatArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +37,8 @@ def find_regimes(trace: EnergyTrace) -> list[Regime]:
     belong to none, and neither do levels of fewer than three epochs.
 
     Args:
-        trace: the epochs measured so far; those that were not measured are left out.
+        trace: the epochs measured so far; those that were not measured or were cut short are
+            left out.
 
     Returns:
         Up to 20 levels; of more, the latest.
@@ -47,7 +49,7 @@ def find_regimes(trace: EnergyTrace) -> list[Regime]:
     check_trace(trace)
     energy_J = trace.column("energy_J")
     training_J = energy_J - np.nan_to_num(trace.column("validation_energy_J"))
-    known = np.flatnonzero(np.isfinite(energy_J))
+    known = np.flatnonzero(np.isfinite(energy_J[: math.floor(trace.epochs_done)]))
     values = np.maximum(training_J[known], 0.0)  # rounding may leave less than nothing
     found: list[Regime] = []
     while len(values) >= MIN_EPOCHS and len(found) < _MOST:

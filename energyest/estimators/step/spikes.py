@@ -51,7 +51,7 @@ def without_spikes(values: FloatArray) -> FloatArray:
     return cleaned
 
 
-def remaining_spikes(positions: NDArray[np.intp], measured: int, total: float) -> float | None:
+def remaining_spikes(positions: NDArray[np.intp], measured: float, total: float) -> float | None:
     """Number of future occurrences of an event that happened in some of the epochs.
 
     Args:

@@ -85,7 +85,7 @@ class Validations:
             training_J: training energy per epoch, for a guess before the first validation.
             training_s: training time per epoch in seconds, likewise.
         """
-        measured = len(self._trace)
+        measured = self._trace.epochs_done
         if self.in_each or total <= measured:
             return ToCome()
         scheduled = None

@@ -59,18 +59,19 @@ def project(trace: EnergyTrace, epochs: float | None, observed: int) -> Projecti
         observed: from 1 to the number of epochs of the trace.
     """
     if epochs is None and (observed < len(trace) or not tells_length(trace)):
-        epochs = float(len(trace))
-    if epochs is not None and epochs <= observed:
-        return Projection(observed, epochs, changes=_changes(trace, epochs))
+        epochs = float(trace.epochs_done)
     seen = trace.head(observed)
+    done = seen.epochs_done
+    if epochs is not None and epochs <= done:
+        return Projection(observed, epochs, changes=_changes(trace, epochs))
     try:
         estimate = estimate_step(seen, epochs)
         end = estimate.epochs if estimate.epochs is not None else math.nan
         changes = _changes(seen, end)
-        if not end > observed:
+        if not end > done:
             return Projection(observed, end, changes=changes)
-        points = np.linspace(observed, end, _POINTS)
-        bends = [change.epoch for change in changes if change.epoch > observed]
+        points = np.linspace(done, end, _POINTS)
+        bends = [change.epoch for change in changes if change.epoch > done]
         path = project_path(seen, np.union1d(points, bends).tolist())
     except (NotStableError, EstimateError) as error:
         unknown = math.nan if epochs is None else epochs
@@ -81,7 +82,7 @@ def project(trace: EnergyTrace, epochs: float | None, observed: int) -> Projecti
 def draw_projection(axes: Axes, trace: EnergyTrace, projection: Projection) -> None:
     """Draw what was measured, and what is projected."""
     observed = projection.observed
-    _draw_measured(axes, trace.column("energy_J"), observed)
+    _draw_measured(axes, trace.column("energy_J"), observed, trace.epochs_done)
     title = "Cumulative energy"
     if projection.why_not:
         axes.text(
@@ -107,8 +108,15 @@ def _changes(trace: EnergyTrace, epochs: float) -> tuple[PlannedChange, ...]:
     return tuple(c for c in planned_changes(trace, None) if 0 < c.epoch < epochs)
 
 
-def _draw_measured(axes: Axes, energy_J: FloatArray, observed: int) -> None:
-    """The sum of the epochs. Where one was not measured, the sum is not known: a dotted line."""
+def _draw_measured(axes: Axes, energy_J: FloatArray, observed: int, done: float) -> None:
+    """The sum of the epochs; where one was not measured, it is not known: a dotted line.
+
+    Args:
+        axes: where to draw.
+        energy_J: shape (epochs,), their energies.
+        observed: number of epochs that a projection was made from.
+        done: number of epochs, less than that of the energies if the last was cut short.
+    """
     known = np.isfinite(energy_J)
     if not known.any():
         axes.text(
@@ -117,6 +125,7 @@ def _draw_measured(axes: Axes, energy_J: FloatArray, observed: int) -> None:
         axes.set_ylim(0, 1)
         return
     position = np.arange(1, len(energy_J) + 1, dtype=np.float64)
+    position[-1] = done
     rows = np.flatnonzero(known)
     # As `estimate_step` has it: epochs that were not read cost what those around them do. At the
     # end of the trace they belong to what is projected.
