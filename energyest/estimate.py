@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from energyest.carbon import Intensity, co2e_kg
+import numpy as np
+
+from energyest.carbon import CarbonSeries, Intensity, co2e_kg
+from energyest.carbon.emissions import check_pue
+from energyest.carbon.series import seconds_of
 from energyest.display import JOULES_PER_KWH, format_both, format_duration, format_energy
-from energyest.errors import EnergyestError
+from energyest.errors import EnergyestError, EstimateError
 from energyest.markup import as_html
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from matplotlib.figure import Figure
 
 
@@ -69,19 +76,35 @@ class Estimate:
         """Total energy in kilowatt-hours."""
         return self.energy_J / JOULES_PER_KWH
 
-    def co2e_kg(self, intensity_g_per_kWh: Intensity, *, pue: float = 1.0) -> float:
+    def co2e_kg(
+        self,
+        intensity_g_per_kWh: Intensity,
+        *,
+        pue: float = 1.0,
+        start: datetime | str | None = None,
+    ) -> float:
         """Emissions in kg CO2e. For an interval, see `energyest.carbon.co2e_kg`.
 
         Args:
             intensity_g_per_kWh: carbon intensity of the electricity where and when the training
-                runs: a number in g CO2e per kWh, a country, or a `CarbonIntensity`.
+                runs: a number in g CO2e per kWh, a country, a `CarbonIntensity` or a
+                `CarbonSeries`.
             pue: power usage effectiveness of the data centre; see `energyest.carbon.co2e_kg`.
+            start: for a series, when the training starts, with a time zone; now by default. The
+                energy is spread evenly over `duration_s`.
 
         Raises:
-            EstimateError: the country is unknown, the intensity is negative or not finite, or
-                the PUE is below 1 or not finite.
+            EstimateError: the country is unknown, the intensity is negative or not finite, the PUE
+                is below 1 or not finite; or the series does not cover the training, or its
+                duration is unknown.
         """
-        return co2e_kg(self.energy_J, intensity_g_per_kWh, pue=pue)
+        if not isinstance(intensity_g_per_kWh, CarbonSeries):
+            return co2e_kg(self.energy_J, intensity_g_per_kWh, pue=pue)
+        if not self.duration_s:
+            raise EstimateError("emissions by a series need the duration of the training")
+        begin_s = time.time() if start is None else seconds_of(start, "start")
+        time_s = np.array([begin_s, begin_s + self.duration_s])
+        return check_pue(pue) * intensity_g_per_kWh.co2e_kg(time_s, np.array([0.0, self.energy_J]))
 
     def plot(self) -> Figure:
         """Plot the energy as a bar with its interval; see `energyest.plots.plot_estimate`.

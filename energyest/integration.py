@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -247,3 +248,37 @@ def _from_power(
     # Time that was not integrated is missing. Before the first reading the difference is negative,
     # so the time from an early instant to the first reading comes out as missing too.
     return Cumulative(energy, knots_missing_s[i] + since_s - held_s)
+
+
+def energy_outside(
+    devices: Iterable[Sequence[FloatArray]],
+    starts_s: FloatArray,
+    ends_s: FloatArray,
+) -> tuple[float, float]:
+    """What devices used before, between and after the epochs of a run.
+
+    Args:
+        devices: of each device, the `time_s`, `power_W` and counter (joules) of its readings.
+        starts_s: shape (epochs,), when the epochs began, finite.
+        ends_s: shape (epochs,), when they ended.
+
+    Returns:
+        The energy in joules, NaN if a device was never read; and the longest time covered, in s.
+    """
+    outside_J, longest_s = 0.0, 0.0
+    for time_s, power_W, counter_J in devices:
+        first_s = min([time_s[0], *starts_s[:1]])
+        last_s = max([time_s[-1], *ends_s[-1:]])
+        longest_s = max(longest_s, last_s - first_s)
+        energy_J, missing_s = cumulative_energy(
+            time_s,
+            power_W,
+            np.concatenate([[first_s, last_s], starts_s, ends_s]),
+            counter_J=counter_J,
+        )
+        n = len(starts_s)
+        inside_J = energy_J[2 + n :].sum() - energy_J[2 : 2 + n].sum()
+        outside_J += float(energy_J[1] - energy_J[0] - inside_J)
+        if np.isnan(power_W).all() and missing_s[1] > missing_s[0]:
+            outside_J = math.nan
+    return outside_J, longest_s

@@ -16,7 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from energyest.carbon import Intensity, co2e_kg
+from energyest.carbon import CarbonSeries, Intensity
+from energyest.carbon.basis import EmissionBasis
+from energyest.carbon.emissions import check_pue, constant_g_per_kWh
 from energyest.checks import is_number, short
 from energyest.errors import ConfigurationError, EnergyestError, EstimateError
 
@@ -38,7 +40,8 @@ class Settings:
 
     Attributes:
         folder: where traces are written; None for the monitor's default.
-        carbon_intensity: g CO2e per kWh of electricity, or a country; None if not known.
+        carbon_intensity: g CO2e per kWh of electricity, a country, or a series over time; None if
+            not known.
         pue: power usage effectiveness of the data centre. It applies to CO2e only, never to
             energies.
         quiet: whether to omit the summary at the end of a run.
@@ -48,6 +51,11 @@ class Settings:
     carbon_intensity: Intensity | None = None
     pue: float = 1.0
     quiet: bool = False
+
+    @property
+    def basis(self) -> EmissionBasis:
+        """What turns energy into emissions."""
+        return EmissionBasis(self.carbon_intensity, self.pue)
 
 
 def settings(**arguments: Any) -> Settings:
@@ -64,6 +72,28 @@ def settings(**arguments: Any) -> Settings:
         found = replace(found, **{name: value})
     given = {name: value for name, value in arguments.items() if value is not None}
     return replace(found, **{name: _CHECKS[name](name, given[name]) for name in given})
+
+
+def emission_basis(
+    meta: Mapping[str, Any], *, intensity: Intensity | None = None, pue: float | None = None
+) -> EmissionBasis:
+    """What turns the energy of a run into emissions: as given, as recorded, or as set.
+
+    Args:
+        meta: the meta of the run's trace.
+        intensity: carbon intensity of the electricity; None if not given.
+        pue: power usage effectiveness of the data centre; None if not given.
+
+    Raises:
+        EnergyestError: an argument is invalid.
+    """
+    chosen, recorded = settings(carbon_intensity=intensity, pue=pue), EmissionBasis.recorded(meta)
+    takes_recorded = intensity is None and recorded.intensity is not None
+    return EmissionBasis(
+        recorded.intensity if takes_recorded else chosen.carbon_intensity,
+        # The two were recorded together.
+        recorded.pue if takes_recorded and pue is None else chosen.pue,
+    )
 
 
 def origins() -> dict[str, str]:
@@ -109,9 +139,11 @@ def _from_file() -> tuple[str, Mapping[str, Any]]:
     except (OSError, ValueError) as error:  # unreadable, or not TOML
         log.warning("energyest: the settings in %s are ignored: %s", _FILE, error)
         return _FILE, {}
-    folder = table.get("folder")
-    if isinstance(folder, str) and "://" not in folder:
-        table = {**table, "folder": str(file.parent / folder)}  # paths are relative to the file
+    for name in ("folder", "carbon_intensity"):
+        path = table.get(name)
+        is_path = name == "folder" or str(path).lower().endswith(".csv")
+        if isinstance(path, str) and is_path and "://" not in path:
+            table = {**table, name: str(file.parent / path)}  # paths are relative to the file
     return where, table
 
 
@@ -154,7 +186,10 @@ def _check_folder(name: str, value: Any) -> str | Path:
 def _check_intensity(name: str, value: Any) -> Intensity:
     known: Intensity = _number_of(value)
     try:
-        co2e_kg(0.0, known)
+        if isinstance(known, str) and known.lower().endswith(".csv"):
+            return CarbonSeries.from_csv(known)
+        if not isinstance(known, CarbonSeries):
+            constant_g_per_kWh(known)
     except EstimateError as error:
         raise type(error)(f"{name}={short(value)}: {error}") from error
     return known
@@ -165,7 +200,7 @@ def _check_pue(name: str, value: Any) -> float:
     if not is_number(number):
         raise ConfigurationError(f"{name}={short(value)} must be a number of 1 or more")
     try:
-        co2e_kg(0.0, 0.0, pue=number)
+        check_pue(number)
     except EstimateError as error:
         raise ConfigurationError(str(error)) from error
     return float(number)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from energyest.carbon import CarbonIntensity, Intensity, carbon_intensity, co2e_kg
+from energyest.carbon import CarbonIntensity, CarbonSeries, Intensity, carbon_intensity
 from energyest.display import format_both, format_duration, format_energy, format_mass
+from energyest.errors import EstimateError
 from energyest.records.devices import Device, gpus_of
 from energyest.records.loading import missing_text
 from energyest.records.meta import (
@@ -45,8 +46,7 @@ def summary_of(
     """
     lines = [_cost(trace), *_parts(trace)]
     if intensity is not None and math.isfinite(trace.total_J):
-        kg = co2e_kg(trace.total_J, intensity, pue=pue)
-        lines.append(f"{format_mass(kg)} CO2e at {_words_of(intensity)}, PUE {pue:g}")
+        lines.append(emissions_text(trace, intensity, pue))
     stopped = read_text(read_object(trace.meta, "budget"), "stopped")
     if stopped:
         lines.append(f"ended early: {stopped}")
@@ -162,8 +162,24 @@ def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
+def emissions_text(trace: EnergyTrace, intensity: Intensity, pue: float) -> str:
+    """The emissions of a run, and how they were counted, in one line.
+
+    Raises:
+        EstimateError: the intensity is invalid. If a series does not cover the run, the line says
+            so.
+    """
+    try:
+        kg = trace.co2e_kg(intensity, pue=pue)
+    except EstimateError as error:
+        if not isinstance(intensity, CarbonSeries):
+            raise
+        return f"CO2e not known: {error}"
+    return f"{format_mass(kg)} CO2e at {_words_of(intensity)}, PUE {pue:g}"
+
+
 def _words_of(intensity: Intensity) -> str:
     known = carbon_intensity(intensity) if isinstance(intensity, str) else intensity
     if isinstance(known, CarbonIntensity):
         return f"{known.g_per_kWh:g} g/kWh ({known.country}, {known.year})"
-    return f"{known:g} g/kWh"
+    return str(known) if isinstance(known, CarbonSeries) else f"{known:g} g/kWh"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,26 @@ def test_text(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert assumptions[0] == "- the energy of the GPU alone, without processors and memory"
 
 
+def test_the_cleanest_start(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    now = datetime.now(timezone.utc)
+    hours = [now + timedelta(hours=hour) for hour in range(-1, 5)]
+    rows = (
+        f"{at.isoformat()},{g}" for at, g in zip(hours, [9, 400, 300, 100, 200, 500], strict=True)
+    )
+    Path("grid.csv").write_text("\n".join(["time,g", *rows]))
+    arguments = ["pre", "my_models:Net", *TRAINING, "--batch", "32x8", "--forecast", "grid.csv"]
+    assert main(arguments) == 0
+    best = f"cleanest start: {hours[3]:%Y-%m-%d %H:%M} UTC, "
+    assert best in capsys.readouterr().out
+    found = answer(capsys, *arguments)
+    first = found["starts"][0]
+    assert first["start"].startswith(f"{hours[3]:%Y-%m-%d %H:%M}")
+    assert first["co2e_kg"] == pytest.approx(found["estimate"]["energy_kWh"] * 0.1)
+    assert first["saving"] == pytest.approx(0.75)
+    early = min(found["starts"], key=lambda start: start["start"])
+    assert early["co2e_kg"] == pytest.approx(found["estimate"]["energy_kWh"] * 0.4)
+
+
 def test_a_workload_that_was_stored(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved = ["--save-workload", "net.json"]
     first = answer(capsys, "pre", "my_models:Net", *TRAINING, "--batch", "32x8", *saved)
@@ -204,6 +225,8 @@ def test_without_torch(
         ([*TRAINING, "--confidence", "2"], "confidence"),
         ([*TRAINING, "--pue", "0.5"], "pue"),
         ([*TRAINING, "--intensity", "Germny"], "the closest names are Germany"),
+        ([*TRAINING, "--gpu", "H100"], "--gpu is given 2 times"),
+        ([*TRAINING, "--forecast", "absent.csv"], "absent.csv: no series"),
     ],
 )
 def test_what_is_missing_or_out_of_range(

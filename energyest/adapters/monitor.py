@@ -196,6 +196,7 @@ class Monitor:
             )
 
         self._session = session = begin(make, folder, place, self._name)
+        session.describe(**self._settings.basis.as_meta())
         if place.rank == 0:
             self._left_by_child.write(session.folder)
         return session

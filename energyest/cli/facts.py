@@ -21,23 +21,45 @@ class Emissions:
     Attributes:
         intensity: carbon intensity of the electricity; None where it is not known.
         pue: power usage effectiveness of the data centre.
+        given: the options, as they were given; None for those that were not.
     """
 
     intensity: Intensity | None
     pue: float
+    given: tuple[str | None, float | None] = (None, None)
 
-    def of(self, energy_J: float | None) -> float | None:
-        """Kilograms of CO2e; None where the energy or the intensity is not known."""
-        from energyest.carbon import co2e_kg
+    def of(self, what: float | EnergyTrace | Estimate | None) -> float | None:
+        """Kilograms of CO2e of joules, a run or an estimate.
 
-        if self.intensity is None or energy_J is None:
+        None where the energy or the intensity is not known, or the intensity is a series that does
+        not cover the time. An estimate is taken to begin now.
+        """
+        from energyest.carbon import CarbonSeries, co2e_kg
+        from energyest.errors import EstimateError
+
+        if self.intensity is None or what is None:
             return None
-        return co2e_kg(energy_J, self.intensity, pue=self.pue)
+        try:
+            if isinstance(what, float | int):
+                return co2e_kg(what, self.intensity, pue=self.pue)
+            return what.co2e_kg(self.intensity, pue=self.pue)
+        except EstimateError:
+            if isinstance(self.intensity, CarbonSeries):
+                return None
+            raise
 
-    def text(self, energy_J: float) -> str:
+    def text(self, what: float | EnergyTrace | Estimate) -> str:
         """The same for a line of text; empty where it is not known."""
-        kg = self.of(energy_J)
+        kg = self.of(what)
         return "" if kg is None or not math.isfinite(kg) else f"{format_mass(kg)} CO2e"
+
+    def for_run(self, trace: EnergyTrace) -> Emissions:
+        """How to count those of a run: by the options, or as recorded with it, or as set."""
+        from energyest.settings import emission_basis
+
+        intensity, pue = self.given
+        basis = emission_basis(trace.meta, intensity=intensity, pue=pue)
+        return Emissions(basis.intensity, basis.pue, self.given)
 
 
 def emissions(intensity: str | None, pue: float | None) -> Emissions:
@@ -49,13 +71,13 @@ def emissions(intensity: str | None, pue: float | None) -> Emissions:
     from energyest.settings import settings
 
     found = settings(carbon_intensity=intensity, pue=pue)
-    return Emissions(found.carbon_intensity, found.pue)
+    return Emissions(found.carbon_intensity, found.pue, (intensity, pue))
 
 
-def energy_facts(energy_J: float | None, carbon: Emissions) -> dict[str, Any]:
+def energy_facts(energy_J: float | None, co2e_kg: float | None) -> dict[str, Any]:
     """An energy in all its units."""
     kWh = None if energy_J is None else energy_J / JOULES_PER_KWH
-    return {"energy_J": energy_J, "energy_kWh": kWh, "co2e_kg": carbon.of(energy_J)}
+    return {"energy_J": energy_J, "energy_kWh": kWh, "co2e_kg": co2e_kg}
 
 
 def trace_facts(trace: EnergyTrace, carbon: Emissions) -> dict[str, Any]:
@@ -67,7 +89,7 @@ def trace_facts(trace: EnergyTrace, carbon: Emissions) -> dict[str, Any]:
         "status": status_of(trace),
         "unit": trace.unit,
         "rows": len(trace),
-        **energy_facts(trace.total_J, carbon),
+        **energy_facts(trace.total_J, carbon.for_run(trace).of(trace)),
         "components_J": dict(read_object(trace.meta, "components")),
         "duration_s": duration_s_of(trace),
         "devices": trace.devices,
@@ -79,7 +101,7 @@ def trace_facts(trace: EnergyTrace, carbon: Emissions) -> dict[str, Any]:
 def estimate_facts(estimate: Estimate, carbon: Emissions) -> dict[str, Any]:
     """What an estimate says."""
     return {
-        **energy_facts(estimate.energy_J, carbon),
+        **energy_facts(estimate.energy_J, carbon.of(estimate)),
         "energy_lower_J": estimate.lower_J,
         "energy_upper_J": estimate.upper_J,
         "confidence": estimate.confidence,

@@ -23,9 +23,10 @@ def carbon(command: Command) -> Command:
         command,
         click.option(
             "--intensity",
-            metavar="G_PER_KWH|COUNTRY",
-            help="Carbon intensity of the electricity, for CO2e: g CO2e per kWh, or a country. "
-            "Default: ENERGYEST_CARBON_INTENSITY, or [tool.energyest] of pyproject.toml.",
+            metavar="G_PER_KWH|COUNTRY|CSV",
+            help="Carbon intensity of the electricity, for CO2e: g CO2e per kWh, a country, or a "
+            "CSV file of it over time. Default: as recorded with a run, or "
+            "ENERGYEST_CARBON_INTENSITY, or [tool.energyest] of pyproject.toml.",
         ),
         click.option(
             "--pue",

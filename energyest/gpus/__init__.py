@@ -4,6 +4,7 @@ The numbers come from the packaged table `data/gpus.csv`, which names the source
 for a GPU that the table lacks, from NVML on a machine that has it.
 """
 
+from energyest.gpus.embodied import Embodied, embodied_kg, known_embodied
 from energyest.gpus.gpu import Gpu
 from energyest.gpus.interconnect import link_bytes_per_s
 from energyest.gpus.lookup import resolve_gpu
@@ -13,11 +14,14 @@ from energyest.gpus.table import find_gpu, known_gpus
 
 __all__ = [
     "PRECISIONS",
+    "Embodied",
     "Gpu",
     "check_precision",
+    "embodied_kg",
     "find_gpu",
     "gpu_of",
     "gpus_present",
+    "known_embodied",
     "known_gpus",
     "link_bytes_per_s",
     "peak_flops_per_s",

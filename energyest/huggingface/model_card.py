@@ -10,13 +10,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from energyest.carbon import (
-    CarbonIntensity,
-    Intensity,
-    carbon_intensity,
-    co2e_kg,
-)
+from energyest.carbon import CarbonIntensity, Intensity, carbon_intensity
 from energyest.display import JOULES_PER_KWH
+from energyest.errors import EstimateError
 from energyest.records.devices import accelerators_of, names_with_counts
 from energyest.records.trace import EnergyTrace
 from energyest.versions import versions
@@ -43,9 +39,12 @@ def emissions_of(
     if intensity is None or isinstance(intensity, str):
         intensity = carbon_intensity(intensity or _WORLD)
     told = f"{intensity:g} g CO2e/kWh" if isinstance(intensity, float | int) else str(intensity)
+    try:
+        kg = trace.co2e_kg(intensity)
+    except EstimateError:  # a series that does not cover the training
+        return {}
     fields = {
-        # The Hub uses grams.
-        "emissions": float(f"{1000 * co2e_kg(energy_J, intensity):.4g}"),
+        "emissions": float(f"{1000 * kg:.4g}"),  # the Hub uses grams
         "source": f"energyest {versions()['energyest']}: {energy_J / JOULES_PER_KWH:.4g} kWh, "
         f"at {told}",
         "training_type": "fine-tuning" if is_pretrained else "pre-training",

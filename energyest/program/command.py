@@ -156,6 +156,7 @@ class _Measured:
     def _begin(self) -> None:
         # Imported here because they are slow to import, and start threads.
         from energyest.program.program_run import ProgramRun  # noqa: PLC0415
+        from energyest.settings import settings  # noqa: PLC0415
         from energyest.tracking.checks import check_folder, check_settings  # noqa: PLC0415
         from energyest.tracking.session import Session  # noqa: PLC0415
         from energyest.tracking.track import find_sensors  # noqa: PLC0415
@@ -171,6 +172,7 @@ class _Measured:
             interval_s=0.1,
             confidence=0.9,
         )
+        session.describe(**settings().basis.as_meta())
         tasks = os.environ.get("SLURM_NTASKS_PER_NODE", "1")
         if tasks != "1":
             session.note(

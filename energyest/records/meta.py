@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
+from energyest.carbon.series import seconds_of
 from energyest.checks import finite_or_none, is_count, positive_or_none
+from energyest.errors import EstimateError
 
 
 class TraceMeta(TypedDict, total=False):
@@ -76,6 +78,8 @@ class TraceMeta(TypedDict, total=False):
     #: The budget: limits by unit, "warn" or "stop", the verdict, and why the training was stopped,
     #: if it was. Read by the command line.
     budget: dict[str, Any]
+    #: The carbon intensity and PUE that were set for the run; see `carbon.basis`.
+    carbon: dict[str, Any]
     #: What the early-stopping callbacks watch, and the number of epochs before which they cannot
     #: stop. Read by `estimators.early_stopping` and the command line.
     early_stopping: list[dict[str, Any]]
@@ -142,6 +146,25 @@ def read_count(meta: Mapping[str, Any], key: str, most: int = _MOST) -> int | No
     """A whole number from 0 to `most`."""
     value = meta.get(key)
     return int(value) if is_count(value) and value <= most else None
+
+
+def part_begins(meta: Mapping[str, Any]) -> list[tuple[int, float]]:
+    """Of each part of a run, its first row, and when it began in seconds since 1970.
+
+    Raises:
+        EstimateError: a part does not say when it began.
+    """
+    found, first = [], 0
+    for part in (*read_objects(meta, "earlier_parts"), meta):
+        began = read_text(part, "start_time")
+        if began is None:
+            raise EstimateError(
+                "the trace does not say when the run began: give its meta a start_time, such as "
+                "'2026-03-01T10:30:00+00:00'"
+            )
+        found.append((first, seconds_of(began, "start_time")))
+        first = max(first, read_count(part, "rows") or 0)
+    return found
 
 
 def read_text(meta: Mapping[str, Any], key: str) -> str | None:

@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from energyest.arrays import FloatArray
-from energyest.carbon import Intensity, co2e_kg
+from energyest.carbon import CarbonSeries, Intensity, co2e_kg
+from energyest.carbon.emissions import check_pue
+from energyest.carbon.spending import spending
 from energyest.checks import check_count
 from energyest.display import format_energy, printable
 from energyest.errors import TraceError
-from energyest.integration import cumulative_energy
+from energyest.integration import energy_outside
 from energyest.records import storage
 from energyest.records.devices import (
     Device,
@@ -29,7 +31,7 @@ from energyest.records.epoch_table import as_frame, checked_columns, rows_done, 
 from energyest.records.from_logs.columns import LogColumns
 from energyest.records.from_logs.epochs import log_of_epochs
 from energyest.records.from_logs.power import log_of_power
-from energyest.records.meta import read_count, read_list, read_number, read_text
+from energyest.records.meta import part_begins, read_count, read_list, read_number, read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -279,9 +281,21 @@ class EnergyTrace:
         """Emissions of the whole run in kg CO2e: `total_J` × PUE × intensity.
 
         Raises:
-            EstimateError: an argument breaks a rule of `energyest.carbon.co2e_kg`.
+            EstimateError: see `energyest.carbon.co2e_kg`, or `CarbonSeries.co2e_kg` for a series.
         """
+        if isinstance(intensity_g_per_kWh, CarbonSeries):
+            return check_pue(pue) * intensity_g_per_kWh.co2e_kg(*self.energy_over_time())
         return co2e_kg(self.total_J, intensity_g_per_kWh, pue=pue)
+
+    def energy_over_time(self) -> tuple[FloatArray, FloatArray]:
+        """Times in seconds since 1970, ascending, and the joules used up to each of them.
+
+        Raises:
+            EstimateError: the trace does not say when the run, or an earlier part of it, began.
+        """
+        rows = self.column("start_s"), self.column("end_s"), self.column("energy_J")
+        duration_s = read_number(self.meta, "duration_s") or 0.0
+        return spending(rows, part_begins(self.meta), duration_s, self.total_J)
 
     def _outside_J(self) -> float:
         """Energy that the readings show before, between and after the epochs, in joules."""
@@ -289,23 +303,10 @@ class EnergyTrace:
         starts_s, ends_s = self.column("start_s"), self.column("end_s")
         if not np.isfinite([starts_s, ends_s]).all():
             return 0.0
-        outside_J, longest_s = 0.0, 0.0
-        for rows in rows_of_devices(columns["device"]).values():
-            time_s = columns["time_s"][rows]
-            first_s = min([time_s[0], *starts_s[:1]])
-            last_s = max([time_s[-1], *ends_s[-1:]])
-            longest_s = max(longest_s, last_s - first_s)
-            energy_J, missing_s = cumulative_energy(
-                time_s,
-                columns["power_W"][rows],
-                np.concatenate([[first_s, last_s], starts_s, ends_s]),
-                counter_J=columns["energy_J"][rows],
-            )
-            n = len(starts_s)
-            inside_J = energy_J[2 + n :].sum() - energy_J[2 : 2 + n].sum()
-            outside_J += float(energy_J[1] - energy_J[0] - inside_J)
-            if np.isnan(columns["power_W"][rows]).all() and missing_s[1] > missing_s[0]:
-                return math.nan  # a device that was never read
+        values = [columns[name] for name in ("time_s", "power_W", "energy_J")]
+        rows_of = rows_of_devices(columns["device"])
+        readings = ([column[rows] for column in values] for rows in rows_of.values())
+        outside_J, longest_s = energy_outside(readings, starts_s, ends_s)
         return outside_J if len(self) or longest_s > 0 else math.nan
 
     def head(self, epochs: int) -> EnergyTrace:

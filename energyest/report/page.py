@@ -18,7 +18,7 @@ from energyest.report.outcome import comparison_of, outcome_of
 from energyest.report.pictures import picture_of
 from energyest.report.run_facts import carbon_facts, run_facts, text_of, total_facts
 from energyest.report.tables import device_table, epoch_table, level_table
-from energyest.settings import settings
+from energyest.settings import emission_basis
 from energyest.summary import modelled_devices, notes_of, tells_sources
 from energyest.versions import versions
 
@@ -53,12 +53,12 @@ def report_html(
     """
     if not isinstance(trace, EnergyTrace):
         raise TraceError(f"trace is a {type(trace).__name__}: it must be an EnergyTrace")
-    chosen = settings(carbon_intensity=carbon_intensity, pue=pue)
+    basis = emission_basis(trace.meta, intensity=carbon_intensity, pue=pue)
     title = f"Energy of training {model_name(trace) or 'a model'}"
     sections = {
         "What was trained": facts(run_facts(trace)),
         "Energy": joined([facts(total_facts(trace)), _devices(trace)]),
-        "Emissions": carbon_facts(trace, chosen.carbon_intensity, chosen.pue),
+        "Emissions": carbon_facts(trace, basis),
         "Over time": picture_of(trace),
         f"By {trace.unit}": joined(
             [epoch_table(trace, most=_MOST_EPOCHS), level_table(trace)]

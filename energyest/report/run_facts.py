@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from energyest.carbon import Intensity, carbon_intensity, co2e_kg
+from energyest.carbon import carbon_intensity
+from energyest.carbon.basis import EmissionBasis
 from energyest.display import format_duration, format_mass
+from energyest.errors import EstimateError
 from energyest.markup import Markup, facts, paragraph
 from energyest.records.devices import gpus_of, names_with_counts
 from energyest.records.meta import (
@@ -55,24 +57,28 @@ def run_facts(trace: EnergyTrace) -> dict[str, object]:
     }
 
 
-def carbon_facts(trace: EnergyTrace, intensity: Intensity | None, pue: float) -> Markup:
-    """Emissions, where the electricity's intensity is set; else how to set it."""
-    if intensity is None:
+def carbon_facts(trace: EnergyTrace, basis: EmissionBasis) -> Markup:
+    """Emissions, where the electricity's intensity is known; else how to set it."""
+    known, pue = basis.intensity, basis.pue
+    if known is None:
         return paragraph(
             "The carbon intensity of the electricity is not set. Set it, for example "
             'ENERGYEST_CARBON_INTENSITY=DE, or carbon_intensity = "DE" in [tool.energyest] of '
             "pyproject.toml."
         )
-    known = carbon_intensity(intensity) if isinstance(intensity, str) else intensity
-    kg = co2e_kg(trace.total_J, known, pue=pue)
-    return facts(
-        {
-            "CO2e": format_mass(kg) if math.isfinite(kg) else "not known: nor is the energy",
-            "carbon intensity": f"{known:g} g/kWh" if isinstance(known, float | int) else known,
-            "PUE": f"{pue:g}",
-        },
-        caption="Emissions of the whole run",
-    )
+    if isinstance(known, str):
+        known = carbon_intensity(known)
+    try:
+        kg = trace.co2e_kg(known, pue=pue)
+        emitted = format_mass(kg) if math.isfinite(kg) else "not known: nor is the energy"
+    except EstimateError as error:  # a series that does not cover the run
+        emitted = f"not known: {error}"
+    shown = {
+        "CO2e": emitted,
+        "carbon intensity": f"{known:g} g/kWh" if isinstance(known, float | int) else known,
+        "PUE": f"{pue:g}",
+    }
+    return facts(shown, caption="Emissions of the whole run")
 
 
 def total_facts(trace: EnergyTrace) -> dict[str, object]:

@@ -126,6 +126,7 @@ def track(
             confidence=confidence,
             batch_size=batch_size,
         )
+        made.describe(**chosen.basis.as_meta())
         if epochs is not None:
             made.length = Length(epochs)
         return made

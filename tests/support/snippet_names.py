@@ -10,6 +10,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,15 @@ def nvidia_smi_file(name: str) -> None:
         time = f"2026/11/23 10:{second // 60:02}:{second % 60:02}.000"
         lines.append(f"{time}, 0, {250 if second < _COLD_S else 300}.00 W, 90 %")
     _write(name, lines)
+
+
+def carbon_file(name: str) -> None:
+    """A carbon intensity for each hour of the week from the start of the finished trace on."""
+    began = datetime.fromisoformat(finished_trace().meta["start_time"])
+    first = began.replace(minute=0, second=0)
+    hours = (first + timedelta(hours=hour) for hour in range(7 * 24))
+    rows = [f"{hour.isoformat()},{300 + 10 * abs(hour.hour - 12)}" for hour in hours]
+    _write(name, ["time,g_per_kWh", *rows])
 
 
 def epoch_ends_file(name: str) -> None:

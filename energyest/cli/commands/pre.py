@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,15 +13,26 @@ from energyest.cli.facts import emissions, estimate_facts
 from energyest.cli.files import check_output, write
 from energyest.cli.output import no_warnings, print_json, say, say_line
 from energyest.cli.targets import workload_of
+from energyest.display import format_mass
 from energyest.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from energyest.carbon import CarbonSeries
+    from energyest.estimate import Estimate
     from energyest.records.trace import EnergyTrace
 
 
 @click.command("pre")
 @click.argument("target", metavar="MODEL")
-@click.option("--gpu", metavar="NAME", help="The GPU to train on, such as A100 or 'RTX 3090'.")
+@click.option(
+    "--gpu",
+    "gpus",
+    metavar="NAME",
+    multiple=True,
+    help="The GPU to train on, such as A100 or 'RTX 3090'.",
+)
 @options.training
 @click.option("--devices", type=int, help="GPUs of one host that train together. Default: 1.")
 @click.option("--accumulate", type=int, help="Batches for each step of the optimizer. Default: 1.")
@@ -35,10 +47,15 @@ if TYPE_CHECKING:
 )
 @click.option("--save-workload", metavar="FILE", help="Store the workload, as a MODEL for later.")
 @options.carbon
+@click.option(
+    "--forecast",
+    metavar="CSV",
+    help="Carbon intensity to come, over time: names the cleanest time to start.",
+)
 @options.as_json
 def command(
     target: str,
-    gpu: str | None,
+    gpus: tuple[str, ...],
     batch: str | None,
     batch_from: str | None,
     precision: str | None,
@@ -55,6 +72,7 @@ def command(
     save_workload: str | None,
     intensity: str | None,
     pue: float | None,
+    forecast: str | None,
     as_json: bool,
 ) -> None:
     """Estimate a training before it starts, on a GPU that need not be here.
@@ -74,9 +92,17 @@ def command(
           --gpu H100 --devices 8 --epochs 3 --train-samples 1000000
       energyest pre lightning_logs/version_0/energy --gpu H100
     """
+    from energyest.carbon import CarbonSeries
     from energyest.estimators.pre.estimate import estimate_pre
 
+    if len(gpus) > 1:
+        raise ConfigurationError(
+            f"--gpu is given {len(gpus)} times: for GPUs that train together, use --devices; to "
+            "compare GPUs, use energyest advise"
+        )
+    gpu = gpus[0] if gpus else None
     carbon = emissions(intensity, pue)
+    to_come = None if forecast is None else CarbonSeries.from_csv(forecast)
     stored_at = None if save_workload is None else check_output(save_workload, False)
     workload, trace = workload_of(
         target, batch=batch, batch_from=batch_from, precision=precision, optimizer=optimizer
@@ -120,14 +146,38 @@ def command(
         }
         facts["forward_flops_per_sample"] = workload.forward_flops_per_sample
         facts["memory_bytes"] = workload.memory_bytes
-        print_json({"estimate": estimate_facts(estimate, carbon), "gpu": gpu, "workload": facts})
+        shown = {"estimate": estimate_facts(estimate, carbon), "gpu": gpu, "workload": facts}
+        if to_come is not None:
+            starts = _starts(to_come, estimate, carbon.pue)
+            shown["starts"] = starts.astype({"start": str}).to_dict("records")
+        print_json(shown)
         return
     say_line(str(estimate))
-    emitted = carbon.text(estimate.energy_J)
+    emitted = carbon.text(estimate)
     if emitted:
         say(emitted)
+    if to_come is not None:
+        best = _starts(to_come, estimate, carbon.pue).iloc[0]
+        when = f"{best.start:%Y-%m-%d %H:%M UTC}"
+        say_line(
+            f"cleanest start: {when}, {format_mass(best.co2e_kg)} CO2e, {100 * best.saving:.3g} % "
+            "less than at the earliest"
+        )
     for text in estimate.assumptions:
         say_line(f"- {text}")
+
+
+def _starts(forecast: CarbonSeries, estimate: Estimate, pue: float) -> pd.DataFrame:
+    """The times to start, from now on."""
+    from energyest.carbon import start_times
+
+    if estimate.duration_s is None:
+        raise ConfigurationError("--forecast needs an estimate with a duration")
+    now = datetime.now(timezone.utc)
+    begins = datetime.fromtimestamp(forecast.begin_s, timezone.utc)
+    return start_times(
+        forecast, estimate.energy_J, estimate.duration_s, earliest=max(now, begins), pue=pue
+    )
 
 
 def _length_of(trace: EnergyTrace) -> tuple[float | None, int | None, int | None]:

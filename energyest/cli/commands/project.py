@@ -104,7 +104,7 @@ def _print(
         say(f"energyest: {unstable.reason}", error=True)
         guess = "Best guess so far, without a guarantee: "
     say_line(f"{guess}{estimate}")
-    emitted = carbon.text(estimate.energy_J)
+    emitted = carbon.for_run(trace).text(estimate)
     if emitted:
         say(emitted)
     early = _early_stop(trace, estimate.epochs) if unstable is None else None

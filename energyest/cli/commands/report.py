@@ -44,11 +44,9 @@ def command(
         raise click.UsageError(
             "--output FILE is missing: TRACE is no folder", click.get_current_context()
         )
-    carbon = emissions(intensity, pue)
+    emissions(intensity, pue)  # fails for what is out of its range, before the trace is read
     found = open_trace(trace, **log)
-    written = write_report(
-        found, output or trace, carbon_intensity=carbon.intensity, pue=carbon.pue
-    )
+    written = write_report(found, output or trace, carbon_intensity=intensity, pue=pue)
     if as_json:
         print_json({"file": str(written)})
     else:

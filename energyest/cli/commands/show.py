@@ -63,7 +63,8 @@ def _print(trace: EnergyTrace, carbon: Emissions, all_rows: bool) -> None:
     from energyest.records.devices import names_with_counts
     from energyest.summary import notes_of, status_of, summary_of
 
-    lines = summary_of(trace, intensity=carbon.intensity, pue=carbon.pue).split("\n")
+    basis = carbon.for_run(trace)
+    lines = summary_of(trace, intensity=basis.intensity, pue=basis.pue).split("\n")
     for line in lines:
         say_line(line)
     devices = ", ".join(names_with_counts(trace.devices))

@@ -218,7 +218,7 @@ def _so_far(view: View, carbon: Emissions) -> str:
         text += f", {view.status}"
     if not math.isfinite(trace.total_J):
         return f"{text}, energy not known{' yet' if not len(trace) else ''}"
-    emitted = carbon.text(trace.total_J)
+    emitted = carbon.for_run(trace).text(trace)
     return f"{text}, {format_both(trace.total_J)}{emitted and f', {emitted}'} so far"
 
 
@@ -228,7 +228,7 @@ def _projected(view: View, carbon: Emissions) -> str:
     if view.estimate is None:
         return view.reason
     guess = f"best guess ({view.reason}): " if view.reason else ""
-    emitted = carbon.text(view.estimate.energy_J)
+    emitted = carbon.for_run(view.trace).text(view.estimate)
     return f"{guess}{view.estimate}{emitted and f', {emitted}'}"
 
 

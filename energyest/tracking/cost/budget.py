@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from energyest.carbon import Intensity, co2e_kg
+from energyest.carbon import CarbonSeries, Intensity, co2e_kg
 from energyest.checks import check_positive, short
 from energyest.display import JOULES_PER_KWH
 from energyest.errors import ConfigurationError
@@ -93,6 +93,11 @@ class Budget:
                 raise ConfigurationError(
                     f"budget_kg={kg:g} needs a carbon intensity: pass carbon_intensity= (such as "
                     '"DE", or a number in g CO2e per kWh) or set ENERGYEST_CARBON_INTENSITY'
+                )
+            if isinstance(intensity, CarbonSeries):
+                raise ConfigurationError(
+                    f"budget_kg={kg:g} needs one carbon intensity, and not a series: pass a number "
+                    "or a country as carbon_intensity="
                 )
             kg_per_J = co2e_kg(1.0, intensity, pue=pue)
             limits.append(Limit(kg, "kg CO2e", 1 / kg_per_J if kg_per_J > 0 else math.inf))

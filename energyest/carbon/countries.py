@@ -1,4 +1,4 @@
-"""From energy to emissions: the carbon intensity of electricity by country, and `co2e_kg`.
+"""The carbon intensity of electricity by country.
 
 `data/carbon_intensity.csv` holds one row for each country and one for the world, with year and
 source. All rows come from Ember's Yearly Electricity Data (release of 2025), as processed by Our
@@ -21,24 +21,14 @@ from __future__ import annotations
 
 import csv
 import difflib
-import math
 import re
 import unicodedata
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from numbers import Real
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from numpy.typing import ArrayLike
-
-from energyest.arrays import FloatArray, as_vector
 from energyest.checks import finite_or_none, short
-from energyest.display import JOULES_PER_KWH
 from energyest.errors import EstimateError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -61,14 +51,10 @@ class CarbonIntensity:
     source: str
 
     def __post_init__(self) -> None:
-        _check_intensity(self.g_per_kWh)
+        check_g_per_kWh(self.g_per_kWh)
 
     def __str__(self) -> str:
         return f"{self.g_per_kWh:g} g CO2e/kWh ({self.country}, {self.year}; {self.source})"
-
-
-# Emissions per kWh: a number in g CO2e per kWh, a country, or a row of the table.
-Intensity: TypeAlias = float | str | CarbonIntensity
 
 
 def carbon_intensity(country: str) -> CarbonIntensity:
@@ -105,92 +91,14 @@ def known_countries() -> tuple[str, ...]:
     return tuple(dict.fromkeys(row.country for row in _by_spelling().values()))
 
 
-@overload
-def co2e_kg(
-    energy_J: float | None, intensity_g_per_kWh: Intensity, *, pue: float = 1.0
-) -> float: ...
-@overload
-def co2e_kg(
-    energy_J: pd.Series[Any], intensity_g_per_kWh: Intensity, *, pue: float = 1.0
-) -> pd.Series[float]: ...
-@overload
-def co2e_kg(
-    energy_J: ArrayLike, intensity_g_per_kWh: Intensity, *, pue: float = 1.0
-) -> FloatArray: ...
-def co2e_kg(energy_J: Any, intensity_g_per_kWh: Intensity, *, pue: float = 1.0) -> Any:
-    """Emissions of an energy in kg CO2e: energy × PUE × intensity.
-
-    `Estimate` and `EnergyTrace` have a method of the same name. For a table of runs, pass the
-    column: `co2e_kg(runs["energy_J"], "DE")`. For the interval of an estimate, pass both ends:
-    `co2e_kg([estimate.lower_J, estimate.upper_J], "DE")`.
-
-    Args:
-        energy_J: joules at the machine: a number, an array of shape (n,) or a Series. NaN or None
-            (energy that was not measured) gives NaN.
-        intensity_g_per_kWh: a number in g CO2e per kWh, a country, or a `CarbonIntensity`.
-        pue: power usage effectiveness of the data centre: its total energy divided by the energy
-            of its machines. Energies in this package never include it, so it is 1 unless given
-            here.
-
-    Returns:
-        A number, an array of shape (n,), or a Series with the index of `energy_J` and the name
-        `co2e_kg`.
-
-    Raises:
-        EstimateError: the country is unknown, the intensity is negative or not finite, the PUE
-            is below 1 or not finite, or `energy_J` holds no joules.
-
-    Examples:
-        >>> from energyest.carbon import co2e_kg
-        >>> co2e_kg(3.6e6, 350, pue=1.2)  # a kWh
-        0.42
-        >>> co2e_kg([3.6e6, 7.2e6], 350).tolist()
-        [0.35, 0.7]
-    """
-    kg_per_J = _g_per_kWh(intensity_g_per_kWh) / 1000 * _checked_pue(pue) / JOULES_PER_KWH
-    if energy_J is None:
-        return math.nan
-    if isinstance(energy_J, Real):
-        return float(energy_J) * kg_per_J
-    import pandas as pd  # noqa: PLC0415  (keeps `import energyest` fast)
-
-    if isinstance(energy_J, pd.Series):
-        values = as_vector(energy_J.to_numpy(na_value=math.nan), "energy_J", EstimateError)
-        return pd.Series(values * kg_per_J, index=energy_J.index, name="co2e_kg")
-    if isinstance(energy_J, pd.DataFrame) or hasattr(energy_J, "co2e_kg"):
-        raise EstimateError(
-            f"energy_J is a {type(energy_J).__name__}, not joules: pass the column energy_J of a "
-            "table; for an Estimate or EnergyTrace, call its method co2e_kg()"
-        )
-    return as_vector(energy_J, "energy_J", EstimateError) * kg_per_J
-
-
-def _g_per_kWh(intensity: Intensity) -> float:
-    if isinstance(intensity, str):
-        return carbon_intensity(intensity).g_per_kWh
-    if isinstance(intensity, CarbonIntensity):
-        return intensity.g_per_kWh
-    _check_intensity(intensity)
-    return float(intensity)
-
-
-def _check_intensity(g_per_kWh: float) -> None:
+def check_g_per_kWh(g_per_kWh: float) -> None:
+    """Raise an error for anything but a carbon intensity in g CO2e per kWh."""
     value = finite_or_none(g_per_kWh)
     if value is None or value < 0:
         raise EstimateError(
             f"intensity_g_per_kWh={short(g_per_kWh)} must be a finite number of 0 or more (g CO2e "
             "per kWh), or a country"
         )
-
-
-def _checked_pue(pue: float) -> float:
-    value = finite_or_none(pue)
-    if value is None or value < 1:
-        raise EstimateError(
-            f"pue={short(pue)} must be 1 or more and finite: a data centre uses at least as much "
-            "energy as its machines"
-        )
-    return value
 
 
 @cache
