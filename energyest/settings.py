@@ -8,6 +8,7 @@ fail because of a file in some directory above it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -28,6 +29,8 @@ _PREFIX = "ENERGYEST_"
 _FILE = "pyproject.toml"
 # A larger file is not read.
 _MOST_BYTES = 2**20
+# Of the name of a project.
+_MOST_CHARACTERS = 200
 _WORDS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("", "0", "false", "no", "off"), False),
@@ -45,12 +48,16 @@ class Settings:
         pue: power usage effectiveness of the data centre. It applies to CO2e only, never to
             energies.
         quiet: whether to omit the summary at the end of a run.
+        project: what a run belongs to; None for the account that Slurm charges, if there is one.
+        record_user: whether traces contain the name of the user who ran the training.
     """
 
     folder: str | Path | None = None
     carbon_intensity: Intensity | None = None
     pue: float = 1.0
     quiet: bool = False
+    project: str | None = None
+    record_user: bool = True
 
     @property
     def basis(self) -> EmissionBasis:
@@ -94,6 +101,22 @@ def emission_basis(
         # The two were recorded together.
         recorded.pue if takes_recorded and pue is None else chosen.pue,
     )
+
+
+def setting(name: str) -> Any:
+    """One setting from outside, or its default.
+
+    It is silent on settings that are invalid: `settings`, which every monitor calls, warns of them.
+
+    Args:
+        name: as in `Settings`.
+    """
+    value = getattr(Settings(), name)
+    for _, values in (_from_file(), _from_environment()):
+        if name in values:
+            with contextlib.suppress(EnergyestError):
+                value = _CHECKS[name](name, values[name])
+    return value
 
 
 def origins() -> dict[str, str]:
@@ -206,11 +229,20 @@ def _check_pue(name: str, value: Any) -> float:
     return float(number)
 
 
-def _check_quiet(name: str, value: Any) -> bool:
+def _check_flag(name: str, value: Any) -> bool:
     word = _WORDS.get(value.strip().lower()) if isinstance(value, str) else value
     if not isinstance(word, bool):
         raise ConfigurationError(f"{name}={short(value)} must be true or false")
     return word
+
+
+def _check_project(name: str, value: Any) -> str:
+    text = value.strip() if isinstance(value, str) else ""
+    if not text or len(text) > _MOST_CHARACTERS or not text.isprintable():
+        raise ConfigurationError(
+            f"{name}={short(value)} must be a name of at most {_MOST_CHARACTERS} characters"
+        )
+    return text
 
 
 def _number_of(value: Any) -> Any:
@@ -225,5 +257,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "folder": _check_folder,
     "carbon_intensity": _check_intensity,
     "pue": _check_pue,
-    "quiet": _check_quiet,
+    "quiet": _check_flag,
+    "project": _check_project,
+    "record_user": _check_flag,
 }

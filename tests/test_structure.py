@@ -31,6 +31,7 @@ ORDER = (
         "carbon",
         "estimate",
         "settings",
+        "provenance",
         "versions",
     ),
     *("gpus", "records", "summary", "measure", "profiling", "estimators"),

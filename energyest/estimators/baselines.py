@@ -17,6 +17,7 @@ from energyest.checks import (
     check_positive,
     check_share,
     is_number,
+    number_or_nan,
 )
 from energyest.errors import EstimateError
 from energyest.estimate import Estimate, NotStableError
@@ -275,6 +276,10 @@ def _peak_flops(trace: EnergyTrace) -> float:
 def mean_utilization(trace: EnergyTrace) -> float | None:
     """Mean share of time in which the GPUs were busy; None if it was not read."""
     devices = accelerators_of(trace.devices)
+    if devices and all("utilization" in device for device in devices):  # recorded at the end
+        shares = [number_or_nan(device["utilization"]) for device in devices]
+        known = [share for share in shares if 0 <= share <= 1]
+        return float(np.mean(known)) if known else None
     names = trace.power_columns["device"].astype(str)
     rows = np.isin(names, [str(device.get("device")) for device in devices])
     if not rows.any() and devices:  # hand-written meta without device names

@@ -82,6 +82,7 @@ class Meter:
         self._has_counter = False
         self._moved_s, self._moved_to_J = -math.inf, math.nan
         self._by_power = PowerIntegral(max_gap_s)
+        self._busy = MeanShare()
         # The last counter reading: time, joules, and joules by power. The highest power from the
         # power reading before it on. The last two power readings.
         self._counter_at: tuple[float, float, float] | None = None
@@ -96,6 +97,7 @@ class Meter:
             counter_s: when its counter was updated to the value read; NaN if unknown.
         """
         time_s, power_W, counter_J = reading.time_s, reading.power_W, reading.energy_J
+        self._busy.add(time_s, reading.utilization)
         if math.isfinite(counter_J):
             self._has_counter = True
         elif not math.isfinite(power_W):
@@ -123,6 +125,11 @@ class Meter:
         self._counter_s.append(counter_s)
         if len(self._time) > _MOST_READINGS:
             self._fold(len(self._time) - _FOLD_AT)
+
+    @property
+    def utilization(self) -> float:
+        """Mean share of the time in which the device was busy; NaN if it was not read."""
+        return self._busy.mean
 
     def value_at(self, at_s: float) -> MeterValue:
         """Energy and covered time up to an instant after the last `forget`."""
@@ -216,6 +223,30 @@ def _shows_standstill(time: FloatArray, counter_J: FloatArray) -> NDArray[np.boo
     # The readings at the start of a standstill, or well before its end.
     shows[shows] = moved | (still_until_s - read_s > _KEPT_S)
     return shows
+
+
+class MeanShare:
+    """The mean of a share over time, by the trapezoid rule."""
+
+    def __init__(self) -> None:
+        self._first_s, self._last_s, self._last = math.nan, math.nan, math.nan
+        self._sum_s = 0.0
+
+    def add(self, time_s: float, share: float) -> None:
+        """Take in a value; values must come in order of time, and NaN is left out."""
+        if not math.isfinite(share):
+            return
+        if math.isnan(self._first_s):
+            self._first_s = time_s
+        else:
+            self._sum_s += (time_s - self._last_s) * (share + self._last) / 2
+        self._last_s, self._last = time_s, share
+
+    @property
+    def mean(self) -> float:
+        """The mean so far; NaN if there was no value."""
+        span_s = self._last_s - self._first_s
+        return min(self._sum_s / span_s, 1.0) if span_s > 0 else self._last
 
 
 class PowerIntegral:

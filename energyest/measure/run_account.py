@@ -379,11 +379,12 @@ class RunAccount:
         return meta
 
     def _device_entry(self, name: str, usage: Usage, index: int) -> dict[str, Any]:
-        covered_s = usage.covered_s[index]
+        meter, missing_s = self._meters[name], usage.time_s - usage.covered_s[index]
         entry: dict[str, Any] = {
             "energy_J": _known(usage.by_device()[index]),
-            "missing_s": max(0.0, round(usage.time_s - covered_s, 6)),
-            "failed_readings": self._meters[name].failed_readings,
+            "missing_s": max(0.0, round(missing_s, 6)),
+            "failed_readings": meter.failed_readings,
+            "utilization": _known(meter.utilization),
         }
         if self._integrals[name].energy_J > 0:
             entry["power_integral_J"] = self._integrals[name].energy_J

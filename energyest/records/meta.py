@@ -61,8 +61,14 @@ class TraceMeta(TypedDict, total=False):
     synchronized: list[str]
     #: Versions of the libraries in use.
     versions: dict[str, str]
-    #: Name of the machine. Read by `ranks`, `measure.checkpoint`, PRE's `training_data`.
+    #: Name of the machine. Read by `ranks`, `measure.checkpoint`, PRE's `training_data`,
+    #: `tradeoff.collect`.
     host: str
+    #: Who ran the training, unless a setting turns it off; what it belongs to; and the job:
+    #: "scheduler" and "id". Read by `tradeoff.collect`.
+    user: str
+    project: str
+    job: dict[str, str]
     #: Steps in an interval; without it, rows are epochs. Read by `EnergyTrace.unit`,
     #: `measure.checkpoint`.
     interval_steps: int

@@ -46,7 +46,7 @@ EPOCH_COLUMNS = (
 POWER_COLUMNS = storage.POWER_COLUMNS
 # Facts in the meta, and in its devices, that describe the whole run and are known at its end.
 _OF_WHOLE_RUN = {"total_J", "duration_s", "status", "components", "interrupted_epoch"}
-_OF_WHOLE_DEVICE = {"energy_J", "missing_s", "failed_readings", "power_integral_J"}
+_OF_WHOLE_DEVICE = {"energy_J", "missing_s", "failed_readings", "power_integral_J", "utilization"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)

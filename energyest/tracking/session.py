@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import Detection
 from energyest.measure.sensors.gpus import overlooked_gpus
+from energyest.provenance import provenance
 from energyest.records.epoch_table import MetricNames
 from energyest.records.trace import EPOCH_COLUMNS, EnergyTrace
 from energyest.tracking.cost.verdict import Standing
@@ -87,7 +87,7 @@ class Session:
             meta={
                 "notes": list(sensors.notes),
                 "versions": versions(),
-                "host": platform.node(),
+                **provenance(),
                 **(meta or {}),
             },
         )
