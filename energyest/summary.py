@@ -11,7 +11,7 @@ import numpy as np
 from energyest.carbon import CarbonIntensity, CarbonSeries, Intensity, carbon_intensity
 from energyest.display import format_both, format_duration, format_energy, format_mass
 from energyest.errors import EstimateError
-from energyest.records.devices import Device, gpus_of
+from energyest.records.devices import Device, counted_devices, gpus_of
 from energyest.records.loading import missing_text
 from energyest.records.meta import (
     read_list,
@@ -100,8 +100,9 @@ def tells_sources(trace: EnergyTrace) -> bool:
 
 
 def modelled_devices(trace: EnergyTrace) -> list[Device]:
-    """The devices whose power was modelled and not measured."""
-    return [device for device in trace.devices if device.get("source") == "modelled"]
+    """The devices in the total whose power was modelled and not measured."""
+    counted = counted_devices(trace.devices)
+    return [device for device in counted if device.get("source") == "modelled"]
 
 
 def energy_of(devices: list[Device]) -> float:
@@ -146,7 +147,7 @@ def _parts(trace: EnergyTrace) -> Iterator[str]:
             parts.append(f"GPU {_percent(gpus_J / total_J)}")
         modelled = modelled_devices(trace)
         # Of the devices, which know nothing of an earlier part of the run: its total would hide it.
-        share = energy_of(modelled) / (energy_of(trace.devices) or math.nan)
+        share = energy_of(modelled) / (energy_of(counted_devices(trace.devices)) or math.nan)
         if modelled and math.isfinite(share) and tells_sources(trace):
             since = since_checkpoint(trace)
             parts.append(f"modelled {_percent(share)}{since and f' {since}'}")

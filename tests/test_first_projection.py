@@ -23,7 +23,7 @@ from energyest.estimators.pre.training_data import runs_of
 from energyest.measure.sensors import detect
 from energyest.profiling.tf32 import tf32
 from energyest.records.workload import Operation, Workload
-from energyest.tracking.first_projection import optimizer_of, power_now, precision_of
+from energyest.tracking.first_projection import optimizer_of, power_beside_gpus, precision_of
 from simulation.fake_nvml import FakeNvml
 from simulation.stepped import Clock
 from simulation.synthetic_pre import small_model
@@ -467,18 +467,20 @@ def test_optimizers() -> None:
     assert optimizer_of([]) == "sgd"
 
 
-def test_power_now() -> None:
-    time_s = np.array([0.0, 1.0, 2.0, 2.5, 2.5])
-    trace = EnergyTrace(
-        {},
-        {
-            "time_s": time_s,
-            "device": np.array(["cpu:0", "cpu:0", "cpu:0", "cpu:0", "gpu:0"]),
-            "power_W": np.array([900.0, 900.0, 100.0, 200.0, 300.0]),
-        },
-        {"devices": [{"device": "cpu:0", "kind": "cpu"}, {"device": "gpu:0", "kind": "gpu"}]},
-    )
-    assert power_now(trace, ("cpu", "ram")) == 150
-    assert power_now(trace, ("ram",)) == 0
-    unread = EnergyTrace({}, {}, {"devices": [{"device": "ram:0", "kind": "ram"}]})
-    assert math.isnan(power_now(unread, ("ram",)))
+def test_power_beside_the_gpus() -> None:
+    def beside_W(*kinds: str) -> float:
+        names = [f"{kind}:0" for kind in kinds]
+        power = {
+            "time_s": np.array([0.0, 1.0, 2.0, 2.5, 2.5, 2.5]),
+            "device": np.array(["cpu:0", "cpu:0", "cpu:0", "cpu:0", "gpu:0", "system:0"]),
+            "power_W": np.array([900.0, 900.0, 100.0, 200.0, 300.0, 700.0]),
+        }
+        devices = [{"device": n, "kind": k} for n, k in zip(names, kinds, strict=True)]
+        return power_beside_gpus(EnergyTrace({}, power, {"devices": devices}))
+
+    assert beside_W("cpu", "gpu") == 150
+    assert beside_W("gpu") == 0
+    # What is contained in the node counts once.
+    assert beside_W("cpu", "gpu", "system") == 400
+    assert beside_W("system", "cpu") == 700
+    assert math.isnan(beside_W("ram", "gpu"))  # never read

@@ -442,7 +442,7 @@ def usage(time_s: float, watts: float = 100.0) -> Usage:
 
 
 def play(*events: tuple[float, Event]) -> tuple[Ledger, list[dict[str, float]]]:
-    ledger = Ledger(["gpu"], origin_s=0.0)
+    ledger = Ledger([Constant(100.0).device], origin_s=0.0)
     rows = [ledger.post(Mark(t, event), usage(t)) for t, event in events]
     return ledger, [row for row in rows if row is not None]
 

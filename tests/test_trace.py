@@ -186,7 +186,7 @@ def test_bad_epochs(arguments: dict, message: str) -> None:
         ({"epoch_end_s": [1, 1]}, "must increase"),
         ({"epoch_end_s": [0, 1]}, "must increase"),
         ({"utilization": [1]}, "utilization has 1"),
-        ({"device": "tpu:0"}, "must start with gpu, cpu, ram or system"),
+        ({"device": "tpu:0"}, "must start with gpu, cpu, ram, module, system"),
     ],
 )
 def test_bad_readings(arguments: dict, message: str) -> None:

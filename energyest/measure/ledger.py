@@ -12,7 +12,8 @@ from enum import Enum, auto
 from types import MappingProxyType
 from typing import NamedTuple
 
-from energyest.measure.sensors.base import KINDS, Kind
+from energyest.measure.sensors.base import Device
+from energyest.records.devices import KINDS, energy_column, summed_columns
 
 # Rounding of times; a gap is longer.
 _TOLERANCE_S = 1e-6
@@ -26,10 +27,8 @@ _SPENT = (
     "validation_s",
     "validation_energy_J",
     "energy_J",
-    *(f"{kind}_energy_J" for kind in KINDS),
+    *map(energy_column, KINDS),
 )
-_COLUMN_OF_KIND: dict[str, str] = {kind: f"{kind}_energy_J" for kind in KINDS}
-_NO_ENERGIES = dict.fromkeys(_COLUMN_OF_KIND.values(), math.nan)
 
 
 def with_carried(row: Mapping[str, float], carried: Mapping[str, float]) -> dict[str, float]:
@@ -162,14 +161,14 @@ class Ledger:
     """Keeps the accounts of a run.
 
     Args:
-        kinds: kind of each device, in the order of the usages.
+        devices: the devices, in the order of the usages.
         origin_s: the instant that counts as 0 in the rows.
     """
 
-    def __init__(self, kinds: Sequence[Kind], origin_s: float) -> None:
-        self._kinds = tuple(kinds)
+    def __init__(self, devices: Sequence[Device], origin_s: float) -> None:
+        self._sums = _sums(devices)
         self._origin_s = origin_s
-        self._nothing = Usage(0.0, (0.0,) * len(kinds), (0.0,) * len(kinds))
+        self._nothing = Usage(0.0, (0.0,) * len(devices), (0.0,) * len(devices))
         self._run_start: Usage | None = None
         self._now = self._nothing
         self._epoch_start: Usage | None = None
@@ -191,14 +190,14 @@ class Ledger:
         self._epoch = float(epoch)
         self.carried = carried
 
-    def set_devices(self, kinds: Sequence[Kind], places: Sequence[int | None]) -> None:
+    def set_devices(self, devices: Sequence[Device], places: Sequence[int | None]) -> None:
         """Continue with other devices; while a device was absent, its energy is unknown.
 
         Args:
-            kinds: kind of each device, in the order of the usages to come.
+            devices: the devices, in the order of the usages to come.
             places: the old index of each device; None for one that is new.
         """
-        self._kinds = tuple(kinds)
+        self._sums = _sums(devices)
         for name, value in vars(self).items():
             if isinstance(value, Usage):
                 setattr(self, name, value.of_devices(places))
@@ -247,19 +246,21 @@ class Ledger:
     def run_usage(self) -> Usage:
         """Usage from the run's start to the last mark, without pauses; NaN before the start."""
         if self._run_start is None:
-            return self._nothing._replace(energy_J=(math.nan,) * len(self._kinds))
+            return self._nothing._replace(energy_J=(math.nan,) * len(self._nothing.energy_J))
         until = self._now if self._pause_start is None else self._pause_start
         return until.less(self._run_start).less(self._pause_of_run)
 
     def components(self, usage: Usage) -> dict[str, float]:
-        """Joules of each kind of device (NaN for a kind that was not measured) and their sum."""
+        """Joules in all, and of each kind of device (NaN for a kind that was not measured).
+
+        A joule that several devices have measured, such as a GPU and the node around it, counts
+        once; see `energyest.records.devices`.
+        """
         by_device = usage.by_device()
-        row = {"energy_J": sum(by_device) if by_device else math.nan, **_NO_ENERGIES}
-        of_kinds: dict[str, float] = {}
-        for kind, joules in zip(self._kinds, by_device, strict=True):
-            if column := _COLUMN_OF_KIND.get(kind):
-                of_kinds[column] = of_kinds.get(column, 0.0) + joules
-        return {**row, **of_kinds}
+        return {
+            column: sum([by_device[place] for place in places]) if places else math.nan
+            for column, places in self._sums.items()
+        }
 
     def _start_epoch(self, mark: Mark, usage: Usage) -> None:
         if mark.continues and self._epoch_end is not None:
@@ -279,14 +280,14 @@ class Ledger:
         energy = self.components(spent)
         validation_J = 0.0
         if self._validation is not self._nothing:
-            validation_J = sum(self._validation.by_device())
+            validation_J = self.components(self._validation)["energy_J"]
         row = {
             "epoch": self._epoch,
             "start_s": self._epoch_start.time_s - self._origin_s,
             "end_s": self._now.time_s - self._origin_s,
             "duration_s": spent.time_s,
             **energy,
-            "validation_energy_J": validation_J if self._kinds else math.nan,
+            "validation_energy_J": validation_J if self._sums["energy_J"] else math.nan,
             "validation_s": self._validation.time_s,
             "mean_power_W": energy["energy_J"] / spent.time_s if spent.time_s > 0 else math.nan,
         }
@@ -316,6 +317,10 @@ class Ledger:
     def _reset_parts(self) -> None:
         self._validation = self._nothing
         self._pause = self._nothing
+
+
+def _sums(devices: Sequence[Device]) -> dict[str, tuple[int, ...]]:
+    return summed_columns([device.as_meta() for device in devices])
 
 
 class OpenRows:

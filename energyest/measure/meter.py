@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from energyest.arrays import FloatArray
 from energyest.integration import COUNTER_STALL_S, contradict, cumulative_energy
-from energyest.measure.sensors.base import Reading
+from energyest.measure.sensors.base import Device, Reading
 
 log = logging.getLogger("energyest")
 
@@ -25,6 +25,8 @@ _MOST_READINGS = 4096
 _DOUBT_S = 10.0
 # Readings that show a standstill of the counter are kept this long.
 _KEPT_S = 2 * COUNTER_STALL_S
+# Modelled power may be read less often: each reading is a mean since the last one.
+_MAX_MODELLED_GAP_S = 60.0
 # Beyond this share, counter and integrated power of a run contradict each other.
 _DISAGREEMENT = 0.05
 
@@ -49,6 +51,7 @@ class Meter:
 
     Args:
         max_gap_s: longest time between two power readings that is bridged.
+        patience_s: how long the next reading of the device is waited for; by default as long.
         max_power_W: the most that the device can draw; a counter that rises faster is not credible.
         has_instant_power: whether each power reading is instantaneous.
     """
@@ -57,10 +60,13 @@ class Meter:
         self,
         max_gap_s: float,
         *,
+        patience_s: float | None = None,
         max_power_W: float = math.inf,
         has_instant_power: bool = False,
     ) -> None:
         self._max_gap_s = max_gap_s
+        #: How long the next reading of the device is waited for.
+        self.patience_s = max_gap_s if patience_s is None else patience_s
         self._max_power_W = max_power_W
         self._has_instant_power = has_instant_power
         # The value up to an instant: the time of the first reading, until readings are folded.
@@ -286,6 +292,23 @@ class PowerIntegral:
         last_s, power_W, energy_J = self._newest
         since_s = time_s - last_s
         return energy_J + since_s * power_W if since_s <= self._max_gap_s else math.nan
+
+
+def meter_of(device: Device, max_gap_s: float) -> Meter:
+    """A meter for a device.
+
+    Args:
+        device: the device.
+        max_gap_s: the longest time between two power readings that is bridged, if the device does
+            not say otherwise.
+    """
+    patience_s = max(max_gap_s, device.bridged_s) if device.bridged_s > 0 else max_gap_s
+    return Meter(
+        max(patience_s, _MAX_MODELLED_GAP_S) if device.source == "modelled" else patience_s,
+        patience_s=patience_s,
+        max_power_W=device.most_power_W,
+        has_instant_power=device.has_instant_power,
+    )
 
 
 def report_disagreements(

@@ -59,7 +59,7 @@ class Recorder(WithDevices):
         clock: monotonic clock in seconds.
 
     Raises:
-        ConfigurationError: the interval is not positive, or `check_device_names` refuses a name.
+        ConfigurationError: the interval is not positive, or `check_devices` refuses the devices.
     """
 
     def __init__(

@@ -15,14 +15,12 @@ import numpy as np
 from energyest.integration import MAX_GAP_S
 from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.ledger import Event, Ledger, Mark, OpenRows, Usage, sum_of_parts
-from energyest.measure.meter import Meter, PowerIntegral, report_disagreements
+from energyest.measure.meter import PowerIntegral, meter_of, report_disagreements
 from energyest.measure.sampler import Round
 from energyest.measure.sensors.base import Device, Reading
 from energyest.records.epoch_table import AMENDS, EpochTable
 from energyest.records.storage import encode_epoch, epoch_lines
 
-# Modelled power may be read less often: each reading is a mean since the last one.
-_MAX_MODELLED_GAP_S = 60.0
 # A device's counter and integrated power are compared in runs longer than this.
 _DISAGREEMENT_AFTER_S = 30.0
 
@@ -52,8 +50,8 @@ class RunAccount:
         self.round_s = origin_s
         self._origin_s = self._now_s = origin_s
         self._unread = frozenset(unread)
-        self._meters = {d.device: _meter(d, self.max_gap_s) for d in devices}
-        self._integrals = {d.device: PowerIntegral(self.max_gap_s) for d in devices}
+        self._meters = {d.device: meter_of(d, self.max_gap_s) for d in devices}
+        self._integrals = {name: PowerIntegral(m.patience_s) for name, m in self._meters.items()}
         # The usage at an instant and the integrals of power then: from there on, power alone gives
         # the usage until readings are accounted for.
         self._anchor = Usage(origin_s, (math.nan,) * len(devices), (0.0,) * len(devices))
@@ -61,7 +59,7 @@ class RunAccount:
         # The rows of unbooked marks by power alone, and how often marks were booked.
         self._ahead: OpenRows | None = None
         self._bookings = 0
-        self._ledger = Ledger([d.kind for d in devices], origin_s)
+        self._ledger = Ledger(devices, origin_s)
         self._pending: list[Mark] = []
         self._epochs = EpochTable()
         # Not written yet: epochs of an earlier part; rows, and additions to a row.
@@ -77,12 +75,12 @@ class RunAccount:
         before, names = list(self._meters), [d.device for d in devices]
         self._bookings += 1
         self._unread = frozenset(unread)
-        new_meters = {d.device: _meter(d, self.max_gap_s) for d in devices}
-        new_integrals = {name: PowerIntegral(self.max_gap_s) for name in names}
+        new_meters = {d.device: meter_of(d, self.max_gap_s) for d in devices}
+        new_integrals = {n: PowerIntegral(meter.patience_s) for n, meter in new_meters.items()}
         self._meters = {n: self._meters.get(n, new) for n, new in new_meters.items()}
         self._integrals = {n: self._integrals.get(n, new) for n, new in new_integrals.items()}
         places = [before.index(name) if name in before else None for name in names]
-        self._ledger.set_devices([d.kind for d in devices], places)
+        self._ledger.set_devices(devices, places)
         self._know_now()
 
     def continue_from(self, earlier: RunCheckpoint) -> None:
@@ -163,10 +161,11 @@ class RunAccount:
         self._bookings += 1
         if until_s < math.inf:
             self._now_s = until_s
+        longest_s = max((m.patience_s for m in self._meters.values()), default=self.max_gap_s)
         ready = 0
         for mark in self._pending:  # metrics need no reading, and are written with their row
             if mark.event is not Event.METRICS:
-                late = not wait or until_s - mark.time_s > self.max_gap_s
+                late = not wait or until_s - mark.time_s > longest_s
                 if mark.time_s > until_s or not (late or self.all_read_since(mark.time_s)):
                     break
             ready += 1
@@ -240,10 +239,10 @@ class RunAccount:
             if name in self._unread:
                 continue
             # Do not wait for a counter that has failed for long: power is used instead.
-            has_failed = self.round_s - meter.read_until_s > self.max_gap_s
+            has_failed = self.round_s - meter.read_until_s > meter.patience_s
             known_s = meter.heard_s if has_failed else meter.read_until_s
             failing_s = self.round_s - max(meter.heard_s, self._origin_s)
-            if known_s < time_s and failing_s <= self.max_gap_s:
+            if known_s < time_s and failing_s <= meter.patience_s:
                 return False
         return True
 
@@ -389,11 +388,6 @@ class RunAccount:
         if self._integrals[name].energy_J > 0:
             entry["power_integral_J"] = self._integrals[name].energy_J
         return entry
-
-
-def _meter(device: Device, max_gap_s: float) -> Meter:
-    gap_s = max(max_gap_s, _MAX_MODELLED_GAP_S) if device.source == "modelled" else max_gap_s
-    return Meter(gap_s, max_power_W=device.most_power_W, has_instant_power=device.has_instant_power)
 
 
 def _known(value: float) -> float | None:

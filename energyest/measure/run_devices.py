@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from energyest.measure.run_account import RunAccount
 from energyest.measure.run_meta import RunMeta
 from energyest.measure.sampler import Sampler
-from energyest.measure.sensors.base import Device, check_device_names
-from energyest.measure.sensors.detection import LATE, Detection, warn_of
+from energyest.measure.sensors.base import Device, check_devices
+from energyest.measure.sensors.detection import LATE, Detection, uncovered, warn_of
 from energyest.measure.signals import SharedLock, uninterrupted
 
 
@@ -19,12 +19,12 @@ class RunDevices:
         found: the devices at the start.
 
     Raises:
-        ConfigurationError: `check_device_names` refuses a device's name.
+        ConfigurationError: `check_devices` refuses the devices.
     """
 
     def __init__(self, found: Detection) -> None:
         self.all: Sequence[Device] = found.devices
-        check_device_names(self.all)
+        check_devices(self.all)
         #: Names of devices without a sensor, whose energy is unknown.
         self.unread = frozenset(found.unread)
 
@@ -45,6 +45,11 @@ class RunDevices:
             for device in self.all
             if device.device in wanted
         }
+
+    @property
+    def unknown(self) -> list[str]:
+        """Names of the devices without a sensor that make the total unknown."""
+        return uncovered(self.unread, self.all)
 
     @property
     def labels(self) -> str:
@@ -89,7 +94,9 @@ class WithDevices:
         """Add notes on what is missing to the trace; warn about losses that make energy unknown."""
         with self._lock:
             new = self._meta.note(notes)
-        warn_of([loss for loss in losses if loss in new])
+            is_known = self._devices.unread and not self._devices.unknown
+        if not is_known:  # else other devices include their energy
+            warn_of([loss for loss in losses if loss in new])
 
     def note_nothing(self, reason: str) -> None:
         """Note that no device is measured."""
@@ -110,7 +117,8 @@ class WithDevices:
     def _report_unread(self) -> None:
         with self._lock:
             losses = self._devices.losses(self._account.never_read())
+            unknown = uncovered(losses, self._devices.all)
+        self.note(list(losses.values()))
         # A sensor that failed with an error has been reported already.
         reported = self._sampler.reported
-        said = [loss for name, loss in losses.items() if name not in reported]
-        self.note(list(losses.values()), said)
+        warn_of([losses[name] for name in unknown if name not in reported])

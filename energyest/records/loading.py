@@ -19,11 +19,11 @@ from energyest.arrays import as_finite, check_increasing, check_stored
 from energyest.checks import number_or_nan
 from energyest.errors import TraceError
 from energyest.records import storage
-from energyest.records.devices import rows_of_devices
+from energyest.records.devices import rows_of_devices, unread_devices
 from energyest.records.epoch_table import check_rows, check_totals
 from energyest.records.meta import read_list, read_object
 from energyest.records.ranks import merge, rank_of, world_size
-from energyest.records.trace import EnergyTrace, unread_devices
+from energyest.records.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
 
@@ -63,7 +63,10 @@ def load_trace(folder: str | Path, *, ranks: Sequence[int] | None = None) -> Ene
 
 def _noted(trace: EnergyTrace) -> EnergyTrace:
     """The trace, with a note on the devices of which nothing was recorded before the cut-off."""
-    unread = [str(device.get("device")) for device in unread_devices(trace)]
+    unread = [
+        str(device.get("device"))
+        for device in unread_devices(trace.meta, trace.power_columns["device"])
+    ]
     if not unread or "total_J" in trace.meta:
         return trace
     note = f"nothing is known about {', '.join(unread)}: the run was cut off before it was recorded"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from energyest.arrays import FloatArray
 from energyest.records import storage
-from energyest.records.devices import Device, kind_of
+from energyest.records.devices import KINDS, Device, energy_column, summed_columns
 from energyest.records.meta import read_count, read_list
 from energyest.records.trace import EnergyTrace
 
@@ -20,14 +20,9 @@ log = logging.getLogger("energyest")
 
 # A number of processes that no training reaches.
 _MOST_RANKS = 10**5
-# The energy columns and the kind of device each covers; None for all kinds together.
-_ENERGIES = {
-    "energy_J": None,
-    "validation_energy_J": None,
-    "gpu_energy_J": "gpu",
-    "cpu_energy_J": "cpu",
-    "ram_energy_J": "ram",
-}
+_ENERGIES = ("energy_J", "validation_energy_J", *map(energy_column, KINDS))
+# Columns that cover the devices of another one.
+_DEVICES_OF = {"validation_energy_J": "energy_J", "total_J": "energy_J"}
 # Other columns that add up: each rank has its share of the samples.
 _COUNTS = ("samples", "flops")
 #: The columns that are summed over ranks; all others are taken from the lowest rank.
@@ -39,8 +34,9 @@ def merge(records: Mapping[int, EnergyTrace], expected: set[int] | None = None) 
 
     Rows are matched by epoch. If a rank left no record of an epoch, or no record at all, or failed
     to measure it, the energy of that epoch is unknown: NaN. A GPU that several ranks share is
-    counted once, with the lowest of them. If that is impossible, because these ranks also measured
-    other devices, the sum is unknown.
+    counted once, with the lowest of them; and so is a GPU that a device of another rank contains,
+    with that device. If that is impossible, because the rank also measured other devices, the sum
+    is unknown.
 
     Args:
         records: rank -> its record; at least one.
@@ -51,12 +47,13 @@ def merge(records: Mapping[int, EnergyTrace], expected: set[int] | None = None) 
     if expected is None:
         expected = set(range(max(world_size(base), order[-1] + 1)))
     missing = sorted(expected - set(order))
-    counted, twice = _counted(records)
+    counted = _Counted(records)
     epochs = dict(base.epoch_columns)
-    for name, kind in _ENERGIES.items():
-        parts = [records[rank] for rank in order if _has(counted[rank], kind)]
+    for name in _ENERGIES:
+        parts = [records[rank] for rank in counted.ranks(name)]
         if parts:
-            epochs[name] = _sum(parts, base, name, known=not (missing or twice))
+            known = not missing and counted.is_known(name)
+            epochs[name] = _sum(parts, base, name, known=known)
     for name in _COUNTS:
         epochs[name] = _sum(list(records.values()), base, name, known=not missing)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -66,31 +63,55 @@ def merge(records: Mapping[int, EnergyTrace], expected: set[int] | None = None) 
     readings = {
         name: np.concatenate([part[name] for part in power]) for name in storage.POWER_COLUMNS
     }
-    return EnergyTrace(epochs, readings, _meta(records, counted, missing, twice=twice))
+    return EnergyTrace(epochs, readings, _meta(records, counted, missing))
 
 
-def _counted(records: Mapping[int, EnergyTrace]) -> tuple[dict[int, list[Device]], bool]:
-    """The devices of each rank that are counted, and whether a device is counted twice.
+class _Counted:
+    """Which ranks a sum adds up, so that each joule counts once.
 
-    A rank whose devices were all measured by lower ranks is not counted. A record holds the rank's
-    energies, not those of each device, so a rank counts as a whole or not at all.
+    A record holds the rank's energies, not those of each device, so a rank counts as a whole or not
+    at all. It does not count if lower ranks measured all its devices, or if devices of other ranks,
+    such as the node that holds them all, contain them. If this is true of only some of its devices,
+    the sum is unknown.
     """
-    seen: set[str] = set()
-    counted = {}
-    twice = False
-    for rank in sorted(records):
-        devices = records[rank].devices
-        uuids = {str(d["uuid"]) for d in devices if d.get("uuid")}
-        again = seen & uuids
-        is_repeated = bool(again) and all(str(d.get("uuid")) in again for d in devices)
-        counted[rank] = [] if is_repeated else devices
-        twice |= bool(again) and not is_repeated
-        seen |= uuids
-    return counted, twice
 
+    def __init__(self, records: Mapping[int, EnergyTrace]) -> None:
+        #: The devices of each rank that were not all measured by lower ranks.
+        self.devices: dict[int, list[Device]] = {}
+        entries: list[Device] = []
+        # For each rank and column, the places in `entries` of the devices that its record sums.
+        self._own: dict[int, dict[str, set[int]]] = {}
+        seen: set[str] = set()
+        first: list[int] = []
+        for rank in sorted(records):
+            meta, devices = records[rank].meta, records[rank].devices
+            begin = len(entries)
+            again = {str(d["uuid"]) for d in devices if d.get("uuid")} & seen
+            is_again = [str(d.get("uuid")) in again for d in devices]
+            first += [begin + place for place, known in enumerate(is_again) if not known]
+            seen.update(str(d["uuid"]) for d in devices if d.get("uuid"))
+            self.devices[rank] = [] if again and all(is_again) else devices
+            entries += [
+                {**d, "device": _name(d.get("device"), rank), "host": meta.get("host")}
+                for d in devices
+            ]
+            summed = summed_columns(devices)
+            self._own[rank] = {n: {begin + at for at in summed[n]} for n in summed}
+        summed = summed_columns([entries[place] for place in first])
+        self._all = {name: {first[at] for at in summed[name]} for name in summed}
 
-def _has(devices: Sequence[Device], kind: str | None) -> bool:
-    return any(kind is None or kind_of(device) == kind for device in devices)
+    def ranks(self, name: str) -> list[int]:
+        """The ranks whose values of an energy column are added up."""
+        of_all = self._all[_DEVICES_OF.get(name, name)]
+        return [rank for rank, own in self._places(name).items() if own & of_all]
+
+    def is_known(self, name: str) -> bool:
+        """Whether their sum counts each joule once."""
+        of_all = self._all[_DEVICES_OF.get(name, name)]
+        return all(own <= of_all or not own & of_all for own in self._places(name).values())
+
+    def _places(self, name: str) -> dict[int, set[int]]:
+        return {rank: own[_DEVICES_OF.get(name, name)] for rank, own in self._own.items()}
 
 
 def _sum(parts: Sequence[EnergyTrace], base: EnergyTrace, name: str, *, known: bool) -> FloatArray:
@@ -135,15 +156,16 @@ def _name(device: object, rank: int) -> str:
 
 def _meta(
     records: Mapping[int, EnergyTrace],
-    counted: Mapping[int, Sequence[Device]],
+    counted: _Counted,
     missing: Sequence[int],
-    *,
-    twice: bool,
 ) -> dict[str, Any]:
     meta = dict(records[min(records)].meta)
     meta["devices"] = [
-        {**device, "device": _name(device.get("device"), rank), "rank": rank}
-        for rank, devices in counted.items()
+        {
+            **{**device, "device": _name(device.get("device"), rank), "rank": rank},
+            **{n: records[rank].meta[n] for n in ("host",) if n in records[rank].meta},
+        }
+        for rank, devices in counted.devices.items()
         for device in devices
     ]
     meta["ranks"] = [
@@ -157,18 +179,18 @@ def _meta(
         for note in read_list(one.meta, "notes")
     ]
     # A total is known if each rank's is; a trace without a total sums its rows.
-    known = not (missing or twice)
-    summed = {
-        rank: one.meta for rank, one in records.items() if counted[rank] or _earlier_rows(one)
-    }
-    _put(meta, "total_J", [one.get("total_J") for one in summed.values()] if known else [])
+    earlier = {rank for rank, one in records.items() if _earlier_rows(one)}
+    known = not missing and counted.is_known("total_J")
+    totals = [one.meta.get("total_J") for rank, one in records.items()
+              if rank in earlier.union(counted.ranks("total_J"))]  # fmt: skip
+    _put(meta, "total_J", totals if known else [])
     for name in ("components", "interrupted_epoch"):
         if isinstance(meta.get(name), dict):
             meta[name] = dict(meta[name])
-            parts = {rank: _like(one.get(name), meta[name]) for rank, one in summed.items()}
-            for key, kind in _ENERGIES.items():
-                values = [part.get(key) for r, part in parts.items() if _has(counted[r], kind)]
-                _put(meta[name], key, values if known else [])
+            parts = {rank: _like(one.meta.get(name), meta[name]) for rank, one in records.items()}
+            for key in _ENERGIES:
+                values = [parts[rank].get(key) for rank in counted.ranks(key)]
+                _put(meta[name], key, values if not missing and counted.is_known(key) else [])
     # The other values of an interrupted row are known for one rank only.
     if isinstance(meta.get("interrupted_epoch"), dict):
         for key in ("mean_power_W", *_COUNTS):

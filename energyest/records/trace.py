@@ -23,15 +23,17 @@ from energyest.integration import energy_outside
 from energyest.records import storage
 from energyest.records.devices import (
     Device,
+    contained_names,
     devices_of,
     names_with_counts,
     rows_of_devices,
+    unread_devices,
 )
 from energyest.records.epoch_table import as_frame, checked_columns, rows_done, why_unstorable
 from energyest.records.from_logs.columns import LogColumns
 from energyest.records.from_logs.epochs import log_of_epochs
 from energyest.records.from_logs.power import log_of_power
-from energyest.records.meta import part_begins, read_count, read_list, read_number, read_text
+from energyest.records.meta import part_begins, read_count, read_list, read_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -200,8 +202,9 @@ class EnergyTrace:
     def epochs(self) -> pd.DataFrame:
         """A new DataFrame with one row per epoch; columns are `EPOCH_COLUMNS` and the metrics.
 
-        `energy_J` is the sum of the components present and includes `validation_energy_J`. NaN
-        marks what was not measured.
+        `energy_J` is the sum of the components present and includes `validation_energy_J`. If a
+        device contains others, as a whole node does, the sum counts their joules once. NaN marks
+        what was not measured.
         """
         return as_frame(self.epoch_columns, integers=("epoch",))
 
@@ -263,7 +266,7 @@ class EnergyTrace:
         if recorded is not None:
             return recorded
         is_unknown = any(self.meta.get(n, 0.0) is None for n in ("total_J", "earlier_total_J"))
-        if is_unknown or unread_devices(self):
+        if is_unknown or unread_devices(self.meta, self.power_columns["device"]):
             return math.nan
         energy_J, first = self.column("energy_J"), read_count(self.meta, "earlier_rows")
         earlier_J, carried_J = (read_number(self.meta, n) for n in ("earlier_total_J", "carried_J"))
@@ -304,8 +307,12 @@ class EnergyTrace:
         if not np.isfinite([starts_s, ends_s]).all():
             return 0.0
         values = [columns[name] for name in ("time_s", "power_W", "energy_J")]
-        rows_of = rows_of_devices(columns["device"])
-        readings = ([column[rows] for column in values] for rows in rows_of.values())
+        within = contained_names(self.devices)  # their joules count with what contains them
+        readings = (
+            [column[rows] for column in values]
+            for name, rows in rows_of_devices(columns["device"]).items()
+            if name not in within
+        )
         outside_J, longest_s = energy_outside(readings, starts_s, ends_s)
         return outside_J if len(self) or longest_s > 0 else math.nan
 
@@ -390,11 +397,3 @@ def _checked_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(meta, Mapping):
         raise TraceError(f"meta must be a mapping, not {type(meta).__name__}")
     return meta
-
-
-def unread_devices(trace: EnergyTrace) -> list[Device]:
-    """The devices without a reading, in a run that was cut off before its end."""
-    if read_text(trace.meta, "status") != "running":
-        return []
-    read = set(trace.power_columns["device"])
-    return [device for device in trace.devices if device.get("device") not in read]

@@ -10,6 +10,7 @@ import numpy as np
 from energyest.display import format_both
 from energyest.estimators.step.regimes import find_regimes
 from energyest.markup import NOT_KNOWN, Markup, cell, column_title, table
+from energyest.records.devices import contained_names
 from energyest.records.meta import read_number, read_text
 from energyest.records.trace import EnergyTrace
 
@@ -26,15 +27,16 @@ def energy_cell(energy_J: float | None) -> str:
 
 def device_table(trace: EnergyTrace) -> Markup:
     """Each device: its energy, its share of the total, and how it was read."""
-    total_J = trace.total_J
+    total_J, within = trace.total_J, contained_names(trace.devices)
     rows = []
     for device in trace.devices:
         energy_J = read_number(device, "energy_J")
         share = math.nan if energy_J is None or not total_J > 0 else energy_J / total_J
         missing_s = read_number(device, "missing_s")
+        name = read_text(device, "device") or NOT_KNOWN
         rows.append(
             (
-                read_text(device, "device") or NOT_KNOWN,
+                f"{name} (part of another)" if name in within else name,
                 read_text(device, "name") or NOT_KNOWN,
                 energy_cell(energy_J),
                 cell(share, "share"),

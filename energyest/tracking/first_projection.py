@@ -23,7 +23,7 @@ from energyest.gpus import resolve_gpu
 from energyest.profiling.describe import workload_of
 from energyest.profiling.operations import WatchedStep
 from energyest.profiling.tf32 import convolutions_in_tf32, matrix_products_in_tf32
-from energyest.records.devices import gpus_of, of_kind
+from energyest.records.devices import Device, counted_devices, gpus_of, kind_of
 from energyest.records.trace import EnergyTrace
 from energyest.records.workload import OPTIMIZERS, Operation, Workload, check_precision_name
 from energyest.tracking.plan import Length, TrainingPlan
@@ -59,7 +59,7 @@ class FirstProjection:
         self._plan = plan
         trace = session.trace
         self._gpus = gpus_of(trace.devices)
-        self._host_W = power_now(trace, ("cpu", "ram"))
+        self._host_W = power_beside_gpus(trace)
         # PRE only covers training on one GPU.
         self._pending = len(self._gpus) == 1 and plan.world_size == 1
         if not self._pending:
@@ -212,13 +212,20 @@ def optimizer_of(optimizers: Sequence[Any]) -> str:
     return name if name in OPTIMIZERS else _USUAL_OPTIMIZER
 
 
-def power_now(trace: EnergyTrace, kinds: Sequence[str]) -> float:
-    """Total mean power, in watts, of devices of these kinds in the last second; NaN if unknown."""
-    devices = [str(device["device"]) for device in of_kind(trace.devices, *kinds)]
+def power_beside_gpus(trace: EnergyTrace) -> float:
+    """What the total adds to the power of the GPUs now, in watts; NaN if unknown."""
+    counted = counted_devices(trace.devices)
+    others = [device for device in counted if kind_of(device) != "gpu"]
+    contained = [gpu for gpu in gpus_of(trace.devices) if gpu not in counted]
+    return _power_now(trace, others) - _power_now(trace, contained)
+
+
+def _power_now(trace: EnergyTrace, devices: Sequence[Device]) -> float:
+    """Total mean power of these devices in the last second; NaN if unknown."""
     columns = trace.power_columns
     total_W = 0.0
     for device in devices:
-        mine = (columns["device"] == device) & np.isfinite(columns["power_W"])
+        mine = (columns["device"] == str(device["device"])) & np.isfinite(columns["power_W"])
         if not mine.any():
             return math.nan
         time_s, power_W = columns["time_s"][mine], columns["power_W"][mine]

@@ -9,7 +9,7 @@ from energyest.carbon import Intensity
 from energyest.checks import check_count
 from energyest.errors import ConfigurationError
 from energyest.measure.sensors import Detection, Kind, Sensor, detect
-from energyest.measure.sensors.base import check_device_names
+from energyest.measure.sensors.base import check_devices
 from energyest.measure.sensors.detection import lost, warn_of
 from energyest.settings import settings
 from energyest.tracking.checks import check_folder, check_settings
@@ -106,7 +106,7 @@ def track(
     check_settings(confidence, interval_s, components, batch_size)
     if sensors is not None:  # fail now, not when the run begins
         given = sensors if isinstance(sensors, Detection) else Detection(tuple(sensors))
-        check_device_names(given.devices)
+        check_devices(given.devices)
     chosen = settings(folder=folder, carbon_intensity=carbon_intensity, pue=pue, quiet=quiet)
     place = check_folder(chosen.folder)
     budget = Budget.of(
@@ -157,5 +157,8 @@ def find_sensors(
             found += Detection((), (loss,), (device,), (loss,))
     else:
         found = sensors if isinstance(sensors, Detection) else Detection(tuple(sensors))
-    warn_of(found.losses, ". Use `components` to leave out what the training does not use")
+    warn_of(
+        found.losses if found.unknown else (),
+        ". Use `components` to leave out what the training does not use",
+    )
     return found

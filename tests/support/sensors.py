@@ -17,6 +17,7 @@ class Constant:
         device: name such as `gpu:0`; the part before the colon is the kind.
         name: name of the product.
         counter_W: the power with which its energy counter grows; None for no counter.
+        contains: as for `Device`.
         details: further facts, such as `uuid`.
     """
 
@@ -27,10 +28,19 @@ class Constant:
         name: str = "constant",
         *,
         counter_W: float = math.nan,
+        contains: tuple[str, ...] | None = None,
         **details: Any,
     ) -> None:
         kind = device.partition(":")[0]
-        self.device = Device(device, kind, name, "measured", "made up", details=details)  # type: ignore[arg-type]
+        self.device = Device(
+            device,
+            kind,  # type: ignore[arg-type]
+            name,
+            "measured",
+            "made up",
+            details=details,
+            contains=contains,
+        )
         self.watts = watts
         self.counter_W = counter_W
         self.reads = 0

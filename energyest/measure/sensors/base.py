@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,9 +10,10 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from energyest.checks import short
 from energyest.errors import ConfigurationError
+from energyest.records.devices import containers, contents_of
 
-Kind = Literal["gpu", "cpu", "ram"]
-KINDS: tuple[Kind, ...] = ("gpu", "cpu", "ram")
+Kind = Literal["gpu", "cpu", "ram", "module", "system"]
+KINDS: tuple[Kind, ...] = ("gpu", "cpu", "ram", "module", "system")
 Source = Literal["measured", "modelled"]
 
 
@@ -43,15 +45,21 @@ class Device:
 
     Attributes:
         device: name in the readings, such as `gpu:0`; the part before the colon is the kind.
-        kind: gpu, cpu or ram.
+        kind: gpu, cpu, ram, module (a package of several of these) or system (a whole node).
         name: product name.
         source: whether power is measured or modelled.
         method: how it is measured, in a few words; for a model, with the source of its constants.
         power_limit_W: the most that the device may draw, in watts; NaN if unknown.
         memory_bytes: size of its memory; NaN if it has none or the size is unknown.
         details: further facts, such as the UUID and index of a GPU.
+        contains: kinds (`gpu` is every other GPU of the machine) or names (`gpu:0`) of the devices
+            whose power this one includes, so that a total counts their joules once. None for the
+            usual: a system contains all other kinds, and any other device nothing.
         rated_power_W: rated power of the product, for use if this device's limit is unknown; NaN if
             unknown. Not part of the meta.
+        bridged_s: the longest time between two readings that is bridged, for a device that is
+            read more rarely than others; NaN for the usual 5 s, or 60 s if its power is modelled.
+            Not part of the meta.
         has_instant_power: whether power readings are instantaneous, not a mean or a model. Not part
             of the meta.
     """
@@ -64,7 +72,9 @@ class Device:
     power_limit_W: float = math.nan
     memory_bytes: float = math.nan
     details: dict[str, Any] = field(default_factory=dict)
+    contains: tuple[str, ...] | None = None
     rated_power_W: float = math.nan
+    bridged_s: float = math.nan
     has_instant_power: bool = False
 
     @property
@@ -89,6 +99,7 @@ class Device:
             "method": self.method,
             "power_limit_W": self.power_limit_W,
             "memory_bytes": self.memory_bytes,
+            "contains": math.nan if self.contains is None else list(self.contains),
             **self.details,
         }
         return {
@@ -128,12 +139,13 @@ class OftenSensor(Sensor, Protocol):
         ...
 
 
-def check_device_names(devices: Sequence[Device]) -> None:
-    """Refuse device names that would be ambiguous in a trace, or could not be read back from it.
+def check_devices(devices: Sequence[Device]) -> None:
+    """Refuse names that a trace could not tell apart or hold, and joules that would count twice.
 
     Raises:
-        ConfigurationError: two devices have the same name, or a name is empty, longer than 200
-            characters or not printable.
+        ConfigurationError: two devices have the same name; a name is empty, longer than 200
+            characters or not printable; two devices contain each other; or two contain the same
+            although neither contains the other.
     """
     names = [device.device for device in devices]
     if len(set(names)) < len(names):
@@ -143,4 +155,24 @@ def check_device_names(devices: Sequence[Device]) -> None:
             raise ConfigurationError(
                 f"a sensor's device is named {short(name)}: a name must be text of 1 to 200 "
                 "printable characters"
+            )
+    entries = [device.as_meta() for device in devices]
+    around = containers(entries)
+    # What each contains, whether it is among the devices or, as a late GPU, is not yet.
+    contents = [
+        {*contents_of(entry), *(names[at] for at, of in enumerate(around) if place in of)}
+        for place, entry in enumerate(entries)
+    ]
+    for one, other in itertools.combinations(range(len(devices)), 2):
+        of_one, of_other = other in around[one], one in around[other]
+        if of_one and of_other:
+            raise ConfigurationError(
+                f"{names[one]} and {names[other]} contain each other: name in contains= of the "
+                "outer one what it contains"
+            )
+        shared = contents[one] & contents[other]
+        if shared and not (of_one or of_other):
+            raise ConfigurationError(
+                f"{names[one]} and {names[other]} both contain {', '.join(sorted(shared))}, whose "
+                "energy would count twice: the outer one must name the inner one in contains="
             )

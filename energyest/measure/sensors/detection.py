@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from energyest.markup import as_html, table
 from energyest.measure.sensors.base import Device, Kind, Sensor
 from energyest.patience import Errand
+from energyest.records.devices import counted_devices
 
 log = logging.getLogger("energyest")
 
@@ -26,7 +27,8 @@ class Detection(Sequence[Sensor]):
         sensors: the sensors; close them when done.
         notes: what is missing, and why.
         unmeasured: devices that are wanted or in use but cannot be measured. With one of them, the
-            cost of a run is unknown: NaN, not the sum of the others.
+            cost of a run is unknown: NaN, not the sum of the others; unless another device, such
+            as the whole node, includes its energy.
         losses: the notes about unmeasured devices.
         late: NVML's pending answer about the GPUs, if it has not answered yet; until then, `LATE`
             among the `unmeasured` stands for them.
@@ -62,8 +64,18 @@ class Detection(Sequence[Sensor]):
         mute = (s.device for s in self.sensors if not getattr(s, "tells_energy", True))
         return [device.device for device in (*mute, *self.unmeasured)]
 
-    def __add__(self, other: Detection) -> Detection:
-        """The sum of both."""
+    @property
+    def unknown(self) -> list[str]:
+        """Names of the unread devices whose energy no other device includes.
+
+        With one of them, the total is unknown.
+        """
+        return uncovered(self.unread, self.devices)
+
+    def __add__(self, other: Detection | Sequence[Sensor]) -> Detection:
+        """The sum of both; to a detection, further sensors can be added."""
+        if not isinstance(other, Detection):
+            other = Detection(tuple(other))
         return replace(
             self,
             sensors=self.sensors + other.sensors,
@@ -121,6 +133,13 @@ def warn_of(losses: Sequence[str], advice: str = "") -> None:
     if losses:
         told = "; ".join(losses)
         log.warning("energyest: %s; the energy of the run is unknown (NaN)%s", told, advice)
+
+
+def uncovered(names: Iterable[str], devices: Sequence[Device]) -> list[str]:
+    """Those of the named devices that the total adds up, as no other device contains them."""
+    wanted = set(names)
+    counted = counted_devices([device.as_meta() for device in devices])
+    return [device["device"] for device in counted if device["device"] in wanted]
 
 
 def lost(kind: Kind, device: str, name: str, reason: str, **details: Any) -> Device:

@@ -14,13 +14,19 @@ from energyest.arrays import FloatArray, check_increasing, check_same_length, ra
 from energyest.checks import is_number, short
 from energyest.errors import TraceError
 from energyest.integration import GAP_TIMES, MAX_GAP_S, cumulative_energy
-from energyest.records.devices import KINDS, Device, devices_of, rows_of_devices
+from energyest.records.devices import (
+    KINDS,
+    WHOLES,
+    Device,
+    devices_of,
+    rows_of_devices,
+    summed_columns,
+)
 from energyest.records.from_logs.columns import LogColumns, as_measured, as_numbers, lower_median
 from energyest.records.from_logs.interleaved import devices_by_power, devices_in_turn
 from energyest.records.from_logs.units import check_power, check_times, doubts_of_power
 
-# A whole node, metered at the plug, is a device too: of the kind "system".
-_NAME = re.compile(rf"({'|'.join(KINDS)}|system)(:[\w@]*)*")
+_NAME = re.compile(rf"({'|'.join((*KINDS, *WHOLES))})(:[\w@]*)*")
 # Steps before and after a gap from which the local time between readings is taken.
 _AROUND = 10
 # Rounding of times, also of Unix time; a gap is longer.
@@ -86,14 +92,14 @@ def log_of_power(
         refuse(busy > 1, busy, "utilization", "must be a share from 0 to 1")
         readings["utilization"] = busy
     duration = np.diff(edges)
-    energy = np.sum([of_it.energy_J for of_it in drawn.values()], axis=0)
+    sums = _sums(drawn, entries)
+    energy = sums["energy_J"]
     epochs = {
         "epoch": np.arange(len(ends), dtype=np.float64),
         "start_s": edges[:-1],
         "end_s": edges[1:],
         "duration_s": duration,
-        "energy_J": energy,
-        **_by_kind(drawn),
+        **sums,
         "mean_power_W": ratio(energy, duration),
     }
     return LogColumns(epochs, readings, _with_gaps(meta, entries, drawn, edges[-1]), doubts)
@@ -120,7 +126,7 @@ def _devices(
     for name in rows:
         if not (isinstance(name, str) and _NAME.fullmatch(name)):
             raise TraceError(
-                f"device {name!r} must start with gpu, cpu, ram or system, as in 'gpu:0'"
+                f"device {name!r} must start with {', '.join((*KINDS, *WHOLES))}, as in 'gpu:0'"
             )
     fewest = min(map(len, rows.values()), default=0)
     if fewest < 2:
@@ -182,15 +188,15 @@ def _entries(names: list[str], meta: Mapping[str, Any]) -> dict[str, Device]:
     }
 
 
-def _by_kind(drawn: Mapping[str, _Drawn]) -> dict[str, FloatArray]:
-    """Epoch columns for each kind of device."""
-    columns: dict[str, FloatArray] = {}
-    for name, of_it in drawn.items():
-        if name.partition(":")[0] not in KINDS:
-            continue
-        column = f"{name.partition(':')[0]}_energy_J"
-        columns[column] = columns.get(column, 0.0) + of_it.energy_J
-    return columns
+def _sums(drawn: Mapping[str, _Drawn], entries: Mapping[str, Device]) -> dict[str, FloatArray]:
+    """The energy columns: of all devices, and of each kind of device in the log."""
+    energies_J = [of_it.energy_J for of_it in drawn.values()]
+    summed = summed_columns([entries[name] for name in drawn])
+    return {
+        column: np.sum([energies_J[place] for place in places], axis=0)
+        for column, places in summed.items()
+        if places
+    }
 
 
 # ---------------------------------------------------------------------- gaps
