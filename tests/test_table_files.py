@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from energyest.arrays import FloatArray
@@ -123,6 +123,9 @@ def check(text: bytes, folder: Path) -> None:
 
 
 @given(text=texts())
+@example(text=b'5{"epoch": 0}\n')
+@example(text=b'{"epoch": 0}\n5{"epoch": 1}\n')
+@example(text=b'"epoch": 0}\n')
 def test_all_at_once_is_one_by_one(text: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     check(text, tmp_path_factory.mktemp("energy"))
 

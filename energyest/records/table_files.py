@@ -223,6 +223,8 @@ def _without_names(text: bytes, names: list[bytes]) -> bytes:
     if len(quotes) != 2 * len(names) * len(ends) or 0 in before or not closes.all():
         return b""
     opening = quotes[::2].reshape(len(ends), len(names))
+    if (opening[:, 0] - 1 != np.append(0, ends[:-1] + 1)).any():
+        return b""  # a line does not begin with a brace and a quote
     comma, colon = next((s for s in _STYLES if text[quotes[1] + 1 :].startswith(s[1])), _STYLES[0])
     left = before.copy()
     for i, name in enumerate(names):

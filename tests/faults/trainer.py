@@ -444,7 +444,8 @@ def handler_raises(scene: Scene, folder: Path) -> Outcome:
 
     try:
         with timer_calls(raise_it, 0.4):
-            fit(folder, [ours], epochs=1000)
+            # Slow steps: it comes before there are enough epochs to warn of a changed projection.
+            fit(folder, [ours], epochs=1000, step_s=0.1)
     except AccidentError:
         ended = True
     outcome = judged(folder / "energy", 0, 0)
