@@ -44,7 +44,10 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def tests_extras(session: nox.Session) -> None:
-    """Tests beside optional packages and popular libraries, which are slow to load."""
+    """Tests beside optional packages and popular libraries, which are slow to load.
+
+    Those of the dashboard ask a Prometheus server, if the program `prometheus` is installed.
+    """
     install(session, "dev,fluss")
     # Torch once more, so that the torchvision that some of them need is the one for it.
     session.install(

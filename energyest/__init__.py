@@ -17,7 +17,8 @@
 With Hugging Face's Trainer, use `EnergyCallback`; in any other training loop, `track()`.
 
 The most used names are here. The rest is in `energyest.estimators`, `.tradeoff`, `.profiling`,
-`.readers` (logs of other tools), `.plots`, `.carbon`, `.gpus`, `.measure` (sensors) and `.errors`.
+`.readers` (logs of other tools), `.plots`, `.report`, `.exporters` (Prometheus), `.carbon`,
+`.gpus`, `.measure` (sensors) and `.errors`.
 """
 
 from pathlib import Path

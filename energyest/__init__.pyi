@@ -3,6 +3,7 @@
 from . import carbon as carbon
 from . import errors as errors
 from . import estimators as estimators
+from . import exporters as exporters
 from . import gpus as gpus
 from . import measure as measure
 from . import plots as plots

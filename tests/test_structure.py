@@ -36,7 +36,7 @@ ORDER = (
     ),
     *("gpus", "records", "summary", "measure", "profiling", "estimators"),
     *("distributed", "tracking", *ADAPTERS),
-    *("tradeoff", "readers", "plots", "report", "program", "cli"),
+    *("tradeoff", "readers", "plots", "report", "exporters", "program", "cli"),
 )
 # Rooms that an earlier one stands beside, and must not know.
 STRANGERS = {
@@ -44,6 +44,7 @@ STRANGERS = {
     "estimators": {"settings", "summary", "measure", "profiling"},
     "distributed": {"profiling", "estimators"},
     "huggingface": {"lightning"},
+    "exporters": {"measure", "profiling", "distributed", "tracking", "readers", *ADAPTERS},
     "program": {*ADAPTERS, "tradeoff", "readers", "plots", "report"},
     "tradeoff": {"measure", "profiling", "distributed", "tracking", *ADAPTERS},
     "readers": {
@@ -129,7 +130,7 @@ def test_keys_of_a_meta_are_declared() -> None:
     inner |= {"tool", "source", "method", "device", "parameters"}
     inner |= {"train_samples", "validation_samples"}
     inner |= {"monitor", "patience", "min_delta", "best", "waited"}
-    inner |= {"stopped", "findings", "reason", "gpu_energy_J", "rows"}
+    inner |= {"stopped", "findings", "reason", "gpu_energy_J", "rows", "id", "limits"}
     inner |= {"stopping_threshold", "divergence_threshold"}
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -23,7 +23,7 @@ _COMPLETION = "_ENERGYEST_COMPLETE"
 # In the order in which they are needed: before, during and after a training.
 _COMMANDS = (
     *("doctor", "devices", "pre", "advise", "run", "watch", "show", "project"),
-    *("compare", "runs", "report", "plot", "export"),
+    *("compare", "runs", "report", "plot", "export", "metrics"),
 )
 
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,35 +23,13 @@ from energyest.cli.output import (
 )
 from energyest.cli.traces import folder_of_trace
 from energyest.display import format_both, format_duration
-from energyest.errors import ConfigurationError, EstimateError, TraceError
+from energyest.errors import ConfigurationError, TraceError
 
 if TYPE_CHECKING:
-    from energyest.estimate import Estimate
-    from energyest.records.trace import EnergyTrace
+    from energyest.exporters.run_view import RunView
 
 # A folder that cannot be read for longer is gone: files are replaced in much less.
 _GONE_S = 10.0
-
-
-class View(NamedTuple):
-    """What there is to see of a run at a moment.
-
-    Attributes:
-        trace: up to now.
-        estimate: of the whole run; None where there is none.
-        reason: why it has no guarantee yet, or why there is none; empty where all is well.
-    """
-
-    trace: EnergyTrace
-    estimate: Estimate | None
-    reason: str
-
-    @property
-    def status(self) -> str:
-        """How the run ended; "running" while it has not."""
-        from energyest.records.meta import read_text
-
-        return read_text(self.trace.meta, "status") or "finished"
 
 
 @click.command("watch")
@@ -118,14 +96,14 @@ def command(
 
 def _views(
     folder: Path, epochs: float | None, every_s: float, timeout_s: float | None, *, quiet: bool
-) -> Iterator[View]:
+) -> Iterator[RunView]:
     """A view whenever there is something new, the last one when the run has ended.
 
     Raises:
         TraceError: the folder holds no trace that can be read, has vanished, or nothing new came
             for `timeout_s`.
     """
-    from energyest.records.loading import load_trace
+    from energyest.exporters.run_view import RunView, state_of
 
     seen: object = None
     shown: tuple[int, str] | None = None
@@ -136,10 +114,10 @@ def _views(
     while True:
         if shown is None:
             folder = folder_of_trace(folder)
-        now_s, state = time.monotonic(), _state_of(folder)
+        now_s, state = time.monotonic(), state_of(folder)
         if state != seen and state:
             try:
-                view = _view(load_trace(folder), epochs)
+                view = RunView.load(folder, epochs)
             except TraceError:
                 if shown is None and timeout_s is None and (folder / "meta.json").exists():
                     raise  # no trace that this version can read
@@ -161,39 +139,10 @@ def _views(
         time.sleep(every_s)
 
 
-def _state_of(folder: Path) -> tuple[object, ...]:
-    """Changes when the files of a trace do; empty where there are none."""
-    from energyest.records import storage
-
-    found = []
-    for name in storage.FILES:
-        try:
-            there = (folder / name).stat()
-        except OSError:
-            continue
-        found.append((name, there.st_size, there.st_mtime_ns, there.st_ino))
-    return tuple(found)
-
-
-def _view(trace: EnergyTrace, epochs: float | None) -> View:
-    from energyest.estimate import NotStableError
-    from energyest.estimators.step.estimate import estimate_step
-    from energyest.estimators.step.horizon import tells_length
-
-    if epochs is None and not tells_length(trace):
-        return View(trace, None, "how long it will be is not known: --epochs says it")
-    try:
-        return View(trace, estimate_step(trace, epochs), "")
-    except NotStableError as error:
-        return View(trace, error.estimate, error.reason)
-    except EstimateError as error:
-        return View(trace, None, str(error))
-
-
 # ---------------------------------------------------------------------- showing
 
 
-def _facts(view: View, carbon: Emissions) -> dict[str, Any]:
+def _facts(view: RunView, carbon: Emissions) -> dict[str, Any]:
     estimate = None if view.estimate is None else estimate_facts(view.estimate, carbon)
     measured = trace_facts(view.trace, carbon)
     return {
@@ -205,11 +154,11 @@ def _facts(view: View, carbon: Emissions) -> dict[str, Any]:
     }
 
 
-def _line(view: View, carbon: Emissions) -> str:
+def _line(view: RunView, carbon: Emissions) -> str:
     return ": ".join(filter(None, [_so_far(view, carbon), _projected(view, carbon)]))
 
 
-def _so_far(view: View, carbon: Emissions) -> str:
+def _so_far(view: RunView, carbon: Emissions) -> str:
     trace = view.trace
     planned = view.estimate.epochs if view.estimate is not None else None
     of = "" if planned is None else f" of {planned:.6g}"
@@ -222,7 +171,7 @@ def _so_far(view: View, carbon: Emissions) -> str:
     return f"{text}, {format_both(trace.total_J)}{emitted and f', {emitted}'} so far"
 
 
-def _projected(view: View, carbon: Emissions) -> str:
+def _projected(view: RunView, carbon: Emissions) -> str:
     if view.status != "running":
         return ""
     if view.estimate is None:
@@ -232,7 +181,7 @@ def _projected(view: View, carbon: Emissions) -> str:
     return f"{guess}{view.estimate}{emitted and f', {emitted}'}"
 
 
-def _show_live(views: Iterator[View], carbon: Emissions) -> View | None:
+def _show_live(views: Iterator[RunView], carbon: Emissions) -> RunView | None:
     from rich.live import Live
 
     last = None
@@ -242,7 +191,7 @@ def _show_live(views: Iterator[View], carbon: Emissions) -> View | None:
     return last
 
 
-def _picture(view: View, carbon: Emissions) -> Any:
+def _picture(view: RunView, carbon: Emissions) -> Any:
     from rich.console import Group
     from rich.padding import Padding
     from rich.progress_bar import ProgressBar
@@ -258,7 +207,7 @@ def _picture(view: View, carbon: Emissions) -> Any:
     return Group(*parts)
 
 
-def _left_s(view: View) -> float | None:
+def _left_s(view: RunView) -> float | None:
     if view.status != "running" or view.estimate is None or view.estimate.duration_s is None:
         return None
     return max(0.0, view.estimate.duration_s - float(view.trace.column("duration_s").sum()))

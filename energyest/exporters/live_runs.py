@@ -1,0 +1,131 @@
+"""`LiveRuns`: the runs below a folder that are going on, or have just ended."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from energyest.checks import check_positive
+from energyest.errors import ConfigurationError, EnergyestError
+from energyest.exporters.run_view import RunView, state_of
+from energyest.records import storage
+
+log = logging.getLogger("energyest")
+
+# The folders are looked for again after this many seconds.
+_SEARCH_S = 15.0
+# A run is read again when its files have changed, but for at most this share of the time.
+_MOST_SHARE = 0.1
+# Totals may lag behind epochs for this long.
+_LAG_S = 10.0
+
+
+@dataclass
+class _Known:
+    """A run that was read: its files then, what they showed, and when to read them again."""
+
+    view: RunView | None = None
+    state: tuple[object, ...] = ()
+    read_s: float = 0.0
+    next_s: float = 0.0
+    has_failed: bool = False
+
+    def is_ahead_of(self, view: RunView, now_s: float) -> bool:
+        """Whether a new view lacks the total of the last because it fell between two writes.
+
+        A monitor writes epochs as they end, and totals once a second.
+        """
+        return (
+            view.status == "running"
+            and self.view is not None
+            and now_s - self.read_s < _LAG_S
+            and math.isnan(view.trace.total_J)
+            and math.isfinite(self.view.trace.total_J)
+        )
+
+
+class LiveRuns:
+    """The runs below a folder that are going on, or ended not long ago.
+
+    Args:
+        folder: a folder that holds traces at any depth, or is one. It need not exist yet.
+        keep_s: seconds for which a run is still shown after its files last changed. A killed run
+            disappears after this time, too.
+        epochs: epochs of each training; by default as planned.
+
+    Raises:
+        ConfigurationError: `keep_s` is not positive.
+
+    Examples:
+        >>> from energyest.exporters import LiveRuns
+        >>> runs = LiveRuns('runs', keep_s=60)
+        >>> runs.views()
+        {}
+    """
+
+    def __init__(
+        self, folder: str | Path, *, keep_s: float = 300.0, epochs: float | None = None
+    ) -> None:
+        self._root = Path(folder)
+        self._keep_s = check_positive(keep_s, "keep_s", ConfigurationError)
+        self._epochs = epochs
+        self._known: dict[Path, _Known] = {}
+        self._searched_s = -float("inf")
+        self._lock = threading.Lock()
+
+    def views(self) -> dict[str, RunView]:
+        """The runs by the paths of their folders within the folder, as they are now.
+
+        A run that cannot be read is left out, with a warning once. Several threads may call this.
+        """
+        with self._lock:
+            self._search()
+            found = {}
+            for path, known in [*self._known.items()]:
+                self._look(path, known)
+                if known.view is not None:
+                    name = str(path.relative_to(self._root)) if path != self._root else path.name
+                    found[name] = known.view
+            return found
+
+    def _search(self) -> None:
+        if time.monotonic() - self._searched_s < _SEARCH_S and self._known:
+            return
+        self._searched_s = time.monotonic()
+        self._known = {path: self._known.get(path, _Known()) for path in _traces(self._root)}
+
+    def _look(self, path: Path, known: _Known) -> None:
+        state = state_of(path)
+        changed_ns = max((file[2] for file in state), default=0)
+        if time.time() - changed_ns / 1e9 > self._keep_s:
+            known.view, known.state = None, ()
+            return
+        now_s = time.monotonic()
+        if state == known.state or now_s < known.next_s:
+            return
+        try:
+            view = RunView.load(path, self._epochs)
+            if not known.is_ahead_of(view, now_s):
+                known.view, known.state, known.read_s = view, state, now_s
+            known.has_failed = False
+        except EnergyestError as error:
+            known.view = None
+            if not known.has_failed:
+                log.warning("energyest: a run is left out: %s", error)
+            known.has_failed = True
+        taken_s = time.monotonic() - now_s
+        known.next_s = now_s + taken_s / _MOST_SHARE
+
+
+def _traces(root: Path) -> Iterator[Path]:
+    """The folders of traces, without those inside another trace, which are its ranks."""
+    for folder, inner, files in os.walk(root):
+        if storage.META_FILE in files:
+            inner.clear()
+            yield Path(folder)
