@@ -179,11 +179,20 @@ def intervals_take_the_place_of_epochs(adapter: Adapter, folder: Path) -> None:
 def the_projection_comes_while_it_trains(adapter: Adapter, folder: Path) -> None:
     monitor = adapter.monitor(folder / "energy")
     seen: list[Any] = []
-    setting = Setting(folder, epochs=20, at_batch=lambda n: seen.append(monitor.projection))
+    notes: list[str] = []
+
+    def look(_: int) -> None:
+        seen.append(monitor.projection)
+        if not notes or notes[-1]:
+            notes.append(monitor.projection_note)
+
+    setting = Setting(folder, epochs=20, at_batch=look)
     setting.step_s = 0.003
     adapter.train(monitor, setting)
     assert seen[0] is None  # of a GPU that PRE does not know
     assert any(projection is not None for projection in seen)
+    assert "no epoch was measured" in notes[0] or "how long the training is" in notes[0]
+    assert not notes[-1]
     last = next(p for p in reversed(seen) if p is not None)
     assert last.epochs == 20
     # It had a batch to go.

@@ -26,7 +26,7 @@ from energyest.tracking.cost.budget import Budget, OnExceed
 from energyest.tracking.cost.ending import say_summary
 from energyest.tracking.cost.verdict import Standing
 from energyest.tracking.cost.watch import Agree, BudgetWatch
-from energyest.tracking.live_projection import projection_of
+from energyest.tracking.live_projection import projection_of, why_unstable
 from energyest.tracking.plan import TrainingPlan
 from energyest.tracking.progress import BatchSize
 from energyest.tracking.session import Session
@@ -148,6 +148,11 @@ class Monitor:
         if path is not None:
             return projection_of(load_trace(path))
         return None if self._session is None else self._session.projection
+
+    @property
+    def projection_note(self) -> str:
+        """Why there is no projection from measured epochs yet; empty if there is one."""
+        return why_unstable(self.trace)
 
     @property
     def total_J(self) -> float:

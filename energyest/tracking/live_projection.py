@@ -144,6 +144,17 @@ def projection_of(trace: EnergyTrace) -> Estimate | None:
         return None
 
 
+def why_unstable(trace: EnergyTrace) -> str:
+    """Why STEP has no projection of a run, or none with a guarantee, yet; empty if it has one."""
+    try:
+        estimate_step(trace)
+    except NotStableError as error:
+        return error.reason
+    except EstimateError as error:
+        return str(error)
+    return ""
+
+
 class LevelWatch:
     """Warns, once per change of level, when it moves the projection outside the intervals."""
 

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from energyest.checks import check_count, check_installed, short
@@ -22,6 +21,7 @@ from energyest.tracking.cost.budget import Budget
 from energyest.tracking.cost.ending import say_summary
 from energyest.tracking.cost.watch import BudgetWatch, warn_if_several
 from energyest.tracking.guard import never_raises
+from energyest.tracking.live_projection import why_unstable
 from energyest.tracking.plan import Length
 from energyest.tracking.session import Session
 
@@ -85,12 +85,7 @@ class Run:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.stop("finished" if kind is None else f"interrupted by {kind.__name__}")
 
     # ------------------------------------------------------------------ the loop
@@ -268,9 +263,9 @@ class Run:
         return count
 
     def expect(self, estimate: Estimate) -> None:
-        """Start `projection` from an estimate made before the run, such as `estimate_pre` returns.
+        """Start `projection` from an estimate of all measured components, such as `estimate_pre`'s.
 
-        The estimate must cover all measured components. Measured epochs gradually replace it.
+        Measured epochs gradually replace it.
         """
         self._session.expect(estimate)
 
@@ -312,16 +307,20 @@ class Run:
         """Estimate of the whole run from all epochs so far, by `estimate_step`.
 
         None while the length of the run is unknown. Also None while the training is not stable,
-        unless an estimate was passed to `expect`.
+        unless an estimate was passed to `expect`. `projection_note` says why.
         """
         return self._session.projection
 
     @property
-    def exceeded(self) -> str:
-        """Why the budget is exceeded or will be; empty if it is not, or if there is no budget.
+    def projection_note(self) -> str:
+        """Why there is no projection from measured epochs yet; empty if there is one."""
+        return why_unstable(self.trace)
 
-        A loop of your own may check it at every step and end when it is not empty. The budget is
-        checked at most once a second, and at the end of each epoch.
+    @property
+    def exceeded(self) -> str:
+        """Why the budget is exceeded or will be; empty if it is not, or if there is none.
+
+        A loop may check it at every step; the budget is judged at most once a second.
         """
         self._watch.after_batch()
         return self._watch.exceeded
