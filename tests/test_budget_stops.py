@@ -105,8 +105,12 @@ def test_show_says_why_and_its_exit_status_does(
                 pass
         assert main(["show", str(tmp_path / name)]) == status
         shown = capsys.readouterr()
-        assert "note: the budget of 1e-09 kWh is spent" in shown.out
-        assert ("the training ended early" in shown.err) == (action == "stop")
+        start = "ended early" if action == "stop" else "note"
+        assert f"{start}: the budget of 1e-09 kWh is spent" in shown.out
+        assert shown.out.count("is spent") == 1  # once is enough
+        assert not shown.err
+        assert main(["show", str(tmp_path / name), "--json"]) == status
+        assert ("the training ended early" in capsys.readouterr().err) == (action == "stop")
         # One total, and how it splits.
         assert format_both(run.total_J) in shown.out
 

@@ -16,7 +16,7 @@ from energyest.cli.facts import (
     unstable_facts,
 )
 from energyest.cli.methods import method_rows, print_methods
-from energyest.cli.output import print_json, say, say_line
+from energyest.cli.output import note, print_json, say, say_line
 from energyest.cli.traces import check_log, open_trace
 from energyest.display import reason_of
 from energyest.errors import EstimateError
@@ -103,6 +103,8 @@ def _print(
     if unstable is not None:
         say(f"energyest: {unstable.reason}", error=True)
         guess = "Best guess so far, without a guarantee: "
+    if estimate.epochs is not None and unstable is None and trace.epochs_done >= estimate.epochs:
+        note("the training has ended: this is what it cost; --epochs projects a longer one")
     say_line(f"{guess}{estimate}")
     emitted = carbon.for_run(trace).text(estimate)
     if emitted:

@@ -54,13 +54,15 @@ def command(
         _print(found, carbon, all_rows)
     if facts["stopped_by_budget"] is None:
         return Exit.OK
-    reason = one_line(facts["stopped_by_budget"])
-    say(f"energyest: the training ended early: {reason}", error=True)
+    if as_json:  # the text says it already
+        reason = one_line(facts["stopped_by_budget"])
+        say(f"energyest: the training ended early: {reason}", error=True)
     return Exit.OVER_BUDGET
 
 
 def _print(trace: EnergyTrace, carbon: Emissions, all_rows: bool) -> None:
     from energyest.records.devices import names_with_counts
+    from energyest.records.meta import read_object, read_text
     from energyest.summary import notes_of, status_of, summary_of
 
     basis = carbon.for_run(trace)
@@ -69,8 +71,10 @@ def _print(trace: EnergyTrace, carbon: Emissions, all_rows: bool) -> None:
         say_line(line)
     devices = ", ".join(names_with_counts(trace.devices))
     say_line(f"  {status_of(trace)}{devices and f'; {devices}'}")
+    stopped = read_text(read_object(trace.meta, "budget"), "stopped")
     for text in notes_of(trace):
-        say_line(f"note: {with_options(text)}")
+        if text != stopped:  # which the summary says
+            say_line(f"note: {with_options(text)}")
     if len(trace):
         measured = trace.epochs.dropna(axis="columns", how="all")
         columns = {str(name): measured[name].tolist() for name in measured}
