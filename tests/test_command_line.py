@@ -76,8 +76,10 @@ def test_of_a_finished_run_errors_are_in_per_cent(
     folder: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["project", folder, "-n", "5"]) == 0
-    head, *rows = capsys.readouterr().out.splitlines()
+    out, err = capsys.readouterr()
+    head, *rows = out.splitlines()
     assert "error (%)" in head
+    assert "the training has ended: this is what it cost" in err
     row = next(row for row in rows if row.startswith("first epoch"))
     assert row.split()[-2:] == ["400.0", "66.7"]  # 1000 J instead of 600 J
 

@@ -144,6 +144,28 @@ def test_a_modelled_share_is_shown_where_a_device_is_modelled() -> None:
     assert "Nothing is modelled, and nothing is missing." in report_html(only)
 
 
+def test_a_resumed_run_names_its_parts() -> None:
+    part = {"host": "node3", "gpus": {"NVIDIA A40": 2}, "start_time": "2026-11-28T10:00:00+00:00"}
+    parts = [
+        {**part, "run_id": "version_1", "rows": 3, "total_J": 4e5},
+        {**part, "run_id": "version_2", "rows": 5, "total_J": None},
+    ]
+    trace = EnergyTrace.from_epochs([1e5] * 8, [10] * 8, meta={**META, "earlier_parts": parts})
+    page = report_html(trace)
+    table = page[page.index("Parts of the run") :]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in table.split("</tr>")[1:4]]
+    assert [row[-2:] for row in rows] == [
+        ["3", "400 kJ (0.1111 kWh)"],
+        ["2", "–"],  # it is not known what this part drew, nor therefore the next
+        ["3", "–"],
+    ]
+    assert "2 x NVIDIA A40" in table
+    assert "Energy by device, since the checkpoint" in page
+    shares = re.findall(r"(\d[\d.]*) %", page[page.index("Energy by device") :])
+    assert [float(share) for share in shares[:2]] == [87.5, 12.5]  # of what these devices drew
+    assert "Parts of the run" not in report_html(EnergyTrace.from_epochs([1e5], meta=META))
+
+
 def test_projection_is_compared_with_the_outcome() -> None:
     trace = finished()
     text = Page(finished_page()).text

@@ -17,7 +17,7 @@ from energyest.records.trace import EnergyTrace
 from energyest.report.outcome import comparison_of, outcome_of
 from energyest.report.pictures import picture_of
 from energyest.report.run_facts import carbon_facts, run_facts, text_of, total_facts
-from energyest.report.tables import device_table, epoch_table, level_table
+from energyest.report.tables import device_table, epoch_table, level_table, part_table
 from energyest.settings import emission_basis
 from energyest.summary import modelled_devices, notes_of, tells_sources
 from energyest.versions import versions
@@ -56,7 +56,7 @@ def report_html(
     basis = emission_basis(trace.meta, intensity=carbon_intensity, pue=pue)
     title = f"Energy of training {model_name(trace) or 'a model'}"
     sections = {
-        "What was trained": facts(run_facts(trace)),
+        "What was trained": joined([facts(run_facts(trace)), part_table(trace)]),
         "Energy": joined([facts(total_facts(trace)), _devices(trace)]),
         "Emissions": carbon_facts(trace, basis),
         "Over time": picture_of(trace),

@@ -10,9 +10,15 @@ import numpy as np
 from energyest.display import format_both
 from energyest.estimators.step.regimes import find_regimes
 from energyest.markup import NOT_KNOWN, Markup, cell, column_title, table
-from energyest.records.devices import contained_names
-from energyest.records.meta import read_number, read_text
+from energyest.records.devices import (
+    contained_names,
+    counted_devices,
+    counts_by_name,
+    gpus_of,
+)
+from energyest.records.meta import read_count, read_number, read_object, read_objects, read_text
 from energyest.records.trace import EnergyTrace
+from energyest.summary import energy_of, since_checkpoint
 
 # Metrics that have a column; of more, the first.
 _MOST_METRICS = 4
@@ -26,8 +32,12 @@ def energy_cell(energy_J: float | None) -> str:
 
 
 def device_table(trace: EnergyTrace) -> Markup:
-    """Each device: its energy, its share of the total, and how it was read."""
-    total_J, within = trace.total_J, contained_names(trace.devices)
+    """Each device: its energy, its share of all of them, and how it was read.
+
+    Of a resumed run, the devices are those of the newest part.
+    """
+    since, within = since_checkpoint(trace), contained_names(trace.devices)
+    total_J = energy_of(counted_devices(trace.devices)) if since else trace.total_J
     rows = []
     for device in trace.devices:
         energy_J = read_number(device, "energy_J")
@@ -46,7 +56,39 @@ def device_table(trace: EnergyTrace) -> Markup:
             )
         )
     head = ("device", "name", "energy", "share", "source", "method", "time not measured")
-    return table(head, rows, caption="Energy by device")
+    return table(head, rows, caption=f"Energy by device{since and f', {since}'}")
+
+
+def part_table(trace: EnergyTrace) -> Markup:
+    """The parts of a resumed run; nothing for a run of one part."""
+    meta = trace.meta
+    earlier = read_objects(meta, "earlier_parts")
+    if not earlier:
+        return Markup()
+    now = {
+        **{name: meta.get(name) for name in ("run_id", "host", "start_time")},
+        "gpus": counts_by_name(gpus_of(trace.devices)),
+        "total_J": trace.total_J,
+        "rows": len(trace),
+    }
+    rows, rows_before, before_J = [], 0, 0.0
+    for part in (*earlier, now):
+        # A part's numbers include those of the parts before it.
+        so_far, so_far_J = read_count(part, "rows"), read_number(part, "total_J")
+        gpus = ", ".join(f"{n} x {name}" for name, n in read_object(part, "gpus").items())
+        rows.append(
+            (
+                read_text(part, "run_id") or NOT_KNOWN,
+                read_text(part, "host") or NOT_KNOWN,
+                gpus or NOT_KNOWN,
+                read_text(part, "start_time") or NOT_KNOWN,
+                NOT_KNOWN if so_far is None else str(so_far - rows_before),
+                energy_cell(None if so_far_J is None else so_far_J - before_J),
+            )
+        )
+        rows_before, before_J = so_far or rows_before, math.nan if so_far_J is None else so_far_J
+    head = ("run", "machine", "GPUs", "started", f"{trace.unit}s ended", "energy")
+    return table(head, rows, caption="Parts of the run: it was resumed from checkpoints")
 
 
 def epoch_table(trace: EnergyTrace, *, most: int) -> Markup:
