@@ -124,6 +124,11 @@ def test_the_first_line_says_what_is_inside(path: Path) -> None:
     assert len(docstring.splitlines()[0]) > 20
 
 
+def test_keys_of_a_meta_are_documented() -> None:
+    text = (ROOT / "docs" / "reference" / "trace_files.md").read_text(encoding="utf-8")
+    assert not [key for key in TraceMeta.__annotations__ if f"`{key}`" not in text]
+
+
 def test_keys_of_a_meta_are_declared() -> None:
     """Readers name a key of `TraceMeta`, or of an object that a meta holds."""
     inner = {"name", "model", "gpus", "epoch", "energy_J", "missing_s"}
