@@ -257,6 +257,17 @@ def test_every_number_is_checked() -> None:
                 replace(WORKLOAD, **{field.name: -1})
 
 
+def test_printed_it_is_a_few_lines() -> None:
+    workload = replace(WORKLOAD, model="Net\x1b[31m", notes=("one operation was not counted",))
+    first, *facts, note = str(workload).splitlines()
+    assert first == "One training step of Net?[31m"  # it does not steer the terminal
+    assert note == "  note: one operation was not counted"
+    assert f"  batch size: {WORKLOAD.batch_size}" in facts
+    assert len(facts) < 12
+    assert "GPUs" not in str(workload)
+    assert "  GPUs: 4" in str(replace(workload, devices=4))
+
+
 def test_in_a_notebook_it_has_units_and_its_notes() -> None:
     html = replace(WORKLOAD, model="<Net>", notes=("a<b was not counted",))._repr_html_()
     assert "One training step of &lt;Net&gt;" in html

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from energyest.checks import is_count, is_number, short
-from energyest.display import unit_for
+from energyest.display import printable, unit_for
 from energyest.errors import WorkloadError
 from energyest.gpus.precision import PRECISIONS
 from energyest.markup import as_html, facts
@@ -173,8 +173,18 @@ class Workload:
         kept = self.parameter_bytes * (self.parameters + states)
         return kept + self.saved_bytes + self.input_bytes
 
+    def __str__(self) -> str:
+        shown = (f"  {name}: {value}" for name, value in self._facts().items() if value is not None)
+        notes = (f"  note: {note}" for note in self.notes)
+        return printable("\n".join([f"One training step of {self.model}", *shown, *notes]))
+
     def _repr_html_(self) -> str:
-        per_step = {
+        heading = f"One training step of {self.model}"
+        return as_html(heading, [facts(self._facts())], self.notes)
+
+    def _facts(self) -> dict[str, object]:
+        """What a person wants to know of the step, in words; None for what does not apply."""
+        return {
             "batch size": self.batch_size,
             "precision": self.precision,
             "optimizer": self.optimizer,
@@ -185,7 +195,6 @@ class Workload:
             "GPU memory, at least": _with_prefix(self.memory_bytes, "B"),
             "GPUs": self.devices if self.devices > 1 else None,
         }
-        return as_html(f"One training step of {self.model}", [facts(per_step)], self.notes)
 
     def to_dict(self) -> dict[str, Any]:
         """The workload as numbers and text, for JSON; `from_dict` reads it."""
