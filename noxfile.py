@@ -166,7 +166,7 @@ def benchmarks(session: nox.Session) -> None:
     for name in (
         *("cost", "many_runs"),
         *("step_speed", "step_calibration", "step_accuracy", "step_families", "early_stopping"),
-        *("pre_accuracy", "pre_published", "advise_accuracy", "compare_runs"),
+        *("pre_accuracy", "pre_published", "power_limits", "advise_accuracy", "compare_runs"),
         *("tradeoff_delrey", "tradeoff_errors"),
     ):
         try:

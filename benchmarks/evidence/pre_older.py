@@ -1,8 +1,7 @@
 """PRE on GPU generations that it has not seen: V100, RTX 6000 and P100, measured by others.
 
 Prints the errors of the packaged model, and of a model fitted to two of the three GPUs and applied
-to the third. Then, for trainings slowed by a power limit: the predicted and the measured effect on
-step time. Exits with 2 if data are missing.
+to the third. Exits with 2 if data are missing.
 
     python -m benchmarks.evidence.pre_older
 """
@@ -14,19 +13,12 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 
-from benchmarks.common.data_folder import FOLDER, require
+from benchmarks.common.data_folder import require
 from benchmarks.common.head import print_head
 from benchmarks.common.older_trainings import FILES, GPUS, trained
 from energyest.estimators.pre.fitted import packaged
-from energyest.estimators.pre.limits import under_power_limit
 from energyest.estimators.pre.model import PreModel
-from energyest.estimators.pre.roofline_model import Predictions
-from energyest.gpus import resolve_gpu
-
-# Below this share of the power at the highest limit, a limit is assumed to slow a training down.
-HELD_BACK = 0.97
 
 
 def report() -> tuple[float, float]:
@@ -62,29 +54,6 @@ def report() -> tuple[float, float]:
     return float(off.mean()), float(np.median(off))
 
 
-def limits() -> None:
-    """Print the effect of power limits, relative to the same training at the highest limit."""
-    off = []
-    for short, name in FILES.items():
-        rest_W = packaged().rest_W([resolve_gpu(GPUS[short])])
-        table = pd.read_csv(FOLDER / name)
-        for _, rows in table.groupby(["dataset", "network", "batch_size", "optimizer"]):
-            free = rows.loc[rows["power_limit"].idxmax()]
-            for row in rows[rows["average_power"] < HELD_BACK * free["average_power"]].itertuples():
-                step = _step(free["time_per_epoch"], free["average_power"])
-                found = under_power_limit(step, row.power_limit, rest_W)
-                off.append(abs(np.log(found.step_s[0] / row.time_per_epoch)))
-    mean, median = 100 * np.mean(off), 100 * np.median(off)
-    print(f"\n{len(off)} trainings that a power limit holds back; time {mean:.1f} {median:.1f}")
-
-
-def _step(step_s: float, power_W: float) -> Predictions:
-    zero = np.zeros(1)
-    return Predictions(
-        np.array([step_s]), np.array([power_W]), zero, zero, zero, np.zeros(1, dtype=bool)
-    )
-
-
 def _line(name: str, found: np.ndarray, measured: np.ndarray) -> None:
     off = 100 * np.abs(found / measured - 1)
     print(f"  {name:<46}{off.mean():6.1f} {np.median(off):6.1f}", flush=True)
@@ -95,7 +64,6 @@ def main() -> None:
     require(*FILES.values())
     print_head(__file__, "numpy")
     report()
-    limits()
 
 
 if __name__ == "__main__":

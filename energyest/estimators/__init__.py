@@ -13,6 +13,7 @@ from energyest.estimators.baselines import (
 from energyest.estimators.compare import compare_estimators
 from energyest.estimators.early_stopping.estimate import estimate_early_stop
 from energyest.estimators.pre.estimate import estimate_pre
+from energyest.estimators.pre.power_limits import power_limits
 from energyest.estimators.scores import EstimatorScores, score_estimators
 from energyest.estimators.step.estimate import estimate_step
 from energyest.estimators.step.planned_changes import PlannedChange
@@ -37,6 +38,7 @@ __all__ = [
     "estimate_pre",
     "estimate_step",
     "find_stable_epoch",
+    "power_limits",
     "score_estimators",
 ]
 

@@ -11,9 +11,9 @@ import click
 from energyest.cli import options
 from energyest.cli.facts import emissions, estimate_facts
 from energyest.cli.files import check_output, write
-from energyest.cli.output import no_warnings, print_json, say, say_line
+from energyest.cli.output import no_warnings, print_json, print_table, say, say_line
 from energyest.cli.targets import workload_of
-from energyest.display import format_mass
+from energyest.display import format_duration, format_energy, format_mass
 from energyest.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from energyest.carbon import CarbonSeries
     from energyest.estimate import Estimate
     from energyest.records.trace import EnergyTrace
+    from energyest.records.workload import Workload
 
 
 @click.command("pre")
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     help="Whether torch.compile runs the model. Default: as it is.",
 )
 @click.option("--power-limit", type=float, metavar="WATTS", help="Limit of a GPU's power.")
+@click.option(
+    "--power-limits", is_flag=True, help="Also show time and energy at lower limits of its power."
+)
 @click.option(
     "--loader-rate", type=float, metavar="SAMPLES_PER_S", help="What the data loader delivers."
 )
@@ -68,6 +72,7 @@ def command(
     accumulate: int | None,
     compiled: bool | None,
     power_limit: float | None,
+    power_limits: bool,
     loader_rate: float | None,
     save_workload: str | None,
     intensity: str | None,
@@ -94,6 +99,7 @@ def command(
     """
     from energyest.carbon import CarbonSeries
     from energyest.estimators.pre.estimate import estimate_pre
+    from energyest.estimators.pre.power_limits import power_limits as at_power_limits
 
     if len(gpus) > 1:
         raise ConfigurationError(
@@ -125,39 +131,35 @@ def command(
             raise ConfigurationError(f"{name} is missing")
     assert epochs is not None
     assert train_samples is not None
+    training: dict[str, Any] = {
+        "epochs": epochs,
+        "train_samples": train_samples,
+        "validation_samples": validation_samples or 0,
+        "devices": devices,
+        "accumulate": accumulate,
+        "compiled": compiled,
+        "loader_samples_per_s": loader_rate,
+    }
     with no_warnings():  # that it does not fit is among the assumptions
         estimate = estimate_pre(
-            workload,
-            gpu,
-            epochs=epochs,
-            train_samples=train_samples,
-            validation_samples=validation_samples or 0,
-            devices=devices,
-            accumulate=accumulate,
-            compiled=compiled,
-            power_limit_W=power_limit,
-            loader_samples_per_s=loader_rate,
-            confidence=confidence,
+            workload, gpu, power_limit_W=power_limit, confidence=confidence, **training
         )
+        limits = at_power_limits(workload, gpu, **training) if power_limits else None
+    starts = None if to_come is None else _starts(to_come, estimate, carbon.pue)
     if as_json:
-        facts = {
-            name: getattr(workload, name)
-            for name in ("model", "batch_size", "precision", "optimizer", "parameters")
-        }
-        facts["forward_flops_per_sample"] = workload.forward_flops_per_sample
-        facts["memory_bytes"] = workload.memory_bytes
-        shown = {"estimate": estimate_facts(estimate, carbon), "gpu": gpu, "workload": facts}
-        if to_come is not None:
-            starts = _starts(to_come, estimate, carbon.pue)
-            shown["starts"] = starts.astype({"start": str}).to_dict("records")
-        print_json(shown)
+        content: dict[str, Any] = {"estimate": estimate_facts(estimate, carbon), "gpu": gpu}
+        if starts is not None:
+            content["starts"] = starts.astype({"start": str}).to_dict("records")
+        if limits is not None:
+            content["power_limits"] = limits.to_dict("records")
+        print_json({**content, "workload": _workload_facts(workload)})
         return
     say_line(str(estimate))
     emitted = carbon.text(estimate)
     if emitted:
         say(emitted)
-    if to_come is not None:
-        best = _starts(to_come, estimate, carbon.pue).iloc[0]
+    if starts is not None:
+        best = starts.iloc[0]
         when = f"{best.start:%Y-%m-%d %H:%M UTC}"
         say_line(
             f"cleanest start: {when}, {format_mass(best.co2e_kg)} CO2e, {100 * best.saving:.3g} % "
@@ -165,6 +167,28 @@ def command(
         )
     for text in estimate.assumptions:
         say_line(f"- {text}")
+    if limits is not None:
+        say("")
+        print_table(_limit_columns(limits))
+
+
+def _workload_facts(workload: Workload) -> dict[str, Any]:
+    names = ("model", "batch_size", "precision", "optimizer", "parameters")
+    return {
+        **{name: getattr(workload, name) for name in names},
+        "forward_flops_per_sample": workload.forward_flops_per_sample,
+        "memory_bytes": workload.memory_bytes,
+    }
+
+
+def _limit_columns(limits: pd.DataFrame) -> dict[str, list[str]]:
+    return {
+        "power limit": [f"{value:g} W" for value in limits["power_limit_W"]],
+        "energy": [format_energy(value) for value in limits["energy_J"]],
+        "time": [format_duration(value) for value in limits["duration_s"]],
+        "slower": [f"{100 * value:.3g} %" for value in limits["slowdown"]],
+        "saved": [f"{100 * value:.3g} %" for value in limits["saving"]],
+    }
 
 
 def _starts(forecast: CarbonSeries, estimate: Estimate, pue: float) -> pd.DataFrame:

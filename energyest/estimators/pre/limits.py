@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from energyest.estimators.pre.physics.operation_table import Array
 from energyest.estimators.pre.roofline_model import Predictions
 
 # Power above rest grows with about the third power of the clock: frequency times voltage squared.
-# `benchmarks/evidence/pre_older.py` prints the resulting errors of steps: they are larger for deep
-# limits and for power that comes in bursts.
+# `benchmarks/evidence/power_limits.py` prints the resulting errors: they are larger for deep limits
+# and for power that comes in bursts.
 _POWER_OF_CLOCK = 3.0
 # Power drawn under a limit as a share of the limit, in the trainings of `zeus_nsdi23`.
 _DRAWN = 0.95
@@ -27,10 +28,34 @@ def under_power_limit(predicted: Predictions, limit_W: float, rest_W: Array) -> 
         limit_W: power limit in W.
         rest_W: power of the GPUs at rest in W, of shape (n,).
     """
-    drawn_W = np.minimum(predicted.power_W, np.maximum(_DRAWN * limit_W, rest_W))
-    share = np.maximum(drawn_W - rest_W, 0.0) / np.maximum(predicted.power_W - rest_W, 1e-9)
-    clock = np.clip(share ** (1 / _POWER_OF_CLOCK), _LEAST_CLOCK, 1.0)
+    drawn_W = drawn_at(limit_W, predicted.power_W, rest_W)
+    clock = clock_at(drawn_W, predicted.power_W, rest_W)
     return replace(predicted, step_s=predicted.step_s / clock, power_W=drawn_W)
+
+
+def drawn_at(
+    limit_W: ArrayLike, free_W: ArrayLike, rest_W: ArrayLike, *, share: float = _DRAWN
+) -> Array:
+    """Power drawn under a limit, in W.
+
+    Args:
+        limit_W: the limit.
+        free_W: power drawn without a limit.
+        rest_W: power at rest, below which no limit brings a GPU.
+        share: power drawn under a limit that holds a training back, as a share of the limit.
+    """
+    drawn_W: Array = np.minimum(free_W, np.maximum(share * np.asarray(limit_W), rest_W))
+    return drawn_W
+
+
+def clock_at(drawn_W: ArrayLike, free_W: ArrayLike, rest_W: ArrayLike) -> Array:
+    """Clock of a GPU that draws `drawn_W` instead of `free_W`, as a share of its usual one."""
+    drawn_W, free_W = np.asarray(drawn_W), np.asarray(free_W)
+    share = np.maximum(drawn_W - rest_W, 0.0) / np.maximum(free_W - rest_W, 1e-9)
+    clock = np.clip(share ** (1 / _POWER_OF_CLOCK), _LEAST_CLOCK, 1.0)
+    # A light training may draw less than what such a GPU usually draws at rest.
+    held: Array = np.where(drawn_W < free_W, clock, 1.0)
+    return held
 
 
 def behind_loader(predicted: Predictions, batch_s: Array, rest_W: Array) -> Predictions:
