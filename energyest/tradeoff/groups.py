@@ -155,7 +155,7 @@ def compare_groups(
         test = anova_oneway(members, use_var="unequal")
         degrees = tuple(float(d) for d in test.df)
         sizes = of_variance(members)
-        p_values = stats.tukey_hsd(*members, equal_var=False).pvalue
+        p_values = _games_howell(members)
     else:
         test = stats.kruskal(*members)
         degrees = (float(len(members) - 1),)
@@ -214,6 +214,23 @@ def _describe(labels: Sequence[str], members: Sequence[FloatArray]) -> pd.DataFr
         rows.append((name, len(group), group.mean(), np.median(group), group.std(ddof=1), *shapiro))
     columns = ["group", "runs", "mean", "median", "std", "shapiro_W", "shapiro_p"]
     found: pd.DataFrame = pd.DataFrame(rows, columns=columns)
+    return found
+
+
+def _games_howell(groups: Sequence[FloatArray]) -> FloatArray:
+    """P-values of each pair, shape (groups, groups).
+
+    P. Games, J. Howell, Journal of Educational Statistics 1 (1976), as `stats.tukey_hsd` has it
+    since SciPy 1.16, which needs Python 3.11.
+    """
+    means = np.array([np.mean(group) for group in groups])
+    # Squared standard errors of the means, and their degrees of freedom.
+    squares = np.array([np.var(group, ddof=1) / len(group) for group in groups])
+    parts = squares**2 / np.array([len(group) - 1 for group in groups])
+    of_pair = np.add.outer(squares, squares)
+    degrees = of_pair**2 / np.add.outer(parts, parts)
+    statistic = np.abs(np.subtract.outer(means, means)) / np.sqrt(of_pair / 2)
+    found: FloatArray = stats.studentized_range.sf(statistic, len(groups), degrees)
     return found
 
 
