@@ -255,7 +255,10 @@ def test_flex_attention(device: str, causal: bool) -> None:
         def forward(self, x: Tensor) -> Any:
             query, key, value = self.qkv(x).unflatten(-1, (3, 2, 16)).permute(2, 0, 3, 1, 4)
             positions = x.shape[1]
-            mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, positions, positions)
+            # Without its device, the mask would be on a GPU if torch is built for one.
+            mask = create_block_mask(
+                lambda b, h, i, j: i >= j, None, None, positions, positions, device=x.device
+            )
             return flex_attention(query, key, value, block_mask=mask if causal else None)
 
     workload = described(Flex, torch.randn(2, 256, 32), device)
