@@ -125,8 +125,11 @@ def locked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
         closed.append(path)
         path.chmod(0)
         if os.access(path, os.R_OK):  # root: what the system would say is said in its place
-            for module, name in ((os, "stat"), (os, "open"), (os, "scandir"), (os, "listdir")):
-                monkeypatch.setattr(module, name, refusing(path, getattr(module, name), name))
+            for name in ("stat", "open", "scandir", "listdir"):
+                refuse = refusing(path, getattr(os, name), name)
+                monkeypatch.setattr(os, name, refuse)
+                if sys.version_info < (3, 11) and name != "open":  # pathlib has copies of its own
+                    monkeypatch.setattr(Path._accessor, name, refuse)
 
     yield lock
     monkeypatch.undo()

@@ -9,7 +9,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -280,7 +280,8 @@ def plain_operators() -> Iterator[None]:
     enabled = mkldnn.enabled
     with (
         warnings.catch_warnings(),
-        _uncompiled(),
+        # Compiled functions run uncompiled: to compile them for the copy would affect the training.
+        torch.compiler.set_stance("force_eager"),
         # This logger prints whole tracebacks if a model looks at values.
         quiet("torch._subclasses.fake_tensor", logging.CRITICAL),
         torch.enable_grad(),
@@ -306,18 +307,3 @@ def quiet(name: str, level: int) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
-
-
-def _uncompiled() -> AbstractContextManager[Any]:
-    """Run compiled functions uncompiled: compiling them for the copy would affect the training.
-
-    Raises:
-        ValueError: this version of torch cannot do so, and something is compiled.
-    """
-    set_stance = getattr(torch.compiler, "set_stance", None)  # from torch 2.6 on
-    if set_stance is not None:
-        stance: AbstractContextManager[Any] = set_stance("force_eager")
-        return stance
-    if "torch._dynamo" in sys.modules:
-        raise ValueError("this version of torch cannot run compiled functions uncompiled")
-    return nullcontext()

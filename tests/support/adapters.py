@@ -167,7 +167,6 @@ class ByLightning:
             DataLoader(Data(setting.samples), BATCH, shuffle=True),
             DataLoader(Data(2 * BATCH), BATCH) if setting.validates else None,
             ckpt_path=checkpoint if setting.resumes else None,
-            weights_only=False,
         )
         if setting.saves:
             trainer.save_checkpoint(checkpoint)
