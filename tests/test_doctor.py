@@ -11,7 +11,7 @@ import pytest
 
 from energyest.cli import main
 from energyest.cli.exits import Exit
-from energyest.measure.sensors import cpu
+from energyest.measure.sensors.kernel import rapl
 from simulation.fake_nvml import FakeNvml
 
 
@@ -93,7 +93,7 @@ def test_counters_that_root_alone_may_read(
     (package / "name").write_text("package-0\n")
     (package / "max_energy_range_uj").write_text("1000000\n")
     (package / "energy_uj").mkdir()  # root may read any file
-    monkeypatch.setattr(cpu, "RAPL_ROOT", tmp_path)
+    monkeypatch.setattr(rapl, "RAPL_ROOT", tmp_path)
     monkeypatch.setattr("os.access", lambda path, mode: "energy_uj" not in str(path))
     _, found = doctor(capsys)
     seen = finding(found, "processors")

@@ -1,19 +1,16 @@
-"""Processors, memory and recorded traces as sources of watts."""
+"""Models of processors and memory, and recorded traces, as sources of watts."""
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
-import energyest.measure.sensors as sensors_module
 from energyest.errors import ConfigurationError
 from energyest.integration import energy_between
 from energyest.measure.sensors import Reading, ReplaySensor, detect
@@ -21,164 +18,9 @@ from energyest.measure.sensors.cpu import (
     FULL_W_PER_THREAD,
     IDLE_W_PER_THREAD,
     CpuModelSensor,
-    RaplSensor,
 )
 from energyest.measure.sensors.ram import RamSensor
 from energyest.records.trace import EnergyTrace
-
-# Of a Xeon: the counter wraps after 2**32 units of 61 µJ, which takes some 20 minutes at 200 W.
-RANGE_UJ = 262_143_328_850
-
-
-# RAPL
-
-
-class Powercap:
-    """A folder as the kernel's powercap interface shows it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def add(self, domain: str, name: str, energy_uj: int, limit_w: int | None = None) -> None:
-        (self.root / domain).mkdir()
-        (self.root / domain / "name").write_text(f"{name}\n")
-        (self.root / domain / "max_energy_range_uj").write_text(f"{RANGE_UJ}\n")
-        if limit_w is not None:
-            limit = self.root / domain / "constraint_0_power_limit_uw"
-            limit.write_text(f"{limit_w * 10**6}\n")
-        self.set(domain, energy_uj)
-
-    def set(self, domain: str, energy_uj: int) -> None:
-        self.counter(domain).write_text(f"{energy_uj}\n")
-
-    def break_counter(self, domain: str) -> None:
-        """Make reading the counter an OSError, for root as well."""
-        self.counter(domain).unlink()
-        self.counter(domain).mkdir()
-
-    def repair_counter(self, domain: str, energy_uj: int) -> None:
-        self.counter(domain).rmdir()
-        self.set(domain, energy_uj)
-
-    def counter(self, domain: str) -> Path:
-        return self.root / domain / "energy_uj"
-
-
-@pytest.fixture
-def powercap(tmp_path: Path) -> Powercap:
-    """Two packages."""
-    powercap = Powercap(tmp_path)
-    powercap.add("intel-rapl:0", "package-0", 5_000_000, limit_w=150)
-    powercap.add("intel-rapl:1", "package-1", 900_000_000, limit_w=200)
-    return powercap
-
-
-def test_rapl_adds_the_packages_up(powercap: Powercap) -> None:
-    sensor = RaplSensor(powercap.root)
-    first = sensor.read(100.0)
-    powercap.set("intel-rapl:0", 35_000_000)
-    powercap.set("intel-rapl:1", 990_000_000)
-    second = sensor.read(102.0)
-
-    assert math.isnan(first.power_W)  # of one reading no power is known
-    assert second.energy_J - first.energy_J == pytest.approx(30 + 90)
-    assert second.power_W == pytest.approx(60)
-    assert sensor.device.source == "measured"
-    assert sensor.device.power_limit_W == pytest.approx(350)
-
-
-def test_rapl_counters_wrap(powercap: Powercap) -> None:
-    powercap.set("intel-rapl:1", RANGE_UJ - 1_000_000)
-    sensor = RaplSensor(powercap.root)
-    readings = []
-    for time_s, counter_uj in enumerate([RANGE_UJ - 400_000, 2_000_000, 7_000_000]):
-        powercap.set("intel-rapl:1", counter_uj)
-        readings.append(sensor.read(float(time_s)))
-
-    assert [r.energy_J for r in readings] == pytest.approx([0.6, 3.0, 8.0])
-    assert [r.power_W for r in readings[1:]] == pytest.approx([2.4, 5.0])
-
-
-@pytest.mark.parametrize(
-    ("domain", "name"),
-    [
-        ("intel-rapl:0:0", "dram"),  # a part of package 0, or beside it
-        ("intel-rapl:2", "psys"),  # the whole platform, both packages included
-        ("intel-rapl-mmio:0", "package-0"),  # package 0 once more, through another interface
-    ],
-)
-def test_rapl_counts_nothing_but_packages(powercap: Powercap, domain: str, name: str) -> None:
-    powercap.add(domain, name, 0, limit_w=1000)
-    sensor = RaplSensor(powercap.root)
-    before = sensor.read(0.0)
-    powercap.set("intel-rapl:0", 6_000_000)
-    powercap.set(domain, 500_000_000)
-    after = sensor.read(1.0)
-
-    assert after.energy_J - before.energy_J == pytest.approx(1.0)
-    assert after.power_W == pytest.approx(1.0)
-    assert sensor.device.power_limit_W == pytest.approx(350)
-
-
-def test_rapl_without_a_limit(tmp_path: Path) -> None:
-    powercap = Powercap(tmp_path)
-    powercap.add("intel-rapl:0", "package-0", 0)  # AMD's driver gives none
-    assert "power_limit_W" not in RaplSensor(tmp_path).device.as_meta()
-
-
-def test_rapl_that_cannot_be_read_at_the_start(powercap: Powercap) -> None:
-    powercap.break_counter("intel-rapl:1")
-    with pytest.raises(OSError, match="intel-rapl:1/energy_uj"):
-        RaplSensor(powercap.root)
-
-
-@pytest.mark.parametrize("root", ["", "missing"])
-def test_rapl_without_packages(tmp_path: Path, root: str) -> None:
-    with pytest.raises(FileNotFoundError, match="no processor package"):
-        RaplSensor(tmp_path / root)
-
-
-def test_rapl_that_fails_for_a_while_loses_no_energy(powercap: Powercap) -> None:
-    sensor = RaplSensor(powercap.root)
-    before = sensor.read(0.0)
-    powercap.set("intel-rapl:0", 15_000_000)
-    powercap.break_counter("intel-rapl:1")
-    failed = sensor.read(1.0)
-    powercap.repair_counter("intel-rapl:1", 920_000_000)
-    after = sensor.read(2.0)
-
-    # One package alone would pass for both.
-    assert math.isnan(failed.power_W)
-    assert math.isnan(failed.energy_J)
-    assert after.energy_J - before.energy_J == pytest.approx(10 + 20)
-    assert after.power_W == pytest.approx(15)
-
-
-def test_rapl_that_reads_rubbish_gives_nan(powercap: Powercap) -> None:
-    sensor = RaplSensor(powercap.root)
-    powercap.counter("intel-rapl:0").write_text("")
-    assert math.isnan(sensor.read(0.0).energy_J)
-
-
-def test_detect_prefers_rapl(powercap: Powercap, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sensors_module, "RaplSensor", functools.partial(RaplSensor, powercap.root))
-    detection = detect(components=("cpu",))
-    assert [s.device.method for s in detection] == ["RAPL, 2 package(s) of this machine"]
-    assert detection.notes == ()
-
-
-def test_detect_falls_back_to_the_model_and_says_so(
-    powercap: Powercap, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    powercap.break_counter("intel-rapl:0")
-    monkeypatch.setattr(sensors_module, "RaplSensor", functools.partial(RaplSensor, powercap.root))
-    detection = detect(components=("cpu",))
-
-    assert [s.device.source for s in detection] == ["modelled"]
-    (note,) = detection.notes
-    assert note.startswith("CPU power is modelled, not measured: ")
-    assert "intel-rapl:0/energy_uj" in note
-
 
 # The model of the processors
 

@@ -168,13 +168,12 @@ def _variables() -> Iterator[Finding]:
 
 
 def _processors(found: Detection) -> Finding:
-    from energyest.measure.sensors.cpu import RAPL_ROOT
+    from energyest.measure.sensors.kernel.rapl import RAPL_ROOT, energy_files
 
     device = next((device for device in found.devices if device.kind == "cpu"), None)
     if device is not None and device.source == "measured" and device.device not in found.unread:
         return Finding("processors", "ok", f"{device.name}: {device.method}")
-    files = sorted(RAPL_ROOT.glob("intel-rapl:[0-9]*/energy_uj"))
-    locked = [str(file) for file in files if not os.access(file, os.R_OK)]
+    locked = [str(file) for file in energy_files(RAPL_ROOT) if not os.access(file, os.R_OK)]
     if locked:
         text = f"modelled: this user may not read {locked[0]}"
         return Finding("processors", "missing", text, UDEV_RULE)

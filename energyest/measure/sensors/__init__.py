@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from energyest.errors import ConfigurationError
 from energyest.measure.sensors.base import KINDS, Device, Kind, Reading, Sensor, Source
-from energyest.measure.sensors.cpu import CpuModelSensor, RaplSensor
+from energyest.measure.sensors.cpu import CpuModelSensor
 from energyest.measure.sensors.detection import Detection, lost
 from energyest.measure.sensors.gpus import detect_gpus
+from energyest.measure.sensors.kernel.rapl import RaplDramSensor, RaplSensor
 from energyest.measure.sensors.ram import RamSensor
 from energyest.measure.sensors.replay import ReplaySensor
 
@@ -63,7 +64,7 @@ def detect(
     if "cpu" in components:
         found += _detect_cpu()
     if "ram" in components:
-        found += _opened(RamSensor, "ram", "memory")
+        found += _detect_ram()
     return found
 
 
@@ -80,6 +81,17 @@ def _detect_cpu() -> Detection:
     except (OSError, ValueError) as error:
         note = f"CPU power is modelled, not measured: {error}"
         return Detection((), (note,)) + _opened(CpuModelSensor, "cpu", "processors")
+
+
+def _detect_ram() -> Detection:
+    notes: tuple[str, ...] = ()
+    try:
+        return Detection((RaplDramSensor(),))
+    except FileNotFoundError:
+        pass  # as usual: only servers count it
+    except (OSError, ValueError) as error:
+        notes = (f"RAM power is modelled, not measured: {error}",)
+    return Detection((), notes) + _opened(RamSensor, "ram", "memory")
 
 
 def _opened(make: Callable[[], Sensor], kind: Kind, name: str) -> Detection:

@@ -1,4 +1,4 @@
-"""Power of the CPUs: RAPL where it can be read, else a model based on utilisation."""
+"""Power of the CPUs, modelled from their utilisation; name and utilisation of the CPUs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import psutil
 
 from energyest.measure.sensors.base import Device, Reading
 
-RAPL_ROOT = Path("/sys/class/powercap")
 # Watts per hardware thread at no and full load, for an unspecified CPU: averages over server CPUs
 # from SPECpower results, Cloud Carbon Footprint, "Methodology", table of energy coefficients for
 # AWS (read 2026-11).
@@ -20,55 +19,6 @@ IDLE_W_PER_THREAD = 0.74
 FULL_W_PER_THREAD = 3.5
 _TICK_S = 0.01
 _TICKS_TO_WAIT = 10
-
-
-class RaplSensor:
-    """All CPU packages of the machine, read through Intel's and AMD's energy counters.
-
-    Raises:
-        OSError: no package's counter can be read (usually for lack of permission).
-    """
-
-    #: Power is a mean since the last reading.
-    every_s = 1.0
-
-    def __init__(self, root: Path = RAPL_ROOT) -> None:
-        domains = sorted(root.glob("intel-rapl:[0-9]*"))
-        self._packages = [_Package(path) for path in domains if _is_package(path)]
-        if not self._packages:
-            raise FileNotFoundError(f"no processor package in {root}")
-        self._last: tuple[float, float] | None = None
-        self.device = Device(
-            device="cpu:0",
-            kind="cpu",
-            name=processor_name(),
-            source="measured",
-            method=f"RAPL, {len(self._packages)} package(s) of this machine",
-            power_limit_W=sum(package.limit_W() for package in self._packages),
-            details={"threads": os.cpu_count()},
-        )
-        self._utilization = _Utilization()
-
-    def read(self, time_s: float) -> Reading:
-        """Read the counters; power is their mean slope since the last reading."""
-        try:
-            energy_J = sum(package.energy_J() for package in self._packages)
-        except (OSError, ValueError):
-            return Reading(time_s, self.device.device)
-        power_W = math.nan
-        if self._last is not None and time_s > self._last[0]:
-            power_W = (energy_J - self._last[1]) / (time_s - self._last[0])
-        self._last = (time_s, energy_J)
-        return Reading(
-            time_s,
-            self.device.device,
-            power_W=power_W,
-            energy_J=energy_J,
-            utilization=self._utilization.since_last_call(),
-        )
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 class CpuModelSensor:
@@ -79,7 +29,7 @@ class CpuModelSensor:
 
     def __init__(self) -> None:
         self._threads = os.cpu_count() or 1
-        self._utilization = _Utilization()
+        self._utilization = Utilization()
         self.device = Device(
             device="cpu:0",
             kind="cpu",
@@ -108,41 +58,7 @@ class CpuModelSensor:
         """Nothing is held."""
 
 
-def _is_package(domain: Path) -> bool:
-    # intel-rapl:0 is a package (also on AMD), intel-rapl:0:1 a part of one. Besides packages there
-    # may be "psys": the whole platform, including the packages.
-    top_level = domain.name.count(":") == 1
-    return top_level and (domain / "name").read_text(encoding="ascii").startswith("package")
-
-
-class _Package:
-    """One RAPL counter, continued beyond its wraps."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._counter = path / "energy_uj"
-        self._range_uJ = _read_number(path / "max_energy_range_uj")
-        self._last_uJ = _read_number(self._counter)
-        self._total_uJ = 0.0
-
-    def energy_J(self) -> float:
-        """Joules since this object was made."""
-        now_uJ = _read_number(self._counter)
-        step_uJ = now_uJ - self._last_uJ
-        # A falling counter has wrapped; it does so every few minutes to hours.
-        self._total_uJ += step_uJ if step_uJ >= 0 else step_uJ + self._range_uJ
-        self._last_uJ = now_uJ
-        return self._total_uJ / 1e6
-
-    def limit_W(self) -> float:
-        """The long-term power limit, usually the TDP; NaN if it cannot be read."""
-        try:
-            return _read_number(self._path / "constraint_0_power_limit_uw") / 1e6
-        except (OSError, ValueError):
-            return math.nan
-
-
-class _Utilization:
+class Utilization:
     """Share of time, 0 to 1, in which the CPUs were busy between two calls.
 
     psutil.cpu_percent stores its last call per thread for all callers in the process; reading the
@@ -154,6 +70,7 @@ class _Utilization:
         self._share = math.nan
 
     def since_last_call(self) -> float:
+        """The share since the last call, or since this object was made; NaN if not known yet."""
         busy_s, total_s = self._times()
         # The kernel counts in ticks of 10 ms: two calls within a tick give no result. The first
         # call after the constructor may be within its tick.
@@ -175,10 +92,6 @@ class _Utilization:
         # The kernel counts guest time in user time as well.
         total_s = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
         return total_s - idle_s, total_s
-
-
-def _read_number(path: Path) -> float:
-    return float(path.read_text(encoding="ascii"))
 
 
 def processor_name() -> str:

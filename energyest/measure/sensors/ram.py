@@ -30,15 +30,21 @@ class RamSensor:
 
     def read(self, time_s: float) -> Reading:
         """Model the power from the memory in use now."""
-        memory = psutil.virtual_memory()
-        used = float(memory.total - memory.available)
+        used, share = memory_in_use()
         return Reading(
             time_s,
             self.device.device,
             power_W=W_PER_GB_USED * used / 1e9,
-            utilization=used / memory.total,
+            utilization=share,
             memory_bytes=used,
         )
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def memory_in_use() -> tuple[float, float]:
+    """Bytes of the machine's memory in use, and their share of it."""
+    memory = psutil.virtual_memory()
+    used = float(memory.total - memory.available)
+    return used, used / memory.total
