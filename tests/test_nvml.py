@@ -329,7 +329,9 @@ def test_a_process_without_any_nvml() -> None:
 
 
 def test_an_unknown_component_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"\['tpu'\].*'gpu', 'cpu' or 'ram'"):
+    with pytest.raises(
+        ConfigurationError, match=r"\['tpu'\].*'gpu', 'cpu', 'ram', 'module' or 'system'"
+    ):
         detect(components=("gpu", "tpu"))  # type: ignore[arg-type]
 
 

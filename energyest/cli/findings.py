@@ -53,6 +53,7 @@ def findings(found: Detection) -> Iterator[Finding]:
     yield from _gpus(found)
     yield from _variables()
     yield _processors(found)
+    yield _node()
 
 
 def libraries() -> dict[str, str | None]:
@@ -186,3 +187,26 @@ def _processors(found: Detection) -> Finding:
         "virtual machines and many containers hide it; where the machine has it,\n"
         "modprobe intel_rapl_msr loads its driver",
     )
+
+
+# ---------------------------------------------------------------------- the whole node
+
+
+def _node() -> Finding:
+    from energyest.measure.sensors.external.detect import detect_system
+
+    found = detect_system()
+    found.close()
+    if found.unread:
+        return Finding("whole node", "note", f"{found.devices[0].method}", _NO_NODE)
+    text = f"{found.devices[0].method}; it is measured where it is asked for"
+    remedy = (
+        'EnergyMonitor(components=["gpu", "cpu", "ram", "system"]), or\n'
+        "energyest run --components gpu,cpu,ram,system"
+    )
+    return Finding("whole node", "ok", text, remedy)
+
+
+_NO_NODE = """\
+a server's management controller can tell it: apt install ipmitool, modprobe ipmi_devintf,
+and let this user read /dev/ipmi0; a smart plug: energyest.measure.CommandSensor"""

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "sensors": ["Detection", "detect"],
         "sensors.base": ["Device", "Reading", "Sensor"],
+        "sensors.external.command": ["CommandSensor"],
         "sensors.replay": ["ReplaySensor"],
     },
 )

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from energyest.measure.sensors.base import OftenSensor, Reading, Sensor
+from energyest.measure.sensors.base import LateSensor, OftenSensor, Reading, Sensor
 from energyest.measure.sensors.counter_tick import CounterTick
 from energyest.measure.signals import Alarm, SharedLock
 
@@ -72,6 +72,7 @@ class _Source:
         sensor: the sensor.
         name: name of its device.
         often: reads the cheap quantities; None if all are read each time.
+        late: tells whether there is a reading, of a sensor that is read elsewhere; else None.
         tick: finds when its counter is updated.
         due_s: when to read all quantities, even between two beats; infinite if never.
         edge_s: the last edge of an epoch for which it is read.
@@ -84,18 +85,39 @@ class _Source:
         self.sensor = sensor
         self.name = sensor.device.device
         self.often = sensor if isinstance(sensor, OftenSensor) else None
+        self.late = sensor if isinstance(sensor, LateSensor) else None
         self.tick = CounterTick()
         self.due_s = math.inf
         self.edge_s = -math.inf
         self.next_s = -math.inf
         self.counter_s = math.nan
         self.least_s = math.inf
+        self._read_s = -math.inf
         self._every_s = float(getattr(sensor, "every_s", 0.0))
 
     @property
     def whole_s(self) -> float:
         """Like `due_s`, or earlier, to find when its counter is updated."""
         return min(self.due_s, self.tick.again_s())
+
+    def is_due(self, began_s: float, *, is_whole: bool, is_between: bool) -> bool:
+        """Whether it is read in a round that began then."""
+        if self.late is not None:
+            try:
+                return not is_between and self.late.has_news()
+            except Exception:
+                return True  # reading it will fail, too, and be reported
+        is_due = self.next_s <= began_s and not is_between
+        return is_due or is_whole or self.whole_s <= began_s + _SOON_S
+
+    def time_of(self, reading: Reading, now_s: float, first_s: float) -> float:
+        """When a late reading was made: after the one before, and power within the run.
+
+        A counter that was read before the run is left there: it has grown since.
+        """
+        least_s = first_s if math.isnan(reading.energy_J) else self._read_s
+        self._read_s = min(max(reading.time_s, least_s, self._read_s), now_s)
+        return self._read_s
 
     def took(self, began_s: float, ended_s: float, counter_J: float) -> None:
         """Note that all quantities were read."""
@@ -140,6 +162,7 @@ class Sampler:
         self._wake = Alarm()
         self._stopping = False
         self._started = 0
+        self._first_s = math.inf  # of the first round
         self._completed = 0
         self._waiting: deque[tuple[int, Alarm]] = deque()
         self._reported: set[str] = set()
@@ -214,6 +237,7 @@ class Sampler:
             is_between: read only what is due between two beats.
         """
         self._started += 1
+        self._first_s = min(self._first_s, self._clock())
         # In this order: an edge that comes from now on belongs to the next round.
         had_edge, self._edge_came = self._edge_came, False
         began_s = self._clock()
@@ -221,7 +245,6 @@ class Sampler:
         was_due = self._is_whole_due(began_s)
         is_whole = not is_between and (was_due or (had_edge and self._affords_edge(began_s)))
         self._edge_came = self._edge_came or (had_edge and not is_whole)
-        soon_s = began_s + _SOON_S
         readings: list[Reading] = []
         counters_s: dict[str, float] = {}
         for source in self._sources:
@@ -229,8 +252,7 @@ class Sampler:
                 source.edge_s = began_s
                 if source.least_s < math.inf and not was_due:
                     self._spare_s -= 2 * source.least_s  # before and after the next update
-            is_due = source.next_s <= began_s and not is_between
-            if is_due or is_whole or source.whole_s <= soon_s:
+            if source.is_due(began_s, is_whole=is_whole, is_between=is_between):
                 readings.append(self._read(source, is_whole=is_whole))
                 if source.counter_s > -math.inf:
                     counters_s[source.name] = source.counter_s
@@ -342,6 +364,8 @@ class Sampler:
             after_s = self._clock()
             if read == source.sensor.read:
                 source.took(before_s, after_s, reading.energy_J)
+            if source.late is not None:
+                return reading._replace(time_s=source.time_of(reading, before_s, self._first_s))
             if after_s - before_s > max(_LONGEST_READ_S, self._interval_s):
                 return Reading(before_s, name)  # the time of its values is unknown
             _, _, power_W, energy_J, utilization, memory_bytes, temperature_C = reading

@@ -44,7 +44,8 @@ def detect(
             beginnings, names of MIG devices, or PCI bus ids; by default the GPUs that torch sees
             or, if torch does not use CUDA yet, those that `CUDA_VISIBLE_DEVICES` leaves to this
             process. The power of a MIG device is unknown: its whole GPU is measured.
-        components: the kinds of sensors wanted.
+        components: the kinds of sensors wanted: gpu, cpu and ram; system is the whole node, where
+            its management controller tells its power.
 
     Raises:
         ConfigurationError: `components` names an unknown kind.
@@ -65,6 +66,11 @@ def detect(
         found += _detect_cpu()
     if "ram" in components:
         found += _detect_ram()
+    if "system" in components:
+        # Loaded on request: nobody else pays for it.
+        from energyest.measure.sensors.external.detect import detect_system  # noqa: PLC0415
+
+        found += detect_system()
     return found
 
 
@@ -72,7 +78,8 @@ def check_components(components: Sequence[str]) -> None:
     """Refuse unknown kinds of sensors."""
     unknown = [kind for kind in components if kind not in KINDS]
     if unknown:
-        raise ConfigurationError(f"components={unknown}: must be 'gpu', 'cpu' or 'ram'")
+        names = f"{', '.join(map(repr, KINDS[:-1]))} or {KINDS[-1]!r}"
+        raise ConfigurationError(f"components={unknown}: must be {names}")
 
 
 def _detect_cpu() -> Detection:

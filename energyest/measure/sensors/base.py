@@ -14,6 +14,9 @@ from energyest.records.devices import containers, contents_of
 
 Kind = Literal["gpu", "cpu", "ram", "module", "system"]
 KINDS: tuple[Kind, ...] = ("gpu", "cpu", "ram", "module", "system")
+#: The kinds that are measured unless others are asked for, and those that must be asked for.
+USUAL: tuple[Kind, ...] = ("gpu", "cpu", "ram")
+ON_REQUEST: tuple[Kind, ...] = ("system",)
 Source = Literal["measured", "modelled"]
 
 
@@ -113,7 +116,7 @@ class Sensor(Protocol):
     """One source of watts. Once the sampler runs, only its thread calls `read`.
 
     A sensor may also have `every_s`, the seconds between readings if reading more often is of no
-    use, and the method of `OftenSensor`.
+    use, the method of `OftenSensor`, or that of `LateSensor`.
     """
 
     @property
@@ -136,6 +139,18 @@ class OftenSensor(Sensor, Protocol):
 
     def read_often(self, time_s: float) -> Reading:
         """Like `read`, but only the cheap quantities; the others are NaN."""
+        ...
+
+
+@runtime_checkable
+class LateSensor(Sensor, Protocol):
+    """A sensor whose readings are made elsewhere, and are read once there is a new one.
+
+    Its readings carry the time at which they were made.
+    """
+
+    def has_news(self) -> bool:
+        """Whether there is a reading that was not read yet."""
         ...
 
 

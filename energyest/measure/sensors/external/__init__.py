@@ -1,0 +1,1 @@
+"""Sensors outside of the process: programs and services that answer slowly, or not at all."""
