@@ -16,6 +16,8 @@ _MOST_BYTES = 2**16
 _MOST_CHARACTERS = 200
 # A program may end while its own children still hold its output: it is looked for this often.
 _LOOK_S = 0.1
+# A program that has closed its output is about to end.
+_ENDING_S = 0.002
 # How long a killed program may take to end.
 _KILLED_S = 1.0
 
@@ -109,7 +111,8 @@ class Program:
                     raise ProgramError(f"{name} was killed: it took over {self._timeout_s:g} s")
                 # Its end is looked for before its last words are read, not after.
                 has_ended = _has_ended(running)
-                ready = selector.select(0 if has_ended else min(left_s, _LOOK_S))
+                wait_s = min(left_s, _LOOK_S if selector.get_map() else _ENDING_S)
+                ready = selector.select(0 if has_ended else wait_s)
                 for key, _ in ready:
                     part = os.read(key.fd, _MOST_BYTES)
                     key.data.extend(part)
