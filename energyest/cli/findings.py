@@ -49,7 +49,7 @@ class Finding(NamedTuple):
 
 def findings(found: Detection) -> Iterator[Finding]:
     """What is here and what is missing, for what `detect` has found."""
-    yield from _driver()
+    yield from _driver(found)
     yield from _gpus(found)
     yield from _variables()
     yield _processors(found)
@@ -101,7 +101,24 @@ def settings_in_effect() -> list[dict[str, Any]]:
 # ---------------------------------------------------------------------- GPUs
 
 
-def _driver() -> Iterator[Finding]:
+def _driver(found: Detection) -> Iterator[Finding]:
+    from energyest.measure.sensors.makers import NVIDIA, maker_in_use
+
+    if maker_in_use() is not NVIDIA:
+        yield _amd_driver(found)
+        return
+    yield from _nvidia_driver()
+
+
+def _amd_driver(found: Detection) -> Finding:
+    versions = [d.details["driver_version"] for d in found.devices if "driver_version" in d.details]
+    if versions:
+        return Finding("driver", "ok", f"amdgpu {versions[0]}, read through AMD SMI")
+    told = next((note for note in found.notes if "GPU" in note), "AMD SMI shows no GPU")
+    return Finding("driver", "missing", told, "pip install energyest[amd], as new as ROCm here")
+
+
+def _nvidia_driver() -> Iterator[Finding]:
     from energyest.gpus.driver import (
         ERROR_LIB_RM_VERSION_MISMATCH,
         ERROR_LIBRARY_NOT_FOUND,

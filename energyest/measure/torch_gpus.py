@@ -1,4 +1,4 @@
-"""Match the GPUs of torch with those of NVML."""
+"""Match the GPUs of torch with those of the library that reads them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from typing import Any
 
 import torch
 
-from energyest.gpus.driver import FAILURES, is_hanging, soon
-from energyest.measure.sensors.nvml import list_gpus
-from energyest.measure.sensors.visible import gpu_of_torch, visible_gpus
+from energyest.gpus.driver import NvmlError, is_hanging, soon
+from energyest.measure.sensors.makers import maker_in_use
+from energyest.measure.sensors.visible import gpu_of_torch
 
 
 def address_of(device: torch.device) -> str:
     """The name by which `detect(gpus=[...])` finds the GPU of a CUDA device: its UUID.
 
-    For a MIG device, it is the UUID of the GPU of which it is a part. For a GPU that NVML does not
-    know, or without a working driver, it is a name that matches no GPU.
+    For a MIG device, it is the UUID of the GPU of which it is a part. For a GPU that is not known,
+    or without a working driver, it is a name that matches no GPU.
 
     Raises:
         RuntimeError, AssertionError: torch cannot use the device.
     """
-    properties = torch.cuda.get_device_properties(device)
+    properties, maker = torch.cuda.get_device_properties(device), maker_in_use()
+    failures: tuple[type[Exception], ...] = (NvmlError, *maker.failures)
     try:
-        present = soon(list_gpus)
-    except FAILURES:
+        present = soon(maker.list_gpus)
+    except failures:
         present = []
         if is_hanging():
             return _told_by_torch(properties) or str(device)
@@ -33,7 +34,7 @@ def address_of(device: torch.device) -> str:
     if gpu is None and not hasattr(properties, "uuid"):
         # With an older torch, a device is only a number among those that CUDA shows.
         index = torch.cuda.current_device() if device.index is None else device.index
-        gpu = dict(enumerate(visible_gpus(present, os.environ).gpus)).get(index)
+        gpu = dict(enumerate(maker.visible(present, os.environ).gpus)).get(index)
     return str(device) if gpu is None else gpu.name
 
 

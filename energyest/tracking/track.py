@@ -152,8 +152,8 @@ def find_sensors(
     if sensors is None:
         found = detect(gpus, components=components)
         for name in others if "gpu" in components else ():
-            loss = f"{name} is not measured: only NVIDIA GPUs are supported"
-            device = lost("gpu", f"gpu:{name.replace(':', '')}", name, "not an NVIDIA GPU")
+            loss = f"{name} is not measured: no sensor here can read it"
+            device = lost("gpu", f"gpu:{name.replace(':', '')}", name, "no sensor can read it")
             found += Detection((), (loss,), (device,), (loss,))
     else:
         found = sensors if isinstance(sensors, Detection) else Detection(tuple(sensors))

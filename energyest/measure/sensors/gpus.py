@@ -8,24 +8,27 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from energyest.gpus.driver import ERROR_NO_PERMISSION, FAILURES, NvmlError, begin, may_use_gpus
+from energyest.gpus.driver import begin
 from energyest.measure.sensors.base import Device, Sensor
 from energyest.measure.sensors.detection import LATE, Detection, lost
-from energyest.measure.sensors.nvml import GpuAddress, NvmlSensor, list_gpus
-from energyest.measure.sensors.visible import gpus_of_torch, match_gpu, visible_gpus
+from energyest.measure.sensors.maker import Maker
+from energyest.measure.sensors.makers import maker_in_use
+from energyest.measure.sensors.nvml import GpuAddress
+from energyest.measure.sensors.visible import gpus_of_torch, match_gpu
 
 # A CUDA_VISIBLE_DEVICES with this beginning leaves no GPU: it is read up to an invalid entry.
 _NO_GPU = re.compile(r"\s*(-\s*\d+\s*)?(,|$)")
 
 
 def detect_gpus(gpus: Sequence[int | str] | None) -> Detection:
-    """Find the requested GPUs, without waiting long for NVML, which may hang.
+    """Find the requested GPUs, without waiting long for their driver, which may hang.
 
     Args:
         gpus: as for `detect`.
     """
     if gpus is not None and len(gpus) == 0:
         return Detection(())
+    library = maker_in_use().library
     errand = begin(lambda: find_gpus(gpus))
     if errand.is_done:
         return errand.result()
@@ -33,8 +36,8 @@ def detect_gpus(gpus: Sequence[int | str] | None) -> Detection:
         Detection((), late=errand).close()
         return Detection((), ("no GPU is measured: CUDA_VISIBLE_DEVICES leaves none",))
     names = "the GPUs" if gpus is None else ", ".join(f"GPU {gpu!r}" for gpu in gpus)
-    note = f"{names} cannot be measured until NVML answers, which it has not done yet"
-    late = lost("gpu", LATE, names, "NVML has not answered yet")
+    note = f"{names} cannot be measured until {library} answers, which it has not done yet"
+    late = lost("gpu", LATE, names, f"{library} has not answered yet")
     return Detection((), (note,), (late,), (note,), late=errand)
 
 
@@ -43,14 +46,15 @@ def _are_hidden() -> bool:
 
 
 def find_gpus(gpus: Sequence[int | str] | None) -> Detection:
-    """Find the requested GPUs, however long NVML takes to answer."""
+    """Find the requested GPUs, however long their driver takes to answer."""
+    maker = maker_in_use()
     try:
-        present = list_gpus()
-    except FAILURES as error:
+        present = maker.list_gpus()
+    except maker.failures as error:
         note = f"no GPU is measured: {error}"
         if gpus is None:
             found = Detection((), (note,))
-            if may_use_gpus(error) and not _are_hidden():
+            if maker.may_use_gpus(error) and not _are_hidden():
                 device = lost("gpu", "gpu:unknown", "GPU", str(error))
                 found = replace(found, unmeasured=(device,), losses=(note,))
         else:
@@ -58,20 +62,18 @@ def find_gpus(gpus: Sequence[int | str] | None) -> Detection:
             unknown = tuple(_unknown(gpu, str(error)) for gpu in gpus)
             found = Detection((), (note, *losses), unknown, losses)
     else:
-        found = _of_process(present) if gpus is None else _named(present, gpus)
+        found = _of_process(maker, present) if gpus is None else _named(maker, present, gpus)
     if gpus is not None or found.is_by_torch:
         return found
     return found + overlooked_gpus(len(found.sensors) + len(found.unmeasured))
 
 
 def overlooked_gpus(accounted: int) -> Detection:
-    """The GPUs that torch uses beyond the first `accounted`, which are not measured.
-
-    With a torch for AMD's GPUs, these are all of its GPUs.
-    """
+    """The GPUs that torch uses beyond the first `accounted`, which are not measured."""
+    library = maker_in_use().library
     used = _count_of_torch()
     names = [_name_of_torch(index) for index in range(accounted, used)]
-    reason = "NVML does not know it, or does not answer"
+    reason = f"{library} does not know it, or does not answer"
     losses = [f"{name}, which torch uses, is not measured: {reason}" for name in names]
     devices = [
         lost("gpu", f"gpu:torch{accounted + number}", name, reason)
@@ -80,55 +82,59 @@ def overlooked_gpus(accounted: int) -> Detection:
     return Detection((), tuple(losses), tuple(devices), tuple(losses))
 
 
-def _of_process(present: list[GpuAddress]) -> Detection:
+def _of_process(maker: Maker, present: list[GpuAddress]) -> Detection:
     if not present:
-        return Detection((), ("no GPU is measured: NVML knows none on this machine",))
+        return Detection((), (f"no GPU is measured: {maker.library} knows none on this machine",))
     notes: list[str] = []
     used = wanted = gpus_of_torch(present)
     if wanted is None:
-        wanted, notes = visible_gpus(present, os.environ)
+        wanted, notes = maker.visible(present, os.environ)
     if not wanted:
-        notes.append("no GPU is measured: CUDA_VISIBLE_DEVICES leaves none to this process")
+        notes.append(f"no GPU is measured: {maker.variable} leaves none to this process")
     # A GPU that this user may not open belongs to another, unless the process is known to use it.
     by_torch = used is not None
-    return Detection((), tuple(notes), is_by_torch=by_torch) + _opened(wanted, are_ours=by_torch)
+    return Detection((), tuple(notes), is_by_torch=by_torch) + _opened(
+        maker, wanted, present, are_ours=by_torch
+    )
 
 
-def _named(present: list[GpuAddress], gpus: Sequence[int | str]) -> Detection:
+def _named(maker: Maker, present: list[GpuAddress], gpus: Sequence[int | str]) -> Detection:
     wanted: list[GpuAddress] = []
     absent = Detection(())
     for entry in gpus:
         gpu = match_gpu(present, entry)
         if gpu is None:
             reason = (
-                f"NVML knows {len(present)} GPU(s), but none with that number, UUID or PCI bus id"
+                f"{maker.library} knows {len(present)} GPU(s), but none with that number, UUID or "
+                "PCI bus id"
             )
             note = f"GPU {entry!r} is not measured: {reason}"
             absent += Detection((), (note,), (_unknown(entry, reason),), (note,))
         elif gpu not in wanted:
             wanted.append(gpu)
-    return absent + _opened(wanted, are_ours=True)
+    return absent + _opened(maker, wanted, present, are_ours=True)
 
 
-def _opened(wanted: Sequence[GpuAddress], *, are_ours: bool) -> Detection:
+def _opened(
+    maker: Maker, wanted: Sequence[GpuAddress], present: Sequence[GpuAddress], *, are_ours: bool
+) -> Detection:
     sensors: list[Sensor] = []
     notes: list[str] = []
     losses: list[str] = []
     unmeasured: list[Device] = []
-    for gpu in wanted:
+    for gpu in dict.fromkeys(maker.read_for(gpu, present) for gpu in wanted):
         named = f"GPU {gpu.index} ({gpu.uuid})" if gpu.uuid else f"GPU {gpu.index}"
         try:
-            sensor = NvmlSensor(gpu.index)
+            sensor = maker.open_sensor(gpu.index)
         except Exception as error:
             note = f"{named} is not measured: {error}"
             notes.append(note)
-            code = error.code if isinstance(error, NvmlError) else None
-            if are_ours or code != ERROR_NO_PERMISSION:
+            if are_ours or not maker.is_forbidden(error):
                 losses.append(note)
                 unmeasured.append(_lost_gpu(gpu, str(error)))
             continue
         sensors.append(sensor)
-        if not sensor.tells_energy:
+        if not getattr(sensor, "tells_energy", True):
             note = f"{named} is not measured: the board reports neither its power nor its energy"
             notes.append(note)
             losses.append(note)
@@ -142,7 +148,7 @@ def _lost_gpu(gpu: GpuAddress, reason: str) -> Device:
 
 
 def _unknown(entry: int | str, reason: str) -> Device:
-    """A requested GPU that NVML does not know, or for which it does not answer."""
+    """A requested GPU that its library does not know, or for which it does not answer."""
     plain = re.sub(r"[^0-9a-z]", "", str(entry).lower())
     if plain != str(entry):  # not a GPU's number, whatever digits it has
         plain = f"unknown{plain}"

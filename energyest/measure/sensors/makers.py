@@ -1,0 +1,43 @@
+"""The makes of GPUs, and the one that this process may train on."""
+
+from __future__ import annotations
+
+import os
+
+from energyest.gpus.driver import ERROR_NO_PERMISSION, FAILURES, NvmlError, may_use_gpus
+from energyest.measure.sensors.maker import Maker, torch_is_for_amd
+from energyest.measure.sensors.nvml import NvmlSensor, list_gpus
+from energyest.measure.sensors.visible import visible_gpus
+
+# Where the drivers of AMD's and NVIDIA's GPUs are asked to compute.
+_AMD_DRIVER, _NVIDIA_DRIVER = "/dev/kfd", "/dev/nvidiactl"
+
+
+def maker_in_use() -> Maker:
+    """The make of the GPUs on which this process may train: torch's, or else the driver's."""
+    if _uses_amd():
+        # Loaded where there is such a GPU: nobody else pays for it.
+        from energyest.measure.sensors.amd.sensor import AMD  # noqa: PLC0415
+
+        return AMD
+    return NVIDIA
+
+
+def _uses_amd() -> bool:
+    is_for_amd = torch_is_for_amd()
+    if is_for_amd:
+        return True
+    return os.path.exists(_AMD_DRIVER) and not os.path.exists(_NVIDIA_DRIVER)
+
+
+NVIDIA = Maker(
+    library="NVML",
+    variable="CUDA_VISIBLE_DEVICES",
+    failures=FAILURES,
+    list_gpus=list_gpus,
+    visible=visible_gpus,
+    open_sensor=NvmlSensor,
+    read_for=lambda gpu, _: gpu,
+    is_forbidden=lambda error: isinstance(error, NvmlError) and error.code == ERROR_NO_PERMISSION,
+    may_use_gpus=may_use_gpus,
+)
