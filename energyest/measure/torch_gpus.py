@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
@@ -49,6 +50,8 @@ def _told_by_torch(properties: Any) -> str:
 
 def unreadable(root_device: torch.device) -> list[str]:
     """The accelerator on which a process trains, if no sensor here can read it."""
+    if root_device.type == "xpu" and _addresses_of_xpu([root_device]):
+        return []
     return [] if root_device.type in ("cpu", "cuda", "meta") else [str(root_device)]
 
 
@@ -68,4 +71,18 @@ def trained_on(module: torch.nn.Module, root_device: torch.device) -> list[str]:
     copied = [part for part in module.modules() if isinstance(part, torch.nn.DataParallel)]
     copies = [torch.device("cuda", index) for part in copied for index in part.device_ids]
     devices = dict.fromkeys([root_device, *(tensor.device for tensor in tensors), *copies])
-    return list(dict.fromkeys(address_of(it) for it in devices if it.type == "cuda"))
+    found = [address_of(it) for it in devices if it.type == "cuda"]
+    return list(dict.fromkeys([*found, *_addresses_of_xpu(devices)]))
+
+
+def _addresses_of_xpu(devices: Iterable[torch.device]) -> list[str]:
+    """The names by which `detect(gpus=[...])` finds Intel's GPUs: PCI bus ids."""
+    numbers = [it.index or 0 for it in devices if it.type == "xpu"]
+    maker = maker_in_use()
+    if not numbers or maker.torch_type != "xpu":
+        return []
+    try:
+        shown = dict(enumerate(maker.visible(maker.list_gpus(), os.environ).gpus))
+    except maker.failures:
+        shown = {}
+    return [shown[number].name for number in numbers if number in shown]

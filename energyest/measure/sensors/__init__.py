@@ -10,6 +10,8 @@ from energyest.measure.sensors.base import KINDS, Device, Kind, Reading, Sensor,
 from energyest.measure.sensors.cpu import CpuModelSensor
 from energyest.measure.sensors.detection import Detection, lost
 from energyest.measure.sensors.gpus import detect_gpus
+from energyest.measure.sensors.kernel.amd_energy import AmdEnergySensor
+from energyest.measure.sensors.kernel.jetson import detect_jetson, is_jetson
 from energyest.measure.sensors.kernel.rapl import RaplDramSensor, RaplSensor
 from energyest.measure.sensors.ram import RamSensor
 from energyest.measure.sensors.replay import ReplaySensor
@@ -66,6 +68,8 @@ def detect(
         found += _detect_cpu()
     if "ram" in components:
         found += _detect_ram()
+    if is_jetson():
+        found += detect_jetson(components)
     if "system" in components:
         # Loaded on request: nobody else pays for it.
         from energyest.measure.sensors.external.detect import detect_system  # noqa: PLC0415
@@ -87,7 +91,13 @@ def _detect_cpu() -> Detection:
         return Detection((RaplSensor(),))
     except (OSError, ValueError) as error:
         note = f"CPU power is modelled, not measured: {error}"
-        return Detection((), (note,)) + _opened(CpuModelSensor, "cpu", "processors")
+    try:
+        return Detection((AmdEnergySensor(),))
+    except FileNotFoundError:
+        pass  # RAPL's error says what is missing
+    except (OSError, ValueError) as error:
+        note = f"CPU power is modelled, not measured: {error}"
+    return Detection((), (note,)) + _opened(CpuModelSensor, "cpu", "processors")
 
 
 def _detect_ram() -> Detection:

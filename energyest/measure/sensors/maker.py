@@ -17,6 +17,7 @@ class Maker:
 
     Attributes:
         library: its name, for messages.
+        torch_type: torch's type of these devices.
         variable: the environment variable that leaves GPUs to a process.
         failures: what its functions raise.
         list_gpus: lists the GPUs of this machine.
@@ -28,6 +29,7 @@ class Maker:
     """
 
     library: str
+    torch_type: str
     variable: str
     failures: tuple[type[Exception], ...]
     list_gpus: Callable[[], list[GpuAddress]]

@@ -11,6 +11,8 @@ from energyest.measure.sensors.visible import visible_gpus
 
 # Where the drivers of AMD's and NVIDIA's GPUs are asked to compute.
 _AMD_DRIVER, _NVIDIA_DRIVER = "/dev/kfd", "/dev/nvidiactl"
+# Where the kernel shows the drivers of Intel's GPUs, also of those without a monitor.
+_INTEL_DRIVERS = ("/sys/module/i915", "/sys/module/xe")
 
 
 def maker_in_use() -> Maker:
@@ -20,6 +22,10 @@ def maker_in_use() -> Maker:
         from energyest.measure.sensors.amd.sensor import AMD  # noqa: PLC0415
 
         return AMD
+    if _uses_intel():
+        from energyest.measure.sensors.kernel.intel_gpu import INTEL  # noqa: PLC0415
+
+        return INTEL
     return NVIDIA
 
 
@@ -30,8 +36,17 @@ def _uses_amd() -> bool:
     return os.path.exists(_AMD_DRIVER) and not os.path.exists(_NVIDIA_DRIVER)
 
 
+def _uses_intel() -> bool:
+    if os.path.exists(_NVIDIA_DRIVER) or not any(map(os.path.exists, _INTEL_DRIVERS)):
+        return False
+    from energyest.measure.sensors.kernel.intel_gpu import has_gpus  # noqa: PLC0415
+
+    return has_gpus()
+
+
 NVIDIA = Maker(
     library="NVML",
+    torch_type="cuda",
     variable="CUDA_VISIBLE_DEVICES",
     failures=FAILURES,
     list_gpus=list_gpus,

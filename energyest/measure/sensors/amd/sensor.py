@@ -123,7 +123,9 @@ class AmdSensor:
             ),
             rated_power_W=math.nan if gpu is None else gpu.tdp_W,
             has_instant_power=self._power_key == _CURRENT,
-            details={name: value for name, value in details.items() if value not in ("", None)},
+            details={
+                name: value for name, value in details.items() if value not in ("", None, "N/A")
+            },
         )
 
     def _limit_W(self) -> float:
@@ -236,6 +238,7 @@ def _or_nan(ask: Callable[[], float]) -> float:
 
 AMD = Maker(
     library="AMD SMI",
+    torch_type="cuda",
     variable="ROCR_VISIBLE_DEVICES or HIP_VISIBLE_DEVICES",
     failures=FAILURES,
     list_gpus=list_gpus,
