@@ -55,6 +55,7 @@ def tests_extras(session: nox.Session) -> None:
         *(TORCH, "torchvision"),
         *("peft>=0.12", "trl>=0.20", "timm>=1.0", "keras>=3.5", "ultralytics>=8.3"),
         *("mlflow-skinny>=3", "trackio>=0.2", "wandb>=0.19"),
+        *("optuna>=4", "submitit>=1.5", "ray>=2.40"),
     )
     session.run("python", "-m", "pytest", "tests/extras", *session.posargs)
 
