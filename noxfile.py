@@ -19,6 +19,8 @@ nox.options.reuse_existing_virtualenvs = True
 
 # Installed first and by itself, so that no other requirement picks a larger or newer build.
 TORCH = "torch==2.13.0"
+# The libraries of the popular scripts.
+POPULAR = ("peft>=0.12", "trl>=0.20", "timm>=1.0", "keras>=3.5", "ultralytics>=8.3")
 # One process for each processor, but no more than there is work for.
 SPREAD = ("-n", "logical", "--maxprocesses", "4")
 LOWEST = re.compile(r"([\w-]+)>=([\w.]+)")
@@ -52,8 +54,7 @@ def tests_extras(session: nox.Session) -> None:
     install(session, "dev,fluss")
     # Torch once more, so that the torchvision that some of them need is the one for it.
     session.install(
-        *(TORCH, "torchvision"),
-        *("peft>=0.12", "trl>=0.20", "timm>=1.0", "keras>=3.5", "ultralytics>=8.3"),
+        *(TORCH, "torchvision", *POPULAR),
         *("mlflow-skinny>=3", "trackio>=0.2", "wandb>=0.19"),
         *("optuna>=4", "submitit>=1.5", "ray>=2.40"),
     )
@@ -142,6 +143,18 @@ def docs(session: nox.Session) -> None:
     # A notice of the theme's authors about the future of MkDocs.
     environment = {"NO_MKDOCS_2_WARNING": "1"}
     session.run("python", "-m", "mkdocs", "build", "--strict", env=environment)
+
+
+@nox.session
+def gallery(session: nox.Session) -> None:
+    """Run the examples again, and store what they print for the gallery of the documentation."""
+    install(session, "dev")
+    session.install("jax")
+    session.run("python", "docs/gallery.py", *session.posargs)
+    # After the others: a torchvision for another torch would stop Lightning.
+    session.install(TORCH, "torchvision", *POPULAR)
+    if not session.posargs:
+        session.run("python", "docs/gallery.py", "popular")
 
 
 @nox.session

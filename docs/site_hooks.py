@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import figures
+import site_gallery
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 
@@ -22,6 +23,10 @@ def on_files(files: Any, config: Any) -> Any:
     for name in _PICTURES:
         picture = figures.svg(getattr(figures, name)())
         files.append(File.generated(config, f"figures/{name}.svg", content=picture))
+    page, pictures = site_gallery.notebook()
+    files.append(File.generated(config, site_gallery.NOTEBOOK_PAGE, content=page))
+    for name, content in pictures.items():
+        files.append(File.generated(config, f"gallery/{name}", content=content))
     for page in list(files.documentation_pages()):
         for path in _outside(page.content_string, page.src_uri):
             uri = _uri(path)
@@ -31,7 +36,9 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Let links to these files lead to their copies."""
+    """Show the examples of the gallery, and let links to these files lead to their copies."""
+    if page.file.src_uri == "gallery.md":
+        markdown = site_gallery.with_examples(markdown)
 
     def to_copy(match: re.Match[str]) -> str:
         path = _path(match[2], page.file.src_uri)

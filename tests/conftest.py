@@ -40,7 +40,8 @@ _TOGETHER = {
     "regressions": ("test_pre_table.py", "test_pre_published.py"),
     # What loads transformers, which takes seconds.
     "Hugging Face": (
-        *("test_adapters.py", "test_huggingface", "test_readme.py", "huggingface.md]"),
+        *("test_adapters.py", "test_huggingface", "huggingface.md]"),
+        "test_examples.py::test_an_example_prints_what_the_gallery_shows[huggingface]",
         "test_documentation.py::test_the_code_of_a_page_runs[README.md]",
         "test_docstring_examples.py::test_the_example_runs[EnergyCallback]",
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -25,18 +24,3 @@ def test_the_hugging_face_example_is_short() -> None:
 def test_a_command_for_everything(session: str) -> None:
     command = f"python -m pip install nox && python -m nox -s {session}"
     assert command in [block.code.strip() for block in blocks(README)]
-
-
-def test_the_hugging_face_script_runs(tmp_path: Path) -> None:
-    script = README.parent / "examples/huggingface.py"
-    if not script.exists():
-        pytest.skip("the tests run without the examples")
-    pytest.importorskip("transformers")
-    spec = importlib.util.spec_from_file_location("huggingface_example", script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    trace = module.main(["--epochs", "2", "--texts", "32", "--folder", str(tmp_path)])
-    assert list(trace.column("samples")) == [32, 32]
-    assert (trace.column("validation_s") > 0).all()
