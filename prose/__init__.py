@@ -1,0 +1,1 @@
+"""What the text of the repository is checked with: `python -m prose.check`."""
