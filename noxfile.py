@@ -128,12 +128,13 @@ def tests_sdist(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style (ruff), types (mypy --strict on the package) and spelling (codespell)."""
+    """Style (ruff), types (mypy --strict on the package), spelling (codespell), prose (Harper)."""
     install(session, "dev")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
     session.run("codespell")
+    session.run("python", "-m", "prose.check")
 
 
 @nox.session

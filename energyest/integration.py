@@ -63,7 +63,7 @@ def cumulative_energy(
     is spread over the time between them; if the readings are close together, or power was not read
     throughout, it is spread evenly. Power is integrated instead (trapezoid rule, with the power at
     an edge interpolated) before the counter's first and after its last reading, and where the
-    counter is not credible: where it falls (it wrapped or restarted), rises faster than
+    counter is not credible. That is where it falls (it wrapped or restarted), rises faster than
     `max_power_W`, stands still for seconds (unless power was read as 0 meanwhile), or contradicts
     the power.
 

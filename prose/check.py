@@ -112,6 +112,8 @@ def _packed_rules(folder: Path) -> Path:
 
 def _harper(rules: Path, files: list[str]) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "harper", "lint", "--quiet", "--format", "json"]
+    # Several rules may have something to say about one word.
+    command += ["--keep-overlapping-lints"]
     lines = (RULES / NOT_OURS).read_text(encoding="utf-8").splitlines()
     not_ours = [name for line in lines if not line.startswith("#") for name in line.split()]
     command += ["--dialect", "gb", "--weirpacks", str(rules), "--ignore", ",".join(not_ours)]

@@ -61,7 +61,9 @@ def _prose(docstring: str) -> Iterator[str]:
         if is_code or (indent > 0 and section in {"", "Example", "Examples"}):
             yield ""
         else:
-            yield _ITEM.sub("", text, count=1) if section and indent == _STEP else text
+            item = _ITEM.sub("", text, count=1) if section and indent == _STEP else text
+            # Conditions that are listed are sentences of their own.
+            yield item.replace(";", ".") if section else item
 
 
 def _indent(line: str) -> int:

@@ -156,7 +156,7 @@ def _looks_like_key(text: str) -> bool:
 def _looks_random(word: str) -> bool:
     """Whether lower case, capitals and digits mix as in keys, and not as in words.
 
-    It detects nine in ten strings of random letters and digits, and also a few names, such as
+    It detects nine in ten strings of random letters and digits, and a few names, such as
     MobileNetV3Large100, which users have to ask for.
     """
     kinds = _KINDS.findall(word)

@@ -6,7 +6,7 @@ World in Data ("Lifecycle carbon intensity of electricity generation"; both CC B
 a row is the newest in the release for that country: 2024 for most, never before 2022.
 
 The values count all greenhouse gases over the life cycle of the power stations and their fuel, as
-CO2 equivalents over 100 years, per kWh generated in the country. They do not account for:
+CO2e over 100 years, per kWh generated in the country. They do not account for:
 
 - Imports: a country that imports much of its electricity consumes a different mix than it
   generates.

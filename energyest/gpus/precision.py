@@ -62,8 +62,8 @@ def peak_flops_per_s(gpu: Gpu, precision: str) -> float:
     """Dense peak in FLOP/s of a training in `precision`, after `check_precision`.
 
     A GPU whose own fp16 arithmetic is slower than fp32 (Pascal except the P100: 1/64 of it) trains
-    at the fp32 rate, because libraries then store in fp16 and compute in fp32 (cuDNN's
-    PSEUDO_HALF_CONFIG, and cuBLAS with a 32-bit compute type, which torch requests).
+    at the fp32 rate. Libraries then store in fp16 and compute in fp32 (cuDNN's
+    `PSEUDO_HALF_CONFIG`, and cuBLAS with a 32-bit compute type, which torch requests).
 
     Raises:
         EstimateError: as for `check_precision`, or the peak is unknown.

@@ -11,13 +11,13 @@ number.
 
 Peaks are dense: if a data sheet assumes sparsity, half of its figure. The peaks of fp16 and bf16
 are for tensor products with 32-bit sums, as in torch's trainings. GeForce boards compute these at
-half the rate of products with 16-bit sums, and the table has the lower figure; workstation boards
+half the rate of products with 16-bit sums, and the table has the lower figure. Workstation boards
 (TITAN RTX, Quadro RTX, RTX A, RTX Ada, RTX PRO) and data-centre boards compute both at the same
 rate. Hence an RTX 6000 Ada has 2.2 times the fp16 peak of an RTX 4090, which has the same kind of
 chip. Without tensor cores, the peak is that of 16-bit arithmetic on the ordinary cores.
 
 `aliases` are short names that people type. If a name fits several boards, it means the one most
-common in trainings, and its row says so: "H100" is the SXM board with 80 GB, "A100" the SXM board
+common in trainings, and its row says so. "H100" is the SXM board with 80 GB, "A100" the SXM board
 with 80 GB, "V100" the SXM2 board with 16 GB, "P100" the PCIe board with 16 GB, "RTX 6000" the
 Turing board called Quadro RTX 6000 ("RTX 6000 Ada" is the newer one). A name that fits two boards
 about equally common is not an alias: "TITAN X" was sold with a Maxwell and with a Pascal chip. If

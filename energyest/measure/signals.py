@@ -1,4 +1,4 @@
-"""Protection from a user's signal handlers, which may call the monitor, or raise, amid its work.
+"""Protection from a user's signal handlers, which may call the monitor or raise at any time.
 
 Python runs them in the main thread, between any two of its steps; other threads go on. So the main
 thread changes shared state only in single steps, and leaves changes of several steps to another

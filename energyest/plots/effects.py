@@ -43,8 +43,8 @@ def plot_groups(
     """The runs of each group, and Cliff's δ of each pair.
 
     Boxes hold the middle half of a group's runs, with the median; every run is a point. On the
-    right, where a group has the number that stands before its name on the left, δ says how much
-    more often a run of the row costs more than one of the column than less; a star marks pairs that
+    right, a group has the number that stands before its name on the left. δ says how much more
+    often a run of the row costs more than one of the column than less. A star marks pairs that
     differ at the level 1 − `confidence`.
 
     Args:

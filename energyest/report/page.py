@@ -37,8 +37,8 @@ def report_html(
 ) -> str:
     """A page about a training, complete in itself: no script, and nothing is loaded.
 
-    It says what was trained where, what it cost by device and by epoch, how projections compare
-    with the outcome (or, of a training under way, what it is projected to cost), what other
+    It says what was trained where, what it cost by device and by epoch, and how projections compare
+    with the outcome; of a training under way, what it is projected to cost. It also has what other
     estimators say, emissions, and what was modelled or is missing. It can be printed.
 
     Args:

@@ -213,7 +213,7 @@ class Run:
 
     @contextmanager
     def validation(self) -> Iterator[None]:
-        """Mark the enclosed code as validation: part of the epoch, and also reported separately."""
+        """Mark the enclosed code as validation: part of the epoch, reported separately as well."""
         self.start_validation()
         try:
             yield

@@ -58,15 +58,16 @@ def collect_runs(
             used so far.
 
     Returns:
-        One row per run, sorted by start: `run` (its folder within `source`, or its name), `model`,
-        `gpu` (the name of the GPU, preceded by the number of GPUs if there are several, or the name
-        of the processor if there is none), `gpus`, `batch_size`, `precision`, `epochs`, `energy_J`
-        (of the whole run), `gpu_energy_J` (of the epochs), `duration_s`, `mean_power_W`,
-        `gpu_power_W`, `power_limit_W` (of the GPUs), `utilization` (share of time in which the GPUs
-        were busy), `samples` (training samples), `energy_per_sample_J` (of the epochs, including
-        validation), `flops_per_sample` (forward; a multiply and an add count as two), `parameters`,
-        `status`, `started`; then hyperparameters and metrics. Values that were not recorded are
-        NaN.
+        One row per run, sorted by start. Its columns are `run` (its folder within `source`, or its
+        name), `model`, `gpu`, `gpus`, `batch_size`, `precision`, `epochs`, `energy_J`,
+        `gpu_energy_J`, `duration_s`, `mean_power_W`, `gpu_power_W`, `power_limit_W` (of the GPUs),
+        `utilization`, `samples`, `energy_per_sample_J`, `flops_per_sample`, `parameters`, `status`
+        and `started`. Hyperparameters and metrics follow. `gpu` is the name of the GPU, preceded
+        by the number of GPUs if there are several, or the name of the processor if there is none.
+        `energy_J` is that of the whole run, `gpu_energy_J` and `energy_per_sample_J` are those of
+        the epochs, validation included. `utilization` is the share of time in which the GPUs were
+        busy. `samples` are those of training. `flops_per_sample` are forward; a multiply and an add
+        count as two. Values that were not recorded are NaN.
 
     Raises:
         RunsError: there is no trace or no finished one; no trace has the metric or hyperparameter;

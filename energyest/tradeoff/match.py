@@ -51,12 +51,12 @@ class GpuMatch:
             `utilization`, `mean_power_W` and `power_share` (of the power limit).
         relations: one row per GPU and quantity: `gpu, quantity, models, spearman_rho, p_value`
             against FLOPs per sample; the p-value is NaN for fewer than 5 models.
-        crossings: one row per pair of GPUs: `smaller, larger` (by power limit, or by name if the
-            limits are equal or unknown), `models` (number measured on both), `crossing,
-            crossing_lower, crossing_upper` (FLOPs per sample), `cheaper_below, cheaper_above` (the
-            cheaper GPU on either side of the crossing), `covered_from, covered_to` (range of FLOPs
-            per sample measured on both), `reason`: why the crossing or an end of its interval is
-            NaN.
+        crossings: one row per pair of GPUs. `smaller` and `larger` go by power limit, or by name if
+            the limits are equal or unknown. `models` is the number measured on both. `crossing,
+            crossing_lower, crossing_upper` are in FLOPs per sample. `cheaper_below, cheaper_above`
+            are the cheaper GPU on either side of the crossing. `covered_from, covered_to` are the
+            range of FLOPs per sample measured on both. `reason` says why the crossing or an end of
+            its interval is NaN.
         confidence: confidence of the intervals.
         flops: column of `points` that holds the complexity.
         gpu: column that names the GPU.
@@ -109,7 +109,7 @@ def match_gpu(
     """Relate energy per sample, utilisation and power to complexity, for each GPU.
 
     Two GPUs are compared on the models that were measured on both, so that peculiarities of a
-    model cancel out: a line is fitted to the logarithm of the ratio of their energies against the
+    model cancel out. A line is fitted to the logarithm of the ratio of their energies against the
     logarithm of the FLOPs per sample. Where it crosses zero, the other GPU becomes cheaper. The
     interval is Fieller's. With three models or more, deviations from the line widen it; with two,
     it only reflects how precisely these two were measured, and does not apply to other models.

@@ -240,7 +240,7 @@ class _Fit:
             random: random number generator.
 
         Returns:
-            The standard deviation of the noise, a and b, each of shape (draws,).
+            The standard deviation of the noise, `a` and `b`, each of shape (draws,).
         """
         chi2 = random.chisquare(self._freedom, len(chosen))
         spread = np.sqrt(self._variance[chosen] * self._freedom / chi2)

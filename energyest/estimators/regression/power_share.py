@@ -23,7 +23,7 @@ class PowerShare:
     """log(mean power ÷ power limit) = intercept + slope × log(GFLOPs × batch size), at most 0.
 
     It is fitted to the mean of each setting, because repetitions of a setting do not show how
-    settings differ: if all runs were treated as independent, a 90 % interval would cover only 60 to
+    settings differ. If all runs were treated as independent, a 90 % interval would cover only 60 to
     64 % of the authors' public runs on left-out GPUs and models.
 
     Attributes:

@@ -55,14 +55,14 @@ def estimate_step(
     - power form: mean power over the epochs s to s+w-1, times the duration of the training.
 
     The interval is the central part of a thousand simulated futures, drawn with fixed random
-    numbers. It accounts for the t-distributed error of the level (the uncertainty of its mean, the
-    noise of the remaining epochs, drift, and effects that a run does not show in advance); for
-    stalls and dips, with rates, sizes and burst lengths learned from this run and from typical
-    values; for the chance that a young, lower level after a long one ends; and for the error of
-    planned changes. Its constants were validated on families of runs that were not used to choose
-    them; see `docs/explanation/uncertainty.md` for figures. It does not account for an unannounced
-    change of level (declare it in `planned`), for stalls much larger than the variation of a run
-    that was quiet so far, or for a steady trend. Durations have an interval of their own.
+    numbers. It accounts for the t-distributed error of the level: the uncertainty of its mean, the
+    noise of the remaining epochs, drift, and effects that a run does not show in advance. It
+    accounts for stalls and dips, with rates, sizes and burst lengths learned from this run and from
+    typical values. It also accounts for the chance that a young, lower level after a long one ends,
+    and for the error of planned changes. Its constants were validated on families of runs that were
+    not used to choose them; see `docs/explanation/uncertainty.md` for figures. It does not account
+    for an unannounced change of level (declare it in `planned`), for stalls much larger than the
+    variation of a run that was quiet so far, or for a steady trend. Durations have an interval of their own.
 
     Args:
         trace: the epochs (or intervals of steps) measured so far.

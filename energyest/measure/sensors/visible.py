@@ -2,7 +2,7 @@
 
 The rules of `CUDA_VISIBLE_DEVICES` follow the CUDA programming guide ("CUDA Environment
 Variables"), the MIG user guide ("CUDA Device Enumeration") and, where these are silent, the
-behaviour of an H100's driver (CUDA 13.0): a number ends where strtol ends it, the hexadecimal
+behaviour of an H100's driver (CUDA 13.0). A number ends where strtol ends it, the hexadecimal
 digits of a UUID may be of either case but its prefix may not, and text after a whole UUID is
 ignored.
 """
