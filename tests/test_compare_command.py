@@ -62,7 +62,7 @@ def test_runs_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert found[1]["co2e_kg"] == pytest.approx(400 / 3.6e6 * 0.1)
     assert main(["compare", first, second]) == 0
     out = capsys.readouterr().out
-    assert out.splitlines()[-1] == f"changes are against {first}"
+    assert out.splitlines()[-1] == f"changes are relative to {first}"
     assert "-25" in out
 
 

@@ -392,7 +392,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["runs"], 2, "where to? --listen, --push, --textfile or --once"),
+        (["runs"], 2, "pass --listen, --push, --textfile or --once"),
         ([], 2, "FOLDER is missing"),
         (["runs", "--once", "--every", "0"], 1, "--every 0 must be above 0"),
         (["runs", "--listen", "here"], 1, "--listen here must be a port"),

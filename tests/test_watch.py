@@ -163,7 +163,7 @@ def test_of_unknown_length(elsewhere: Elsewhere, capsys: pytest.CaptureFixture[s
     EnergyTrace.from_epochs([5.0] * 4, meta={"status": "running"}).save(elsewhere.folder)
     folder = str(elsewhere.folder)
     assert main(["watch", folder, "--timeout", "5"]) == Exit.ERROR
-    assert "--epochs says it" in capsys.readouterr().out
+    assert "its length is not known: pass --epochs" in capsys.readouterr().out
     assert main(["watch", folder, "-n", "10", "--timeout", "5"]) == Exit.ERROR
     out = capsys.readouterr().out
     assert ": 50 J (" in out

@@ -52,7 +52,7 @@ def log(command: Command) -> Command:
         click.option(
             "--epoch-marks",
             metavar="REGEX",
-            help="Of a log: lines that say that an epoch has ended; with --epoch-ends, of that.",
+            help="Of a log: lines that end an epoch; with --epoch-ends, lines of that file.",
         ),
         click.option("--gpu", help="Of a log: the GPU to count. Default: all."),
         click.option("--tool", help="Of a log: the tool that wrote it. Default: recognised."),

@@ -38,7 +38,7 @@ class RunView:
             epochs: epochs of the whole training; by default as planned.
         """
         if epochs is None and not tells_length(trace):
-            return cls(trace, None, "how long it will be is not known: --epochs says it")
+            return cls(trace, None, "its length is not known: pass --epochs")
         try:
             return cls(trace, estimate_step(trace, epochs), "")
         except NotStableError as error:

@@ -58,7 +58,7 @@ class RunOptions:
         folder: where the trace goes.
         epochs: epochs planned, if the output does not tell.
         epoch_pattern: regular expression of a line that names an epoch; see `users_pattern`.
-        epoch_edge: what happens to an epoch where `epoch_pattern` first meets its number.
+        epoch_edge: whether an epoch begins or ends where `epoch_pattern` first finds its number.
         gpus: GPUs to measure, as "0,1"; None for those that CUDA shows.
         components: kinds of devices to measure, as "gpu,cpu,ram".
         verbose: whether each epoch and its projection is said.

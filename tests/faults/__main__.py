@@ -24,13 +24,13 @@ HEAD = f"""# Faults
 
 What can go wrong beside a training, what the training does then, and what its trace says. `python
 -m tests.faults > docs/explanation/reliability.md` makes this page: it provokes every fault, with
-a simulated NVML library in place of the driver, and measures the result. The test-suite does the
+a simulated NVML library in place of the driver, and measures the result. The test suite does the
 same (`tests/test_faults.py`), and fails if an outcome differs. In the last column, *error* is the
-error of the run's energy against what the simulated GPUs have really drawn, *missing* what the
-trace says was not measured, *longest call* how long the monitor delayed the training at most, and
-*lost* the time at the end of a run that its trace knows nothing of. Readings that fail or are
-wrong use a simulated clock here, on which no call takes long; `tests/long` repeats them in real
-time.
+error of the run's energy against what the simulated GPUs have really drawn, and *missing* what
+the trace says was not measured. *Longest call* is how long the monitor delayed the training at
+most, and *lost* the time at the end of a run that its trace knows nothing of. Readings that fail
+or are wrong use a simulated clock here, on which no call takes long; `tests/long` repeats them in
+real time.
 
 In all cases, the training continues, or ends with its own exit status. *Is not delayed* means
 that no call of the monitor at the start or end of an epoch takes longer than {LONGEST_CALL_S:g}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     metavar="NAME=VALUE",
     help="Expected quality of a model, such as its accuracy; for each model, or for none.",
 )
-@click.option("--lower-is-better", is_flag=True, help="Of --quality, as of a loss.")
+@click.option("--lower-is-better", is_flag=True, help="Lower --quality is better, as of a loss.")
 @options.carbon
 @options.as_json
 def command(

@@ -130,7 +130,7 @@ def _compare_runs(
         dict([*ordered[:after], *changes.items(), *ordered[after:]]),
         optional=("mean_power_W", "energy_J", "model", "gpu", "epochs", "status"),
     )
-    say(f"changes are against {paths[0]}")
+    say(f"changes are relative to {paths[0]}")
 
 
 def _compare_choices(

@@ -69,7 +69,7 @@ def command(
         raise ConfigurationError(f"--every {every:g} must be above 0")
     if not (listen or push or textfile or once):
         raise click.UsageError(
-            "where to? --listen, --push, --textfile or --once", click.get_current_context()
+            "pass --listen, --push, --textfile or --once", click.get_current_context()
         )
     from energyest.exporters import LiveRuns, PrometheusExporter
 

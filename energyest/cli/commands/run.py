@@ -28,7 +28,7 @@ from energyest.errors import EnergyestError
     type=click.Choice(["begins", "ends"]),
     default="ends",
     show_default=True,
-    help="What happens to an epoch where --epoch-pattern first meets its number.",
+    help="Whether an epoch begins or ends where --epoch-pattern first finds its number.",
 )
 @click.option("--gpus", help="GPUs to measure, as 0,1. Default: those that CUDA shows.")
 @click.option(
@@ -37,7 +37,7 @@ from energyest.errors import EnergyestError
     show_default=True,
     help="Kinds of devices to measure.",
 )
-@click.option("--verbose", is_flag=True, help="Say each epoch and its projection.")
+@click.option("--verbose", is_flag=True, help="Print each epoch and its projection.")
 @click.option("--quiet", is_flag=True, help="No summary at the end.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="-- PROGRAM [ARGUMENTS]...")
 def command(**given: Any) -> int:

@@ -26,7 +26,7 @@ _OPTIONAL = ("mean_power_W", "energy_J", "gpu", "epochs", "duration_s")
     metavar="FILE",
     help="File to write the whole table to; replaces a table of runs, and nothing else.",
 )
-@click.option("--unfinished", is_flag=True, help="Also runs that were interrupted or go on.")
+@click.option("--unfinished", is_flag=True, help="Also runs that were interrupted or still go on.")
 @options.carbon
 @options.as_json
 def command(

@@ -62,7 +62,8 @@ def estimate_step(
     and for the error of planned changes. Its constants were validated on families of runs that were
     not used to choose them; see `docs/explanation/uncertainty.md` for figures. It does not account
     for an unannounced change of level (declare it in `planned`), for stalls much larger than the
-    variation of a run that was quiet so far, or for a steady trend. Durations have an interval of their own.
+    variation of a run that was quiet so far, or for a steady trend. Durations have an interval of
+    their own.
 
     Args:
         trace: the epochs (or intervals of steps) measured so far.
