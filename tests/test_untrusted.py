@@ -13,6 +13,8 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from energyest import EnergyTrace, estimate_step, load_trace
 from energyest.errors import EstimateError, TraceError
@@ -469,3 +471,23 @@ def test_loading_runs_no_code(folder: Path, tmp_path: Path) -> None:
     done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.stdout == f"{len(hostile)} []\n", done.stderr
     assert not (tmp_path / "was-here").exists()
+
+
+@given(
+    digits=st.integers(1, 420),
+    point=st.sampled_from(["", ".5"]),
+    exponent=st.sampled_from(["", "e9", "e99", "E+99", "e100", "e308", "e+309", "e999", "e-999"]),
+    around=st.sampled_from(
+        ["{}", "[{}]", '{{"a": {}}}', '["7e999", {} ]', '["7e123",{},"\u00e9"]']
+    ),
+)
+def test_no_number_beyond_the_range_is_read(
+    digits: int, point: str, exponent: str, around: str
+) -> None:
+    number = f"{'9' * digits}{point}{exponent}"
+    text = around.format(number)
+    if math.isfinite(float(number)):
+        assert parse_json(text) == json.loads(text)
+    else:
+        with pytest.raises(ValueError, match="is not a finite number"):
+            parse_json(text)

@@ -131,6 +131,12 @@ class EpochTable:
         """
         rows = np.arange(len(next(iter(columns.values()), ())))
         first = self._rows
+        if not self._columns:
+            self._check_size(len(rows), len(columns))
+            as_bytes = {n: np.asarray(v, dtype=np.float64).tobytes() for n, v in columns.items()}
+            self._columns = {name: array("d", values) for name, values in as_bytes.items()}
+            self._rows = len(rows)
+            return
         self.extend(len(rows), columns)
         for name, values in columns.items():
             self.put(name, first + rows, values)
@@ -254,12 +260,16 @@ def check_rows(columns: Mapping[str, FloatArray], what: str) -> None:
             begins, lasts longer than from its start to its end, or begins before the previous row
             ended.
     """
-    for name, most in _MEASURED.items():
-        values = columns.get(name)
-        if values is not None:
+    measured = {name: most for name, most in _MEASURED.items() if name in columns}
+    together = np.array([columns[name] for name in measured])
+    most = np.fromiter(measured.values(), np.float64, len(measured))[:, None]
+    if measured and ((together < -_ROUNDING_J) | (together > most)).any():
+        for name, most_of_one in measured.items():
+            values = columns[name]
             wrong = np.isinf(values) | (values < -_ROUNDING_J)
             refuse(wrong, values, f"{what}{name} of the epochs", "must be finite and not negative")
-            refuse(values > most, values, f"{what}{name} of the epochs", f"can be {most:g} at most")
+            rule = f"can be {most_of_one:g} at most"
+            refuse(values > most_of_one, values, f"{what}{name} of the epochs", rule)
     if not {"start_s", "end_s"} <= columns.keys():
         return
     start_s, end_s = columns["start_s"], columns["end_s"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,12 @@ from energyest.arrays import as_finite, check_increasing, check_stored
 from energyest.checks import number_or_nan
 from energyest.errors import TraceError
 from energyest.records import storage
-from energyest.records.devices import rows_of_devices, unread_devices
+from energyest.records.devices import (
+    accelerators_of,
+    devices_of,
+    rows_of_devices,
+    unread_devices,
+)
 from energyest.records.epoch_table import check_rows, check_totals
 from energyest.records.meta import read_list, read_object
 from energyest.records.ranks import merge, rank_of, world_size
@@ -27,6 +32,7 @@ from energyest.records.trace import EnergyTrace
 
 log = logging.getLogger("energyest")
 
+Needs = Callable[[Mapping[str, Any]], bool]
 _FOLDER = re.compile(r"rank([1-9]\d{0,4})")
 
 
@@ -61,6 +67,31 @@ def load_trace(folder: str | Path, *, ranks: Sequence[int] | None = None) -> Ene
     return trace
 
 
+def load_summary(folder: Path) -> tuple[EnergyTrace, bool]:
+    """Read a trace as `load_trace` does, but its readings only where its meta does not suffice.
+
+    Returns:
+        The trace, whose readings may be left out; and whether they were needed.
+
+    Raises:
+        TraceError: as `load_trace`.
+    """
+    needed: list[bool] = []
+
+    def needs(meta: Mapping[str, Any]) -> bool:
+        needed.append(needs_readings(meta))
+        return needed[-1]
+
+    trace = _noted(read_ranks(folder, needs=needs))
+    return trace, any(needed)
+
+
+def needs_readings(meta: Mapping[str, Any]) -> bool:
+    """Whether the total or the utilisation of a process are known from its readings only."""
+    ended = "total_J" in meta and meta.get("status") != "running"
+    return not ended or not all("utilization" in one for one in accelerators_of(devices_of(meta)))
+
+
 def _noted(trace: EnergyTrace) -> EnergyTrace:
     """The trace, with a note on the devices of which nothing was recorded before the cut-off."""
     unread = [
@@ -89,29 +120,32 @@ def missing_text(meta: Mapping[str, Any]) -> str:
     return f"rank {few}{more} has left no record: the total energy is not known"
 
 
-def read_ranks(folder: Path, ranks: Sequence[int] | None = None) -> EnergyTrace:
+def read_ranks(
+    folder: Path, ranks: Sequence[int] | None = None, *, needs: Needs = lambda _: True
+) -> EnergyTrace:
     """Read a trace folder and the folders of other ranks in it.
 
     Args:
         folder: a trace folder; or one that holds only folders of ranks, as on the disk of a
             machine on which rank 0 did not run.
         ranks: the ranks to sum; by default, all that the training had.
+        needs: whether the readings of a process are to be read, given its meta.
 
     Raises:
         TraceError: there is no readable trace, or one of `ranks` is missing.
     """
     try:
-        return _read(folder, ranks)
+        return _read(folder, ranks, needs)
     except OSError as error:  # no permission, or an invalid file name
         name = reprlib.repr(str(folder))
         raise TraceError(f"cannot read the trace at {name}: {error.strerror}") from error
 
 
-def _read(folder: Path, ranks: Sequence[int] | None) -> EnergyTrace:
+def _read(folder: Path, ranks: Sequence[int] | None, needs: Needs) -> EnergyTrace:
     subfolders = _subfolders(folder)
     own: EnergyTrace | None = None
     if not subfolders or (folder / storage.EPOCHS_FILE).exists():
-        own = _read_one(folder)
+        own = _read_one(folder, needs)
         # The folder of a single rank is that rank's trace; a saved sum is complete already.
         is_whole = world_size(own) == 1 or "ranks" in own.meta
         if is_whole or rank_of(own) > 0:
@@ -121,7 +155,7 @@ def _read(folder: Path, ranks: Sequence[int] | None) -> EnergyTrace:
     records = {} if own is None else {0: own}
     for rank, subfolder in subfolders.items():
         if ranks is None or rank in ranks:
-            records[rank] = _read_one(subfolder)
+            records[rank] = _read_one(subfolder, needs)
     first = records[min(records)] if records else None
     records = {
         rank: one
@@ -147,9 +181,9 @@ def _read(folder: Path, ranks: Sequence[int] | None) -> EnergyTrace:
     return merge({rank: records[rank] for rank in ranks}, expected=set(ranks))
 
 
-def _read_one(folder: Path) -> EnergyTrace:
+def _read_one(folder: Path, needs: Needs) -> EnergyTrace:
     """The trace of one process, after checking that its numbers are possible."""
-    trace = EnergyTrace(*storage.read_folder(folder))
+    trace = EnergyTrace(*storage.read_folder(folder, needs))
     meta, rows = trace.meta, trace.epoch_columns
     check_rows(rows, f"{folder}: ")
     energy_J, duration_s = (number_or_nan(meta.get(name)) for name in ("total_J", "duration_s"))

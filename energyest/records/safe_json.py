@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
-from energyest.errors import EstimateError
+from energyest.errors import EstimateError, TraceError
 from energyest.records.own_files import save_file
 
 AnyPath = str | PurePath
@@ -41,6 +43,29 @@ def _is_ours(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and str(found.get("kind")).startswith("energyest ")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Resolve a file or subfolder of a trace folder, following links; it need not exist.
+
+    Args:
+        folder: the trace folder; it may itself be reached through a link.
+        name: path of the file below the folder.
+
+    Raises:
+        TraceError: the path leads out of the folder, or cannot be resolved, as with circular links.
+    """
+    try:
+        if "/" not in name and stat.S_ISREG(os.lstat(folder / name).st_mode):
+            return folder / name  # no link: there is nothing to resolve
+        root, path = folder.resolve(), (folder / name).resolve()
+    except FileNotFoundError:
+        return folder / name
+    except (OSError, RuntimeError, ValueError) as error:  # circular links, invalid names
+        raise TraceError(f"cannot read {name!r} in {folder}: {error}") from error
+    if not path.is_relative_to(root):
+        raise TraceError(f"{folder / name} leads out of the trace's folder: it is not read")
+    return path
 
 
 def read_bytes(path: Path, most_bytes: int) -> bytes:
@@ -126,8 +151,9 @@ def parse_json(text: str) -> Any:
         ValueError: it is not JSON, holds a number beyond the range of floats, or is nested deeper
             than `DEEPEST`.
     """
+    decoder = _DECODER if _may_overflow(text) else _FAST_DECODER
     try:
-        content = _DECODER.decode(text)
+        content = decoder.decode(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if text.count("[") + text.count("{") > DEEPEST:  # else there is no need to look
@@ -183,6 +209,21 @@ def _small(text: str) -> int:
     return int(text)
 
 
+def _may_overflow(text: str) -> bool:
+    """Whether a number may be beyond the range of floats: by an exponent, or by many digits."""
+    shape = text.encode("utf-8", "surrogatepass").translate(_SHAPES)
+    if _MANY_DIGITS in shape:
+        return True
+    # The id of a run may look like an exponent of three digits, but is in quotes.
+    return (b"e000" in shape or b"e+000" in shape) and _LARGE.search(text) is not None
+
+
+# Text with all digits as 0, to find numbers that are long; as many digits as these are in the range
+# with any exponent of two digits.
+_SHAPES = bytes.maketrans(b"123456789E", b"000000000e")
+_MANY_DIGITS = b"0" * 200
+_LARGE = re.compile(r"[eE]\+?[0-9]{3,}\s*(?:[,\]}]|$)")
+_FAST_DECODER = json.JSONDecoder(parse_constant=_refuse)
 _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite, parse_int=_small)
 
 

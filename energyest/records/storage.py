@@ -19,7 +19,7 @@ import io
 import json
 import math
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ from energyest.checks import is_count, is_number, number_or_nan
 from energyest.errors import TraceError
 from energyest.records.epoch_table import AMENDS, EpochTable
 from energyest.records.own_files import OwnFiles
-from energyest.records.safe_json import parse_json, read_bytes, read_lines
-from energyest.records.table_files import parse_readings, take_plain
+from energyest.records.safe_json import inside, parse_json, read_bytes, read_lines
+from energyest.records.table_files import parse_readings, take_few, take_plain
 
 FORMAT = 1
 META_FILE = "meta.json"
@@ -66,7 +66,7 @@ MOST_COLUMNS = 2**16
 MOST_LINE_BYTES = 2**24
 # Rows written at a time.
 _PART_ROWS = 4096
-# Bytes of the epochs file read at a time, and the size from which its lines are parsed all at once.
+# Bytes of the epochs file read at a time, and the size from which its columns are parsed at once.
 _PART_BYTES, _MANY_BYTES = 2**21, 2**18
 # The keys that `latest.json` supplies for a run that has not ended.
 LATEST = ("duration_s", "total_J", "components", "devices", "interrupted_epoch")
@@ -183,8 +183,14 @@ def _write_new(own: OwnFiles, lines: Mapping[str, Iterable[str]]) -> None:
         raise
 
 
-def read_folder(folder: Path) -> tuple[dict[str, FloatArray], Columns, dict[str, Any]]:
+def read_folder(
+    folder: Path, needs_readings: Callable[[Mapping[str, Any]], bool] = lambda _: True
+) -> tuple[dict[str, FloatArray], Columns, dict[str, Any]]:
     """Read a trace: the columns of its epochs, the columns of its readings, and its meta.
+
+    Args:
+        folder: the trace's folder.
+        needs_readings: whether readings are to be read, given the meta; by default they are.
 
     Raises:
         TraceError: the folder or its `meta.json` is missing, the format is newer than this
@@ -200,26 +206,7 @@ def read_folder(folder: Path) -> tuple[dict[str, FloatArray], Columns, dict[str,
     meta, epochs = _read_meta(folder), _read_epochs(folder)
     if meta.get("status") == "running":
         meta |= _read_latest(folder, meta.get("run_id"), epochs)
-    return epochs, _read_power(folder), meta
-
-
-def inside(folder: Path, name: str) -> Path:
-    """Resolve a file or subfolder of a trace folder, following links; it need not exist.
-
-    Args:
-        folder: the trace folder; it may itself be reached through a link.
-        name: path of the file below the folder.
-
-    Raises:
-        TraceError: the path leads out of the folder, or cannot be resolved, as with circular links.
-    """
-    try:
-        root, path = folder.resolve(), (folder / name).resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # circular links, invalid names
-        raise TraceError(f"cannot read {name!r} in {folder}: {error}") from error
-    if not path.is_relative_to(root):
-        raise TraceError(f"{folder / name} leads out of the trace's folder: it is not read")
-    return path
+    return epochs, _read_power(folder) if needs_readings(meta) else {}, meta
 
 
 def read_text(folder: Path, name: str, most_bytes: int) -> str | None:
@@ -340,7 +327,7 @@ def _read_epochs(folder: Path) -> dict[str, FloatArray]:
     number = 0
     try:
         for part in read_lines(path, MOST_EPOCHS_BYTES, _PART_BYTES):
-            taken = take_plain(table, part) if len(part) >= _MANY_BYTES else 0
+            taken = (take_plain if len(part) >= _MANY_BYTES else take_few)(table, part)
             number += taken
             for line in io.BytesIO(b"" if taken else part):
                 number += 1

@@ -163,6 +163,37 @@ def take_plain(table: EpochTable, text: bytes) -> int:
     return lines
 
 
+def take_few(table: EpochTable, text: bytes) -> int:
+    """Like `take_plain`, which is faster for many lines; for rows that name the same columns.
+
+    The lines are read as JSON in one piece.
+    """
+    lines = text.count(b"\n")
+    if text.count(b'{"') != lines or text.count(b"}\n") != lines:
+        return 0
+    # A name cannot begin in one line and end in another, as JSON has no line breaks in strings.
+    joined = text[:-1].replace(b"\n", b",\n")
+    try:
+        rows = parse_json(f"[{joined.decode('utf-8')}]")
+        names = list(rows[0])
+        if len(rows) != lines or "epoch" not in names or AMENDS in names:
+            return 0
+        if any(list(row) != names for row in rows[1:]) or _has_others(rows):
+            return 0
+        # null, for what was not measured, becomes NaN.
+        values = np.array([list(row.values()) for row in rows], dtype=np.float64)
+        table.add_columns(dict(zip(names, values.T, strict=True)))
+    except (ValueError, OverflowError):
+        return 0
+    return lines
+
+
+def _has_others(rows: list[dict[str, Any]]) -> bool:
+    """Whether a value is neither a number nor null."""
+    kinds = {type(value) for row in rows for value in row.values()}
+    return not kinds <= {float, int, type(None)}
+
+
 def _kinds_of(text: bytes) -> list[_Kind] | None:
     """Group lines by the names in them, in order of appearance; None if they are not plain."""
     kind = _kind_of(text)
