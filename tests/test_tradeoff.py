@@ -23,11 +23,17 @@ from energyest.tradeoff import (
     interaction,
     match_gpu,
     pareto_front,
+    resample,
     savings,
 )
 from energyest.tradeoff.metrics import direction
 from energyest.tradeoff.pareto import undominated
-from energyest.tradeoff.resample import choices_of, fewest_repetitions, interval
+from energyest.tradeoff.resample import (
+    choices_of,
+    fewest_repetitions,
+    interval,
+    medians_of_resamples,
+)
 from tests.support.cost import costs_at_most
 
 
@@ -432,3 +438,40 @@ def test_order_of_rows_does_not_matter() -> None:
     expected = set(pareto_front(RUNS)["model"])
     for order in itertools.islice(itertools.permutations(range(5)), 0, 120, 17):
         assert set(pareto_front(RUNS.iloc[list(order)])["model"]) == expected
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_medians_of_resamples_have_the_distribution_of_all_resamples(n: int) -> None:
+    """Every one of the n^n resamples of n values is equally likely."""
+    values = np.array([1.0, 10.0, 100.0, 1000.0, 10000.0][:n])[::-1]
+    every = [float(np.median(drawn)) for drawn in itertools.product(values, repeat=n)]
+    drawn = medians_of_resamples(values, 100_000, np.random.default_rng(0))
+    assert set(drawn) <= set(every)
+    for median in set(every):
+        share = every.count(median) / len(every)
+        error = 4 * math.sqrt(share * (1 - share) / len(drawn))
+        assert np.mean(drawn == median) == pytest.approx(share, abs=error)
+
+
+@pytest.mark.parametrize("n", [200, 201])
+def test_many_repetitions_give_the_same_intervals(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    table = pd.DataFrame(
+        {
+            "model": np.repeat(["a", "b"], n),
+            "energy_J": np.repeat([100.0, 70.0], n) * np.exp(0.2 * rng.standard_normal(2 * n)),
+            "val_acc": rng.uniform(0.6, 0.9, 2 * n),
+        }
+    )
+    quick = savings(table, by="model")
+    monkeypatch.setattr(resample, "_MANY", 10**9)
+    monkeypatch.setattr(resample, "_MOST_DRAWN", 7 * n)  # in several pieces
+    slow = savings(table, by="model")
+    ends = [f"{name}_{end}" for name in ("saving", "quality_change") for end in ("lower", "upper")]
+    widths = [
+        slow[f"{name}_upper"] - slow[f"{name}_lower"] for name in ("saving", "quality_change")
+    ]
+    assert not quick.equals(slow)
+    for name in ends:
+        width = float(widths[name.startswith("quality")][0])
+        assert quick[name][0] == pytest.approx(slow[name][0], abs=0.1 * width)

@@ -104,12 +104,12 @@ def no_warnings() -> Iterator[None]:
 
 
 @contextmanager
-def notes_of_library() -> Iterator[None]:
-    """What the library logs and warns of inside becomes notes."""
+def notes_of_library(*replacements: tuple[str, str]) -> Iterator[None]:
+    """What the library logs and warns of inside becomes notes; see `warnings_as_notes`."""
     log, handler = logging.getLogger("energyest"), _Notes(logging.WARNING)
     log.addHandler(handler)
     try:
-        with warnings_as_notes():
+        with warnings_as_notes(*replacements):
             yield
     finally:
         log.removeHandler(handler)

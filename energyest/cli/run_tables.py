@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from energyest.cli.output import warnings_as_notes
+from energyest.cli.output import notes_of_library
 from energyest.display import JOULES_PER_KWH
 
 if TYPE_CHECKING:
@@ -19,17 +19,31 @@ COSTS = ("energy_J", "energy_kWh", "co2e_kg", "duration_s", "mean_power_W")
 
 
 def collect(
-    source: Source | Mapping[str, str], *, model: str | None = None, unfinished: bool = False
+    source: Source | Mapping[str, str],
+    *,
+    model: str | None = None,
+    unfinished: bool = False,
+    parts: bool = False,
+    index: bool | None = None,
 ) -> pd.DataFrame:
-    """A table of runs; what was left out is said in notes.
+    """A table of runs; what was left out, and what an index is worth, is said in notes.
+
+    Args:
+        source: as `collect_runs` takes it, like all that follows.
+        model: the hyperparameter that names the model.
+        unfinished: whether runs that have not finished belong to it.
+        parts: whether earlier parts of resumed runs have rows of their own.
+        index: whether to keep an index.
 
     Raises:
         EnergyestError: as `collect_runs`.
     """
     from energyest.tradeoff.collect import collect_runs
 
-    with warnings_as_notes(("model=", "--model"), ("unfinished=True", "--unfinished")):
-        found: pd.DataFrame = collect_runs(source, model=model, unfinished=unfinished)
+    with notes_of_library(("model=", "--model"), ("unfinished=True", "--unfinished")):
+        found: pd.DataFrame = collect_runs(
+            source, model=model, unfinished=unfinished, parts=parts, index=index
+        )
     return found
 
 

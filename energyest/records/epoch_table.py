@@ -29,6 +29,9 @@ _MEASURED = {
     **{"validation_energy_J": 1e18, "duration_s": 1e11, "validation_s": 1e11},
     **{"mean_power_W": 1e12, "steps": 1e15, "samples": 1e18, "flops": 1e33},
 }
+# A column without rows.
+_NOTHING = np.empty(0)
+_NOTHING.flags.writeable = False
 MOST_S, MOST_J = _MEASURED["duration_s"], _MEASURED["energy_J"]
 # Rounding of times and energies, also in long runs.
 _ROUNDING_S, _ROUNDING_J, _ROUNDING = 1e-3, 1e-2, 1e-6
@@ -337,6 +340,8 @@ def checked_columns(
         sizes = ", ".join(f"{name}: {len(values)}" for name, values in columns.items())
         raise TraceError(f"the columns of {what} must have the same length, not {sizes}")
     size = lengths.pop() if lengths else 0
+    if not size and not columns:
+        return dict.fromkeys(names, _NOTHING)
     checked: dict[str, NDArray[Any]] = {}
     for name in dict.fromkeys((*names, *columns)):
         values = columns.get(name)

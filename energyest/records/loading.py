@@ -197,12 +197,15 @@ def _read_one(folder: Path, needs: Needs) -> EnergyTrace:
             for name in ("energy_J", "missing_s")
         },
     }
-    for name, value in spent.items():
-        check_stored(np.array([number_or_nan(value)]), f"{folder}: {name}")
+    amounts = np.array([number_or_nan(value) for value in spent.values()])
+    if (amounts < 0).any() or np.isinf(amounts).any():
+        for name, amount in zip(spent, amounts, strict=True):
+            check_stored(np.array([amount]), f"{folder}: {name}")
     cut = {
         n: np.array([number_or_nan(v)]) for n, v in read_object(meta, "interrupted_epoch").items()
     }
-    check_rows(cut, f"{folder}: interrupted_epoch: ")
+    if cut:
+        check_rows(cut, f"{folder}: interrupted_epoch: ")
     return trace
 
 
@@ -213,7 +216,8 @@ def _subfolders(folder: Path) -> dict[int, Path]:
     found = {}
     for path in folder.iterdir():
         name = _FOLDER.fullmatch(path.name)
-        has_trace = any((path / file).exists() for file in (storage.META_FILE, storage.EPOCHS_FILE))
-        if name is not None and has_trace and not path.is_symlink():
+        if name is None or path.is_symlink():
+            continue
+        if any((path / file).exists() for file in (storage.META_FILE, storage.EPOCHS_FILE)):
             found[int(name[1])] = path
     return dict(sorted(found.items()))

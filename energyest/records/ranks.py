@@ -59,10 +59,10 @@ def merge(records: Mapping[int, EnergyTrace], expected: set[int] | None = None) 
     with np.errstate(divide="ignore", invalid="ignore"):
         power_W = epochs["energy_J"] / epochs["duration_s"]
     epochs["mean_power_W"] = np.where(np.isfinite(power_W), power_W, math.nan)
-    power = [_readings(records[rank], base, rank) for rank in order]
-    readings = {
-        name: np.concatenate([part[name] for part in power]) for name in storage.POWER_COLUMNS
-    }
+    readings: dict[str, NDArray[Any]] = {}
+    if any(len(record.power_columns["device"]) for record in records.values()):
+        power = [_readings(records[rank], base, rank) for rank in order]
+        readings = {n: np.concatenate([part[n] for part in power]) for n in storage.POWER_COLUMNS}
     return EnergyTrace(epochs, readings, _meta(records, counted, missing))
 
 
@@ -118,6 +118,11 @@ def _sum(parts: Sequence[EnergyTrace], base: EnergyTrace, name: str, *, known: b
     """The sum of a column in the rows of the base; NaN if it is not `known`."""
     # Rows from before a resume are only in rank 0's record, already summed over all ranks.
     first = _earlier_rows(base)
+    if known and parts and not any(map(_earlier_rows, parts)) and first == 0:
+        epochs = np.array([_column(part, "epoch") for part in parts if len(part) == len(base)])
+        if len(epochs) == len(parts) and (epochs == _column(base, "epoch")).all():
+            total: FloatArray = np.array([_column(part, name) for part in parts]).sum(axis=0)
+            return total
     earlier = _column(base, name)[:first]
     later = np.zeros(len(base) - first) if known else np.full(len(base) - first, math.nan)
     for part in parts:
@@ -130,7 +135,8 @@ def _sum(parts: Sequence[EnergyTrace], base: EnergyTrace, name: str, *, known: b
 
 
 def _column(record: EnergyTrace, name: str) -> FloatArray:
-    return record.epoch_columns.get(name, np.full(len(record), math.nan))
+    column = record.epoch_columns.get(name)
+    return np.full(len(record), math.nan) if column is None else column
 
 
 def _earlier_rows(record: EnergyTrace) -> int:

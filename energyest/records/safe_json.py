@@ -56,8 +56,9 @@ def inside(folder: Path, name: str) -> Path:
         TraceError: the path leads out of the folder, or cannot be resolved, as with circular links.
     """
     try:
-        if "/" not in name and stat.S_ISREG(os.lstat(folder / name).st_mode):
-            return folder / name  # no link: there is nothing to resolve
+        path = folder / name
+        if os.sep not in name and stat.S_ISREG(os.lstat(path).st_mode):
+            return path  # no link: there is nothing to resolve
         root, path = folder.resolve(), (folder / name).resolve()
     except FileNotFoundError:
         return folder / name
@@ -158,7 +159,8 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from error
     if text.count("[") + text.count("{") > DEEPEST:  # else there is no need to look
         _check_depth(content)
-    if "\\ud" in text or "\\uD" in text:  # may be a lone surrogate, which cannot be printed
+    # May be a lone surrogate, which cannot be printed. A search for one character is the fastest.
+    if "\\" in text and ("\\ud" in text or "\\uD" in text):
         whole = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
         content = _DECODER.decode(whole.decode("utf-8"))
     return content
@@ -211,15 +213,15 @@ def _small(text: str) -> int:
 
 def _may_overflow(text: str) -> bool:
     """Whether a number may be beyond the range of floats: by an exponent, or by many digits."""
-    shape = text.encode("utf-8", "surrogatepass").translate(_SHAPES)
+    shape = text.encode("utf-8", "surrogatepass").translate(_SHAPES, b"+")
     if _MANY_DIGITS in shape:
         return True
     # The id of a run may look like an exponent of three digits, but is in quotes.
-    return (b"e000" in shape or b"e+000" in shape) and _LARGE.search(text) is not None
+    return b"e000" in shape and _LARGE.search(text) is not None
 
 
-# Text with all digits as 0, to find numbers that are long; as many digits as these are in the range
-# with any exponent of two digits.
+# Text with all digits as 0 and without +, to find numbers that are long. Fewer digits than these
+# are in the range with any exponent of two digits.
 _SHAPES = bytes.maketrans(b"123456789E", b"000000000e")
 _MANY_DIGITS = b"0" * 200
 _LARGE = re.compile(r"[eE]\+?[0-9]{3,}\s*(?:[,\]}]|$)")

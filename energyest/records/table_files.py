@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,6 +102,8 @@ _MOST_KINDS = 16
 _LONGEST_LINE, _LONGEST_NUMBER = 2**14, 40
 # Separators of JSON: Python's default, and the most compact.
 _STYLES = ((b", ", b": "), (b",", b":"))
+# Types of the values in a row.
+_NUMBERS = {int, float, type(None)}
 _AMENDS = re.compile(rb'\{"%b": ?(0|[1-9]\d{0,9}),' % AMENDS.encode())
 
 
@@ -169,29 +172,24 @@ def take_few(table: EpochTable, text: bytes) -> int:
     The lines are read as JSON in one piece.
     """
     lines = text.count(b"\n")
-    if text.count(b'{"') != lines or text.count(b"}\n") != lines:
+    if text.count(b"}\n") != lines:
         return 0
-    # A name cannot begin in one line and end in another, as JSON has no line breaks in strings.
+    # Strings have no line breaks in JSON, and no value is an object: if there are as many rows as
+    # lines, each line is one.
     joined = text[:-1].replace(b"\n", b",\n")
     try:
         rows = parse_json(f"[{joined.decode('utf-8')}]")
-        names = list(rows[0])
-        if len(rows) != lines or "epoch" not in names or AMENDS in names:
-            return 0
-        if any(list(row) != names for row in rows[1:]) or _has_others(rows):
+        (names,) = set(map(tuple, rows))
+        values = [list(row.values()) for row in rows]
+        are_numbers = set(map(type, chain.from_iterable(values))) <= _NUMBERS
+        if len(rows) != lines or "epoch" not in names or AMENDS in names or not are_numbers:
             return 0
         # null, for what was not measured, becomes NaN.
-        values = np.array([list(row.values()) for row in rows], dtype=np.float64)
-        table.add_columns(dict(zip(names, values.T, strict=True)))
-    except (ValueError, OverflowError):
+        columns = np.array(values, dtype=np.float64).T
+        table.add_columns(dict(zip(names, columns, strict=True)))
+    except (ValueError, TypeError, AttributeError, OverflowError):
         return 0
     return lines
-
-
-def _has_others(rows: list[dict[str, Any]]) -> bool:
-    """Whether a value is neither a number nor null."""
-    kinds = {type(value) for row in rows for value in row.values()}
-    return not kinds <= {float, int, type(None)}
 
 
 def _kinds_of(text: bytes) -> list[_Kind] | None:

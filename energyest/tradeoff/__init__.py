@@ -3,7 +3,7 @@
 from energyest.records.load_many import load_traces
 from energyest.tradeoff.advice import Advice
 from energyest.tradeoff.advisor import advise
-from energyest.tradeoff.collect import collect_runs
+from energyest.tradeoff.collect import collect_runs, duplicated_runs
 from energyest.tradeoff.groups import GroupComparison, compare_groups
 from energyest.tradeoff.interaction import Interaction, interaction
 from energyest.tradeoff.match import GpuMatch, match_gpu
@@ -19,6 +19,7 @@ __all__ = [
     "cheapest_within",
     "collect_runs",
     "compare_groups",
+    "duplicated_runs",
     "interaction",
     "load_traces",
     "match_gpu",

@@ -272,7 +272,7 @@ def _log_energies(
 ) -> tuple[pd.Series[float], pd.Series[float]]:
     """Logarithm of each choice's median energy, and its variance over resamples."""
     choices = choices_of(table, {_PER_SAMPLE: table[_PER_SAMPLE].to_numpy(float)}, by)
-    draws = choices.draws(confidence, seed=0)[_PER_SAMPLE]
+    draws = choices.draws(confidence, seed=0, jointly=False)[_PER_SAMPLE]
     index = pd.MultiIndex.from_tuples(choices.keys)
     log_J = pd.Series(np.log(choices.medians[_PER_SAMPLE]), index)
     return log_J, pd.Series(np.log(draws).var(axis=1), index)

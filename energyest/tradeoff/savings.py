@@ -39,8 +39,7 @@ def savings(
 
     The saving is 1 − median cost of the cheaper ÷ median cost of the more expensive choice; the
     change in quality is the difference of their medians. Intervals are bootstrap percentiles: the
-    repetitions of each choice are resampled with replacement, keeping cost and quality of a run
-    together.
+    repetitions of each choice are resampled with replacement.
 
     Args:
         runs: table with one row per run.
@@ -95,7 +94,7 @@ def savings(
     changes: dict[str, tuple[str, Change]] = {"saving": (cost, _saving)}
     if quality is not None:
         changes["quality_change"] = (quality, np.subtract)
-    drawn = choices.draws(confidence, seed)
+    drawn = choices.draws(confidence, seed, jointly=False)
     for name, (column, change) in changes.items():
         medians, draws = choices.medians[column], drawn[column]
         found[name] = change(medians[cheap], medians[expensive])

@@ -42,6 +42,7 @@ from energyest.tradeoff import (
     pareto_front,
     savings,
 )
+from energyest.tradeoff.collect import COLUMNS
 
 DATA = Path(__file__).parents[1] / "data"
 CHOICES = Path(__file__).parents[2] / "examples" / "data" / "choices.tar.gz"
@@ -150,7 +151,9 @@ def tradeoff() -> Numbers:
     """The trade-off analysis of the 72 trainings in examples/data."""
     with unpacked(CHOICES) as folder:
         runs = collect_runs(folder / "choices", model="architecture")
-    numbers = of_table("runs", runs.drop(columns=["run", "started", "status"]))
+    # Whose runs they are, and how they were resumed, are no numbers of the analysis.
+    others = [*COLUMNS[COLUMNS.index("status") :], "run"]
+    numbers = of_table("runs", runs.drop(columns=others))
     numbers |= of_table("front", pareto_front(runs, by=["model", "gpu"]))
     numbers |= of_table("cheapest", cheapest_within(runs, 0.02, by=["model", "gpu"]))
     numbers |= of_table("savings", savings(runs))

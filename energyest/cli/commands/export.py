@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from energyest.cli import options
+from energyest.cli.encoding import FORMATS, encoded, format_of
 from energyest.cli.facts import emissions, trace_facts
 from energyest.cli.files import check_output, write
-from energyest.cli.output import as_plain, print_exactly, say_written
+from energyest.cli.output import print_exactly, say_written
 from energyest.cli.run_tables import collect, with_units
 from energyest.cli.traces import check_log, is_trace, open_trace
-from energyest.errors import ConfigurationError, MissingDependencyError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-_FORMATS = ("csv", "parquet", "json")
 _TABLES = ("epochs", "power", "runs")
 
 
@@ -28,7 +22,7 @@ _TABLES = ("epochs", "power", "runs")
 @click.argument("path", metavar="TRACE|FOLDER")
 @click.option(
     "--to",
-    type=click.Choice(_FORMATS),
+    type=click.Choice(FORMATS),
     help="Format. Default: by the ending of FILE, else csv.",
 )
 @click.option(
@@ -79,8 +73,7 @@ def command(
     """
     if as_json and to not in (None, "json"):
         raise click.UsageError(f"--json is not allowed with --to {to}", click.get_current_context())
-    ending = (output or "").rpartition(".")[2].lower()
-    form = "json" if as_json else to or (ending if ending in _FORMATS else "csv")
+    form = "json" if as_json else to or format_of(output) or "csv"
     if form == "parquet" and output is None:
         raise click.UsageError("--to parquet takes --output FILE", click.get_current_context())
     target = None if output is None else check_output(output, force)
@@ -96,7 +89,7 @@ def command(
             check_log(found)
         content = trace_facts(found, carbon)
         rows = found.epochs if kind == "epochs" else found.power
-    data = _encoded(rows, form, kind, content)
+    data = encoded(rows, form, kind, content)
     if target is None:
         print_exactly(data.decode("utf-8"))
         return
@@ -108,33 +101,3 @@ def _kind_of(folder: Path) -> str:
     from energyest.cli.traces import traces_below
 
     return "runs" if len(traces_below(folder)) != 1 else "epochs"
-
-
-def _encoded(rows: pd.DataFrame, form: str, kind: str, content: dict[str, object]) -> bytes:
-    from energyest.display import as_csv
-
-    if form == "csv":
-        return as_csv(rows).encode("utf-8")
-    if form == "json":
-        whole = {**content, kind: rows.to_dict(orient="records")}
-        return (json.dumps(as_plain(whole), indent=2, allow_nan=False) + "\n").encode("ascii")
-    file = io.BytesIO()
-    try:
-        _storable(rows).to_parquet(file, engine="pyarrow", index=False)
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Parquet needs pyarrow, which is not installed: pip install pyarrow"
-        ) from error
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(f"the table cannot be written as Parquet: {error}") from error
-    return file.getvalue()
-
-
-def _storable(rows: pd.DataFrame) -> pd.DataFrame:
-    """Columns of one type each: a hyperparameter may be a number in one run and text in another."""
-    import pandas as pd
-
-    mixed = [n for n in rows if pd.api.types.infer_dtype(rows[n], skipna=True).startswith("mixed")]
-    texts = {n: rows[n].map(lambda v: v if pd.isna(v) else str(v)) for n in mixed}
-    stored: pd.DataFrame = rows.assign(**{str(name): texts[name] for name in texts})
-    return stored

@@ -75,7 +75,7 @@ class Listing:
 class Place(Protocol):
     """A folder, on this machine or elsewhere, that holds traces at any depth."""
 
-    def list(self, known: Known) -> Listing:
+    def look(self, known: Known) -> Listing:
         """The traces below this place, without the folders of ranks in them.
 
         Raises:

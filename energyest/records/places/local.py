@@ -39,7 +39,7 @@ class LocalPlace:
         self._root = root
         self._base = f"{root}{os.sep}"
 
-    def list(self, known: Known) -> Listing:
+    def look(self, known: Known) -> Listing:
         """See `Place`. A folder is listed anew only if the time of its last change differs."""
         if not self._root.is_dir():
             raise RunsError(f"there is no folder {self._root}")

@@ -62,7 +62,7 @@ class RemotePlace:
             raise RunsError(f"{address} cannot be opened: {error}") from error
         self._root = str(root).rstrip("/")
 
-    def list(self, known: Known) -> Listing:
+    def look(self, known: Known) -> Listing:
         """See `Place`. All files are listed each time, in as few requests as it takes."""
         try:
             self._fs.invalidate_cache()  # what was listed before may have changed
