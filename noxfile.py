@@ -55,7 +55,7 @@ def tests_extras(session: nox.Session) -> None:
     # Torch once more, so that the torchvision that some of them need is the one for it.
     session.install(
         *(TORCH, "torchvision", *POPULAR),
-        *("mlflow-skinny>=3", "trackio>=0.2", "wandb>=0.19"),
+        *("mlflow-skinny>=3", "trackio>=0.2", "wandb>=0.19", "duckdb>=1"),
         *("optuna>=4", "submitit>=1.5", "ray>=2.40"),
     )
     session.run("python", "-m", "pytest", "tests/extras", *session.posargs)

@@ -364,7 +364,7 @@ def test_several_processes_at_once(tmp_path: Path) -> None:
     assert [other.exitcode for other in others] == [0, 0]
     assert set(seen) <= {total, total - 100.0}  # with or without the one that comes and goes
     assert collected(tmp_path)["energy_J"].sum() == total
-    head, body = (tmp_path / INDEX_FILE).read_bytes().split(b"\n")
+    _, body = (tmp_path / INDEX_FILE).read_bytes().split(b"\n")
     assert len(json.loads(body)["runs"]) == 4
     assert {path.name for path in tmp_path.iterdir()} == {
         INDEX_FILE,

@@ -18,7 +18,7 @@ from energyest.records import storage
 from energyest.records.epoch_table import AMENDS, EpochTable
 from energyest.records.safe_json import read_lines
 from energyest.records.storage import encode_epoch, epoch_lines
-from energyest.records.table_files import take_few, take_plain
+from energyest.records.table_files import few_columns, take_plain
 
 # Numbers as JSON writes them, and what is near to one.
 NUMBERS = (
@@ -112,9 +112,9 @@ def check(text: bytes, folder: Path) -> None:
     (folder / "meta.json").write_text('{"format": 1}')
     (folder / "epochs.jsonl").write_bytes(text)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(storage, "take_few", lambda *_: 0)
+        monkeypatch.setattr(storage, "few_columns", lambda _: {})
         expected = read(folder, monkeypatch, math.inf)
-        monkeypatch.setattr(storage, "take_few", take_few)
+        monkeypatch.setattr(storage, "few_columns", few_columns)
         for part_bytes in (2**21, 100):
             monkeypatch.setattr(storage, "_PART_BYTES", part_bytes)
             for many_bytes in (0, math.inf):  # as columns, and as JSON

@@ -33,7 +33,7 @@ from energyest.errors import TraceError
 from energyest.records.epoch_table import AMENDS, EpochTable
 from energyest.records.own_files import OwnFiles
 from energyest.records.safe_json import inside, parse_json, read_bytes, read_lines
-from energyest.records.table_files import parse_readings, take_few, take_plain
+from energyest.records.table_files import few_columns, parse_readings, take_plain
 
 FORMAT = 1
 META_FILE = "meta.json"
@@ -327,7 +327,10 @@ def _read_epochs(folder: Path) -> dict[str, FloatArray]:
     number = 0
     try:
         for part in read_lines(path, MOST_EPOCHS_BYTES, _PART_BYTES):
-            taken = (take_plain if len(part) >= _MANY_BYTES else take_few)(table, part)
+            few = few_columns(part) if len(part) < _MANY_BYTES else {}
+            if few and len(part) < _PART_BYTES and not len(table):
+                return few  # the whole file
+            taken = 0 if len(part) < _MANY_BYTES else take_plain(table, part)
             number += taken
             for line in io.BytesIO(b"" if taken else part):
                 number += 1

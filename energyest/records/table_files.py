@@ -166,14 +166,18 @@ def take_plain(table: EpochTable, text: bytes) -> int:
     return lines
 
 
-def take_few(table: EpochTable, text: bytes) -> int:
-    """Like `take_plain`, which is faster for many lines; for rows that name the same columns.
+def few_columns(text: bytes) -> dict[str, FloatArray]:
+    """The columns of a few plain lines, which are rows of the same columns; empty if they are not.
 
-    The lines are read as JSON in one piece.
+    As `take_plain`, which is faster for many lines, for those that all name the same columns. They
+    are read as JSON in one piece.
+
+    Args:
+        text: whole lines, at least one.
     """
     lines = text.count(b"\n")
     if text.count(b"}\n") != lines:
-        return 0
+        return {}
     # Strings have no line breaks in JSON, and no value is an object: if there are as many rows as
     # lines, each line is one.
     joined = text[:-1].replace(b"\n", b",\n")
@@ -183,13 +187,11 @@ def take_few(table: EpochTable, text: bytes) -> int:
         values = [list(row.values()) for row in rows]
         are_numbers = set(map(type, chain.from_iterable(values))) <= _NUMBERS
         if len(rows) != lines or "epoch" not in names or AMENDS in names or not are_numbers:
-            return 0
+            return {}
         # null, for what was not measured, becomes NaN.
-        columns = np.array(values, dtype=np.float64).T
-        table.add_columns(dict(zip(names, columns, strict=True)))
+        return dict(zip(names, np.array(values, dtype=np.float64).T, strict=True))
     except (ValueError, TypeError, AttributeError, OverflowError):
-        return 0
-    return lines
+        return {}
 
 
 def _kinds_of(text: bytes) -> list[_Kind] | None:
