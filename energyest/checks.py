@@ -25,6 +25,8 @@ _PLACES = re.compile(r"(?<!\S)(?:\S*(?:://|[\\@]|/\S*/)\S*|[\"'(\[=]*[~/]\S+|(?=
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether `value` is a real number (Python or NumPy, not a bool) that fits into a float."""
+    if type(value) is float:  # by far the most
+        return True
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
     try:

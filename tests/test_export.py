@@ -188,3 +188,61 @@ def test_pictures_without_matplotlib(
     monkeypatch.delitem(sys.modules, "energyest.plots.picture", raising=False)
     assert main(["plot", folder, "-o", str(tmp_path / "x.png")]) == 1
     assert "pip install matplotlib" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "json"])
+def test_runs_to_a_file(
+    ending: str, folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
+    above, runs, exported = str(Path(folder).parent), tmp_path / f"a.{ending}", tmp_path / "b"
+    assert main(["runs", above, "--to", str(runs)]) == 0
+    assert capsys.readouterr().out == f"written: {runs} (1 rows of runs)\n"
+    assert main(["export", above, "--table", "runs", "--to", ending, "-o", str(exported)]) == 0
+    assert runs.read_bytes() == exported.read_bytes()
+    before = runs.read_bytes()
+    assert main(["runs", above, "--to", str(runs)]) == 1  # it is there already
+    assert "--force replaces it" in capsys.readouterr().err
+    runs.write_bytes(b"old")
+    assert main(["runs", above, "--to", str(runs), "--force", "--json"]) == 0
+    assert runs.read_bytes() == before
+    out, err = capsys.readouterr()
+    assert json.loads(out)["runs"][0]["lost_J"] == 0
+    assert err.endswith(f"written: {runs} (1 rows of runs)\n")
+
+
+def test_runs_to_a_file_without_a_format(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", folder, "--to", "runs.xlsx"]) == 2
+    assert "must end with .csv, .parquet or .json" in capsys.readouterr().err
+
+
+def test_what_a_resumed_run_has_lost_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def save(name: str, total_J: float, *earlier: tuple[str, float], **meta: str) -> None:
+        parts = [{"run_id": one, "total_J": before_J} for one, before_J in earlier]
+        facts = {"run_id": name, "total_J": total_J, "status": "finished", "earlier_parts": parts}
+        EnergyTrace.from_epochs([total_J], meta=facts | meta).save(tmp_path / name)
+
+    save("first", 500.0, status="SIGTERM")
+    save("second", 700.0, ("first", 400.0))
+    save("third", 70.0, ("deleted", 40.0))
+    assert main(["runs", str(tmp_path), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "note: 100 J (27.78 mWh) were used after checkpoints" in err
+    assert "note: lost_J is not known for 1 of 2 runs" in err
+    rows = {row["run"]: row for row in json.loads(out)["runs"]}
+    assert {name: row["lost_J"] for name, row in rows.items()} == {"second": 100, "third": None}
+    assert main(["runs", str(tmp_path), "--parts"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert "lost_J" in head.split()
+    assert [line.split()[0] for line in lines] == ["first", "second", "third"]
+
+
+def test_an_index_is_kept_where_it_is_asked_for(folder: str, tmp_path: Path) -> None:
+    above = Path(folder).parent
+    assert main(["runs", str(above)]) == 0
+    assert sorted(path.name for path in above.iterdir()) == ["one"]
+    assert main(["runs", str(above), "--index"]) == 0
+    assert sorted(path.name for path in above.iterdir()) == [".energyest-runs-1.json", "one"]

@@ -15,7 +15,7 @@ MODELS = {f"net{size}": 10.0**9 * 1.3**size for size in range(24)}
 USERS = ("ada", "grace", "alan", "edsger", "barbara")
 PROJECTS = ("vision", "speech", "text")
 STATUSES = ("finished",) * 9 + ("KeyboardInterrupt",)
-EPOCHS, READINGS = 30, 100
+EPOCHS, READINGS = 12, 100
 #: Facts that fill a meta: operations of the workload, as of a small network.
 _OPERATIONS = 60
 

@@ -1,6 +1,6 @@
 """How long `collect_runs` takes over thousands of runs, and `savings` and `match_gpu` over a table.
 
-Runs are simulated, in the recorder's files: 30 epochs with two metrics, and a trace of each rank.
+Runs are simulated, in the recorder's files: 12 epochs with two metrics, and a trace of each rank.
 They have just been written, so that the disk's cache holds them. Each call is made in a fresh
 process on one core; "processor" is the time that this core has worked for it, with the system's,
 and "clock" what has passed, which is more where others use the machine. Imports count as well.
@@ -51,7 +51,7 @@ def table_of(rows: int) -> pd.DataFrame:
     flops = np.array(list(MODELS.values()))[model]
     per_sample_J = flops * 1e-10 * np.array([1.0, 0.8, 1.3])[gpu] * (1 + 0.01 * model * (gpu == 1))
     per_sample_J *= np.exp(0.05 * rng.standard_normal(rows))
-    energy_J = per_sample_J * 96_000
+    energy_J = per_sample_J * 38_400
     numbers = np.arange(rows)
     return pd.DataFrame(
         {
@@ -61,13 +61,13 @@ def table_of(rows: int) -> pd.DataFrame:
             "gpus": 8,
             "batch_size": 32.0,
             "precision": "bf16",
-            "epochs": 30,
+            "epochs": 12,
             "energy_J": energy_J,
             "duration_s": energy_J / 2000,
             "mean_power_W": 2000.0,
             "power_limit_W": np.array(list(GPUS.values()))[gpu],
             "utilization": rng.uniform(0.5, 1, rows),
-            "samples": 96_000.0,
+            "samples": 38_400.0,
             "energy_per_sample_J": per_sample_J,
             "flops_per_sample": flops,
             "status": "finished",

@@ -7,6 +7,8 @@ Rank 0's folder is the trace folder of the training. It holds a folder for each 
 from __future__ import annotations
 
 import logging
+import math
+import os
 import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +22,7 @@ from energyest.checks import number_or_nan
 from energyest.errors import TraceError
 from energyest.records import storage
 from energyest.records.devices import (
+    Device,
     accelerators_of,
     devices_of,
     rows_of_devices,
@@ -33,6 +36,8 @@ from energyest.records.trace import EnergyTrace
 log = logging.getLogger("energyest")
 
 Needs = Callable[[Mapping[str, Any]], bool]
+# One of these makes a folder a trace.
+_FILES = (storage.META_FILE, storage.EPOCHS_FILE)
 _FOLDER = re.compile(r"rank([1-9]\d{0,4})")
 
 
@@ -184,29 +189,39 @@ def _read(folder: Path, ranks: Sequence[int] | None, needs: Needs) -> EnergyTrac
 def _read_one(folder: Path, needs: Needs) -> EnergyTrace:
     """The trace of one process, after checking that its numbers are possible."""
     trace = EnergyTrace(*storage.read_folder(folder, needs))
-    meta, rows = trace.meta, trace.epoch_columns
-    check_rows(rows, f"{folder}: ")
+    meta, rows, devices, what = trace.meta, trace.epoch_columns, trace.devices, f"{folder}: "
+    check_rows(rows, what)
     energy_J, duration_s = (number_or_nan(meta.get(name)) for name in ("total_J", "duration_s"))
-    check_totals(energy_J, duration_s, rows, len(trace.devices), f"{folder}: ")
-    spent: dict[str, Any] = {
-        **{f"components: {name}": value for name, value in read_object(meta, "components").items()},
-        **{name: meta.get(name) for name in ("earlier_total_J", "carried_J")},
-        **{
-            f"{device.get('device')}: {name}": device.get(name)
-            for device in trace.devices
-            for name in ("energy_J", "missing_s")
-        },
-    }
-    amounts = np.array([number_or_nan(value) for value in spent.values()])
-    if (amounts < 0).any() or np.isinf(amounts).any():
-        for name, amount in zip(spent, amounts, strict=True):
-            check_stored(np.array([amount]), f"{folder}: {name}")
-    cut = {
-        n: np.array([number_or_nan(v)]) for n, v in read_object(meta, "interrupted_epoch").items()
-    }
+    check_totals(energy_J, duration_s, rows, len(devices), what)
+    check_spent(meta, devices, what)
+    cut = read_object(meta, "interrupted_epoch")
     if cut:
-        check_rows(cut, f"{folder}: interrupted_epoch: ")
+        cut = {name: np.array([number_or_nan(value)]) for name, value in cut.items()}
+        check_rows(cut, f"{what}interrupted_epoch: ")
     return trace
+
+
+def check_spent(meta: Mapping[str, Any], devices: Sequence[Device], what: str) -> None:
+    """Refuse energies and times of a meta that no training can have.
+
+    Args:
+        meta: the meta, which may say anything.
+        devices: its devices.
+        what: whose meta it is; messages begin with it.
+
+    Raises:
+        TraceError: one is negative or infinite.
+    """
+    components = read_object(meta, "components")
+    values = [*components.values(), meta.get("earlier_total_J"), meta.get("carried_J")]
+    for device in devices:
+        values += (device.get("energy_J"), device.get("missing_s"))
+    if all(0 <= value < math.inf for value in map(number_or_nan, values) if not math.isnan(value)):
+        return
+    names = [*(f"components: {name}" for name in components), "earlier_total_J", "carried_J"]
+    names += [f"{d.get('device')}: {name}" for d in devices for name in ("energy_J", "missing_s")]
+    for name, value in zip(names, values, strict=True):
+        check_stored(np.array([number_or_nan(value)]), f"{what}{name}")
 
 
 def _subfolders(folder: Path) -> dict[int, Path]:
@@ -214,10 +229,11 @@ def _subfolders(folder: Path) -> dict[int, Path]:
     if not folder.is_dir():
         return {}
     found = {}
-    for path in folder.iterdir():
-        name = _FOLDER.fullmatch(path.name)
-        if name is None or path.is_symlink():
-            continue
-        if any((path / file).exists() for file in (storage.META_FILE, storage.EPOCHS_FILE)):
-            found[int(name[1])] = path
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = _FOLDER.fullmatch(entry.name)
+            if name is not None and entry.is_dir(follow_symlinks=False):
+                files = (f"{entry.path}{os.sep}{file}" for file in _FILES)
+                if any(map(os.path.exists, files)):
+                    found[int(name[1])] = folder / entry.name
     return dict(sorted(found.items()))

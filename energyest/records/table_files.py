@@ -189,7 +189,8 @@ def few_columns(text: bytes) -> dict[str, FloatArray]:
         if len(rows) != lines or "epoch" not in names or AMENDS in names or not are_numbers:
             return {}
         # null, for what was not measured, becomes NaN.
-        return dict(zip(names, np.array(values, dtype=np.float64).T, strict=True))
+        columns = np.ascontiguousarray(np.array(values, dtype=np.float64).T)
+        return dict(zip(names, columns, strict=True))
     except (ValueError, TypeError, AttributeError, OverflowError):
         return {}
 

@@ -108,7 +108,7 @@ def _say_lost(table: pd.DataFrame) -> None:
         )
     if lost_J.isna().any():
         note(
-            f"what {int(lost_J.isna().sum())} runs lost when they were resumed is not known: their "
+            f"lost_J is not known for {int(lost_J.isna().sum())} of {len(table)} runs: their "
             "earlier parts are not in the folder"
         )
 
