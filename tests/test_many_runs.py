@@ -131,16 +131,18 @@ def test_every_change_is_seen(change: Callable[[Path], object], tmp_path: Path) 
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["add", "remove", "rewrite", "rank", "move", "look", "monitor", "break"]),
+        st.sampled_from(
+            ["add", "remove", "rewrite", "rank", "move", "look", "monitor", "break", "above"]
+        ),
         st.integers(0, 4),
         st.integers(0, 99),
     ),
-    max_size=12,
+    max_size=14,
 )
 
 
 @given(steps=STEPS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_incremental_is_full(steps: list[Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     """Whatever happens to the folders, the index never shows in the table."""
@@ -161,6 +163,12 @@ def test_incremental_is_full(steps: list[Any], tmp_path_factory: pytest.TempPath
             trace(number, run_id="other", rank=1).save(folder / "rank1")
         elif what == "move" and is_there and not (root / f"moved{place}").exists():
             folder.rename(root / f"moved{place}")
+        elif what == "above" and folder.parent.exists():
+            if (folder.parent / "meta.json").exists():
+                for name in ("meta.json", "epochs.jsonl", "power.csv"):
+                    (folder.parent / name).unlink()
+            else:
+                trace(number).save(folder.parent)
         elif what == "break" and is_there:
             (folder / "epochs.jsonl").write_text("{\n")
         elif what == "monitor":

@@ -224,6 +224,15 @@ def check_spent(meta: Mapping[str, Any], devices: Sequence[Device], what: str) -
         check_stored(np.array([number_or_nan(value)]), f"{what}{name}")
 
 
+def _exists(path: str) -> bool:
+    """Whether there is such a file; an error if nobody may know."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def _subfolders(folder: Path) -> dict[int, Path]:
     """The folders of ranks in a trace folder; links and folders without a trace do not count."""
     if not folder.is_dir():
@@ -232,8 +241,8 @@ def _subfolders(folder: Path) -> dict[int, Path]:
     with os.scandir(folder) as entries:
         for entry in entries:
             name = _FOLDER.fullmatch(entry.name)
-            if name is not None and entry.is_dir(follow_symlinks=False):
-                files = (f"{entry.path}{os.sep}{file}" for file in _FILES)
-                if any(map(os.path.exists, files)):
-                    found[int(name[1])] = folder / entry.name
+            if name is None or not entry.is_dir(follow_symlinks=False):
+                continue
+            if any(_exists(f"{entry.path}{os.sep}{file}") for file in _FILES):
+                found[int(name[1])] = folder / entry.name
     return dict(sorted(found.items()))

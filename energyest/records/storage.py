@@ -328,8 +328,9 @@ def _read_epochs(folder: Path) -> dict[str, FloatArray]:
     try:
         for part in read_lines(path, MOST_EPOCHS_BYTES, _PART_BYTES):
             few = few_columns(part) if len(part) < _MANY_BYTES else {}
-            if few and len(part) < _PART_BYTES and not len(table):
-                return few  # the whole file
+            is_all = len(part) < _PART_BYTES and not len(table)
+            if few and is_all and len(few["epoch"]) <= MOST_EPOCHS:
+                return few
             taken = 0 if len(part) < _MANY_BYTES else take_plain(table, part)
             number += taken
             for line in io.BytesIO(b"" if taken else part):

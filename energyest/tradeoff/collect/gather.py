@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from energyest.errors import RunsError
 from energyest.records.load_many import Source, load_traces, read_each
@@ -47,6 +48,10 @@ def gather(source: Source, question: Question, index: bool | None) -> dict[str, 
         files = found.files(readings=readings)
         new.known.runs[found.name] = files, found.signature(files)
         new.records[found.name] = _with_other_metrics(record, found, old)
+    read_now = new.records.keys() - listing.unchanged
+    for name in listing.unchanged:
+        if read_now and any(str(above) in read_now for above in PurePath(name).parents):
+            del new.records[name], new.known.runs[name]  # the folder above is a trace by now
     for found in listing.found:
         if found.name not in new.records:
             new.known.folders.pop(found.name, None)  # it is to be looked at again, and named
@@ -56,7 +61,7 @@ def gather(source: Source, question: Question, index: bool | None) -> dict[str, 
         save_index(place, new)
     if not new.records:
         raise RunsError(f"there is no trace in {source}")
-    in_order = sorted(new.records, key=lambda name: Path(name).parts)
+    in_order = sorted(new.records, key=lambda name: name.split(os.sep))
     return {place.label(name): new.records[name] for name in in_order}
 
 
