@@ -21,6 +21,8 @@ nox.options.reuse_existing_virtualenvs = True
 TORCH = "torch==2.13.0"
 # The libraries of the popular scripts.
 POPULAR = ("peft>=0.12", "trl>=0.20", "timm>=1.0", "keras>=3.5", "ultralytics>=8.3")
+# Those of the sweeps over many GPUs.
+SWEEPS = ("optuna>=4", "submitit>=1.5", "ray>=2.40")
 # One process for each processor, but no more than there is work for.
 SPREAD = ("-n", "logical", "--maxprocesses", "4")
 LOWEST = re.compile(r"([\w-]+)>=([\w.]+)")
@@ -56,7 +58,7 @@ def tests_extras(session: nox.Session) -> None:
     session.install(
         *(TORCH, "torchvision", *POPULAR),
         *("mlflow-skinny>=3", "trackio>=0.2", "wandb>=0.19", "duckdb>=1"),
-        *("optuna>=4", "submitit>=1.5", "ray>=2.40"),
+        *SWEEPS,
     )
     session.run("python", "-m", "pytest", "tests/extras", *session.posargs)
 
@@ -150,8 +152,10 @@ def docs(session: nox.Session) -> None:
 def gallery(session: nox.Session) -> None:
     """Run the examples again, and store what they print for the gallery of the documentation."""
     install(session, "dev")
-    session.install("jax")
+    session.install("jax", *SWEEPS)
     session.run("python", "docs/gallery.py", *session.posargs)
+    if not session.posargs:
+        session.run("python", "docs/gallery.py", "scale_out")
     # After the others: a torchvision for another torch would stop Lightning.
     session.install(TORCH, "torchvision", *POPULAR)
     if not session.posargs:

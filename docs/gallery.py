@@ -1,7 +1,7 @@
 """Run the examples, and keep what they print for the gallery (`docs/gallery.md`).
 
     python docs/gallery.py              # all in `examples/`
-    python docs/gallery.py popular      # all in `examples/popular/`
+    python docs/gallery.py popular      # all in `examples/popular/`; also `scale_out`
     python docs/gallery.py resume ddp   # these
 
 `python -m nox -s gallery` installs what they need and runs them all. For each, `docs/gallery/` gets
@@ -31,6 +31,7 @@ import energyest
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / "docs/gallery"
 RUNS = STORED / "runs.json"
+FOLDERS = ("popular", "scale_out")
 # The demo, short.
 ARGUMENTS = {"digits": ("--epochs", "12")}
 # Between what an example prints and what energyest logs.
@@ -48,12 +49,10 @@ def scripts(folder: str = ".") -> list[Path]:
 
 
 def main(names: list[str]) -> None:
-    """Run the examples of these names, or all."""
-    popular = scripts("popular")
-    chosen = popular if names == ["popular"] else scripts()
-    if names and names != ["popular"]:
-        chosen = [script for script in [*chosen, *popular] if script.stem in names]
-    for script in chosen:
+    """Run the examples of these names, or of these folders, or all that need no other package."""
+    every = [script for folder in (".", *FOLDERS) for script in scripts(folder)]
+    chosen = [s for s in every if s.stem in names or s.parent.name in {*names} & {*FOLDERS}]
+    for script in chosen if names else scripts():
         print(f"{script.stem} ...", flush=True)
         _keep(script)
 
