@@ -15,7 +15,8 @@ UDEV_RULE = """\
 as root, make a file /etc/udev/rules.d/99-rapl.rules with this line:
 SUBSYSTEM=="powercap", ACTION=="add", KERNEL=="intel-rapl:*", RUN+="/bin/chmod a+r /sys%p/energy_uj"
 and run: udevadm control --reload && udevadm trigger -s powercap -c add
-(on a shared machine, think twice: power tells what others compute)"""
+(on a shared machine, think twice: power tells what others compute);
+or let Zeus's daemon read them as root, and set ZEUSD_SOCK_PATH to its socket"""
 _VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES")
 # What pip is to install for each package, and what it is for; None for what is always needed.
 _LIBRARIES = {

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from energyest.gpus.driver import NvmlError, is_hanging, soon
+from energyest.measure.sensors.apple import is_apple
 from energyest.measure.sensors.makers import maker_in_use
 from energyest.measure.sensors.visible import gpu_of_torch
 
@@ -52,6 +53,8 @@ def unreadable(root_device: torch.device) -> list[str]:
     """The accelerator on which a process trains, if no sensor here can read it."""
     if root_device.type == "xpu" and _addresses_of_xpu([root_device]):
         return []
+    if root_device.type == "mps" and is_apple():
+        return []
     return [] if root_device.type in ("cpu", "cuda", "meta") else [str(root_device)]
 
 
@@ -72,6 +75,7 @@ def trained_on(module: torch.nn.Module, root_device: torch.device) -> list[str]:
     copies = [torch.device("cuda", index) for part in copied for index in part.device_ids]
     devices = dict.fromkeys([root_device, *(tensor.device for tensor in tensors), *copies])
     found = [address_of(it) for it in devices if it.type == "cuda"]
+    found += ["0"] if is_apple() and any(it.type == "mps" for it in devices) else []
     return list(dict.fromkeys([*found, *_addresses_of_xpu(devices)]))
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from energyest.errors import ConfigurationError
+from energyest.measure.sensors.apple import detect_apple, is_apple
 from energyest.measure.sensors.base import KINDS, Device, Kind, Reading, Sensor, Source
 from energyest.measure.sensors.cpu import CpuModelSensor
 from energyest.measure.sensors.detection import Detection, lost
@@ -61,6 +64,11 @@ def detect(
     """
     check_components(components)
     found = Detection(())
+    if is_apple():
+        is_without_gpu = gpus is not None and len(gpus) == 0
+        found = detect_apple([k for k in components if not (k == "gpu" and is_without_gpu)])
+        measured = {sensor.device.kind for sensor in found}
+        components = [kind for kind in components if kind not in measured]
     if "gpu" in components:
         of_gpus = detect_gpus(gpus)
         found = replace(found + of_gpus, late=of_gpus.late, is_by_use=gpus is None)
@@ -87,28 +95,49 @@ def check_components(components: Sequence[str]) -> None:
 
 
 def _detect_cpu() -> Detection:
-    try:
-        return Detection((RaplSensor(),))
-    except (OSError, ValueError) as error:
-        note = f"CPU power is modelled, not measured: {error}"
-    try:
-        return Detection((AmdEnergySensor(),))
-    except FileNotFoundError:
-        pass  # RAPL's error says what is missing
-    except (OSError, ValueError) as error:
-        note = f"CPU power is modelled, not measured: {error}"
-    return Detection((), (note,)) + _opened(CpuModelSensor, "cpu", "processors")
+    counters = (RaplSensor, AmdEnergySensor, functools.partial(_of_daemon, "cpu"))
+    return _first(counters, "CPU", CpuModelSensor, "cpu", "processors")
 
 
 def _detect_ram() -> Detection:
-    notes: tuple[str, ...] = ()
-    try:
-        return Detection((RaplDramSensor(),))
-    except FileNotFoundError:
-        pass  # as usual: only servers count it
-    except (OSError, ValueError) as error:
-        notes = (f"RAM power is modelled, not measured: {error}",)
-    return Detection((), notes) + _opened(RamSensor, "ram", "memory")
+    counters = (RaplDramSensor, functools.partial(_of_daemon, "ram"))
+    found = _first(counters, "RAM", RamSensor, "ram", "memory")
+    # Only servers count it: that there is no counter is usual.
+    usual = [note for note in found.notes if "processor packages in" in note]
+    return replace(found, notes=tuple(note for note in found.notes if note not in usual))
+
+
+def _of_daemon(kind: str) -> Sensor:
+    """Zeus's daemon, where the environment names one."""
+    if "ZEUSD_SOCK_PATH" not in os.environ:
+        raise FileNotFoundError("ZEUSD_SOCK_PATH names no daemon")
+    from energyest.measure.sensors.external.zeusd import ZeusdSensor  # noqa: PLC0415
+
+    return ZeusdSensor(kind)
+
+
+def _first(
+    counters: Sequence[Callable[[], Sensor]],
+    what: str,
+    model: Callable[[], Sensor],
+    kind: Kind,
+    name: str,
+) -> Detection:
+    """The first counter that can be read; else the model, with a note that says why.
+
+    A counter that is there and cannot be read is worth more words than one that is not there; of
+    several, those of the last one, which stands in for the others.
+    """
+    notes: list[str] = []
+    missing: list[str] = []
+    for counter in counters:
+        try:
+            return Detection((counter(),))
+        except FileNotFoundError as error:
+            missing.append(f"{what} power is modelled, not measured: {error}")
+        except (OSError, ValueError) as error:
+            notes.append(f"{what} power is modelled, not measured: {error}")
+    return Detection((), tuple((notes or missing[:1])[-1:])) + _opened(model, kind, name)
 
 
 def _opened(make: Callable[[], Sensor], kind: Kind, name: str) -> Detection:

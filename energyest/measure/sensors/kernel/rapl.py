@@ -103,6 +103,14 @@ def energy_files(root: Path) -> list[Path]:
     return [zone / "energy_uj" for zone in sorted(root.glob("intel-rapl:[0-9]*"))]
 
 
+def package_numbers(root: Path) -> list[str]:
+    """The numbers of the packages, which every user may see; empty if the kernel shows none."""
+    try:
+        return [zone.name.partition(":")[2] for zone in _packages(root)]
+    except OSError:
+        return []
+
+
 def _packages(root: Path) -> Iterator[Path]:
     # intel-rapl:0 is a package (also on AMD), intel-rapl:0:1 a part of one.
     for zone in sorted(root.glob("intel-rapl:[0-9]*")):
