@@ -12,7 +12,10 @@ import torch
 
 import energyest.measure.sensors as sensors_module
 from energyest import detect, track
+from energyest.cli import main
+from energyest.cli.exits import Exit
 from energyest.measure import torch_gpus
+from energyest.measure.sensors import apple
 from simulation.stepped import Clock
 
 
@@ -64,14 +67,16 @@ def test_a_run_on_a_mac(chip: Chip, clock: Clock) -> None:
     assert trace.column("cpu_energy_J") == pytest.approx(80, rel=0.01)
     assert trace.column("ram_energy_J") == pytest.approx(20, rel=0.01)
     assert trace.total_J == pytest.approx(930, rel=0.01)
-    assert trace.devices[0]["method"] == "zeus-apple-silicon, gpu_mj + gpu_sram_mj"
+    assert trace.devices[0]["method"] == (
+        "energy counter of macOS (zeus-apple-silicon: gpu_mj + gpu_sram_mj)"
+    )
 
 
 def test_what_a_chip_does_not_count_is_modelled_or_missing(chip: Chip) -> None:
     chip.mW |= {"gpu_sram_mj": None, "dram_mj": None}
     found = detect()
     assert [s.device.source for s in found] == ["measured", "measured", "modelled"]
-    assert found[0].device.method == "zeus-apple-silicon, gpu_mj"
+    assert found[0].device.method == "energy counter of macOS (zeus-apple-silicon: gpu_mj)"
     chip.mW["gpu_mj"] = None
     assert [s.device.kind for s in detect()] == ["cpu", "ram"]
 
@@ -128,6 +133,19 @@ def test_without_the_package(chip: Chip, monkeypatch: pytest.MonkeyPatch) -> Non
     found = detect()
     assert {s.device.source for s in found} == {"modelled"}
     assert any("pip install energyest[apple]" in note for note in found.notes)
+
+
+def test_doctor(
+    chip: Chip, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(apple, "is_apple", lambda: True)
+    assert main(["doctor"]) == Exit.OK
+    said = capsys.readouterr().out
+    assert "+ Apple Silicon: its counters are read" in said
+    assert "NVML" not in said
+    monkeypatch.setitem(sys.modules, "zeus_apple_silicon", None)
+    main(["doctor"])
+    assert "    pip install energyest[apple]" in capsys.readouterr().out.splitlines()
 
 
 def test_a_monitor_that_cannot_be_made(chip: Chip) -> None:

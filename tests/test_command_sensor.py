@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import pickle
+import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -208,6 +209,7 @@ def test_it_is_described() -> None:
         "method": "command echo in W, every 2 s",
         "power_limit_W": 9,
         "contains": ["cpu:0"],
+        "uuid": f"cpu:1@{platform.node()}",
     }
 
 

@@ -190,7 +190,9 @@ class Monitor:
         def make(folder: Path | None, meta: Mapping[str, Any]) -> Session:
             gpus = trained_on(module, device)
             # All processes share the machine's processors and memory: count them in one process.
-            kinds = [k for k in self._components if k == "gpu" or place.local_rank == 0]
+            # Each has its GPUs, and the modules of these, for itself.
+            own = ("gpu", "module")
+            kinds = [k for k in self._components if k in own or place.local_rank == 0]
             return Session(
                 find_sensors(gpus, kinds, self._sensors, others=unreadable(device)),
                 folder=folder,

@@ -103,20 +103,38 @@ def settings_in_effect() -> list[dict[str, Any]]:
 
 
 def _driver(found: Detection) -> Iterator[Finding]:
+    from energyest.measure.sensors.apple import is_apple
     from energyest.measure.sensors.makers import NVIDIA, maker_in_use
 
-    if maker_in_use() is not NVIDIA:
-        yield _amd_driver(found)
-        return
-    yield from _nvidia_driver()
+    if is_apple():
+        yield _apple(found)
+    elif maker_in_use() is not NVIDIA:
+        yield _other_driver(found)
+    else:
+        yield from _nvidia_driver()
+    for note in found.notes:
+        if note.startswith("the module is not measured"):
+            yield Finding("module", "note", note)
 
 
-def _amd_driver(found: Detection) -> Finding:
-    versions = [d.details["driver_version"] for d in found.devices if "driver_version" in d.details]
-    if versions:
-        return Finding("driver", "ok", f"amdgpu {versions[0]}, read through AMD SMI")
-    told = next((note for note in found.notes if "GPU" in note), "AMD SMI shows no GPU")
-    return Finding("driver", "missing", told, "pip install energyest[amd], as new as ROCm here")
+def _apple(found: Detection) -> Finding:
+    told = next((note for note in found.notes if note.startswith("Apple Silicon")), "")
+    if told:
+        return Finding("Apple Silicon", "missing", told, "pip install energyest[apple]")
+    return Finding("Apple Silicon", "ok", "its counters are read")
+
+
+def _other_driver(found: Detection) -> Finding:
+    from energyest.measure.sensors.makers import maker_in_use
+
+    library = maker_in_use().library
+    gpus = [device for device in found.devices if device.kind == "gpu"]
+    if gpus and not set(found.unread) & {gpu.device for gpu in gpus}:
+        version = gpus[0].details.get("driver_version", "")
+        return Finding("driver", "ok", f"{library} answers{version and f', driver {version}'}")
+    told = next((note for note in found.notes if "GPU" in note), f"{library} shows no GPU")
+    remedy = "pip install energyest[amd], as new as the ROCm here" if library == "AMD SMI" else ""
+    return Finding("driver", "missing", told, remedy)
 
 
 def _nvidia_driver() -> Iterator[Finding]:
@@ -162,7 +180,8 @@ def _gpus(found: Detection) -> Iterator[Finding]:
             yield Finding(device.device, "ok", f"{device.name}: read from its energy counter")
         else:
             text = f"{device.name}: it has no energy counter; its power is integrated"
-            yield Finding(device.device, "note", text, "boards from Volta on have one")
+            remedy = "boards from Volta on have one" if "NVML" in device.method else ""
+            yield Finding(device.device, "note", text, remedy)
         if device.details.get("shared"):
             text = (
                 "MIG is on: the power of a slice is not known, and the whole GPU's is measured, "

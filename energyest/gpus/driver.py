@@ -28,6 +28,7 @@ ERROR_LIBRARY_NOT_FOUND = 12
 ERROR_FUNCTION_NOT_FOUND = 13
 ERROR_LIB_RM_VERSION_MISMATCH = 18
 FIELD_POWER_INSTANT = 186
+POWER_SCOPE_MODULE = 1
 TEMPERATURE_GPU = 0
 CLOCK_SM, CLOCK_MEM = 1, 2
 MIG_ENABLED = 1
@@ -86,7 +87,7 @@ def call(name: str, *arguments: Any) -> Any:
         raise NvmlError(_said(error), code if isinstance(code, int) else None) from error
 
 
-def ask_field(handle: Any, field: int) -> Callable[[], Any]:
+def ask_field(handle: Any, field: int, scope: int = 0) -> Callable[[], Any]:
     """Prepare repeated queries of one of a GPU's fields.
 
     The module builds a new request for each call, which takes longer than the answer.
@@ -94,6 +95,7 @@ def ask_field(handle: Any, field: int) -> Callable[[], Any]:
     Args:
         handle: handle of the GPU; NVML must be initialised.
         field: number of the field.
+        scope: the part that it is about, such as `POWER_SCOPE_MODULE`; 0 for the GPU.
 
     Returns:
         A function that queries the field; it raises as `call` does.
@@ -103,8 +105,9 @@ def ask_field(handle: Any, field: int) -> Callable[[], Any]:
         values = (module.c_nvmlFieldValue_t * 1)()
         ask_driver = module.nvmlLib.nvmlDeviceGetFieldValues
     except (AttributeError, TypeError):  # another module, or another version of it
-        return lambda: call("nvmlDeviceGetFieldValues", handle, [field])[0]
-    value, values[0].fieldId = values[0], field
+        asked = (field, scope) if scope else field
+        return lambda: call("nvmlDeviceGetFieldValues", handle, [asked])[0]
+    value, values[0].fieldId, values[0].scopeId = values[0], field, scope
 
     def ask() -> Any:
         code = ask_driver(handle, 1, values)

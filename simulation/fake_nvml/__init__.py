@@ -170,6 +170,10 @@ class FakeNvml:
         """Report this average (nvmlDeviceGetPowerUsage); None: the power, as at first."""
         self._call("fake_set_average_power", device, -1 if watts is None else _milli(watts))
 
+    def set_module_power(self, device: int, *, watts: float | None) -> None:
+        """Make the GPU part of a module with this power; None: of none, as at first."""
+        self._call("fake_set_module_power", device, -1 if watts is None else _milli(watts))
+
     def set_counter(self, device: int, *, joules: float) -> None:
         """Let the energy counter continue from `joules`: from 0, as after a driver reload."""
         self._call("fake_set_counter", device, _milli(joules))

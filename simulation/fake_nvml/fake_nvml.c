@@ -97,6 +97,7 @@ typedef struct {
     char name[TEXT];
     int64_t power_mw;
     int64_t average_mw; /* negative: the same as power_mw */
+    int64_t module_mw; /* of GPU and CPU, as on Grace Hopper; negative: there is none */
     __int128 energy_pj; /* up to since_ns; an integer, so that nothing is lost by adding up */
     int64_t since_ns;
     int64_t frozen;
@@ -328,7 +329,9 @@ static void read_field(Device *device, FieldValue *field)
     field->type = TYPE_UNSIGNED_INT;
     if (field->code != SUCCESS)
         return;
-    if (field->scope != 0) /* a part of the board; only the GPU as a whole is simulated */
+    if (field->scope == 1 && field->field == FIELD_POWER_INSTANT && device->module_mw >= 0)
+        field->value.ui = (unsigned)device->module_mw;
+    else if (field->scope != 0) /* other parts of a board are not simulated */
         field->code = NOT_SUPPORTED;
     else if (field->field == FIELD_POWER_INSTANT)
         field->value.ui = (unsigned)device->power_mw;
@@ -622,6 +625,7 @@ int64_t fake_reset(void)
             .name = "NVIDIA H100 80GB HBM3",
             .power_mw = 70000,
             .average_mw = -1,
+            .module_mw = -1,
             /* The driver counts from when it was loaded, not from when somebody starts to look. */
             .energy_pj = (__int128)(i + 1) * 123456789 * PJ_PER_MJ,
             .since_ns = now_ns(CLOCK_MONOTONIC),
@@ -695,6 +699,7 @@ int64_t fake_time(void)
 CONTROL(fake_set_name, const char *, valid = copy(device->name, TEXT, value) == SUCCESS)
 CONTROL(fake_set_power, int64_t, settle(device); device->power_mw = value)
 CONTROL(fake_set_average_power, int64_t, device->average_mw = value)
+CONTROL(fake_set_module_power, int64_t, device->module_mw = value)
 CONTROL(fake_set_counter, int64_t, set_energy(device, (__int128)value * PJ_PER_MJ))
 CONTROL(fake_shift_counter, int64_t, settle(device);
         set_energy(device, device->energy_pj + (__int128)value * PJ_PER_MJ))

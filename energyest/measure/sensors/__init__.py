@@ -49,8 +49,9 @@ def detect(
             beginnings, names of MIG devices, or PCI bus ids; by default the GPUs that torch sees
             or, if torch does not use CUDA yet, those that `CUDA_VISIBLE_DEVICES` leaves to this
             process. The power of a MIG device is unknown: its whole GPU is measured.
-        components: the kinds of sensors wanted: gpu, cpu and ram; system is the whole node, where
-            its management controller tells its power.
+        components: the kinds of sensors wanted: gpu, cpu and ram; module is a package of GPU and
+            CPU, such as Grace Hopper's; system is the whole node, where its management controller
+            tells its power.
 
     Raises:
         ConfigurationError: `components` names an unknown kind.
@@ -72,6 +73,8 @@ def detect(
     if "gpu" in components:
         of_gpus = detect_gpus(gpus)
         found = replace(found + of_gpus, late=of_gpus.late, is_by_use=gpus is None)
+    if "module" in components and not is_jetson():
+        found += _detect_modules(found if "gpu" in components else detect_gpus(gpus))
     if "cpu" in components:
         found += _detect_cpu()
     if "ram" in components:
@@ -105,6 +108,12 @@ def _detect_ram() -> Detection:
     # Only servers count it: that there is no counter is usual.
     usual = [note for note in found.notes if "processor packages in" in note]
     return replace(found, notes=tuple(note for note in found.notes if note not in usual))
+
+
+def _detect_modules(gpus: Detection) -> Detection:
+    from energyest.measure.sensors.module import detect_modules  # noqa: PLC0415
+
+    return detect_modules(sensor for sensor in gpus if sensor.device.kind == "gpu")
 
 
 def _of_daemon(kind: str) -> Sensor:

@@ -72,7 +72,7 @@ class AppleSensor(CounterSensor):
             kind=kind,
             name={"ram": "memory", "gpu": f"{processor_name()} GPU"}.get(kind, processor_name()),
             source="measured",
-            method=f"zeus-apple-silicon, {' + '.join(names)}",
+            method=f"energy counter of macOS (zeus-apple-silicon: {' + '.join(names)})",
             rated_power_W=_MOST_W / 3,
         )
 

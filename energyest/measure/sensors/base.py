@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -16,7 +17,7 @@ Kind = Literal["gpu", "cpu", "ram", "module", "system"]
 KINDS: tuple[Kind, ...] = ("gpu", "cpu", "ram", "module", "system")
 #: The kinds that are measured unless others are asked for, and those that must be asked for.
 USUAL: tuple[Kind, ...] = ("gpu", "cpu", "ram")
-ON_REQUEST: tuple[Kind, ...] = ("system",)
+ON_REQUEST: tuple[Kind, ...] = ("module", "system")
 Source = Literal["measured", "modelled"]
 
 
@@ -110,6 +111,14 @@ class Device:
             for name, value in values.items()
             if not (isinstance(value, float) and math.isnan(value))
         }
+
+
+def of_this_machine(device: str) -> dict[str, Any]:
+    """An identity for a device of which a machine has one, in the place of a UUID.
+
+    Several processes on a machine may measure it; their sum counts it once.
+    """
+    return {"uuid": f"{device}@{platform.node()}"}
 
 
 class Sensor(Protocol):

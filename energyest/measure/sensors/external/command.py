@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from energyest.checks import check_positive, short
 from energyest.errors import ConfigurationError
-from energyest.measure.sensors.base import KINDS, Device, Kind
+from energyest.measure.sensors.base import KINDS, Device, Kind, of_this_machine
 from energyest.measure.sensors.external.background import Answer, BackgroundSensor, gap_s
 from energyest.measure.sensors.external.program import Program
 
@@ -38,7 +38,8 @@ class CommandSensor(BackgroundSensor):
             counter of energy that only grows.
         name: name of the product, for the trace.
         device: name of the device in the readings; the part before the colon is its kind: gpu, cpu,
-            ram, module or system.
+            ram, module or system. Devices of one name in several processes on a machine are one
+            device, which the sum over processes counts once.
         contains: see `Device.contains`; by default a system contains everything else on this
             machine, so that each joule counts once.
         every_s: seconds from one run of the command to the next.
@@ -91,6 +92,7 @@ class CommandSensor(BackgroundSensor):
             method=f"command {parts[0]} in {unit}, every {every_s:g} s",
             power_limit_W=power_limit_W,
             contains=None if contains is None else _names(contains),
+            details=of_this_machine(device),
             bridged_s=bridged_s if unit in _WATTS else max(bridged_s, _COUNTER_GAP_S),
         )
         super().__init__(described, every_s)

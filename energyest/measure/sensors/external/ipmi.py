@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from energyest.measure.sensors.base import Device
+from energyest.measure.sensors.base import Device, of_this_machine
 from energyest.measure.sensors.external.background import Answer, BackgroundSensor, gap_s
 from energyest.measure.sensors.external.program import Program, ProgramError
 
@@ -71,6 +71,7 @@ class IpmiSensor(BackgroundSensor):
             source="measured",
             method=f"IPMI ({self._tool.command[0]}), every {_EVERY_S:g} s",
             bridged_s=gap_s(_EVERY_S, _TIMEOUT_S),
+            details=of_this_machine("system:0"),
         )
         super().__init__(device, _EVERY_S, Answer(power_W))
 

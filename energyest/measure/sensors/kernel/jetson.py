@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from energyest.measure.sensors.base import Device, Kind, Reading
+from energyest.measure.sensors.base import Device, Kind, Reading, of_this_machine
 from energyest.measure.sensors.detection import Detection
 from energyest.measure.sensors.kernel.counters import number_or_nan, read_number
 from energyest.measure.sensors.kernel.hwmon import HWMON_ROOT, channels, chips, read_text
@@ -97,7 +97,15 @@ def detect_jetson(
             known = ", ".join(rails) or "none"
             return found + Detection((), (f"the module is not measured: its rails are {known}",))
         method = f"INA3221, {' + '.join(of_module)}"
-        device = Device("module:0", "module", board, "measured", method, contains=_IN_A_MODULE)
+        device = Device(
+            "module:0",
+            "module",
+            board,
+            "measured",
+            method,
+            contains=_IN_A_MODULE,
+            details=of_this_machine("module:0"),
+        )
         found += _opened(device, [rails[name] for name in of_module])
     return found
 
@@ -107,8 +115,16 @@ _IN_A_MODULE = ("gpu", "cpu", "ram")
 
 def _part(kind: Kind, label: str, board: str) -> Device:
     # It stands for what is modelled, or found without power, of the same kind.
-    name = f"{board}, {label}"
-    return Device(f"{kind}:rail", kind, name, "measured", f"INA3221, {label}", contains=(kind,))
+    device = f"{kind}:rail"
+    return Device(
+        device,
+        kind,
+        f"{board}, {label}",
+        "measured",
+        f"INA3221, {label}",
+        contains=(kind,),
+        details=of_this_machine(device),
+    )
 
 
 def _opened(device: Device, rails: Sequence[tuple[Path, Path]]) -> Detection:
