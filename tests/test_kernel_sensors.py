@@ -13,8 +13,11 @@ import torch
 
 import energyest.measure.sensors as sensors_module
 from energyest import detect, track
-from energyest.measure.sensors import makers
+from energyest.cli import main
+from energyest.cli.exits import Exit
+from energyest.measure.sensors import Detection, makers
 from energyest.measure.sensors.base import Kind, Sensor
+from energyest.measure.sensors.detection import lost
 from energyest.measure.sensors.kernel import intel_gpu
 from energyest.measure.sensors.kernel.amd_energy import AmdEnergySensor
 from energyest.measure.sensors.kernel.intel_gpu import IntelGpuSensor, list_gpus, visible_gpus
@@ -375,3 +378,24 @@ def test_other_machines_are_no_jetson(tmp_path: Path, model: Path) -> None:
     model.write_text("Raspberry Pi 5\0")
     assert not is_jetson(model)
     assert os.path.exists("/proc/device-tree/model") or not is_jetson()
+
+
+def test_doctor_on_a_jetson(
+    hwmon: Hwmon,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A GPU that NVML cannot read is known all the same, as its module is measured."""
+    ina3221(hwmon, AGX_ORIN)
+    monkeypatch.setattr(sensors_module, "is_jetson", lambda: True)
+    made = functools.partial(detect_jetson, root=hwmon.root, model=model)
+    monkeypatch.setattr(sensors_module, "detect_jetson", made)
+    lost_gpu = lost("gpu", "gpu:0", "Orin", "the board reports neither its power nor its energy")
+    none = Detection((), ("no power",), (lost_gpu,), ("no power",))
+    monkeypatch.setattr(sensors_module, "detect_gpus", lambda gpus: none)
+    assert main(["doctor"]) == Exit.OK
+    said = capsys.readouterr().out
+    assert "The GPU of this process is measured." in said
+    assert "a device that contains it is measured" in said
+    assert "NaN" not in said

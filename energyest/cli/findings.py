@@ -175,7 +175,11 @@ def _gpus(found: Detection) -> Iterator[Finding]:
         if device.kind != "gpu":
             continue
         if device.device in unread:
-            yield Finding(device.device, "missing", f"{device.name}: {device.method}", _LOST)
+            text = f"{device.name}: {device.method}"
+            if device.device in found.unknown:
+                yield Finding(device.device, "missing", text, _LOST)
+            else:
+                yield Finding(device.device, "note", text, "a device that contains it is measured")
         elif "energy counter" in device.method:
             yield Finding(device.device, "ok", f"{device.name}: read from its energy counter")
         else:

@@ -68,7 +68,8 @@ class EnergyCallback(Monitor, TrainerCallback):
             `push_to_hub` uploads. If it already holds a trace, or a file with the name of a trace
             file, a free name next to it is used.
         components: what to measure: the GPUs that the Trainer uses, the machine's processors and
-            its memory.
+            its memory; on request also "module" and "system", see
+            docs/how_to/measure_a_node.md.
         every_n_steps: batches per interval, regardless of gradient accumulation. None for whole
             epochs; if `max_steps` limits the training to less than three epochs, or to epochs of
             unknown length, None means a fiftieth of the training.

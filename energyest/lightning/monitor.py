@@ -59,7 +59,8 @@ class EnergyMonitor(Monitor, Callback):
             already holds a trace, or a file with the name of a trace file, a free name next to it
             is used.
         components: what to measure: the GPUs that the Trainer uses, the machine's processors and
-            its memory.
+            its memory; on request also "module" and "system", see
+            docs/how_to/measure_a_node.md.
         every_n_steps: batches per interval, regardless of gradient accumulation; None for whole
             epochs.
         count_flops: observe the operations of the first steps, for FLOPs (counted as fvcore does)

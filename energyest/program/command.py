@@ -60,7 +60,7 @@ class RunOptions:
         epoch_pattern: regular expression of a line that names an epoch; see `users_pattern`.
         epoch_edge: whether an epoch begins or ends where `epoch_pattern` first finds its number.
         gpus: GPUs to measure, as "0,1"; None for those that CUDA shows.
-        components: kinds of devices to measure, as "gpu,cpu,ram".
+        components: kinds of devices to measure, as "gpu,cpu,ram"; also "module" and "system".
         verbose: whether each epoch and its projection is said.
         quiet: whether the summary at the end is left out.
     """

@@ -71,7 +71,8 @@ def track(
         epochs: number of epochs planned, for `run.projection`; `run.epochs(n)` sets it as well.
         gpus: the GPUs to measure: numbers as nvidia-smi shows them, UUIDs, MIG identifiers or PCI
             bus ids; by default those visible to this process through CUDA.
-        components: what to measure: GPUs, the machine's processors and its memory.
+        components: what to measure: GPUs, the machine's processors and its memory; on request also
+            "module" and "system", see docs/how_to/measure_a_node.md.
         sensors: sensors to use instead of what `detect()` finds.
         interval_s: sampling interval in seconds; GPUs update their readings every 0.1 s.
         confidence: coverage probability of the interval of `run.projection`.

@@ -78,11 +78,12 @@ def command(as_json: bool) -> int:
 
 
 def _verdict(found: Detection) -> tuple[Exit, str]:
-    unread = found.unread
+    unknown, unread = found.unknown, found.unread
     gpus = [d for d in found.devices if d.kind == "gpu" and d.device not in unread]
-    if unread:
+    if unknown:
+        names = ", ".join(unknown)
         return Exit.UNMEASURED, (
-            f"{', '.join(unread)} cannot be measured: the energy of a run would not be known (NaN)."
+            f"{names} cannot be measured: the energy of a run would not be known (NaN)."
         )
     if gpus:
         number = "The GPU" if len(gpus) == 1 else f"All {len(gpus)} GPUs"

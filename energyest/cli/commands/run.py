@@ -35,7 +35,7 @@ from energyest.errors import EnergyestError
     "--components",
     default="gpu,cpu,ram",
     show_default=True,
-    help="Kinds of devices to measure.",
+    help="Kinds of devices to measure; also module, system.",
 )
 @click.option("--verbose", is_flag=True, help="Print each epoch and its projection.")
 @click.option("--quiet", is_flag=True, help="No summary at the end.")

@@ -74,7 +74,7 @@ def detect(
         of_gpus = detect_gpus(gpus)
         found = replace(found + of_gpus, late=of_gpus.late, is_by_use=gpus is None)
     if "module" in components and not is_jetson():
-        found += _detect_modules(found if "gpu" in components else detect_gpus(gpus))
+        found += _detect_modules(found if "gpu" in components else None, gpus)
     if "cpu" in components:
         found += _detect_cpu()
     if "ram" in components:
@@ -110,10 +110,15 @@ def _detect_ram() -> Detection:
     return replace(found, notes=tuple(note for note in found.notes if note not in usual))
 
 
-def _detect_modules(gpus: Detection) -> Detection:
+def _detect_modules(known: Detection | None, gpus: Sequence[int | str] | None) -> Detection:
+    """The modules of the GPUs that are known, or that would be measured."""
     from energyest.measure.sensors.module import detect_modules  # noqa: PLC0415
 
-    return detect_modules(sensor for sensor in gpus if sensor.device.kind == "gpu")
+    of_gpus = detect_gpus(gpus) if known is None else known
+    found = detect_modules(sensor for sensor in of_gpus if sensor.device.kind == "gpu")
+    if known is None:
+        of_gpus.close()
+    return found
 
 
 def _of_daemon(kind: str) -> Sensor:
