@@ -8,7 +8,6 @@ accumulator integrates it by the test's clock.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -86,7 +85,7 @@ class Gpu:
 
 
 class FakeAmdSmi:
-    """The simulated library; `install` puts it where `import amdsmi` finds it.
+    """The simulated library; `module` is what `import amdsmi` has to find.
 
     Args:
         gpus: the GPUs, in the library's order.
@@ -97,7 +96,6 @@ class FakeAmdSmi:
         self.gpus = list(gpus) or [Gpu()]
         self.clock = clock
         self.is_initialised = False
-        self.calls = 0
         for gpu in self.gpus:
             gpu.counted_s = clock()
 
@@ -115,15 +113,6 @@ class FakeAmdSmi:
         ):
             setattr(module, kind.__name__, kind)
         return module
-
-    def install(self) -> None:
-        """Let `import amdsmi` find it, until something else takes its place."""
-        sys.modules["amdsmi"] = self.module()
-
-    def set_power(self, gpu: Gpu, power_W: float) -> None:
-        """Let a GPU draw another power from now on."""
-        self._count(gpu)
-        gpu.power_W = power_W
 
     # ------------------------------------------------------------------ its functions
 
@@ -196,7 +185,6 @@ class FakeAmdSmi:
         return 61
 
     def _check(self, function: str, handle: Gpu) -> None:
-        self.calls += 1
         if function in handle.faults:
             raise AmdSmiLibraryException(handle.faults[function])
 
