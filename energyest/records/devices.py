@@ -98,6 +98,8 @@ def containers(devices: Sequence[Mapping[str, Any]]) -> list[frozenset[int]]:
         devices: the entries. Those of several machines have a `host` each; a device contains only
             devices of its own machine.
     """
+    if not any(map(contents_of, devices)):
+        return [frozenset()] * len(devices)
     places: defaultdict[tuple[Any, str], list[int]] = defaultdict(list)
     for place, device in enumerate(devices):
         # The name is followed by the rank where several processes are summed.

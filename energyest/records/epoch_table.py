@@ -6,6 +6,7 @@ import math
 import reprlib
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -188,6 +189,7 @@ class EpochTable:
             raise ValueError(f"{rows} rows of {names} columns are too many")
 
 
+@lru_cache(maxsize=4096)
 def why_unstorable(name: object) -> str:
     """Why an epoch column cannot be stored and read back under this name; empty if it can."""
     if not isinstance(name, str):
@@ -263,12 +265,11 @@ def check_rows(columns: Mapping[str, FloatArray], what: str) -> None:
             begins, lasts longer than from its start to its end, or begins before the previous row
             ended.
     """
-    measured = {name: most for name, most in _MEASURED.items() if name in columns}
-    together = np.array([columns[name] for name in measured])
-    most = np.fromiter(measured.values(), np.float64, len(measured))[:, None]
-    if measured and ((together < -_ROUNDING_J) | (together > most)).any():
-        for name, most_of_one in measured.items():
-            values = columns[name]
+    names = tuple(name for name in _MEASURED if name in columns)
+    together = np.array([columns[name] for name in names])
+    if names and ((together < -_ROUNDING_J) | (together > _most_of(names))).any():
+        for name in names:
+            values, most_of_one = columns[name], _MEASURED[name]
             wrong = np.isinf(values) | (values < -_ROUNDING_J)
             refuse(wrong, values, f"{what}{name} of the epochs", "must be finite and not negative")
             rule = f"can be {most_of_one:g} at most"
@@ -289,6 +290,12 @@ def check_rows(columns: Mapping[str, FloatArray], what: str) -> None:
     ended_s = np.fmax.accumulate(np.append(-math.inf, end_s))[:-1]
     rule = "must not be before the end of the previous epoch"
     refuse(start_s < ended_s - rounding_s, start_s, f"{what}start_s of the epochs", rule)
+
+
+@lru_cache
+def _most_of(names: tuple[str, ...]) -> FloatArray:
+    """The bounds of measured columns, shape (columns, 1)."""
+    return np.array([[_MEASURED[name]] for name in names])
 
 
 def check_totals(
