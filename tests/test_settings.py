@@ -33,7 +33,6 @@ def test_without_any_the_defaults_hold() -> None:
 def test_argument_then_environment_then_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("tomllib")
     write(tmp_path, '[tool.energyest]\nfolder = "runs"\npue = 1.2\ncarbon_intensity = "FR"\n')
     monkeypatch.setenv("ENERGYEST_PUE", "1.3")
     monkeypatch.setenv("ENERGYEST_CARBON_INTENSITY", "400")
@@ -87,7 +86,6 @@ def test_what_cannot_be_is_left_out_and_named(
 def test_a_file_that_cannot_be_is_named(
     text: str, what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pytest.importorskip("tomllib")
     write(tmp_path, text)
     assert settings() == Settings()
     (record,) = caplog.records
