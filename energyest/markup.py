@@ -148,7 +148,7 @@ def column_title(name: str) -> str:
 
 def cell(value: object, column: str = "") -> str:
     """A value as text, with the unit that its column's name ends in."""
-    if isinstance(value, bool) or type(value).__name__ == "bool":  # numpy's too
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):  # numpy's too
         return "yes" if value else "no"
     if not isinstance(value, Real):
         return NOT_KNOWN if value is None else str(value)
