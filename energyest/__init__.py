@@ -36,10 +36,10 @@ __all__ = [name for name in _names if name not in _namespaces]
 def __getattr__(name: str) -> Any:
     if name != "__version__":
         return _public_name(name)
-    from importlib import metadata  # noqa: PLC0415  (as slow as everything else here together)
-
     try:
+        from importlib import metadata  # noqa: PLC0415  (as slow as everything else here together)
+
         return metadata.version("energyest")
-    except (metadata.PackageNotFoundError, OSError):
+    except (ImportError, OSError):  # a package that is not found is an ImportError
         # It was never installed, or nothing can be read now: that must end no training.
         return "0+unknown"
