@@ -268,10 +268,10 @@ def test_the_working_directory_is_gone(tmp_path: Path, caplog: pytest.LogCapture
 OUT_OF_FILES = """
 import importlib, os, resource, sys, logging
 import psutil, energyest
-sys.modules.pop("importlib.metadata", None)  # as if nothing had imported it
-vars(importlib).pop("metadata", None)
 from energyest import track
 logging.basicConfig(format="WARNING %(message)s", stream=sys.stdout)
+sys.modules.pop("importlib.metadata", None)  # as if nothing had imported it
+vars(importlib).pop("metadata", None)
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 taken = []
 try:
