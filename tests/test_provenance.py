@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.integrate import trapezoid
 
 from energyest import load_trace, track
 from energyest.estimators.baselines import mean_utilization
@@ -80,7 +81,6 @@ def test_settings_turn_the_user_off_and_name_the_project(monkeypatch: pytest.Mon
 
 
 def test_a_pyproject_turns_the_user_off(tmp_path: Path) -> None:
-    pytest.importorskip("tomllib")
     (tmp_path / "pyproject.toml").write_text("[tool.energyest]\nrecord_user = false\n")
     assert "user" not in provenance()
 
@@ -100,7 +100,7 @@ def test_the_mean_over_uneven_times_is_the_trapezoid_rule() -> None:
     for at, value in zip(time_s, share, strict=True):
         mean.add(at, value)
         mean.add(at, np.nan)
-    assert mean.mean == pytest.approx(np.trapezoid(share, time_s) / np.ptp(time_s))
+    assert mean.mean == pytest.approx(trapezoid(share, time_s) / np.ptp(time_s))
     assert np.isnan(MeanShare().mean)
 
 
@@ -113,7 +113,7 @@ def test_the_recorded_utilization_is_that_of_the_readings(tmp_path: Path) -> Non
     gpu, processor, _ = trace.devices
     of_gpu = trace.power_columns["device"] == "gpu:0"
     time_s, busy = (trace.power_columns[n][of_gpu] for n in ("time_s", "utilization"))
-    by_hand = np.trapezoid(busy, time_s) / np.ptp(time_s)
+    by_hand = trapezoid(busy, time_s) / np.ptp(time_s)
     assert len(busy) > 100
     assert np.ptp(busy) > 0.01  # otherwise any weights would do
     assert gpu["utilization"] == pytest.approx(by_hand, rel=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -35,6 +36,9 @@ NETWORK = {
     *("socket", "ssl", "urllib", "http", "requests", "ftplib", "smtplib", "telnetlib", "xmlrpc"),
     *("socketserver", "asyncio", "aiohttp", "httpx", "urllib3", "websockets", "torch.hub"),
 }
+# The ranks' connection to the store of their own training, which can be cut and opens no other, and
+# one over a Unix socket to a daemon of this machine.
+OWN_CONNECTIONS = {"store_connection.py": {"socket"}, "zeusd.py": {"http", "socket"}}
 CODE = {"pickle", "marshal", "shelve", "dill", "joblib", "runpy", "code", "codeop"}
 
 
@@ -355,9 +359,13 @@ def test_a_probe_of_no_number(value: Any) -> None:
 def test_no_module_imports_network_or_pickled_code(path: Path) -> None:
     names = imports_of(path)
     roots = names | {name.split(".")[0] for name in names}
-    # The ranks' connection to the store of their own training can be cut, and opens no other.
-    allowed = {"socket"} if path.name == "store_connection.py" else set()
-    assert roots & (NETWORK | CODE) == allowed
+    assert roots & (NETWORK | CODE) == OWN_CONNECTIONS.get(path.name, set())
+
+
+def test_the_daemon_is_on_this_machine() -> None:
+    (path,) = [path for path in MODULES if path.name == "zeusd.py"]
+    text = path.read_text()
+    assert re.findall(r"socket\.(?:AF_\w+|create_connection)", text) == ["socket.AF_UNIX"]
 
 
 AUDITED = """
