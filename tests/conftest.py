@@ -89,6 +89,17 @@ def _is_lack_of_torch(error: BaseException | None) -> bool:
     return (error.name or "").split(".")[0] in WITH_TORCH and not is_ours
 
 
+@contextlib.contextmanager
+def skipped_without_torch() -> Iterator[None]:
+    """Skip the test that runs within, if it needs torch, or what comes with it, which is absent."""
+    try:
+        yield
+    except ImportError as error:
+        if _is_lack_of_torch(error):
+            pytest.skip(str(error))
+        raise
+
+
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module:
     return _Module.from_parent(parent, path=module_path)
 

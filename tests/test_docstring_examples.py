@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+import energyest
+from tests.conftest import skipped_without_torch
 from tests.support import snippet_names
 from tests.support.example_logs import write_logs, write_tensorboard
 from tests.support.markdown import ROOT
@@ -51,7 +53,6 @@ NAMES = public_names()
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], Any]]:
     """What examples take for granted, each made when it is first asked for."""
-    from energyest import describe_workload
     from energyest.tradeoff import collect_runs, load_traces
     from tests.support.run_tables import runs_table
 
@@ -61,7 +62,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], An
         "runs": cache(lambda: collect_runs(choices, model="architecture")),
         "traces": cache(lambda: list(load_traces(choices).values())[:3]),
         "workload": cache(
-            lambda: describe_workload(snippet_names.network(), snippet_names.batch())
+            lambda: energyest.describe_workload(snippet_names.network(), snippet_names.batch())
         ),
         "table": lambda: runs_table(deviation=0.1),
         "model": snippet_names.lightning_model,
@@ -82,6 +83,13 @@ def test_the_example_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_DISABLED", "true")
+    with skipped_without_torch():
+        _run_examples(name, given, capsys)
+
+
+def _run_examples(
+    name: str, given: dict[str, Callable[[], Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
     thing = getattr(importlib.import_module(NAMES[name]), name)
     # A decorator hides the file of what it decorates.
     module = sys.modules[thing.__module__]

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from energyest import cli
+from tests.conftest import skipped_without_torch
 from tests.faults import load_cases
 from tests.support import snippet_names
 from tests.support.markdown import ROOT, Block, anchors, blocks, links, name_of, pages
@@ -41,6 +42,11 @@ def test_the_code_of_a_page_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_DISABLED", "true")
+    with skipped_without_torch():
+        _run_page(page)
+
+
+def _run_page(page: Path) -> None:
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page):
         for name, what in block.given:
