@@ -337,14 +337,20 @@ def test_a_counter_is_news_only_when_it_moves() -> None:
     """A plug that counts in Wh stands still for seconds, which is no failure."""
     device = CommandSensor("echo 5", unit="Wh").device
     sensor = Told(device, every_s=0.001)
-    sensor.answers = [Answer(energy_J=joules) for joules in (3600, 3600, 3600, 7200, 7200)]
-    with contextlib.closing(sensor):
-        readings: list[Reading] = []
+    sensor.answers = [Answer(energy_J=3600)]
+
+    def next_reading() -> Reading:
         deadline_s = time.monotonic() + 60
-        while len(readings) < 2 and time.monotonic() < deadline_s:
-            if sensor.has_news():
-                readings.append(sensor.read(time.monotonic()))
-        first, second = readings
+        while not sensor.has_news():
+            assert time.monotonic() < deadline_s
+        return sensor.read(time.monotonic())
+
+    with contextlib.closing(sensor):
+        first = next_reading()
+        time.sleep(0.02)
+        assert not sensor.has_news()  # it stands still
+        sensor.answers = [Answer(energy_J=7200)]  # not before the first is read
+        second = next_reading()
         assert (first.energy_J, second.energy_J) == (3600, 7200)
         assert math.isnan(first.power_W)
         assert second.power_W == pytest.approx(3600 / (second.time_s - first.time_s), rel=0.2)
