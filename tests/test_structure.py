@@ -12,6 +12,7 @@ import pytest
 
 import energyest
 from energyest.records.meta import TraceMeta
+from tests.conftest import skipped_without_torch
 from tests.support.each import for_each
 from tests.support.source import MODULES, PACKAGE, ROOT, imports_of, strings_of
 
@@ -243,6 +244,7 @@ def test_estimating_from_a_list_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+@skipped_without_torch()
 def test_public_names() -> None:
     assert len(energyest.__all__) <= MOST_NAMES
     for name in energyest.__all__:
@@ -267,6 +269,7 @@ NAMESPACES = [
 
 
 @pytest.mark.parametrize("name", NAMESPACES)
+@skipped_without_torch()
 def test_namespaces_are_there_after_a_plain_import(name: str) -> None:
     script = f"import energyest; print(energyest.{name}.__name__)"
     done = subprocess.run(
@@ -278,6 +281,7 @@ def test_namespaces_are_there_after_a_plain_import(name: str) -> None:
         assert getattr(namespace, public) is not None
 
 
+@skipped_without_torch()
 def test_type_checkers_see_the_names_that_there_are() -> None:
     stub = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
     named = {
