@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from energyest import EnergyTrace, Estimate, load_trace, track
 from energyest.carbon import CarbonIntensity, CarbonSeries, co2e_by_hour, co2e_kg, start_times
 from energyest.carbon.basis import EmissionBasis
+from energyest.cli import main
 from energyest.errors import ConfigurationError, EstimateError
 from energyest.gpus import Embodied, embodied_kg, known_embodied, resolve_gpu
 from energyest.settings import emission_basis
@@ -371,3 +372,22 @@ def test_embodied_emissions_of_others() -> None:
     for wrong in ({"gpu_hours": -1}, {"lifetime_years": 0}, {"use": 0}, {"use": 1.1}):
         with pytest.raises(EstimateError, match=next(iter(wrong))):
             embodied_kg("A100", **{"gpu_hours": 1, **wrong})
+
+
+def test_a_table_of_runs_counts_each_as_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = {"status": "finished"}
+    clean = EmissionBasis(50.0, 1.2).as_meta()
+    for name, meta in (("clean", {**done, **clean}), ("unknown", done)):
+        EnergyTrace.from_epochs([KWH], meta=meta).save(tmp_path / name)
+    monkeypatch.setenv("ENERGYEST_CARBON_INTENSITY", "400")
+
+    def emitted(*options: str) -> dict[str, float]:
+        assert main(["runs", str(tmp_path), "--json", *options]) == 0
+        rows = json.loads(capsys.readouterr().out)["runs"]
+        return {row["run"]: row["co2e_kg"] for row in rows}
+
+    assert emitted() == pytest.approx({"clean": 0.05 * 1.2, "unknown": 0.4})
+    assert emitted("--intensity", "100") == pytest.approx({"clean": 0.1, "unknown": 0.1})
+    assert emitted("--pue", "2") == pytest.approx({"clean": 0.1, "unknown": 0.8})

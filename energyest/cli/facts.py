@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from energyest.display import JOULES_PER_KWH, format_mass
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from energyest.carbon import Intensity
     from energyest.estimate import Estimate, NotStableError
     from energyest.records.trace import EnergyTrace
@@ -47,6 +49,18 @@ class Emissions:
             if isinstance(self.intensity, CarbonSeries):
                 return None
             raise
+
+    def of_runs(self, runs: pd.DataFrame) -> list[float | None]:
+        """The same for each run of a table: by the options, or as recorded with it, or as set."""
+        intensity, pue = self.given
+        found = []
+        for row in runs.to_dict("records"):
+            recorded = row.get("carbon_g_per_kWh", math.nan)
+            own = self
+            if intensity is None and math.isfinite(recorded):
+                own = replace(self, intensity=recorded, pue=row["pue"] if pue is None else pue)
+            found.append(own.of(float(row["energy_J"])))
+        return found
 
     def text(self, what: float | EnergyTrace | Estimate) -> str:
         """The same for a line of text; empty where it is not known."""

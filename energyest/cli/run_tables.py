@@ -52,8 +52,7 @@ def with_units(table: pd.DataFrame, carbon: Emissions) -> pd.DataFrame:
     place = list(table.columns).index("energy_J") + 1
     more: pd.DataFrame = table.copy()
     if "co2e_kg" not in more:  # it may be a metric of somebody's
-        emitted = [carbon.of(float(energy_J)) for energy_J in table["energy_J"]]
-        more.insert(place, "co2e_kg", emitted)
+        more.insert(place, "co2e_kg", carbon.of_runs(table))
     if "energy_kWh" not in more:
         more.insert(place, "energy_kWh", table["energy_J"] / JOULES_PER_KWH)
     return more

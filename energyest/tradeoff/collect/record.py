@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from energyest.carbon.basis import EmissionBasis
+from energyest.carbon.emissions import constant_g_per_kWh
 from energyest.checks import is_number, number_or_nan
 from energyest.estimators.baselines import mean_utilization
 from energyest.records.devices import Device, accelerators_of, name_of
@@ -25,7 +27,7 @@ TEXTS = (
 NUMBERS = (
     *("gpus", "batch_size", "epochs", "energy_J", "gpu_energy_J", "duration_s", "mean_power_W"),
     *("gpu_power_W", "power_limit_W", "utilization", "samples", "energy_per_sample_J"),
-    *("flops_per_sample", "parameters", "part_energy_J"),
+    *("flops_per_sample", "parameters", "part_energy_J", "carbon_g_per_kWh", "pue"),
 )
 WHOLE_NUMBERS = ("gpus", "epochs")
 Plain = str | float | None
@@ -131,6 +133,7 @@ def record_of(trace: EnergyTrace, question: Question) -> RunRecord:
         "flops_per_sample": number_or_nan(meta.get("forward_flops_per_sample")),
         "parameters": number_or_nan(read_object(meta, "model").get("parameters")),
         **_costs(trace, gpus),
+        **_carbon(meta),
     }
     before_J = number_or_nan(earlier[-1][1]) if earlier else 0.0
     numbers["part_energy_J"] = numbers["energy_J"] - before_J
@@ -138,6 +141,14 @@ def record_of(trace: EnergyTrace, question: Question) -> RunRecord:
     hparams = {str(name): value for name, value in read_object(meta, "hparams").items()}
     metrics = {question.of_metrics: metrics_of(trace, question)}
     return RunRecord(facts, hparams, metrics, earlier)
+
+
+def _carbon(meta: Mapping[str, Any]) -> dict[str, float]:
+    """The carbon intensity and PUE that were recorded with the run."""
+    basis = EmissionBasis.recorded(meta)
+    if basis.intensity is None:
+        return {"carbon_g_per_kWh": math.nan, "pue": math.nan}
+    return {"carbon_g_per_kWh": constant_g_per_kWh(basis.intensity), "pue": basis.pue}
 
 
 def metrics_of(trace: EnergyTrace, question: Question) -> dict[str, float | None]:

@@ -27,6 +27,7 @@ _WHAT = (
 _WHOSE = (
     *("user", "host", "project", "scheduler", "job_id", "gpu_name"),
     *("run_id", "earlier_runs", "resumed_as", "part_energy_J", "lost_J"),
+    *("carbon_g_per_kWh", "pue"),
 )
 #: Columns of every table of runs; hyperparameters and metrics follow.
 COLUMNS = (*_WHAT, *_WHOSE)
@@ -71,8 +72,8 @@ def collect_runs(
         `gpu_energy_J`, `duration_s`, `mean_power_W`, `gpu_power_W`, `power_limit_W` (of the GPUs),
         `utilization`, `samples`, `energy_per_sample_J`, `flops_per_sample`, `parameters`, `status`
         and `started`. Then come `user`, `host`, `project`, `scheduler`, `job_id`, `gpu_name`
-        (without the number of GPUs), `run_id`, `earlier_runs`, `resumed_as`, `part_energy_J` and
-        `lost_J`. Hyperparameters and metrics follow.
+        (without the number of GPUs), `run_id`, `earlier_runs`, `resumed_as`, `part_energy_J`,
+        `lost_J`, `carbon_g_per_kWh` and `pue`. Hyperparameters and metrics follow.
 
         `gpu` is the name of the GPU, preceded by the number of GPUs if there are several, or the
         name of the processor if there is none. `energy_J` is that of the whole run; `gpu_energy_J`
