@@ -32,7 +32,6 @@ from tests.support.adapters import (
 from tests.support.sensors import Constant, Failing
 from tests.support.threads import is_within, own_threads
 from tests.support.trainers import AccidentError, lightning_warns
-from tests.support.versions import LIGHTNING_ASKS_FIRST, needs_watching
 
 pytestmark = lightning_warns
 
@@ -568,25 +567,15 @@ def the_wrong_trainer_says_which_monitor_it_takes(adapter: Adapter, folder: Path
     for other in filter(is_installed, others):
         monitor = other.monitor(folder / "energy")
         right = type(adapter.monitor(None)).__name__
-        error: type[Exception] = ConfigurationError
-        message = f"use {right}: "
-        if adapter.name == "lightning" and LIGHTNING_ASKS_FIRST:
-            error, message = ValueError, "Expected a parent"
-        with pytest.raises(error, match=message):
+        with pytest.raises(ConfigurationError, match=f"use {right}: "):
             adapter.train(monitor, Setting(folder))
 
 
 # ---------------------------------------------------------------------- the table
 
 
-WATCHED = (flops_are_those_of_the_steps, the_first_projection_comes_with_the_first_batch)
 CASES = [
-    pytest.param(
-        adapter,
-        check,
-        id=f"{adapter.name}-{check.__name__}",
-        marks=[needs_watching] if check in WATCHED else [],
-    )
+    pytest.param(adapter, check, id=f"{adapter.name}-{check.__name__}")
     for check, needs_trainer in TABLE
     for adapter in ADAPTERS.values()
     if adapter.has_trainer or not needs_trainer

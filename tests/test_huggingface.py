@@ -25,7 +25,6 @@ from tests.support.loggers import read_tensorboard
 from tests.support.sensors import Constant
 from tests.support.threads import is_within, own_threads
 from tests.support.trainers import AccidentError, warnings_of
-from tests.support.versions import needs_watching
 
 transformers = pytest.importorskip("transformers")
 
@@ -65,7 +64,6 @@ def fail(*_: Any) -> None:
 # ---------------------------------------------------------------------- models
 
 
-@needs_watching
 @pytest.mark.parametrize(
     ("make", "labels"), [(encoder, "class"), (causal_lm, "text"), (seq2seq, "answer")]
 )
@@ -124,7 +122,6 @@ def test_arguments_that_were_given_are_in_the_trace(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- evaluation
 
 
-@needs_watching
 def test_evaluation_of_several_data_sets_within_epochs(tmp_path: Path) -> None:
     callback = callback_of()
     sets = {"one": samples(8), "two": samples(4)}
@@ -707,7 +704,6 @@ def test_bad_settings_are_refused(options: dict[str, Any]) -> None:
         EnergyCallback(**options)
 
 
-@needs_watching
 def test_nothing_is_told_of_a_training_that_goes_well(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

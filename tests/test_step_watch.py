@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from torch.utils.flop_counter import FlopCounterMode
 
 from energyest import EnergyMonitor, describe_workload
-from energyest.profiling import operations, step_watch
+from energyest.profiling import operations
 from energyest.profiling.describe import count_flops
 from energyest.profiling.operations import WatchedStep
 from energyest.profiling.step_watch import StepWatch, why_unwatched
@@ -158,11 +158,6 @@ def test_what_is_not_watched() -> None:
     assert "CUDA graph" in why_unwatched(graphed)
     with FlopCounterMode(display=False):
         assert why_unwatched(net()) == "another dispatch mode is active"
-
-
-def test_an_older_torch_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_watch, "TorchDispatchMode", object)
-    assert "cannot be watched" in why_unwatched(net())
 
 
 def test_a_compiled_function_far_from_the_module_is_found() -> None:

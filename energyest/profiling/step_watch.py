@@ -16,7 +16,6 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 from torch.utils import _python_dispatch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from energyest.profiling.execution import is_compiled
 from energyest.profiling.gradient_costs import GradientCosts
@@ -26,11 +25,6 @@ from energyest.profiling.operations import OperationLog, Seen, WatchedStep
 
 def why_unwatched(module: nn.Module) -> str:
     """Why steps of this module cannot be watched without changing them; empty if they can."""
-    # Older modes break operators that take functions as arguments, or prevent compilation.
-    if not hasattr(TorchDispatchMode, "supports_higher_order_operators"):
-        return f"torch {torch.__version__} cannot be watched without changing what it runs"
-    if _backends() and not hasattr(TorchDispatchMode, "ignore_compile_internals"):
-        return f"something is compiled, and torch {torch.__version__} cannot be watched then"
     if _python_dispatch._get_current_dispatch_mode_stack():
         return "another dispatch mode is active"
     return _unwatchable_part(module)
