@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import sys
 
@@ -12,9 +13,10 @@ def versions() -> dict[str, str]:
 
     found = {"energyest": __version__, "python": platform.python_version()}
     for name in ("torch", "pytorch_lightning", "lightning", "transformers"):
-        module = sys.modules.get(name)
-        if module is not None and hasattr(module, "__version__"):
-            found[name] = str(module.__version__)
+        # Python 3.13.0 raises SystemError where a module lacks a name and the working directory is
+        # gone, as transformers does until it is asked for its version.
+        with contextlib.suppress(KeyError, AttributeError, SystemError):
+            found[name] = str(sys.modules[name].__version__)
     torch = sys.modules.get("torch")
     if torch is not None and torch.version.cuda:
         found["cuda"] = str(torch.version.cuda)

@@ -20,6 +20,12 @@ def test_numbers_are_as_they_were(part: str) -> None:
     wrong = {
         name: (found[name], value)
         for name, value in stored.items()
-        if found[name] != (value if isinstance(value, str | None) else pytest.approx(value, 1e-9))
+        if found[name]
+        != (value if isinstance(value, str | None) else pytest.approx(value, _tolerance(name)))
     }
     assert not wrong, f"{len(wrong)} of {len(stored)}: {dict(list(wrong.items())[:5])}"
+
+
+def _tolerance(name: str) -> float:
+    """SciPy 1.18 computes the test of Shapiro and Wilk in another order."""
+    return 1e-7 if name.endswith("shapiro_p") else 1e-9

@@ -760,3 +760,10 @@ def test_importing_costs_nothing() -> None:
         "assert not {'pynvml', 'numpy', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_what_is_unknown_of_both_is_the_same() -> None:
+    one, other = (Gpu("mine", 300, {}, l2_bytes=float("nan")) for _ in range(2))
+    assert one == other
+    assert one != Gpu("mine", 300, {}, l2_bytes=5.0)
+    assert one != "mine"

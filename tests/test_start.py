@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pynvml
@@ -25,6 +26,7 @@ from energyest.measure.folder import TraceFolder
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors import detect
 from energyest.patience import Errand
+from energyest.versions import versions
 from simulation.fake_nvml import FakeNvml
 from tests.support.cuda import use_cuda
 from tests.support.sensors import Constant
@@ -339,3 +341,15 @@ def test_a_file_of_that_name_that_fails_is_run_once(tmp_path: Path) -> None:
     )
     assert "division by zero" in done.stdout
     assert (tmp_path / "ran").read_text() == "x"
+
+
+def test_a_module_that_cannot_be_asked_for_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Module(ModuleType):
+        """As Python 3.13.0 fails where the working directory is gone."""
+
+        def __getattribute__(self, name: str) -> Any:
+            raise SystemError("returned NULL without setting an exception")
+
+    monkeypatch.setitem(sys.modules, "transformers", Module("transformers"))
+    assert "transformers" not in versions()
+    assert "energyest" in versions()

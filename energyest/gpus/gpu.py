@@ -9,7 +9,7 @@ from energyest.errors import EstimateError
 
 
 @dataclass(frozen=True)
-class Gpu:
+class Gpu:  # noqa: PLW1641  (a dict in it has no hash)
     """Data-sheet values of one product; an unknown number is NaN, never 0.
 
     Attributes:
@@ -47,6 +47,13 @@ class Gpu:
     l2_bytes: float = math.nan
     compute_capability: tuple[int, int] | None = None
     generation: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all values are the same, or unknown of both: from Python 3.13 on, NaN differs."""
+        if not isinstance(other, Gpu):
+            return NotImplemented
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return all(a == b or (a != a and b != b) for a, b in pairs)  # noqa: PLR0124
 
     def __post_init__(self) -> None:
         numbers = {
