@@ -13,7 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from energyest import EnergyTrace, Estimate, load_trace, track
-from energyest.carbon import CarbonIntensity, CarbonSeries, co2e_by_hour, co2e_kg, start_times
+from energyest.carbon import (
+    CarbonIntensity,
+    CarbonSeries,
+    co2e_by_hour,
+    co2e_kg,
+    start_times,
+    water_L,
+)
 from energyest.carbon.basis import EmissionBasis
 from energyest.cli import main
 from energyest.errors import ConfigurationError, EstimateError
@@ -372,6 +379,15 @@ def test_embodied_emissions_of_others() -> None:
     for wrong in ({"gpu_hours": -1}, {"lifetime_years": 0}, {"use": 0}, {"use": 1.1}):
         with pytest.raises(EstimateError, match=next(iter(wrong))):
             embodied_kg("A100", **{"gpu_hours": 1, **wrong})
+
+
+def test_water_is_counted_where_the_data_centre_states_it() -> None:
+    assert water_L(2 * KWH, 1.5) == pytest.approx(3)
+    assert water_L(KWH, 0) == 0
+    assert math.isnan(water_L(math.nan, 1.5))
+    for energy_J, wue in ((-1, 1), (KWH, -1), (KWH, math.nan), ("1", 1)):
+        with pytest.raises(EstimateError, match=r"energy_J|wue_L_per_kWh"):
+            water_L(energy_J, wue)
 
 
 def test_a_table_of_runs_counts_each_as_recorded(

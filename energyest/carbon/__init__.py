@@ -5,6 +5,7 @@ from energyest.carbon.emissions import Intensity, co2e_kg
 from energyest.carbon.hours import co2e_by_hour
 from energyest.carbon.series import CarbonSeries
 from energyest.carbon.start import start_times
+from energyest.carbon.water import water_L
 
 __all__ = [
     "CarbonIntensity",
@@ -15,4 +16,5 @@ __all__ = [
     "co2e_kg",
     "known_countries",
     "start_times",
+    "water_L",
 ]
