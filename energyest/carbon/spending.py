@@ -49,14 +49,14 @@ def spending(
     until_s = np.concatenate([begins_s, [last_s]])
     idle_s = np.maximum(until_s - from_s, 0.0)
     outside_J = total_J - float(np.sum(energy_J))
-    parts_s = idle_s if idle_s.sum() > 0 else np.zeros_like(idle_s)
-    share = outside_J / parts_s.sum() if parts_s.sum() > 0 else 0.0
+    whole_idle_s = idle_s.sum()
+    share = outside_J / whole_idle_s if whole_idle_s > 0 else 0.0
     if share == 0.0 and np.sum(energy_J) > 0:
         energy_J = energy_J * (total_J / np.sum(energy_J))
     time_s = np.empty(2 * len(begins_s) + 2)
     step_J = np.zeros_like(time_s)
     time_s[0], time_s[-1] = first_s, last_s
     time_s[1:-1:2], time_s[2:-1:2] = begins_s, ends_s
-    step_J[1::2] = share * parts_s
+    step_J[1::2] = share * idle_s
     step_J[2:-1:2] = energy_J
     return time_s, np.cumsum(step_J)

@@ -48,7 +48,8 @@ class Metric:
     samples: list[Sample] = field(default_factory=list)
 
 
-_KINDS = (
+#: The metrics, without samples.
+METRICS = (
     Metric("run_info", "1", "A run: its model, GPUs, status, user and project. The value is 1."),
     Metric("run_energy_joules", "J", "Energy of the run so far, on all its devices.", "counter"),
     Metric("run_duration_seconds", "s", "Duration of the run so far, without pauses.", "counter"),
@@ -68,8 +69,6 @@ _KINDS = (
     Metric("projection_is_stable", "1", "1 if the projection starts from a stable level, else 0."),
     Metric("budget_left", "1", "What is left of a budget, in the unit that its label names."),
 )
-#: The metrics, without samples.
-METRICS = tuple(_KINDS)
 _SECONDS_PER_HOUR = 3600.0
 
 

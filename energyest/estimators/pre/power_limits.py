@@ -98,12 +98,13 @@ def power_limits(
     for name in ("power_limit_W", "probe"):
         if name in training:
             raise EstimateError(f"power_limits takes limits_W and measured, and no {name}")
-    points, best = _points(measured or {})
+    probes = measured or {}
+    points, best = _points(probes)
     chosen = resolve_gpu(gpu or (best.gpu if best is not None else DEFAULT_GPU))
-    if best is not None and any(p.gpu.name != chosen.name for p in (measured or {}).values()):
+    if any(probe.gpu.name != chosen.name for probe in probes.values()):
         raise EstimateError(f"the probes must be of {chosen.name}, like the training")
     options = {"epochs": epochs, "train_samples": train_samples, "model": model, **training}
-    free = estimate_pre(workload, chosen if gpu is not None else None, probe=best, **options)
+    free = estimate_pre(workload, chosen, probe=best, **options)
     assert free.duration_s is not None
     devices = training.get("devices") or workload.devices
     free_W = free.energy_J / free.duration_s / devices

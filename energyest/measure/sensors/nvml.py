@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from energyest.gpus.driver import (
     CLOCK_SM,
@@ -21,9 +21,9 @@ from energyest.gpus.driver import (
     text,
 )
 from energyest.gpus.table import find_gpu, known_gpus
+from energyest.measure.sensors.answers import or_nan, or_none
 from energyest.measure.sensors.base import Device, Reading
 
-_T = TypeVar("_T")
 # Some drivers return all ones if there is no limit: a limit above this is not one.
 _MOST_LIMIT_W = 10_000.0
 # How often slow quantities (utilisation, memory in use, temperature) are read.
@@ -177,12 +177,12 @@ class NvmlSensor:
         counter = "" if self._ask_counter is None else "energy counter and "
         mig = _mig_devices(handle)
         whole = "" if mig is None else "; of the whole GPU, whose other MIG devices may share it"
-        name = _or_none(lambda: _name(handle))
+        name = or_none(lambda: _name(handle), FAILURES)
         details = {
-            "uuid": _or_none(lambda: _uuid(handle)),
+            "uuid": or_none(lambda: _uuid(handle), FAILURES),
             "index": index,
-            "pci_bus_id": _or_none(lambda: _pci_bus_id(handle)),
-            "driver_version": _or_none(lambda: text(call("nvmlSystemGetDriverVersion"))),
+            "pci_bus_id": or_none(lambda: _pci_bus_id(handle), FAILURES),
+            "driver_version": or_none(lambda: text(call("nvmlSystemGetDriverVersion")), FAILURES),
             "mig": None if mig is None else list(mig),
             "shared": None if mig is None else True,
         }
@@ -193,7 +193,7 @@ class NvmlSensor:
             source="measured",
             method=f"NVML, {counter}{power}{whole}",
             power_limit_W=_limit_W(handle),
-            memory_bytes=_or_nan(lambda: call("nvmlDeviceGetMemoryInfo", handle).total),
+            memory_bytes=or_nan(lambda: call("nvmlDeviceGetMemoryInfo", handle).total, FAILURES),
             rated_power_W=_rated_power_W(name or ""),
             has_instant_power=is_instant,
             details={name: value for name, value in details.items() if value is not None},
@@ -240,11 +240,11 @@ def _address(index: int) -> GpuAddress:
         return GpuAddress(index)  # a lost GPU, or another user's: its sensor will say why
     return GpuAddress(
         index,
-        uuid=_or_none(lambda: _uuid(handle)) or "",
-        pci_bus_id=_or_none(lambda: _pci_bus_id(handle)) or "",
+        uuid=or_none(lambda: _uuid(handle), FAILURES) or "",
+        pci_bus_id=or_none(lambda: _pci_bus_id(handle), FAILURES) or "",
         mig=_mig_devices(handle),
-        model=_or_none(lambda: _name(handle)) or "",
-        speed=_or_none(lambda: _speed(handle)) or 0.0,
+        model=or_none(lambda: _name(handle), FAILURES) or "",
+        speed=or_none(lambda: _speed(handle), FAILURES) or 0.0,
     )
 
 
@@ -265,7 +265,7 @@ def _mig_devices(handle: Any) -> tuple[str, ...] | None:
 
 def _limit_W(handle: Any) -> float:
     """The enforced power limit; NaN if the board's value is impossible."""
-    limit_W = _or_nan(lambda: call("nvmlDeviceGetEnforcedPowerLimit", handle) / 1e3)
+    limit_W = or_nan(lambda: call("nvmlDeviceGetEnforcedPowerLimit", handle) / 1e3, FAILURES)
     return limit_W if 0 < limit_W <= _MOST_LIMIT_W else math.nan
 
 
@@ -303,17 +303,3 @@ def _is_supported(ask: Callable[[], float]) -> bool:
     except FAILURES as error:
         return isinstance(error, NvmlError) and not error.is_final
     return True
-
-
-def _or_none(ask: Callable[[], _T]) -> _T | None:
-    try:
-        return ask()
-    except FAILURES:
-        return None
-
-
-def _or_nan(ask: Callable[[], float]) -> float:
-    try:
-        return float(ask())
-    except FAILURES:
-        return math.nan

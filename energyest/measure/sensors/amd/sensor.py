@@ -21,6 +21,7 @@ from energyest.measure.sensors.amd.library import (
     number,
 )
 from energyest.measure.sensors.amd.visible import visible_gpus
+from energyest.measure.sensors.answers import or_nan, or_none
 from energyest.measure.sensors.base import Device, Reading
 from energyest.measure.sensors.maker import Maker, torch_is_for_amd
 from energyest.measure.sensors.nvml import GpuAddress
@@ -71,12 +72,12 @@ class AmdSensor:
 
     def read(self, time_s: float) -> Reading:
         """Read power and counter and, once a second, the rest; what fails is NaN, also 0 W."""
-        power_W = _or_nan(self._power_W) if self._power_key else math.nan
-        counter_J = _or_nan(self._counter_J) if self._has_counter else math.nan
+        power_W = or_nan(self._power_W, FAILURES) if self._power_key else math.nan
+        counter_J = or_nan(self._counter_J, FAILURES) if self._has_counter else math.nan
         values: dict[str, float] = {}
         if time_s >= self._slow_s:
             self._slow_s = time_s + _SLOW_S
-            values = {name: _or_nan(ask) for name, ask in self._slow.items()}
+            values = {name: or_nan(ask, FAILURES) for name, ask in self._slow.items()}
         return Reading(
             time_s,
             self.device.device,
@@ -89,7 +90,7 @@ class AmdSensor:
         """Nothing is released: others in this process may use the library."""
 
     def _find_power(self) -> str:
-        info = _or_none(lambda: call("amdsmi_get_power_info", self._handle))
+        info = or_none(lambda: call("amdsmi_get_power_info", self._handle), FAILURES)
         if not isinstance(info, dict):
             return ""
         keys = (_CURRENT, *_AVERAGES)
@@ -105,8 +106,9 @@ class AmdSensor:
             "uuid": address.uuid,
             "index": index,
             "pci_bus_id": address.pci_bus_id,
-            "driver_version": _or_none(
-                lambda: str(call("amdsmi_get_gpu_driver_info", self._handle)["driver_version"])
+            "driver_version": or_none(
+                lambda: str(call("amdsmi_get_gpu_driver_info", self._handle)["driver_version"]),
+                FAILURES,
             ),
         }
         return Device(
@@ -116,10 +118,11 @@ class AmdSensor:
             source="measured",
             method=f"AMD SMI, {counter}{power}{whole}",
             power_limit_W=self._limit_W(),
-            memory_bytes=_or_nan(
+            memory_bytes=or_nan(
                 lambda: number(
                     call("amdsmi_get_gpu_memory_total", self._handle, "AmdSmiMemoryType.VRAM")
-                )
+                ),
+                FAILURES,
             ),
             rated_power_W=math.nan if gpu is None else gpu.tdp_W,
             has_instant_power=self._power_key == _CURRENT,
@@ -129,8 +132,9 @@ class AmdSensor:
         )
 
     def _limit_W(self) -> float:
-        cap_W = _or_nan(
-            lambda: number(call("amdsmi_get_power_cap_info", self._handle)["power_cap"]) / 1e6
+        cap_W = or_nan(
+            lambda: number(call("amdsmi_get_power_cap_info", self._handle)["power_cap"]) / 1e6,
+            FAILURES,
         )
         return cap_W if _LEAST_CAP_W <= cap_W <= _MOST_CAP_W else math.nan
 
@@ -154,7 +158,10 @@ class AmdSensor:
         )
 
     def _temperature_C(self) -> float:
-        found = [_or_nan(functools.partial(_temperature_C, self._handle, k)) for k in _TEMPERATURES]
+        found = [
+            or_nan(functools.partial(_temperature_C, self._handle, k), FAILURES)
+            for k in _TEMPERATURES
+        ]
         return _known(next((celsius for celsius in found if celsius > 0), math.nan))
 
 
@@ -166,7 +173,7 @@ def list_gpus() -> list[GpuAddress]:
     """
     handles = call("amdsmi_get_processor_handles")
     gpus = [_address(index, handle) for index, handle in enumerate(handles)]
-    ids = [_or_nan(functools.partial(_hip_id, handle)) for handle in handles]
+    ids = [or_nan(functools.partial(_hip_id, handle), FAILURES) for handle in handles]
     if sorted(ids) == list(range(len(gpus))):
         gpus = [gpu for _, gpu in sorted(zip(ids, gpus, strict=True), key=lambda one: one[0])]
     return gpus
@@ -182,13 +189,15 @@ def _temperature_C(handle: Any, kind: str) -> float:
 
 
 def _address(index: int, handle: Any) -> GpuAddress:
-    uuid = _or_none(lambda: str(call("amdsmi_get_gpu_enumeration_info", handle)["hip_uuid"]))
-    other = _or_none(lambda: str(call("amdsmi_get_gpu_device_uuid", handle)))
-    name = _or_none(lambda: str(call("amdsmi_get_gpu_asic_info", handle)["market_name"]))
+    uuid = or_none(
+        lambda: str(call("amdsmi_get_gpu_enumeration_info", handle)["hip_uuid"]), FAILURES
+    )
+    other = or_none(lambda: str(call("amdsmi_get_gpu_device_uuid", handle)), FAILURES)
+    name = or_none(lambda: str(call("amdsmi_get_gpu_asic_info", handle)["market_name"]), FAILURES)
     return GpuAddress(
         index,
         uuid=next((one for one in (uuid, other) if one not in (None, "", "N/A")), "") or "",
-        pci_bus_id=_or_none(lambda: str(call("amdsmi_get_gpu_device_bdf", handle))) or "",
+        pci_bus_id=or_none(lambda: str(call("amdsmi_get_gpu_device_bdf", handle)), FAILURES) or "",
         model="" if name in (None, "N/A") else str(name),
     )
 
@@ -220,20 +229,6 @@ def _is_supported(ask: Callable[[], float]) -> bool:
     except FAILURES:
         return False
     return True
-
-
-def _or_none(ask: Callable[[], Any]) -> Any:
-    try:
-        return ask()
-    except FAILURES:
-        return None
-
-
-def _or_nan(ask: Callable[[], float]) -> float:
-    try:
-        return float(ask())
-    except FAILURES:
-        return math.nan
 
 
 AMD = Maker(

@@ -8,20 +8,18 @@ users; the original is for root alone.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from energyest.measure.sensors.base import Device, Reading
-from energyest.measure.sensors.cpu import Utilization, processor_name
-from energyest.measure.sensors.kernel.counters import CounterSensor, EnergyCounter, read_number
+from energyest.measure.sensors.kernel.counters import EnergyCounter, read_number
 from energyest.measure.sensors.kernel.hwmon import HWMON_ROOT, channels, chips
+from energyest.measure.sensors.kernel.processors import ProcessorSensor
 
 _DRIVERS = ("amd_energy", "zenergy")
 # More than any socket can draw.
 _MOST_W = 2000.0
 
 
-class AmdEnergySensor(CounterSensor):
+class AmdEnergySensor(ProcessorSensor):
     """All sockets of the machine, through AMD's energy driver.
 
     Args:
@@ -40,20 +38,8 @@ class AmdEnergySensor(CounterSensor):
         ]
         if not sockets:
             raise FileNotFoundError(f"no driver {' or '.join(_DRIVERS)} in {root}")
-        device = Device(
-            device="cpu:0",
-            kind="cpu",
-            name=processor_name(),
-            source="measured",
-            method=f"amd_energy, {len(sockets)} socket(s) of this machine",
-            details={"threads": os.cpu_count()},
-        )
-        super().__init__(device, [_counter(file) for file in sockets])
-        self._utilization = Utilization()
-
-    def read(self, time_s: float) -> Reading:
-        """Read the counters and the utilisation; power is the mean since the last reading."""
-        return super().read(time_s)._replace(utilization=self._utilization.since_last_call())
+        method = f"amd_energy, {len(sockets)} socket(s) of this machine"
+        super().__init__([_counter(file) for file in sockets], method)
 
 
 def _counter(file: Path) -> EnergyCounter:

@@ -9,20 +9,19 @@ manufacturer of the board: it is not read.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
 from energyest.measure.sensors.base import Device, Reading
-from energyest.measure.sensors.cpu import Utilization, processor_name
 from energyest.measure.sensors.kernel.counters import (
     CounterSensor,
     EnergyCounter,
     number_or_nan,
     read_number,
 )
+from energyest.measure.sensors.kernel.processors import ProcessorSensor
 from energyest.measure.sensors.ram import memory_in_use
 
 RAPL_ROOT = Path("/sys/class/powercap")
@@ -30,7 +29,7 @@ RAPL_ROOT = Path("/sys/class/powercap")
 _MOST_W = 2000.0
 
 
-class RaplSensor(CounterSensor):
+class RaplSensor(ProcessorSensor):
     """All CPU packages of the machine, read through Intel's and AMD's energy counters.
 
     Args:
@@ -44,21 +43,11 @@ class RaplSensor(CounterSensor):
         packages = list(_packages(root))
         if not packages:
             raise FileNotFoundError(f"no processor package in {root}")
-        device = Device(
-            device="cpu:0",
-            kind="cpu",
-            name=processor_name(),
-            source="measured",
-            method=f"RAPL, {len(packages)} package(s) of this machine",
+        super().__init__(
+            [_counter(zone) for zone in packages],
+            f"RAPL, {len(packages)} package(s) of this machine",
             power_limit_W=sum(map(_limit_W, packages)),
-            details={"threads": os.cpu_count()},
         )
-        super().__init__(device, [_counter(zone) for zone in packages])
-        self._utilization = Utilization()
-
-    def read(self, time_s: float) -> Reading:
-        """Read the counters and the utilisation; power is the mean since the last reading."""
-        return super().read(time_s)._replace(utilization=self._utilization.since_last_call())
 
 
 class RaplDramSensor(CounterSensor):
