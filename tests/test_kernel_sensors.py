@@ -17,6 +17,7 @@ from energyest.cli import main
 from energyest.cli.exits import Exit
 from energyest.measure.sensors import Detection, makers
 from energyest.measure.sensors.base import Kind, Sensor
+from energyest.measure.sensors.cpu import Utilization
 from energyest.measure.sensors.detection import lost
 from energyest.measure.sensors.kernel import intel_gpu
 from energyest.measure.sensors.kernel.amd_energy import AmdEnergySensor
@@ -100,6 +101,14 @@ def test_sockets_are_added_up_and_their_cores_are_not(hwmon: Hwmon, sockets: Pat
     meta = sensor.device.as_meta()
     assert (meta["device"], meta["kind"]) == ("cpu:0", "cpu")
     assert meta["method"] == "amd_energy, 2 socket(s) of this machine"
+
+
+def test_amd_energy_tells_how_busy_the_processors_are(
+    hwmon: Hwmon, sockets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sensor = AmdEnergySensor(hwmon.root)
+    monkeypatch.setattr(Utilization, "since_last_call", lambda self: 0.25)
+    assert sensor.read(0.0).utilization == 0.25
 
 
 def test_a_counter_of_amd_that_restarts_or_fails(hwmon: Hwmon, sockets: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from pathlib import Path
 
 import psutil
@@ -12,6 +13,7 @@ import pytest
 import energyest.measure.sensors as sensors_module
 from energyest import track
 from energyest.measure.sensors import Sensor, detect
+from energyest.measure.sensors.cpu import Utilization
 from energyest.measure.sensors.kernel.rapl import RaplDramSensor, RaplSensor
 from simulation.stepped import Clock
 
@@ -71,6 +73,15 @@ def test_rapl_adds_the_packages_up(powercap: Powercap) -> None:
     assert second.power_W == pytest.approx(60)
     assert sensor.device.source == "measured"
     assert sensor.device.power_limit_W == pytest.approx(350)
+
+
+def test_rapl_tells_how_busy_the_processors_are(
+    powercap: Powercap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sensor = RaplSensor(powercap.root)
+    monkeypatch.setattr(Utilization, "since_last_call", lambda self: 0.25)
+    assert sensor.read(0.0).utilization == 0.25
+    assert sensor.device.details["threads"] == os.cpu_count()
 
 
 def test_rapl_counters_wrap(powercap: Powercap) -> None:
