@@ -171,7 +171,13 @@ def test_units_do_not_matter(seed: int, factor: float, observed: int) -> None:
     chances = np.random.default_rng(seed)
     energy_J = 100 * (1 + 0.02 * chances.standard_normal(observed))
     energy_J[: observed - 3][chances.random(observed - 3) < 0.1] *= 1.5
-    plain, scaled = projected(energy_J, 60), projected(factor * energy_J, 60)
+    try:
+        plain = projected(energy_J, 60)
+    except NotStableError:  # by chance, the last epochs look like a new level: in every unit
+        with pytest.raises(NotStableError):
+            projected(factor * energy_J, 60)
+        return
+    scaled = projected(factor * energy_J, 60)
     for name in ("energy_J", "lower_J", "upper_J"):
         assert getattr(scaled, name) == pytest.approx(factor * getattr(plain, name), rel=1e-6)
 
