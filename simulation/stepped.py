@@ -17,7 +17,7 @@ import numpy as np
 from energyest import EnergyTrace
 from energyest.measure import recorder as recorder_module
 from energyest.measure.recorder import Recorder
-from energyest.measure.sampler import Sampler
+from energyest.measure.sampling.sampler import Sampler
 from energyest.measure.sensors.base import Device, Kind, Reading
 from energyest.measure.writer import TraceWriter
 from simulation.fake_nvml import FakeNvml
@@ -92,14 +92,18 @@ class SteppedSampler(Sampler):
 
     def beat(self) -> None:
         """Read as the thread does, which keeps to the beat whoever asks in between."""
-        if self.read_round() > self.next_s - 1e-6:  # the driver's clock counts nanoseconds
-            self.next_s = max(self.next_s + self._interval_s, self._clock.now_s)
+        began_s = self.read_round()
+        beat_s = self.beat_s(began_s)
+        if began_s > self.next_s - 1e-6:  # the driver's clock counts nanoseconds
+            self.next_s = max(self.next_s + beat_s, self._clock.now_s)
+        elif self.next_s - began_s > beat_s:
+            self.next_s = began_s + (self.next_s - began_s) % beat_s
 
     def expect_edge(self) -> None:
         super().expect_edge()
         is_known = self._whole_at_s == self._clock.now_s
         if self in self._clock.samplers and not is_known:
-            self.read_round()
+            self.beat()
 
     def sample_now(self, timeout_s: float) -> bool:
         self._clock.now_s += READ_S
@@ -109,7 +113,8 @@ class SteppedSampler(Sampler):
     def stop(self, timeout_s: float = 2.0) -> bool:
         if self not in self._clock.samplers:
             return super().stop(timeout_s)  # never started
-        self._clock.now_s = max(self._clock.now_s, self.next_s)
+        wait_s = max(0.0, self.next_s - self._clock.now_s) % self._interval_s
+        self._clock.now_s += wait_s
         self._stopping = True
         self.read_round()
         self._clock.samplers.remove(self)

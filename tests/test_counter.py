@@ -13,9 +13,9 @@ from scipy.integrate import trapezoid
 from energyest import track
 from energyest.integration import cumulative_energy
 from energyest.measure.meter import Meter
-from energyest.measure.sampler import Sampler
+from energyest.measure.sampling.counter_tick import CounterTick
+from energyest.measure.sampling.sampler import Sampler
 from energyest.measure.sensors.base import Device, Reading
-from energyest.measure.sensors.counter_tick import CounterTick
 from simulation.fake_nvml import FakeNvml
 from simulation.scene import COUNTER, POWER
 from simulation.stepped import NvmlClock

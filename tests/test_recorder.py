@@ -18,7 +18,7 @@ from energyest.measure.meter import Meter
 from energyest.measure.reading_table import ROWS_PER_RATE, ReadingTable
 from energyest.measure.recorder import Recorder
 from energyest.measure.run_account import RunAccount
-from energyest.measure.sampler import Alarm, Round, Sampler
+from energyest.measure.sampling.sampler import Alarm, Round, Sampler
 from energyest.measure.sensors import Device, Reading
 from energyest.records.epoch_table import EpochTable
 from simulation.stepped import Clock

@@ -111,7 +111,7 @@ class Energyest(Tool):
         from energyest import track
 
         if gate is not None:
-            from energyest.measure.sampler import Sampler
+            from energyest.measure.sampling.sampler import Sampler
 
             Sampler.read_round = gate.guarded(Sampler.read_round)  # type: ignore[method-assign]
         self._run = track(folder / "energy", **self.options)

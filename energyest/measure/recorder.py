@@ -20,7 +20,7 @@ from energyest.measure.reading_table import ReadingTable
 from energyest.measure.run_account import RunAccount
 from energyest.measure.run_devices import RunDevices, WithDevices
 from energyest.measure.run_meta import RunMeta, as_stored
-from energyest.measure.sampler import Clock, Round, Sampler
+from energyest.measure.sampling.sampler import Clock, Round, Sampler
 from energyest.measure.sensors.base import Reading, Sensor
 from energyest.measure.sensors.detection import Detection
 from energyest.measure.signals import SharedLock, uninterrupted

@@ -16,7 +16,7 @@ from energyest.integration import MAX_GAP_S
 from energyest.measure.checkpoint import RunCheckpoint
 from energyest.measure.ledger import Event, Ledger, Mark, OpenRows, Usage, sum_of_parts
 from energyest.measure.meter import PowerIntegral, meter_of, report_disagreements
-from energyest.measure.sampler import Round
+from energyest.measure.sampling.sampler import Round
 from energyest.measure.sensors.base import Device, Reading
 from energyest.records.epoch_table import AMENDS, EpochTable
 from energyest.records.storage import encode_epoch, epoch_lines
@@ -49,6 +49,8 @@ class RunAccount:
         #: When the last round of readings began.
         self.round_s = origin_s
         self._origin_s = self._now_s = origin_s
+        # The last round in which counters were not read because nothing was lost by it.
+        self._calm_s = -math.inf
         self._unread = frozenset(unread)
         self._meters = {d.device: meter_of(d, self.max_gap_s) for d in devices}
         self._integrals = {name: PowerIntegral(m.patience_s) for name, m in self._meters.items()}
@@ -115,6 +117,8 @@ class RunAccount:
             if meter is not None:  # else the device no longer belongs to the run
                 meter.add(reading, taken.counters_s.get(reading.device, math.nan))
         self.round_s = taken.began_s
+        if taken.is_calm:
+            self._calm_s = taken.began_s
 
     def settle(self, *, is_whole: bool) -> None:
         """Book the marks that the rounds so far made final; whole rounds include counters."""
@@ -239,7 +243,8 @@ class RunAccount:
             if name in self._unread:
                 continue
             # Do not wait for a counter that has failed for long: power is used instead.
-            has_failed = self.round_s - meter.read_until_s > meter.patience_s
+            read_s = max(meter.read_until_s, self._calm_s)
+            has_failed = self.round_s - read_s > meter.patience_s
             known_s = meter.heard_s if has_failed else meter.read_until_s
             failing_s = self.round_s - max(meter.heard_s, self._origin_s)
             if known_s < time_s and failing_s <= meter.patience_s:

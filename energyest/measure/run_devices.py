@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from energyest.measure.run_account import RunAccount
 from energyest.measure.run_meta import RunMeta
-from energyest.measure.sampler import Sampler
+from energyest.measure.sampling.sampler import Sampler
 from energyest.measure.sensors.base import Device, check_devices
 from energyest.measure.sensors.detection import LATE, Detection, uncovered, warn_of
 from energyest.measure.signals import SharedLock, uninterrupted

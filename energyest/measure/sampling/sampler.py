@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from energyest.measure.sensors.base import LateSensor, OftenSensor, Reading, Sensor
-from energyest.measure.sensors.counter_tick import CounterTick
+from energyest.measure.sampling.source import SOON_S, Source
+from energyest.measure.sensors.base import Reading, Sensor
 from energyest.measure.signals import Alarm, SharedLock
 
 log = logging.getLogger("energyest")
@@ -21,14 +21,17 @@ log = logging.getLogger("energyest")
 _LONGEST_READ_S = 0.25
 # The end of a run waits for the next round only if that is less than this away.
 _SLOW_BEAT_S = 0.2
+# In calm, the cheap quantities are read this often. It is calm if there was no edge of an epoch for
+# a while, and no device needs more: energies are then those of the counters.
+_CALM_INTERVAL_S = 0.5
+_CALM_AFTER_S = 5.0
 # Costly quantities are read at least this often, and at edges of epochs; but readings for edges
 # alone may take at most this share of a CPU core, or this time at once. Each reading counts as long
 # as the quickest one took, because slower ones waited for another process.
 _WHOLE_EVERY_S = 4.0
+_WHOLE_EVERY_IN_CALM_S = 8.0
 _EDGES_SHARE = 0.02
 _EDGES_AT_ONCE_S = 0.05
-# Rounds are at least this far apart, and are put off by at most this.
-_SOON_S = 0.002
 # An edge is handled this long after it came.
 _LET_GO_S = 0.003
 _LONGEST_WAIT_S = 0.1
@@ -45,12 +48,14 @@ class Round(NamedTuple):
         counters_s: device -> when its counter was updated to the value read, where known.
         is_whole: whether costly quantities were read of at least one device, or were put off only
             to a better moment.
+        is_calm: whether rounds are fewer than usual, because nothing is lost by it.
     """
 
     began_s: float
     readings: list[Reading]
     counters_s: dict[str, float]
     is_whole: bool
+    is_calm: bool = False
 
     @property
     def has_failed(self) -> bool:
@@ -65,79 +70,12 @@ class Round(NamedTuple):
 OnRound = Callable[[Round], None]
 
 
-class _Source:
-    """A sensor and its schedule.
-
-    Attributes:
-        sensor: the sensor.
-        name: name of its device.
-        often: reads the cheap quantities; None if all are read each time.
-        late: tells whether there is a reading, of a sensor that is read elsewhere; else None.
-        tick: finds when its counter is updated.
-        due_s: when to read all quantities, even between two beats; infinite if never.
-        edge_s: the last edge of an epoch for which it is read.
-        next_s: the earliest time of the next reading, if reading more often is of no use.
-        counter_s: when its counter was updated to the last value read; NaN if unknown.
-        least_s: the shortest time that reading all quantities took.
-    """
-
-    def __init__(self, sensor: Sensor) -> None:
-        self.sensor = sensor
-        self.name = sensor.device.device
-        self.often = sensor if isinstance(sensor, OftenSensor) else None
-        self.late = sensor if isinstance(sensor, LateSensor) else None
-        self.tick = CounterTick()
-        self.due_s = math.inf
-        self.edge_s = -math.inf
-        self.next_s = -math.inf
-        self.counter_s = math.nan
-        self.least_s = math.inf
-        self._read_s = -math.inf
-        self._every_s = float(getattr(sensor, "every_s", 0.0))
-
-    @property
-    def whole_s(self) -> float:
-        """Like `due_s`, or earlier, to find when its counter is updated."""
-        return min(self.due_s, self.tick.again_s())
-
-    def is_due(self, began_s: float, *, is_whole: bool, is_between: bool) -> bool:
-        """Whether it is read in a round that began then."""
-        if self.late is not None:
-            try:
-                return not is_between and self.late.has_news()
-            except Exception:
-                return True  # reading it will fail, too, and be reported
-        is_due = self.next_s <= began_s and not is_between
-        return is_due or is_whole or self.whole_s <= began_s + _SOON_S
-
-    def time_of(self, reading: Reading, now_s: float, first_s: float) -> float:
-        """When a late reading was made: after the one before, and power within the run.
-
-        A counter that was read before the run is left there: it has grown since.
-        """
-        least_s = first_s if math.isnan(reading.energy_J) else self._read_s
-        self._read_s = min(max(reading.time_s, least_s, self._read_s), now_s)
-        return self._read_s
-
-    def took(self, began_s: float, ended_s: float, counter_J: float) -> None:
-        """Note that all quantities were read."""
-        if self.often is not None:
-            self.least_s = min(self.least_s, ended_s - began_s)
-            self.tick.see(began_s, ended_s, counter_J)
-            self.counter_s = self.tick.renewed_s(began_s)
-            # If its value dates from before the edge, read it again after the next update.
-            is_early = self.edge_s > self.counter_s
-            self.due_s = self.tick.after_s(began_s) if is_early else math.inf
-        if self._every_s:
-            self.next_s = began_s + self._every_s - _SLOW_BEAT_S / 4
-
-
 class Sampler:
     """Reads all sensors at a steady rate in a daemon thread, off the training's path.
 
     Cheap quantities are read in each round. The others, which can cost a thousand times as much,
     are read in the first and last round, in the round after an edge of an epoch, and every few
-    seconds.
+    seconds. Rounds become fewer while nothing is lost by it (`Source.allows`).
 
     Args:
         sensors: the sensors; the thread owns them and closes them at its end.
@@ -154,7 +92,7 @@ class Sampler:
         interval_s: float = 0.1,
         clock: Clock = time.monotonic,
     ) -> None:
-        self._sources = [_Source(sensor) for sensor in sensors]
+        self._sources = [Source(sensor) for sensor in sensors]
         self._on_round = on_round
         self._interval_s = interval_s
         self._clock = clock
@@ -169,6 +107,7 @@ class Sampler:
         self._sensors_change = SharedLock()
         self._has_closed = False
         self._edge_came = False
+        self._edge_at_s = math.inf  # in the first round: the start of the run
         self._whole_at_s = -math.inf
         # Seconds of CPU time that readings for edges may use now.
         self._spare_s, self._spare_at_s = 0.0, math.inf
@@ -209,8 +148,7 @@ class Sampler:
         A thread that hangs in a driver call is left behind: it is a daemon and blocks nothing.
         """
         self._stopping = True
-        if self._interval_s > _SLOW_BEAT_S:
-            self._wake.set()
+        self._wake.set()
         if self._thread.ident is None:  # never started
             self.close_sensors()
             return True
@@ -222,7 +160,7 @@ class Sampler:
         with self._sensors_change:
             if self._has_closed:
                 return False
-            self._sources = [*self._sources, *map(_Source, sensors)]
+            self._sources = [*self._sources, *map(Source, sensors)]
         return True
 
     @property
@@ -241,6 +179,8 @@ class Sampler:
         # In this order: an edge that comes from now on belongs to the next round.
         had_edge, self._edge_came = self._edge_came, False
         began_s = self._clock()
+        if had_edge or self._edge_at_s == math.inf:
+            self._edge_at_s = began_s
         is_between = is_between and not self._is_urgent()  # a waiting caller needs all sensors
         was_due = self._is_whole_due(began_s)
         is_whole = not is_between and (was_due or (had_edge and self._affords_edge(began_s)))
@@ -259,7 +199,8 @@ class Sampler:
         if is_whole:
             self._whole_at_s = began_s
         try:
-            self._on_round(Round(began_s, readings, counters_s, is_whole or is_between))
+            is_telling, is_calm = is_whole or is_between, self._is_calm(began_s)
+            self._on_round(Round(began_s, readings, counters_s, is_telling, is_calm))
         except Exception:
             self._report_once("round", "a round of readings could not be recorded")
         self._completed = self._started
@@ -271,10 +212,23 @@ class Sampler:
                 self._waiting.append((target, alarm))
         return began_s
 
+    def _is_calm(self, now_s: float) -> bool:
+        """Whether fewer rounds than usual lose nothing."""
+        if now_s - self._edge_at_s < _CALM_AFTER_S or now_s < self.whole_until_s:
+            return False
+        return all(source.allows(_CALM_INTERVAL_S) for source in self._sources)
+
+    def beat_s(self, now_s: float) -> float:
+        """Seconds from a round that begins now to the next."""
+        if self._interval_s < _CALM_INTERVAL_S and self._is_calm(now_s):
+            return _CALM_INTERVAL_S
+        return self._interval_s
+
     def _is_whole_due(self, now_s: float) -> bool:
         """Whether to read everything in this round, even without an edge."""
         since_s = now_s - self._whole_at_s
-        is_late = since_s > _WHOLE_EVERY_S - self._interval_s / 2
+        every_s = _WHOLE_EVERY_IN_CALM_S if self._is_calm(now_s) else _WHOLE_EVERY_S
+        is_late = since_s > every_s - self._interval_s / 2
         return self._is_urgent() or now_s < self.whole_until_s or is_late
 
     def _affords_edge(self, now_s: float) -> bool:
@@ -319,9 +273,12 @@ class Sampler:
             began_s = self.read_round(is_between=is_between)
             if last:
                 return
+            beat_s = self.beat_s(began_s)
             if began_s >= next_s:
                 # Keep to the beat, but do not catch up on rounds missed during a hanging call.
-                next_s = max(next_s + self._interval_s, self._clock())
+                next_s = max(next_s + beat_s, self._clock())
+            elif next_s - began_s > beat_s:  # an edge has ended the calm
+                next_s = began_s + (next_s - began_s) % beat_s
             is_between = self._wait_for_round(next_s)
 
     def _wait_for_round(self, next_s: float) -> bool:
@@ -330,7 +287,7 @@ class Sampler:
             now_s = self._clock()
             if self._stopping:
                 if self._interval_s <= _SLOW_BEAT_S:
-                    time.sleep(max(0.0, next_s - now_s))
+                    time.sleep(max(0.0, next_s - now_s) % self._interval_s)
                 return False
             if now_s >= next_s or self._waiting:
                 return False
@@ -339,7 +296,7 @@ class Sampler:
                 time.sleep(_LET_GO_S)
                 return False
             soonest_s = min((source.whole_s for source in self._sources), default=math.inf)
-            if soonest_s <= now_s + _SOON_S / 2:
+            if soonest_s <= now_s + SOON_S / 2:
                 return True
             self._wake.wait(min(next_s, soonest_s) - now_s)
             self._wake.clear()
@@ -350,18 +307,19 @@ class Sampler:
         best_s = [source.tick.best_s(now_s) for source in self._sources]
         return min(max((at_s - now_s for at_s in best_s), default=0.0), _LONGEST_WAIT_S)
 
-    def _read(self, source: _Source, *, is_whole: bool) -> Reading:
+    def _read(self, source: Source, *, is_whole: bool) -> Reading:
         before_s = self._clock()
         name, read = source.name, source.sensor.read
         source.counter_s = math.nan
         try:
-            if source.often is not None and source.whole_s > before_s + _SOON_S:
+            if source.often is not None and source.whole_s > before_s + SOON_S:
                 best_s = source.tick.best_s(before_s) if is_whole else math.inf
-                if best_s > before_s + _SOON_S and not (is_whole and self._is_urgent()):
+                if best_s > before_s + SOON_S and not (is_whole and self._is_urgent()):
                     read = source.often.read_often
                     source.due_s = min(source.due_s, best_s)
             reading = read(before_s)
             after_s = self._clock()
+            source.gave(reading.power_W)
             if read == source.sensor.read:
                 source.took(before_s, after_s, reading.energy_J)
             if source.late is not None:
@@ -381,6 +339,7 @@ class Sampler:
             )
         except Exception:
             self._report_once(name, f"{name} could not be read; its readings are missing")
+            source.gave(math.nan)
             source.took(before_s, self._clock(), math.nan)  # else it would stay due forever
             return Reading(before_s, name)
 

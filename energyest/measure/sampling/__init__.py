@@ -1,0 +1,1 @@
+"""When sensors are read: the thread that reads them, and its schedule."""
