@@ -14,6 +14,7 @@ import pytest
 from energyest import estimate_step, load_trace, track
 from energyest.errors import ConfigurationError
 from energyest.tracking.run import Run
+from simulation.stepped import Clock, without_threads
 from tests.support.sensors import Constant, Failing
 from tests.support.threads import is_within, own_threads
 
@@ -94,17 +95,19 @@ def test_steps_left_early_end_within_an_interval() -> None:
 
 
 def test_what_was_broken_off_keeps_its_plan() -> None:
-    run = track(sensors=[Constant(200)])
+    clock = Clock()
+    with without_threads(clock):
+        run = track(sensors=[Constant(200)])
 
-    def loop() -> None:
-        with run:
-            for epoch in run.epochs(50):
-                time.sleep(EPOCH_S / 3)
-                if epoch == 6:
-                    raise KeyboardInterrupt
+        def loop() -> None:
+            with run:
+                for epoch in run.epochs(50):
+                    clock.sleep(1.0)
+                    if epoch == 6:
+                        raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        loop()
+        with pytest.raises(KeyboardInterrupt):
+            loop()
     assert len(run.trace) == 6
     assert run.trace.meta["planned_epochs"] == 50
     assert run.projection is not None

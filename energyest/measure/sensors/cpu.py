@@ -25,7 +25,7 @@ class CpuModelSensor:
     """All CPUs of the machine, with power modelled as linear in utilisation."""
 
     #: Power is a mean since the last reading.
-    every_s = 1.0
+    every_s = 2.0
 
     def __init__(self) -> None:
         self._threads = os.cpu_count() or 1

@@ -27,7 +27,7 @@ from energyest.measure.sensors.base import Device, Reading
 # Some drivers return all ones if there is no limit: a limit above this is not one.
 _MOST_LIMIT_W = 10_000.0
 # How often slow quantities (utilisation, memory in use, temperature) are read.
-_SLOW_S = 0.95
+_SLOW_S = 1.95
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ class RamSensor:
     """The machine's memory: 0.375 W per GB in use, as modelled in arXiv 2307.05520."""
 
     #: Memory use changes slowly.
-    every_s = 1.0
+    every_s = 2.0
 
     def __init__(self) -> None:
         total = float(psutil.virtual_memory().total)
