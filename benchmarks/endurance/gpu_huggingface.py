@@ -19,10 +19,15 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import sys
 import tempfile
 import time
 from typing import Any
+
+# One GPU: on several, the Trainer copies the model to all of them in one process (DataParallel),
+# in threads that nobody watches for FLOPs. To be set before torch looks for GPUs.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
 
 import numpy as np
 import pynvml
@@ -84,7 +89,8 @@ class Training:
 
 def counter_J() -> float:
     """NVML's counter, right after an update."""
-    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    uuid = torch.cuda.get_device_properties(0).uuid
+    handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
     first = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     while True:
         now = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)

@@ -14,12 +14,13 @@ is left out. In each part every tool runs in a process of its own, one after ano
 - f: `on_train_epoch_end` on each of two ranks; it needs two GPUs, or `--gloo` (on the CPU).
 - g: the cost of a reader of the GPU's power for the launch-bound training, as a thread and as a
   process.
+- h: slowdown of the same four trainings, from their progress around each round of readings.
 
 The cost of the first batch is measured by `benchmarks.endurance.gpu_first_batch`.
 
 Intervals are 90 % bootstrap intervals, over pairs, of the mean of the middle 80 % of the pairs'
-log-ratios. Exits with 1 if a goal is missed or a measurement of energyest failed, with 2 without a
-GPU.
+log-ratios; in part h, of the mean over rounds. Exits with 1 if a goal is missed or a measurement of
+energyest failed, with 2 without a GPU.
 
     python -m benchmarks.evidence.overhead [--parts a,b] [--minutes M] [--tools energyest,zeus]
 """
@@ -45,7 +46,7 @@ from benchmarks.overhead.intervals import paired
 from benchmarks.overhead.tools import TOOLS
 
 # Minutes that each part takes on an H200 with all tools.
-MINUTES = {"a": 4.5, "b": 5.5, "c": 8.5, "d": 9.3, "f": 1.0, "g": 2.3}
+MINUTES = {"a": 4.5, "b": 5.5, "c": 8.5, "d": 9.3, "f": 1.0, "g": 2.3, "h": 5.5}
 EPOCH_S = 0.2
 BLOCK_S = 0.25
 
@@ -281,6 +282,25 @@ class Bench:
                 ratio = paired(step_s, got["nothing"])
                 say(f"{name:<20}{ratio}; {readings[name] / rounds:.1f} readings in a block")
 
+    def beside_rounds(self) -> None:
+        from benchmarks.overhead.rounds import slowdown, steps_and_rounds
+
+        say("## h: slowdown of trainings around each round of readings and writing")
+        seconds = self.of(60, 6)
+        for training in ("launch-bound MLP", "ResNet-50", "transformer", "loader-bound CNN"):
+            got = self.try_(training, steps_and_rounds, training, seconds, s=seconds + 20)
+            if got is None:
+                continue
+            held = slowdown(got)
+            say(
+                f"{training}: {held['percent']:+.3f} % ({held['lower']:+.3f} to "
+                f"{held['upper']:+.3f}): {held['rounds_per_s']:.1f} rounds a second, each of which "
+                f"held it up by {held['delay_ms']:.3f} ms; {held['compared']} were compared; a "
+                f"step takes {held['step_ms']:.2f} ms"
+            )
+            goal = f"slowdown by rounds, upper end, {training}"
+            self.goal(goal, held["upper"], 0.5, "%")
+
 
 def _of_hooks(got: dict[str, Any]) -> str:
     end, everything = (np.quantile(got[key], (0.5, 0.99)) for key in ("end_ms", "all_ms"))
@@ -313,6 +333,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "d": Bench.energies,
     "f": Bench.ranks,
     "g": Bench.readers,
+    "h": Bench.beside_rounds,
 }
 
 
