@@ -23,15 +23,22 @@ class RunDevices:
     """
 
     def __init__(self, found: Detection) -> None:
-        self.all: Sequence[Device] = found.devices
+        self._hold(found.devices)
         check_devices(self.all)
         #: Names of devices without a sensor, whose energy is unknown.
         self.unread = frozenset(found.unread)
 
     def change(self, found: Detection, gone: Sequence[str]) -> None:
         """Add the devices found and remove those that are gone, from now on."""
-        self.all = [*(device for device in self.all if device.device not in gone), *found.devices]
+        kept = [device for device in self.all if device.device not in gone]
+        self._hold([*kept, *found.devices])
         self.unread = self.unread.difference(gone).union(found.unread)
+
+    def _hold(self, devices: Sequence[Device]) -> None:
+        self.all = devices
+        is_told = all(device.device != LATE for device in devices)
+        #: The number of GPUs, read or not; None while NVML has not answered.
+        self.gpus = sum(device.kind == "gpu" for device in devices) if is_told else None
 
     def lose_all(self) -> None:
         """Mark all devices as unread."""
@@ -55,12 +62,6 @@ class RunDevices:
     def labels(self) -> str:
         """All devices, for a message."""
         return ", ".join(device.label for device in self.all) or "any device"
-
-    @property
-    def gpus(self) -> int | None:
-        """The number of GPUs, read or not; None while NVML has not answered."""
-        is_told = all(device.device != LATE for device in self.all)
-        return sum(device.kind == "gpu" for device in self.all) if is_told else None
 
 
 class WithDevices:

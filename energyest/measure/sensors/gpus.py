@@ -70,8 +70,10 @@ def find_gpus(gpus: Sequence[int | str] | None) -> Detection:
 
 def overlooked_gpus(accounted: int) -> Detection:
     """The GPUs that torch uses beyond the first `accounted`, which are not measured."""
-    library = maker_in_use().library
     used = _count_of_torch()
+    if used <= accounted:
+        return Detection(())
+    library = maker_in_use().library
     names = [_name_of_torch(index) for index in range(accounted, used)]
     reason = f"{library} does not know it, or does not answer"
     losses = [f"{name}, which torch uses, is not measured: {reason}" for name in names]
