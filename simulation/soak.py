@@ -34,6 +34,8 @@ from simulation.trainers import quiet_trainer
 from simulation.world import GPUS, HIGHEST_W, World
 
 BATCHES, STEP_S = 8, 0.05
+# Some trainings have few long epochs of steady power, in which readings become fewer.
+SLOW_SHARE, SLOW_EPOCHS, SLOW_STEP_S = 0.4, 6, 1.25
 # So long after the end of what keeps a GPU from being read, it is read again at the latest; later,
 # by as much as the threads have to wait for others that are busy. What is not longer than this, to
 # the next reading, is bridged.
@@ -161,7 +163,11 @@ class Soak:
 
     def _train(self, monitor: EnergyMonitor, epochs: int, reference: list[float]) -> None:
         self.runs += 1
-        self.world.begin()
+        is_slow = self.minutes >= 5 and self.dice.random() < SLOW_SHARE
+        step_s = STEP_S
+        if is_slow:
+            epochs, step_s = SLOW_EPOCHS, SLOW_STEP_S
+        self.world.begin(is_steady=is_slow)
         # The sensors of the training before were closed with it.
         monitor._sensors = detect(range(GPUS), components=["gpu"])
         accident = self.dice.randrange(1, epochs) if self.dice.random() < 0.25 else None
@@ -172,7 +178,7 @@ class Soak:
                 EnergyMonitor(self.folder / "second", sensors=sensors, count_flops=False)
             )
         callbacks.append(Watch(self, monitor, accident))
-        losses, _ = fit(self.folder, epochs, *callbacks, step_s=STEP_S)
+        losses, _ = fit(self.folder, epochs, *callbacks, step_s=step_s)
         self.world.rest()
         steps = BATCHES * (epochs if accident is None else accident + 1)
         if losses != reference[:steps]:

@@ -43,6 +43,8 @@ class World(threading.Thread):
         self.folder: Path | None = None
         self.disk_fails = False
         self.calm = True
+        #: GPU -> the power about which it varies by a few per cent; empty if it may jump anywhere.
+        self.levels_W: dict[int, float] = {}
         self._ends: list[tuple[float, Callable[[], None]]] = []
         self._lock = threading.RLock()
         self._stopping = threading.Event()
@@ -66,13 +68,18 @@ class World(threading.Thread):
         self._stopping.set()
         self.join()
 
-    def begin(self) -> None:
-        """A training begins, with everything in order."""
+    def begin(self, *, is_steady: bool = False) -> None:
+        """A training begins, with everything in order; its power is steady if wanted."""
         with self._lock:
             self._end_all()
             self.scene.driver.reset()
             self.scene.driver.set_device_count(GPUS)
             self.scene.steps, self.events, self.faults, self.hidden = {}, {}, [], []
+            self.levels_W = {}
+            if is_steady:
+                self.levels_W = {
+                    g: self.dice.uniform(LOWEST_W, 0.9 * HIGHEST_W) for g in range(GPUS)
+                }
             for gpu in range(GPUS):
                 self._draw(gpu)
 
@@ -105,7 +112,11 @@ class World(threading.Thread):
             yield
 
     def _draw(self, gpu: int) -> None:
-        self.scene.draw(gpu, self.dice.uniform(LOWEST_W, HIGHEST_W))
+        level_W = self.levels_W.get(gpu)
+        if level_W is None:
+            self.scene.draw(gpu, self.dice.uniform(LOWEST_W, HIGHEST_W))
+        else:
+            self.scene.draw(gpu, level_W * self.dice.uniform(0.96, 1.04))
         self._note(gpu)
 
     def _note(self, gpu: int) -> None:

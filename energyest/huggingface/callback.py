@@ -79,7 +79,8 @@ class EnergyCallback(Monitor, TrainerCallback):
         workload: description of a step, from `describe_workload`. If given, the FLOPs and the
             first projection come from it; useful for models that are not observed.
         sensors: sensors to use instead of those of this machine; they are closed when `train` ends.
-        interval_s: sampling interval in seconds; GPUs update their readings every 0.1 s.
+        interval_s: sampling interval in seconds; GPUs update their readings every 0.1 s. It becomes
+            0.5 s in long epochs, while power is steady and the energy counters work.
         confidence: coverage probability of the interval of the projection.
         hparams: names of training arguments to record in the trace whatever their values. By
             default, arguments that were set are recorded if they are numbers, booleans or short

@@ -72,7 +72,8 @@ class EnergyMonitor(Monitor, Callback):
             by calling their `finetune_function` on copies for each epoch. This is always done for
             Lightning's own callbacks.
         sensors: sensors to use instead of those of this machine; they are closed when `fit` ends.
-        interval_s: sampling interval in seconds; GPUs update their readings every 0.1 s.
+        interval_s: sampling interval in seconds; GPUs update their readings every 0.1 s. It becomes
+            0.5 s in long epochs, while power is steady and the energy counters work.
         confidence: coverage probability of the interval of the projection.
         hparams: names of hyperparameters, such as "data.root", to record in the trace whatever
             their values. By default, numbers, booleans and short plain words are recorded; possible

@@ -74,7 +74,8 @@ def track(
         components: what to measure: GPUs, the machine's processors and its memory; on request also
             "module" and "system", see docs/how_to/measure_a_node.md.
         sensors: sensors to use instead of what `detect()` finds.
-        interval_s: sampling interval in seconds; GPUs update their readings every 0.1 s.
+        interval_s: sampling interval in seconds; GPUs update their readings every 0.1 s. It becomes
+            0.5 s in long epochs, while power is steady and the energy counters work.
         confidence: coverage probability of the interval of `run.projection`.
         batch_size: a function that returns the number of samples in a batch, for
             `run.count_flops`; needed where the structure of the batch does not show it.
