@@ -64,7 +64,7 @@ class Gpu:
         self.device = Device(
             "gpu:0", "gpu", "simulated", "measured", "constant", details={"uuid": f"GPU-{rank}"}
         )
-        self.watts = WATTS[rank]
+        self.watts = WATTS[rank % len(WATTS)]
 
     def read(self, time_s: float) -> Reading:
         return Reading(time_s, "gpu:0", self.watts, self.watts * time_s)

@@ -192,8 +192,17 @@ def _vit(width: int, layers: int) -> Any:
     return hf.ViTForImageClassification(config)
 
 
+def _gpt2(width: int, layers: int) -> Any:
+    """With 24 layers of 1024, GPT-2 medium: 355 million parameters."""
+    import transformers as hf
+
+    config = hf.GPT2Config(n_embd=width, n_layer=layers, n_head=width // 64, use_cache=False)
+    return hf.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+
+
 # Networks of transformers that predict a class for each token, or for each image.
 LIBRARY_MODELS: dict[str, Callable[[int, int], Any]] = {
+    "causal_gpt2": _gpt2,
     "llama": lambda width, layers: _decoder("llama", width, layers),
     "mixtral": lambda width, layers: _decoder("mixtral", width, layers),
     "t5": _t5,

@@ -1,4 +1,6 @@
-"""Parts C and G: the slowdown of a training, from short blocks with and without a tool in turn.
+"""The slowdown of a training, from short blocks with and without a tool in turn.
+
+For parts C and G, and for trainings on several GPUs (`benchmarks.ranks`).
 
 A run is started once and continues throughout; between its blocks its thread waits at a gate, so
 that neither its start nor its end is in a block. No epoch ends in a block: part B shows the cost of
@@ -18,10 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.overhead.power_readers import ProcessReader, ThreadReader
-from benchmarks.overhead.tools import TOOLS, Gate
+from benchmarks.overhead.tools import TOOLS, Gate, Tool
 from benchmarks.overhead.work import TRAININGS, Training, launch_bound, wait_for_gpu
 
 WARM_S = 3.0
+# Makes a number the same in all processes of a training: that of the first of them.
+Agree = Callable[[int], int]
+
+
+def alone(number: int) -> int:
+    """The number itself, in a training of one process."""
+    return number
 
 
 @dataclass(frozen=True)
@@ -40,56 +49,88 @@ class State:
 
 
 def in_turn(
-    training: Training, states: list[State], rounds: int, block_s: float
+    training: Training,
+    states: list[State],
+    rounds: int,
+    block_s: float,
+    agree: Agree = alone,
 ) -> dict[str, list[float]]:
-    """Seconds of a step in each state, once per round, in an order drawn for each round."""
-    ends_s = time.perf_counter() + WARM_S
-    warm = 0
-    while time.perf_counter() < ends_s or warm < 10 * training.unit:
-        training.step()
-        warm += 1
-    steps = _steps_of(training, block_s)
+    """Seconds of a step in each state, once per round, in an order drawn for each round.
+
+    In a training of several processes, each has to call this with the same arguments.
+    """
+    warm_up(training, agree)
+    steps = steps_of(training, block_s, agree)
     chance = random.Random(0)
     step_s: dict[str, list[float]] = {state.name: [] for state in states}
     for _ in range(rounds):
         for state in chance.sample(states, len(states)):
             state.enter()
-            began_s = time.perf_counter()
-            for _ in range(steps):
-                training.step()
-            wait_for_gpu()
-            took_s = time.perf_counter() - began_s
+            took_s = run_steps(training, steps)
             state.leave()
             step_s[state.name].append(took_s / steps)
     return step_s
 
 
-def _steps_of(training: Training, block_s: float) -> int:
+def warm_up(training: Training, agree: Agree = alone) -> None:
+    """Run steps for `WARM_S`, and at least ten units."""
+    ends_s = time.perf_counter() + WARM_S
+    warm = 0
+    while agree(time.perf_counter() < ends_s or warm < 10 * training.unit):
+        for _ in range(training.unit):
+            training.step()
+            warm += 1
+
+
+def steps_of(training: Training, block_s: float, agree: Agree = alone) -> int:
     """The number of steps in a block."""
     took_s = []
     for _ in range(3):
         wait_for_gpu()
-        began_s = time.perf_counter()
-        for _ in range(5 * training.unit):
-            training.step()
-        wait_for_gpu()
-        took_s.append((time.perf_counter() - began_s) / 5)
-    return training.unit * max(1, round(block_s / sorted(took_s)[1]))
+        took_s.append(run_steps(training, 5 * training.unit) / 5)
+    return agree(training.unit * max(1, round(block_s / sorted(took_s)[1])))
+
+
+def run_steps(training: Training, steps: int) -> float:
+    """Run steps and wait for the GPU; return the seconds that took."""
+    began_s = time.perf_counter()
+    for _ in range(steps):
+        training.step()
+    wait_for_gpu()
+    return time.perf_counter() - began_s
 
 
 def tool_in_turn(name: str, tool_name: str, pairs: int, block_s: float) -> dict[str, Any]:
+    """One of `TRAININGS` with and without one of `TOOLS`; see `with_tool`."""
+    return with_tool(TRAININGS[name](), TOOLS[tool_name](), Path.cwd(), pairs, block_s)
+
+
+def with_tool(
+    training: Training,
+    tool: Tool,
+    folder: Path,
+    pairs: int,
+    block_s: float,
+    agree: Agree = alone,
+) -> dict[str, Any]:
     """A training with and without a tool.
+
+    Args:
+        training: the training; it is closed at the end.
+        tool: the tool; it is started and stopped here.
+        folder: folder for the tool's files.
+        pairs: number of blocks of each kind.
+        block_s: seconds of a block.
+        agree: makes numbers the same in all processes of the training.
 
     Returns:
         Seconds of a step in pairs, `with` and `without`, and the CPU time of the tool's Python
         threads per second of each kind, which shows whether it really rested.
     """
-    training = TRAININGS[name]()
-    tool = TOOLS[tool_name]()
     gate = Gate(tool.interval_s)
     before = set(threading.enumerate())
     training.step()  # torch starts its threads and CUDA
-    tool.start(Path.cwd(), gate)
+    tool.start(folder, gate)
     tool.begin()
     own = [thread for thread in threading.enumerate() if thread not in before]
     spent_s, blocks_s = {True: 0.0, False: 0.0}, {True: 0.0, False: 0.0}
@@ -111,7 +152,7 @@ def tool_in_turn(name: str, tool_name: str, pairs: int, block_s: float) -> dict[
 
     gate.close()
     states = [State("without"), State("with", enter, leave)]
-    step_s = in_turn(training, states, pairs, block_s)
+    step_s = in_turn(training, states, pairs, block_s, agree)
     count(False)
     gate.open()
     tool.stop()

@@ -18,6 +18,8 @@ from benchmarks.common.model_zoo import build, loss_of, optimizer_of
 from benchmarks.common.settings import Setting
 
 Step = Callable[[], None]
+# Makes the model of a process one of several, such as `DistributedDataParallel`.
+Wrap = Callable[[nn.Module], nn.Module]
 
 
 def device() -> torch.device:
@@ -124,14 +126,24 @@ class Training:
     close: Callable[[], None] = lambda: None
 
 
-def resident(setting: Setting) -> Training:
-    """A training on one batch in GPU memory."""
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, for a training of one process."""
+    return model
+
+
+def resident(setting: Setting, wrap: Wrap = unwrapped) -> Training:
+    """A training on one batch in GPU memory.
+
+    Args:
+        setting: the model, its batch and how it is trained.
+        wrap: called with the model on its device.
+    """
     torch.manual_seed(0)
-    model, batch = build(setting)
     place = device()
-    model = model.to(place)
+    with place:
+        model, batch = build(setting)
     inputs, target = (part.to(place) for part in batch)
-    return Training(_step(model, lambda: (inputs, target), setting))
+    return Training(_step(wrap(model), lambda: (inputs, target), setting))
 
 
 def _step(model: nn.Module, batch: Callable[[], tuple[Tensor, Tensor]], setting: Setting) -> Step:
@@ -196,29 +208,29 @@ def loader_bound(workers: int = 4) -> Training:
     return Training(step, unit=workers, close=batches._shutdown_workers)
 
 
-def launch_bound() -> Training:
+def launch_bound(wrap: Wrap = unwrapped) -> Training:
     """Sixteen narrow layers: the GPU waits for the CPU."""
-    return resident(Setting("own/mlp-d128-l16", 64, 0, "fp32", "adamw"))
+    return resident(Setting("own/mlp-d128-l16", 64, 0, "fp32", "adamw"), wrap)
 
 
-def residual() -> Training:
+def residual(wrap: Wrap = unwrapped) -> Training:
     """ResNet-50 or, without torchvision, a U-Net, which has as many convolutions."""
     if device().type == "cpu":
-        return resident(Setting("own/unet-d16-l4", 2, 32, "fp32", "sgd_momentum"))
+        return resident(Setting("own/unet-d16-l4", 2, 32, "fp32", "sgd_momentum"), wrap)
     if importlib.util.find_spec("torchvision") is None:
         print("torchvision is not installed: a U-Net in place of ResNet-50", flush=True)
-        return resident(Setting("own/unet-d64-l4", 16, 128, "bf16", "sgd_momentum"))
-    return resident(Setting("torchvision/resnet50", 64, 224, "bf16", "sgd_momentum"))
+        return resident(Setting("own/unet-d64-l4", 16, 128, "bf16", "sgd_momentum"), wrap)
+    return resident(Setting("torchvision/resnet50", 64, 224, "bf16", "sgd_momentum"), wrap)
 
 
-def transformer() -> Training:
+def transformer(wrap: Wrap = unwrapped) -> Training:
     """A decoder of 8 layers, 512 wide."""
     if device().type == "cpu":
-        return resident(Setting("own/gpt-d64-l2", 2, 32, "fp32", "adamw"))
-    return resident(Setting("own/gpt-d512-l8", 32, 256, "bf16", "adamw"))
+        return resident(Setting("own/gpt-d64-l2", 2, 32, "fp32", "adamw"), wrap)
+    return resident(Setting("own/gpt-d512-l8", 32, 256, "bf16", "adamw"), wrap)
 
 
-TRAININGS: dict[str, Callable[[], Training]] = {
+TRAININGS: dict[str, Callable[..., Training]] = {
     "launch-bound MLP": launch_bound,
     "ResNet-50": residual,
     "transformer": transformer,

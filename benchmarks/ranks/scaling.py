@@ -1,0 +1,237 @@
+"""Time and energy of a step on 1, 2, 4 and 8 GPUs, beside those that `estimate_pre` predicts."""
+
+from __future__ import annotations
+
+import gc
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common.checks import Checks
+from benchmarks.common.gpu_counter import off
+from benchmarks.common.settings import Setting
+from benchmarks.overhead.children import Children, tell
+from benchmarks.ranks.launch import Answer, Machine, own_counter, run_ranks
+from benchmarks.ranks.sections import START_S
+from energyest import Estimate, estimate_pre
+
+COUNTS = (1, 2, 4, 8)
+MOST_PERCENT = 15.0
+# The largest last: if it does not fit, the others are there.
+MODELS = {
+    "ResNet-50": Setting("torchvision/resnet50", 128, 224, "bf16", "sgd_momentum", layout="nhwc"),
+    "launch-bound MLP": Setting("own/mlp-d128-l16", 64, 0, "fp32", "adamw"),
+    "GPT, 355 M": Setting("transformers/causal_gpt2-d1024-l24", 8, 1024, "bf16", "adamw"),
+}
+# The same kinds for the CPU, to try the script.
+TINY_MODELS = {
+    "U-Net": Setting("own/unet-d16-l4", 2, 32, "fp32", "sgd_momentum", layout="nhwc"),
+    "launch-bound MLP": Setting("own/mlp-d128-l16", 64, 0, "fp32", "adamw"),
+    "GPT": Setting("transformers/causal_gpt2-d64-l2", 2, 32, "bf16", "adamw"),
+}
+# A number of steps for which PRE is asked: the cost of one is the total, divided by it.
+_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Step:
+    """The measured cost of a step of all GPUs together."""
+
+    model: str
+    gpus: int
+    step_s: float
+    energy_J: float
+
+
+# ---------------------------------------------------------------------- in each rank
+
+
+def rank_steps(counts: list[int], models: dict[str, Setting], window_s: float) -> None:
+    """Train each model on the first ranks of each count; tell what a step took on this rank.
+
+    Args:
+        counts: numbers of ranks; the last is that of all.
+        models: the models, by name.
+        window_s: seconds of warm steps that are measured.
+    """
+    from benchmarks.ranks.group import join, leave
+
+    groups = join(counts)
+    counter = own_counter()
+    for name, setting in models.items():
+        for group in groups:
+            if group.is_member:
+                step_s, energy_J = _measured(setting, group, counter, window_s)
+                tell(model=name, gpus=group.ranks, step_s=step_s, energy_J=energy_J)
+            _free()
+            groups[-1].meet()
+        tell(finished=name)
+    leave()
+
+
+def _measured(setting: Setting, group: Any, counter: Any, window_s: float) -> tuple[float, float]:
+    """Seconds and this GPU's joules of a step."""
+    from benchmarks.overhead.slowdown import run_steps, steps_of, warm_up
+    from benchmarks.overhead.work import resident
+
+    training = resident(setting, group.wrap)
+    warm_up(training, group.agree)
+    steps = steps_of(training, window_s, group.agree)
+    group.meet()
+    renewal = counter.renewed()
+    group.meet()  # the ranks' counters are renewed at different times
+    began_s = time.monotonic()
+    run_steps(training, steps)
+    ended_s = time.monotonic()
+    used_J = counter.renewed().at(ended_s) - renewal.at(began_s)
+    return (ended_s - began_s) / steps, used_J / steps
+
+
+def _free() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+# ---------------------------------------------------------------------- in the parent
+
+
+def check_scaling(
+    check: Checks, children: Children, machine: Machine, gpu: str, *, window_s: float
+) -> None:
+    """Measure each model on each number of GPUs, and compare with `estimate_pre`.
+
+    Args:
+        check: prints the results.
+        children: starts the ranks.
+        machine: the GPUs.
+        gpu: the GPU's name, for the prediction.
+        window_s: seconds of warm steps that are measured.
+    """
+    counts = [count for count in COUNTS if count <= machine.ranks]
+    models = TINY_MODELS if machine.is_simulated else MODELS
+    steps = _all_steps(check, children, machine, counts, models, window_s)
+    print(
+        f"{'model':<18}{'GPUs':>5}{'ms':>10}{'J':>10}{'W/GPU':>8}   "
+        f"PRE{'ms':>8}{'error':>8}{'J':>10}{'error':>8}{'90 % interval':>22}   "
+        f"ms, J a sample against one GPU (PRE)"
+    )
+    errors: dict[str, list[tuple[float, float]]] = {"one": [], "several": []}
+    for name, setting in models.items():
+        try:
+            guesses = predicted(setting, gpu, counts)
+        except Exception as error:  # the other models go on
+            check(f"PRE of {name}: {type(error).__name__}: {error}", False)
+            continue
+        found = [step for step in steps if step.model == name]
+        for step in found:
+            guess = guesses[step.gpus]
+            line, pair = _row(step, guess, found[0], guesses[found[0].gpus])
+            print(line, flush=True)
+            errors["one" if step.gpus == 1 else "several"].append(pair)
+    for kind, pairs in errors.items():
+        if pairs:
+            time_off, energy_off = np.abs(np.array(pairs)).mean(axis=0)
+            check.note(
+                f"PRE, mean error on {kind}: time {time_off:.1f} %, energy {energy_off:.1f} %"
+            )
+    if machine.is_simulated:
+        check.note("none of it is judged: these are no GPUs")
+    elif errors["several"]:
+        energy_off = float(np.mean([abs(pair[1]) for pair in errors["several"]]))
+        check.goal("PRE, energy on several GPUs, mean error", energy_off, MOST_PERCENT, "%")
+
+
+def _all_steps(
+    check: Checks,
+    children: Children,
+    machine: Machine,
+    counts: list[int],
+    models: dict[str, Setting],
+    window_s: float,
+) -> list[Step]:
+    """Measure all models; if one fails, start again with those after it."""
+    steps: list[Step] = []
+    left = dict(models)
+    while left:
+        answers = run_ranks(
+            children,
+            rank_steps,
+            machine.environments(counts[-1]),
+            timeout_s=START_S + len(left) * len(counts) * (30 + 3 * window_s),
+            counts=counts,
+            models=left,
+            window_s=window_s,
+        )
+        steps += _steps(answers)
+        bad = [f"rank {rank}: {one.error}" for rank, one in enumerate(answers) if one.error]
+        if not bad:
+            break
+        done = {fact["finished"] for fact in answers[0].told if "finished" in fact}
+        failed = next((name for name in left if name not in done), "the end")
+        check("\n       ".join([f"{failed} fails", *bad]), False)
+        names = list(left)
+        left = {name: left[name] for name in names[len(done) + 1 :]}
+    return steps
+
+
+def _steps(answers: list[Answer]) -> list[Step]:
+    """The time of the slowest rank, and the energy of all, of each step that all have told."""
+    told: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for answer in answers:
+        for fact in answer.told:
+            if "step_s" in fact:
+                told.setdefault((fact["model"], fact["gpus"]), []).append(fact)
+    return [
+        Step(model, gpus, max(f["step_s"] for f in facts), sum(f["energy_J"] for f in facts))
+        for (model, gpus), facts in told.items()
+        if len(facts) == gpus
+    ]
+
+
+def predicted(setting: Setting, gpu: str, counts: list[int]) -> dict[int, Estimate]:
+    """PRE's estimate of `_STEPS` steps of all GPUs, for each number of them."""
+    import torch
+
+    from benchmarks.common.model_zoo import build, loss_of
+    from energyest import describe_workload
+
+    with torch.device("meta"):
+        model, batch = build(setting)
+    workload = describe_workload(
+        model, batch, precision=setting.precision, optimizer=setting.optimizer, loss=loss_of
+    )
+    return {
+        count: estimate_pre(
+            workload,
+            gpu,
+            epochs=1,
+            # A step of all GPUs takes a batch on each.
+            train_samples=_STEPS * setting.batch_size * count,
+            devices=count,
+        )
+        for count in counts
+    }
+
+
+def _row(step: Step, guess: Estimate, one: Step, one_guess: Estimate) -> tuple[str, Any]:
+    """A line of the table, and the errors of time and energy in per cent."""
+    guess_s, guess_J = (guess.duration_s or 0.0) / _STEPS, guess.energy_J / _STEPS
+    lower_J, upper_J = ((value or 0.0) / _STEPS for value in (guess.lower_J, guess.upper_J))
+    pair = (off(guess_s, step.step_s), off(guess_J, step.energy_J))
+    holds = "holds" if lower_J <= step.energy_J <= upper_J else "misses"
+    longer = step.step_s / one.step_s
+    dearer = step.energy_J / step.gpus / (one.energy_J / one.gpus)
+    guess_longer = guess_s * _STEPS / (one_guess.duration_s or 1.0)
+    guess_dearer = guess_J * _STEPS / step.gpus / (one_guess.energy_J / one.gpus)
+    interval = f"{lower_J:.4g} to {upper_J:.4g} {holds}"
+    return (
+        f"{step.model:<18}{step.gpus:>5}{1e3 * step.step_s:>10.3f}{step.energy_J:>10.4g}"
+        f"{step.energy_J / step.step_s / step.gpus:>8.0f}   "
+        f"   {1e3 * guess_s:>8.3f}{pair[0]:>+8.1f}{guess_J:>10.4g}{pair[1]:>+8.1f}{interval:>22}   "
+        f"{longer:.3f} ({guess_longer:.3f}), {dearer:.3f} ({guess_dearer:.3f})"
+    ), pair
