@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from energyest.gpus.driver import FIELD_POWER_INSTANT
+
 # A GPU renews its counter every 0.1 s.
 _LONGEST_S = 1.0
 
@@ -51,8 +53,7 @@ class GpuCounter:
 
     def power_W(self) -> float:
         """Instantaneous power; on GPUs that do not tell it, the mean of the last second."""
-        asked = self._nvml.NVML_FI_DEV_POWER_INSTANT
-        (field,) = self._nvml.nvmlDeviceGetFieldValues(self._handle, [asked])
+        (field,) = self._nvml.nvmlDeviceGetFieldValues(self._handle, [FIELD_POWER_INSTANT])
         if field.nvmlReturn == self._nvml.NVML_SUCCESS:
             return float(field.value.uiVal) / 1e3
         return float(self._nvml.nvmlDeviceGetPowerUsage(self._handle)) / 1e3

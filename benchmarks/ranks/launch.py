@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,11 +149,6 @@ def answer_of(child: Child) -> Answer:
         return Answer(child.result(0.0), "", child.told)
     except ChildError as error:
         return Answer(None, str(error), child.told)
-
-
-def alone(options: Mapping[str, str] | None = None) -> list[dict[str, str]]:
-    """The environment of a training of one process, on the first GPU unless `options` say so."""
-    return [dict(options or {"CUDA_VISIBLE_DEVICES": visible_gpus()[0]})]
 
 
 def _free_port() -> int:

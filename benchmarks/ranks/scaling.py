@@ -117,7 +117,7 @@ def check_scaling(
     steps = _all_steps(check, children, machine, counts, models, window_s)
     print(
         f"{'model':<18}{'GPUs':>5}{'ms':>10}{'J':>10}{'W/GPU':>8}   "
-        f"PRE{'ms':>8}{'error':>8}{'J':>10}{'error':>8}{'90 % interval':>22}   "
+        f"PRE{'ms':>8}{'error':>8}{'J':>10}{'error':>8}{'90 % interval':>28}   "
         f"ms, J a sample against one GPU (PRE)"
     )
     errors: dict[str, list[tuple[float, float]]] = {"one": [], "several": []}
@@ -232,6 +232,6 @@ def _row(step: Step, guess: Estimate, one: Step, one_guess: Estimate) -> tuple[s
     return (
         f"{step.model:<18}{step.gpus:>5}{1e3 * step.step_s:>10.3f}{step.energy_J:>10.4g}"
         f"{step.energy_J / step.step_s / step.gpus:>8.0f}   "
-        f"   {1e3 * guess_s:>8.3f}{pair[0]:>+8.1f}{guess_J:>10.4g}{pair[1]:>+8.1f}{interval:>22}   "
+        f"   {1e3 * guess_s:>8.3f}{pair[0]:>+8.1f}{guess_J:>10.4g}{pair[1]:>+8.1f}{interval:>28}   "
         f"{longer:.3f} ({guess_longer:.3f}), {dearer:.3f} ({guess_dearer:.3f})"
     ), pair

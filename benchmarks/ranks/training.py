@@ -18,7 +18,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from benchmarks.common.gpu_counter import Counter
 from benchmarks.overhead.children import tell
@@ -52,13 +52,15 @@ class Net(pl.LightningModule):
 
     def configure_model(self) -> None:
         if self.is_sharded:
-            from torch.distributed._composable.fsdp import fully_shard
+            from torch.distributed.fsdp import fully_shard
 
+            assert self.device_mesh is not None
             for part in (self.network, self.head):
                 fully_shard(part, mesh=self.device_mesh["data_parallel"])
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.head(self.network(inputs))
+        outputs: Tensor = self.head(self.network(inputs))
+        return outputs
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         if self.oom and self.current_epoch == 2:
@@ -171,20 +173,22 @@ def train(
         enable_checkpointing=save,
     )
     widths, batch, side = ((64, 128, 256, 256), 64, 96) if on_gpu else ((4, 8), 4, 8)
-    samples = steps * batch * world
-    data = TensorDataset(torch.randn(samples, 3, side, side), torch.randint(10, (samples,)))
+    # A few samples again and again, because those of an epoch on many GPUs take gigabytes.
+    few = 4 * batch
+    data = TensorDataset(torch.randn(few, 3, side, side), torch.randint(10, (few,)))
+    epoch = Subset(data, [number % few for number in range(steps * batch * world)])
     workers: dict[str, Any] = {}
     if on_gpu:
         workers = {"num_workers": 2, "multiprocessing_context": "fork", "persistent_workers": True}
     net = Net(widths, is_sharded=strategy == "fsdp" and not on_gpu, oom=oom)
-    trainer.fit(net, DataLoader(data, batch, **workers), ckpt_path=resume)
+    trainer.fit(net, DataLoader(epoch, batch, **workers), ckpt_path=resume)
     trace = monitor.trace
     return {
         "rank": trainer.global_rank,
         "counter_J": end.end_J - start.start_J,
         "live_J": monitor.total_J,
         "gpu_epochs_J": list(trace.column("gpu_energy_J")),
-        "epochs": list(trace.column("epoch")),
+        "epochs": [int(epoch) for epoch in trace.column("epoch")],
         "epoch_s": list(trace.column("duration_s")),
         "end_ms": times.ends_ms,
         "flops": list(trace.column("flops")),
