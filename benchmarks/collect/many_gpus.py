@@ -44,6 +44,8 @@ from benchmarks.ranks.sections import check_kill, check_resume, check_training
 # Seconds that a group of processes takes to start and to end, and those that a model takes to be
 # built and to warm up.
 GROUP_S, MODEL_S = 14.0, 6.0
+# Seconds until the first process has found that CUDA works.
+FIRST_S = 15.0
 # Seconds of each training, and of all blocks, as they are without `--minutes`.
 TRAINING_S, BLOCKS_S, WINDOW_S = 10.0, 40.0, 16.0
 # The GPU that PRE is asked for where there is none.
@@ -125,7 +127,7 @@ def scale_of(minutes: float | None, parts: list[str], gpus: int) -> float:
         "slowdown": BLOCKS_S,
         "scaling": trainings * WINDOW_S,
     }
-    left_s = 60 * minutes - 10 - sum(fixed_s[part] for part in parts)
+    left_s = 60 * minutes - FIRST_S - sum(fixed_s[part] for part in parts)
     return max(0.1, left_s / max(1.0, sum(scaled_s.get(part, 0.0) for part in parts)))
 
 

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -270,6 +271,7 @@ def _child(
     _parent = connection
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)  # so that what it starts can be ended with it
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     os.environ.update(environment)
     os.chdir(log.parent)
     with log.open("w", encoding="utf-8") as file:
@@ -285,6 +287,14 @@ def _child(
     with contextlib.suppress(OSError):
         connection.send(answer)
     connection.close()
+
+
+def _end_with_parent() -> None:
+    """End this process and all that it has started once the parent is gone, however it ended."""
+    parent = mp.parent_process()
+    if parent is not None:
+        parent.join()
+        os.killpg(os.getpid(), signal.SIGKILL)
 
 
 def refuse_network() -> None:

@@ -103,6 +103,7 @@ def run_ranks(
     /,
     *,
     timeout_s: float,
+    on_fact: Callable[[dict[str, Any]], None] | None = None,
     **options: Any,
 ) -> list[Answer]:
     """Run a function in a process for each environment; none of them outlives the call.
@@ -112,18 +113,23 @@ def run_ranks(
         function: a module-level function.
         environments: that of each rank.
         timeout_s: after this time, all are ended.
+        on_fact: is called with each fact that the first rank tells, as soon as it does.
         options: the function's keyword arguments.
     """
     started = start_ranks(children, function, environments, **options)
     ends_s = time.monotonic() + timeout_s
     try:
-        pending = list(started)
+        pending, shown = list(started), 0
         while pending and time.monotonic() < ends_s:
             for child in list(pending):
                 if child.has_ended(0.05):
                     pending.remove(child)
                     if answer_of(child).error:
                         ends_s = min(ends_s, time.monotonic() + _AFTER_FAILURE_S)
+            if on_fact is not None:
+                for fact in started[0].told[shown:]:
+                    on_fact(fact)
+                shown = len(started[0].told)
         answers = [answer_of(child) for child in started]
         for answer in answers:
             children.keep(function, [*options.items()], [answer.value, answer.told])

@@ -118,7 +118,8 @@ def check_scaling(
     print(
         f"{'model':<18}{'GPUs':>5}{'ms':>10}{'J':>10}{'W/GPU':>8}   "
         f"PRE{'ms':>8}{'error':>8}{'J':>10}{'error':>8}{'90 % interval':>28}   "
-        f"ms, J a sample against one GPU (PRE)"
+        f"ms, J a sample against one GPU (PRE)",
+        flush=True,
     )
     errors: dict[str, list[tuple[float, float]]] = {"one": [], "several": []}
     for name, setting in models.items():
@@ -163,6 +164,7 @@ def _all_steps(
             rank_steps,
             machine.environments(counts[-1]),
             timeout_s=START_S + len(left) * len(counts) * (30 + 3 * window_s),
+            on_fact=lambda fact: _show(check, fact),
             counts=counts,
             models=left,
             window_s=window_s,
@@ -177,6 +179,12 @@ def _all_steps(
         names = list(left)
         left = {name: left[name] for name in names[len(done) + 1 :]}
     return steps
+
+
+def _show(check: Checks, fact: dict[str, Any]) -> None:
+    """Say how far it has got."""
+    if "step_s" in fact:
+        check.note(f"{fact['model']} on {fact['gpus']}: rank 0 takes {1e3 * fact['step_s']:.3f} ms")
 
 
 def _steps(answers: list[Answer]) -> list[Step]:

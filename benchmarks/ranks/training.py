@@ -191,7 +191,7 @@ def train(
         "epochs": [int(epoch) for epoch in trace.column("epoch")],
         "epoch_s": list(trace.column("duration_s")),
         "end_ms": times.ends_ms,
-        "flops": list(trace.column("flops")),
+        "flops": [float(flops) for flops in trace.column("flops")],
         "notes": [trace.meta.get("flops_note"), trace.meta.get("workload_note")],
     }
 
