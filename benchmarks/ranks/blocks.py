@@ -32,6 +32,7 @@ def rank_blocks(folder: Path, ranks: int, kind: str, pairs: int, block_s: float)
     training = TRAININGS[kind](group.wrap)
     got = with_tool(training, TOOLS["energyest"](), folder, pairs, block_s, group.agree)
     got["rank"] = dist.get_rank()
+    group.meet()  # rank 0 holds the store by which the others still share their rows
     leave()
     return got
 
