@@ -184,6 +184,9 @@ def test_a_trace_holds_the_columns_once() -> None:
     view.flags.writeable = False
     for values in (mine, view):
         assert not np.shares_memory(EnergyTrace({"energy_J": values}).column("energy_J"), mine)
+    # Nobody can write to a part of what is fixed.
+    mine.flags.writeable = False
+    assert np.shares_memory(EnergyTrace({"energy_J": mine[:1]}).column("energy_J"), mine)
 
 
 def test_folding_and_forgetting_change_no_energy() -> None:

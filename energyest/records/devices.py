@@ -174,6 +174,8 @@ def _outermost(places: Sequence[int], around: Sequence[frozenset[int]]) -> tuple
 
     Of devices that are said to contain each other, which an edited trace may have, the first.
     """
+    if not any(around[place] for place in places):
+        return tuple(places)
     among = set(places)
     return tuple(
         place

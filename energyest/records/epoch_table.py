@@ -318,7 +318,7 @@ def check_totals(
         if value < -_ROUNDING_J or value > most:
             raise TraceError(f"{what}{name} is {value:g}: it must be from 0 to {most:g}")
     rows_J, rows_s = (columns.get(name, np.empty(0)) for name in ("energy_J", "duration_s"))
-    known_J, known_s = float(np.nansum(rows_J)), float(np.nansum(rows_s))
+    known_J, known_s = _known_sum(rows_J), _known_sum(rows_s)
     are_known = bool(np.isfinite(rows_J).all())
     less = known_J * (1 - (_CORRECTION if are_known else _CORRECTION_IF_UNKNOWN)) - _ROUNDING_J
     if energy_J < less:
@@ -335,6 +335,12 @@ def check_totals(
                 f"{what}total_J is {energy_J:g}, more than the {known_J:g} of its rows and what "
                 "can have been drawn outside of them"
             )
+
+
+def _known_sum(values: FloatArray) -> float:
+    """The sum of what is known."""
+    total = float(values.sum())
+    return total if math.isfinite(total) else float(np.nansum(values))
 
 
 # ---------------------------------------------------------------------- columns
@@ -354,12 +360,19 @@ def checked_columns(
     checked: dict[str, NDArray[Any]] = {}
     for name in dict.fromkeys((*names, *columns)):
         values = columns.get(name)
-        # Arrays of a long run are large: one that is read-only and not a view need not be copied.
-        if not isinstance(values, np.ndarray) or values.flags.writeable or values.base is not None:
+        if values is None or not _is_fixed(values):
             values = np.full(size, math.nan) if values is None else np.array(values)
             values.flags.writeable = False
         checked[name] = values
     return checked
+
+
+def _is_fixed(values: object) -> bool:
+    """Whether nobody can change these values. Arrays of a long run are large: copies cost."""
+    if not isinstance(values, np.ndarray) or values.flags.writeable:
+        return False
+    owner = values.base
+    return owner is None or (isinstance(owner, np.ndarray) and not owner.flags.writeable)
 
 
 def as_frame(columns: Mapping[str, NDArray[Any]], integers: tuple[str, ...] = ()) -> pd.DataFrame:

@@ -49,13 +49,15 @@ def merge(records: Mapping[int, EnergyTrace], expected: set[int] | None = None) 
     missing = sorted(expected - set(order))
     counted = _Counted(records)
     epochs = dict(base.epoch_columns)
+    alike = _have_same_rows(list(records.values()), base)
     for name in _ENERGIES:
         parts = [records[rank] for rank in counted.ranks(name)]
         if parts:
             known = not missing and counted.is_known(name)
-            epochs[name] = _sum(parts, base, name, known=known)
+            epochs[name] = _sum(parts, base, name, known=known, alike=alike)
     for name in _COUNTS:
-        epochs[name] = _sum(list(records.values()), base, name, known=not missing)
+        every = list(records.values())
+        epochs[name] = _sum(every, base, name, known=not missing, alike=alike)
     with np.errstate(divide="ignore", invalid="ignore"):
         power_W = epochs["energy_J"] / epochs["duration_s"]
     epochs["mean_power_W"] = np.where(np.isfinite(power_W), power_W, math.nan)
@@ -79,8 +81,8 @@ class _Counted:
         #: The devices of each rank that were not all measured by lower ranks.
         self.devices: dict[int, list[Device]] = {}
         entries: list[Device] = []
-        # For each rank and column, the places in `entries` of the devices that its record sums.
-        self._own: dict[int, dict[str, set[int]]] = {}
+        # For each column and rank, the places in `entries` of the devices that its record sums.
+        self._own: dict[str, dict[int, set[int]]] = {}
         seen: set[str] = set()
         first: list[int] = []
         for rank in sorted(records):
@@ -95,8 +97,8 @@ class _Counted:
                 {**d, "device": _name(d.get("device"), rank), "host": meta.get("host")}
                 for d in devices
             ]
-            summed = summed_columns(devices)
-            self._own[rank] = {n: {begin + at for at in summed[n]} for n in summed}
+            for name, places in summed_columns(devices).items():
+                self._own.setdefault(name, {})[rank] = {begin + at for at in places}
         summed = summed_columns([entries[place] for place in first])
         self._all = {name: {first[at] for at in summed[name]} for name in summed}
 
@@ -111,18 +113,34 @@ class _Counted:
         return all(own <= of_all or not own & of_all for own in self._places(name).values())
 
     def _places(self, name: str) -> dict[int, set[int]]:
-        return {rank: own[_DEVICES_OF.get(name, name)] for rank, own in self._own.items()}
+        return self._own[_DEVICES_OF.get(name, name)]
 
 
-def _sum(parts: Sequence[EnergyTrace], base: EnergyTrace, name: str, *, known: bool) -> FloatArray:
-    """The sum of a column in the rows of the base; NaN if it is not `known`."""
+def _have_same_rows(records: Sequence[EnergyTrace], base: EnergyTrace) -> bool:
+    """Whether all records have rows of the same epochs, none from before a resume."""
+    if any(len(one) != len(base) for one in records) or any(map(_earlier_rows, records)):
+        return False
+    epochs = np.array([one.column("epoch") for one in records])
+    return bool((epochs == base.column("epoch")).all())
+
+
+def _sum(
+    parts: Sequence[EnergyTrace], base: EnergyTrace, name: str, *, known: bool, alike: bool
+) -> FloatArray:
+    """The sum of a column in the rows of the base; NaN if it is not `known`.
+
+    Args:
+        parts: the records to sum.
+        base: the record of the lowest rank.
+        name: the column.
+        known: whether the sum can be known.
+        alike: whether all have the same rows; then there is no need to match them.
+    """
+    if known and parts and alike:
+        total: FloatArray = np.array([_column(part, name) for part in parts]).sum(axis=0)
+        return total
     # Rows from before a resume are only in rank 0's record, already summed over all ranks.
     first = _earlier_rows(base)
-    if known and parts and not any(map(_earlier_rows, parts)) and first == 0:
-        epochs = np.array([_column(part, "epoch") for part in parts if len(part) == len(base)])
-        if len(epochs) == len(parts) and (epochs == _column(base, "epoch")).all():
-            total: FloatArray = np.array([_column(part, name) for part in parts]).sum(axis=0)
-            return total
     earlier = _column(base, name)[:first]
     later = np.zeros(len(base) - first) if known else np.full(len(base) - first, math.nan)
     for part in parts:

@@ -99,7 +99,8 @@ def read_lines(path: Path, most_bytes: int, part_bytes: int) -> Iterator[bytes]:
     Raises:
         FileNotFoundError, OSError, ValueError: as `read_bytes` does.
     """
-    _size(path, most_bytes)
+    # Memory for a whole part would be allocated at once, which costs more than a small file.
+    part_bytes = min(part_bytes, _size(path, most_bytes) + 1)
     read = 0
     with open(path, "rb") as file:
         while part := file.read(part_bytes):
@@ -153,10 +154,7 @@ def parse_json(text: str) -> Any:
             than `DEEPEST`.
     """
     decoder = _DECODER if _may_overflow(text) else _FAST_DECODER
-    try:
-        content = decoder.decode(text)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    content = _decoded(text, decoder)
     if text.count("[") + text.count("{") > DEEPEST:  # else there is no need to look
         _check_depth(content)
     # May be a lone surrogate, which cannot be printed. A search for one character is the fastest.
@@ -164,6 +162,22 @@ def parse_json(text: str) -> Any:
         whole = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
         content = _DECODER.decode(whole.decode("utf-8"))
     return content
+
+
+def parse_any_numbers(text: str) -> Any:
+    """Parse JSON text of which the caller checks the values: they may be infinite, for example.
+
+    Raises:
+        ValueError: it is not JSON, or is nested too deeply.
+    """
+    return _decoded(text, _FAST_DECODER)
+
+
+def _decoded(text: str, decoder: json.JSONDecoder) -> Any:
+    try:
+        return decoder.decode(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def packaged_json(name: str) -> Any:

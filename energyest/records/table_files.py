@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from energyest.arrays import FloatArray
 from energyest.records.epoch_table import AMENDS, EpochTable
-from energyest.records.safe_json import parse_json
+from energyest.records.safe_json import parse_any_numbers, parse_json
 
 # A machine has at most 16 GPUs, but the saved sum of many machines has all of theirs.
 _MOST_DEVICES = 2**12
@@ -176,13 +176,13 @@ def few_columns(text: bytes) -> dict[str, FloatArray]:
         text: whole lines, at least one.
     """
     lines = text.count(b"\n")
-    if text.count(b"}\n") != lines:
+    if text.count(b"}\n") != lines or b"\\" in text:  # escaped names may not be printable
         return {}
     # Strings have no line breaks in JSON, and no value is an object: if there are as many rows as
     # lines, each line is one.
     joined = text[:-1].replace(b"\n", b",\n")
     try:
-        rows = parse_json(f"[{joined.decode('utf-8')}]")
+        rows = parse_any_numbers(f"[{joined.decode('utf-8')}]")
         (names,) = set(map(tuple, rows))
         values = [list(row.values()) for row in rows]
         are_numbers = set(map(type, chain.from_iterable(values))) <= _NUMBERS
@@ -190,7 +190,8 @@ def few_columns(text: bytes) -> dict[str, FloatArray]:
             return {}
         # null, for what was not measured, becomes NaN.
         columns = np.ascontiguousarray(np.array(values, dtype=np.float64).T)
-        return dict(zip(names, columns, strict=True))
+        columns.flags.writeable = False  # so that nobody needs to copy them
+        return {} if np.isinf(columns).any() else dict(zip(names, columns, strict=True))
     except (ValueError, TypeError, AttributeError, OverflowError):
         return {}
 
