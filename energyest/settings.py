@@ -8,7 +8,6 @@ fail because of a file in some directory above it.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import logging
 import os
@@ -111,12 +110,8 @@ def setting(name: str) -> Any:
     Args:
         name: as in `Settings`.
     """
-    value = getattr(Settings(), name)
-    for _, values in (_from_file(), _from_environment()):
-        if name in values:
-            with contextlib.suppress(EnergyestError):
-                value = _CHECKS[name](name, values[name])
-    return value
+    found = [value for _, _, value in _from_outside(name)]
+    return found[-1] if found else getattr(Settings(), name)
 
 
 def origins() -> dict[str, str]:
@@ -127,17 +122,24 @@ def origins() -> dict[str, str]:
 # ---------------------------------------------------------------------- sources
 
 
-def _from_outside() -> Iterator[tuple[str, str, Any]]:
-    """Source, name and value of each setting; later ones take precedence."""
+def _from_outside(only: str | None = None) -> Iterator[tuple[str, str, Any]]:
+    """Source, name and value of each setting; later ones take precedence.
+
+    Args:
+        only: the one setting to look for, without a warning if it is invalid; None for all.
+    """
     for where, values in (_from_file(), _from_environment()):
         for name, value in values.items():
+            if only not in (None, name):
+                continue
             try:
                 yield where, name, _CHECKS[name](name, value)
             except KeyError:
                 known = f"the settings are {', '.join(_CHECKS)}"
                 log.warning("energyest: %s: unknown setting %s: %s", where, short(name), known)
             except EnergyestError as error:
-                log.warning("energyest: %s: %s: the setting is ignored", where, error)
+                if only is None:
+                    log.warning("energyest: %s: %s: the setting is ignored", where, error)
 
 
 def _from_environment() -> tuple[str, dict[str, Any]]:
