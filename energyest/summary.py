@@ -55,6 +55,13 @@ def summary_of(
     return "\n  ".join(lines)
 
 
+def per_sample_J(trace: EnergyTrace) -> float:
+    """Joules of the epochs divided by their samples; NaN if either is unknown."""
+    samples = trace.column("samples") if "samples" in trace.epoch_columns else np.zeros(0)
+    count = float(np.sum(samples))
+    return float(np.sum(trace.column("energy_J"))) / count if count > 0 else math.nan
+
+
 def status_of(trace: EnergyTrace) -> str:
     """How a run ended, in a few words."""
     tool = read_text(read_object(trace.meta, "log"), "tool")
@@ -151,10 +158,9 @@ def _parts(trace: EnergyTrace) -> Iterator[str]:
         if modelled and math.isfinite(share) and tells_sources(trace):
             since = since_checkpoint(trace)
             parts.append(f"modelled {_percent(share)}{since and f' {since}'}")
-    samples = trace.column("samples") if "samples" in trace.epoch_columns else np.zeros(0)
-    count, rows_J = float(np.sum(samples)), float(np.sum(trace.column("energy_J")))
-    if count > 0 and math.isfinite(rows_J):
-        parts.append(f"{format_energy(rows_J / count)} per sample")
+    sample_J = per_sample_J(trace)
+    if math.isfinite(sample_J):
+        parts.append(f"{format_energy(sample_J)} per sample")
     if parts:
         yield ", ".join(parts)
 

@@ -558,6 +558,69 @@ def test_logs_go_where_the_trainer_reports_to(tmp_path: Path, monkeypatch: Any) 
     )
 
 
+class Listener(transformers.TrainerCallback):
+    """What the callback of a logger hears of, in order: names of values, and the end."""
+
+    def __init__(self) -> None:
+        self.heard: list[set[str] | str] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        self.heard.append({name for name in logs if name.startswith("energy/run_")})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.heard.append("end")
+
+
+RUN = {f"energy/run_{n}" for n in ("J", "kWh", "duration_s", "mean_power_W", "J_per_sample")}
+
+
+def test_what_the_run_has_cost_is_logged_before_loggers_close(tmp_path: Path) -> None:
+    callback, listener = callback_of(), Listener()
+    trainer = make_trainer(encoder(), tmp_path, listener, callback)
+    for _ in range(2):
+        listener.heard.clear()
+        trainer.train()
+        assert listener.heard[-2:] == [RUN, "end"]
+        assert listener.heard.count(RUN) == 1
+        (outcome,) = [entry for entry in trainer.state.log_history if "energy/run_J" in entry]
+        assert outcome["energy/run_J"] == callback.total_J == callback.trace.total_J
+        assert outcome["energy/run_kWh"] == callback.total_J / 3.6e6
+        assert callback.trace.meta["status"] == "finished"
+    assert "on_train_end" not in vars(trainer.callback_handler)
+
+
+@pytest.mark.parametrize("error", [AccidentError, KeyboardInterrupt])
+def test_what_an_interrupted_run_has_cost_is_logged(error: type, tmp_path: Path) -> None:
+    class Fails(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.epoch > 1:
+                raise error
+
+    callback, listener = callback_of(), Listener()
+    trainer = make_trainer(encoder(), tmp_path, listener, callback, Fails())
+    with pytest.raises(error):
+        trainer.train()
+    assert listener.heard[-1] == RUN
+    assert listener.heard.count(RUN) == 1
+    assert "on_train_end" not in vars(trainer.callback_handler)
+
+
+def test_a_training_found_to_be_over_later_is_not_logged_as_another(tmp_path: Path) -> None:
+    class Fails(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            raise AccidentError
+
+    callback, listener, fails = callback_of(), Listener(), Fails()
+    trainer = make_trainer(encoder(), tmp_path, listener, fails)
+    trainer.add_callback(callback)  # too late to see the end of `train`
+    with pytest.raises(AccidentError):
+        trainer.train()
+    trainer.remove_callback(fails)
+    trainer.train()
+    assert listener.heard.count(RUN) == 1
+    assert listener.heard[-2:] == [RUN, "end"]
+
+
 def test_a_trainers_own_log_is_not_called_for_the_callback(tmp_path: Path) -> None:
     calls: list[set[str]] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +12,8 @@ import pytorch_lightning
 import torch
 from torch import Tensor
 
-from tests.support.loggers import read_csv
+from energyest import EnergyTrace, load_trace
+from tests.support.loggers import read_csv, read_tensorboard
 from tests.support.trainers import (
     BATCHES,
     NETS,
@@ -154,6 +156,74 @@ def test_values_go_to_the_loggers_though_the_training_fails(tmp_path: Path) -> N
     with pytest.raises(AccidentError):
         trainer.fit(Net(), loader())
     assert list(read_csv(logger.log_dir)["energy/epoch_J"]) == [BATCHES - 1]
+
+
+OUTCOME = ("J", "kWh", "duration_s", "mean_power_W", "J_per_sample", "co2e_kg")
+
+
+def check_outcome(found: dict[str, float], trace: EnergyTrace) -> None:
+    """Of all values under `energy/run_`, that they are those of the trace."""
+    total_J, duration_s = trace.total_J, trace.meta["duration_s"]
+    samples = trace.column("samples").sum()
+    rows_J = trace.column("energy_J").sum()
+    of_mode = (total_J, total_J / 3.6e6, duration_s, total_J / duration_s, rows_J / samples)
+    expected = dict(zip(OUTCOME, (*of_mode, 1.2 * 100 * total_J / 3.6e9), strict=True))
+    assert {f"energy/run_{n}": v for n, v in expected.items()} == pytest.approx(found, rel=1e-5)
+
+
+@both_namespaces
+def test_what_the_run_has_cost_goes_to_the_loggers_at_its_end(
+    pl: ModuleType, tmp_path: Path
+) -> None:
+    loggers = [pl.loggers.CSVLogger(tmp_path), pl.loggers.TensorBoardLogger(str(tmp_path / "tb"))]
+    monitor = monitor_of(count_flops=False, carbon_intensity=100, pue=1.2)
+    trainer: Any = make_trainer(pl, tmp_path, monitor, max_epochs=3, logger=loggers)
+    trainer.fit(NETS[pl](), loader())
+    for found in (read_csv(loggers[0].log_dir), read_tensorboard(loggers[1].log_dir)):
+        outcome = {name: values for name, values in found.items() if "/run_" in name}
+        assert {tuple(values) for values in outcome.values()} == {(3 * BATCHES - 1,)}  # once
+        last = {name: values[3 * BATCHES - 1] for name, values in outcome.items()}
+        check_outcome(last, monitor.trace)
+    assert trainer.callback_metrics["energy/run_J"] == pytest.approx(monitor.total_J)
+
+
+def test_a_logger_that_fails_at_the_end_costs_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Fails(pytorch_lightning.loggers.CSVLogger):
+        def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+            if "energy/run_J" in metrics:
+                raise OSError("no space")
+
+    monitor = monitor_of(tmp_path / "energy", count_flops=False)
+    trainer = make_trainer(
+        pytorch_lightning, tmp_path, monitor, max_epochs=3, logger=Fails(tmp_path)
+    )
+    trainer.fit(PlNet(), loader())
+    assert load_trace(tmp_path / "energy").meta["status"] == "finished"
+    assert len(warnings_of(caplog, "failed")) == 1
+
+
+@pytest.mark.parametrize("error", [AccidentError, KeyboardInterrupt])
+def test_so_does_what_an_interrupted_run_has_cost(error: type, tmp_path: Path) -> None:
+    class Net(PlNet):
+        def on_train_epoch_end(self) -> None:
+            if self.current_epoch == 1:
+                raise error
+
+    logger = pytorch_lightning.loggers.CSVLogger(tmp_path)
+    monitor = monitor_of(count_flops=False, carbon_intensity=100, pue=1.2)
+    trainer = make_trainer(pytorch_lightning, tmp_path, monitor, max_epochs=3, logger=logger)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises((AccidentError, SystemExit)):
+            trainer.fit(Net(), loader())
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores further ones
+    assert monitor.trace.meta["status"] == f"interrupted by {error.__name__}"
+    found = {n: v for n, v in read_csv(logger.log_dir).items() if "/run_" in n}
+    assert {len(values) for values in found.values()} == {1}
+    check_outcome({n: value for n, v in found.items() for value in v.values()}, monitor.trace)
 
 
 def test_users_metrics_with_a_slash_are_columns(tmp_path: Path) -> None:

@@ -249,16 +249,19 @@ class Monitor:
     def _notice_end(self) -> None:
         """Check whether an exception ended the training, if the trainer does not report it."""
 
-    def _stop(self, status: str) -> None:
+    def _stop(self, status: str, *, logs: bool = False) -> None:
         """End the current run, if any.
 
         Args:
             status: "finished", or what interrupted the training.
+            logs: whether the trainer's loggers still take values of this training.
         """
         training, self._training = self._training, None
         if training is not None:
             training.interrupt(status)
             self._say_summary()
+            if logs:
+                training.log_outcome(self._settings.basis)
         elif self._session is not None:  # interrupted before it started, or already over
             self._session.stop(status)
 
@@ -268,6 +271,7 @@ class Monitor:
         if training is not None:
             training.finish()
             self._say_summary()
+            training.log_outcome(self._settings.basis)
 
     def _say_summary(self) -> None:
         session = self._session

@@ -47,7 +47,8 @@ class EnergyCallback(Monitor, TrainerCallback):
     TRL. The trace grows in `<output_dir>/energy` during training; `energyest.load_trace` reads it.
     The callback logs `energy/epoch_J`, `energy/total_J`, `energy/mean_power_W` and, as soon as
     there is a projection, `energy/projected_J`, `energy/projected_lower_J` and
-    `energy/projected_upper_J` to everything that the Trainer reports to.
+    `energy/projected_upper_J` to everything that the Trainer reports to; at the end, what the whole
+    run has cost, as `energy/run_kWh` and more.
 
     An epoch lasts from the end of the previous epoch to its own end, including its evaluation.
     Energy used between two epochs, for example to save a checkpoint, counts towards the later one.
@@ -167,6 +168,7 @@ class EnergyCallback(Monitor, TrainerCallback):
         self._log = EnergyLog()
         self._watch: CallWatch | None = None
         self._steps: TrainerSteps | None = None
+        self._tap_of_end: Tap | None = None
 
     # ------------------------------------------------------------------ events
 
@@ -219,6 +221,9 @@ class EnergyCallback(Monitor, TrainerCallback):
             self._training,
             after_epoch=lambda: self._after_epoch(trainer.control),
         )
+        # Before the callbacks of loggers close their runs, which would otherwise begin anew.
+        handler = trainer.callback_handler
+        self._tap_of_end = Tap(handler, "on_train_end", self._end_training, lambda _: None)
 
     @never_raises
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -259,7 +264,7 @@ class EnergyCallback(Monitor, TrainerCallback):
                 checkpoint_file.save(folder, self._place_in(call_of(self).trainer).number, position)
 
     @never_raises
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def _end_training(self, *_: Any) -> None:
         """Finish the training."""
         if self._steps is not None:
             self._steps.finish_epoch()
@@ -331,7 +336,8 @@ class EnergyCallback(Monitor, TrainerCallback):
     def _end_call(self, error: BaseException | None) -> None:
         """End the training, because its call has ended."""
         self._is_called_by_tap = False
-        self._stop("finished" if error is None else f"interrupted by {type(error).__name__}")
+        status = "finished" if error is None else f"interrupted by {type(error).__name__}"
+        self._stop(status, logs=True)
 
     @override
     def _notice_end(self) -> None:
@@ -345,9 +351,9 @@ class EnergyCallback(Monitor, TrainerCallback):
         self._stop(f"interrupted by {failure}" if failure else "interrupted")
 
     @override
-    def _stop(self, status: str) -> None:
+    def _stop(self, status: str, *, logs: bool = False) -> None:
         self._let_go()
-        super()._stop(status)
+        super()._stop(status, logs=logs)
 
     def _let_go(self) -> None:
         """Restore the Trainer's methods."""
@@ -357,11 +363,14 @@ class EnergyCallback(Monitor, TrainerCallback):
         steps, self._steps = self._steps, None
         if steps is not None:
             steps.leave()
+        tap, self._tap_of_end = self._tap_of_end, None
+        if tap is not None:
+            tap.remove()
 
     @override
     def __getstate__(self) -> dict[str, Any]:
         # These refer to the Trainer and to a thread.
-        own = dict.fromkeys(("_steps", "_watch", "_has_card_of"))
+        own = dict.fromkeys(("_steps", "_tap_of_end", "_watch", "_has_card_of"))
         fresh = {"_log": EnergyLog(), "_is_called_by_tap": False}
         return {**super().__getstate__(), **own, **fresh}
 

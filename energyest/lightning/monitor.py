@@ -37,7 +37,8 @@ class EnergyMonitor(Monitor, Callback):
     Works with the Trainer of `pytorch_lightning` and of `lightning.pytorch`. The trace grows in
     `<log_dir>/energy` during training; `energyest.load_trace` reads it. The monitor logs
     `energy/epoch_J`, `energy/total_J`, `energy/mean_power_W` and, as soon as there is a projection,
-    `energy/projected_J`, `energy/projected_lower_J` and `energy/projected_upper_J` to every logger.
+    `energy/projected_J`, `energy/projected_lower_J` and `energy/projected_upper_J` to every logger;
+    at the end, what the whole run has cost, as `energy/run_kWh` and more.
 
     An epoch lasts from the end of the previous epoch to its own end, including validation. Energy
     used between two epochs, for example to save a checkpoint, counts towards the later one. The
@@ -286,6 +287,7 @@ class EnergyMonitor(Monitor, Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finish the training."""
         self._finish()
+        self._flush_log(trainer, is_last=True)
 
     @never_raises
     def on_exception(
@@ -295,7 +297,8 @@ class EnergyMonitor(Monitor, Callback):
         if self._training is not None:
             self._training.log_late_metrics()
             self._flush_log(trainer, is_last=True)
-        self._stop(f"interrupted by {type(exception).__name__}")
+        self._stop(f"interrupted by {type(exception).__name__}", logs=True)
+        self._flush_log(trainer, is_last=True)
 
     @never_raises
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -13,9 +13,11 @@ from typing import Any
 
 from torch import nn
 
+from energyest.carbon.basis import EmissionBasis
 from energyest.records.trace import EnergyTrace
 from energyest.records.workload import Workload
 from energyest.tracking.continuation import Continuation, Position
+from energyest.tracking.cost.outcome import outcome_of
 from energyest.tracking.first_projection import FirstProjection
 from energyest.tracking.flop_watch import FlopWatch
 from energyest.tracking.guard import never_raises
@@ -172,6 +174,18 @@ class Training:
         self._complete_last_row()
         self._log_open_row(samples=self._progress.row_samples)
         self.session.stop(status)
+
+    @never_raises  # guarded separately: a failing logger must not keep the Trainer from its end
+    def log_outcome(self, basis: EmissionBasis) -> None:
+        """Log what the whole run has cost, now that it is over.
+
+        Args:
+            basis: what turns its energy into emissions.
+        """
+        # A logger may know of its run in the training's own thread only, and begin one elsewhere.
+        if self.session.is_first_rank and threading.get_ident() == self._thread:
+            values = outcome_of(self.session.trace, basis)
+            self._log_values({f"energy/run_{name}": value for name, value in values.items()})
 
     # ------------------------------------------------------------------ validation
 

@@ -1,4 +1,4 @@
-"""What the callback logs through the Trainer reaches the tools that the Trainer reports to."""
+"""What is logged reaches the tools that a Trainer reports to, Hugging Face's or Lightning's."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import MLFlowLogger, WandbLogger
 
 from energyest import EnergyTrace
+from simulation.trainers import quiet_trainer
 from tests.support.huggingface import callback_of, causal_lm, make_trainer, samples
+from tests.support.trainers import PlNet, lightning_warns, loader, monitor_of
 
 pytest.importorskip("transformers")
+pytestmark = lightning_warns
 
 # By name: one (step, value) for each time it was logged.
 Logged = dict[str, list[tuple[int, float]]]
@@ -58,6 +63,16 @@ def assert_is(logged: Logged, trace: EnergyTrace, prefix: str = "train/energy/")
     assert step == 8
     assert projected == pytest.approx(trace.column("energy_J").sum(), rel=1e-6)
     assert not any("energy" in name for name in logged.keys() - {prefix + n for n in found})
+    assert_has_outcome(logged, trace, prefix)
+
+
+def assert_has_outcome(logged: Logged, trace: EnergyTrace, prefix: str) -> None:
+    """What the run has cost is there once, at its last step."""
+    ((step, energy_kWh),) = logged[f"{prefix}run_kWh"]
+    assert step in (7, 8)  # Lightning counts from 0
+    assert energy_kWh == pytest.approx(trace.total_J / 3.6e6, rel=1e-6)
+    ((_, mean_W),) = logged[f"{prefix}run_mean_power_W"]
+    assert mean_W == pytest.approx(trace.total_J / trace.meta["duration_s"], rel=1e-6)
 
 
 def test_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,12 +90,15 @@ def test_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trace = train(tmp_path, "mlflow", monkeypatch)
-    (metrics,) = tmp_path.glob("mlruns/*/*/metrics")
-    logged: Logged = {}
-    for file in (path for path in metrics.rglob("*") if path.is_file()):
-        lines = [line.split() for line in file.read_text().splitlines()]  # time, value, step
-        logged[str(file.relative_to(metrics))] = [(int(s), float(v)) for _, v, s, *_ in lines]
-    assert_is(logged, trace, "energy/")  # here, the Trainer adds no prefix
+    assert_is(_of_mlflow(tmp_path), trace, "energy/")  # here, the Trainer adds no prefix
+
+
+def test_mlflow_by_lightning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    pytest.importorskip("mlflow")
+    logger = MLFlowLogger(tracking_uri=f"file:{tmp_path / 'mlruns'}")
+    trace = fit(tmp_path, logger)
+    assert_has_outcome(_of_mlflow(tmp_path), trace, "energy/")
 
 
 def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,25 +112,64 @@ def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trace = train(tmp_path, "wandb", monkeypatch)
     import wandb
+
+    summary = dict(wandb.run.summary)
+    wandb.finish()  # which else waits for the end of the process
+    wandb.teardown()  # its own process writes the file
+    assert_is(_by_name(_of_wandb(tmp_path)), trace)
+    assert summary["train/energy/run_kWh"] == pytest.approx(trace.total_J / 3.6e6)
+
+
+def test_wandb_by_lightning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    wandb = pytest.importorskip("wandb")
+    logger = WandbLogger(save_dir=tmp_path, offline=True)
+    trace = fit(tmp_path, logger)
+    summary = dict(logger.experiment.summary)
+    wandb.finish()
+    wandb.teardown()
+    logged = _by_name(_of_wandb(tmp_path), "trainer/global_step")
+    assert_has_outcome(logged, trace, "energy/")
+    assert summary["energy/run_kWh"] == pytest.approx(trace.total_J / 3.6e6, rel=1e-6)
+
+
+def fit(folder: Path, logger: Any) -> EnergyTrace:
+    """Two epochs of four steps by Lightning's Trainer."""
+    monitor = monitor_of(folder / "energy", count_flops=False)
+    trainer = quiet_trainer(pl, folder, monitor, max_epochs=2, logger=logger)
+    trainer.fit(PlNet(), loader())
+    trace: EnergyTrace = monitor.trace
+    return trace
+
+
+def _of_mlflow(folder: Path) -> Logged:
+    (metrics,) = folder.glob("mlruns/*/*/metrics")  # of a single run
+    logged: Logged = {}
+    for file in (path for path in metrics.rglob("*") if path.is_file()):
+        lines = [line.split() for line in file.read_text().splitlines()]  # time, value, step
+        logged[str(file.relative_to(metrics))] = [(int(s), float(v)) for _, v, s, *_ in lines]
+    return logged
+
+
+def _of_wandb(folder: Path) -> list[dict[str, Any]]:
     from wandb.proto import wandb_internal_pb2
 
-    wandb.finish()  # which else waits for the end of the process
-    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
     rows = []
     for data in _records(file.read_bytes()):
         record = wandb_internal_pb2.Record.FromString(data)
         if items := record.history.item:
             rows.append({i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items})
-    assert_is(_by_name(rows), trace)
+    return rows
 
 
-def _by_name(rows: list[dict[str, Any]]) -> Logged:
+def _by_name(rows: list[dict[str, Any]], step: str = "train/global_step") -> Logged:
     """From rows with the Trainer's own count of steps in them."""
     logged: Logged = {}
     for row in rows:
         for name, value in row.items():
             if isinstance(value, float | int):
-                logged.setdefault(name, []).append((row["train/global_step"], value))
+                logged.setdefault(name, []).append((row[step], value))
     return logged
 
 
