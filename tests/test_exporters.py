@@ -22,6 +22,7 @@ from energyest.cli import main
 from energyest.errors import ConfigurationError, EnergyestError, MissingDependencyError
 from energyest.exporters import LiveRuns, RunView, metrics_of
 from energyest.exporters.live_runs import _SEARCH_S
+from energyest.records.load_many import load_traces
 from tests.support.sensors import Constant
 from tests.support.traces import trace_of
 
@@ -149,6 +150,21 @@ def test_runs_that_go_on_or_have_just_ended(tmp_path: Path) -> None:
     assert list(LiveRuns(tmp_path / "a" / "energy").views()) == ["energy"]
     assert list(LiveRuns(tmp_path, keep_s=5000).views()) == ["a/energy", "old"]
     assert LiveRuns(tmp_path / "absent").views() == {}
+
+
+def test_the_runs_are_those_of_load_traces(tmp_path: Path) -> None:
+    """Ranks are a part of their run, and so is what lies in it, unless it cannot be read."""
+    whole, broken = (stored(tmp_path / name, running().trace) for name in ("whole", "broken"))
+    for outer in (whole, broken):
+        stored(outer / "rank1", running().trace)
+        stored(outer / "inner", running().trace)
+    stored(tmp_path / "b-side" / "rank1", running().trace)  # of a run that is elsewhere
+    (broken / "meta.json").write_text("{")
+    with pytest.warns(UserWarning, match="cannot be read: broken"):
+        traces = load_traces(tmp_path)
+    shown = ["b-side/rank1", "broken/inner", "whole"]
+    assert list(traces) == shown
+    assert list(LiveRuns(tmp_path).views()) == shown
 
 
 def test_a_run_is_read_again_when_it_has_changed(

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from energyest.checks import check_positive
-from energyest.errors import ConfigurationError, EnergyestError
+from energyest.errors import ConfigurationError, EnergyestError, RunsError
 from energyest.exporters.run_view import RunView, state_of
-from energyest.records import storage
+from energyest.records.places import Known, in_order, is_inside
+from energyest.records.places.local import LocalPlace
 
 log = logging.getLogger("energyest")
 
@@ -73,32 +72,42 @@ class LiveRuns:
         self, folder: str | Path, *, keep_s: float = 300.0, epochs: float | None = None
     ) -> None:
         self._root = Path(folder)
+        self._place = LocalPlace(self._root)
         self._keep_s = check_positive(keep_s, "keep_s", ConfigurationError)
         self._epochs = epochs
-        self._known: dict[Path, _Known] = {}
+        self._known: dict[str, _Known] = {}
         self._searched_s = -float("inf")
         self._lock = threading.Lock()
 
     def views(self) -> dict[str, RunView]:
         """The runs by the paths of their folders within the folder, as they are now.
 
-        A run that cannot be read is left out, with a warning once. Several threads may call this.
+        A run that cannot be read is left out, with a warning once. As in `load_traces`, a trace
+        inside another one is not shown by itself. Several threads may call this.
         """
         with self._lock:
             self._search()
-            found = {}
-            for path, known in [*self._known.items()]:
-                self._look(path, known)
+            found: dict[str, RunView] = {}
+            readable: set[str] = set()
+            for name, known in self._known.items():
+                if is_inside(name, readable):
+                    continue
+                self._look(self._root / name, known)
+                if not known.has_failed:
+                    readable.add(name)
                 if known.view is not None:
-                    name = str(path.relative_to(self._root)) if path != self._root else path.name
-                    found[name] = known.view
+                    found[self._place.label(name)] = known.view
             return found
 
     def _search(self) -> None:
         if time.monotonic() - self._searched_s < _SEARCH_S and self._known:
             return
         self._searched_s = time.monotonic()
-        self._known = {path: self._known.get(path, _Known()) for path in _traces(self._root)}
+        try:
+            there = self._place.look(Known(), looks_at_files=False).found
+        except RunsError:  # the folder does not exist yet
+            there = []
+        self._known = {one.name: self._known.get(one.name, _Known()) for one in in_order(there)}
 
     def _look(self, path: Path, known: _Known) -> None:
         state = state_of(path)
@@ -121,11 +130,3 @@ class LiveRuns:
             known.has_failed = True
         taken_s = time.monotonic() - now_s
         known.next_s = now_s + taken_s / _MOST_SHARE
-
-
-def _traces(root: Path) -> Iterator[Path]:
-    """The folders of traces, without those inside another trace, which are its ranks."""
-    for folder, inner, files in os.walk(root):
-        if storage.META_FILE in files:
-            inner.clear()
-            yield Path(folder)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TypeVar
 
 from energyest.errors import EnergyestError, RunsError
 from energyest.records.loading import load_trace, needs_readings
-from energyest.records.places import Found, Known, Place, place_of
+from energyest.records.places import Found, Known, Place, in_order, is_inside, place_of
 from energyest.records.safe_json import parse_json
 from energyest.records.trace import EnergyTrace
 
@@ -83,8 +83,8 @@ def read_each(
         UserWarning: a trace cannot be read, or has vanished, and was left out.
     """
     done = set(taken)
-    for one in sorted(found, key=lambda one: PurePath(one.name).parts):
-        if any(str(above) in done for above in PurePath(one.name).parents):
+    for one in in_order(found):
+        if is_inside(one.name, done):
             continue
         try:
             with place.open(one, _may_need_readings) as folder:

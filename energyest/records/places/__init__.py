@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from energyest.records.places.base import Found, Known, Listing, Place
+from energyest.records.places.base import Found, Known, Listing, Place, in_order, is_inside
 from energyest.records.places.local import LocalPlace
 
-__all__ = ["Found", "Known", "Listing", "Place", "place_of"]
+__all__ = ["Found", "Known", "Listing", "Place", "in_order", "is_inside", "place_of"]
 
 
 def place_of(source: str | Path) -> Place:

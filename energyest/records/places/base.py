@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Protocol
 
 from energyest.records import storage
@@ -109,6 +109,16 @@ class Place(Protocol):
         Raises:
             OSError: it cannot be written, or somebody else has just written it.
         """
+
+
+def in_order(found: Iterable[Found]) -> list[Found]:
+    """Traces in the order of their folders: one comes before those inside it."""
+    return sorted(found, key=lambda one: PurePath(one.name).parts)
+
+
+def is_inside(name: str, others: Collection[str]) -> bool:
+    """Whether a trace of this name lies inside one of the others."""
+    return any(str(above) in others for above in PurePath(name).parents)
 
 
 def signature_of(stamps: Sequence[object]) -> str:

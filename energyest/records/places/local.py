@@ -39,8 +39,14 @@ class LocalPlace:
         self._root = root
         self._base = f"{root}{os.sep}"
 
-    def look(self, known: Known) -> Listing:
-        """See `Place`. A folder is listed anew only if the time of its last change differs."""
+    def look(self, known: Known, *, looks_at_files: bool = True) -> Listing:
+        """See `Place`. A folder is listed anew only if the time of its last change differs.
+
+        Args:
+            known: see `Place`.
+            looks_at_files: whether to find out when the files of traces changed, and what their
+                ranks hold. It takes most of the time; without it, a trace has no stamps.
+        """
         if not self._root.is_dir():
             raise RunsError(f"there is no folder {self._root}")
         listing = Listing()
@@ -48,7 +54,7 @@ class LocalPlace:
         waiting = [""]
         while waiting:
             name = waiting.pop()
-            below = self._look_at(name, known, listing, settled_ns)
+            below = self._look_at(name, known, listing, settled_ns if looks_at_files else None)
             waiting += [f"{name}{os.sep}{folder}" if name else folder for folder in below]
         return listing
 
@@ -84,8 +90,17 @@ class LocalPlace:
 
     # ------------------------------------------------------------------ inside
 
-    def _look_at(self, name: str, known: Known, listing: Listing, settled_ns: int) -> list[str]:
-        """Add what a folder is to the listing; return the folders in it that remain."""
+    def _look_at(
+        self, name: str, known: Known, listing: Listing, settled_ns: int | None
+    ) -> list[str]:
+        """Add what a folder is to the listing; return the folders in it that remain.
+
+        Args:
+            name: the folder.
+            known: what is known already.
+            listing: what is found is added here.
+            settled_ns: what has changed later may change again unseen; None to look at no files.
+        """
         run = known.runs.get(name or ".")
         if run is not None and self._is_unchanged(name, *run):
             listing.unchanged.append(name or ".")
@@ -105,10 +120,13 @@ class LocalPlace:
         if storage.META_FILE in files:
             ranks = [folder for folder in below if RANK.fullmatch(folder)]
             below = [folder for folder in below if folder not in ranks]
-            listing.found.append(self._found(name, files, ranks, settled_ns))
+            if settled_ns is None:
+                listing.found.append(Found(name or ".", {}, is_settled=False))
+            else:
+                listing.found.append(self._found(name, files, ranks, settled_ns))
             if not below:
                 return []
-        if changed_ns < settled_ns:
+        if settled_ns is not None and changed_ns < settled_ns:
             listing.folders[name] = (changed_ns, below)
         return below
 

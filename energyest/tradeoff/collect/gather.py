@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from energyest.errors import RunsError
 from energyest.records.load_many import Source, load_traces, read_each
 from energyest.records.loading import load_summary
-from energyest.records.places import Found, Known, place_of
+from energyest.records.places import Found, Known, is_inside, place_of
 from energyest.tradeoff.collect.index import Index, load_index, save_index
 from energyest.tradeoff.collect.record import Question, RunRecord, record_of
 
@@ -50,7 +50,7 @@ def gather(source: Source, question: Question, index: bool | None) -> dict[str, 
         new.records[found.name] = _with_other_metrics(record, found, old)
     read_now = new.records.keys() - listing.unchanged
     for name in listing.unchanged:
-        if read_now and any(str(above) in read_now for above in PurePath(name).parents):
+        if read_now and is_inside(name, read_now):
             del new.records[name], new.known.runs[name]  # the folder above is a trace by now
     for found in listing.found:
         if found.name not in new.records:
