@@ -213,6 +213,26 @@ def test_reading_takes_a_small_part_of_the_time(
     assert all(later - earlier >= 20 for earlier, later in pairwise(reads))
 
 
+@pytest.mark.parametrize("behind_s", [7200.0, -7200.0])
+def test_the_clock_of_another_machine_hides_no_run_and_keeps_none(
+    behind_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run on a machine whose clock is two hours behind or ahead, and its end."""
+    now = [1000.0]
+    monkeypatch.setattr("energyest.exporters.live_runs.time.monotonic", lambda: now[0])
+    folder = stored(tmp_path / "a", running().trace, age_s=behind_s)
+    runs = LiveRuns(tmp_path, keep_s=300)
+    runs.views()  # whether it goes on shows from now on
+    for number in range(3):
+        now[0] += 15.0
+        stored(folder, running(total_J=3.7e5 + number).trace, age_s=behind_s - 15 * number)
+        assert runs.views()["a"].trace.total_J == 3.7e5 + number
+    now[0] += 290.0
+    assert list(runs.views()) == ["a"]
+    now[0] += 20.0
+    assert runs.views() == {}
+
+
 def test_folders_that_cannot_be_read_or_vanish(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +251,26 @@ def test_folders_that_cannot_be_read_or_vanish(
     assert list(runs.views()) == [new.name]
     with pytest.raises(ConfigurationError, match="keep_s"):
         LiveRuns(tmp_path, keep_s=0)
+
+
+def test_a_folder_that_vanishes_while_it_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("gone", "there"):
+        stored(tmp_path / name, trace_of([1.0, 2.0]))
+    load = RunView.load
+
+    def vanish(folder: Path, epochs: float | None = None) -> RunView:
+        if folder.name == "gone":
+            shutil.rmtree(folder)
+        return load(folder, epochs)
+
+    monkeypatch.setattr(RunView, "load", vanish)
+    runs = LiveRuns(tmp_path)
+    for _ in range(2):
+        assert list(runs.views()) == ["there"]
+    (message,) = [r.getMessage() for r in caplog.records]
+    assert message.startswith(f"energyest: a run is left out: no trace at {tmp_path / 'gone'}: ")
 
 
 def test_a_look_between_two_writes_keeps_the_total(
@@ -429,7 +469,9 @@ def test_a_port_in_use_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["metrics", str(tmp_path), "--listen", str(port)]) == 1
-    assert f"cannot be served on 127.0.0.1:{port}" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"cannot be served on 127.0.0.1:{port}" in told
+    assert "Another exporter may use the port; pass another one" in told
 
 
 def test_the_dashboard_asks_for_what_there_is() -> None:

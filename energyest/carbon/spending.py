@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 
 from energyest.arrays import FloatArray
@@ -32,14 +30,19 @@ def spending(
         them in joules, of the same shape.
     """
     starts_s, ends_s, energy_J = rows
-    _, began_s = parts[-1]
+    offset_s, began_s = np.zeros(len(starts_s)), -np.inf
+    before_s = -np.inf
+    ends = [first for first, _ in parts[1:]] + [len(starts_s)]
+    for number, ((first, at_s), stop) in enumerate(zip(parts, ends, strict=True), 1):
+        # The clock may have been set back since, or another machine's may be behind.
+        began_s = max(at_s, before_s)
+        zero_s = 0.0 if number == len(parts) else starts_s[first : first + 1]
+        offset_s[first:stop] = began_s - zero_s
+        before_s = max([before_s, *(ends_s[first:stop] + offset_s[first:stop])[-1:]])
     ended_s = began_s + duration_s
-    offset_s = np.full(len(starts_s), began_s)
-    for (first, at_s), (stop, _) in pairwise(parts):
-        offset_s[first:stop] = at_s - starts_s[first : first + 1]
     begins_s, ends_s = starts_s + offset_s, ends_s + offset_s
     begins_s = np.maximum.accumulate(begins_s)
-    # Clocks may be set back between two parts of a run.
+    # The first epoch of a part may have begun in the part before.
     begins_s = np.maximum(begins_s, np.concatenate([[-np.inf], ends_s[:-1]]))
     ends_s = np.maximum(ends_s, begins_s)
     last_s = max([ended_s, *ends_s[-1:]])

@@ -27,8 +27,20 @@ _LAG_S = 10.0
 
 @dataclass
 class _Known:
-    """A run that was read: its files then, what they showed, and when to read them again."""
+    """A run that was read: its files then, what they showed, and when to read them again.
 
+    Attributes:
+        seen: its files at the last look.
+        changed_s: when they had last changed, on this process's own clock.
+        view: what they showed; None if they are too old or cannot be read.
+        state: the files that showed it.
+        read_s: when they were read.
+        next_s: not to be read again before.
+        has_failed: whether they cannot be read.
+    """
+
+    seen: tuple[object, ...] | None = None
+    changed_s: float = 0.0
     view: RunView | None = None
     state: tuple[object, ...] = ()
     read_s: float = 0.0
@@ -55,7 +67,8 @@ class LiveRuns:
     Args:
         folder: a folder that holds traces at any depth, or is one. It need not exist yet.
         keep_s: seconds for which a run is still shown after its files last changed. A killed run
-            disappears after this time, too.
+            disappears after this time, too. Times of files count at the first look only, as the
+            clock of another machine may differ; after that, what has changed since the last look.
         epochs: epochs of each training; by default as planned.
 
     Raises:
@@ -110,12 +123,16 @@ class LiveRuns:
         self._known = {one.name: self._known.get(one.name, _Known()) for one in in_order(there)}
 
     def _look(self, path: Path, known: _Known) -> None:
-        state = state_of(path)
-        changed_ns = max((file[2] for file in state), default=0)
-        if time.time() - changed_ns / 1e9 > self._keep_s:
+        state, now_s = state_of(path), time.monotonic()
+        if known.seen is None:
+            changed_ns = max((file[2] for file in state), default=0)
+            known.changed_s = now_s - max(0.0, time.time() - changed_ns / 1e9)
+        elif state != known.seen:
+            known.changed_s = now_s
+        known.seen = state
+        if not state or now_s - known.changed_s > self._keep_s:
             known.view, known.state = None, ()
             return
-        now_s = time.monotonic()
         if state == known.state or now_s < known.next_s:
             return
         try:
