@@ -21,7 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from energyest import EnergyTrace, load_trace, track
+from energyest.cli import main
 from energyest.errors import MissingDependencyError, RunsError
+from energyest.records import loading
 from energyest.records.places import local, remote
 from energyest.tradeoff import collect_runs, duplicated_runs, load_traces
 from energyest.tradeoff.collect import gather as gather_module
@@ -260,6 +262,14 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+WHY = {
+    "cut short": "it is damaged: its checksum differs",
+    "foreign": "it was not written by energyest",
+    "newer": "it was written by another version of energyest",
+    "other columns": "it was written by another version of energyest",
+}
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_an_index_that_cannot_be_used_is_made_anew(
     damage: str,
@@ -279,10 +289,28 @@ def test_an_index_that_cannot_be_used_is_made_anew(
         pd.testing.assert_frame_equal(collected(tmp_path), expected)
     (message,) = [record.getMessage() for record in caplog.records]
     assert f"the index {INDEX_FILE} of {tmp_path.name} is made anew: it" in message
+    assert WHY.get(damage, "") in message
     seen = reads(monkeypatch)
     caplog.clear()
     pd.testing.assert_frame_equal(collected(tmp_path), expected)
     assert seen == []
+    assert not caplog.records
+
+
+def test_a_newer_version_keeps_its_own_index(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has another name, so that two versions that share a folder do not undo each other."""
+    trace(0).save(tmp_path / "run0")
+    expected = collected(tmp_path)
+    newer = tmp_path / INDEX_FILE.replace("1", "2")
+    newer.write_bytes((tmp_path / INDEX_FILE).read_bytes().replace(b"101.0", b"102.0"))
+    content = newer.read_bytes()
+    for _ in range(2):
+        pd.testing.assert_frame_equal(collected(tmp_path), expected)
+        trace(0).save(tmp_path / "run1")  # and another look, which writes an index
+        shutil.rmtree(tmp_path / "run1")
+    assert newer.read_bytes() == content
     assert not caplog.records
 
 
@@ -395,6 +423,28 @@ def test_a_folder_that_vanishes_is_left_out(
     monkeypatch.setattr(gather_module, "load_summary", vanish)
     with pytest.warns(UserWarning, match="left out, as it vanished while it was read: run1"):
         assert list(collected(tmp_path)["run"]) == ["run0", "run2"]
+
+
+def test_a_trace_that_vanishes_is_left_out_of_all_and_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def vanish(folder: Path, *rest: Any, **options: Any) -> Any:
+        if folder.name == "run1":
+            shutil.rmtree(folder)
+        return read(folder, *rest, **options)
+
+    read = loading.read_ranks
+    monkeypatch.setattr(loading, "read_ranks", vanish)
+    trace(0).save(tmp_path / "run0")
+    trace(1).save(tmp_path / "run1")
+    with pytest.warns(UserWarning, match="left out, as it vanished while it was read: run1"):
+        assert list(load_traces(tmp_path)) == ["run0"]
+    trace(1).save(tmp_path / "run1")
+    assert main(["runs", str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    assert "left out, as it vanished while it was read: run1" in shown.err
+    assert "run0" in shown.out
+    assert "run1" not in shown.out
 
 
 def test_what_cannot_be_read_is_named_each_time(tmp_path: Path) -> None:
