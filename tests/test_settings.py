@@ -11,7 +11,7 @@ import pytest
 
 from energyest import track
 from energyest.errors import ConfigurationError, EnergyestError
-from energyest.settings import Settings, settings
+from energyest.settings import Settings, setting, settings
 from energyest.summary import summary_of
 from tests.support.sensors import Constant
 
@@ -91,6 +91,20 @@ def test_a_file_that_cannot_be_is_named(
     (record,) = caplog.records
     assert "pyproject.toml" in record.getMessage()
     assert what in record.getMessage()
+
+
+def test_one_setting_is_that_of_all_and_warns_of_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert setting("project") is None
+    write(tmp_path, '[tool.energyest]\nproject = "speech"\npue = 0.5\nrecord_user = false')
+    assert (setting("project"), setting("pue"), setting("record_user")) == ("speech", 1.0, False)
+    monkeypatch.setenv("ENERGYEST_PROJECT", "vision")
+    monkeypatch.setenv("ENERGYEST_RECORD_USER", "perhaps")
+    assert (setting("project"), setting("record_user")) == ("vision", False)
+    assert not caplog.records
+    assert (settings().project, settings().record_user) == ("vision", False)
+    assert len(caplog.records) == 2 * 2  # what is invalid is said by each of the two calls
 
 
 def test_a_file_of_others_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
