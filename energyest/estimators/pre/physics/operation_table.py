@@ -94,6 +94,7 @@ class OperationTable:
         self.is_channels_last = np.array(last)[self._of]
         self.is_fp16 = np.array([w.precision == "fp16" for w, _ in pairs])[self._of]
         self.is_compiled = np.array([w.compiled for w, _ in pairs])
+        self.is_one_of_several = np.array([w.devices > 1 for w, _ in pairs])
         self.is_compiled_operation = self.is_compiled[self._of]
         formats = np.array([_format(workload, gpu) for workload, gpu in pairs], int)
         self.format = formats
@@ -101,9 +102,10 @@ class OperationTable:
         caches = np.array([gpu.l2_bytes for _, gpu in pairs])
         self.cache_bytes = np.where(np.isnan(caches), 4e6, caches)[self._of]
         facts = np.array([_facts(workload, gpu) for workload, gpu in pairs], float)
-        facts = facts.reshape(-1, 9).T
+        facts = facts.reshape(-1, 10).T
         self.calls = np.array([*self._operations_called(), *facts[:6]])
-        self.input_bytes, self.optimizer_s, self.all_reduce_s = facts[6:9]
+        self.calls[CALLED.index("other")] += facts[6]
+        self.input_bytes, self.optimizer_s, self.all_reduce_s = facts[7:10]
 
     def _operations_called(self) -> list[Array]:
         """Numbers of operations that the CPU launches, in the order of `CALLED`."""
@@ -217,6 +219,8 @@ def _facts(workload: Workload, gpu: Gpu) -> tuple[float, ...]:
     # are read, and one is written.
     once = 1 / workload.accumulate
     added = 3 * workload.gradient_bytes * (1 - once)
+    copies = _copies_of_gradients(workload) * once
+    added += 2 * workload.gradient_bytes * copies
     return (
         max(views, 0),
         workload.module_calls,
@@ -224,10 +228,29 @@ def _facts(workload: Workload, gpu: Gpu) -> tuple[float, ...]:
         workload.parameter_tensors * workload.optimizer_states * once,
         workload.loop == "lightning",
         (workload.precision == "fp16") * once,  # loss scaler
+        copies * workload.parameter_tensors + _copied_buffers(workload),
         workload.input_bytes,
         (workload.optimizer_bytes * once + added) / gpu.bandwidth_bytes_per_s,
         _all_reduce_bytes(workload) * once / link_bytes_per_s(gpu),
     )
+
+
+def _copies_of_gradients(workload: Workload) -> int:
+    """How often each gradient is copied: into a bucket to be sent, and back.
+
+    That is what torch's `DistributedDataParallel` does by default (`gradient_as_bucket_view`).
+    """
+    return 2 if workload.devices > 1 else 0
+
+
+def _copied_buffers(workload: Workload) -> float:
+    """The buffers that each GPU copies from the first one in each forward pass.
+
+    `DistributedDataParallel` does so by default (`broadcast_buffers`). A batch normalisation has
+    three: mean, variance and the number of batches.
+    """
+    norms = [o for o in workload.operations if "batch_norm" in o.name and o.phase == "forward"]
+    return 3.0 * sum(o.count for o in norms) if workload.devices > 1 else 0.0
 
 
 def _all_reduce_bytes(workload: Workload) -> float:

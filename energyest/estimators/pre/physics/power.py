@@ -8,12 +8,18 @@ from energyest.estimators.pre.physics.operation_table import Array, OperationTab
 from energyest.estimators.pre.physics.parameters import FORMATS
 from energyest.estimators.pre.physics.roofline import Parameters, StepTimes
 
+# What GPUs that train together draw beyond that, for their links and for kernels that wait for the
+# others, as a share of the board power: 14, 46 and 47 W of 700 W in three trainings on two H200
+# (benchmarks/results/many_gpus.txt). Not measured on other boards.
+_TOGETHER = 0.05
+
 
 def power_shares(table: OperationTable, times: StepTimes, step_s: Array, p: Parameters) -> Array:
     """Mean power ÷ board power, for parameters as in `parameters.POWER`.
 
-    One part is drawn at rest, one while anything runs, and the rest in proportion to the shares of
-    the arithmetic and memory peaks that are reached. The board's limit caps the sum.
+    One part is drawn at rest, one while anything runs, one if several GPUs train together, and the
+    rest in proportion to the shares of the arithmetic and memory peaks that are reached. The
+    board's limit caps the sum.
 
     Args:
         table: the workloads on their GPUs.
@@ -30,6 +36,7 @@ def power_shares(table: OperationTable, times: StepTimes, step_s: Array, p: Para
         + p["memory"] * times.memory_s / step_s
         + per_flop * (other + p["conv"] * conv)
         + p["bytes"] * moved
+        + _TOGETHER * table.is_one_of_several
     )
     drawn: Array = asked / (1 + (asked / p["cap"]) ** p["sharpness"]) ** (1 / p["sharpness"])
     return drawn

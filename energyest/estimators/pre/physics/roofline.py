@@ -35,7 +35,7 @@ Parameters = dict[str, float]
 _WIDTHS, _BYTES_PER_CLOCK = (256.0, 2048.0, 4096.0), 12.8
 # Share of the link rate that all-reduce reaches (NVIDIA's nccl-tests on eight H100: 360 of
 # 450 GB/s), and share of the traffic that overlaps with the backward pass. Both are approximate and
-# not fitted: training on several GPUs was not measured.
+# not fitted: three trainings on two H200 are all that was measured.
 _LINK_SHARE, _HIDDEN = 0.8, 0.9
 # Upper bound of a sustained share of a peak.
 _MOST_SHARE = 0.92
