@@ -155,6 +155,44 @@ def test_longer_steps_of_the_same_work_draw_less() -> None:
     assert draws[2] == pytest.approx(POWER_GUESS["rest"], rel=0.15)
 
 
+def test_gpus_that_train_together_draw_more() -> None:
+    small = workload(replace(COPY, bytes=8.0, count=9999))
+    alone, together = shares(small, replace(small, devices=2))
+    assert together - alone == pytest.approx(0.05, rel=0.05)
+
+
+# ------------------------------------------------------------------ several GPUs
+
+
+def test_gradients_are_copied_into_buckets_and_back() -> None:
+    """As torch's DistributedDataParallel does: two launches for each tensor that is trained."""
+    one = workload(COPY, parameter_tensors=1000)
+    two, rarely = replace(one, devices=2), replace(one, devices=2, accumulate=4)
+    alone = times(one, replace(one, accumulate=4)).cpu_s
+    together = times(two, rarely).cpu_s
+    launches_s = 2 * 1000 * GUESS["call_other_s"]
+    assert together - alone == pytest.approx([launches_s, launches_s / 4], rel=1e-9)
+
+
+def test_each_copy_reads_and_writes_all_gradients() -> None:
+    one = workload(COPY, parameters=10**9, trainable_parameters=10**9)
+    alone, together = times(one, replace(one, devices=2)).memory_s
+    passes_s = 4 * 4e9 / H100.bandwidth_bytes_per_s
+    expected_s = passes_s * GUESS["optimizer"] / GUESS["bandwidth_other"]
+    assert together - alone == pytest.approx(expected_s, rel=1e-9)
+
+
+def test_the_statistics_of_batch_norms_are_copied_in_each_forward_pass() -> None:
+    norm = replace(COPY, name="native_batch_norm", count=50, phase="forward")
+    back = replace(norm, name="native_batch_norm_backward", phase="backward")
+    one = workload(norm, back)
+    alone, together, rarely = times(
+        one, replace(one, devices=2), replace(one, devices=2, accumulate=4)
+    ).cpu_s
+    assert together - alone == pytest.approx(150 * GUESS["call_other_s"], rel=1e-9)
+    assert rarely == pytest.approx(together, rel=1e-9)
+
+
 # ------------------------------------------------------------------ learning
 
 
