@@ -36,8 +36,9 @@ class EnergyLog:
     """
 
     def __init__(self) -> None:
-        # The monitor's values in `callback_metrics`, by name.
+        # The monitor's values in `callback_metrics`, by name; and those shown last.
         self._own: dict[str, torch.Tensor] = {}
+        self._shown: dict[str, float] = {}
         self._in_bar: dict[str, float] = {}
         self._names = LogNames()
         # Values not yet sent to the loggers, with their step and epoch.
@@ -87,6 +88,10 @@ class EnergyLog:
         self._names.take(_names_in_use(trainer))
         names = {wanted: self._free_name(wanted, there) for wanted in values}
         named = {name: values[wanted] for wanted, name in names.items() if name is not None}
+        is_there = all(there.get(name) is self._own.get(name) for name in named)
+        if is_there and named == self._shown:  # before they are sent, they have been shown
+            return named
+        self._shown = named
         # One tensor for all: each new tensor gives other threads a chance to run.
         tensors = torch.tensor([*named.values()]).unbind()
         for name, tensor in zip(named, tensors, strict=True):
