@@ -184,7 +184,7 @@ def benchmarks(session: nox.Session) -> None:
     install(session, "benchmarks,tradeoff")
     lacking = []
     for name in (
-        *("cost", "many_runs"),
+        *("cost", "many_runs", "known_delays"),
         *("step_speed", "step_calibration", "step_accuracy", "step_families", "early_stopping"),
         *("pre_accuracy", "pre_published", "power_limits", "advise_accuracy", "compare_runs"),
         *("tradeoff_delrey", "tradeoff_errors"),
