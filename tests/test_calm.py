@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from energyest.measure.ledger import Event, Mark
 from energyest.measure.run_account import RunAccount
 from energyest.measure.sampling.sampler import Round, Sampler
 from energyest.measure.sampling.steadiness import Steadiness
-from energyest.measure.sensors.base import Device, Reading
+from energyest.measure.sensors.base import Device, Reading, Sensor
 from simulation.stepped import Clock, without_threads
 
 STATED = 1.03  # power that the device states ÷ what its counter says
@@ -72,9 +73,10 @@ def bursts(time_s: float) -> float:
     return 600.0 if int(time_s / 0.3) % 2 else 150.0
 
 
-def run_of(gpu: Gpu, clock: Clock, *epochs_s: float) -> list[float]:
+def run_of(gpu: Gpu, clock: Clock, *epochs_s: float, beside: Sensor | None = None) -> list[float]:
     """The energies of epochs of these lengths."""
-    with without_threads(clock), track(sensors=[gpu]) as run:
+    sensors = [gpu] if beside is None else [gpu, beside]
+    with without_threads(clock), track(sensors=sensors) as run:
         for length_s in epochs_s:
             run.start_epoch()
             clock.sleep(length_s)
@@ -149,6 +151,55 @@ def test_a_sensor_of_ones_own_that_wants_to_be_read_often_is() -> None:
         clock.sleep(30.0)
         run.end_epoch()
     assert plain.reads >= 300
+
+
+@pytest.mark.parametrize(("every_s", "per_s"), [(0.1, 10), (1.0, 2)])
+def test_each_answer_of_a_sensor_that_is_read_elsewhere_is_used(
+    every_s: float, per_s: float
+) -> None:
+    """Such a sensor holds its newest answer only: one that is not read in time is lost."""
+    clock = Clock()
+
+    class Meter:
+        device = Device("system:0", "system", "meter", "measured", "simulated")
+        last = 0
+
+        def __init__(self) -> None:
+            self.every_s = every_s
+            self.made_s: list[float] = []
+
+        def has_news(self) -> bool:
+            return int(clock.now_s / every_s + 1e-6) > self.last
+
+        def read(self, time_s: float) -> Reading:
+            self.last = int(clock.now_s / every_s + 1e-6)
+            self.made_s.append(self.last * every_s)
+            return Reading(self.made_s[-1], "system:0", 50.0)
+
+        def close(self) -> None:
+            pass
+
+    meter, gpu = Meter(), Gpu(clock, steady)
+    run_of(gpu, clock, 30.0, beside=meter)
+    assert np.diff(meter.made_s) == pytest.approx(every_s)
+    assert rounds_per_s(gpu, 8, 30) == pytest.approx(per_s, abs=0.2)
+
+
+@pytest.mark.parametrize(("slow_s", "factor"), [(0.3, 1.0), (0.0, math.inf), (0.0, -1.0)])
+def test_a_counter_whose_values_are_not_used_leaves_no_calm(slow_s: float, factor: float) -> None:
+    """It takes too long, or tells what cannot be: energy is that by power."""
+    clock = Clock()
+
+    class Useless(Gpu):
+        def read(self, time_s: float) -> Reading:
+            reading = super().read(time_s)
+            self._clock.now_s += slow_s
+            return reading._replace(energy_J=factor * (1 + reading.energy_J))
+
+    gpu = Useless(clock, steady)
+    energies_J = run_of(gpu, clock, 60.0)
+    assert rounds_per_s(gpu, 10, 60) > 8
+    assert energies_J == pytest.approx([STATED * 300 * 60], rel=2e-3)
 
 
 def test_a_rise_in_calm_is_shared_out_by_power() -> None:
@@ -258,6 +309,35 @@ def test_an_edge_in_calm_waits_for_the_counter_that_was_put_off() -> None:
     assert row["energy_J"] == pytest.approx(300 * 7.3, rel=1e-6)
 
 
+def test_an_epoch_right_after_an_edge_in_calm_is_not_charged_with_its_correction() -> None:
+    """Of two counters, one was read after the edge; that corrects what power says of it by 63 J."""
+    names = ("gpu:0", "gpu:1")
+    devices = [dataclasses.replace(Gpu(Clock(), steady).device, device=name) for name in names]
+    account = RunAccount(devices, 0.0, 0.1)
+
+    def add(time_s: float, *counted: str, is_calm: bool = False) -> None:
+        readings = [
+            Reading(time_s, name, STATED * 300, 300 * time_s if name in counted else math.nan)
+            for name in names
+        ]
+        account.see(readings)
+        account.add_round(Round(time_s, readings, {}, bool(counted), is_calm))
+        account.settle(is_whole=bool(counted))
+
+    add(0.0, *names)
+    account.post(Mark(0.0, Event.RUN_START))
+    account.post(Mark(0.0, Event.EPOCH_START))
+    for half in range(1, 15):
+        add(0.5 * half, is_calm=True)
+    account.post(Mark(7.3, Event.EPOCH_END))
+    account.post(Mark(7.3, Event.EPOCH_START))
+    add(7.303, "gpu:0")  # an update of the other one's counter was close
+    account.post(Mark(7.34, Event.EPOCH_END))
+    rows, final = account.rows_from(0)
+    assert (len(rows), final) == (2, 0)
+    assert rows[1]["energy_J"] == pytest.approx(2 * 300 * 0.04, rel=0.1)
+
+
 def test_steadiness() -> None:
     steadiness = Steadiness()
     for _ in range(19):
@@ -277,3 +357,8 @@ def test_steadiness() -> None:
     assert steadiness  # at another level
     steadiness.add(math.nan)
     assert not steadiness
+    steadiness = Steadiness()
+    steadiness.add(math.inf)
+    for _ in range(20):
+        steadiness.add(300.0)
+    assert steadiness  # after a value that cannot be

@@ -188,7 +188,7 @@ def test_a_run_beside_the_daemon(daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 
 def test_a_counter_that_restarts_has_no_power(daemon: Daemon) -> None:
     sensor = ZeusdSensor("cpu")
-    sensor._every_s = 0.01
+    sensor.every_s = 0.01
     with contextlib.closing(sensor):
         assert sensor.has_news()
         assert sensor.read(1.0).energy_J == pytest.approx(40)

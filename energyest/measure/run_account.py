@@ -123,12 +123,12 @@ class RunAccount:
     def settle(self, *, is_whole: bool) -> None:
         """Book the marks that the rounds so far made final; whole rounds include counters."""
         self.book(self.round_s)
-        self._look_ahead()  # here, so that the end of an epoch has less to do
         oldest_s = self._pending[0].time_s if self._pending else self.round_s
         for meter in self._meters.values():
             meter.forget(oldest_s)
         if is_whole:
             self._know_now()
+        self._look_ahead()  # here, so that the end of an epoch has less to do
 
     @property
     def in_doubt_until_s(self) -> float:

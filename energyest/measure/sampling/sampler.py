@@ -319,29 +319,35 @@ class Sampler:
                     source.due_s = min(source.due_s, best_s)
             reading = read(before_s)
             after_s = self._clock()
+            if source.late is None:
+                reading = self._as_read(reading, name, before_s, after_s)
             source.gave(reading.power_W)
             if read == source.sensor.read:
                 source.took(before_s, after_s, reading.energy_J)
             if source.late is not None:
                 return reading._replace(time_s=source.time_of(reading, before_s, self._first_s))
-            if after_s - before_s > max(_LONGEST_READ_S, self._interval_s):
-                return Reading(before_s, name)  # the time of its values is unknown
-            _, _, power_W, energy_J, utilization, memory_bytes, temperature_C = reading
-            # A counter takes milliseconds to read: the midpoint is the best guess of its time.
-            return Reading(
-                (before_s + after_s) / 2,
-                name,
-                power_W if 0 <= power_W < math.inf else math.nan,
-                energy_J if 0 <= energy_J < math.inf else math.nan,
-                utilization,
-                memory_bytes,
-                temperature_C,
-            )
+            return reading
         except Exception:
             self._report_once(name, f"{name} could not be read; its readings are missing")
             source.gave(math.nan)
             source.took(before_s, self._clock(), math.nan)  # else it would stay due forever
             return Reading(before_s, name)
+
+    def _as_read(self, reading: Reading, name: str, before_s: float, after_s: float) -> Reading:
+        """A reading with its time, without values that are impossible or of an unknown time."""
+        if after_s - before_s > max(_LONGEST_READ_S, self._interval_s):
+            return Reading(before_s, name)  # the time of its values is unknown
+        _, _, power_W, energy_J, utilization, memory_bytes, temperature_C = reading
+        # A counter takes milliseconds to read: the midpoint is the best guess of its time.
+        return Reading(
+            (before_s + after_s) / 2,
+            name,
+            power_W if 0 <= power_W < math.inf else math.nan,
+            energy_J if 0 <= energy_J < math.inf else math.nan,
+            utilization,
+            memory_bytes,
+            temperature_C,
+        )
 
     def _is_urgent(self) -> bool:
         """Whether a caller is waiting for this round."""

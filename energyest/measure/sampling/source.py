@@ -64,12 +64,12 @@ class Source:
     def allows(self, interval_s: float) -> bool:
         """Whether nothing is lost by reading it this rarely while no epoch begins or ends.
 
-        True where a counter has its energy and power is steady; a mean between two readings, or a
-        sensor that is read elsewhere, does not mind either.
+        True where a counter has its energy and power is steady, or where readings are no more
+        frequent anyway: a sensor that is read elsewhere holds its newest reading only.
         """
         if self.often is not None:
             return self._has_counter and bool(self._power_is_steady)
-        return self.late is not None or self._every_s >= interval_s
+        return self._every_s >= interval_s
 
     def time_of(self, reading: Reading, now_s: float, first_s: float) -> float:
         """When a late reading was made: after the one before, and power within the run.

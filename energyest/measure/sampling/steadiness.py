@@ -23,8 +23,8 @@ class Steadiness:
         self._mean_W, self._deviation_W = 0.0, 0.0
 
     def add(self, power_W: float) -> None:
-        """Take in a reading; a NaN starts over."""
-        if math.isnan(power_W):
+        """Take in a reading; one that is not finite starts over."""
+        if not math.isfinite(power_W):
             self._start_over()
             return
         self._count += 1

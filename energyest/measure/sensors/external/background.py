@@ -54,7 +54,7 @@ class BackgroundSensor(ABC):
 
     def __init__(self, device: Device, every_s: float, first: Answer | None = None) -> None:
         self.device = device
-        self._every_s = every_s
+        self.every_s = every_s
         # The newest answer, until it is read.
         self._news: deque[_Result] = deque(maxlen=1)
         self._last: _Result | None = None
@@ -139,7 +139,7 @@ class BackgroundSensor(ABC):
                 known_J = answer.energy_J
                 self._news.append(_Result((began_s + ended_s) / 2, answer))
             first.set()
-            next_s = max(next_s + self._every_s, ended_s)
+            next_s = max(next_s + self.every_s, ended_s)
             wake.wait(next_s - ended_s)
 
     def _checked(self, answer: Answer) -> Answer:
