@@ -182,7 +182,8 @@ def test_each_copy_reads_and_writes_all_gradients() -> None:
     assert together - alone == pytest.approx(expected_s, rel=1e-9)
 
 
-def test_the_statistics_of_batch_norms_are_copied_in_each_forward_pass() -> None:
+def test_the_statistics_of_batch_norms_are_copied_once_the_gradients_were() -> None:
+    """torch's DistributedDataParallel leaves it out where it exchanges no gradients."""
     norm = replace(COPY, name="native_batch_norm", count=50, phase="forward")
     back = replace(norm, name="native_batch_norm_backward", phase="backward")
     one = workload(norm, back)
@@ -190,7 +191,7 @@ def test_the_statistics_of_batch_norms_are_copied_in_each_forward_pass() -> None
         one, replace(one, devices=2), replace(one, devices=2, accumulate=4)
     ).cpu_s
     assert together - alone == pytest.approx(150 * GUESS["call_other_s"], rel=1e-9)
-    assert rarely == pytest.approx(together, rel=1e-9)
+    assert rarely - alone == pytest.approx((together - alone) / 4, rel=1e-9)
 
 
 # ------------------------------------------------------------------ learning

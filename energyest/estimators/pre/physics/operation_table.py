@@ -228,7 +228,7 @@ def _facts(workload: Workload, gpu: Gpu) -> tuple[float, ...]:
         workload.parameter_tensors * workload.optimizer_states * once,
         workload.loop == "lightning",
         (workload.precision == "fp16") * once,  # loss scaler
-        copies * workload.parameter_tensors + _copied_buffers(workload),
+        copies * workload.parameter_tensors + _copied_buffers(workload) * once,
         workload.input_bytes,
         (workload.optimizer_bytes * once + added) / gpu.bandwidth_bytes_per_s,
         _all_reduce_bytes(workload) * once / link_bytes_per_s(gpu),
@@ -244,9 +244,10 @@ def _copies_of_gradients(workload: Workload) -> int:
 
 
 def _copied_buffers(workload: Workload) -> float:
-    """The buffers that each GPU copies from the first one in each forward pass.
+    """The buffers that each GPU copies from the first one after gradients were exchanged.
 
-    `DistributedDataParallel` does so by default (`broadcast_buffers`). A batch normalisation has
+    `DistributedDataParallel` does so by default (`broadcast_buffers`), in the next forward pass. A
+    batch normalisation has
     three: mean, variance and the number of batches.
     """
     norms = [o for o in workload.operations if "batch_norm" in o.name and o.phase == "forward"]
