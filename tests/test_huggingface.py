@@ -585,6 +585,7 @@ def test_what_the_run_has_cost_is_logged_before_loggers_close(tmp_path: Path) ->
         (outcome,) = [entry for entry in trainer.state.log_history if "energy/run_J" in entry]
         assert outcome["energy/run_J"] == callback.total_J == callback.trace.total_J
         assert outcome["energy/run_kWh"] == callback.total_J / 3.6e6
+        assert "train_runtime" in trainer.state.log_history[-1]  # where scripts look for it
         assert callback.trace.meta["status"] == "finished"
     assert "on_train_end" not in vars(trainer.callback_handler)
 

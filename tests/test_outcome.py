@@ -56,6 +56,7 @@ def test_the_error_is_of_the_projection_from_the_first_half() -> None:
     ] == pytest.approx(-700 / 14_700)
     # No level yet, and a run that did not get to where it was projected to.
     assert "projection_error" not in outcome_of(run([700.0, 710.0], total_J=2e3), EmissionBasis())
+    assert "projection_error" not in outcome_of(run([700.0]), EmissionBasis())  # nothing projected
     stopped = run(calm, status="interrupted by KeyboardInterrupt")
     assert "projection_error" not in outcome_of(stopped, EmissionBasis())
 

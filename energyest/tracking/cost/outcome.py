@@ -52,7 +52,8 @@ def _co2e_kg(trace: EnergyTrace, basis: EmissionBasis) -> float:
 def _error_at_half(trace: EnergyTrace) -> float:
     """The relative error of the projection after half of the epochs; NaN if there was none."""
     came_to_J = float(np.sum(trace.column("energy_J")))
-    if read_text(trace.meta, "status") != "finished" or not came_to_J > 0:
+    is_over = read_text(trace.meta, "status") == "finished"
+    if not is_over or not came_to_J > 0 or len(trace) < 2:  # of one epoch, half is the whole
         return math.nan
     try:
         seen = trace.head(math.ceil(len(trace) / 2))
