@@ -115,6 +115,38 @@ def test_so_is_a_gpu_without_a_counter() -> None:
     assert energies_J == pytest.approx([STATED * 300 * 60], rel=1e-3)
 
 
+def test_after_a_contradiction_of_counter_and_power_it_is_not_calm_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A training whose steps follow the beat shows one level of power, which is not the mean."""
+    monkeypatch.setattr("simulation.stepped.WRITE_S", 0.85)  # account as often as in a training
+    clock = Clock()
+
+    class Beating(Gpu):
+        shown = 1.0
+
+        def read(self, time_s: float) -> Reading:
+            reading = super().read(time_s)
+            return reading._replace(power_W=self.shown * reading.power_W)
+
+        def read_often(self, time_s: float) -> Reading:
+            reading = super().read_often(time_s)
+            return reading._replace(power_W=self.shown * reading.power_W)
+
+    gpu = Beating(clock, steady)
+    with without_threads(clock), track(sensors=[gpu]) as run:
+        for gpu.shown in (1.0, 1.5, 1.5, 1.5):
+            run.start_epoch()
+            clock.sleep(60.06)
+            run.end_epoch()
+    assert rounds_per_s(gpu, 8, 60) == pytest.approx(2, abs=0.1)
+    assert rounds_per_s(gpu, 85, 240) == pytest.approx(10, abs=0.3)
+    energies_J = run.trace.column("energy_J")
+    # By power over eight seconds at the first contradiction, and four at the next, of a minute.
+    assert energies_J[0] == pytest.approx(300 * 60.06)
+    assert energies_J[2:] == pytest.approx(300 * 60.06, rel=1.01 * 4 / 60 * (1.5 * STATED - 1))
+
+
 def test_a_counter_that_fails_ends_the_calm() -> None:
     clock = Clock()
     gpu = Gpu(clock, steady)

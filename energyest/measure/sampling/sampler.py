@@ -214,7 +214,10 @@ class Sampler:
 
     def _is_calm(self, now_s: float) -> bool:
         """Whether fewer rounds than usual lose nothing."""
-        if now_s - self._edge_at_s < _CALM_AFTER_S or now_s < self.whole_until_s:
+        # Where power has contradicted a counter, it may again: the longer the time between two
+        # readings of the counter, the more energy would then be that by power.
+        has_been_in_doubt = self.whole_until_s > -math.inf
+        if now_s - self._edge_at_s < _CALM_AFTER_S or has_been_in_doubt:
             return False
         return all(source.allows(_CALM_INTERVAL_S) for source in self._sources)
 
