@@ -155,7 +155,8 @@ class OftenSensor(Sensor, Protocol):
 class LateSensor(Sensor, Protocol):
     """A sensor whose readings are made elsewhere, and are read once there is a new one.
 
-    Its readings carry the time at which they were made.
+    Its readings carry the time at which they were made. If it has no `every_s` of 0.5 or more, all
+    sensors are always read at the full rate, so that none of its readings is missed.
     """
 
     def has_news(self) -> bool:
