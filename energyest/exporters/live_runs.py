@@ -90,6 +90,7 @@ class LiveRuns:
         self._epochs = epochs
         self._known: dict[str, _Known] = {}
         self._searched_s = -float("inf")
+        self._has_read = False
         self._lock = threading.Lock()
 
     def views(self) -> dict[str, RunView]:
@@ -145,5 +146,7 @@ class LiveRuns:
             if not known.has_failed:
                 log.warning("energyest: a run is left out: %s", error)
             known.has_failed = True
-        taken_s = time.monotonic() - now_s
+        # The first reading of all imports what it needs, so its time says nothing about the next.
+        taken_s = time.monotonic() - now_s if self._has_read else 0.0
+        self._has_read = True
         known.next_s = now_s + taken_s / _MOST_SHARE
