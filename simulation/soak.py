@@ -7,6 +7,7 @@ and for some seconds by `tests/test_faults.py`.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import math
 import os
@@ -15,6 +16,7 @@ import shutil
 import tempfile
 import threading
 import time
+import tracemalloc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,8 @@ class Soak:
         self.violations: list[str] = []
         self.files: list[int] = []
         self.memory: list[tuple[float, int]] = []
+        # The same for Python's objects alone, if they are traced (`tracemalloc`).
+        self.objects: list[tuple[float, int]] = []
         #: How long the threads had to wait for others in the training under way.
         self.busy_s = 0.0
 
@@ -315,21 +319,29 @@ class Soak:
         # The first trainings open some that stay.
         if len(self.files) >= RUNS_FOR_FILES and self.files[-1] > max(self.files[:2]):
             self.violated(f"{self.files[-1]} files are open, {self.files[:2]} at first: {_files()}")
-        self.memory.append((time.monotonic(), psutil.Process().memory_info().rss))
+        now_s = time.monotonic()
+        self.memory.append((now_s, psutil.Process().memory_info().rss))
+        if tracemalloc.is_tracing():
+            gc.collect()
+            self.objects.append((now_s, tracemalloc.get_traced_memory()[0]))
 
     @property
     def _settled(self) -> list[tuple[float, int]]:
         """Memory after the first third, in which caches fill."""
-        return self.memory[len(self.memory) // 3 :]
+        return _settled(self.memory)
 
     def _judge_memory(self) -> None:
         settled = self._settled
         if len(settled) >= 5:
-            seconds, rss = zip(*settled, strict=True)
-            slope = float(np.polyfit(np.array(seconds) - seconds[0], rss, 1)[0])
+            slope = _slope(settled)
             print(f"memory grows by {slope * 3600 / 1e6:+.1f} MB an hour")
-            if slope * max(3600.0, seconds[-1] - seconds[0]) > NOISE_BYTES and self._judges_memory:
+            span_s = max(3600.0, settled[-1][0] - settled[0][0])
+            # Tracing itself takes memory.
+            if slope * span_s > NOISE_BYTES and self._judges_memory and not self.objects:
                 self.violated("memory grows")
+            if self.objects:
+                an_hour = 3600 * _slope(_settled(self.objects)) / 1e6
+                print(f"Python's objects grow by {an_hour:+.2f} MB an hour")
 
     @property
     def _judges_memory(self) -> bool:
@@ -354,6 +366,16 @@ class Soak:
         if left_out:
             print(f"not judged in so short a time: {', '.join(left_out)}")
         print(f"violations: {len(self.violations)}")
+
+
+def _settled(memory: list[tuple[float, int]]) -> list[tuple[float, int]]:
+    return memory[len(memory) // 3 :]
+
+
+def _slope(memory: list[tuple[float, int]]) -> float:
+    """Bytes per second."""
+    seconds, sizes = zip(*memory, strict=True)
+    return float(np.polyfit(np.array(seconds) - seconds[0], sizes, 1)[0])
 
 
 def _files() -> list[str]:

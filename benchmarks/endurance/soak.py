@@ -17,7 +17,8 @@ and on a busy machine, readings may return later by as long as the threads wait 
 with 1 if anything is violated, with 2 without a C compiler.
 
 Open files are checked from the third training on, memory after half an hour: the report says what
-a short soak leaves out.
+a short soak leaves out. The process's memory grows with its allocator and the libraries, too;
+`--objects` shows the growth of Python's objects alone.
 
     python -m benchmarks.endurance.soak --minutes 60 --seed 1
 """
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tracemalloc
 from pathlib import Path
 
 from simulation.fake_nvml import compiler_available
@@ -37,10 +39,13 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="a folder for traces that violate something")
+    parser.add_argument("--objects", action="store_true", help="trace the memory of objects")
     arguments = parser.parse_args()
     if not compiler_available():
         print("the simulated NVML needs Linux and a C compiler (cc, gcc, clang)", file=sys.stderr)
         return 2
+    if arguments.objects:
+        tracemalloc.start()
     return int(bool(soak(arguments.minutes, arguments.seed, arguments.keep).violations))
 
 
