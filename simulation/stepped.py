@@ -92,12 +92,7 @@ class SteppedSampler(Sampler):
 
     def beat(self) -> None:
         """Read as the thread does, which keeps to the beat whoever asks in between."""
-        began_s = self.read_round()
-        beat_s = self.beat_s(began_s)
-        if began_s > self.next_s - 1e-6:  # the driver's clock counts nanoseconds
-            self.next_s = max(self.next_s + beat_s, self._clock.now_s)
-        elif self.next_s - began_s > beat_s:
-            self.next_s = began_s + (self.next_s - began_s) % beat_s
+        self.next_s = self.next_beat_s(self.next_s, self.read_round())
 
     def expect_edge(self) -> None:
         super().expect_edge()

@@ -35,6 +35,8 @@ _EDGES_AT_ONCE_S = 0.05
 # An edge is handled this long after it came.
 _LET_GO_S = 0.003
 _LONGEST_WAIT_S = 0.1
+# A clock of whole nanoseconds may be this much early.
+_ROUNDING_S = 1e-6
 
 Clock = Callable[[], float]
 
@@ -221,11 +223,20 @@ class Sampler:
             return False
         return all(source.allows(_CALM_INTERVAL_S) for source in self._sources)
 
-    def beat_s(self, now_s: float) -> float:
-        """Seconds from a round that begins now to the next."""
-        if self._interval_s < _CALM_INTERVAL_S and self._is_calm(now_s):
-            return _CALM_INTERVAL_S
-        return self._interval_s
+    def next_beat_s(self, due_s: float, began_s: float) -> float:
+        """When the next round is due.
+
+        Args:
+            due_s: when the last beat was due.
+            began_s: when the last round began; earlier if it was requested or had an edge.
+        """
+        is_calm = self._interval_s < _CALM_INTERVAL_S and self._is_calm(began_s)
+        every_s = _CALM_INTERVAL_S if is_calm else self._interval_s
+        if began_s >= due_s - _ROUNDING_S:
+            # Keep to the beat, but do not catch up on rounds missed during a hanging call.
+            return max(due_s + every_s, self._clock())
+        # If an edge has ended the calm, the next round comes earlier, but on the same beat.
+        return due_s if due_s - began_s <= every_s else began_s + (due_s - began_s) % every_s
 
     def _is_whole_due(self, now_s: float) -> bool:
         """Whether to read everything in this round, even without an edge."""
@@ -276,12 +287,7 @@ class Sampler:
             began_s = self.read_round(is_between=is_between)
             if last:
                 return
-            beat_s = self.beat_s(began_s)
-            if began_s >= next_s:
-                # Keep to the beat, but do not catch up on rounds missed during a hanging call.
-                next_s = max(next_s + beat_s, self._clock())
-            elif next_s - began_s > beat_s:  # an edge has ended the calm
-                next_s = began_s + (next_s - began_s) % beat_s
+            next_s = self.next_beat_s(next_s, began_s)
             is_between = self._wait_for_round(next_s)
 
     def _wait_for_round(self, next_s: float) -> bool:
