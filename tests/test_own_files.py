@@ -21,6 +21,7 @@ from energyest.measure.writer import TraceWriter
 from energyest.records import own_files, storage
 from energyest.records.own_files import OwnFiles
 from energyest.records.safe_json import write_json
+from simulation.stepped import Clock, without_threads
 from tests.support.sensors import Constant
 from tests.support.written import META, contents_of, line
 
@@ -274,10 +275,13 @@ def exchange(folder: Path, victim: Path) -> None:
 
 
 def test_a_run_goes_on_in_memory(tmp_path: Path, victim: Path) -> None:
-    before = tree(victim)
-    with track(tmp_path / "energy", sensors=[Constant(1)]) as run:
+    before, clock = tree(victim), Clock()
+    # Without its thread, so that the writer does not come between the two steps of the exchange.
+    with without_threads(clock), track(tmp_path / "energy", sensors=[Constant(1)]) as run:
         for epoch in run.epochs(3):
+            clock.sleep(1.0)
             if epoch == 1:
+                run._session._recorder._writer.write_waiting()
                 exchange(tmp_path / "energy", victim)
     assert tree(victim) == before
     assert run.folder is None
