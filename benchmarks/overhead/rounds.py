@@ -81,6 +81,14 @@ def steps_and_rounds(name: str, seconds: float) -> dict[str, list[float]]:
     }
 
 
+def joined(
+    began_s: NDArray[np.float64], ended_s: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rounds from pieces of work, in order of their beginnings: when each began and ended."""
+    new = np.append(True, began_s[1:] > np.maximum.accumulate(ended_s)[:-1] + _TOGETHER_S)
+    return began_s[new], np.maximum.reduceat(ended_s, np.flatnonzero(new))
+
+
 def delays(
     steps_s: NDArray[np.float64], began_s: NDArray[np.float64], ended_s: NDArray[np.float64]
 ) -> NDArray[np.float64]:
@@ -97,10 +105,8 @@ def delays(
     """
     count = np.arange(len(steps_s), dtype=np.float64)
     step_s = float(np.median(np.diff(steps_s)))
-    new = np.append(True, began_s[1:] > np.maximum.accumulate(ended_s)[:-1] + _TOGETHER_S)
-    first_s = began_s[new] - step_s
-    last_s = np.maximum.reduceat(ended_s, np.flatnonzero(new))
-    last_s = last_s + max(_AFTER_S, _AFTER_STEPS * step_s)
+    first_s = began_s - step_s
+    last_s = ended_s + max(_AFTER_S, _AFTER_STEPS * step_s)
     # Beside it: as long again, half before and half after.
     half_s = (last_s - first_s) / 2
     is_alone = np.append(-np.inf, last_s[:-1]) <= first_s - half_s
@@ -120,10 +126,9 @@ def delays(
 def slowdown(got: dict[str, list[float]], seed: int = 0) -> dict[str, float]:
     """The share of time for which rounds hold up a training, in per cent, with a 90 % interval."""
     steps_s, began_s, ended_s = (np.array(got[key]) for key in ("steps_s", "began_s", "ended_s"))
+    began_s, ended_s = joined(began_s, ended_s)
     held_s = delays(steps_s, began_s, ended_s)
-    within = (began_s >= steps_s[0]) & (began_s <= steps_s[-1])
-    starts_s = began_s[within]
-    rounds = 1 + int(np.count_nonzero(np.diff(starts_s) > _TOGETHER_S))
+    rounds = np.count_nonzero((began_s >= steps_s[0]) & (began_s <= steps_s[-1]))
     per_s = rounds / (steps_s[-1] - steps_s[0])
     draws = np.random.default_rng(seed).integers(len(held_s), size=(RESAMPLES, len(held_s)))
     lower_s, upper_s = np.quantile(held_s[draws].mean(axis=1), (0.05, 0.95))
