@@ -194,7 +194,7 @@ def test_reading_takes_a_small_part_of_the_time(
 ) -> None:
     """A run that takes two seconds to read is read every twenty seconds.
 
-    The first reading of all is left out: it imports what it needs.
+    The first reading is left out: it may have imported what it needs.
     """
     now = [1000.0]
     monkeypatch.setattr("energyest.exporters.live_runs.time.monotonic", lambda: now[0])

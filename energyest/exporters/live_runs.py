@@ -35,6 +35,7 @@ class _Known:
         view: what they showed; None if they are too old or cannot be read.
         state: the files that showed it.
         read_s: when they were read.
+        took_s: how long the last reading took.
         next_s: not to be read again before.
         has_failed: whether they cannot be read.
     """
@@ -44,6 +45,7 @@ class _Known:
     view: RunView | None = None
     state: tuple[object, ...] = ()
     read_s: float = 0.0
+    took_s: float = 0.0
     next_s: float = 0.0
     has_failed: bool = False
 
@@ -90,7 +92,6 @@ class LiveRuns:
         self._epochs = epochs
         self._known: dict[str, _Known] = {}
         self._searched_s = -float("inf")
-        self._has_read = False
         self._lock = threading.Lock()
 
     def views(self) -> dict[str, RunView]:
@@ -146,7 +147,6 @@ class LiveRuns:
             if not known.has_failed:
                 log.warning("energyest: a run is left out: %s", error)
             known.has_failed = True
-        # The first reading of all imports what it needs, so its time says nothing about the next.
-        taken_s = time.monotonic() - now_s if self._has_read else 0.0
-        self._has_read = True
-        known.next_s = now_s + taken_s / _MOST_SHARE
+        # A single long reading, as one that imports what it needs, says nothing about the next.
+        took_s, known.took_s = known.took_s, time.monotonic() - now_s
+        known.next_s = now_s + min(took_s, known.took_s) / _MOST_SHARE

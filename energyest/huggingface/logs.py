@@ -58,7 +58,7 @@ class EnergyLog:
             # Scripts look for the summary of a training at the end.
             history = trainer.state.log_history
             if len(history) > 1 and _SUMMARY in history[-2]:
-                history[-2:] = history[:-3:-1]
+                history[-2], history[-1] = history[-1], history[-2]
             # Logging resets the flag that the training itself is about to log.
             trainer.control.should_log = should_log
 

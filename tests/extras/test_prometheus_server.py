@@ -16,7 +16,7 @@ from tests.support.sensors import Constant
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="the program prometheus is missing")
 
 pytest.importorskip("prometheus_client")
-EPOCHS, EPOCH_S = 40, 0.5
+EPOCHS, EPOCH_S = 120, 0.5
 
 
 @pytest.fixture(scope="module")

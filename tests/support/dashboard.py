@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from energyest import track
+from energyest.display import format_energy, format_mass
 from energyest.measure import Device, Reading
 from tests.support.prometheus import BOARD, PROGRAM, answers, query, query_range, serving
 
@@ -28,7 +29,7 @@ PICTURE = Path(__file__).parents[2] / "docs/how_to/dashboard.svg"
 # Grafana's grid has 24 columns.
 _COLUMNS, _INCHES, _EMPTY = 24, 0.5, 3
 _UNITS = {"joule": "J", "watt": "W", "masskg": "kg", "celsius": "°C", "percentunit": "%"}
-_LARGE = {"J": ((3.6e6, "kWh"), (1e3, "kJ")), "kg": ((1.0, "kg"), (1e-3, "g"))}
+_SAID = {"J": format_energy, "kg": format_mass}
 
 
 def picture(address: str, start_s: float, end_s: float) -> Figure:
@@ -123,10 +124,7 @@ def _unit(panel: Any) -> str:
 
 
 def _said(value: float, unit: str) -> str:
-    for size, larger in _LARGE.get(unit, ()):
-        if value >= size:
-            return f"{value / size:.3g} {larger}"
-    return f"{value:.3g} {unit}"
+    return _SAID[unit](value) if unit in _SAID else f"{value:.3g} {unit}"
 
 
 def _label(form: str, labels: dict[str, str]) -> str:

@@ -75,7 +75,7 @@ OnRound = Callable[[Round], None]
 class Sampler:
     """Reads all sensors at a steady rate in a daemon thread, off the training's path.
 
-    Cheap quantities are read in each round. The others, which can cost a thousand times as much,
+    Cheap quantities are read in each round. The others, which can cost a hundred times as much,
     are read in the first and last round, in the round after an edge of an epoch, and every few
     seconds. Rounds become fewer while nothing is lost by it (`Source.allows`).
 
@@ -240,10 +240,12 @@ class Sampler:
 
     def _is_whole_due(self, now_s: float) -> bool:
         """Whether to read everything in this round, even without an edge."""
-        since_s = now_s - self._whole_at_s
-        every_s = _WHOLE_EVERY_IN_CALM_S if self._is_calm(now_s) else _WHOLE_EVERY_S
-        is_late = since_s > every_s - self._interval_s / 2
-        return self._is_urgent() or now_s < self.whole_until_s or is_late
+        if self._is_urgent() or now_s < self.whole_until_s:
+            return True
+        late_s = now_s - self._whole_at_s + self._interval_s / 2
+        if late_s <= _WHOLE_EVERY_S:
+            return False
+        return late_s > _WHOLE_EVERY_IN_CALM_S or not self._is_calm(now_s)
 
     def _affords_edge(self, now_s: float) -> bool:
         """Whether everything may be read for an edge."""

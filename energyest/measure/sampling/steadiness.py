@@ -7,7 +7,7 @@ import math
 # Readings over which mean and deviation are taken, with weights that fall exponentially.
 _READINGS = 20
 # The mean absolute deviation of steady power, as a share of its mean. Sixteen readings, as many as
-# come between two of the counter, then have a mean that is known to 3 %: an eighth of the 12 % by
+# come between two of the counter, then have a mean that is known to 2.5 %: a fifth of the 12 % by
 # which power must differ from a counter to contradict it.
 _MOST_DEVIATION = 0.08
 

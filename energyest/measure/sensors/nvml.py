@@ -103,7 +103,7 @@ class NvmlSensor:
         return self._with_counter(self._ask(time_s))
 
     def read_often(self, time_s: float) -> Reading:
-        """Read the power and, once a second, the slow quantities.
+        """Read the power and, every two seconds, the slow quantities.
 
         The counter is read only if its last reading failed, or if it must replace power, which has
         failed twice in a row.

@@ -247,8 +247,7 @@ def _copied_buffers(workload: Workload) -> float:
     """The buffers that each GPU copies from the first one after gradients were exchanged.
 
     `DistributedDataParallel` does so by default (`broadcast_buffers`), in the next forward pass. A
-    batch normalisation has
-    three: mean, variance and the number of batches.
+    batch normalisation has three: mean, variance and the number of batches.
     """
     norms = [o for o in workload.operations if "batch_norm" in o.name and o.phase == "forward"]
     return 3.0 * sum(o.count for o in norms) if workload.devices > 1 else 0.0
