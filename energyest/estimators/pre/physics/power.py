@@ -9,8 +9,8 @@ from energyest.estimators.pre.physics.parameters import FORMATS
 from energyest.estimators.pre.physics.roofline import Parameters, StepTimes
 
 # What GPUs that train together draw beyond that, for their links and for kernels that wait for the
-# others, as a share of the board power: 14, 46 and 47 W of 700 W in three trainings on two H200
-# (benchmarks/results/many_gpus.txt). Not measured on other boards.
+# others, as a share of the board power: chosen by three trainings on two H200, the first run in
+# benchmarks/results/many_gpus.txt. Not measured on other boards.
 _TOGETHER = 0.05
 
 
