@@ -9,7 +9,11 @@ Lines of JSON are added to `FOLDER/runs.jsonl` and `FOLDER/workloads.jsonl`. A s
 the files is not measured again, so an interrupted sweep can be continued. Settings that do not fit
 into the GPU's memory are written with their error. Exits with 2 without a GPU.
 
+With `--operations`, the GPU's time for each operation of a step is added to
+`FOLDER/operations.jsonl`.
+
     python -m benchmarks.collect.sweep --out FOLDER --seed 1 --minutes 30 [--thin | --compiled]
+    python -m benchmarks.collect.sweep --out FOLDER --seed 1 --minutes 30 --varied --operations
     python -m benchmarks.collect.sweep --out FOLDER --seed 1 --runs 3 --device cpu
 """
 
@@ -37,13 +41,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
+from benchmarks.collect.operation_times import gpu_seconds, operation_times
 from benchmarks.common.model_zoo import build, loss_of, optimizer_of
-from benchmarks.common.settings import Setting, draw_settings, draw_thin
+from benchmarks.common.settings import Setting, draw_settings, draw_thin, draw_varied
 from energyest import EnergyestError, EnergyMonitor, EnergyTrace, track
 from energyest.profiling.describe import describe_workload
 
 MIXED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 WARM_S, EPOCH_S, EPOCHS = 0.6, 0.9, 2
+# Steps before the one whose operations are timed.
+HOT_S = 0.3
 
 
 class Steps:
@@ -145,8 +152,34 @@ def train_lightning(model: nn.Module, steps: Steps, setting: Setting, folder: Pa
     return monitor.trace
 
 
-def measure(setting: Setting, device: torch.device, scratch: Path) -> dict[str, Any]:
-    """Train one setting; return the cost of its warm epochs."""
+def profiled(model: nn.Module, batch: tuple[Tensor, ...], setting: Setting) -> dict[str, Any]:
+    """The GPU's times in a step of a trained setting, after steps that raise its clocks."""
+    optimizer, mixed = optimizer_of(setting.optimizer, model), MIXED.get(setting.precision)
+    inputs, target = (t.cuda() for t in batch)
+
+    def loss() -> Tensor:
+        with torch.autocast("cuda", mixed, enabled=mixed is not None):
+            return loss_of(model(inputs), target)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    end_s = time.monotonic() + HOT_S
+    while time.monotonic() < end_s:
+        step()
+        torch.cuda.synchronize()
+    if setting.compiled:
+        return {"gpu_s": gpu_seconds(step)}
+    optimizer.zero_grad()
+    return operation_times(loss, optimizer)
+
+
+def measure(
+    setting: Setting, device: torch.device, scratch: Path, *, operations: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train one setting; return the cost of its warm epochs, and the times of its operations."""
     exact = setting.precision == "fp32"
     torch.backends.cuda.matmul.allow_tf32 = not exact
     torch.backends.cudnn.allow_tf32 = not exact
@@ -162,7 +195,11 @@ def measure(setting: Setting, device: torch.device, scratch: Path) -> dict[str, 
         trace = train_lightning(model, steps, setting, scratch / "energy")
     else:
         trace = train_plain(model, steps, setting)
-    return _facts(trace, steps, model)
+    facts, times = _facts(trace, steps, model), dict[str, Any]()
+    if operations:
+        model.zero_grad()
+        times = profiled(model, batch, setting)
+    return facts, times
 
 
 def _facts(trace: EnergyTrace, steps: Steps, model: nn.Module) -> dict[str, Any]:
@@ -241,7 +278,9 @@ def measure_all(arguments: argparse.Namespace, device: torch.device) -> None:
     end_s = time.monotonic() + arguments.minutes * 60
     bar = tqdm(total=arguments.runs, unit="run", mininterval=5)
     drawn = draw_settings(arguments.seed, arguments.models)
-    if arguments.thin or arguments.compiled:
+    if arguments.varied:
+        drawn = draw_varied(arguments.seed, arguments.models)
+    elif arguments.thin or arguments.compiled:
         drawn = draw_thin(arguments.seed, arguments.models, compiled=arguments.compiled)
     for setting in drawn:
         if bar.n >= arguments.runs or time.monotonic() > end_s:
@@ -252,12 +291,18 @@ def measure_all(arguments: argparse.Namespace, device: torch.device) -> None:
         done.add(setting.name)
         bar.set_postfix_str(setting.name)
         row = {"name": setting.name, **asdict(setting), "torch": torch.__version__}
+        times: dict[str, Any] = {}
         try:
             with tempfile.TemporaryDirectory() as scratch:
-                row |= measure(setting, device, Path(scratch))
+                found, times = measure(
+                    setting, device, Path(scratch), operations=arguments.operations
+                )
+            row |= found
         except (torch.OutOfMemoryError, RuntimeError, ValueError, TypeError) as error:
             row["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         _add(path, row)
+        if times:
+            _add(arguments.out / "operations.jsonl", {"name": setting.name, **times})
         if setting.compiled:
             torch.compiler.reset()
         gc.collect()
@@ -289,6 +334,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60, help="time for measuring")
     parser.add_argument("--thin", action="store_true", help="draw settings that were seldom drawn")
     parser.add_argument("--compiled", action="store_true", help="the same, compiled")
+    parser.add_argument("--varied", action="store_true", help="draw mostly architectures, once")
+    parser.add_argument("--operations", action="store_true", help="time operations, too")
     parser.add_argument("--models", default=".*", help="regular expression of the models' names")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--describe", action="store_true", help="only describe what was measured")

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from benchmarks.common.library_models import CLASSES, LIBRARY_MODELS, SEES, Library
 from benchmarks.common.settings import VOCABULARY, Setting
-
-CLASSES = 100
 
 
 def build(setting: Setting) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -39,8 +38,9 @@ def build(setting: Setting) -> tuple[nn.Module, tuple[Tensor, ...]]:
     if family == "transformers":
         tokens = torch.randint(30522, (batch, size), device="cpu")
         if kind in LIBRARY_MODELS:
-            inputs = torch.rand(batch, 3, size, size, device="cpu") if kind == "vit" else tokens
-            return Library(kind, width, layers), (inputs, labels if kind == "vit" else tokens)
+            sees = kind in SEES
+            inputs = torch.rand(batch, 3, size, size, device="cpu") if sees else tokens
+            return Library(kind, width, layers), (inputs, labels if sees else tokens)
         return _HuggingFace(kind, width, layers), (tokens, labels % 2)
     model, inputs = _OWN[kind](kind, width, layers), _own_batch(kind, width, batch, size)
     if setting.layout == "nhwc":
@@ -145,84 +145,6 @@ def _timm(name: str) -> nn.Module:
 
     model: nn.Module = timm.create_model(name, num_classes=CLASSES)
     return model
-
-
-def _decoder(kind: str, width: int, layers: int) -> Any:
-    import transformers as hf
-
-    sizes: dict[str, Any] = {
-        "vocab_size": 30522,
-        "hidden_size": width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": width // 64,
-        "num_key_value_heads": width // 128,
-        "intermediate_size": 8 * width // 3,
-        "use_cache": False,
-    }
-    if kind == "llama":
-        return hf.LlamaForCausalLM(hf.LlamaConfig(**sizes))
-    return hf.MixtralForCausalLM(hf.MixtralConfig(**sizes, num_local_experts=4))
-
-
-def _t5(width: int, layers: int) -> Any:
-    import transformers as hf
-
-    config = hf.T5Config(
-        d_model=width,
-        d_ff=4 * width,
-        num_layers=layers // 2,
-        num_heads=width // 64,
-        vocab_size=30522,
-        use_cache=False,
-        decoder_start_token_id=0,
-    )
-    return hf.T5ForConditionalGeneration(config)
-
-
-def _vit(width: int, layers: int) -> Any:
-    import transformers as hf
-
-    config = hf.ViTConfig(
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 64,
-        intermediate_size=4 * width,
-        num_labels=CLASSES,
-    )
-    return hf.ViTForImageClassification(config)
-
-
-def _gpt2(width: int, layers: int) -> Any:
-    """With 24 layers of 1024, GPT-2 medium: 355 million parameters."""
-    import transformers as hf
-
-    config = hf.GPT2Config(n_embd=width, n_layer=layers, n_head=width // 64, use_cache=False)
-    return hf.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-
-
-# Networks of transformers that predict a class for each token, or for each image.
-LIBRARY_MODELS: dict[str, Callable[[int, int], Any]] = {
-    "causal_gpt2": _gpt2,
-    "llama": lambda width, layers: _decoder("llama", width, layers),
-    "mixtral": lambda width, layers: _decoder("mixtral", width, layers),
-    "t5": _t5,
-    "vit": _vit,
-}
-
-
-class Library(nn.Module):
-    """A network from transformers with random weights, without its own loss."""
-
-    def __init__(self, kind: str, width: int, layers: int) -> None:
-        super().__init__()
-        self.kind, self.net = kind, LIBRARY_MODELS[kind](width, layers)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        if self.kind == "vit":
-            return self.net(inputs).logits
-        if self.kind == "t5":
-            return self.net(input_ids=inputs, decoder_input_ids=inputs).logits
-        return self.net(input_ids=inputs).logits
 
 
 class Encoder(nn.Module):

@@ -81,7 +81,68 @@ TIMM = {
     "twins_svt_small": 256,
     "volo_d1_224": 128,
 }
+# The same for architectures that `draw_varied` adds, at their usual size.
+VARIED = {
+    "beit_base_patch16_224": (128, 224),
+    "caformer_s18": (128, 224),
+    "cait_xxs24_224": (128, 224),
+    "coat_lite_mini": (256, 224),
+    "coatnet_0_rw_224": (128, 224),
+    "convmixer_768_32": (64, 224),
+    "crossvit_15_240": (128, 240),
+    "cs3darknet_m": (256, 256),
+    "cspresnet50": (256, 224),
+    "darknet53": (128, 256),
+    "davit_tiny": (128, 224),
+    "dla60": (256, 224),
+    "dpn68": (256, 224),
+    "eca_nfnet_l0": (128, 224),
+    "ecaresnet50t": (256, 224),
+    "edgenext_small": (256, 256),
+    "efficientformer_l1": (256, 224),
+    "efficientnetv2_rw_t": (256, 224),
+    "ese_vovnet39b": (256, 224),
+    "eva02_tiny_patch14_224": (256, 224),
+    "fastvit_t12": (256, 256),
+    "fbnetc_100": (512, 224),
+    "focalnet_tiny_srf": (128, 224),
+    "gmixer_24_224": (256, 224),
+    "hardcorenas_c": (512, 224),
+    "hrnet_w18": (128, 224),
+    "inception_next_tiny": (128, 224),
+    "inception_v4": (128, 299),
+    "levit_256": (512, 224),
+    "maxvit_tiny_rw_224": (64, 224),
+    "mixer_b16_224": (256, 224),
+    "mobilenetv4_conv_medium": (512, 224),
+    "mobileone_s1": (256, 224),
+    "mvitv2_tiny": (128, 224),
+    "nest_tiny": (128, 224),
+    "nf_resnet50": (256, 224),
+    "pit_s_224": (256, 224),
+    "pvt_v2_b1": (256, 224),
+    "repvit_m1": (512, 224),
+    "res2net50_26w_4s": (128, 224),
+    "resmlp_24_224": (256, 224),
+    "resnest50d": (128, 224),
+    "resnet26d": (512, 224),
+    "resnetaa50": (256, 224),
+    "selecsls42b": (512, 224),
+    "semnasnet_100": (512, 224),
+    "skresnet34": (256, 224),
+    "swinv2_tiny_window8_256": (128, 256),
+    "tf_efficientnetv2_b0": (512, 224),
+    "tiny_vit_11m_224": (256, 224),
+    "visformer_small": (256, 224),
+    "vit_small_patch16_224": (512, 224),
+    "xception41": (128, 299),
+    "xcit_tiny_12_p16_224": (256, 224),
+}
 LIBRARY = ("bert", "gpt2", "llama", "mixtral", "t5", "vit")
+VARIED_LIBRARY = (
+    *("albert", "bart", "bloom", "deberta_v2", "dinov2", "electra", "gemma2", "gpt_neox"),
+    *("opt", "qwen2", "roberta"),
+)
 
 
 @dataclass(frozen=True)
@@ -140,6 +201,38 @@ def draw_thin(seed: int, families: str = ".*", *, compiled: bool = False) -> Ite
             setting = replace(setting, layout=chance.choices(("nchw", "nhwc"), (0.4, 0.6))[0])
         if re.fullmatch(families, model):
             yield replace(setting, compiled=compiled)
+
+
+def draw_varied(seed: int, families: str = ".*") -> Iterator[Setting]:
+    """Random settings of as many architectures as possible, mostly in two-byte formats.
+
+    Architectures of timm and transformers that the others never draw come up once in each round;
+    between them are settings of `draw_thin`.
+    """
+    chance = random.Random(seed)
+    thin = draw_thin(seed)
+    while True:
+        names = [f"timm/{name}" for name in VARIED]
+        names += [f"transformers/{kind}" for kind in VARIED_LIBRARY]
+        for name in chance.sample(names, len(names)):
+            for setting in (_varied(name, chance), next(thin)):
+                if re.fullmatch(families, setting.model):
+                    yield setting
+
+
+def _varied(name: str, chance: random.Random) -> Setting:
+    family, _, kind = name.partition("/")
+    if family == "timm":
+        most, size = VARIED[kind]
+        model, batch_size = name, most // chance.choice((1, 1, 2, 4, 16))
+    else:
+        model, batch_size, size = _draw_library(chance, (kind,))
+    precision = chance.choices(("fp32", "tf32", "bf16", "fp16"), (0.12, 0.18, 0.4, 0.3))[0]
+    optimizer = chance.choices(("sgd_momentum", "adamw"), (0.4, 0.6))[0]
+    setting = Setting(model, batch_size, size, precision, optimizer)
+    if family == "timm":
+        setting = replace(setting, layout=chance.choices(("nchw", "nhwc"), (0.5, 0.5))[0])
+    return setting
 
 
 def _draw_vision(chance: random.Random) -> tuple[str, int, int]:
@@ -204,11 +297,12 @@ def _draw_timm(chance: random.Random) -> tuple[str, int, int]:
     return f"timm/{name}", TIMM[name] // chance.choice((1, 2, 4, 16)), 224
 
 
-def _draw_library(chance: random.Random) -> tuple[str, int, int]:
-    kind = chance.choice(LIBRARY)
+def _draw_library(chance: random.Random, kinds: tuple[str, ...] = LIBRARY) -> tuple[str, int, int]:
+    kind = chance.choice(kinds)
     width, layers = chance.choice(((512, 6), (768, 12), (1024, 12), (1024, 24), (2048, 6)))
-    size = 224 if kind == "vit" else chance.choice((128, 256, 512, 1024))
-    length = 196 if kind == "vit" else size
+    sees = kind in ("vit", "dinov2")
+    size = 224 if sees else chance.choice((128, 256, 512, 1024))
+    length = 256 if sees else size
     most = 5e10 / (length * width * layers * 160 + length * 32000 * 12)
     sizes = [b for b in (2, 4, 8, 16, 32, 64, 128) if b <= most] or [2]
     return f"transformers/{kind}-d{width}-l{layers}", chance.choice(sizes[-4:]), size
