@@ -43,7 +43,7 @@ from tqdm import tqdm
 
 from benchmarks.collect.operation_times import gpu_seconds, operation_times
 from benchmarks.common.model_zoo import build, loss_of, optimizer_of
-from benchmarks.common.settings import Setting, draw_settings, draw_thin, draw_varied
+from benchmarks.common.settings import Setting, draw_settings, draw_thin, draw_unseen, draw_varied
 from energyest import EnergyestError, EnergyMonitor, EnergyTrace, track
 from energyest.profiling.describe import describe_workload
 
@@ -280,6 +280,8 @@ def measure_all(arguments: argparse.Namespace, device: torch.device) -> None:
     drawn = draw_settings(arguments.seed, arguments.models)
     if arguments.varied:
         drawn = draw_varied(arguments.seed, arguments.models)
+    elif arguments.unseen:
+        drawn = draw_unseen(arguments.seed, arguments.models)
     elif arguments.thin or arguments.compiled:
         drawn = draw_thin(arguments.seed, arguments.models, compiled=arguments.compiled)
     for setting in drawn:
@@ -335,6 +337,7 @@ def main() -> int:
     parser.add_argument("--thin", action="store_true", help="draw settings that were seldom drawn")
     parser.add_argument("--compiled", action="store_true", help="the same, compiled")
     parser.add_argument("--varied", action="store_true", help="draw mostly architectures, once")
+    parser.add_argument("--unseen", action="store_true", help="draw what no fit may learn from")
     parser.add_argument("--operations", action="store_true", help="time operations, too")
     parser.add_argument("--models", default=".*", help="regular expression of the models' names")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))

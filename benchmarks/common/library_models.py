@@ -50,6 +50,10 @@ def _qwen2(hf: Any, width: int, layers: int) -> Any:
     return hf.Qwen2ForCausalLM(_decoder(hf.Qwen2Config, width, layers))
 
 
+def _mistral(hf: Any, width: int, layers: int) -> Any:
+    return hf.MistralForCausalLM(_decoder(hf.MistralConfig, width, layers))
+
+
 def _gemma2(hf: Any, width: int, layers: int) -> Any:
     return hf.Gemma2ForCausalLM(_decoder(hf.Gemma2Config, width, layers, head_dim=64))
 
@@ -61,6 +65,10 @@ def _gpt_neox(hf: Any, width: int, layers: int) -> Any:
 
 def _roberta(hf: Any, width: int, layers: int) -> Any:
     return hf.RobertaForMaskedLM(_encoder(hf.RobertaConfig, width, layers, **_WORDS))
+
+
+def _mpnet(hf: Any, width: int, layers: int) -> Any:
+    return hf.MPNetForMaskedLM(_encoder(hf.MPNetConfig, width, layers, **_WORDS))
 
 
 def _electra(hf: Any, width: int, layers: int) -> Any:
@@ -138,6 +146,11 @@ def _vit(hf: Any, width: int, layers: int) -> Any:
     return hf.ViTForImageClassification(_encoder(hf.ViTConfig, width, layers, num_labels=CLASSES))
 
 
+def _deit(hf: Any, width: int, layers: int) -> Any:
+    config = _encoder(hf.DeiTConfig, width, layers, num_labels=CLASSES)
+    return hf.DeiTForImageClassification(config)
+
+
 def _dinov2(hf: Any, width: int, layers: int) -> Any:
     config = _encoder(hf.Dinov2Config, width, layers, image_size=224, num_labels=CLASSES)
     return hf.Dinov2ForImageClassification(config)
@@ -156,19 +169,22 @@ LIBRARY_MODELS: dict[str, Callable[[Any, int, int], Any]] = {
     "bloom": _bloom,
     "causal_gpt2": _gpt2,
     "deberta_v2": _deberta_v2,
+    "deit": _deit,
     "dinov2": _dinov2,
     "electra": _electra,
     "gemma2": _gemma2,
     "gpt_neox": _gpt_neox,
     "llama": _llama,
+    "mistral": _mistral,
     "mixtral": _mixtral,
+    "mpnet": _mpnet,
     "opt": _opt,
     "qwen2": _qwen2,
     "roberta": _roberta,
     "t5": _t5,
     "vit": _vit,
 }
-SEES = ("vit", "dinov2")
+SEES = ("vit", "deit", "dinov2")
 
 
 class Library(nn.Module):

@@ -138,6 +138,30 @@ VARIED = {
     "xception41": (128, 299),
     "xcit_tiny_12_p16_224": (256, 224),
 }
+# Architectures on which no fit may ever learn: predictions are judged by them.
+UNSEEN = {
+    "convnextv2_nano": (256, 224),
+    "cspdarknet53": (128, 256),
+    "deit_tiny_patch16_224": (512, 224),
+    "dla102": (128, 224),
+    "eca_resnet33ts": (256, 256),
+    "efficientnet_b3": (128, 288),
+    "efficientvit_b1": (256, 224),
+    "ghostnetv2_100": (256, 224),
+    "hgnetv2_b2": (256, 224),
+    "inception_resnet_v2": (64, 299),
+    "legacy_seresnext50_32x4d": (128, 224),
+    "mobilenetv3_large_100": (512, 224),
+    "mobilevitv2_100": (128, 256),
+    "poolformerv2_s12": (128, 224),
+    "regnety_032": (128, 224),
+    "resnetv2_50": (256, 224),
+    "sequencer2d_s": (128, 224),
+    "vit_base_patch32_224": (256, 224),
+    "vovnet39a": (256, 224),
+    "wide_resnet101_2": (128, 224),
+}
+UNSEEN_LIBRARY = ("deit", "mistral", "mpnet")
 LIBRARY = ("bert", "gpt2", "llama", "mixtral", "t5", "vit")
 VARIED_LIBRARY = (
     *("albert", "bart", "bloom", "deberta_v2", "dinov2", "electra", "gemma2", "gpt_neox"),
@@ -220,10 +244,21 @@ def draw_varied(seed: int, families: str = ".*") -> Iterator[Setting]:
                     yield setting
 
 
+def draw_unseen(seed: int, families: str = ".*") -> Iterator[Setting]:
+    """Random settings of architectures that the others never draw, each twice in a round."""
+    chance = random.Random(seed)
+    names = [f"timm/{name}" for name in UNSEEN]
+    names += [f"transformers/{kind}" for kind in UNSEEN_LIBRARY]
+    while True:
+        for name in chance.sample(names * 2, 2 * len(names)):
+            if re.fullmatch(families, name):
+                yield _varied(name, chance)
+
+
 def _varied(name: str, chance: random.Random) -> Setting:
     family, _, kind = name.partition("/")
     if family == "timm":
-        most, size = VARIED[kind]
+        most, size = (VARIED | UNSEEN)[kind]
         model, batch_size = name, most // chance.choice((1, 1, 2, 4, 16))
     else:
         model, batch_size, size = _draw_library(chance, (kind,))
@@ -300,7 +335,7 @@ def _draw_timm(chance: random.Random) -> tuple[str, int, int]:
 def _draw_library(chance: random.Random, kinds: tuple[str, ...] = LIBRARY) -> tuple[str, int, int]:
     kind = chance.choice(kinds)
     width, layers = chance.choice(((512, 6), (768, 12), (1024, 12), (1024, 24), (2048, 6)))
-    sees = kind in ("vit", "dinov2")
+    sees = kind in ("vit", "deit", "dinov2")
     size = 224 if sees else chance.choice((128, 256, 512, 1024))
     length = 256 if sees else size
     most = 5e10 / (length * width * layers * 160 + length * 32000 * 12)

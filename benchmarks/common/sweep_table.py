@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.common.data_folder import PACKAGED
 from energyest.estimators.pre.training_data import TrainedRun
 from energyest.gpus import resolve_gpu
-from energyest.records.workload import Workload
+from energyest.records.workload import Operation, Workload
 
 TABLE = PACKAGED / "sweep.jsonl.gz"
 # The same for hopper, as measured, in the data next to the checkout.
@@ -48,6 +48,7 @@ def runs(table: list[Row] | None = None) -> list[TrainedRun]:
             row["power_W"],
             architecture(row["model"]),
             row["host"],
+            tuple((Operation(*sizes), seconds) for *sizes, seconds in row.get("operations", ())),
         )
         for row in (rows() if table is None else table)
     ]

@@ -41,6 +41,7 @@ def fitted(learnt: Sequence[TrainedRun]) -> RooflineModel:
         np.array([run.step_s for run in learnt]),
         np.array([run.power_W for run in learnt]),
         hosts=[run.host for run in learnt],
+        timed=[run.operations_s for run in learnt],
         begin=packaged().core,  # which had a part in no error: it is where the search begins
     )
 

@@ -23,6 +23,11 @@ MOST_PERCENT = 15.0
 MODELS = {
     "ResNet-50": Setting("torchvision/resnet50", 128, 224, "bf16", "sgd_momentum", layout="nhwc"),
     "launch-bound MLP": Setting("own/mlp-d128-l16", 64, 0, "fp32", "adamw"),
+    "ViT-B/16": Setting("torchvision/vit_b_16", 64, 224, "bf16", "adamw"),
+    "EfficientNet-B0": Setting(
+        "torchvision/efficientnet_b0", 256, 224, "bf16", "sgd_momentum", layout="nhwc"
+    ),
+    "BERT": Setting("transformers/bert-d768-l12", 32, 128, "tf32", "adamw"),
     "GPT, 355 M": Setting("transformers/causal_gpt2-d1024-l24", 8, 1024, "bf16", "adamw"),
 }
 # The same kinds for the CPU, to try the script.
@@ -233,13 +238,13 @@ def _row(step: Step, guess: Estimate, one: Step, one_guess: Estimate) -> tuple[s
     pair = (off(guess_s, step.step_s), off(guess_J, step.energy_J))
     holds = "holds" if lower_J <= step.energy_J <= upper_J else "misses"
     longer = step.step_s / one.step_s
-    dearer = step.energy_J / step.gpus / (one.energy_J / one.gpus)
+    energy_ratio = step.energy_J / step.gpus / (one.energy_J / one.gpus)
     guess_longer = guess_s * _STEPS / (one_guess.duration_s or 1.0)
-    guess_dearer = guess_J * _STEPS / step.gpus / (one_guess.energy_J / one.gpus)
+    guess_energy_ratio = guess_J * _STEPS / step.gpus / (one_guess.energy_J / one.gpus)
     interval = f"{lower_J:.4g} to {upper_J:.4g} {holds}"
     return (
         f"{step.model:<18}{step.gpus:>5}{1e3 * step.step_s:>10.3f}{step.energy_J:>10.4g}"
         f"{step.energy_J / step.step_s / step.gpus:>8.0f}   "
         f"   {1e3 * guess_s:>8.3f}{pair[0]:>+8.1f}{guess_J:>10.4g}{pair[1]:>+8.1f}{interval:>28}   "
-        f"{longer:.3f} ({guess_longer:.3f}), {dearer:.3f} ({guess_dearer:.3f})"
+        f"{longer:.3f} ({guess_longer:.3f}), {energy_ratio:.3f} ({guess_energy_ratio:.3f})"
     ), pair

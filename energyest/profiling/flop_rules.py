@@ -102,6 +102,37 @@ _HANDLERS: dict[Any, tuple[Callable[..., Any], _Choose, int]] = {
 }
 
 
+# How many means and variances a normalisation computes, from its arguments.
+_NORMS: dict[Any, Callable[[Sequence[Any]], int]] = {
+    **dict.fromkeys(
+        (
+            _ATEN.native_batch_norm,
+            _ATEN.cudnn_batch_norm,
+            _ATEN._native_batch_norm_legit,
+            _ATEN._batch_norm_with_update,
+        ),
+        lambda args: int(args[0].shape[1]),
+    ),
+    **dict.fromkeys(
+        (
+            _ATEN.native_batch_norm_backward,
+            _ATEN.cudnn_batch_norm_backward,
+            _ATEN.batch_norm_backward,
+        ),
+        lambda args: int(args[1].shape[1]),
+    ),
+    _ATEN.native_layer_norm: lambda args: args[0].numel() // max(math.prod(args[1]), 1),
+    _ATEN.native_layer_norm_backward: lambda args: args[1].numel() // max(math.prod(args[2]), 1),
+    _ATEN.native_group_norm: lambda args: int(args[3] * args[6]),
+    _ATEN.native_group_norm_backward: lambda args: int(args[5] * args[8]),
+}
+
+
+def is_norm(func: Any) -> bool:
+    """Whether an operation is a normalisation or its gradient."""
+    return getattr(func, "overloadpacket", func) in _NORMS
+
+
 def plain_name(func: Any, args: Sequence[Any]) -> str:
     """Like `base_name`, but recurrent layers are named after their kind."""
     name = base_name(func)
@@ -190,8 +221,14 @@ def arithmetic(
 
 
 def product_of(func: Any, args: Any, out: Any) -> tuple[int, int, int, int, int]:
-    """Rows, columns, depth, groups and steps of a matrix product; zeros for anything else."""
+    """Rows, columns, depth, groups and steps of a matrix product.
+
+    Of a normalisation, only the groups: how many means and variances there are. Anything else has
+    one group and zeros.
+    """
     packet = getattr(func, "overloadpacket", func)
+    if packet in _NORMS:
+        return 0, 0, 0, _NORMS[packet](args), 1
     if packet is _ATEN.convolution:
         transposed, groups = args[6], args[8]
         return _convolution(args[0], args[1], out, transposed, groups)
@@ -207,11 +244,7 @@ def product_of(func: Any, args: Any, out: Any) -> tuple[int, int, int, int, int]
     if packet in _GROUPED_PRODUCTS:
         return _grouped_product(args[0], args[1], out)
     if packet in _RECURRENT_LAYERS:
-        tokens, matrices = _recurrent_layer(args)
-        steps = int(args[0].shape[0])
-        width = max(min(min(m.shape) for m in matrices), 1) if matrices else 1
-        gates = max((m.shape[0] for m in matrices), default=width)
-        return max(tokens // max(steps, 1), 1), gates, width, 1, steps
+        return _recurrent_product(func, args)
     return 0, 0, 0, 1, 1
 
 
@@ -253,6 +286,17 @@ def _recurrent_layer(args: Any) -> tuple[int, list[Tensor]]:
     """Steps × samples of a recurrent layer, and its weight matrices."""
     weights = args[1] if isinstance(args[1], list | tuple) else args[1:5]
     return math.prod(args[0].shape[:-1]), [w for w in weights if w.ndim == 2]
+
+
+def _recurrent_product(func: Any, args: Any) -> tuple[int, int, int, int, int]:
+    """The product of one step of a recurrent layer, for all samples."""
+    tokens, matrices = _recurrent_layer(args)
+    is_batch_first = bool(_argument("batch_first", func, args))
+    steps = max(int(args[0].shape[1 if is_batch_first and args[0].ndim == 3 else 0]), 1)
+    width = int(_argument("hidden_size", func, args) or 1)
+    # cuDNN may hold the matrices as parts of one vector.
+    gates = max((m.numel() // width for m in matrices), default=width)
+    return max(tokens // steps, 1), gates, width, 1, steps
 
 
 def _recurrent_flops(name: str, func: Any, args: Any) -> float:

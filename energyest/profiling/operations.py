@@ -19,6 +19,7 @@ from energyest.profiling.flop_rules import (
     base_name,
     flops_by_fvcore,
     has_rule,
+    is_norm,
     is_unknown,
     plain_name,
     product_of,
@@ -255,8 +256,11 @@ class OperationLog(TorchDispatchMode):
             product = product_of(func, args, out)
             flops = arithmetic(name, func, args, kwargs, out, product)
             by_fvcore = flops_by_fvcore(func, args, kwargs, out, flops)
-        elif kind.is_unknown:
-            self.uncounted[name] += 1
+        else:
+            if kind.is_norm:  # the gradient of one
+                product = product_of(func, args, out)
+            if kind.is_unknown:
+                self.uncounted[name] += 1
         # Norms are not products.
         seen = Seen(name, func, args, inputs, outputs, made, by_fvcore if flops else 0.0)
         self.notice(seen)
@@ -273,6 +277,7 @@ class _Kind(NamedTuple):
     is_silent: bool
     is_work: bool
     has_rule: bool
+    is_norm: bool
     is_unknown: bool
     writes: bool
 
@@ -286,6 +291,7 @@ def _kind_of(func: Any) -> _Kind:
         is_silent=name in _NO_CALL or getattr(func, "namespace", "") in _NO_ARITHMETIC,
         is_work=name not in _NO_WORK,
         has_rule=has_rule(func),
+        is_norm=is_norm(func),
         is_unknown=is_unknown(func, name),
         writes=not has_schema or bool(func._schema.is_mutable),
     )

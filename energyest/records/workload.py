@@ -53,7 +53,8 @@ class Operation:
             0 if it is not a matrix product.
         columns: columns of that product.
         depth: inner dimension of that product, the length of the sums.
-        groups: number of such products side by side (grouped convolutions, batched products).
+        groups: number of such products side by side (grouped convolutions, batched products); of a
+            normalisation, the number of means that it computes, such as one per channel.
         steps: parts of one occurrence that must run one after another, as in a recurrent layer.
     """
 

@@ -150,6 +150,7 @@ class PreModel(BaseEstimator):
             np.array([run.step_s for run in runs]),
             np.array([run.power_W for run in runs]),
             hosts=[run.host for run in runs],
+            timed=[run.operations_s for run in runs],
             start=None if self.start is None else packaged().core,
             calibrated=self._can_calibrate(runs),
             begin=begin,

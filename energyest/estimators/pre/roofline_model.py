@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,26 @@ from numpy.typing import NDArray
 from energyest.errors import EstimateError
 from energyest.estimators.pre.physics.fitting import fit_parameters
 from energyest.estimators.pre.physics.operation_table import Array, OperationTable
-from energyest.estimators.pre.physics.parameters import FORMATS, POWER, STEP, Guess
+from energyest.estimators.pre.physics.parameters import (
+    FORMATS,
+    OPERATION,
+    POWER,
+    RECURRENT,
+    STEP,
+    Guess,
+)
 from energyest.estimators.pre.physics.power import power_shares
-from energyest.estimators.pre.physics.roofline import Parameters, StepTimes, step_times
+from energyest.estimators.pre.physics.roofline import (
+    Parameters,
+    StepTimes,
+    operation_times,
+    step_times,
+)
 from energyest.estimators.pre.residual_gp import Correction
 from energyest.gpus import Gpu
-from energyest.records.workload import Workload
+from energyest.records.workload import Operation, Workload
 
+Timed = Sequence[tuple[Operation, float]]
 Pair = tuple[Workload, Gpu]
 # The logarithm of a stored parameter differs by less than this from that of its first guess.
 _MOST_OFF = 12.0
@@ -40,6 +53,13 @@ _PER_DISTANCE = 0.15
 _SEVERAL = 0.1
 # Deviation of the logarithm of parameters that were fitted to hundreds of other runs.
 _KNOWN = 0.15
+# Weight of all timed operations of one step together, relative to the duration of one step: they
+# are dozens of measurements.
+_OPERATIONS = 10.0
+# Deviation of the logarithm of parameters that these times have determined, and which of them whole
+# steps may still move: the shares of the peaks.
+_CLOSE = 0.15
+_MAY_MOVE = ("peak_", "bandwidth_")
 
 
 @dataclass(frozen=True)
@@ -102,6 +122,7 @@ class RooflineModel:
         power_W: Array,
         *,
         hosts: Sequence[str],
+        timed: Sequence[Timed] = (),
         start: RooflineModel | None = None,
         calibrated: bool = True,
         begin: RooflineModel | None = None,
@@ -114,6 +135,8 @@ class RooflineModel:
             power_W: measured mean power of the GPUs, of shape (n,); NaN if it was not measured:
                 such a step is only used to fit the physical parameters of step time.
             hosts: names of the machines, of length n; each has a CPU of its own.
+            timed: timed operations of each step, of length n, or none; a step's may be empty. They
+                determine the parameters of single operations.
             start: a model whose parameters are likely to apply; None for general guesses.
             calibrated: whether the deviations of the corrections will be compared with errors on
                 left-out models. If not, they are at least those of `start`, because a few runs that
@@ -125,6 +148,10 @@ class RooflineModel:
         if start is not None:
             step_guesses = {name: (value, _KNOWN) for name, value in start.step.items()}
             power_guesses = {name: (value, _KNOWN) for name, value in start.power.items()}
+        known = _of_operations(pairs, timed, step_guesses, begin)
+        # Whole steps may still move the most important ones a little.
+        close = {n: (v, _CLOSE) for n, v in known.items() if n.startswith(_MAY_MOVE)}
+        step_guesses = {n: close.get(n, g) for n, g in step_guesses.items() if n not in known or n in close}
         # A machine's CPU speeds up or slows down all its steps, regardless of the model.
         names, host_of = np.unique(np.array(hosts), return_inverse=True)
         host_guesses = {f"host {name}": (1.0, _HOSTS) for name in names}
@@ -133,21 +160,21 @@ class RooflineModel:
             return np.array([p[name] for name in host_guesses])[host_of]
 
         found = fit_parameters(
-            lambda p: step_times(table, p, factors(p)).step_s,
+            lambda p: step_times(table, known | p, factors(p)).step_s,
             step_s,
             step_guesses | host_guesses,
             hold=not calibrated,
             begin=None if begin is None else begin.step,
         )
-        # The typical machine is the geometric mean of those measured.
-        usual = math.exp(np.mean([math.log(found[name]) for name in host_guesses]))
-        step = {
+        # The typical machine is the median of those measured: one odd machine does not shift it.
+        usual = math.exp(np.median([math.log(found[name]) for name in host_guesses]))
+        step = known | {
             name: found[name] * (usual if name.startswith("call_") else 1.0)
             for name in step_guesses
         }
         # Runs without a name need not come from one machine, unless all lack a name.
         named = [name for name in names.tolist() if name or len(names) == 1]
-        known = {name: found[f"host {name}"] / usual for name in named}
+        machines = {name: found[f"host {name}"] / usual for name in named}
         times = step_times(table, step, factors(found) / usual)
         has_power = np.isfinite(power_W)
         measured = (power_W / board_W)[has_power]
@@ -177,7 +204,7 @@ class RooflineModel:
             Correction.fit(features, step_left + power_left, least[2]),
             np.unique(_places(pairs)[has_power], axis=0),
             np.unique(_places(pairs), axis=0),
-            known,
+            machines,
         )
 
     def predict(
@@ -278,6 +305,36 @@ class RooflineModel:
         if features.shape[1] != _WIDTH:
             raise EstimateError(f"not a stored model: it has {features.shape[1]} features")
         return model
+
+
+def _of_operations(
+    pairs: Sequence[Pair],
+    timed: Sequence[Timed],
+    guesses: dict[str, Guess],
+    begin: RooflineModel | None,
+) -> Parameters:
+    """Parameters of single operations, from thousands of their times; empty without any."""
+    measured = [(pair, times) for pair, times in zip(pairs, timed, strict=False) if times]
+    if not measured:
+        return {}
+    table = OperationTable(
+        [
+            (replace(workload, operations=tuple(operation for operation, _ in times)), gpu)
+            for (workload, gpu), times in measured
+        ]
+    )
+    seconds = np.array([s for _, times in measured for _, s in times])
+    spent_s = [np.array([o.count * s for o, s in times]) for _, times in measured]
+    weights = _OPERATIONS * np.concatenate([each / each.sum() for each in spent_s])
+    usual = {name: value for name, (value, _) in guesses.items()}
+    asked = {name: guesses[name] for name in OPERATION if name not in RECURRENT}
+    return fit_parameters(
+        lambda p: operation_times(table, usual | p),
+        seconds,
+        asked,
+        begin=None if begin is None else begin.step,
+        weights=weights,
+    )
 
 
 def _guesses(table: Mapping[str, Guess]) -> dict[str, float]:

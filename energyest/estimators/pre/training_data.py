@@ -15,7 +15,7 @@ from energyest.gpus import Gpu, resolve_gpu
 from energyest.records.devices import gpus_of, name_of
 from energyest.records.meta import read_count, read_object, read_text
 from energyest.records.trace import EnergyTrace
-from energyest.records.workload import Workload
+from energyest.records.workload import Operation, Workload
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +35,8 @@ class TrainedRun:
             the duration of steps.
         model: name of the model; runs with the same name form a group.
         host: name of the machine, whose CPU is equally fast in all its runs; empty if unknown.
+        operations_s: operations of a step, each with the GPU's time for one of them in seconds, as
+            from a profiler; empty if they were not measured.
 
     Raises:
         EstimateError: a number is not positive and finite (the power may be NaN).
@@ -46,6 +48,7 @@ class TrainedRun:
     power_W: float
     model: str
     host: str = ""
+    operations_s: tuple[tuple[Operation, float], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("step_s", "power_W"):

@@ -24,6 +24,7 @@ def fit_parameters(
     *,
     hold: bool = False,
     begin: Parameters | None = None,
+    weights: Array | None = None,
 ) -> Parameters:
     """Fit parameters so that predictions match measurements in relative terms.
 
@@ -34,6 +35,8 @@ def fit_parameters(
         hold: whether to stay near the guesses even if a few measurements are all far off, as they
             may be outliers. Otherwise, many measurements outweigh the guesses.
         begin: starting point of the search, by default the guesses; a close one is faster.
+        weights: weight of each measurement, of shape (n,), by default 1. Weighted errors count less
+            than squared on their own, whatever their weight, so with weights, `hold` is implied.
     """
     from scipy.optimize import least_squares  # noqa: PLC0415 - slow to import
 
@@ -41,6 +44,8 @@ def fit_parameters(
     start = np.log([guesses[name][0] for name in names])
     deviations = np.array([guesses[name][1] for name in names])
     logs = np.log(measured)
+    is_held = hold or weights is not None
+    roots = np.sqrt(weights) if weights is not None else 1.0
 
     def named(x: Array) -> Parameters:
         return dict(zip(names, np.exp(x).tolist(), strict=True))
@@ -49,14 +54,14 @@ def fit_parameters(
         # The search may try absurd values, which overflow; it then turns away from them.
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             off = np.log(predict(named(x))) - logs
-        if hold:  # apply the loss below here, so that only the priors count squared
+        if is_held:  # apply the loss below here, so that only the priors count squared
             off = np.sign(off) * _ROBUST * np.sqrt(2 * (np.hypot(1, off / _ROBUST) - 1))
-        return np.concatenate([off, _PRIOR * (x - start) / deviations])
+        return np.concatenate([off * roots, _PRIOR * (x - start) / deviations])
 
     found = least_squares(
         residuals,
         start if begin is None else np.log([begin.get(name, guesses[name][0]) for name in names]),
-        loss="linear" if hold else "soft_l1",
+        loss="linear" if is_held else "soft_l1",
         f_scale=_ROBUST,
         max_nfev=_MOST_EVALUATIONS,
         ftol=1e-3,

@@ -8,23 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from energyest.errors import EstimateError
+from energyest.estimators.pre.physics.kinds import (
+    BATCH_NORM,
+    CONV,
+    DEPTHWISE,
+    GROUPED,
+    LAYER_NORM,
+    MATMUL,
+    kind_of,
+)
+from energyest.estimators.pre.physics.norms import with_channels
 from energyest.estimators.pre.physics.parameters import FORMATS
 from energyest.gpus import Gpu, check_precision, link_bytes_per_s, peak_flops_per_s
 from energyest.records.workload import Operation, Workload
 
 Array = NDArray[np.float64]
 
-KINDS = (
-    "matmul",
-    "conv",
-    "grouped",
-    "depthwise",
-    "attention",
-    "recurrent",
-    "norm",
-    "other",
-)
-MATMUL, CONV, GROUPED, DEPTHWISE, ATTENTION, RECURRENT, NORM, OTHER = range(len(KINDS))
 # Work of the CPU, in the order of `OperationTable.calls`.
 CALLED = (
     *("conv", "norm", "matmul", "other"),
@@ -70,22 +69,31 @@ class OperationTable:
             if not workload.operations:
                 raise EstimateError(f"the workload of {workload.model} has no operations")
         rows = [
-            (index, *row)
+            (index, place, *row)
             for index, (workload, gpu) in enumerate(pairs)
             for peaks in [_peaks(workload, gpu)]
-            for operation in workload.operations
+            for place, operation in enumerate(with_channels(workload))
             for row in _rows(operation, gpu, *peaks)
         ]
-        table = np.array(rows, float).reshape(-1, 15).T
-        self._of, self.kind = table[0].astype(int), table[1].astype(int)
-        self._count, self.flops, self.bytes = table[2:5]
-        self.is_backward, self.is_weight_gradient = table[5] > 0, table[6] > 0
-        self.steps, self.tiles, self.slices, self.columns, self.depth = table[7:12]
-        self.peak, self.peak_fp32, self.bandwidth = table[12:15]
+        table = np.array(rows, float).reshape(-1, 19).T
+        self._of, place, self.kind = (column.astype(int) for column in table[:3])
+        counts = [len(workload.operations) for workload, _ in pairs]
+        self._operation = np.cumsum([0, *counts])[self._of] + place
+        self._operations = sum(counts)
+        self._count, self.flops, self.bytes = table[3:6]
+        self.is_backward, self.is_weight_gradient = table[6] > 0, table[7] > 0
+        self.steps, self.tiles, self.slices, self.columns, self.depth = table[8:13]
+        self.groups, self.multiprocessors = table[13:15]
+        self.peak, self.peak_fp32, self.bandwidth = table[15:18]
+        self.is_average = table[18] > 0
         self.is_conv = (self.kind >= CONV) & (self.kind <= DEPTHWISE)
+        self.is_norm = (self.kind == BATCH_NORM) | (self.kind == LAYER_NORM)
+        # What a compiler fuses.
+        self.is_fusible = self.kind >= BATCH_NORM
         clocks = np.array([_clocks_per_s(gpu) for _, gpu in pairs])[self._of]
         # FLOPs per clock of a multiprocessor's tensor units (or else its lanes), and bytes per
         # clock of its share of the memory bandwidth.
+        self.clocks_per_s = clocks
         self.width = self.peak / clocks
         self.bytes_per_clock = self.bandwidth / clocks
         self.watts = np.array([_watts_of_reference(gpu) for _, gpu in pairs])[self._of]
@@ -93,6 +101,7 @@ class OperationTable:
         last = [w.layout == "channels_last" or w.compiled for w, _ in pairs]
         self.is_channels_last = np.array(last)[self._of]
         self.is_fp16 = np.array([w.precision == "fp16" for w, _ in pairs])[self._of]
+        self.is_bf16 = np.array([w.precision == "bf16" for w, _ in pairs])[self._of]
         self.is_compiled = np.array([w.compiled for w, _ in pairs])
         self.is_one_of_several = np.array([w.devices > 1 for w, _ in pairs])
         self.is_compiled_operation = self.is_compiled[self._of]
@@ -111,9 +120,14 @@ class OperationTable:
         """Numbers of operations that the CPU launches, in the order of `CALLED`."""
         # Both gradients of a convolution are one call.
         once = np.where(self.is_conv & self.is_backward & ~self.is_weight_gradient, 0.0, 1.0)
-        kinds = (self.is_conv, self.kind == NORM, self.kind == MATMUL)
+        kinds = (self.is_conv, self.is_norm, self.kind == MATMUL)
         counts = [self.sums(once * kind) for kind in kinds]
         return [*counts, self.sums(once) - sum(counts)]
+
+    def of_operations(self, values: Array) -> Array:
+        """Values of rows, summed for each operation of each workload, in their order."""
+        added = np.bincount(self._operation, values, minlength=self._operations)
+        return added.astype(float)
 
     def sums(self, values: Array) -> Array:
         """Values of single operations, summed for each workload."""
@@ -135,7 +149,7 @@ def _rows(
     """An operation as the GPU runs it: the backward pass of a convolution is two operations."""
     lanes = _LANES.get(gpu.compute_capability or (0, 0), 128)
     multiprocessors = gpu.cuda_cores / lanes if gpu.cuda_cores > 0 else 1.0
-    kind, o = _kind(operation), operation
+    kind, o = kind_of(operation), operation
     forward = (max(o.rows, 1), max(o.columns, 1), max(o.depth, 1))
     products = [(1.0, False, forward)]
     if kind in (CONV, GROUPED, DEPTHWISE) and o.phase == "backward":
@@ -156,30 +170,27 @@ def _rows(
             part * o.bytes,
             o.phase == "backward",
             is_weight_gradient,
-            o.steps,
+            o.steps * _layers(o),
             tiles,
             -(-depth // _TILE[2]),
             columns,
             depth,
+            o.groups,
+            multiprocessors,
             peak,
             peak_fp32,
             gpu.bandwidth_bytes_per_s,
+            "avg" in o.name,
         )
 
 
-def _kind(operation: Operation) -> int:
-    name = operation.name
-    if operation.steps > 1 or name.startswith(("lstm", "gru", "rnn")):
-        return RECURRENT
-    if "attention" in name:
-        return ATTENTION
-    if name.startswith("convolution"):
-        if operation.groups == 1:
-            return CONV
-        return DEPTHWISE if operation.columns == 1 else GROUPED
-    if operation.flops > 0:
-        return MATMUL
-    return NORM if "norm" in name else OTHER
+def _layers(o: Operation) -> float:
+    """Number of recurrent layers: each has a matrix for its input and one for its state."""
+    flops_of_layer = 4.0 * o.rows * o.steps * o.columns * o.depth
+    if o.steps == 1 or not flops_of_layer:
+        return 1.0
+    # The backward pass has twice the arithmetic.
+    return max(round(o.flops / flops_of_layer / (1 + (o.phase == "backward"))), 1)
 
 
 def _peaks(workload: Workload, gpu: Gpu) -> tuple[float, float]:

@@ -7,6 +7,8 @@ and from torch's usual launch rates; a fit to real trainings moves them.
 
 from __future__ import annotations
 
+from energyest.estimators.pre.physics.kinds import KINDS
+
 FORMATS = ("fp32", "tf32", "half")
 
 
@@ -17,61 +19,95 @@ def _each(name: str, guesses: tuple[float, float, float], deviation: float) -> d
     return {f"{name}_{f}": (v, deviation) for f, v in zip(FORMATS, guesses, strict=True)}
 
 
-STEP: dict[str, Guess] = {
+# Share of the peak memory rate by kind of operation.
+_BANDWIDTH = {
+    "matmul": 0.7,
+    "conv": 0.5,
+    "grouped": 0.3,
+    "depthwise": 0.5,
+    "attention": 0.5,
+    "recurrent": 0.7,
+    "batch_norm": 0.4,
+    "layer_norm": 0.5,
+    "softmax": 0.5,
+    "sum": 0.4,
+    "pooling": 0.3,
+    "lookup": 0.3,
+    "reordering": 0.5,
+    "other": 0.8,
+}
+
+# The GPU's time for single operations.
+OPERATION: dict[str, Guess] = {
     # Share of the peak arithmetic rate that large operations reach.
     **_each("peak_matmul", (0.8, 0.6, 0.6), 0.5),
     **_each("peak_conv", (0.7, 0.4, 0.4), 0.5),
     **_each("peak_grouped", (0.3, 0.15, 0.1), 0.8),
-    "peak_depthwise": (0.03, 0.7),  # of fp32 in any precision: it runs on the fp32 lanes
+    "peak_depthwise": (0.05, 0.7),  # of fp32 in any precision: it runs on the fp32 lanes
     **_each("peak_attention", (0.5, 0.2, 0.3), 0.7),
     "peak_recurrent": (0.3, 1.0),
-    "weight_gradient": (0.8, 0.3),  # of a convolution, relative to forward
-    # Share of the peak memory rate.
-    "bandwidth_matmul": (0.7, 0.3),
-    "bandwidth_conv": (0.6, 0.5),
-    "bandwidth_conv_half": (0.5, 0.5),  # relative to that, with two-byte numbers
-    "bandwidth_grouped": (0.5, 0.5),
-    "bandwidth_grouped_half": (0.5, 0.5),
-    "bandwidth_depthwise": (0.5, 0.5),
-    "bandwidth_depthwise_half": (0.3, 0.7),
-    "bandwidth_depthwise_gradient": (0.5, 0.5),
-    "bandwidth_attention": (0.5, 0.5),
-    "bandwidth_norm": (0.6, 0.3),
-    "bandwidth_other": (0.75, 0.2),
-    "bandwidth_half": (0.9, 0.2),
-    "cache": (0.5, 0.7),  # speed-up of data that fit into the cache
-    "optimizer": (1.5, 0.4),  # memory passes per number, relative to one
-    # Exponents: if tensor units or memory are narrower than Hopper's, per multiprocessor and clock,
-    # a larger share is reached.
-    "narrow_matmul": (0.2, 0.7),
-    "narrow_conv": (0.4, 0.7),
-    "slow_memory": (0.25, 0.7),
-    "slow_memory_depthwise": (0.5, 0.7),
-    # NHWC relative to NCHW, in two-byte formats: shares of the peak and of the memory rate.
-    "channels_last_conv": (1.3, 0.3),
-    "channels_last_conv_bytes": (1.3, 0.3),
-    "channels_last_grouped_bytes": (1.3, 0.3),
-    "channels_last_depthwise_bytes": (1.3, 0.5),
+    # The backward pass relative to the forward pass: shares of the peak and of the memory rate.
+    "weight_gradient": (0.8, 0.3),
+    "gradient_grouped": (0.7, 0.5),
+    "gradient_depthwise": (0.7, 0.5),
+    "gradient_attention": (0.8, 0.5),
+    **{f"gradient_{kind}_bytes": (0.9, 0.4) for kind in KINDS},
+    # NHWC relative to NCHW: the same.
+    "channels_last_conv": (1.3, 0.4),
+    "channels_last_grouped": (1.3, 0.5),
+    "channels_last_depthwise": (1.3, 0.5),
+    **{f"channels_last_{kind}_bytes": (1.1, 0.4) for kind in KINDS},
+    # Share of the peak memory rate, and two-byte formats relative to fp32.
+    **{f"bandwidth_{kind}": (share, 0.5) for kind, share in _BANDWIDTH.items()},
+    **{f"half_{kind}_bytes": (0.9, 0.4) for kind in KINDS},
     "depthwise_fp16": (1.5, 0.5),  # relative to bf16, in NCHW
-    # Compiled relative to not compiled: bytes of fused operations, the CPU's time for them, and for
-    # products and tensors; and CPU seconds per step.
-    "compiled_bytes": (0.5, 0.4),
-    "compiled_calls": (0.3, 0.5),
-    "compiled_products": (1.0, 0.3),
-    "compiled_step_s": (5e-4, 0.7),
+    "batch_norm_bf16": (0.6, 0.4),  # relative to fp16
+    "average_pooling": (0.5, 0.4),  # relative to the maximum
+    # Channels of a batch normalisation, relative to the multiprocessors, that keep the GPU busy.
+    "channels_batch_norm": (1.5, 0.5),
+    "row_clocks": (300.0, 0.7),  # of a multiprocessor, for each row of a layer normalisation
+    "cache": (0.5, 0.7),  # speed-up of data that fit into the cache
     # Exponents of the GPU's occupancy, and sizes at which half of the lanes idle.
     "fill_matmul": (0.5, 0.5),
     "fill_conv": (0.5, 0.5),
     "split": (0.5, 0.5),
     "thin_columns": (16.0, 1.0),
     "thin_depth": (32.0, 1.0),
+    # Seconds of the shortest operation, and each step of a recurrent one.
+    "start_s": (1.5e-6, 0.5),
+    "start_conv_s": (8e-6, 0.5),
+    "start_matmul_s": (4e-6, 0.5),
+    "start_norm_s": (5e-6, 0.5),
+    "start_attention_s": (8e-6, 0.5),
+    "start_sort_s": (4e-5, 0.5),  # gradients of a lookup are sorted
+    "start_recurrent_s": (2e-5, 0.7),  # and for each layer
+    "small_recurrent": (0.2, 0.7),  # relative to that, for narrow layers
+}
+
+# Those that no timed operation shows: recurrent layers are measured in whole steps.
+RECURRENT = ("peak_recurrent", "start_recurrent_s", "small_recurrent", "bandwidth_recurrent")
+# What only whole steps show.
+STEP: dict[str, Guess] = OPERATION | {
+    "gap_s": (1e-6, 0.5),  # from the end of an operation to the start of the next
+    "optimizer": (1.5, 0.4),  # memory passes per number, relative to one
+    # Exponents: if tensor units or memory are narrower than Hopper's, per multiprocessor and clock,
+    # a larger share is reached.
+    "narrow_matmul": (0.2, 0.7),
+    "narrow_conv_fp32": (0.2, 0.5),
+    "narrow_conv_tf32": (0.4, 0.5),
+    "narrow_conv_half": (0.4, 0.5),
+    "slow_memory": (0.25, 0.5),
+    "slow_memory_conv": (0.25, 0.5),
+    "slow_memory_depthwise": (0.5, 0.7),
+    # Compiled relative to not compiled: bytes of fused operations, the CPU's time for them, and for
+    # products and tensors; and CPU seconds per step.
+    "compiled_bytes": (0.5, 0.4),
+    "compiled_calls": (0.3, 0.5),
+    "compiled_products": (1.0, 0.3),
+    "compiled_step_s": (5e-4, 0.7),
     # Exponent of the lower clock of a board with less power than others with the same chip. For a
     # power limit, it is a third (`limits.py`).
     "clock": (0.33, 0.3),
-    # Seconds to start an operation on the GPU, and each step of a recurrent one.
-    "start_s": (3e-6, 0.4),
-    "start_conv_s": (8e-6, 0.5),
-    "start_recurrent_s": (3e-5, 0.7),
     # CPU seconds per operation, view, module, trained tensor, and optimizer state of a tensor.
     "call_conv_s": (3e-5, 0.7),
     "call_norm_s": (2e-5, 0.7),

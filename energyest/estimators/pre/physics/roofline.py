@@ -12,20 +12,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from energyest.estimators.pre.physics.operation_table import (
+from energyest.estimators.pre.physics.kinds import (
     ATTENTION,
-    CALLED,
+    BATCH_NORM,
     CONV,
     DEPTHWISE,
     GROUPED,
     KINDS,
+    LAYER_NORM,
+    LOOKUP,
     MATMUL,
-    NORM,
-    OTHER,
     RECURRENT,
-    Array,
-    OperationTable,
 )
+from energyest.estimators.pre.physics.operation_table import CALLED, Array, OperationTable
 from energyest.estimators.pre.physics.parameters import FORMATS
 
 Parameters = dict[str, float]
@@ -37,8 +36,13 @@ _WIDTHS, _BYTES_PER_CLOCK = (256.0, 2048.0, 4096.0), 12.8
 # 450 GB/s), and share of the traffic that overlaps with the backward pass. Both are approximate and
 # not fitted: three trainings on two H200 are all that was measured.
 _LINK_SHARE, _HIDDEN = 0.8, 0.9
+# The largest width of a recurrent layer whose weights a GPU keeps next to its lanes.
+_SMALL_RECURRENT = 128
 # Upper bound of a sustained share of a peak.
 _MOST_SHARE = 0.92
+# The same for convolutions in fp32: of the multiplications of a 3 x 3 one, 1 in 2.25 is left
+# (Lavin, Gray, "Fast algorithms for convolutional neural networks", arXiv 1509.09308).
+_MOST_WINOGRAD = 2.25 * _MOST_SHARE
 # Entries of `CALLED` that a compiler reduces to little.
 _FUSED = ("norm", "other", "view", "module")
 
@@ -80,7 +84,7 @@ def step_times(table: OperationTable, p: Parameters, host: Array | float = 1.0) 
     optimizer_s = table.optimizer_s * p["optimizer"] / p["bandwidth_other"]
     total_math_s = table.sums(np.where(by_math, math_s, 0.0))
     total_memory_s = table.sums(np.where(by_math, 0.0, memory_s)) + optimizer_s
-    start_s = table.sums(_start_s(table, p))
+    start_s = table.sums(_start_s(table, p) + p["gap_s"])
     gpu_s = total_math_s + total_memory_s + start_s
     per_call_s = np.array([p[f"call_{name}_s"] for name in CALLED])
     # A compiler fuses element-wise operations; its code calls the others.
@@ -104,6 +108,12 @@ def step_times(table: OperationTable, p: Parameters, host: Array | float = 1.0) 
     )
 
 
+def operation_times(table: OperationTable, p: Parameters) -> Array:
+    """The GPU's time for each operation of each workload in seconds, in their order."""
+    longer_s = np.maximum(_math_s(table, p), _memory_s(table, p))
+    return table.of_operations(longer_s + _start_s(table, p))
+
+
 def _waits_for_gradients_s(all_reduce_s: Array, backward_s: Array) -> Array:
     """Time that a GPU waits, after its backward pass, for the gradients of the others.
 
@@ -123,20 +133,30 @@ def _math_s(table: OperationTable, p: Parameters) -> Array:
     is_conv = (table.kind == CONV) | (table.kind == GROUPED)
     is_tensor = table.format_of_operation != FORMATS.index("fp32")
     # The wider the tensor units of a multiprocessor, the harder it is to keep them busy.
-    exponent = np.where(is_conv, p["narrow_conv"], p["narrow_matmul"])
+    of_conv = np.array([p[f"narrow_conv_{name}"] for name in FORMATS])[table.format_of_operation]
+    exponent = np.where(is_conv, of_conv, np.where(is_tensor, p["narrow_matmul"], 0.0))
     narrower = np.array(_WIDTHS)[table.format_of_operation] / table.width
     share = shares[table.kind, table.format_of_operation]
-    share = share * np.where(is_tensor, narrower**exponent, 1.0)
+    share = share * narrower**exponent
     last = is_conv & is_tensor & table.is_channels_last
-    share = share * np.where(last, p["channels_last_conv"], 1.0)
-    share = share / (1 + (share / _MOST_SHARE) ** 4) ** 0.25
+    faster = np.where(table.kind == CONV, p["channels_last_conv"], p["channels_last_grouped"])
+    share = share * np.where(last, faster, 1.0)
+    last = (table.kind == DEPTHWISE) & table.is_channels_last
+    share = share * np.where(last, p["channels_last_depthwise"], 1.0)
+    for kind in (GROUPED, DEPTHWISE, ATTENTION):
+        is_it = (table.kind == kind) & table.is_backward
+        share = share * np.where(is_it, p[f"gradient_{KINDS[kind]}"], 1.0)
+    # Winograd's algorithm does less arithmetic than is counted.
+    most = np.where(is_conv & ~is_tensor, _MOST_WINOGRAD, _MOST_SHARE)
+    share = share / (1 + (share / most) ** 4) ** 0.25
     # No format is slower than fp32, because libraries choose. If the peak of a format is hardly
     # higher, as that of tf32 on GeForce GPUs, its share differs from Hopper's.
     rate = np.maximum(
         table.peak * share,
         table.peak_fp32 * shares[table.kind, FORMATS.index("fp32")],
     )
-    share = np.where(table.is_weight_gradient, p["weight_gradient"], 1.0)
+    is_gradient = table.is_weight_gradient & (table.kind == CONV)
+    share = np.where(is_gradient, p["weight_gradient"], 1.0)
     # Products with few tiles leave multiprocessors idle; thin products leave lanes idle.
     tiles = table.tiles * table.slices ** p["split"]
     filled = tiles ** np.where(table.kind == MATMUL, p["fill_matmul"], p["fill_conv"])
@@ -146,46 +166,58 @@ def _math_s(table: OperationTable, p: Parameters) -> Array:
     is_product = (table.kind == MATMUL) | (table.kind == CONV) | (table.kind == GROUPED)
     share = share * np.where(is_product, filled * thick, 1.0)
     clock = table.watts ** p["clock"]
+    rows_s = table.groups / table.clocks_per_s * p["row_clocks"]
     seconds: Array = table.flops / (rate * share * clock)
-    return seconds
+    return seconds + np.where(table.kind == LAYER_NORM, rows_s, 0.0)
 
 
 def _memory_s(table: OperationTable, p: Parameters) -> Array:
-    names = ("matmul", "conv", "grouped", "depthwise", "attention", "matmul", "norm", "other")
-    share = np.array([p[f"bandwidth_{name}"] for name in names])[table.kind]
-    half, last = np.ones(len(KINDS)), np.ones(len(KINDS))
-    for kind in (CONV, GROUPED, DEPTHWISE):
-        half[kind] = p[f"bandwidth_{KINDS[kind]}_half"]
-        last[kind] = p[f"channels_last_{KINDS[kind]}_bytes"]
+    def of_kinds(name: str) -> Array:
+        return np.array([p[name.format(kind)] for kind in KINDS])[table.kind]
+
     is_half = table.format_of_operation == FORMATS.index("half")
-    share = share * np.where(is_half, half[table.kind] * p["bandwidth_half"], 1.0)
-    share = share * np.where(is_half & table.is_channels_last, last[table.kind], 1.0)
     is_depthwise = table.kind == DEPTHWISE
-    share = share * np.where(
-        is_depthwise & table.is_backward, p["bandwidth_depthwise_gradient"], 1.0
-    )
-    # cuDNN has depthwise kernels for fp16; torch's own kernels for other formats are slower.
+    share = of_kinds("bandwidth_{}") * np.where(is_half, of_kinds("half_{}_bytes"), 1.0)
+    share = share * np.where(table.is_backward, of_kinds("gradient_{}_bytes"), 1.0)
+    share = share * np.where(table.is_channels_last, of_kinds("channels_last_{}_bytes"), 1.0)
+    # cuDNN has depthwise kernels for fp16; torch's own kernels for other formats are slower. It
+    # normalises batches in fp16, but not in bf16.
     native = is_depthwise & is_half & table.is_fp16 & ~table.is_channels_last
     share = share * np.where(native, p["depthwise_fp16"], 1.0)
+    share = share * np.where(table.is_average, p["average_pooling"], 1.0)
+    is_batch_norm = table.kind == BATCH_NORM
+    share = share * np.where(is_batch_norm & table.is_bf16, p["batch_norm_bf16"], 1.0)
+    # In NCHW, a multiprocessor normalises a channel; with few channels, others are idle.
+    filled = table.groups / table.multiprocessors / p["channels_batch_norm"]
+    filled = filled / (1 + filled**4) ** 0.25
+    by_channel = is_batch_norm & ~table.is_channels_last & (table.groups > 1)  # 1: unknown
+    share = share * np.where(by_channel, filled, 1.0)
     # The more a multiprocessor can fetch per clock, the smaller the share it uses; small fetches,
     # as in depthwise convolutions, are limited by its instructions.
-    exponent = np.where(is_depthwise, p["slow_memory_depthwise"], p["slow_memory"])
+    kinds = (is_depthwise, table.is_conv)
+    exponents = (p["slow_memory_depthwise"], p["slow_memory_conv"])
+    exponent = np.select(kinds, exponents, p["slow_memory"])
     share = share * (_BYTES_PER_CLOCK / table.bytes_per_clock) ** exponent
     share = share / (1 + (share / _MOST_SHARE) ** 4) ** 0.25
     share = share * (1 + p["cache"] / (1 + (2 * table.bytes / table.cache_bytes) ** 2))
     # A compiler fuses element-wise operations.
-    is_fused = table.is_compiled_operation & ((table.kind == NORM) | (table.kind == OTHER))
+    is_fused = table.is_compiled_operation & table.is_fusible
     moved = table.bytes * np.where(is_fused, p["compiled_bytes"], 1.0)
     seconds: Array = moved / (table.bandwidth * share)
     return seconds
 
 
 def _start_s(table: OperationTable, p: Parameters) -> Array:
-    start_s = np.where(table.is_conv, p["start_conv_s"], p["start_s"])
+    sorts = (table.kind == LOOKUP) & table.is_backward
+    kinds = (table.is_conv, table.is_norm, table.kind == MATMUL, table.kind == ATTENTION, sorts)
+    names = ("conv", "norm", "matmul", "attention", "sort")
+    start_s = np.select(kinds, [p[f"start_{name}_s"] for name in names], p["start_s"])
     # The backward pass of attention takes two kernels.
     twice = table.is_backward & (table.kind == ATTENTION)
     start_s = start_s * np.where(twice, 2.0, 1.0)
-    is_fused = table.is_compiled_operation & ((table.kind == NORM) | (table.kind == OTHER))
+    is_fused = table.is_compiled_operation & table.is_fusible
     start_s = start_s * np.where(is_fused, p["compiled_bytes"], 1.0)
-    recurrent_s = p["start_recurrent_s"] * table.steps * np.where(table.is_backward, 1.5, 1.0)
+    small = np.where(table.depth <= _SMALL_RECURRENT, p["small_recurrent"], 1.0)
+    recurrent_s = p["start_recurrent_s"] * small * table.steps
+    recurrent_s = recurrent_s * np.where(table.is_backward, 1.5, 1.0)
     return np.where(table.kind == RECURRENT, recurrent_s, start_s)

@@ -1,0 +1,70 @@
+"""Kinds of operations: those of one kind reach similar shares of a GPU's peaks."""
+
+from __future__ import annotations
+
+from energyest.records.workload import Operation
+
+KINDS = (
+    "matmul",
+    "conv",
+    "grouped",
+    "depthwise",
+    "attention",
+    "recurrent",
+    "batch_norm",
+    "layer_norm",
+    "softmax",
+    "sum",
+    "pooling",
+    "lookup",
+    "reordering",
+    "other",
+)
+MATMUL, CONV, GROUPED, DEPTHWISE, ATTENTION, RECURRENT, BATCH_NORM, LAYER_NORM = range(8)
+SOFTMAX, SUM, POOLING, LOOKUP, REORDERING, OTHER = range(8, len(KINDS))
+# Kinds that move data, by parts of torch's names; the first one that fits.
+_POOLING = ("pool", "upsample", "grid_sampler", "im2col", "col2im")
+_LOOKUP = ("embedding", "index", "gather", "scatter", "nll_loss2d", "take", "nonzero")
+_REORDERING = (
+    *("cat", "stack", "clone", "slice", "select", "roll", "repeat", "copy_", "flip", "pad"),
+    *("unfold", "tril", "triu"),
+)
+# Sums over some of the dimensions, by whole names.
+_SUMS = {
+    *("sum", "mean", "var", "var_mean", "std", "std_mean", "amax", "amin", "max", "min", "prod"),
+    *("argmax", "argmin", "cumsum", "topk", "sort", "logsumexp", "any", "all", "norm"),
+    "linalg_vector_norm",
+}
+_CASTS = ("_to_copy",)
+
+
+def kind_of(operation: Operation) -> int:
+    """The kind of an operation, as an index into `KINDS`."""
+    name = operation.name
+    if operation.steps > 1 or name.startswith(("lstm", "gru", "rnn")):
+        return RECURRENT
+    if "attention" in name:
+        return ATTENTION
+    if name.startswith("convolution"):
+        if operation.groups == 1:
+            return CONV
+        return DEPTHWISE if operation.columns == 1 else GROUPED
+    if operation.flops > 0:
+        return MATMUL
+    return _kind_of_moving(name)
+
+
+def _kind_of_moving(name: str) -> int:
+    plain = name.removesuffix("_data").removesuffix("_backward").strip("_")
+    if "norm" in plain and "linalg" not in plain and plain != "norm":
+        return BATCH_NORM if "batch" in plain else LAYER_NORM
+    if name in _CASTS:
+        return OTHER
+    if plain.endswith("softmax"):
+        return SOFTMAX
+    if plain in _SUMS:
+        return SUM
+    for kind, parts in ((POOLING, _POOLING), (LOOKUP, _LOOKUP), (REORDERING, _REORDERING)):
+        if any(part in plain for part in parts):
+            return kind
+    return OTHER
