@@ -227,8 +227,6 @@ def product_of(func: Any, args: Any, out: Any) -> tuple[int, int, int, int, int]
     one group and zeros.
     """
     packet = getattr(func, "overloadpacket", func)
-    if packet in _NORMS:
-        return 0, 0, 0, _NORMS[packet](args), 1
     if packet is _ATEN.convolution:
         transposed, groups = args[6], args[8]
         return _convolution(args[0], args[1], out, transposed, groups)
@@ -245,7 +243,7 @@ def product_of(func: Any, args: Any, out: Any) -> tuple[int, int, int, int, int]
         return _grouped_product(args[0], args[1], out)
     if packet in _RECURRENT_LAYERS:
         return _recurrent_product(func, args)
-    return 0, 0, 0, 1, 1
+    return 0, 0, 0, _NORMS[packet](args) if packet in _NORMS else 1, 1
 
 
 def gradient_parts(name: str, func: Any, args: Any, flops: float) -> Iterator[tuple[float, Any]]:

@@ -49,6 +49,11 @@ HOST_PROBE_DEVIATION = _HOSTS / 2
 # measured one, in logarithms of bandwidth and arithmetic rate. An assumption, based on how much the
 # achieved shares of the peaks differ between generations (docs/explanation/pre.md).
 _PER_DISTANCE = 0.15
+# The same of the duration of a step on a GPU that only others have timed, with software of their
+# own: by how much the errors of published throughputs in half precision, with the GPU left out
+# (`benchmarks/evidence/pre_published.py`), exceed those of our own trainings with the model left
+# out: sqrt(0.23^2 - 0.18^2).
+_ELSEWHERE = 0.14
 # The same for training on several GPUs, which was not measured: an assumption.
 _SEVERAL = 0.1
 # Deviation of the logarithm of parameters that were fitted to hundreds of other runs.
@@ -135,8 +140,8 @@ class RooflineModel:
             power_W: measured mean power of the GPUs, of shape (n,); NaN if it was not measured:
                 such a step is only used to fit the physical parameters of step time.
             hosts: names of the machines, of length n; each has a CPU of its own.
-            timed: timed operations of each step, of length n, or none; a step's may be empty. They
-                determine the parameters of single operations.
+            timed: timed operations of the first steps; a step's may be empty. They determine the
+                parameters of single operations.
             start: a model whose parameters are likely to apply; None for general guesses.
             calibrated: whether the deviations of the corrections will be compared with errors on
                 left-out models. If not, they are at least those of `start`, because a few runs that
@@ -151,7 +156,9 @@ class RooflineModel:
         known = _of_operations(pairs, timed, step_guesses, begin)
         # Whole steps may still move the most important ones a little.
         close = {n: (v, _CLOSE) for n, v in known.items() if n.startswith(_MAY_MOVE)}
-        step_guesses = {n: close.get(n, g) for n, g in step_guesses.items() if n not in known or n in close}
+        step_guesses = {
+            n: close.get(n, g) for n, g in step_guesses.items() if n not in known or n in close
+        }
         # A machine's CPU speeds up or slows down all its steps, regardless of the model.
         names, host_of = np.unique(np.array(hosts), return_inverse=True)
         host_guesses = {f"host {name}": (1.0, _HOSTS) for name in names}
@@ -245,6 +252,7 @@ class RooflineModel:
             * np.linalg.norm(_places(pairs)[:, np.newaxis] - known, axis=2).min(axis=1)
             for known in (self.timed_gpus, self.gpus)
         )
+        by_time = np.hypot(by_time, np.where(by_power > 0, _ELSEWHERE, 0.0))
         return Predictions(
             times.step_s * np.exp(step_left),
             # No correction raises power above the board power.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +52,15 @@ _MOST_WATTS = {
     **{(7, 0): 19.1, (7, 5): 16.0, (8, 0): 20.5, (8, 6): 9.8, (8, 9): 5.4},
     **{(9, 0): 10.4, (10, 0): 13.3, (12, 0): 5.5},
 }
+
+
+# What the arithmetic of an operation depends on: attributes of `OperationTable`.
+_OF_PRODUCTS = (
+    *("kind", "flops", "peak", "peak_fp32", "format_of_operation", "width", "watts"),
+    *("is_channels_last", "is_backward", "is_weight_gradient"),
+    *("tiles", "slices", "columns", "depth"),
+)
+Rows = Any
 
 
 class OperationTable:
@@ -108,6 +119,11 @@ class OperationTable:
         formats = np.array([_format(workload, gpu) for workload, gpu in pairs], int)
         self.format = formats
         self.format_of_operation = formats[self._of]
+        # The rows with arithmetic alone, because most have none.
+        self.has_flops = self.flops > 0
+        self.products: Rows = SimpleNamespace(
+            **{name: getattr(self, name)[self.has_flops] for name in _OF_PRODUCTS}
+        )
         caches = np.array([gpu.l2_bytes for _, gpu in pairs])
         self.cache_bytes = np.where(np.isnan(caches), 4e6, caches)[self._of]
         facts = np.array([_facts(workload, gpu) for workload, gpu in pairs], float)

@@ -24,7 +24,7 @@ from energyest.estimators.pre.physics.kinds import (
     MATMUL,
     RECURRENT,
 )
-from energyest.estimators.pre.physics.operation_table import CALLED, Array, OperationTable
+from energyest.estimators.pre.physics.operation_table import CALLED, Array, OperationTable, Rows
 from energyest.estimators.pre.physics.parameters import FORMATS
 
 Parameters = dict[str, float]
@@ -126,54 +126,60 @@ def _waits_for_gradients_s(all_reduce_s: Array, backward_s: Array) -> Array:
 
 
 def _math_s(table: OperationTable, p: Parameters) -> Array:
+    """Time of arithmetic, and of the rows of layer normalisations."""
+    rows_s = table.groups / table.clocks_per_s * p["row_clocks"]
+    seconds: Array = np.where(table.kind == LAYER_NORM, rows_s, 0.0)
+    seconds[table.has_flops] = _products_s(table.products, p)
+    return seconds
+
+
+def _products_s(rows: Rows, p: Parameters) -> Array:
     shares = np.ones((len(KINDS), len(FORMATS)))
     for kind in (MATMUL, CONV, GROUPED, ATTENTION):
         shares[kind] = [p[f"peak_{KINDS[kind]}_{name}"] for name in FORMATS]
     shares[RECURRENT], shares[DEPTHWISE] = p["peak_recurrent"], p["peak_depthwise"]
-    is_conv = (table.kind == CONV) | (table.kind == GROUPED)
-    is_tensor = table.format_of_operation != FORMATS.index("fp32")
+    is_conv = (rows.kind == CONV) | (rows.kind == GROUPED)
+    is_tensor = rows.format_of_operation != FORMATS.index("fp32")
     # The wider the tensor units of a multiprocessor, the harder it is to keep them busy.
-    of_conv = np.array([p[f"narrow_conv_{name}"] for name in FORMATS])[table.format_of_operation]
+    of_conv = np.array([p[f"narrow_conv_{name}"] for name in FORMATS])[rows.format_of_operation]
     exponent = np.where(is_conv, of_conv, np.where(is_tensor, p["narrow_matmul"], 0.0))
-    narrower = np.array(_WIDTHS)[table.format_of_operation] / table.width
-    share = shares[table.kind, table.format_of_operation]
+    narrower = np.array(_WIDTHS)[rows.format_of_operation] / rows.width
+    share = shares[rows.kind, rows.format_of_operation]
     share = share * narrower**exponent
-    last = is_conv & is_tensor & table.is_channels_last
-    faster = np.where(table.kind == CONV, p["channels_last_conv"], p["channels_last_grouped"])
+    last = is_conv & is_tensor & rows.is_channels_last
+    faster = np.where(rows.kind == CONV, p["channels_last_conv"], p["channels_last_grouped"])
     share = share * np.where(last, faster, 1.0)
-    last = (table.kind == DEPTHWISE) & table.is_channels_last
+    last = (rows.kind == DEPTHWISE) & rows.is_channels_last
     share = share * np.where(last, p["channels_last_depthwise"], 1.0)
     for kind in (GROUPED, DEPTHWISE, ATTENTION):
-        is_it = (table.kind == kind) & table.is_backward
+        is_it = (rows.kind == kind) & rows.is_backward
         share = share * np.where(is_it, p[f"gradient_{KINDS[kind]}"], 1.0)
     # Winograd's algorithm does less arithmetic than is counted.
     most = np.where(is_conv & ~is_tensor, _MOST_WINOGRAD, _MOST_SHARE)
-    share = share / (1 + (share / most) ** 4) ** 0.25
+    share = _at_most(share, most)
     # No format is slower than fp32, because libraries choose. If the peak of a format is hardly
     # higher, as that of tf32 on GeForce GPUs, its share differs from Hopper's.
-    rate = np.maximum(
-        table.peak * share,
-        table.peak_fp32 * shares[table.kind, FORMATS.index("fp32")],
-    )
-    is_gradient = table.is_weight_gradient & (table.kind == CONV)
+    plain = rows.peak_fp32 * shares[rows.kind, FORMATS.index("fp32")]
+    rate = np.maximum(rows.peak * share, plain)
+    is_gradient = rows.is_weight_gradient & (rows.kind == CONV)
     share = np.where(is_gradient, p["weight_gradient"], 1.0)
     # Products with few tiles leave multiprocessors idle; thin products leave lanes idle.
-    tiles = table.tiles * table.slices ** p["split"]
-    filled = tiles ** np.where(table.kind == MATMUL, p["fill_matmul"], p["fill_conv"])
-    filled = filled / (1 + filled**4) ** 0.25
-    thick = table.columns / (table.columns + p["thin_columns"])
-    thick = thick * table.depth / (table.depth + p["thin_depth"])
-    is_product = (table.kind == MATMUL) | (table.kind == CONV) | (table.kind == GROUPED)
+    tiles = rows.tiles * rows.slices ** p["split"]
+    filled = tiles ** np.where(rows.kind == MATMUL, p["fill_matmul"], p["fill_conv"])
+    filled = _at_most(filled, 1.0)
+    thick = rows.columns / (rows.columns + p["thin_columns"])
+    thick = thick * rows.depth / (rows.depth + p["thin_depth"])
+    is_product = (rows.kind == MATMUL) | (rows.kind == CONV) | (rows.kind == GROUPED)
     share = share * np.where(is_product, filled * thick, 1.0)
-    clock = table.watts ** p["clock"]
-    rows_s = table.groups / table.clocks_per_s * p["row_clocks"]
-    seconds: Array = table.flops / (rate * share * clock)
-    return seconds + np.where(table.kind == LAYER_NORM, rows_s, 0.0)
+    clock = rows.watts ** p["clock"]
+    seconds: Array = rows.flops / (rate * share * clock)
+    return seconds
 
 
 def _memory_s(table: OperationTable, p: Parameters) -> Array:
     def of_kinds(name: str) -> Array:
-        return np.array([p[name.format(kind)] for kind in KINDS])[table.kind]
+        values: Array = np.array([p[name.format(kind)] for kind in KINDS])[table.kind]
+        return values
 
     is_half = table.format_of_operation == FORMATS.index("half")
     is_depthwise = table.kind == DEPTHWISE
@@ -189,7 +195,7 @@ def _memory_s(table: OperationTable, p: Parameters) -> Array:
     share = share * np.where(is_batch_norm & table.is_bf16, p["batch_norm_bf16"], 1.0)
     # In NCHW, a multiprocessor normalises a channel; with few channels, others are idle.
     filled = table.groups / table.multiprocessors / p["channels_batch_norm"]
-    filled = filled / (1 + filled**4) ** 0.25
+    filled = _at_most(filled, 1.0)
     by_channel = is_batch_norm & ~table.is_channels_last & (table.groups > 1)  # 1: unknown
     share = share * np.where(by_channel, filled, 1.0)
     # The more a multiprocessor can fetch per clock, the smaller the share it uses; small fetches,
@@ -198,13 +204,20 @@ def _memory_s(table: OperationTable, p: Parameters) -> Array:
     exponents = (p["slow_memory_depthwise"], p["slow_memory_conv"])
     exponent = np.select(kinds, exponents, p["slow_memory"])
     share = share * (_BYTES_PER_CLOCK / table.bytes_per_clock) ** exponent
-    share = share / (1 + (share / _MOST_SHARE) ** 4) ** 0.25
+    share = _at_most(share, _MOST_SHARE)
     share = share * (1 + p["cache"] / (1 + (2 * table.bytes / table.cache_bytes) ** 2))
     # A compiler fuses element-wise operations.
     is_fused = table.is_compiled_operation & table.is_fusible
     moved = table.bytes * np.where(is_fused, p["compiled_bytes"], 1.0)
     seconds: Array = moved / (table.bandwidth * share)
     return seconds
+
+
+def _at_most(values: Array, most: Array | float) -> Array:
+    """Values that approach a bound gradually."""
+    squares = (values / most) ** 2
+    bounded: Array = values / np.sqrt(np.sqrt(1 + squares * squares))
+    return bounded
 
 
 def _start_s(table: OperationTable, p: Parameters) -> Array:

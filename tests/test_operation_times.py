@@ -1,0 +1,154 @@
+"""Times of single operations: kinds, batch normalisations by channels, and fits to known truths."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from energyest import describe_workload
+from energyest.estimators.pre.physics.kinds import KINDS, kind_of
+from energyest.estimators.pre.physics.norms import with_channels
+from energyest.estimators.pre.physics.operation_table import OperationTable
+from energyest.estimators.pre.physics.roofline import operation_times, step_times
+from energyest.estimators.pre.roofline_model import RooflineModel
+from energyest.records.workload import Operation, Workload
+from tests.support.roofline_runs import COPY, GUESS, H100, LARGE, some_runs, workload
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("native_batch_norm_backward", "batch_norm"),
+        ("native_layer_norm", "layer_norm"),
+        ("native_group_norm", "layer_norm"),
+        ("linalg_vector_norm", "sum"),
+        ("sum", "sum"),
+        ("_softmax_backward_data", "softmax"),
+        ("_log_softmax", "softmax"),
+        ("max_pool2d_with_indices_backward", "pooling"),
+        ("_adaptive_avg_pool2d", "pooling"),
+        ("embedding_dense_backward", "lookup"),
+        ("index_put", "lookup"),
+        ("clone", "reordering"),
+        ("cat", "reordering"),
+        ("slice_backward", "reordering"),
+        ("_to_copy", "other"),
+        ("relu_", "other"),
+        ("native_dropout", "other"),
+        ("maximum", "other"),
+    ],
+)
+def test_operations_that_move_data_have_kinds(name: str, kind: str) -> None:
+    assert KINDS[kind_of(replace(COPY, name=name))] == kind
+
+
+def test_times_of_operations_add_up_to_the_gpus_time() -> None:
+    both = (replace(LARGE, count=3), replace(COPY, count=5), LARGE)
+    table = OperationTable([(workload(*both), H100), (workload(COPY), H100)])
+    gap = {**GUESS, "gap_s": 0.0}
+    single_s = operation_times(table, gap)
+    assert single_s.shape == (4,)
+    whole_s = step_times(table, gap).gpu_s
+    assert single_s[:3] @ [3, 5, 1] == pytest.approx(whole_s[0] - _optimizer_s(table, gap, 0))
+    assert single_s[3] == pytest.approx(whole_s[1] - _optimizer_s(table, gap, 1))
+
+
+def _optimizer_s(table: OperationTable, p: dict[str, float], index: int) -> float:
+    return float(table.optimizer_s[index] * p["optimizer"] / p["bandwidth_other"])
+
+
+def test_both_gradients_of_a_convolution_are_one_operation() -> None:
+    convolution = Operation("backward", "convolution_backward", 1, 4e9, 1e6, 1000, 1000, 1000)
+    table = OperationTable([(workload(convolution), H100)])
+    assert operation_times(table, GUESS).shape == (1,)
+
+
+# ------------------------------------------------------------------ normalisations
+
+
+def _norm_s(channels: int, layout: str) -> float:
+    norm = Operation("forward", "native_batch_norm", 1, 0.0, 1e8, groups=channels)
+    described = replace(workload(norm), layout=layout)
+    return float(operation_times(OperationTable([(described, H100)]), GUESS)[0])
+
+
+def test_few_channels_keep_few_multiprocessors_busy() -> None:
+    assert _norm_s(16, "contiguous") == pytest.approx(2 * _norm_s(32, "contiguous"), rel=0.05)
+    assert _norm_s(2048, "contiguous") == pytest.approx(_norm_s(4096, "contiguous"), rel=0.05)
+    assert _norm_s(16, "channels_last") == _norm_s(4096, "channels_last")
+
+
+def test_a_normalisation_notes_how_many_means_it_computes() -> None:
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.GroupNorm(4, 12)),
+        *(nn.Flatten(), nn.LayerNorm(12 * 36), nn.Linear(12 * 36, 5)),
+    )
+    found = describe_workload(model, torch.rand(7, 3, 8, 8))
+    groups = {(o.name, o.phase): o.groups for o in found.operations if "norm" in o.name}
+    assert groups == {
+        ("native_batch_norm", "forward"): 12,
+        ("native_batch_norm_backward", "backward"): 12,
+        ("native_group_norm", "forward"): 4 * 7,
+        ("native_group_norm_backward", "backward"): 4 * 7,
+        ("native_layer_norm", "forward"): 7,
+        ("native_layer_norm_backward", "backward"): 7,
+    }
+
+
+def _network() -> Workload:
+    layers: list[nn.Module] = []
+    for inputs, outputs in ((3, 32), (32, 64), (64, 128)):
+        convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 64, 10))
+    return describe_workload(model, torch.rand(8, 3, 64, 64))
+
+
+def test_channels_of_old_descriptions_are_those_of_the_convolution_before() -> None:
+    new = _network()
+    norms = [o for o in new.operations if "batch_norm" in o.name]
+    assert sorted({o.groups for o in norms}) == [32, 64, 128]
+    old = replace(
+        new,
+        operations=tuple(
+            replace(o, groups=1) if "batch_norm" in o.name else o for o in new.operations
+        ),
+    )
+    assert with_channels(old) == new.operations
+    assert with_channels(new) is new.operations
+
+
+def test_without_a_convolution_of_that_size_the_channels_stay_unknown() -> None:
+    norm = Operation("forward", "native_batch_norm", 1, 0.0, 1e8)
+    assert with_channels(workload(norm, LARGE)) == (norm, LARGE)
+
+
+# ------------------------------------------------------------------ the fit
+
+
+def test_timed_operations_determine_their_parameters() -> None:
+    true = {**GUESS, "bandwidth_other": 0.5, "peak_matmul_fp32": 0.55, "start_s": 4e-6}
+    operations = [replace(COPY, bytes=10.0**e) for e in range(3, 10)]
+    operations += [replace(LARGE, rows=n, flops=2.0 * n * 8192**2) for n in (128, 1024, 8192)]
+    asked = workload(*operations)
+    seconds = operation_times(OperationTable([(asked, H100)]), true)
+    # So often that all take equally long: operations count by the time that they take.
+    operations = [
+        replace(o, count=max(int(0.1 / s), 1)) for o, s in zip(operations, seconds, strict=True)
+    ]
+    timed = tuple(zip(operations, seconds.tolist(), strict=True))
+    # Whole steps, of which the first thirty have their operations timed.
+    pairs = [*[(asked, H100)] * 30, *some_runs(1, 20)]
+    whole = step_times(OperationTable(pairs), true)
+    power_W = np.full(len(pairs), 300.0)
+    hosts = [""] * len(pairs)
+    model = RooflineModel.fit(pairs, whole.step_s, power_W, hosts=hosts, timed=[timed] * 30)
+    again = operation_times(OperationTable([(asked, H100)]), model.step)
+    assert np.abs(np.log(again / seconds)).max() < 0.15
+    without = RooflineModel.fit(pairs, whole.step_s, power_W, hosts=hosts)
+    before = operation_times(OperationTable([(asked, H100)]), without.step)
+    assert np.abs(np.log(before / seconds)).max() > 0.2  # whole steps alone do not show it
