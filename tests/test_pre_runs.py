@@ -128,11 +128,15 @@ def test_unknown_ways_to_run_are_refused(load: Workload, name: str, value: objec
 
 
 @pytest.mark.parametrize("gpu", ["RTX 3090", "A100", "H100"])
-def test_channels_last_is_faster_in_two_bytes_and_alone_there(load: Workload, gpu: str) -> None:
+def test_channels_last_is_faster_in_two_bytes_and_hardly_matters_else(
+    load: Workload, gpu: str
+) -> None:
     last = replace(load, layout="channels_last")
     assert asked(last, gpu).duration_s < 0.9 * asked(load, gpu).duration_s
     single, single_last = replace(load, precision="fp32"), replace(last, precision="fp32")
-    assert asked(single_last, gpu).duration_s == pytest.approx(asked(single, gpu).duration_s)
+    assert asked(single_last, gpu).duration_s == pytest.approx(
+        asked(single, gpu).duration_s, rel=0.05
+    )
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "tf32"])

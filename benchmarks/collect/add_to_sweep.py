@@ -2,9 +2,9 @@
 
 The source is a folder written by `benchmarks.collect.sweep`, or hopper's sweep in the data next to
 the checkout, whose models are built and described again (with torchvision). Rows of the same
-machines are replaced.
+machines are replaced. `--unseen` adds them to the trainings that no fit learns from instead.
 
-    python -m benchmarks.collect.add_to_sweep --folder FOLDER --host NAME
+    python -m benchmarks.collect.add_to_sweep --folder FOLDER --host NAME [--unseen]
     python -m benchmarks.collect.add_to_sweep --hopper
 """
 
@@ -22,20 +22,36 @@ import numpy as np
 
 from benchmarks.collect.sweep import describe
 from benchmarks.common.data_folder import FOLDER, require
-from benchmarks.common.sweep_table import HOPPER_SWEEP, TABLE, Row, counter_power_W, rows
+from benchmarks.common.sweep_table import (
+    HOPPER_SWEEP,
+    TABLE,
+    UNSEEN_TABLE,
+    Row,
+    counter_power_W,
+    rows,
+)
+from energyest.estimators.pre.physics.kinds import RECURRENT, kind_of
+from energyest.records.workload import Operation
+
+# Operations that take less of a step's time than this share hardly matter.
+_LEAST_SHARE = 5e-4
+# The GPU's time as a share of the step, at most, where a step is measured again by the profiler.
+_MOST_OF_STEP = 1.15
 
 
-def write(table: list[Row]) -> None:
-    """Write the table, sorted and without a time stamp: the same rows give the same file."""
+def write(table: list[Row], path: Path) -> None:
+    """Write a table, sorted and without a time stamp: the same rows give the same file."""
     text = io.StringIO()
     for row in sorted(table, key=lambda row: (row["host"], row["name"])):
         text.write(json.dumps(row, sort_keys=True) + "\n")
-    TABLE.write_bytes(gzip.compress(text.getvalue().encode(), 9, mtime=0))
+    path.write_bytes(gzip.compress(text.getvalue().encode(), 9, mtime=0))
 
 
 def of_folder(folder: Path, host: str) -> Iterator[Row]:
     """Measured and described trainings from `benchmarks.collect.sweep`."""
     workloads = {row["name"]: row for row in _lines(folder / "workloads.jsonl")}
+    timed = folder / "operations.jsonl"
+    times = {row["name"]: row for row in _lines(timed)} if timed.exists() else {}
     for run in _lines(folder / "runs.jsonl"):
         workload = dict(workloads.get(run["name"], {"error": "not described"}))
         if "error" in run or "error" in workload or run["gpu_energy_J"] is None:
@@ -52,7 +68,29 @@ def of_folder(folder: Path, host: str) -> Iterator[Row]:
             "power_W": power_W,
             "peak_gpu_memory_bytes": run["peak_gpu_memory_bytes"],
             "workload": workload,
+            **_operations(run, times.get(run["name"], {})),
         }
+
+
+def _operations(run: Row, times: Row) -> Row:
+    """The times of the operations that take at least the share `_LEAST_SHARE` of the GPU's time.
+
+    None if they add up to more than the whole step: the profiler has then seen other algorithms.
+    Recurrent layers are left out, because much of their time passes between their kernels.
+    """
+    operations = times.get("operations", [])
+    most_s = _MOST_OF_STEP * run["duration_s"] / run["steps"]
+    if not operations or times["gpu_s"] > most_s:
+        return {}
+    total_s = sum(row[2] * row[-1] for row in operations)
+    kept = [
+        row
+        for row in operations
+        if row[-1] > 0
+        and row[2] * row[-1] > _LEAST_SHARE * total_s
+        and kind_of(Operation(*row[:-1])) != RECURRENT
+    ]
+    return {"operations": kept}
 
 
 def _lines(path: Path) -> list[Row]:
@@ -108,7 +146,9 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="a folder of benchmarks.collect.sweep")
     parser.add_argument("--host", help="a name for its machine")
     parser.add_argument("--hopper", action="store_true", help="describe and add hopper/sweep_*")
+    parser.add_argument("--unseen", action="store_true", help="no fit may learn from them")
     arguments = parser.parse_args()
+    path = UNSEEN_TABLE if arguments.unseen else TABLE
     if not (arguments.hopper or (arguments.folder and arguments.host)):
         parser.error("give --hopper, or --folder and --host")
     for name in ("runs.jsonl", "workloads.jsonl"):
@@ -116,9 +156,9 @@ def main() -> int:
             parser.exit(2, f"add_to_sweep: missing: {arguments.folder / name}\n")
     new = list(of_hopper() if arguments.hopper else of_folder(arguments.folder, arguments.host))
     hosts = {row["host"] for row in new}
-    kept = [row for row in rows() if row["host"] not in hosts] if TABLE.exists() else []
-    write([*kept, *new])
-    print(f"{len(new)} trainings added, {len(kept)} kept, in {TABLE.name}")
+    kept = [row for row in rows(path) if row["host"] not in hosts] if path.exists() else []
+    write([*kept, *new], path)
+    print(f"{len(new)} trainings added, {len(kept)} kept, in {path.name}")
     return 0
 
 

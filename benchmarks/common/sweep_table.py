@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from energyest.gpus import resolve_gpu
 from energyest.records.workload import Operation, Workload
 
 TABLE = PACKAGED / "sweep.jsonl.gz"
+# The same for trainings that no fit learns from: predictions are judged by them.
+UNSEEN_TABLE = PACKAGED / "unseen.jsonl.gz"
 # The same for hopper, as measured, in the data next to the checkout.
 HOPPER_SWEEP = tuple(f"hopper/sweep_{f}" for f in ("runs.csv", "epochs.csv", "samples.parquet"))
 Row = dict[str, Any]
@@ -32,9 +35,9 @@ _FAMILIES = {
 }
 
 
-def rows() -> list[Row]:
-    """The table, one dictionary per training."""
-    with gzip.open(TABLE, "rt", encoding="utf-8") as file:
+def rows(table: Path = TABLE) -> list[Row]:
+    """A table, one dictionary per training."""
+    with gzip.open(table, "rt", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 

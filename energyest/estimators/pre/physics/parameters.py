@@ -62,6 +62,9 @@ OPERATION: dict[str, Guess] = {
     **{f"half_{kind}_bytes": (0.9, 0.4) for kind in KINDS},
     "depthwise_fp16": (1.5, 0.5),  # relative to bf16, in NCHW
     "batch_norm_bf16": (0.6, 0.4),  # relative to fp16
+    # Sizes of a convolution's product at which it uses half of what it fetches.
+    "few_outputs": (32.0, 1.0),
+    "few_inputs": (32.0, 1.0),
     "average_pooling": (0.5, 0.4),  # relative to the maximum
     # Channels of a batch normalisation, relative to the multiprocessors, that keep the GPU busy.
     "channels_batch_norm": (1.5, 0.5),
@@ -76,6 +79,7 @@ OPERATION: dict[str, Guess] = {
     # Seconds of the shortest operation, and each step of a recurrent one.
     "start_s": (1.5e-6, 0.5),
     "start_conv_s": (8e-6, 0.5),
+    "channels_last_conv_start": (0.5, 0.5),  # relative to that, in NHWC
     "start_matmul_s": (4e-6, 0.5),
     "start_norm_s": (5e-6, 0.5),
     "start_attention_s": (8e-6, 0.5),

@@ -191,6 +191,10 @@ def _memory_s(table: OperationTable, p: Parameters) -> Array:
     native = is_depthwise & is_half & table.is_fp16 & ~table.is_channels_last
     share = share * np.where(native, p["depthwise_fp16"], 1.0)
     share = share * np.where(table.is_average, p["average_pooling"], 1.0)
+    # Convolutions with few channels use small parts of what they fetch.
+    wide = table.columns / (table.columns + p["few_outputs"])
+    wide = wide * table.depth / (table.depth + p["few_inputs"])
+    share = share * np.where(table.kind == CONV, wide, 1.0)
     is_batch_norm = table.kind == BATCH_NORM
     share = share * np.where(is_batch_norm & table.is_bf16, p["batch_norm_bf16"], 1.0)
     # In NCHW, a multiprocessor normalises a channel; with few channels, others are idle.
@@ -225,6 +229,9 @@ def _start_s(table: OperationTable, p: Parameters) -> Array:
     kinds = (table.is_conv, table.is_norm, table.kind == MATMUL, table.kind == ATTENTION, sorts)
     names = ("conv", "norm", "matmul", "attention", "sort")
     start_s = np.select(kinds, [p[f"start_{name}_s"] for name in names], p["start_s"])
+    # In NCHW, tensors are rearranged before and after a convolution.
+    one = table.is_conv & table.is_channels_last
+    start_s = start_s * np.where(one, p["channels_last_conv_start"], 1.0)
     # The backward pass of attention takes two kernels.
     twice = table.is_backward & (table.kind == ATTENTION)
     start_s = start_s * np.where(twice, 2.0, 1.0)

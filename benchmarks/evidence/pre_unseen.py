@@ -1,0 +1,86 @@
+"""How well PRE predicts trainings of architectures that no fit learns from.
+
+`benchmarks.collect.sweep --unseen` draws them, and no fit ever learns from them. The machine's speed is unknown, as it is to a user. Exits with 1 if a goal is missed.
+
+    python -m benchmarks.evidence.pre_unseen
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.common.goal import Goal
+from benchmarks.common.head import print_head
+from benchmarks.common.sweep_table import UNSEEN_TABLE, rows, runs
+from energyest.estimators.pre.fitted import packaged
+
+CONFIDENCE = 0.9
+# By the share of a step that does not shrink with the batch: the CPU's work.
+_LIMITS = {"the GPU": (0.0, 0.5), "both": (0.5, 0.85), "the CPU": (0.85, 1.01)}
+
+
+def table() -> pd.DataFrame:
+    """Logarithms of predicted ÷ measured, and whether the interval holds, for each training."""
+    found, model = runs(rows(UNSEEN_TABLE)), packaged()
+    predicted = model.predict([run.pair for run in found])
+    measured_J = np.array([run.energy_J for run in found])
+    half = model.half_width(predicted, CONFIDENCE)
+    energy = np.log(predicted.energy_J / measured_J)
+    return pd.DataFrame(
+        {
+            "model": [run.model for run in found],
+            "energy": energy,
+            "power": np.log(predicted.power_W / [run.power_W for run in found]),
+            "time": np.log(predicted.step_s / [run.step_s for run in found]),
+            "cpu": predicted.cpu_share,
+            "half": half,
+            "held": np.abs(energy) <= half,
+        }
+    )
+
+
+def summary(part: pd.DataFrame, name: str) -> str:
+    off = 100 * np.abs(np.expm1(part[["energy", "power", "time"]]))
+    errors = " | ".join(f"{n} {off[n].mean():5.1f} {off[n].median():5.1f}" for n in off)
+    half = 100 * float(np.expm1(part.half.median()))
+    return (
+        f"  {name:<24}{len(part):>4}   {errors} | held {100 * part.held.mean():5.1f}, "
+        f"half-width {half:.0f}"
+    )
+
+
+def main() -> int:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    print_head(__file__, "scikit-learn", "numpy")
+    found = table()
+    print(f"\n{len(found)} trainings of {found.model.nunique()} architectures; mean and median")
+    print("absolute errors, coverage and half-width of the 90 % interval, in %\n")
+    print(summary(found, "all"))
+    for name, (least, most) in _LIMITS.items():
+        print(summary(found[(found.cpu >= least) & (found.cpu < most)], f"limited by {name}"))
+    off = 100 * np.abs(np.expm1(found[["energy", "power"]]))
+    print()
+    goals = [
+        _goal("energy of a step", off.energy, (11, 8)),
+        _goal("mean power", off.power, (9, 6)),
+    ]
+    covered = 100 * float(found.held.mean())
+    goals.append(
+        Goal("coverage of 90 % intervals", "85 to 95 %", f"{covered:.0f} %", 85 <= covered <= 95)
+    )
+    print(*goals, sep="\n")
+    return 0 if all(goal.met for goal in goals) else 1
+
+
+def _goal(name: str, off: pd.Series, asked: tuple[float, float]) -> Goal:
+    mean, median = float(off.mean()), float(off.median())
+    met = mean <= asked[0] and median <= asked[1]
+    return Goal(name, f"{asked[0]} %, {asked[1]} %", f"{mean:.1f} %, {median:.1f} %", met)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
