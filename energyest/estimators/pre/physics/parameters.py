@@ -102,6 +102,7 @@ STEP: dict[str, Guess] = OPERATION | {
     "narrow_conv_half": (0.4, 0.5),
     "slow_memory": (0.25, 0.5),
     "slow_memory_conv": (0.25, 0.5),
+    "slow_memory_others": (0.8, 0.3),  # normalisations, sums, pooling and the like
     "slow_memory_depthwise": (0.5, 0.7),
     # Compiled relative to not compiled: bytes of fused operations, the CPU's time for them, and for
     # products and tensors; and CPU seconds per step.

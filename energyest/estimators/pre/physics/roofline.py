@@ -23,6 +23,7 @@ from energyest.estimators.pre.physics.kinds import (
     LOOKUP,
     MATMUL,
     RECURRENT,
+    REORDERING,
 )
 from energyest.estimators.pre.physics.operation_table import CALLED, Array, OperationTable, Rows
 from energyest.estimators.pre.physics.parameters import FORMATS
@@ -202,10 +203,11 @@ def _memory_s(table: OperationTable, p: Parameters) -> Array:
     filled = _at_most(filled, 1.0)
     by_channel = is_batch_norm & ~table.is_channels_last & (table.groups > 1)  # 1: unknown
     share = share * np.where(by_channel, filled, 1.0)
-    # The more a multiprocessor can fetch per clock, the smaller the share it uses; small fetches,
-    # as in depthwise convolutions, are limited by its instructions.
-    kinds = (is_depthwise, table.is_conv)
-    exponents = (p["slow_memory_depthwise"], p["slow_memory_conv"])
+    # The more a multiprocessor can fetch per clock, the smaller the share it uses; what does more
+    # than pass over its data is limited by its instructions.
+    is_slow = (table.kind >= BATCH_NORM) & (table.kind <= REORDERING)
+    kinds = (is_depthwise, table.is_conv, is_slow)
+    exponents = (p["slow_memory_depthwise"], p["slow_memory_conv"], p["slow_memory_others"])
     exponent = np.select(kinds, exponents, p["slow_memory"])
     share = share * (_BYTES_PER_CLOCK / table.bytes_per_clock) ** exponent
     share = _at_most(share, _MOST_SHARE)
