@@ -16,7 +16,7 @@ from energyest.estimators.step.disturbances import (
     Disturbances,
     _beta_binomial,
     chance,
-    way_back,
+    other_level,
 )
 
 
@@ -90,7 +90,7 @@ def test_nothing_is_to_come_at_the_end() -> None:
 
 def test_random_numbers_are_spread_evenly() -> None:
     even, normal = zip(chance().stalls, chance().dips, strict=True)
-    rows = np.vstack([*even, norm.cdf(np.vstack(normal)), chance().way_back, chance().error])
+    rows = np.vstack([*even, norm.cdf(np.vstack(normal)), chance().other_level, chance().error])
     assert rows.shape == (12, DRAWS)
     for row in rows:
         assert np.sort(row) == pytest.approx((np.arange(DRAWS) + 0.5) / DRAWS)
@@ -101,7 +101,7 @@ def test_random_numbers_are_spread_evenly() -> None:
 
 
 def test_a_young_lower_level_may_end() -> None:
-    likely, more = way_back(np.array([1000.0] * 12 + [400.0, 400, 400]), 12)
+    likely, more = other_level(np.array([1000.0] * 12 + [400.0, 400, 400]), 12)
     assert likely == pytest.approx(0.5)
     assert more == pytest.approx(1.5)
 
@@ -117,7 +117,7 @@ def test_a_young_lower_level_may_end() -> None:
     ],
 )
 def test_other_levels_stay(values: list[float], start: int) -> None:
-    assert way_back(np.array(values), start) == (0.0, 0.0)
+    assert other_level(np.array(values), start) == (0.0, 0.0)
 
 
 def test_a_short_plateau_is_not_believed_alone() -> None:

@@ -152,7 +152,7 @@ class LongRun:
 def long_runs() -> list[LongRun]:
     """All trainings of 40 or more epochs: the authors', hopper's and our own."""
     require(*DELREY_READINGS, *HOPPER_LONG)
-    return [*_of_delrey2023(), *of_hopper(), *_own()]
+    return [*_of_delrey2023(), *of_hopper(), *own_runs()]
 
 
 def _of_delrey2023() -> Iterator[LongRun]:
@@ -216,7 +216,7 @@ def _of_gpu(row: Any) -> dict[str, Any]:
 _HOPPER_CHANGES = {"unfreeze": (13, 3.0), "resize": (20, 4.0)}
 
 
-def _own() -> Iterator[LongRun]:
+def own_runs() -> Iterator[LongRun]:
     """Trainings measured for this project by `benchmarks.collect.scenarios`."""
     import pandas as pd
 

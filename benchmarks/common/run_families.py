@@ -11,23 +11,33 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks.common.data_folder import FOLDER, PACKAGED, require
-from benchmarks.common.real_trainings import LongRun, choices, long_runs
+from benchmarks.common.made_up_runs import made_up_runs
+from benchmarks.common.real_trainings import LongRun, choices, long_runs, own_runs
 from energyest import EnergyTrace
 
 MLPERF = ("mlperf_training_v40/epochs.csv",)
 GREENLIFE = ("greenlife/epochs.csv",)
 # From this block on, U-Net's evaluation is part of every one.
 _UNET_EVALUATES_AT = 49
-# Simulated after a description of VGG16 trainings measured by others: ordinary epochs spread by
-# 3 %; most runs have stalls, which cost half as much again and come in bursts.
-MADE_UP_RUNS, MADE_UP_EPOCHS = 60, 60
+# Into how many equal times a log of power is cut: fewer than the training's epochs, and more.
+CUTS = (30, 70)
+# Trainings that stay on one level, so that only their events differ from piece to piece.
+CUT_SCENARIOS = ("plain", "validation", "validation_5", "checkpoint_5", "input_bound")
 
 
 def families() -> dict[str, list[LongRun]]:
     """All runs by family; their changes are planned, and they are evaluated after the change."""
     require(*MLPERF, *GREENLIFE)
     found: dict[str, list[LongRun]] = {}
-    runs = [*long_runs(), *_choices(), *_mlperf(), *_greenlife(), *_loaders(), *made_up_stalls()]
+    runs = [
+        *long_runs(),
+        *_choices(),
+        *_mlperf(),
+        *_greenlife(),
+        *_loaders(),
+        *_cut(),
+        *made_up_runs(),
+    ]
     for run in runs:
         found.setdefault(run.group.split(",")[0].split()[0], []).append(run)
     return found
@@ -68,19 +78,23 @@ def _loaders() -> Iterator[LongRun]:
         yield LongRun(str(run_id), "loaders", scenario, trace)
 
 
-def made_up_stalls() -> Iterator[LongRun]:
-    """Synthetic runs with stalls, in which a stalled epoch's duration grows with its cost."""
-    for number in range(MADE_UP_RUNS):
-        chance = np.random.default_rng(number)
-        rate = chance.choice([0.0, 0.03, 0.06, 0.1, 0.15], p=[0.28, 0.2, 0.2, 0.2, 0.12])
-        usual = 1 + chance.uniform(0.015, 0.05) * chance.standard_normal(MADE_UP_EPOCHS)
-        size = np.ones(MADE_UP_EPOCHS)
-        stalls = False
-        for epoch in range(MADE_UP_EPOCHS):
-            stalls = chance.random() < (0.38 if stalls else 0.7 * rate)
-            if stalls:
-                size[epoch] = np.clip(1.5 * np.exp(0.3 * chance.standard_normal()), 1.15, 4.0)
-        usual[0] *= 1.2
-        duration_s = 60 * np.maximum(usual, 0.5) * size
-        trace = EnergyTrace.from_epochs(200 * duration_s, duration_s)
-        yield LongRun(f"stalls-{number:02d}", "made-up", "stalls", trace)
+def _cut() -> Iterator[LongRun]:
+    """Our own trainings as someone sees them who has only a log of power: cut into equal times.
+
+    The power is constant within the training of an epoch, and within its validation. The first
+    epoch, of another length than the others, is left out.
+    """
+    for run in own_runs():
+        if run.group.split()[-1] not in CUT_SCENARIOS:
+            continue
+        columns = ("duration_s", "energy_J", "validation_s", "validation_energy_J")
+        duration_s, energy_J, apart_s, apart_J = (run.trace.column(n)[1:] for n in columns)
+        time_s = np.cumsum(np.column_stack([duration_s - apart_s, apart_s]).ravel())
+        used_J = np.cumsum(np.column_stack([energy_J - apart_J, apart_J]).ravel())
+        time_s, used_J = (np.concatenate([[0.0], values]) for values in (time_s, used_J))
+        for pieces in CUTS:
+            edges_s = np.linspace(0.0, time_s[-1], pieces + 1)
+            trace = EnergyTrace.from_epochs(
+                np.diff(np.interp(edges_s, time_s, used_J)), np.diff(edges_s)
+            )
+            yield LongRun(f"{run.run_id}-in-{pieces}", "own-cut", run.setting, trace)

@@ -17,10 +17,10 @@ from energyest.estimators.step.spikes import remaining_spikes
 Flags = NDArray[np.bool_]
 
 # An epoch stands out if it deviates from the median by more than `_STANDS_OUT` robust standard
-# deviations and by more than the share `_LEAST_HEIGHT` of the level. The estimate of the standard
+# deviations and by more than the share `LEAST_HEIGHT` of the level. The estimate of the standard
 # deviation is bounded below, because it can be too small for a few epochs.
 _STANDS_OUT = 4.0
-_LEAST_HEIGHT = 0.02
+LEAST_HEIGHT = 0.02
 _LEAST_SPREAD = 0.003
 # A median below this share of the largest value is 0 up to rounding.
 _LEAST_USUAL = 1e-9
@@ -29,12 +29,6 @@ _MOST = 1 / 3
 # Earlier epochs belong to the level, too, if at least this share of all epochs since then lies on
 # it: the epochs in between were a burst, not another level.
 _SAME_LEVEL = 0.6
-# A lower level of at most `_YOUNG` epochs, after one longer than `_LONGER` times its age, is mostly
-# a long dip. The probability that it ends falls with its age, by a factor of e in
-# `GOES_BACK_EPOCHS` epochs.
-_YOUNG, _LONGER, _LEAST_EPOCHS = 10, 1.5, 4
-GOES_BACK, GOES_BACK_EPOCHS = 0.5, 4.0
-_FORMER_EPOCHS, _FORMER_ALIKE = 12, 0.03
 # For more remaining epochs than this, draws are made for this many, and scaled.
 _MOST_DRAWN = 2000
 # Dips cannot save more than this share of the remaining energy.
@@ -86,13 +80,13 @@ class Chance(NamedTuple):
     Attributes:
         stalls: uniform numbers, shape (2, DRAWS), and normal numbers, shape (3, DRAWS).
         dips: the same for dips.
-        way_back: uniform numbers, shape (DRAWS,).
+        other_level: uniform numbers, shape (DRAWS,).
         error: uniform numbers, shape (DRAWS,).
     """
 
     stalls: tuple[FloatArray, FloatArray]
     dips: tuple[FloatArray, FloatArray]
-    way_back: FloatArray
+    other_level: FloatArray
     error: FloatArray
 
 
@@ -128,7 +122,7 @@ class Disturbances:
             off = values / usual - 1
             # Median absolute deviation, scaled to the standard deviation of normal noise.
             self._spread = max(1.4826 * float(np.median(np.abs(off[start:]))), _LEAST_SPREAD)
-            stands_out = np.abs(off) > max(_STANDS_OUT * self._spread, _LEAST_HEIGHT)
+            stands_out = np.abs(off) > max(_STANDS_OUT * self._spread, LEAST_HEIGHT)
             if stands_out[start:].mean() <= _MOST:
                 out, first = stands_out, _first_of_level(~stands_out, start)
         self.calm = values.copy()
@@ -236,25 +230,3 @@ def _first_of_level(is_usual: Flags, start: int) -> int:
     begins = is_usual[:-2] & is_usual[1:-1] & is_usual[2:]
     earlier = np.flatnonzero(begins[:start] & (shares[: len(begins)][:start] >= _SAME_LEVEL))
     return int(earlier[0]) if len(earlier) else start
-
-
-def way_back(values: FloatArray, start: int) -> tuple[float, float]:
-    """Probability that a training returns to the level before the one that begins at `start`.
-
-    Args:
-        values: shape (values,), cost of each epoch.
-        start: position of the level's first epoch.
-
-    Returns:
-        The probability, 0 unless the level is young and lower; and the extra cost of an epoch on
-        the previous level, as a share of an epoch on this one.
-    """
-    age, before = len(values) - start, values[:start]
-    usual = float(np.median(values[start:]))
-    if age > _YOUNG or not len(before) or not usual > 0:
-        return 0.0, 0.0
-    former = float(np.median(before[-_FORMER_EPOCHS:]))
-    epochs = np.count_nonzero(np.abs(before - former) <= _FORMER_ALIKE * former)
-    if epochs < max(_LEAST_EPOCHS, _LONGER * age) or usual > (1 - _LEAST_HEIGHT) * former:
-        return 0.0, 0.0
-    return min(GOES_BACK * math.exp((3 - age) / GOES_BACK_EPOCHS), 1.0), former / usual - 1

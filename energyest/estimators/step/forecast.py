@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from energyest.arrays import FloatArray
 from energyest.checks import finite_or_none, positive_or_none
 from energyest.estimators.arguments import lacks_durations
-from energyest.estimators.step.disturbances import DRAWS, Disturbances, chance, way_back
+from energyest.estimators.step.disturbances import DRAWS, Disturbances, chance
 from energyest.estimators.step.horizon import Horizon, measured_s
 from energyest.estimators.step.interval import error_of, errors, errors_of_mean
 from energyest.estimators.step.level import MIN_EPOCHS, Level, current_level
 from energyest.estimators.step.planned_changes import PlannedChange, Weights, weights_of
 from energyest.estimators.step.spikes import remaining_spikes, without_spikes
 from energyest.estimators.step.validation import Validations
+from energyest.estimators.step.young_level import level_at_end, other_level
 from energyest.records.devices import gpus_of
 from energyest.records.trace import EnergyTrace
 
@@ -104,12 +105,13 @@ class Forecaster:
         spikes = np.flatnonzero(self.level.smooth != self._series_J)
         self._spikes = spikes[spikes >= self.level.start]
         calm, disturbances = self._calm(self._series_J)
-        # A single spike, and disturbances before the level, are not part of the level's mean;
-        # disturbances that recurred on it are.
-        leaves_out = disturbances.are_older or len(self._spikes) == 1
+        # A single spike, a dip at the end, and disturbances before the level are not part of the
+        # level's mean; disturbances that recurred on it are.
+        single = len(self._spikes) == 1 or (self.level.dip > 0 and not len(self._spikes))
+        leaves_out = disturbances.are_older or single
         usual_J = calm.mean if disturbances.are_older else self.level.mean
         self._irregular = Outlook(usual_J, calm, disturbances, leaves_out)
-        self._way_back = way_back(self._series_J, self.level.start)
+        self._other = other_level(self._series_J, self.level.start, self.level.dip)
         # Unmeasured epochs at the end of the trace are projected like remaining epochs.
         last = int(np.flatnonzero(np.isfinite(energy_J))[-1])
         self._begin = min(last + 1, self._done)
@@ -204,11 +206,11 @@ class Forecaster:
         if outlook.leaves_out:
             training_J += _times(float(np.median(extra)), an_epoch_J)
         off_J = weight * level.mean + spikes_J + an_epoch_J * extra - training_J
-        likely, more = self._way_back
+        likely, more = self._other
         if likely and weight > 0:
-            goes_back = chance().way_back < likely
+            is_other = chance().other_level < likely
             training_J += weight * level.mean * likely * more
-            off_J += weight * level.mean * (goes_back - likely) * more
+            off_J += weight * level.mean * (is_other - likely) * more
         if self._validations.in_each and weights.changes:
             # Planned changes affect training; validation within the epoch stays the same.
             share_J = finite_or_none(level.average(self._validations.energy_J[self._rows])) or 0.0
@@ -245,6 +247,7 @@ class Forecaster:
                 self._rows[known],
                 (measured, end),
                 further=weights.error / weights.time,
+                dip=int(np.count_nonzero(known[len(known) - self.level.dip :])),
             )
         )
         return off_s
@@ -368,7 +371,7 @@ def _part_to_project(
     if where.start >= where.stop:
         # Nothing was measured there, or the size of a change is unknown: use the newest epochs.
         number, where = len(past), slice(min(begins[-1], len(values) - 1), len(values))
-    level = current_level(values[where])
+    level = level_at_end(values[where])
     pending = past[number:]
     since = math.floor(measured - edges[number + 1]) if pending else None
     return _Part(level, where, [*pending, *to_come], since)

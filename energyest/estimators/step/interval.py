@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from energyest.arrays import FloatArray
-from energyest.estimators.step.disturbances import DRAWS, Disturbances, chance, way_back
+from energyest.estimators.step.disturbances import DRAWS, Disturbances, chance
 from energyest.estimators.step.level import Level, fixed_level
+from energyest.estimators.step.young_level import other_level
 
 # Weights of the parts of the error, and the heaviness of its tails, chosen with
 # `benchmarks/evidence/step_calibration.py`, which validates them on left-out families of runs.
@@ -74,6 +75,7 @@ def errors_of_mean(
     to_come: tuple[float, float],
     *,
     further: float = 0.0,
+    dip: int = 0,
 ) -> FloatArray:
     """Relative errors of the mean of a level as an estimate of the mean of the remaining epochs.
 
@@ -84,16 +86,17 @@ def errors_of_mean(
         epochs: shape (values,), number of each of these epochs in the training.
         to_come: the first remaining epoch, and the end of the training.
         further: scale of an additional relative error.
+        dip: number of values at the end that are not part of the level.
 
     Returns:
         Shape (DRAWS,).
     """
     number = to_come[1] - to_come[0]
     disturbances = Disturbances(values, start, epochs)
-    calm = fixed_level(disturbances.calm, start, len(values))
+    calm = fixed_level(disturbances.calm, start, len(values) - dip)
     extra = disturbances.to_come(*to_come)
-    likely, more = way_back(values, start)
-    futures = 1 + extra / number + (chance().way_back < likely) * more
+    other = other_level(values, start, dip)
+    futures = 1 + extra / number + (chance().other_level < other.probability) * other.more
     error = math.hypot(error_of(calm, number), further)
     off: FloatArray = (futures + error * errors()) * calm.mean / mean - 1
     return off

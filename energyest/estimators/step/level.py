@@ -37,6 +37,7 @@ class Level:
         drift: mean of the second half minus mean of the first half, relative to `mean`.
         smooth: shape (values,), the values without spikes.
         change: when the level may have begun; None for a level of given epochs.
+        dip: number of lower values after the level that are likely to be a dip (see `young_level`).
     """
 
     start: int
@@ -49,6 +50,7 @@ class Level:
     drift: float
     smooth: FloatArray
     change: LastChange | None = None
+    dip: int = 0
 
     @property
     def is_stable(self) -> bool:
