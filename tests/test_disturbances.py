@@ -16,8 +16,8 @@ from energyest.estimators.step.disturbances import (
     Disturbances,
     _beta_binomial,
     chance,
-    other_level,
 )
+from energyest.estimators.step.young_level import other_level
 
 
 def disturbances(values: list[float] | np.ndarray, start: int = 0) -> Disturbances:

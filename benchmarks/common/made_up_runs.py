@@ -83,12 +83,13 @@ def periodic(chance: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 def drifts(chance: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """The GPU becomes warm, the room's temperature changes, other users come and go.
 
-    Leakage adds up to 4 % until the GPU is warm. The rest is noise with a memory of 5 to 40 epochs.
+    Leakage adds up to 4 % until the GPU is warm. The rest is noise with a memory of 5 to 40 epochs,
+    of 0.2 % on a machine of one's own, and up to 4 % where others use the disk or the processors.
     A third of the runs become steadily slower or faster by up to 0.05 % an epoch.
     """
     epoch = np.arange(EPOCHS)
     warm = chance.uniform(0, 0.04) * (1 - np.exp(-epoch / chance.uniform(2, 12)))
-    memory, spread = np.exp(-1 / chance.uniform(5, 40)), chance.uniform(0.002, 0.015)
+    memory, spread = np.exp(-1 / chance.uniform(5, 40)), 0.002 * 20 ** chance.random()
     slow = np.zeros(EPOCHS)
     for i in range(1, EPOCHS):
         slow[i] = memory * slow[i - 1] + spread * np.sqrt(1 - memory**2) * chance.standard_normal()

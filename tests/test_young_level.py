@@ -1,0 +1,81 @@
+"""Lower epochs at the end of a trace: a dip that ends, or a new level that stays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from energyest import EnergyTrace, NotStableError, PlannedChange, estimate_step
+from energyest.estimators import find_stable_epoch
+from energyest.estimators.step.young_level import level_at_end, other_level
+
+LONG = [100.0, 101, 99, 100, 100, 101, 99, 100, 100, 100]
+
+
+def trace(energy_J: list[float], duration_s: list[float] | None = None) -> EnergyTrace:
+    return EnergyTrace.from_epochs(energy_J, duration_s or [10.0] * len(energy_J))
+
+
+@pytest.mark.parametrize("dip", [[70.0], [70.0, 72.0], [60.0, 90.0]])
+def test_a_dip_after_a_long_level_is_projected_with_both_in_the_interval(dip: list[float]) -> None:
+    estimate = estimate_step(trace(LONG + dip), 60)
+    done_J, to_come = sum(LONG + dip), 60 - len(LONG + dip)
+    stays_J, returns_J = done_J + to_come * float(np.median(dip)), done_J + to_come * 100
+    # Another dip is likely to come, which makes the total a little less than if the level went on.
+    assert estimate.lower_J < stays_J < estimate.energy_J < 0.99 * returns_J < estimate.upper_J
+    # More likely than not, the dip ends, and less so the longer it has lasted.
+    assert estimate.energy_J > (stays_J + returns_J) / 2
+    assert estimate.stable_epoch == find_stable_epoch(trace(LONG + dip)) == 0
+
+
+def test_a_dip_is_less_likely_to_end_the_longer_it_has_lasted() -> None:
+    likely = [1 - other_level(np.array(LONG + [70.0] * n), 0, n).probability for n in (1, 2)]
+    likely.append(other_level(np.array(LONG + [70.0] * 3), len(LONG)).probability)
+    assert 1 > likely[0] > likely[1] > likely[2] == pytest.approx(0.5)
+
+
+def test_the_dip_is_no_part_of_the_level() -> None:
+    level = level_at_end(np.array([*LONG, 70.0, 72.0]))
+    assert level.dip == 2
+    assert level.mean == pytest.approx(np.mean(LONG), rel=1e-4)
+    assert level.average(np.array([*LONG, np.nan, np.nan])) == pytest.approx(
+        np.mean(LONG), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [*LONG, 130.0],  # a higher level stays more often than not, and its height is not known
+        [100.0, 101, 99, 100, 70],  # a short level is none to return to
+        [300.0] * 5 + LONG[:4] + [70.0],
+    ],
+)
+def test_other_new_levels_are_refused(values: list[float]) -> None:
+    with pytest.raises(NotStableError):
+        estimate_step(trace(values), 60)
+
+
+def test_a_dip_after_a_planned_change_that_is_not_established_is_refused() -> None:
+    with pytest.raises(NotStableError):
+        estimate_step(trace([*LONG, 70.0]), 60, planned=[PlannedChange(10)])
+
+
+def test_the_duration_may_stay_short_as_well() -> None:
+    shorter = estimate_step(trace([*LONG, 70.0], [10.0] * 10 + [7.0]), 60)
+    as_long = estimate_step(trace([*LONG, 70.0], [10.0] * 11), 60)
+    assert shorter.duration_lower_s < 107 + 49 * 7 < 107 + 49 * 10 < shorter.duration_upper_s
+    assert as_long.duration_lower_s > 0.9 * 600
+
+
+# ---------------------------------------------------------------------- logs cut into equal times
+
+
+def test_equal_times_may_hold_dips_and_hardly_more_than_full_power() -> None:
+    """A stall or a validation takes time: in a log cut into equal times, it is a dip."""
+    usual = [10.0 + 0.01 * (epoch % 3) for epoch in range(len(LONG))]
+    epochs, pieces = (estimate_step(trace(LONG, s), 60) for s in (usual, [10.0] * len(LONG)))
+    assert pieces.lower_J < epochs.lower_J
+    assert pieces.upper_J < epochs.upper_J
+    unknown = estimate_step(EnergyTrace.from_epochs(LONG), 60)
+    assert (unknown.lower_J, unknown.upper_J) == (epochs.lower_J, epochs.upper_J)
