@@ -256,6 +256,22 @@ def test_a_new_interval_that_holds_the_old_projection(caplog: pytest.LogCaptureF
     assert len(warnings_of(caplog, "changed at")) == 1
 
 
+def test_a_dip_that_stays_is_compared_with_what_came_before_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watch = LevelWatch()
+    for start, energy_J, half_J in ((0, 100, 1), (0, 90, 25), (0, 88, 25), (9, 75, 5)):
+        watch.see(estimate(start, energy_J, half_J), Length(100), EMPTY)
+    assert "from 100 J" in warnings_of(caplog, "changed at")[0]
+
+
+def test_an_interval_that_stays_wide_counts(caplog: pytest.LogCaptureFixture) -> None:
+    watch = LevelWatch()
+    for start, energy_J, half_J in ((0, 100, 1), *((0, 90, 25),) * 3, (9, 75, 5)):
+        watch.see(estimate(start, energy_J, half_J), Length(100), EMPTY)
+    assert warnings_of(caplog, "changed at") == []
+
+
 def test_three_changes_are_said_at_most(caplog: pytest.LogCaptureFixture) -> None:
     watch = LevelWatch()
     for start in range(0, 100, 10):

@@ -25,6 +25,7 @@ def test_a_dip_after_a_long_level_is_projected_with_both_in_the_interval(dip: li
     assert estimate.lower_J < stays_J < estimate.energy_J < 0.99 * returns_J < estimate.upper_J
     # More likely than not, the dip ends, and less so the longer it has lasted.
     assert estimate.energy_J > (stays_J + returns_J) / 2
+    assert any(f"the last {len(dip)} epoch(s)" in said for said in estimate.assumptions)
     assert estimate.stable_epoch == find_stable_epoch(trace(LONG + dip)) == 0
 
 

@@ -12,6 +12,7 @@ from energyest.errors import EstimateError
 from energyest.estimate import Estimate, NotStableError
 from energyest.estimators.pre.blend import blend
 from energyest.estimators.step.estimate import estimate_step
+from energyest.estimators.step.level import MIN_EPOCHS
 from energyest.estimators.step.planned_changes import planned_changes
 from energyest.records.trace import EnergyTrace
 from energyest.tracking.plan import Length
@@ -24,6 +25,8 @@ _ALWAYS_MADE = 10
 _SHARE_OF_TIME = 0.002
 # The start of a level may first be seen a few rows off: within this many, it is the same change.
 _SAME_CHANGE = 3
+# An interval that is this many times wider than the one before is in doubt about the level.
+_DOUBTFUL = 2.0
 # After this many warnings, the user knows that the level keeps changing.
 _MOST_WARNINGS = 3
 
@@ -162,6 +165,7 @@ class LevelWatch:
         self._last: tuple[Estimate, Length] | None = None
         # The last projection from the previous level, until a warning about the change is issued.
         self._before: tuple[Estimate, Length] | None = None
+        self._doubtful = 0
         self._warned_at = -math.inf
         self._warnings = 0
 
@@ -182,7 +186,13 @@ class LevelWatch:
                 self._before = None  # the apparent change was not one
             elif start > last and start >= self._warned_at + _SAME_CHANGE:
                 self._before = self._last
-        self._last = (projection, length)
+        # After one or two lower epochs, an interval contains the level that may begin with them. It
+        # says nothing yet: the projection before them is kept for the comparison.
+        if self._last is not None and self._widens(self._last[0], projection):
+            self._doubtful += 1
+        else:
+            self._doubtful = 0
+            self._last = (projection, length)
         if self._before is None or _announced(start, trace):
             return
         before, before_length = self._before
@@ -201,6 +211,14 @@ class LevelWatch:
             _text(before),
             _text(projection),
             "; later changes are not reported" if self._warnings == _MOST_WARNINGS else "",
+        )
+
+    def _widens(self, last: Estimate, projection: Estimate) -> bool:
+        """Whether doubts about the same level have come up within the last epochs."""
+        return (
+            projection.stable_epoch == last.stable_epoch
+            and _width(projection) > _DOUBTFUL * _width(last)
+            and self._doubtful < MIN_EPOCHS - 1
         )
 
 

@@ -58,12 +58,13 @@ def estimate_step(
     numbers. It accounts for the t-distributed error of the level: the uncertainty of its mean, the
     noise of the remaining epochs, drift, and effects that a run does not show in advance. It
     accounts for stalls and dips, with rates, sizes and burst lengths learned from this run and from
-    typical values. It also accounts for the chance that a young, lower level after a long one ends,
-    and for the error of planned changes. Its constants were validated on families of runs that were
-    not used to choose them; see `docs/explanation/uncertainty.md` for figures. It does not account
-    for an unannounced change of level (declare it in `planned`), for stalls much larger than the
-    variation of a run that was quiet so far, or for a steady trend. Durations have an interval of
-    their own.
+    typical values. In rows of equal duration, such as a power log cut into equal times, dips are
+    assumed to be likelier and stalls smaller. It also accounts for the chance that a young, lower
+    level after a long one ends, and for the error of planned changes. Its constants were validated
+    on families of runs that were not used to choose them; see `docs/explanation/uncertainty.md` for
+    figures. It does not account for an unannounced change of level (declare it in `planned`), for
+    stalls much larger than the variation of a run that was quiet so far, for an event that a log
+    has not shown yet, or for a steady trend. Durations have an interval of their own.
 
     Args:
         trace: the epochs (or intervals of steps) measured so far.
@@ -92,7 +93,7 @@ def estimate_step(
         >>> trace = EnergyTrace.from_epochs([5100, 4020, 4010, 4030], duration_s=[30, 24, 24, 24])
         >>> estimate = estimate_step(trace, epochs=100)
         >>> print(estimate)
-        403.1 kJ (0.112 kWh) for 100 epochs in 40 min 06 s, 90 % interval 388 kJ ...
+        403.1 kJ (0.112 kWh) for 100 epochs in 40 min 06 s, 90 % interval 385.8 kJ ...
     """
     check_trace(trace)
     confidence = check_confidence(confidence, EstimateError)
@@ -212,6 +213,8 @@ def _assumptions(
     if remaining:
         but = ", except for the changes named here" if forecast.assumptions else ""
         assumptions.append(f"the energy per {history.unit} does not change again{but}")
+    if remaining and (dip := history.level.dip):
+        assumptions.append(f"the last {dip} {history.unit}(s), which cost less, are likely a dip")
     assumptions += forecast.assumptions
     if form == "power" and horizon.duration_s is not None:
         assumptions.append(f"the training takes {horizon.duration_s:g} s")
