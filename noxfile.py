@@ -187,7 +187,14 @@ def benchmarks(session: nox.Session) -> None:
     for name in (
         *("cost", "many_runs", "known_delays"),
         *("step_speed", "step_calibration", "step_accuracy", "step_families", "early_stopping"),
-        *("pre_accuracy", "pre_published", "power_limits", "advise_accuracy", "compare_runs"),
+        *(
+            "pre_accuracy",
+            "pre_unseen",
+            "pre_published",
+            "power_limits",
+            "advise_accuracy",
+            "compare_runs",
+        ),
         *("tradeoff_delrey", "tradeoff_errors"),
     ):
         try:

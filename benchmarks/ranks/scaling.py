@@ -27,7 +27,7 @@ MODELS = {
     "EfficientNet-B0": Setting(
         "torchvision/efficientnet_b0", 256, 224, "bf16", "sgd_momentum", layout="nhwc"
     ),
-    "BERT": Setting("transformers/bert-d768-l12", 32, 128, "tf32", "adamw"),
+    "BERT": Setting("transformers/bert-d768-l12", 32, 128, "fp32", "adamw"),
     "GPT, 355 M": Setting("transformers/causal_gpt2-d1024-l24", 8, 1024, "bf16", "adamw"),
 }
 # The same kinds for the CPU, to try the script.
@@ -120,25 +120,13 @@ def check_scaling(
     counts = [count for count in COUNTS if count <= machine.ranks]
     models = TINY_MODELS if machine.is_simulated else MODELS
     steps = _all_steps(check, children, machine, counts, models, window_s)
-    print(
-        f"{'model':<18}{'GPUs':>5}{'ms':>10}{'J':>10}{'W/GPU':>8}   "
-        f"PRE{'ms':>8}{'error':>8}{'J':>10}{'error':>8}{'90 % interval':>28}   "
-        f"ms, J a sample against one GPU (PRE)",
-        flush=True,
-    )
-    errors: dict[str, list[tuple[float, float]]] = {"one": [], "several": []}
+    guesses: dict[str, dict[int, Estimate]] = {}
     for name, setting in models.items():
         try:
-            guesses = predicted(setting, gpu, counts)
+            guesses[name] = predicted(setting, gpu, counts)
         except Exception as error:  # the other models go on
             check(f"PRE of {name}: {type(error).__name__}: {error}", False)
-            continue
-        found = [step for step in steps if step.model == name]
-        for step in found:
-            guess = guesses[step.gpus]
-            line, pair = _row(step, guess, found[0], guesses[found[0].gpus])
-            print(line, flush=True)
-            errors["one" if step.gpus == 1 else "several"].append(pair)
+    errors = compared(steps, guesses)
     for kind, pairs in errors.items():
         if pairs:
             time_off, energy_off = np.abs(np.array(pairs)).mean(axis=0)
@@ -150,6 +138,32 @@ def check_scaling(
     elif errors["several"]:
         energy_off = float(np.mean([abs(pair[1]) for pair in errors["several"]]))
         check.goal("PRE, energy on several GPUs, mean error", energy_off, MOST_PERCENT, "%")
+
+
+def compared(
+    steps: list[Step], guesses: dict[str, dict[int, Estimate]]
+) -> dict[str, list[tuple[float, float]]]:
+    """Print a line for each step; return the errors of time and energy in per cent.
+
+    Args:
+        steps: measured steps of each model, on one GPU first.
+        guesses: what `predicted` says of each model.
+    """
+    print(
+        f"{'model':<18}{'GPUs':>5}{'ms':>10}{'J':>10}{'W/GPU':>8}   "
+        f"PRE{'ms':>8}{'error':>8}{'J':>10}{'error':>8}{'90 % interval':>28}   "
+        f"ms, J a sample against one GPU (PRE)",
+        flush=True,
+    )
+    errors: dict[str, list[tuple[float, float]]] = {"one": [], "several": []}
+    for name, of_counts in guesses.items():
+        found = [step for step in steps if step.model == name]
+        for step in found:
+            guess = of_counts[step.gpus]
+            line, pair = _row(step, guess, found[0], of_counts[found[0].gpus])
+            print(line, flush=True)
+            errors["one" if step.gpus == 1 else "several"].append(pair)
+    return errors
 
 
 def _all_steps(

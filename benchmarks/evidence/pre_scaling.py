@@ -1,0 +1,55 @@
+"""PRE's error on one and two GPUs, for steps that `benchmarks.collect.many_gpus` measured.
+
+`benchmarks/data/scaling.csv` holds what `many_gpus --parts scaling` printed on two H200
+(2026-11-30, driver 580.159.04, torch 2.11.0): the duration of a step, and the energy of all GPUs
+in it. Needs torchvision and transformers, whose models are described. Exits with 1 if the goal is
+missed.
+
+    python -m benchmarks.evidence.pre_scaling
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.common.data_folder import PACKAGED
+from benchmarks.common.goal import Goal
+from benchmarks.common.head import print_head
+from benchmarks.ranks.scaling import MODELS, Step, compared, predicted
+
+GPU = "NVIDIA H200"
+ASKED = (12.0, 9.0)
+
+
+def main() -> int:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    print_head(__file__, "torch", "torchvision", "transformers")
+    steps = [
+        Step(row.model, int(row.gpus), row.step_s, row.energy_J)
+        for row in pd.read_csv(PACKAGED / "scaling.csv").itertuples()
+    ]
+    counts = sorted({step.gpus for step in steps})
+    guesses = {name: predicted(setting, GPU, counts) for name, setting in MODELS.items()}
+    print()
+    off = compared(steps, guesses)
+    for kind, pairs in off.items():
+        errors = np.abs(np.array(pairs))
+        mean, median = errors.mean(axis=0), np.median(errors, axis=0)
+        print(
+            f"on {kind}: time {mean[0]:.1f} % in the mean, {median[0]:.1f} % in the median; "
+            f"energy {mean[1]:.1f} %, {median[1]:.1f} %"
+        )
+    found = np.abs(np.array(off["several"]))[:, 1]
+    mean, median = float(found.mean()), float(np.median(found))
+    met = mean <= ASKED[0] and median <= ASKED[1]
+    asked = f"{ASKED[0]:.0f} %, {ASKED[1]:.0f} %"
+    print(Goal("energy of a step on two GPUs", asked, f"{mean:.1f} %, {median:.1f} %", met))
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
