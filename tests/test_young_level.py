@@ -67,16 +67,3 @@ def test_the_duration_may_stay_short_as_well() -> None:
     as_long = estimate_step(trace([*LONG, 70.0], [10.0] * 11), 60)
     assert shorter.duration_lower_s < 107 + 49 * 7 < 107 + 49 * 10 < shorter.duration_upper_s
     assert as_long.duration_lower_s > 0.9 * 600
-
-
-# ---------------------------------------------------------------------- logs cut into equal times
-
-
-def test_equal_times_may_hold_dips_and_hardly_more_than_full_power() -> None:
-    """A stall or a validation takes time: in a log cut into equal times, it is a dip."""
-    usual = [10.0 + 0.01 * (epoch % 3) for epoch in range(len(LONG))]
-    epochs, pieces = (estimate_step(trace(LONG, s), 60) for s in (usual, [10.0] * len(LONG)))
-    assert pieces.lower_J < epochs.lower_J
-    assert pieces.upper_J < epochs.upper_J
-    unknown = estimate_step(EnergyTrace.from_epochs(LONG), 60)
-    assert (unknown.lower_J, unknown.upper_J) == (epochs.lower_J, epochs.upper_J)

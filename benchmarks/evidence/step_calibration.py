@@ -44,7 +44,7 @@ Signal = Callable[[np.random.Generator, int], np.ndarray]
 Constants = dict[str, Any]
 # The constants by module, and the limits of some.
 NAMES = {
-    disturbances: ("STALLS", "DIPS", "CUT_STALLS", "CUT_DIPS", "GOES_ON", "IS_REGULAR"),
+    disturbances: ("STALLS", "DIPS", "GOES_ON", "IS_REGULAR"),
     interval: ("WEIGHTS", "UNSEEN", "TAILS"),
 }
 LIMITS = {"GOES_ON": (0.05, 0.7), "IS_REGULAR": (0.0, 0.6), "TAILS": (1.7, 20.0)}

@@ -57,17 +57,13 @@ class Prior:
     is_relative: bool
 
 
-STALLS = Prior(bursts=0.84, epochs=5.0, size=2.05, spread=0.37, is_relative=True)
-DIPS = Prior(bursts=0.45, epochs=5.2, size=0.095, spread=0.175, is_relative=False)
-# The same for a log that was cut into equal times. What takes time without computing, such as a
-# stall, a validation or a restart, is a dip there, and little can exceed full power.
-CUT_STALLS = Prior(bursts=0.29, epochs=8.5, size=1.5, spread=0.3, is_relative=True)
-CUT_DIPS = Prior(bursts=0.74, epochs=6.0, size=0.08, spread=0.25, is_relative=False)
+STALLS = Prior(bursts=0.95, epochs=4.8, size=1.9, spread=0.43, is_relative=True)
+DIPS = Prior(bursts=0.16, epochs=5.5, size=0.165, spread=0.33, is_relative=False)
 # Prior probability that an epoch of a burst is followed by another, and its weight in epochs.
-GOES_ON, _GOES_ON_WEIGHT = 0.4, 3.0
+GOES_ON, _GOES_ON_WEIGHT = 0.38, 3.0
 # Probability that an event seen once recurs at regular intervals, as validation or checkpoints do,
 # and the increase for each further event on time.
-IS_REGULAR, EACH_ADDS, MOST_REGULAR = 0.085, 0.25, 0.95
+IS_REGULAR, EACH_ADDS, MOST_REGULAR = 0.1, 0.25, 0.95
 # Weight of the prior of sizes, in epochs: it is small, as trainings differ more than their stalls.
 _SIZE_WEIGHT = 0.2
 
@@ -111,21 +107,13 @@ class Disturbances:
         values: shape (values,), cost of each epoch, finite.
         start: position of the level's first epoch.
         epochs: shape (values,), number of each of these epochs in the training.
-        in_equal_times: whether the values are those of equal times, which need not be epochs.
 
     Attributes:
         calm: shape (values,), `values` with disturbed ones replaced by the usual value.
         are_older: whether some disturbances precede the assumed start of the level.
     """
 
-    def __init__(
-        self,
-        values: FloatArray,
-        start: int,
-        epochs: NDArray[np.intp],
-        *,
-        in_equal_times: bool = False,
-    ) -> None:
+    def __init__(self, values: FloatArray, start: int, epochs: NDArray[np.intp]) -> None:
         on_level = values[start:]
         usual = float(np.median(on_level))
         off, out = np.zeros(len(values)), np.zeros(len(values), dtype=np.bool_)
@@ -142,9 +130,8 @@ class Disturbances:
             self.calm[start:][out[start:]] = np.median(on_level[~out[start:]])
         out[:first] = False
         self.are_older = bool(out[:start].any())
-        stalls, dips = (CUT_STALLS, CUT_DIPS) if in_equal_times else (STALLS, DIPS)
-        self._stalls = _Kind(stalls, out & (off > 0), off, epochs, first)
-        self._dips = _Kind(dips, out & (off < 0), -off, epochs, first)
+        self._stalls = _Kind(STALLS, out & (off > 0), off, epochs, first)
+        self._dips = _Kind(DIPS, out & (off < 0), -off, epochs, first)
 
     def to_come(self, begin: float, end: float) -> FloatArray:
         """Extra cost of the remaining epochs beyond the level, in units of an epoch on the level.

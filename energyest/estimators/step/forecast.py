@@ -25,8 +25,6 @@ from energyest.records.trace import EnergyTrace
 
 # Relative precision of the number of epochs within a time limit.
 _PRECISION = 1e-9
-# Durations that differ by a smaller share are equal: no training keeps time this well.
-_EQUAL_TIMES = 1e-6
 
 
 @dataclass(frozen=True)
@@ -102,8 +100,6 @@ class Forecaster:
         self._rows = self._positions[part.where]
         self.start = int(self._rows[self.level.start])
         self._level_durations_s = np.maximum(self._duration_s - apart_s, 0.0)[self._rows]
-        whole_s = self._duration_s[self._positions]
-        self._in_equal_times = bool(np.ptp(whole_s) <= _EQUAL_TIMES * whole_s[0])
         self._level_s = self.level.average(self._level_durations_s)
         self._series_J = self._training_J[part.where]
         spikes = np.flatnonzero(self.level.smooth != self._series_J)
@@ -273,9 +269,7 @@ class Forecaster:
 
     def _calm(self, values: FloatArray) -> tuple[Level, Disturbances]:
         """The level without disturbances, and the disturbances."""
-        disturbances = Disturbances(
-            values, self.level.start, self._rows, in_equal_times=self._in_equal_times
-        )
+        disturbances = Disturbances(values, self.level.start, self._rows)
         if np.array_equal(disturbances.calm, self._series_J):
             return self.level, disturbances
         return current_level(disturbances.calm, self.level.change), disturbances
