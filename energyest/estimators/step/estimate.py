@@ -58,13 +58,13 @@ def estimate_step(
     numbers. It accounts for the t-distributed error of the level: the uncertainty of its mean, the
     noise of the remaining epochs, drift, and effects that a run does not show in advance. It
     accounts for stalls and dips, with rates, sizes and burst lengths learned from this run and from
-    typical values. In rows of equal duration, such as a power log cut into equal times, dips are
-    assumed to be likelier and stalls smaller. It also accounts for the chance that a young, lower
-    level after a long one ends, and for the error of planned changes. Its constants were validated
-    on families of runs that were not used to choose them; see `docs/explanation/uncertainty.md` for
-    figures. It does not account for an unannounced change of level (declare it in `planned`), for
-    stalls much larger than the variation of a run that was quiet so far, for an event that a log
-    has not shown yet, or for a steady trend. Durations have an interval of their own.
+    typical values. It also accounts for the chance that a young, lower level after a long one ends,
+    and for the error of planned changes. Its constants were validated on families of runs that were
+    not used to choose them; see `docs/explanation/uncertainty.md` for figures.
+
+    It does not account for an unannounced change of level (declare it in `planned`) or a steady
+    trend. Nor does it account for stalls much larger than the variation of a run that was quiet so
+    far, or for an event that a log has not shown yet. Durations have an interval of their own.
 
     Args:
         trace: the epochs (or intervals of steps) measured so far.
