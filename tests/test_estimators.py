@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from energyest import EnergyTrace, Estimate, NotStableError, compare_estimators, estimate_step
@@ -310,6 +310,7 @@ def test_scaling_energy_scales_the_estimate(energy: list[float], factor: float) 
 
 
 @given(energy=_levels, more=st.integers(0, 60))
+@example(energy=[947.0, 1.0, 947.0, 167.0, 674.0, 1.0, 1.0, 1.0], more=1)
 def test_interval_holds_the_estimate_and_what_was_measured(energy: list[float], more: int) -> None:
     estimate = _estimate(energy, len(energy) + more)
     assert sum(energy) * (1 - 1e-12) <= estimate.energy_J

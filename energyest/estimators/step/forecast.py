@@ -215,6 +215,8 @@ class Forecaster:
             # Planned changes affect training; validation within the epoch stays the same.
             share_J = finite_or_none(level.average(self._validations.energy_J[self._rows])) or 0.0
             training_J += _times(end - begin - weight, min(share_J, level.mean))
+        # Dips and a lower level together may seem to save more than there is.
+        off_J, training_J = off_J + min(training_J, 0.0), max(training_J, 0.0)
         # Both errors are common to all remaining epochs.
         error_J = training_J * error_of(level, weight) if weight > 0 else 0.0
         error_J = math.hypot(error_J, _times(level.mean, weights.error))
