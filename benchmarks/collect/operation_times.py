@@ -95,16 +95,6 @@ def operation_times(
     }
 
 
-def gpu_seconds(step: Callable[[], None], steps: int = 3) -> float:
-    """The time of all kernels of a step in seconds, as for a compiled model."""
-    torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        for _ in range(steps):
-            step()
-        torch.cuda.synchronize()
-    return 1e-6 * sum(event.self_device_time_total for event in profiler.events()) / steps
-
-
 def _by_size(sizes: list[tuple[Any, ...] | None], seconds: dict[int, float]) -> list[Timed]:
     found: dict[tuple[Any, ...], list[float]] = defaultdict(list)
     for index, size in enumerate(sizes):

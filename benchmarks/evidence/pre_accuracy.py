@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common.data_folder import require
-from benchmarks.common.goal import Goal
+from benchmarks.common.goal import Goal, mean_median_goal
 from benchmarks.common.head import print_head
 from benchmarks.common.older_trainings import FILES as ZEUS
 from benchmarks.common.real_trainings import DELREY_TABLE
@@ -141,7 +141,7 @@ def hopper() -> list[Goal]:
         show("packaged model's way, machine unknown", unknown, truth)
         found = errors(unknown.step_s * unknown.power_W, energy_J)
         goals.append(
-            _goal(
+            mean_median_goal(
                 f"energy per sample, unseen {left} (hopper)",
                 found,
                 (11, 8) if label is _model else (20, 12),
@@ -149,7 +149,9 @@ def hopper() -> list[Goal]:
         )
         if label is _model:
             found = errors(unknown.power_W, power_W)
-            goals.append(_goal("mean power, unseen architecture (hopper)", found, (9, 6)))
+            goals.append(
+                mean_median_goal("mean power, unseen architecture (hopper)", found, (9, 6))
+            )
     print(" unseen family of architectures")
     unknown, known = left_out(made, asked, lambda run: family(run.model))
     show("packaged model's way, machine known", known, truth)
@@ -178,12 +180,6 @@ def intervals() -> list[Goal]:
     return goals
 
 
-def _goal(name: str, found: tuple[float, float], asked: tuple[float, float]) -> Goal:
-    met = all(a <= b for a, b in zip(found, asked, strict=True))
-    mean, median = found
-    return Goal(name, f"{asked[0]} %, {asked[1]} %", f"{mean:.1f} %, {median:.1f} %", met)
-
-
 def _model(run: TrainedRun) -> str:
     return run.model
 
@@ -198,8 +194,8 @@ def main() -> int:
     require(*HOPPER_SWEEP, *ZEUS.values(), *DELREY_TABLE)  # at once, not after minutes
     print_head(__file__, "scikit-learn", "numpy")
     goals = [*hopper(), *intervals()]
-    goals.append(_goal("with a probe (hopper)", pre_probe.report(), (5, 3)))
-    goals.append(_goal("older generations (zeus_nsdi23)", pre_older.report(), (30, 20)))
+    goals.append(mean_median_goal("with a probe (hopper)", pre_probe.report(), (5, 3)))
+    goals.append(mean_median_goal("older generations (zeus_nsdi23)", pre_older.report(), (30, 20)))
     goals += pre_delrey.report()
     print(f"\n{time.perf_counter() - began_s:.0f} s")
     print(*goals, sep="\n")

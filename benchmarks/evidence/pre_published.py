@@ -23,7 +23,7 @@ from scipy.special import ndtri
 from scipy.stats import spearmanr
 
 from benchmarks.common.data_folder import require
-from benchmarks.common.goal import Goal
+from benchmarks.common.goal import Goal, goal_of_errors
 from benchmarks.common.head import print_head
 from benchmarks.common.published import FILES, Published, as_run, published, throughputs
 from benchmarks.common.sweep_table import runs
@@ -212,9 +212,7 @@ def report() -> list[Goal]:
         said = f"{reached[0]:.1f} %, {reached[1]:.1f} %, covers {reached[2]:.0f} %"
         goals.append(Goal(f"throughput, {numbers}, GPU left out", asked, said, met))
     compiled = table[table["compiled"]]["off"]
-    said = f"{compiled.mean():.1f} %, {compiled.median():.1f} %"
-    met = compiled.mean() <= 20 and compiled.median() <= 15
-    goals.append(Goal("throughput, compiled, GPU left out", "20 %, 15 %", said, met))
+    goals.append(goal_of_errors("throughput, compiled, GPU left out", compiled, (20, 15)))
 
     right, pairs = order_of_gpus(figures, answers)
     name = f"order of GPUs, half precision, {pairs} pairs"

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common.data_folder import PACKAGED
-from benchmarks.common.goal import Goal
+from benchmarks.common.goal import goal_of_errors
 from benchmarks.common.head import print_head
 from benchmarks.ranks.scaling import MODELS, Step, compared, predicted
 
@@ -43,12 +43,10 @@ def main() -> int:
             f"on {kind}: time {mean[0]:.1f} % in the mean, {median[0]:.1f} % in the median; "
             f"energy {mean[1]:.1f} %, {median[1]:.1f} %"
         )
-    found = np.abs(np.array(off["several"]))[:, 1]
-    mean, median = float(found.mean()), float(np.median(found))
-    met = mean <= ASKED[0] and median <= ASKED[1]
-    asked = f"{ASKED[0]:.0f} %, {ASKED[1]:.0f} %"
-    print(Goal("energy of a step on two GPUs", asked, f"{mean:.1f} %, {median:.1f} %", met))
-    return 0 if met else 1
+    errors = np.abs(np.array(off["several"]))[:, 1]
+    goal = goal_of_errors("energy of a step on two GPUs", errors, ASKED)
+    print(goal)
+    return 0 if goal.met else 1
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import sys
 import numpy as np
 import pandas as pd
 
-from benchmarks.common.goal import Goal
+from benchmarks.common.goal import Goal, goal_of_errors
 from benchmarks.common.head import print_head
 from benchmarks.common.sweep_table import UNSEEN_TABLE, rows, runs
 from energyest.estimators.pre.fitted import packaged
@@ -66,8 +66,8 @@ def main() -> int:
     off = 100 * np.abs(np.expm1(found[["energy", "power"]]))
     print()
     goals = [
-        _goal("energy of a step", off.energy, (11, 8)),
-        _goal("mean power", off.power, (9, 6)),
+        goal_of_errors("energy of a step", off.energy, (11, 8)),
+        goal_of_errors("mean power", off.power, (9, 6)),
     ]
     covered = 100 * float(found.held.mean())
     goals.append(
@@ -75,12 +75,6 @@ def main() -> int:
     )
     print(*goals, sep="\n")
     return 0 if all(goal.met for goal in goals) else 1
-
-
-def _goal(name: str, off: pd.Series, asked: tuple[float, float]) -> Goal:
-    mean, median = float(off.mean()), float(off.median())
-    met = mean <= asked[0] and median <= asked[1]
-    return Goal(name, f"{asked[0]} %, {asked[1]} %", f"{mean:.1f} %, {median:.1f} %", met)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from energyest.estimators.pre.physics.fitting import fit_parameters
 from energyest.estimators.pre.physics.operation_table import Array, OperationTable
 from energyest.estimators.pre.physics.parameters import (
     FORMATS,
+    OF_RECURRENT,
     OPERATION,
     POWER,
-    RECURRENT,
     STEP,
     Guess,
 )
@@ -153,11 +153,13 @@ class RooflineModel:
         if start is not None:
             step_guesses = {name: (value, _KNOWN) for name, value in start.step.items()}
             power_guesses = {name: (value, _KNOWN) for name, value in start.power.items()}
-        known = _of_operations(pairs, timed, step_guesses, begin)
+        by_operation = _of_operations(pairs, timed, step_guesses, begin)
         # Whole steps may still move the most important ones a little.
-        close = {n: (v, _CLOSE) for n, v in known.items() if n.startswith(_MAY_MOVE)}
+        fixed = {n: v for n, v in by_operation.items() if not n.startswith(_MAY_MOVE)}
         step_guesses = {
-            n: close.get(n, g) for n, g in step_guesses.items() if n not in known or n in close
+            name: (by_operation[name], _CLOSE) if name in by_operation else guess
+            for name, guess in step_guesses.items()
+            if name not in fixed
         }
         # A machine's CPU speeds up or slows down all its steps, regardless of the model.
         names, host_of = np.unique(np.array(hosts), return_inverse=True)
@@ -167,7 +169,7 @@ class RooflineModel:
             return np.array([p[name] for name in host_guesses])[host_of]
 
         found = fit_parameters(
-            lambda p: step_times(table, known | p, factors(p)).step_s,
+            lambda p: step_times(table, fixed | p, factors(p)).step_s,
             step_s,
             step_guesses | host_guesses,
             hold=not calibrated,
@@ -175,7 +177,7 @@ class RooflineModel:
         )
         # The typical machine is the median of those measured: one odd machine does not shift it.
         usual = math.exp(np.median([math.log(found[name]) for name in host_guesses]))
-        step = known | {
+        step = fixed | {
             name: found[name] * (usual if name.startswith("call_") else 1.0)
             for name in step_guesses
         }
@@ -335,7 +337,7 @@ def _of_operations(
     spent_s = [np.array([o.count * s for o, s in times]) for _, times in measured]
     weights = _OPERATIONS * np.concatenate([each / each.sum() for each in spent_s])
     usual = {name: value for name, (value, _) in guesses.items()}
-    asked = {name: guesses[name] for name in OPERATION if name not in RECURRENT}
+    asked = {name: guesses[name] for name in OPERATION if name not in OF_RECURRENT}
     return fit_parameters(
         lambda p: operation_times(table, usual | p),
         seconds,

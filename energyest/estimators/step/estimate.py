@@ -16,8 +16,8 @@ from energyest.estimators.step.forecast import Forecast, Forecaster
 from energyest.estimators.step.horizon import Horizon, find_horizon, measured_s
 from energyest.estimators.step.interval import ends_around
 from energyest.estimators.step.level import MIN_EPOCHS
-from energyest.estimators.step.paper_window import Window, check_window
 from energyest.estimators.step.planned_changes import PlannedChange, planned_changes
+from energyest.estimators.step.published_method import Window, check_window
 from energyest.estimators.step.stability import unstable_message
 from energyest.records.trace import EnergyTrace
 

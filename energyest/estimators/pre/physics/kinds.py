@@ -26,7 +26,7 @@ SOFTMAX, SUM, POOLING, LOOKUP, REORDERING, OTHER = range(8, len(KINDS))
 _POOLING = ("pool", "upsample", "grid_sampler", "im2col", "col2im")
 _LOOKUP = ("embedding", "index", "gather", "scatter", "nll_loss2d", "take", "nonzero")
 _REORDERING = (
-    *("cat", "stack", "clone", "slice", "select", "roll", "repeat", "copy_", "flip", "pad"),
+    *("cat", "stack", "clone", "slice", "select", "roll", "repeat", "flip", "pad"),
     *("unfold", "tril", "triu"),
 )
 # Sums over some of the dimensions, by whole names.
@@ -35,7 +35,6 @@ _SUMS = {
     *("argmax", "argmin", "cumsum", "topk", "sort", "logsumexp", "any", "all", "norm"),
     "linalg_vector_norm",
 }
-_CASTS = ("_to_copy",)
 
 
 def kind_of(operation: Operation) -> int:
@@ -58,8 +57,6 @@ def _kind_of_moving(name: str) -> int:
     plain = name.removesuffix("_data").removesuffix("_backward").strip("_")
     if "norm" in plain and "linalg" not in plain and plain != "norm":
         return BATCH_NORM if "batch" in plain else LAYER_NORM
-    if name in _CASTS:
-        return OTHER
     if plain.endswith("softmax"):
         return SOFTMAX
     if plain in _SUMS:

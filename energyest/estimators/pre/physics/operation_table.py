@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +59,6 @@ _OF_PRODUCTS = (
     *("is_channels_last", "is_backward", "is_weight_gradient"),
     *("tiles", "slices", "columns", "depth"),
 )
-Rows = Any
 
 
 class OperationTable:
@@ -121,7 +119,7 @@ class OperationTable:
         self.format_of_operation = formats[self._of]
         # The rows with arithmetic alone, because most have none.
         self.has_flops = self.flops > 0
-        self.products: Rows = SimpleNamespace(
+        self.products = SimpleNamespace(
             **{name: getattr(self, name)[self.has_flops] for name in _OF_PRODUCTS}
         )
         caches = np.array([gpu.l2_bytes for _, gpu in pairs])

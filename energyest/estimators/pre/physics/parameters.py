@@ -89,7 +89,7 @@ OPERATION: dict[str, Guess] = {
 }
 
 # Those that no timed operation shows: recurrent layers are measured in whole steps.
-RECURRENT = ("peak_recurrent", "start_recurrent_s", "small_recurrent", "bandwidth_recurrent")
+OF_RECURRENT = ("peak_recurrent", "start_recurrent_s", "small_recurrent", "bandwidth_recurrent")
 # What only whole steps show.
 STEP: dict[str, Guess] = OPERATION | {
     "gap_s": (1e-6, 0.5),  # from the end of an operation to the start of the next

@@ -9,6 +9,7 @@ takes longer, the GPU waits.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from energyest.estimators.pre.physics.kinds import (
     RECURRENT,
     REORDERING,
 )
-from energyest.estimators.pre.physics.operation_table import CALLED, Array, OperationTable, Rows
+from energyest.estimators.pre.physics.operation_table import CALLED, Array, OperationTable
 from energyest.estimators.pre.physics.parameters import FORMATS
 
 Parameters = dict[str, float]
@@ -134,7 +135,7 @@ def _math_s(table: OperationTable, p: Parameters) -> Array:
     return seconds
 
 
-def _products_s(rows: Rows, p: Parameters) -> Array:
+def _products_s(rows: SimpleNamespace, p: Parameters) -> Array:
     shares = np.ones((len(KINDS), len(FORMATS)))
     for kind in (MATMUL, CONV, GROUPED, ATTENTION):
         shares[kind] = [p[f"peak_{KINDS[kind]}_{name}"] for name in FORMATS]
