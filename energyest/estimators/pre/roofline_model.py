@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,27 +12,15 @@ from numpy.typing import NDArray
 
 from energyest.errors import EstimateError
 from energyest.estimators.pre.physics.fitting import fit_parameters
+from energyest.estimators.pre.physics.operation_fit import Timed, operation_parameters
 from energyest.estimators.pre.physics.operation_table import Array, OperationTable
-from energyest.estimators.pre.physics.parameters import (
-    FORMATS,
-    OF_RECURRENT,
-    OPERATION,
-    POWER,
-    STEP,
-    Guess,
-)
+from energyest.estimators.pre.physics.parameters import FORMATS, POWER, STEP, Guess
 from energyest.estimators.pre.physics.power import power_shares
-from energyest.estimators.pre.physics.roofline import (
-    Parameters,
-    StepTimes,
-    operation_times,
-    step_times,
-)
+from energyest.estimators.pre.physics.roofline import Parameters, StepTimes, step_times
 from energyest.estimators.pre.residual_gp import Correction
 from energyest.gpus import Gpu
-from energyest.records.workload import Operation, Workload
+from energyest.records.workload import Workload
 
-Timed = Sequence[tuple[Operation, float]]
 Pair = tuple[Workload, Gpu]
 # The logarithm of a stored parameter differs by less than this from that of its first guess.
 _MOST_OFF = 12.0
@@ -58,9 +46,6 @@ _ELSEWHERE = 0.14
 _SEVERAL = 0.1
 # Deviation of the logarithm of parameters that were fitted to hundreds of other runs.
 _KNOWN = 0.15
-# Weight of all timed operations of one step together, relative to the duration of one step: they
-# are dozens of measurements.
-_OPERATIONS = 10.0
 # Deviation of the logarithm of parameters that these times have determined, and which of them whole
 # steps may still move: the shares of the peaks.
 _CLOSE = 0.15
@@ -153,7 +138,9 @@ class RooflineModel:
         if start is not None:
             step_guesses = {name: (value, _KNOWN) for name, value in start.step.items()}
             power_guesses = {name: (value, _KNOWN) for name, value in start.power.items()}
-        by_operation = _of_operations(pairs, timed, step_guesses, begin)
+        by_operation = operation_parameters(
+            pairs, timed, step_guesses, None if begin is None else begin.step
+        )
         # Whole steps may still move the most important ones a little.
         fixed = {n: v for n, v in by_operation.items() if not n.startswith(_MAY_MOVE)}
         step_guesses = {
@@ -315,36 +302,6 @@ class RooflineModel:
         if features.shape[1] != _WIDTH:
             raise EstimateError(f"not a stored model: it has {features.shape[1]} features")
         return model
-
-
-def _of_operations(
-    pairs: Sequence[Pair],
-    timed: Sequence[Timed],
-    guesses: dict[str, Guess],
-    begin: RooflineModel | None,
-) -> Parameters:
-    """Parameters of single operations, from thousands of their times; empty without any."""
-    measured = [(pair, times) for pair, times in zip(pairs, timed, strict=False) if times]
-    if not measured:
-        return {}
-    table = OperationTable(
-        [
-            (replace(workload, operations=tuple(operation for operation, _ in times)), gpu)
-            for (workload, gpu), times in measured
-        ]
-    )
-    seconds = np.array([s for _, times in measured for _, s in times])
-    spent_s = [np.array([o.count * s for o, s in times]) for _, times in measured]
-    weights = _OPERATIONS * np.concatenate([each / each.sum() for each in spent_s])
-    usual = {name: value for name, (value, _) in guesses.items()}
-    asked = {name: guesses[name] for name in OPERATION if name not in OF_RECURRENT}
-    return fit_parameters(
-        lambda p: operation_times(table, usual | p),
-        seconds,
-        asked,
-        begin=None if begin is None else begin.step,
-        weights=weights,
-    )
 
 
 def _guesses(table: Mapping[str, Guess]) -> dict[str, float]:
