@@ -288,6 +288,13 @@ def _steps_of(step: Callable[[], None], synchronize: Callable[[], None], epoch_s
     return max(4, round(epoch_s * TIMED_BATCHES / (time.perf_counter() - began_s)))
 
 
+def add_run(run_id: str, tables: dict[Path, pd.DataFrame]) -> None:
+    """Add the rows of a run to the files, with its name in the first column."""
+    for path, rows in tables.items():
+        rows.insert(0, "run_id", run_id)
+        rows.to_csv(path, mode="a", header=not path.exists(), index=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the CSV files")
@@ -319,10 +326,7 @@ def main() -> None:
                     print(f"out of time before {run_id}")
                     return
                 epochs, facts = collect(scenario, seed, files, arguments)
-                epochs.insert(0, "run_id", run_id)
-                facts = {"run_id": run_id, **facts}
-                for path, rows in ((epochs_table, epochs), (table, pd.DataFrame([facts]))):
-                    rows.to_csv(path, mode="a", header=not path.exists(), index=False)
+                add_run(run_id, {epochs_table: epochs, table: pd.DataFrame([facts])})
                 longest_s = max(longest_s, time.monotonic() - run_began_s)
 
 

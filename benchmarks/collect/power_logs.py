@@ -37,7 +37,7 @@ import pynvml
 import torch
 from torch.nn.functional import cross_entropy
 
-from benchmarks.collect.loaders import CLASSES, Bursts, network
+from benchmarks.collect.loaders import CLASSES, Bursts, add_run, network
 
 SCENARIOS = (
     "validation",
@@ -230,9 +230,7 @@ def main() -> None:
                 print(f"out of time before {run_id}")
                 return
             rows, facts = collect(scenario, seed, arguments)
-            for path, part in ((samples, rows), (table, pd.DataFrame([facts]))):
-                part.insert(0, "run_id", run_id)
-                part.to_csv(path, mode="a", header=not path.exists(), index=False)
+            add_run(run_id, {samples: rows, table: pd.DataFrame([facts])})
 
 
 if __name__ == "__main__":

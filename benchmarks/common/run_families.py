@@ -19,6 +19,8 @@ MLPERF = ("mlperf_training_v40/epochs.csv",)
 GREENLIFE = ("greenlife/epochs.csv",)
 # From this block on, U-Net's evaluation is part of every one.
 _UNET_EVALUATES_AT = 49
+# Families that were measured after the constants of STEP's interval had been chosen.
+AFTERWARDS = ("logs",)
 # Into how many equal times a log of power is cut: fewer than the training's epochs, and more.
 CUTS = (30, 70)
 # Trainings that stay on one level, so that only their events differ from piece to piece.
@@ -36,6 +38,7 @@ def families() -> dict[str, list[LongRun]]:
         *_greenlife(),
         *_loaders(),
         *_cut(),
+        *_logs(),
         *made_up_runs(),
     ]
     for run in runs:
@@ -98,3 +101,15 @@ def _cut() -> Iterator[LongRun]:
                 np.diff(np.interp(edges_s, time_s, used_J)), np.diff(edges_s)
             )
             yield LongRun(f"{run.run_id}-in-{pieces}", "own-cut", run.setting, trace)
+
+
+def _logs() -> Iterator[LongRun]:
+    """Readings of power from `benchmarks.collect.power_logs`, cut into equal times."""
+    import pandas as pd
+
+    for run_id, log in pd.read_csv(PACKAGED / "power_logs_samples.csv.gz").groupby("run_id"):
+        time_s, scenario = log["time_s"].to_numpy(), str(run_id).rsplit("-", 1)[0]
+        for pieces in CUTS:
+            ends_s = np.linspace(time_s[0], time_s[-1], pieces + 1)[1:]
+            trace = EnergyTrace.from_power(time_s, log["power_W"], ends_s)
+            yield LongRun(f"{run_id}-in-{pieces}", "logs", scenario, trace)
