@@ -15,6 +15,7 @@ from energyest.estimators.pre.physics.norms import with_channels
 from energyest.estimators.pre.physics.operation_table import OperationTable
 from energyest.estimators.pre.physics.roofline import operation_times, step_times
 from energyest.estimators.pre.roofline_model import RooflineModel
+from energyest.profiling.flop_rules import product_of
 from energyest.records.workload import Operation, Workload
 from tests.support.roofline_runs import COPY, GUESS, H100, LARGE, some_runs, workload
 
@@ -125,6 +126,60 @@ def test_channels_of_old_descriptions_are_those_of_the_convolution_before() -> N
 def test_without_a_convolution_of_that_size_the_channels_stay_unknown() -> None:
     norm = Operation("forward", "native_batch_norm", 1, 0.0, 1e8)
     assert with_channels(workload(norm, LARGE)) == (norm, LARGE)
+
+
+def test_a_layer_normalisation_takes_time_for_each_row() -> None:
+    """With short rows, the rows limit it, and not their bytes."""
+    few, many = (
+        Operation("forward", "native_layer_norm", 1, 0.0, 1e6, groups=rows)
+        for rows in (10_000, 1_000_000)
+    )
+    table = OperationTable([(workload(few, many), H100)])
+    few_s, many_s = operation_times(table, GUESS)
+    clocks_per_s = H100.peak_flops_per_s["fp32"] / (2 * 128)
+    row_s = GUESS["row_clocks"] / clocks_per_s
+    assert many_s - GUESS["start_norm_s"] == pytest.approx(1_000_000 * row_s)
+    assert few_s < 0.1 * many_s
+
+
+# ------------------------------------------------------------------ recurrent layers
+
+
+def _recurrent_s(layers: int, width: int, steps: int = 100) -> float:
+    flops = layers * 4.0 * 8 * steps * 4 * width * width
+    lstm = Operation("forward", "lstm", 1, flops, 1.0, 8, 4 * width, width, steps=steps)
+    return float(operation_times(OperationTable([(workload(lstm), H100)]), GUESS)[0])
+
+
+def test_recurrent_layers_and_steps_come_one_after_another() -> None:
+    start_s = GUESS["start_recurrent_s"]
+    for layers, steps in ((1, 100), (3, 100), (1, 400)):
+        idle = {**GUESS, "peak_recurrent": 1e6}
+        flops = layers * 4.0 * 8 * steps * 4 * 512 * 512
+        lstm = Operation("forward", "lstm", 1, flops, 1.0, 8, 4 * 512, 512, steps=steps)
+        found = operation_times(OperationTable([(workload(lstm), H100)]), idle)
+        assert found[0] == pytest.approx(start_s * layers * steps, rel=0.05)
+
+
+def test_narrow_recurrent_layers_start_sooner() -> None:
+    assert _recurrent_s(1, 128) < 0.5 * _recurrent_s(1, 129)
+
+
+@pytest.mark.parametrize("is_batch_first", [False, True])
+def test_cudnns_recurrent_layer_is_a_product_for_each_step(is_batch_first: bool) -> None:
+    """cuDNN takes the matrices of an LSTM as parts of one vector."""
+    batch, steps, inputs, width = 5, 7, 16, 32
+    shape = (batch, steps, inputs) if is_batch_first else (steps, batch, inputs)
+    sizes = (4 * width * inputs, 4 * width * width)
+    weights = [torch.empty(size, 1, device="meta") for size in sizes]
+    state = torch.empty(1, batch, width, device="meta")
+    lstm = 2
+    arguments = (
+        *(torch.empty(shape, device="meta"), weights, 2, None, state, state),
+        *(lstm, width, 0, 1, is_batch_first, 0.0, True, False, [], None),
+    )
+    found = product_of(torch.ops.aten._cudnn_rnn.default, arguments, None)
+    assert found == (batch, 4 * width, width, 1, steps)
 
 
 # ------------------------------------------------------------------ the fit

@@ -235,6 +235,20 @@ def test_what_was_not_measured_is_less_certain() -> None:
     assert far.deviation_energy[0] > near.deviation_energy[0] + 0.2
 
 
+def test_a_duration_is_less_certain_where_only_others_have_timed_steps() -> None:
+    """What others have published are durations: the power of those steps is unknown."""
+    pairs, a100 = some_runs(2, 60), resolve_gpu("A100")
+    step_s = step_times(OperationTable(pairs), GUESS).step_s
+    load = pairs[0][0]
+
+    def deviation(power_of_a100_W: float) -> float:
+        power_W = np.array([power_of_a100_W if gpu == a100 else 300.0 for _, gpu in pairs])
+        model = RooflineModel.fit(pairs, step_s, power_W, hosts=[""] * len(pairs))
+        return float(model.predict([(load, a100)]).deviation_step[0])
+
+    assert deviation(math.nan) > deviation(300.0) + 0.05
+
+
 def test_power_never_passes_the_boards() -> None:
     pairs = some_runs(3, 40)
     step_s = step_times(OperationTable(pairs), GUESS).step_s
