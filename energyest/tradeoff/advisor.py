@@ -71,13 +71,13 @@ def advise(
     quality and better in one of them. Because estimates have errors, `may_be_on_front` also marks
     pairs for which no other is lower in energy *and* in time by more than the root of the sum of
     the squares of both half-widths, in logarithms. This assumes that the errors of two pairs are
-    independent. That holds for two models on one GPU (ratios deviated 0.96 times as much as
+    independent. That holds for two models on one GPU (ratios deviated 0.99 times as much as
     independent ones in `benchmarks/data/sweep.jsonl.gz`); for one model on two GPUs, errors are
-    partly shared (0.65 times in zeus_nsdi23), so that the rule is wider than necessary.
+    partly shared (0.64 times in zeus_nsdi23), so that the rule is wider than necessary.
 
-    On a measured GPU, it chose the cheapest of six unseen networks in 83 to 90 % of menus (by FLOPs
-    or parameters: 33 to 52 %). Of two unmeasured GPUs among V100, P100 and RTX 6000, it chose the
-    cheaper one in 71 % of cases (by the lower TDP: 83 %); use probes for such GPUs
+    On a measured GPU, it chose the cheapest of six unseen networks in 85 to 89 % of menus (by FLOPs
+    or parameters: 34 to 56 %). Of two unmeasured GPUs among V100, P100 and RTX 6000, it chose the
+    cheaper one in 63 % of cases (by the lower TDP: 83 %); use probes for such GPUs
     (`benchmarks/evidence/advise_accuracy.py`).
 
     Args:
