@@ -26,7 +26,7 @@ def disturbances(values: list[float] | np.ndarray, start: int = 0) -> Disturbanc
 
 
 def projected(energy_J: np.ndarray, epochs: int, duration_s: np.ndarray | None = None) -> Estimate:
-    duration_s = np.full(len(energy_J), 10.0) if duration_s is None else duration_s
+    duration_s = energy_J / 100 if duration_s is None else duration_s
     return estimate_step(EnergyTrace.from_epochs(energy_J, duration_s), epochs)
 
 
@@ -54,6 +54,22 @@ def test_a_burst_that_looked_like_a_level_counts() -> None:
     not_seen = disturbances(values[10:]).to_come(6, 106)
     assert np.median(not_seen) < 0.1
     assert np.median(seen) > 2  # epochs' worth of stalls
+
+
+def test_what_came_before_a_level_that_moved_a_little_counts() -> None:
+    before, after = np.full(8, 100.0), np.full(6, 102.6)
+    moved = np.concatenate([before, [30.0, 60], after])
+    assert np.median(disturbances(moved, start=10).to_come(16, 116)) < -2
+    # A level that moved further is another one.
+    other = np.concatenate([0.9 * before, [30.0, 60], after])
+    assert np.median(disturbances(other, start=10).to_come(16, 116)) > -1
+
+
+def test_equal_times_of_a_log_have_pauses_rather_than_stalls() -> None:
+    quiet = 100 * (1 + 0.005 * np.random.default_rng(0).standard_normal(20))
+    epochs, log = projected(quiet, 60), projected(quiet, 60, np.full(20, 1.0))
+    assert log.energy_J == pytest.approx(epochs.energy_J, rel=1e-3)
+    assert log.lower_J < epochs.lower_J < epochs.energy_J < log.upper_J < epochs.upper_J
 
 
 # ---------------------------------------------------------------------- how many are to come

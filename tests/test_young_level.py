@@ -44,6 +44,22 @@ def test_the_dip_is_no_part_of_the_level() -> None:
     )
 
 
+def test_a_level_lasts_through_several_dips() -> None:
+    level = level_at_end(np.array([*LONG, 20.0, 20, 60, 100, 101, 40]))
+    assert (level.start, level.dip, level.missing_epochs) == (0, 1, 0)
+    assert level.mean == pytest.approx(np.mean(LONG), rel=1e-4)
+    # The newest epoch is on the level again.
+    assert level_at_end(np.array([*LONG, 20.0, 20, 60, 100])).dip == 0
+
+
+def test_the_level_of_a_run_with_regular_dips_goes_on_at_its_usual_height() -> None:
+    dips = [98.0, 101, 102, 58, 99, 104, 103, 54, 79]
+    level = level_at_end(np.array([*dips, 101.5]))
+    assert (level.dip, level.missing_epochs) == (0, 0)
+    with pytest.raises(NotStableError):
+        estimate_step(trace([*dips, 115.0]), 60)
+
+
 @pytest.mark.parametrize(
     "values",
     [

@@ -19,8 +19,6 @@ MLPERF = ("mlperf_training_v40/epochs.csv",)
 GREENLIFE = ("greenlife/epochs.csv",)
 # From this block on, U-Net's evaluation is part of every one.
 _UNET_EVALUATES_AT = 49
-# Families that were measured after the constants of STEP's interval had been chosen.
-AFTERWARDS = ("logs",)
 # Into how many equal times a log of power is cut: fewer than the training's epochs, and more.
 CUTS = (30, 70)
 # Trainings that stay on one level, so that only their events differ from piece to piece.

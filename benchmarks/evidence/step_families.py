@@ -2,7 +2,9 @@
 
 Each run is projected after 6, 10, 15 and 25 epochs of its last level. For each family: how many of
 the 90 % intervals hold the total, their half-width, their score (width plus, for each miss, 20
-times its distance), the error of the projection, and how many were refused. Compared with STEP are
+times its distance), the error of the projection, and how many were refused. Of the projections
+made before a run had shown any event, although events were still to come, coverage is given apart:
+nothing in such a run says that they will come. Compared with STEP are
 the peers' methods, which have no interval (the first epoch, or the mean, times the number of
 epochs), and two simple valid ones: a block bootstrap of the epochs, and conformal prediction with
 the errors of the mean in all other families.
@@ -33,6 +35,9 @@ CONFIDENCE = 0.9
 # A family with only two runs says little.
 FEW = 3
 BLOCK, DRAWS = 3, 500
+# An event is an epoch that differs by more than this share from the usual epoch so far; events
+# matter if together they change the total by more than the second share.
+EVENT, MATTERS = 0.1, 0.01
 
 
 class Answer(NamedTuple):
@@ -88,6 +93,16 @@ def bootstrap(run: LongRun, observed: int) -> Answer:
     return Answer(float(done + np.median(drawn)), float(done + lower), float(done + upper))
 
 
+def comes_unseen(run: LongRun, observed: int) -> bool:
+    """Whether a run has shown no event yet, and events that matter are still to come."""
+    seen = run.energy_J[(run.changes_at or 0) + 1 : observed]
+    usual = float(np.median(seen))
+    off = run.energy_J[observed:] - usual
+    events = off[np.abs(off) > EVENT * usual]
+    is_calm = bool((np.abs(seen - usual) <= EVENT * usual).all())
+    return is_calm and abs(float(events.sum())) > MATTERS * run.total_J
+
+
 def rows_of(family: str, runs: list[LongRun], name: str, method: Method) -> list[dict[str, object]]:
     """One row per projection of a family, relative to the total."""
     rows: list[dict[str, object]] = []
@@ -98,6 +113,7 @@ def rows_of(family: str, runs: list[LongRun], name: str, method: Method) -> list
             if observed >= run.epochs - 1:
                 continue
             row: dict[str, object] = {"family": family, "method": name, "after": since}
+            row["unseen"] = comes_unseen(run, observed)
             answer = method(run, observed)
             if answer is None:
                 rows.append({**row, "refused": 1.0})
@@ -168,6 +184,20 @@ def of_families(table: pd.DataFrame, method: str, by: list[str]) -> pd.DataFrame
     return result[["held", "above", "half", "score", "error", "refused"]]
 
 
+def by_what_was_seen(table: pd.DataFrame) -> pd.DataFrame:
+    """STEP's coverage in % before the first event of a run, and otherwise."""
+    judged = table[(table["method"] == "STEP") & table["held"].notna()]
+    groups = judged.groupby(["family", "unseen"], sort=False)["held"].agg(["size", "mean"])
+    parts = {
+        name: groups.xs(unseen, level="unseen")
+        for name, unseen in (("before the first event", True), ("otherwise", False))
+    }
+    shown = pd.concat(
+        {n: part.assign(mean=100 * part["mean"]) for n, part in parts.items()}, axis=1
+    )
+    return shown.rename(columns={"size": "projections", "mean": "held"})
+
+
 def goals(table: pd.DataFrame) -> list[Goal]:
     """The goals of the interval, over the families with more than two runs."""
     by_after = of_families(table, "STEP", ["family", "after"])
@@ -212,6 +242,8 @@ def show(table: pd.DataFrame) -> bool:
     """Print all tables; return whether every goal is met."""
     print("STEP's 90 % interval by family and epochs of the last level, in %:\n")
     print(of_families(table, "STEP", ["family", "after"]).to_string(float_format="%.2f"))
+    print("\nBefore a run's first event, and otherwise; coverage in %:\n")
+    print(by_what_was_seen(table).to_string(float_format="%.0f", na_rep=""))
     print("\nThe mean over 6, 10, 15 and 25 epochs, beside other ways:\n")
     names = ["STEP", "bootstrap", "conformal", "mean", "first epoch"]
     columns = {

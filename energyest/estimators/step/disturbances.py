@@ -29,6 +29,8 @@ _MOST = 1 / 3
 # Earlier epochs belong to the level, too, if at least this share of all epochs since then lies on
 # it: the epochs in between were a burst, not another level.
 _SAME_LEVEL = 0.6
+# A level may have moved by this share while it was disturbed.
+_MAY_MOVE = 0.03
 # For more remaining epochs than this, draws are made for this many, and scaled.
 _MOST_DRAWN = 2000
 # Dips cannot save more than this share of the remaining energy.
@@ -48,6 +50,7 @@ class Prior:
             `is_relative`, in standard deviations of quiet epochs: variable loaders stall longer.
         spread: standard deviation of the logarithm of the size.
         is_relative: see `size`.
+        goes_on: prior probability that an epoch of a burst is followed by another.
     """
 
     bursts: float
@@ -55,15 +58,20 @@ class Prior:
     size: float
     spread: float
     is_relative: bool
+    goes_on: float
 
 
-STALLS = Prior(bursts=0.95, epochs=4.8, size=1.9, spread=0.43, is_relative=True)
-DIPS = Prior(bursts=0.16, epochs=5.5, size=0.165, spread=0.33, is_relative=False)
-# Prior probability that an epoch of a burst is followed by another, and its weight in epochs.
-GOES_ON, _GOES_ON_WEIGHT = 0.38, 3.0
+STALLS = Prior(bursts=0.95, epochs=4.8, size=1.9, spread=0.43, is_relative=True, goes_on=0.38)
+DIPS = Prior(bursts=0.31, epochs=8.3, size=0.12, spread=0.35, is_relative=False, goes_on=0.24)
+# The same where rows are equal times, cut from a log of power: a pause is a dip there, while it
+# makes an epoch longer; and a GPU at work cannot draw much more than it does.
+CUT_STALLS = Prior(bursts=0.093, epochs=6.3, size=2.8, spread=0.35, is_relative=True, goes_on=0.25)
+CUT_DIPS = Prior(bursts=0.15, epochs=3.7, size=0.14, spread=0.19, is_relative=False, goes_on=0.66)
+# Weight of the prior of burst lengths, in epochs.
+_GOES_ON_WEIGHT = 3.0
 # Probability that an event seen once recurs at regular intervals, as validation or checkpoints do,
 # and the increase for each further event on time.
-IS_REGULAR, EACH_ADDS, MOST_REGULAR = 0.1, 0.25, 0.95
+IS_REGULAR, EACH_ADDS, MOST_REGULAR = 0.045, 0.25, 0.95
 # Weight of the prior of sizes, in epochs: it is small, as trainings differ more than their stalls.
 _SIZE_WEIGHT = 0.2
 
@@ -107,13 +115,21 @@ class Disturbances:
         values: shape (values,), cost of each epoch, finite.
         start: position of the level's first epoch.
         epochs: shape (values,), number of each of these epochs in the training.
+        equal_times: whether the values are of equal times, cut from a log of power.
 
     Attributes:
         calm: shape (values,), `values` with disturbed ones replaced by the usual value.
         are_older: whether some disturbances precede the assumed start of the level.
     """
 
-    def __init__(self, values: FloatArray, start: int, epochs: NDArray[np.intp]) -> None:
+    def __init__(
+        self,
+        values: FloatArray,
+        start: int,
+        epochs: NDArray[np.intp],
+        *,
+        equal_times: bool = False,
+    ) -> None:
         on_level = values[start:]
         usual = float(np.median(on_level))
         off, out = np.zeros(len(values)), np.zeros(len(values), dtype=np.bool_)
@@ -124,14 +140,17 @@ class Disturbances:
             self._spread = max(1.4826 * float(np.median(np.abs(off[start:]))), _LEAST_SPREAD)
             stands_out = np.abs(off) > max(_STANDS_OUT * self._spread, LEAST_HEIGHT)
             if stands_out[start:].mean() <= _MOST:
+                least = max(_STANDS_OUT * self._spread, _MAY_MOVE)
+                stands_out[:start] = np.abs(off[:start]) > least
                 out, first = stands_out, _first_of_level(~stands_out, start)
         self.calm = values.copy()
         if out[start:].any():
             self.calm[start:][out[start:]] = np.median(on_level[~out[start:]])
         out[:first] = False
         self.are_older = bool(out[:start].any())
-        self._stalls = _Kind(STALLS, out & (off > 0), off, epochs, first)
-        self._dips = _Kind(DIPS, out & (off < 0), -off, epochs, first)
+        stalls, dips = (CUT_STALLS, CUT_DIPS) if equal_times else (STALLS, DIPS)
+        self._stalls = _Kind(stalls, out & (off > 0), off, epochs, first)
+        self._dips = _Kind(dips, out & (off < 0), -off, epochs, first)
 
     def to_come(self, begin: float, end: float) -> FloatArray:
         """Extra cost of the remaining epochs beyond the level, in units of an epoch on the level.
@@ -193,7 +212,7 @@ class _Kind:
             bursts = np.where(if_regular < share, regular, bursts)
         # Burst lengths are geometric; a sum of many is approximately normal.
         events = len(self.sizes)
-        ends = (_GOES_ON_WEIGHT * (1 - GOES_ON) + seen) / (_GOES_ON_WEIGHT + events)
+        ends = (_GOES_ON_WEIGHT * (1 - prior.goes_on) + seen) / (_GOES_ON_WEIGHT + events)
         mean_further = bursts * (1 - ends) / ends
         further = mean_further + np.sqrt(mean_further / ends) * further
         epochs = np.minimum(bursts + np.maximum(further, 0.0), remaining)

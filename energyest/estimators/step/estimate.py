@@ -93,7 +93,7 @@ def estimate_step(
         >>> trace = EnergyTrace.from_epochs([5100, 4020, 4010, 4030], duration_s=[30, 24, 24, 24])
         >>> estimate = estimate_step(trace, epochs=100)
         >>> print(estimate)
-        403.1 kJ (0.112 kWh) for 100 epochs in 40 min 06 s, 90 % interval 388 kJ ...
+        403.1 kJ (0.112 kWh) for 100 epochs in 40 min 06 s, 90 % interval 389...
     """
     check_trace(trace)
     confidence = check_confidence(confidence, EstimateError)

@@ -25,6 +25,8 @@ from energyest.records.trace import EnergyTrace
 
 # Relative precision of the number of epochs within a time limit.
 _PRECISION = 1e-9
+# Durations that differ by no more than this share are equal: epochs differ by 0.05 % and more.
+_EQUAL = 1e-6
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Forecaster:
             is_level[-1] = False  # cut short: counts as measured, but not as an epoch of the level
         self._positions = np.flatnonzero(is_level)
         self._training_J = training_J[self._positions]
+        self._equal_times = _are_equal(self._duration_s[: math.floor(self._done)])
         part = _part_to_project(self._training_J, self._positions, changes, self._done)
         self.level, self._to_come = part.level, part.to_come
         self._rows_since_change = part.rows_since_change
@@ -271,7 +274,9 @@ class Forecaster:
 
     def _calm(self, values: FloatArray) -> tuple[Level, Disturbances]:
         """The level without disturbances, and the disturbances."""
-        disturbances = Disturbances(values, self.level.start, self._rows)
+        disturbances = Disturbances(
+            values, self.level.start, self._rows, equal_times=self._equal_times
+        )
         if np.array_equal(disturbances.calm, self._series_J):
             return self.level, disturbances
         return current_level(disturbances.calm, self.level.change), disturbances
@@ -377,6 +382,13 @@ def _part_to_project(
     pending = past[number:]
     since = math.floor(measured - edges[number + 1]) if pending else None
     return _Part(level, where, [*pending, *to_come], since)
+
+
+def _are_equal(durations_s: FloatArray) -> bool:
+    """Whether rows are equal times, cut from a log, and not epochs."""
+    if len(durations_s) < MIN_EPOCHS or not np.isfinite(durations_s).all():
+        return False
+    return float(np.ptp(durations_s)) <= _EQUAL * float(durations_s.max())
 
 
 def _times(number: float, seconds: float) -> float:

@@ -17,11 +17,11 @@ from energyest.estimators.step.young_level import other_level
 # Weights of the parts of the error, and the heaviness of its tails, chosen with
 # `benchmarks/evidence/step_calibration.py`, which validates them on left-out families of runs.
 #: Weights of the uncertainty of the level, the noise of the remaining epochs, and the drift.
-WEIGHTS = (1.2, 0.06, 0.02)
+WEIGHTS = (0.9, 0.06, 0.03)
 #: Error of a level of one epoch that the run does not show yet.
-UNSEEN = 0.0055
+UNSEEN = 0.0075
 #: Degrees of freedom of the t-distribution.
-TAILS = 2.3
+TAILS = 2.2
 # The ends of an interval are taken from draws if at least half this many lie beyond each.
 _LEAST_BEYOND = 20
 

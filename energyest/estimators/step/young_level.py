@@ -36,29 +36,38 @@ class OtherLevel(NamedTuple):
 
 
 def level_at_end(values: FloatArray) -> Level:
-    """The present level, or the one before it if only one or two lower epochs have come since.
+    """The present level, or an established one if no epoch has cost more than it since.
+
+    What has come since is then a dip, or several, and not a level of its own.
 
     Args:
         values: shape (values,), at least one; finite and not negative, for example joules.
 
     Returns:
-        The level. `dip` is the number of lower epochs at its end that are not part of its mean.
+        The level. `dip` is the number of lower epochs at the end.
     """
-    level = current_level(values)
-    dip = level.age
-    if not level.missing_epochs or len(values) - dip < _ESTABLISHED:
+    level = former = current_level(values)
+    if not level.missing_epochs:
         return level
-    former = current_level(values[:-dip])
-    lower = values[-dip:] < (1 - LEAST_HEIGHT) * former.mean
-    if former.epochs < _ESTABLISHED or not lower.all():
+    stop = len(values)
+    while former.epochs < _ESTABLISHED:
+        stop -= former.age
+        if stop < _ESTABLISHED:
+            return level
+        former = current_level(values[:stop])
+    since = values[stop:]
+    # Dips on the level itself lower its mean.
+    usual_at_most = max(former.mean, float(np.median(values[former.start : stop])))
+    if (since > (1 + LEAST_HEIGHT) * usual_at_most).any():
         return level
+    usual = np.flatnonzero(since >= (1 - LEAST_HEIGHT) * former.mean)
     return replace(
         former,
-        age=former.age + dip,
-        shares=np.concatenate([former.shares, np.zeros(dip)]),
-        smooth=np.concatenate([former.smooth, values[-dip:]]),
+        age=former.age + len(since),
+        shares=np.concatenate([former.shares, np.zeros(len(since))]),
+        smooth=np.concatenate([former.smooth, since]),
         change=None,
-        dip=dip,
+        dip=len(since) - 1 - int(usual[-1]) if len(usual) else len(since),
     )
 
 
