@@ -145,26 +145,6 @@ def test_a_layer_normalisation_takes_time_for_each_row() -> None:
 # ------------------------------------------------------------------ recurrent layers
 
 
-def _recurrent_s(layers: int, width: int, steps: int = 100) -> float:
-    flops = layers * 4.0 * 8 * steps * 4 * width * width
-    lstm = Operation("forward", "lstm", 1, flops, 1.0, 8, 4 * width, width, steps=steps)
-    return float(operation_times(OperationTable([(workload(lstm), H100)]), GUESS)[0])
-
-
-def test_recurrent_layers_and_steps_come_one_after_another() -> None:
-    start_s = GUESS["start_recurrent_s"]
-    for layers, steps in ((1, 100), (3, 100), (1, 400)):
-        idle = {**GUESS, "peak_recurrent": 1e6}
-        flops = layers * 4.0 * 8 * steps * 4 * 512 * 512
-        lstm = Operation("forward", "lstm", 1, flops, 1.0, 8, 4 * 512, 512, steps=steps)
-        found = operation_times(OperationTable([(workload(lstm), H100)]), idle)
-        assert found[0] == pytest.approx(start_s * layers * steps, rel=0.05)
-
-
-def test_narrow_recurrent_layers_start_sooner() -> None:
-    assert _recurrent_s(1, 128) < 0.5 * _recurrent_s(1, 129)
-
-
 @pytest.mark.parametrize("is_batch_first", [False, True])
 def test_cudnns_recurrent_layer_is_a_product_for_each_step(is_batch_first: bool) -> None:
     """cuDNN takes the matrices of an LSTM as parts of one vector."""

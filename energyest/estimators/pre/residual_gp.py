@@ -19,7 +19,7 @@ from energyest.estimators.pre.physics.operation_table import Array
 # small differences seem large.
 _LEAST_SCALE = 0.25
 # Bounds of the length scale, in scaled units.
-_LENGTHS = (0.7, 100.0)
+_LENGTHS = (2.0, 100.0)
 # Share of the measurements that lie within reach of their nearest neighbour.
 _LIKE = 0.95
 # The largest correction, in logarithms, and the largest value of a feature.

@@ -2,48 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from energyest.errors import EstimateError
 from energyest.estimators.pre.physics.kinds import (
     BATCH_NORM,
     CONV,
     DEPTHWISE,
-    GROUPED,
     LAYER_NORM,
     MATMUL,
-    kind_of,
 )
-from energyest.estimators.pre.physics.norms import with_channels
+from energyest.estimators.pre.physics.operation_rows import Row, lanes_of, rows_of
 from energyest.estimators.pre.physics.parameters import FORMATS
-from energyest.gpus import Gpu, check_precision, link_bytes_per_s, peak_flops_per_s
-from energyest.records.workload import Operation, Workload
+from energyest.gpus import Gpu, check_precision, link_bytes_per_s
+from energyest.records.workload import Workload
 
 Array = NDArray[np.float64]
 
 # Work of the CPU, in the order of `OperationTable.calls`.
 CALLED = (
-    *("conv", "norm", "matmul", "other"),
+    *("conv", "norm", "matmul", "other", "group", "time_step"),
     *("view", "module", "tensor", "state", "lightning", "scaler"),
 )
-# Rows, columns and depth of the tile of a product that one multiprocessor computes at a time.
-_TILE = (128, 64, 512)
-# fp32 lanes per multiprocessor, by compute capability: CUDA C++ Programming Guide, "Arithmetic
-# Instructions". All others have 128.
-_LANES = {
-    **{(3, 0): 192, (3, 2): 192, (3, 5): 192, (3, 7): 192},
-    **{(6, 0): 64, (7, 0): 64, (7, 5): 64, (8, 0): 64},
-}
-# From compute capability 8.6 on, a multiprocessor has as many fp32 lanes as it can issue
-# instructions per clock, so each load or index addition displaces an fp32 operation. The share of
-# the peak that large products sustain is about 0.78 there (cuBLAS on GA102, AD102 and GH100) and
-# 0.92 to 0.97 before, including GA100 (public measurements of SGEMM). The parameters apply to the
-# former. Kepler cannot issue instructions for all of its 192 lanes (Maxwell whitepaper).
-_ROOMY_SINCE, _CROWDED_SINCE, _UNCROWDED = (5, 0), (8, 6), 1.2
 # Board power in W per TFLOP/s of fp32, by compute capability, of a board that holds its clock while
 # its tensor units work: V100 SXM2, Quadro RTX 8000, A100 SXM4, RTX 3090, RTX 4090, H100 SXM5, B200,
 # RTX 5090. Boards with the same chips but less power lower their clocks.
@@ -58,6 +41,8 @@ _OF_PRODUCTS = (
     *("kind", "flops", "peak", "peak_fp32", "format_of_operation", "width", "watts"),
     *("is_channels_last", "is_backward", "is_weight_gradient"),
     *("tiles", "slices", "columns", "depth"),
+    *("visits", "is_native", "is_three_by_three", "is_unaligned", "is_first"),
+    *("is_odd", "is_grouped_product"),
 )
 
 
@@ -74,27 +59,27 @@ class OperationTable:
 
     def __init__(self, pairs: Sequence[tuple[Workload, Gpu]]) -> None:
         self.size = len(pairs)
-        for workload, _ in pairs:
-            if not workload.operations:
-                raise EstimateError(f"the workload of {workload.model} has no operations")
-        rows = [
-            (index, place, *row)
-            for index, (workload, gpu) in enumerate(pairs)
-            for peaks in [_peaks(workload, gpu)]
-            for place, operation in enumerate(with_channels(workload))
-            for row in _rows(operation, gpu, *peaks)
-        ]
-        table = np.array(rows, float).reshape(-1, 19).T
-        self._of, place, self.kind = (column.astype(int) for column in table[:3])
+        rows = [list(rows_of(workload, gpu)) for workload, gpu in pairs]
+        self._of = np.repeat(np.arange(self.size), [len(each) for each in rows])
+        table = np.array([row for each in rows for row in each], float)
+        columns = dict(zip(Row._fields, table.reshape(-1, len(Row._fields)).T, strict=True))
         counts = [len(workload.operations) for workload, _ in pairs]
-        self._operation = np.cumsum([0, *counts])[self._of] + place
-        self._operations = sum(counts)
-        self._count, self.flops, self.bytes = table[3:6]
-        self.is_backward, self.is_weight_gradient = table[6] > 0, table[7] > 0
-        self.steps, self.tiles, self.slices, self.columns, self.depth = table[8:13]
-        self.groups, self.multiprocessors = table[13:15]
-        self.peak, self.peak_fp32, self.bandwidth = table[15:18]
-        self.is_average = table[18] > 0
+        self._operation = np.cumsum([0, *counts])[self._of] + columns["place"].astype(int)
+        self._operations, self._count = sum(counts), columns["repeats"]
+        self.kind = columns["kind"].astype(int)
+        self.flops, self.bytes = columns["flops"], columns["bytes"]
+        self.peak, self.peak_fp32 = columns["peak"], columns["peak_fp32"]
+        self.bandwidth, self.multiprocessors = columns["bandwidth"], columns["multiprocessors"]
+        self.tiles, self.slices = columns["tiles"], columns["slices"]
+        self.columns, self.depth, self.groups = (columns[n] for n in ("columns", "depth", "groups"))
+        self.steps, self.visits, self.kernels = (columns[n] for n in ("steps", "visits", "kernels"))
+        self.is_backward = columns["is_backward"] > 0
+        self.is_weight_gradient = columns["is_weight_gradient"] > 0
+        self.is_average, self.is_native = columns["is_average"] > 0, columns["is_native"] > 0
+        self.is_three_by_three = columns["is_three_by_three"] > 0
+        self.is_pointwise, self.is_first = columns["is_pointwise"] > 0, columns["is_first"] > 0
+        self.is_unaligned, self.is_odd = columns["is_unaligned"] > 0, columns["is_odd"] > 0
+        self.is_grouped_product = columns["is_grouped_product"] > 0
         self.is_conv = (self.kind >= CONV) & (self.kind <= DEPTHWISE)
         self.is_norm = (self.kind == BATCH_NORM) | (self.kind == LAYER_NORM)
         # What a compiler fuses.
@@ -109,7 +94,6 @@ class OperationTable:
         # The compiler uses channels-last for convolutions, whatever the model does.
         last = [w.layout == "channels_last" or w.compiled for w, _ in pairs]
         self.is_channels_last = np.array(last)[self._of]
-        self.is_fp16 = np.array([w.precision == "fp16" for w, _ in pairs])[self._of]
         self.is_bf16 = np.array([w.precision == "bf16" for w, _ in pairs])[self._of]
         self.is_compiled = np.array([w.compiled for w, _ in pairs])
         self.is_one_of_several = np.array([w.devices > 1 for w, _ in pairs])
@@ -136,7 +120,9 @@ class OperationTable:
         once = np.where(self.is_conv & self.is_backward & ~self.is_weight_gradient, 0.0, 1.0)
         kinds = (self.is_conv, self.is_norm, self.kind == MATMUL)
         counts = [self.sums(once * kind) for kind in kinds]
-        return [*counts, self.sums(once) - sum(counts)]
+        counts.append(self.sums(once) - sum(counts))
+        further = [self.sums(self.kernels * is_it) for is_it in (self.is_conv, ~self.is_conv)]
+        return [*counts, *further]
 
     def of_operations(self, values: Array) -> Array:
         """Values of rows, summed for each operation of each workload, in their order."""
@@ -157,73 +143,9 @@ class OperationTable:
         return conv_s / step_s, other_s / step_s, bytes_s / step_s
 
 
-def _rows(
-    operation: Operation, gpu: Gpu, peak: float, peak_fp32: float
-) -> Iterator[tuple[float, ...]]:
-    """An operation as the GPU runs it: the backward pass of a convolution is two operations."""
-    lanes = _LANES.get(gpu.compute_capability or (0, 0), 128)
-    multiprocessors = gpu.cuda_cores / lanes if gpu.cuda_cores > 0 else 1.0
-    kind, o = kind_of(operation), operation
-    forward = (max(o.rows, 1), max(o.columns, 1), max(o.depth, 1))
-    products = [(1.0, False, forward)]
-    if kind in (CONV, GROUPED, DEPTHWISE) and o.phase == "backward":
-        rows, columns, depth = forward
-        weight = (columns, depth, rows)
-        one = 2.0 * rows * columns * depth * o.groups
-        # If no gradient of the input is needed, as in the first layer, there is only one.
-        both = o.flops > 1.5 * one
-        products = [(0.5, False, forward), (0.5, True, weight)] if both else [(1.0, True, weight)]
-    if kind == DEPTHWISE:
-        peak = peak_fp32
-    for part, is_weight_gradient, (rows, columns, depth) in products:
-        tiles = -(-rows // _TILE[0]) * -(-columns // _TILE[1]) * o.groups / multiprocessors
-        yield (
-            kind,
-            o.count,
-            part * o.flops,
-            part * o.bytes,
-            o.phase == "backward",
-            is_weight_gradient,
-            o.steps * _layers(o),
-            tiles,
-            -(-depth // _TILE[2]),
-            columns,
-            depth,
-            o.groups,
-            multiprocessors,
-            peak,
-            peak_fp32,
-            gpu.bandwidth_bytes_per_s,
-            "avg" in o.name,
-        )
-
-
-def _layers(o: Operation) -> float:
-    """Number of recurrent layers: each has a matrix for its input and one for its state."""
-    flops_of_layer = 4.0 * o.rows * o.steps * o.columns * o.depth
-    if o.steps == 1 or not flops_of_layer:
-        return 1.0
-    # The backward pass has twice the arithmetic.
-    return max(round(o.flops / flops_of_layer / (1 + (o.phase == "backward"))), 1)
-
-
-def _peaks(workload: Workload, gpu: Gpu) -> tuple[float, float]:
-    """Peak FLOP/s in the workload's precision and in fp32."""
-    peak = peak_flops_per_s(gpu, workload.precision)
-    if not gpu.bandwidth_bytes_per_s > 0:
-        raise EstimateError(f"no memory bandwidth known for {gpu.name}: pass a Gpu(...) with it")
-    capability = gpu.compute_capability
-    is_roomy = capability is not None and _ROOMY_SINCE <= capability < _CROWDED_SINCE
-    sustained = _UNCROWDED if is_roomy else 1.0
-    peak_fp32 = sustained * gpu.peak_flops_per_s.get("fp32", peak)
-    is_fp32 = check_precision(gpu, workload.precision) == "fp32"
-    return (peak_fp32 if is_fp32 else peak), peak_fp32
-
-
 def _clocks_per_s(gpu: Gpu) -> float:
     """Clocks per second of all multiprocessors: a lane multiplies and adds once per clock."""
-    lanes = _LANES.get(gpu.compute_capability or (0, 0), 128)
-    return gpu.peak_flops_per_s.get("fp32", np.nan) / (2 * lanes)
+    return gpu.peak_flops_per_s.get("fp32", np.nan) / (2 * lanes_of(gpu))
 
 
 def _watts_of_reference(gpu: Gpu) -> float:

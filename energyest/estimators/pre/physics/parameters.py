@@ -44,23 +44,34 @@ OPERATION: dict[str, Guess] = {
     **_each("peak_conv", (0.7, 0.4, 0.4), 0.5),
     **_each("peak_grouped", (0.3, 0.15, 0.1), 0.8),
     "peak_depthwise": (0.05, 0.7),  # of fp32 in any precision: it runs on the fp32 lanes
+    "peak_native_depthwise": (0.03, 0.7),  # torch's own kernel
+    "plain_conv": (0.8, 0.3),  # in fp32, not 3 x 3
+    # Sizes that do not fill tensor units; and in half precision, odd sizes, relative to these.
+    "unaligned_conv": (0.5, 0.5),
+    "unaligned_matmul": (0.5, 0.5),
+    "odd_matmul": (0.5, 0.5),
+    "grouped_matmul": (0.5, 0.5),  # several in one kernel, as for a mixture of experts
+    # The first convolution, with few channels: shares of the peak and of the memory rate.
+    "first_conv": (0.4, 0.5),
+    "first_conv_bytes": (0.6, 0.5),
     **_each("peak_attention", (0.5, 0.2, 0.3), 0.7),
     "peak_recurrent": (0.3, 1.0),
     # The backward pass relative to the forward pass: shares of the peak and of the memory rate.
     "weight_gradient": (0.8, 0.3),
     "gradient_grouped": (0.7, 0.5),
     "gradient_depthwise": (0.7, 0.5),
+    "gradient_native_depthwise": (0.7, 0.5),
     "gradient_attention": (0.8, 0.5),
     **{f"gradient_{kind}_bytes": (0.9, 0.4) for kind in KINDS},
     # NHWC relative to NCHW: the same.
     "channels_last_conv": (1.3, 0.4),
     "channels_last_grouped": (1.3, 0.5),
     "channels_last_depthwise": (1.3, 0.5),
+    "channels_last_depthwise_fp32": (0.3, 0.7),  # relative to half precision
     **{f"channels_last_{kind}_bytes": (1.1, 0.4) for kind in KINDS},
     # Share of the peak memory rate, and two-byte formats relative to fp32.
     **{f"bandwidth_{kind}": (share, 0.5) for kind, share in _BANDWIDTH.items()},
     **{f"half_{kind}_bytes": (0.9, 0.4) for kind in KINDS},
-    "depthwise_fp16": (1.5, 0.5),  # relative to bf16, in NCHW
     "batch_norm_bf16": (0.6, 0.4),  # relative to fp16
     # Sizes of a convolution's product at which it uses half of what it fetches.
     "few_outputs": (32.0, 1.0),
@@ -69,6 +80,7 @@ OPERATION: dict[str, Guess] = {
     # Channels of a batch normalisation, relative to the multiprocessors, that keep the GPU busy.
     "channels_batch_norm": (1.5, 0.5),
     "row_clocks": (300.0, 0.7),  # of a multiprocessor, for each row of a layer normalisation
+    "gradient_row_clocks": (6.0, 0.7),  # for each row, to sum the gradients of its weights
     "cache": (0.5, 0.7),  # speed-up of data that fit into the cache
     # Exponents of the GPU's occupancy, and sizes at which half of the lanes idle.
     "fill_matmul": (0.5, 0.5),
@@ -80,16 +92,18 @@ OPERATION: dict[str, Guess] = {
     "start_s": (1.5e-6, 0.5),
     "start_conv_s": (8e-6, 0.5),
     "channels_last_conv_start": (0.5, 0.5),  # relative to that, in NHWC
+    "gradient_conv_start": (1.3, 0.5),  # and for each of two gradients
+    "start_kernel_s": (3e-6, 0.5),  # of each further kernel of one operation
     "start_matmul_s": (4e-6, 0.5),
+    "start_sum_s": (5e-6, 0.5),
     "start_norm_s": (5e-6, 0.5),
     "start_attention_s": (8e-6, 0.5),
     "start_sort_s": (4e-5, 0.5),  # gradients of a lookup are sorted
-    "start_recurrent_s": (2e-5, 0.7),  # and for each layer
-    "small_recurrent": (0.2, 0.7),  # relative to that, for narrow layers
+    "step_recurrent_s": (2e-6, 0.7),  # where one kernel runs all steps
 }
 
 # Those that no timed operation shows: recurrent layers are measured in whole steps.
-OF_RECURRENT = ("peak_recurrent", "start_recurrent_s", "small_recurrent", "bandwidth_recurrent")
+OF_RECURRENT = ("peak_recurrent", "step_recurrent_s", "bandwidth_recurrent")
 # What only whole steps show.
 STEP: dict[str, Guess] = OPERATION | {
     "gap_s": (1e-6, 0.5),  # from the end of an operation to the start of the next
@@ -118,6 +132,9 @@ STEP: dict[str, Guess] = OPERATION | {
     "call_norm_s": (2e-5, 0.7),
     "call_matmul_s": (2e-5, 0.7),
     "call_other_s": (1e-5, 0.7),
+    # Of each further kernel of one operation: for groups of a convolution, and for time steps.
+    "call_group_s": (4e-6, 0.4),
+    "call_time_step_s": (1.2e-5, 0.4),
     "call_view_s": (4e-6, 0.7),
     "call_module_s": (6e-6, 0.7),
     "call_tensor_s": (1.2e-5, 0.7),

@@ -25,6 +25,7 @@ from energyest.estimators.pre.physics.kinds import (
     MATMUL,
     RECURRENT,
     REORDERING,
+    SUM,
 )
 from energyest.estimators.pre.physics.operation_table import CALLED, Array, OperationTable
 from energyest.estimators.pre.physics.parameters import FORMATS
@@ -38,8 +39,9 @@ _WIDTHS, _BYTES_PER_CLOCK = (256.0, 2048.0, 4096.0), 12.8
 # 450 GB/s), and share of the traffic that overlaps with the backward pass. Both are approximate and
 # not fitted: three trainings on two H200 are all that was measured.
 _LINK_SHARE, _HIDDEN = 0.8, 0.9
-# The largest width of a recurrent layer whose weights a GPU keeps next to its lanes.
-_SMALL_RECURRENT = 128
+# torch sums the gradients of more rows in parallel (aten/src/ATen/native/cuda/
+# layer_norm_kernel.cu).
+_MOST_ROWS = 65536
 # Upper bound of a sustained share of a peak.
 _MOST_SHARE = 0.92
 # The same for convolutions in fp32: of the multiplications of a 3 x 3 one, 1 in 2.25 is left
@@ -151,18 +153,33 @@ def _products_s(rows: SimpleNamespace, p: Parameters) -> Array:
     last = is_conv & is_tensor & rows.is_channels_last
     faster = np.where(rows.kind == CONV, p["channels_last_conv"], p["channels_last_grouped"])
     share = share * np.where(last, faster, 1.0)
-    last = (rows.kind == DEPTHWISE) & rows.is_channels_last
+    is_depthwise = rows.kind == DEPTHWISE
+    is_half = rows.format_of_operation == FORMATS.index("half")
+    last = is_depthwise & rows.is_channels_last
     share = share * np.where(last, p["channels_last_depthwise"], 1.0)
+    share = share * np.where(last & ~is_half, p["channels_last_depthwise_fp32"], 1.0)
+    share = np.where(rows.is_native, p["peak_native_depthwise"], share)
+    is_it = rows.is_native & rows.is_backward
+    share = share * np.where(is_it, p["gradient_native_depthwise"], 1.0)
     for kind in (GROUPED, DEPTHWISE, ATTENTION):
-        is_it = (rows.kind == kind) & rows.is_backward
+        is_it = (rows.kind == kind) & rows.is_backward & ~rows.is_native
         share = share * np.where(is_it, p[f"gradient_{KINDS[kind]}"], 1.0)
+    unaligned = is_tensor & rows.is_unaligned
+    share = share * np.where(is_conv & unaligned, p["unaligned_conv"], 1.0)
+    unaligned = unaligned & (rows.kind == MATMUL)
+    share = share * np.where(unaligned, p["unaligned_matmul"], 1.0)
+    share = share * np.where(unaligned & is_half & rows.is_odd, p["odd_matmul"], 1.0)
+    share = share * np.where(rows.is_grouped_product, p["grouped_matmul"], 1.0)
+    share = share * np.where(is_conv & is_tensor & rows.is_first, p["first_conv"], 1.0)
     # Winograd's algorithm does less arithmetic than is counted.
-    most = np.where(is_conv & ~is_tensor, _MOST_WINOGRAD, _MOST_SHARE)
-    share = _at_most(share, most)
+    is_winograd = is_conv & ~is_tensor & rows.is_three_by_three
+    share = share * np.where(is_conv & ~is_tensor & ~is_winograd, p["plain_conv"], 1.0)
+    share = _at_most(share, np.where(is_winograd, _MOST_WINOGRAD, _MOST_SHARE))
     # No format is slower than fp32, because libraries choose. If the peak of a format is hardly
     # higher, as that of tf32 on GeForce GPUs, its share differs from Hopper's.
     plain = rows.peak_fp32 * shares[rows.kind, FORMATS.index("fp32")]
-    rate = np.maximum(rows.peak * share, plain)
+    may_choose = is_tensor & ~is_depthwise
+    rate = np.where(may_choose, np.maximum(rows.peak * share, plain), rows.peak * share)
     is_gradient = rows.is_weight_gradient & (rows.kind == CONV)
     share = np.where(is_gradient, p["weight_gradient"], 1.0)
     # Products with few tiles leave multiprocessors idle; thin products leave lanes idle.
@@ -174,7 +191,7 @@ def _products_s(rows: SimpleNamespace, p: Parameters) -> Array:
     is_product = (rows.kind == MATMUL) | (rows.kind == CONV) | (rows.kind == GROUPED)
     share = share * np.where(is_product, filled * thick, 1.0)
     clock = rows.watts ** p["clock"]
-    seconds: Array = rows.flops / (rate * share * clock)
+    seconds: Array = rows.visits * rows.flops / (rate * share * clock)
     return seconds
 
 
@@ -188,15 +205,14 @@ def _memory_s(table: OperationTable, p: Parameters) -> Array:
     share = of_kinds("bandwidth_{}") * np.where(is_half, of_kinds("half_{}_bytes"), 1.0)
     share = share * np.where(table.is_backward, of_kinds("gradient_{}_bytes"), 1.0)
     share = share * np.where(table.is_channels_last, of_kinds("channels_last_{}_bytes"), 1.0)
-    # cuDNN has depthwise kernels for fp16; torch's own kernels for other formats are slower. It
-    # normalises batches in fp16, but not in bf16.
-    native = is_depthwise & is_half & table.is_fp16 & ~table.is_channels_last
-    share = share * np.where(native, p["depthwise_fp16"], 1.0)
     share = share * np.where(table.is_average, p["average_pooling"], 1.0)
     # Convolutions with few channels use small parts of what they fetch.
     wide = table.columns / (table.columns + p["few_outputs"])
     wide = wide * table.depth / (table.depth + p["few_inputs"])
-    share = share * np.where(table.kind == CONV, wide, 1.0)
+    is_filter = (table.kind == CONV) & ~table.is_pointwise
+    share = share * np.where(is_filter, wide, 1.0)
+    share = share * np.where((table.kind == CONV) & table.is_first, p["first_conv_bytes"], 1.0)
+    # cuDNN normalises batches in fp16, but not in bf16.
     is_batch_norm = table.kind == BATCH_NORM
     share = share * np.where(is_batch_norm & table.is_bf16, p["batch_norm_bf16"], 1.0)
     # In NCHW, a multiprocessor normalises a channel; with few channels, others are idle.
@@ -229,18 +245,34 @@ def _at_most(values: Array, most: Array | float) -> Array:
 
 def _start_s(table: OperationTable, p: Parameters) -> Array:
     sorts = (table.kind == LOOKUP) & table.is_backward
-    kinds = (table.is_conv, table.is_norm, table.kind == MATMUL, table.kind == ATTENTION, sorts)
-    names = ("conv", "norm", "matmul", "attention", "sort")
-    start_s = np.select(kinds, [p[f"start_{name}_s"] for name in names], p["start_s"])
+    kinds = {
+        "conv": table.is_conv,
+        "norm": table.is_norm,
+        "matmul": table.kind == MATMUL,
+        "attention": table.kind == ATTENTION,
+        "sort": sorts,
+        "sum": table.kind == SUM,
+    }
+    start_s = np.select(
+        list(kinds.values()), [p[f"start_{name}_s"] for name in kinds], p["start_s"]
+    )
     # In NCHW, tensors are rearranged before and after a convolution.
     one = table.is_conv & table.is_channels_last
     start_s = start_s * np.where(one, p["channels_last_conv_start"], 1.0)
+    is_gradient = table.is_conv & table.is_backward
+    start_s = start_s * np.where(is_gradient, p["gradient_conv_start"], 1.0)
+    # Up to a number of rows, the weights' gradients of a layer normalisation are summed one after
+    # another, in parallel only over their columns.
+    one_by_one = (table.kind == LAYER_NORM) & table.is_backward & (table.groups <= _MOST_ROWS)
+    row_s = p["gradient_row_clocks"] * table.multiprocessors / table.clocks_per_s
+    start_s = start_s + np.where(one_by_one, table.groups * row_s, 0.0)
     # The backward pass of attention takes two kernels.
     twice = table.is_backward & (table.kind == ATTENTION)
     start_s = start_s * np.where(twice, 2.0, 1.0)
     is_fused = table.is_compiled_operation & table.is_fusible
     start_s = start_s * np.where(is_fused, p["compiled_bytes"], 1.0)
-    small = np.where(table.depth <= _SMALL_RECURRENT, p["small_recurrent"], 1.0)
-    recurrent_s = p["start_recurrent_s"] * small * table.steps
-    recurrent_s = recurrent_s * np.where(table.is_backward, 1.5, 1.0)
-    return np.where(table.kind == RECURRENT, recurrent_s, start_s)
+    # A recurrent layer either has kernels for single steps, or one for all of them.
+    has_one = (table.kind == RECURRENT) & (table.kernels == 0)
+    start_s = start_s + np.where(has_one, table.steps * p["step_recurrent_s"], 0.0)
+    seconds: Array = start_s + table.kernels * p["start_kernel_s"]
+    return seconds

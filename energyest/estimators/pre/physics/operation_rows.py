@@ -1,0 +1,188 @@
+"""Operations as a GPU runs them, each with what its time depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from energyest.errors import EstimateError
+from energyest.estimators.pre.physics.alignment import alignment, is_half, tokens_of
+from energyest.estimators.pre.physics.convolutions import (
+    first_ones,
+    has_both_gradients,
+    has_three_by_three,
+    inputs_per_output,
+    is_native,
+    is_pointwise,
+    kernels_of_groups,
+    sizes,
+)
+from energyest.estimators.pre.physics.kinds import CONV, DEPTHWISE, MATMUL, RECURRENT, kind_of
+from energyest.estimators.pre.physics.norms import with_channels
+from energyest.estimators.pre.physics.recurrent import kernels_of_steps, layers
+from energyest.gpus import Gpu, check_precision, peak_flops_per_s
+from energyest.records.workload import Operation, Workload
+
+# Rows, columns and depth of the tile of a product that one multiprocessor computes at a time.
+_TILE = (128, 64, 512)
+# fp32 lanes per multiprocessor, by compute capability: CUDA C++ Programming Guide, "Arithmetic
+# Instructions". All others have 128.
+_LANES = {
+    **{(3, 0): 192, (3, 2): 192, (3, 5): 192, (3, 7): 192},
+    **{(6, 0): 64, (7, 0): 64, (7, 5): 64, (8, 0): 64},
+}
+# From compute capability 8.6 on, a multiprocessor has as many fp32 lanes as it can issue
+# instructions per clock, so each load or index addition displaces an fp32 operation. The share of
+# the peak that large products sustain is about 0.78 there (cuBLAS on GA102, AD102 and GH100) and
+# 0.92 to 0.97 before, including GA100 (public measurements of SGEMM). The parameters apply to the
+# former. Kepler cannot issue instructions for all of its 192 lanes (Maxwell whitepaper).
+_ROOMY_SINCE, _CROWDED_SINCE, _UNCROWDED = (5, 0), (8, 6), 1.2
+
+
+class Row(NamedTuple):
+    """An operation on a GPU, or one of the two gradients of a convolution.
+
+    Attributes:
+        place: position of the operation in its workload.
+        kind: index into `KINDS`.
+        repeats: how often it runs in a step.
+        flops: its FLOPs.
+        bytes: its memory traffic.
+        is_backward: whether it belongs to the backward pass.
+        is_weight_gradient: whether it is the gradient of a convolution's weights.
+        steps: time steps of all layers, for recurrent layers.
+        tiles: tiles of a product per multiprocessor.
+        slices: parts of the depth that can be summed at the same time.
+        columns: columns of a product.
+        depth: depth of a product.
+        groups: groups of a convolution, channels or rows of a normalisation.
+        multiprocessors: number of multiprocessors of the GPU.
+        peak: peak FLOP/s in the precision of the workload.
+        peak_fp32: peak FLOP/s in fp32.
+        bandwidth: peak bytes per second.
+        is_average: whether it averages, as some pooling does.
+        visits: how often torch's own depthwise kernel visits a number, relative to its FLOPs.
+        kernels: kernels beyond the first, started one after another.
+        is_native: whether torch's own depthwise kernel runs it.
+        is_three_by_three: whether a convolution has nine taps.
+        is_pointwise: whether a convolution is a product of matrices.
+        is_first: whether a convolution reads the batch.
+        is_unaligned: whether sizes do not fill groups of numbers.
+        is_odd: whether a size is odd.
+        is_grouped_product: whether it is several products in one kernel.
+    """
+
+    place: float
+    kind: float
+    repeats: float
+    flops: float
+    bytes: float
+    is_backward: bool
+    is_weight_gradient: bool
+    steps: float
+    tiles: float
+    slices: float
+    columns: float
+    depth: float
+    groups: float
+    multiprocessors: float
+    peak: float
+    peak_fp32: float
+    bandwidth: float
+    is_average: bool
+    visits: float
+    kernels: float
+    is_native: bool
+    is_three_by_three: bool
+    is_pointwise: bool
+    is_first: bool
+    is_unaligned: bool
+    is_odd: bool
+    is_grouped_product: bool
+
+
+def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
+    """The operations of a workload on a GPU.
+
+    Raises:
+        EstimateError: the workload has no operations; the GPU lacks its precision; or the GPU's
+            peak or bandwidth is unknown.
+    """
+    if not workload.operations:
+        raise EstimateError(f"the workload of {workload.model} has no operations")
+    peaks = _peaks(workload, gpu)
+    first, tokens = first_ones(workload.operations), tokens_of(workload.operations)
+    number = gpu.cuda_cores / lanes_of(gpu) if gpu.cuda_cores > 0 else 1.0
+    for place, o in enumerate(with_channels(workload)):
+        kind = kind_of(o)
+        is_conv = CONV <= kind <= DEPTHWISE
+        native = is_native(o, workload)
+        unaligned, odd = alignment(o, tokens if kind == MATMUL else set(), workload)
+        peak = peaks[1] if kind == DEPTHWISE else peaks[0]
+        kernels = kernels_of_groups(o, workload) if is_conv else 0
+        if kind == RECURRENT:
+            kernels = kernels_of_steps(o, is_half=is_half(workload))
+        products = _products(o, is_conv=is_conv)
+        for part, is_weight_gradient, (rows, columns, depth) in products:
+            tiles = -(-rows // _TILE[0]) * -(-columns // _TILE[1]) * o.groups / number
+            # The gradient of the input visits each input, whatever the stride.
+            visits_inputs = native and o.phase == "backward" and not is_weight_gradient
+            yield Row(
+                place=place,
+                kind=kind,
+                repeats=o.count,
+                flops=part * o.flops,
+                bytes=part * o.bytes,
+                is_backward=o.phase == "backward",
+                is_weight_gradient=is_weight_gradient,
+                steps=o.steps * layers(o),
+                tiles=tiles,
+                slices=-(-depth // _TILE[2]),
+                columns=columns,
+                depth=depth,
+                groups=o.groups,
+                multiprocessors=number,
+                peak=peak,
+                peak_fp32=peaks[1],
+                bandwidth=gpu.bandwidth_bytes_per_s,
+                is_average="avg" in o.name,
+                visits=inputs_per_output(o, workload) if visits_inputs else 1.0,
+                kernels=kernels / len(products),
+                is_native=native,
+                is_three_by_three=has_three_by_three(o),
+                is_pointwise=is_conv and is_pointwise(o, workload),
+                is_first=is_conv and sizes(o) in first,
+                is_unaligned=unaligned,
+                is_odd=odd,
+                is_grouped_product="grouped_mm" in o.name,
+            )
+
+
+def lanes_of(gpu: Gpu) -> int:
+    """fp32 lanes of a multiprocessor."""
+    return _LANES.get(gpu.compute_capability or (0, 0), 128)
+
+
+def _products(o: Operation, *, is_conv: bool) -> list[tuple[float, bool, tuple[int, int, int]]]:
+    """The products of an operation: the backward pass of a convolution is two of them."""
+    forward = (max(o.rows, 1), max(o.columns, 1), max(o.depth, 1))
+    if not is_conv or o.phase != "backward":
+        return [(1.0, False, forward)]
+    rows, columns, depth = forward
+    weight = (columns, depth, rows)
+    # If no gradient of the input is needed, as in the first layer, there is only one.
+    both = has_both_gradients(o)
+    return [(0.5, False, forward), (0.5, True, weight)] if both else [(1.0, True, weight)]
+
+
+def _peaks(workload: Workload, gpu: Gpu) -> tuple[float, float]:
+    """Peak FLOP/s in the workload's precision and in fp32."""
+    peak = peak_flops_per_s(gpu, workload.precision)
+    if not gpu.bandwidth_bytes_per_s > 0:
+        raise EstimateError(f"no memory bandwidth known for {gpu.name}: pass a Gpu(...) with it")
+    capability = gpu.compute_capability
+    is_roomy = capability is not None and _ROOMY_SINCE <= capability < _CROWDED_SINCE
+    sustained = _UNCROWDED if is_roomy else 1.0
+    peak_fp32 = sustained * gpu.peak_flops_per_s.get("fp32", peak)
+    is_fp32 = check_precision(gpu, workload.precision) == "fp32"
+    return (peak_fp32 if is_fp32 else peak), peak_fp32
