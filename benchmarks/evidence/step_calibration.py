@@ -11,7 +11,8 @@ for without it, too, each draw starts from the best so far with another family l
 families that are hardest to foresee, this search is repeated from constants that are far from the
 packaged ones, in whose choice these families had a part.
 
-Then: how the accuracy of the projection depends on the priors of
+Then: what it would cost if the interval expected a long pause in every log that has been quiet so
+far, as some logs have. And how the accuracy of the projection depends on the priors of
 `energyest.estimators.step.changepoint`, each of which is halved and doubled. And how often the
 interval holds on synthetic signals.
 
@@ -57,6 +58,8 @@ FAR_OFF = 3
 HARD = ("mlperf-cut", "loaders")
 # The half-width in % above which the family of the method's authors has a penalty.
 AUTHORS, WIDEST = "delrey2023", 1.2
+# Dips of a log that expects a long pause: as often as now, but longer and of any size.
+PAUSES = {"size": 0.3, "spread": 0.8, "goes_on": 0.6}
 # By how much the loss of the packaged constants may exceed the best.
 AGREES = 0.05
 
@@ -117,6 +120,23 @@ def loss(table: pd.DataFrame, without: str | None = None) -> float:
         penalty * np.maximum(least - table["held"] / 100, 0) for least, penalty in UNHELD.items()
     )
     return float((np.log(table["score"] / 100) + unheld).mean()) + wide
+
+
+def expecting_pauses() -> pd.DataFrame:
+    """Figures of the families with equal times, as packaged and if long pauses are expected."""
+    found = families()
+    cut = {name: runs for name, runs in found.items() if _has_equal_times(runs[0])}
+    base = packaged()
+    shown = {"packaged": figures(cut)}
+    use(base | {"CUT_DIPS": replace(base["CUT_DIPS"], **PAUSES)})
+    shown["expecting pauses"] = figures(cut)
+    use(base)
+    return pd.concat(shown, axis=1)
+
+
+def _has_equal_times(run: LongRun) -> bool:
+    durations_s = run.trace.column("duration_s")
+    return bool(np.ptp(durations_s) < 1e-6 * durations_s.max())
 
 
 def sensitivity(runs: list[LongRun]) -> pd.DataFrame:
@@ -270,6 +290,8 @@ def main() -> None:
         ).T.to_string(float_format="%.2f")
     )
     use(base)
+    print("\nLogs in equal times, if long pauses were expected in each, in %:\n")
+    print(expecting_pauses().to_string(float_format="%.2f"))
     print("\nMean absolute error in % with other constants of the prior:\n")
     print(sensitivity(runs).to_string(float_format="%.2f"))
     print("\nHow often the interval holds on made-up signals, by epochs observed, in %:\n")
