@@ -12,8 +12,8 @@ into the GPU's memory are written with their error. Exits with 2 without a GPU.
 With `--operations`, the GPU's time for each operation of a step is added to
 `FOLDER/operations.jsonl`.
 
-    python -m benchmarks.collect.sweep --out FOLDER --seed 1 --minutes 30 [--thin | --compiled]
-    python -m benchmarks.collect.sweep --out FOLDER --seed 1 --minutes 30 --varied --operations
+    python -m benchmarks.collect.sweep --out FOLDER --seed 1 --minutes 30 [--draw thin]
+    python -m benchmarks.collect.sweep --out FOLDER --seed 1 --minutes 30 --draw varied --operations
     python -m benchmarks.collect.sweep --out FOLDER --seed 1 --runs 3 --device cpu
 """
 
@@ -43,7 +43,7 @@ from tqdm import tqdm
 
 from benchmarks.collect.operation_times import operation_times
 from benchmarks.common.model_zoo import build, loss_of, optimizer_of
-from benchmarks.common.settings import Setting, draw_settings, draw_thin, draw_unseen, draw_varied
+from benchmarks.common.settings import DRAWS, Setting
 from energyest import EnergyestError, EnergyMonitor, EnergyTrace, track
 from energyest.profiling.describe import describe_workload
 
@@ -275,14 +275,7 @@ def measure_all(arguments: argparse.Namespace, device: torch.device) -> None:
     done = {row["name"] for row in _lines(path)}
     end_s = time.monotonic() + arguments.minutes * 60
     bar = tqdm(total=arguments.runs, unit="run", mininterval=5)
-    drawn = draw_settings(arguments.seed, arguments.models)
-    if arguments.varied:
-        drawn = draw_varied(arguments.seed, arguments.models)
-    elif arguments.unseen:
-        drawn = draw_unseen(arguments.seed, arguments.models)
-    elif arguments.thin or arguments.compiled:
-        drawn = draw_thin(arguments.seed, arguments.models, compiled=arguments.compiled)
-    for setting in drawn:
+    for setting in DRAWS[arguments.draw](arguments.seed, arguments.models):
         if bar.n >= arguments.runs or time.monotonic() > end_s:
             break
         bar.update()
@@ -332,10 +325,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="which settings are drawn")
     parser.add_argument("--runs", type=int, default=1000, help="settings to draw")
     parser.add_argument("--minutes", type=float, default=60, help="time for measuring")
-    parser.add_argument("--thin", action="store_true", help="draw settings that were seldom drawn")
-    parser.add_argument("--compiled", action="store_true", help="the same, compiled")
-    parser.add_argument("--varied", action="store_true", help="draw mostly architectures, once")
-    parser.add_argument("--unseen", action="store_true", help="draw what no fit may learn from")
+    parser.add_argument("--draw", default="all", choices=DRAWS, help="which kind of settings")
     parser.add_argument("--operations", action="store_true", help="time operations, too")
     parser.add_argument("--models", default=".*", help="regular expression of the models' names")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))

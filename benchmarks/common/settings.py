@@ -162,6 +162,12 @@ UNSEEN = {
     "wide_resnet101_2": (128, 224),
 }
 UNSEEN_LIBRARY = ("deit", "mistral", "mpnet")
+# What people train most: usual networks of torchvision, at 224 pixels.
+COMMON = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2"),
+    *("resnext50_32x4d", "vgg16_bn", "densenet121", "mobilenet_v2", "mobilenet_v3_large"),
+    *("efficientnet_b0", "regnet_y_3_2gf", "convnext_tiny", "vit_b_16", "swin_t", "inception_v3"),
+)
 LIBRARY = ("bert", "gpt2", "llama", "mixtral", "t5", "vit")
 VARIED_LIBRARY = (
     *("albert", "bart", "bloom", "deberta_v2", "dinov2", "electra", "gemma2", "gpt_neox"),
@@ -244,6 +250,20 @@ def draw_varied(seed: int, families: str = ".*") -> Iterator[Setting]:
                     yield setting
 
 
+def draw_common(seed: int, families: str = ".*") -> Iterator[Setting]:
+    """Random settings of usual networks with usual batches, in mixed precision."""
+    chance = random.Random(seed)
+    while True:
+        for name in chance.sample(COMMON, len(COMMON)):
+            batch_size = chance.choice((64, 128, 256))
+            precision, layout = chance.choice(("bf16", "fp16")), chance.choice(("nhwc", "nchw"))
+            optimizer = chance.choice(("sgd_momentum", "adamw"))
+            size = 299 if name == "inception_v3" else 224
+            model = f"torchvision/{name}"
+            if re.fullmatch(families, model):
+                yield Setting(model, batch_size, size, precision, optimizer, layout=layout)
+
+
 def draw_unseen(seed: int, families: str = ".*") -> Iterator[Setting]:
     """Random settings of architectures that the others never draw, each twice in a round."""
     chance = random.Random(seed)
@@ -253,6 +273,22 @@ def draw_unseen(seed: int, families: str = ".*") -> Iterator[Setting]:
         for name in chance.sample(names * 2, 2 * len(names)):
             if re.fullmatch(families, name):
                 yield _varied(name, chance)
+
+
+def draw_compiled(seed: int, families: str = ".*") -> Iterator[Setting]:
+    """The settings of `draw_thin`, compiled."""
+    return draw_thin(seed, families, compiled=True)
+
+
+#: The ways to draw, by name.
+DRAWS = {
+    "all": draw_settings,
+    "thin": draw_thin,
+    "compiled": draw_compiled,
+    "varied": draw_varied,
+    "common": draw_common,
+    "unseen": draw_unseen,
+}
 
 
 def _varied(name: str, chance: random.Random) -> Setting:
