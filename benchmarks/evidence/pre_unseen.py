@@ -1,7 +1,7 @@
 """How well PRE predicts trainings of architectures that no fit learns from.
 
-`benchmarks.collect.sweep --draw unseen` draws them. The machine's speed is unknown, as it is to a user.
-Exits with 1 if a goal is missed.
+`benchmarks.collect.sweep --draw unseen` draws them. The speed of the machine is unknown, as it is
+to a user. Exits with 1 if a goal is missed.
 
     python -m benchmarks.evidence.pre_unseen
 """
