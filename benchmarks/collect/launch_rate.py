@@ -8,16 +8,17 @@ JSON:
 - `probe_step_s`: result of each test; their spread shows the test's repeatability;
 - `trainings`: model, measured step time, factor, and the CPU's share of the work in a step;
 - `factor`: median of the trainings' factors;
-- `usual_s`: `probe_step_s` (its median) divided by `factor`: the time of a step of the test on a
-  machine with a factor of 1. Its mean over machines, in logarithms, is
-  `energyest.records.probe.USUAL_HOST_STEP_S`, and its standard deviation in logarithms is
-  `energyest.estimators.pre.roofline_model.HOST_PROBE_DEVIATION`.
+- with `--host`, the name of the machine in the sweep, `host_factor`: its factor in the packaged
+  model, by all of its trainings; and `usual_s`: `probe_step_s` (its median) divided by it, the time
+  of a step of the test on a machine with a factor of 1. That is
+  `energyest.records.probe.USUAL_HOST_STEP_S`.
 
 Nothing else should run on the machine. With `--again`, nothing is run: the step times of a stored
 report are compared with the current packaged model, which a new fit may have changed.
 
     python -m benchmarks.collect.launch_rate > launch_rate.json
-    python -m benchmarks.collect.launch_rate --again benchmarks/results/launch_rate.json
+    python -m benchmarks.collect.launch_rate --again benchmarks/results/launch_rate.json \
+        --host own-h200-e
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tests", type=int, default=10, help="how often to run the test")
     parser.add_argument("--again", type=Path, help="a stored report, to be evaluated again")
+    parser.add_argument("--host", help="name of the machine in the sweep")
     arguments = parser.parse_args()
     if arguments.again is not None:
         report = json.loads(arguments.again.read_text(encoding="utf-8"))
@@ -83,9 +85,11 @@ def main() -> int:
         report["trainings"] = rows
         factors = [row["factor"] for row in rows if row["cpu_share"] > _LAUNCH_BOUND]
         if factors:
-            factor = float(np.median(factors))
-            usual_s = float(np.median(report["probe_step_s"])) / factor
-            report |= {"factor": factor, "usual_s": usual_s}
+            report["factor"] = float(np.median(factors))
+    if arguments.host:
+        factor = packaged().core.hosts[arguments.host]
+        usual_s = float(np.median(report["probe_step_s"])) / factor
+        report |= {"host": arguments.host, "host_factor": factor, "usual_s": usual_s}
     json.dump(report, sys.stdout, indent=2, allow_nan=False)
     print()
     return 0

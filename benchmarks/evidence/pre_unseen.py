@@ -1,7 +1,8 @@
 """How well PRE predicts trainings of architectures that no fit learns from.
 
 `benchmarks.collect.sweep --draw unseen` draws them. The speed of the machine is unknown, as it is
-to a user. Exits with 1 if a goal is missed.
+to a user; for machines on which `probe_host` ran, the same trainings are predicted with it, too.
+Exits with 1 if a goal is missed.
 
     python -m benchmarks.evidence.pre_unseen
 """
@@ -14,20 +15,24 @@ import sys
 import numpy as np
 import pandas as pd
 
+from benchmarks.common.data_folder import PACKAGED
 from benchmarks.common.goal import Goal, goal_of_errors
 from benchmarks.common.head import print_head
 from benchmarks.common.sweep_table import UNSEEN_TABLE, rows, runs
 from energyest.estimators.pre.fitted import packaged
+from energyest.estimators.pre.training_data import TrainedRun
+from energyest.records.probe import USUAL_HOST_STEP_S
 
 CONFIDENCE = 0.9
+HOST_PROBES = PACKAGED / "host_probes.csv"
 # By the share of a step that does not shrink with the batch: the CPU's work.
 _LIMITS = {"the GPU": (0.0, 0.5), "both": (0.5, 0.85), "the CPU": (0.85, 1.01)}
 
 
-def table() -> pd.DataFrame:
+def table(found: list[TrainedRun], factor: float | None = None) -> pd.DataFrame:
     """Logarithms of predicted ÷ measured, and whether the interval holds, for each training."""
-    found, model = runs(rows(UNSEEN_TABLE)), packaged()
-    predicted = model.predict([run.pair for run in found])
+    model = packaged()
+    predicted = model.predict([run.pair for run in found], factor=factor)
     measured_J = np.array([run.energy_J for run in found])
     half = model.half_width(predicted, CONFIDENCE)
     energy = np.log(predicted.energy_J / measured_J)
@@ -44,6 +49,18 @@ def table() -> pd.DataFrame:
     )
 
 
+def with_host_probes(found: list[TrainedRun]) -> pd.DataFrame:
+    """The trainings of machines with a stored `probe_host`, predicted with it."""
+    parts = []
+    for probe in pd.read_csv(HOST_PROBES).itertuples():
+        here = [run for run in found if run.host == probe.host]
+        if here:
+            parts.append(
+                table(here, probe.probe_step_s / USUAL_HOST_STEP_S).assign(host=probe.host)
+            )
+    return pd.concat(parts)
+
+
 def summary(part: pd.DataFrame, name: str) -> str:
     off = 100 * np.abs(np.expm1(part[["energy", "power", "time"]]))
     errors = " | ".join(f"{n} {off[n].mean():5.1f} {off[n].median():5.1f}" for n in off)
@@ -57,12 +74,18 @@ def summary(part: pd.DataFrame, name: str) -> str:
 def main() -> int:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     print_head(__file__, "scikit-learn", "numpy")
-    found = table()
+    trained = runs(rows(UNSEEN_TABLE))
+    found = table(trained)
     print(f"\n{len(found)} trainings of {found.model.nunique()} architectures; mean and median")
     print("absolute errors, coverage and half-width of the 90 % interval, in %\n")
     print(summary(found, "all"))
     for name, (least, most) in _LIMITS.items():
         print(summary(found[(found.cpu >= least) & (found.cpu < most)], f"limited by {name}"))
+    probed = with_host_probes(trained)
+    same = table([run for run in trained if run.host in set(probed.host)])
+    print()
+    print(summary(same, "those with a host probe"))
+    print(summary(probed, "with the host probe"))
     off = 100 * np.abs(np.expm1(found[["energy", "power"]]))
     print()
     goals = [

@@ -13,10 +13,10 @@ from energyest.gpus import Gpu
 from energyest.records.workload import LARGEST, Workload
 
 #: Seconds of a `probe_host` step on the reference machine: one whose CPU launches operations at the
-#: rate that PRE's packaged model assumes. `python -m benchmarks.collect.launch_rate` measures it on
-#: a machine with a GPU (`usual_s`): 16 Intel Xeon cores with an H200 (torch 2.11, Python 3.12,
-#: 2026-11-29), the only machine measured.
-USUAL_HOST_STEP_S = 0.87e-3
+#: rate that PRE's packaged model assumes. `benchmarks.collect.launch_rate --host` divides the time
+#: of the test by the factor that the model found in 94 trainings there (`usual_s`): 16 Intel
+#: Xeon cores with an H200 (torch 2.11, Python 3.12, 2026-11-30).
+USUAL_HOST_STEP_S = 0.71e-3
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,9 @@ _MOST_OFF = 12.0
 _WIDTH = 12
 # Standard deviation, over machines, of the logarithm of the CPU's time.
 _HOSTS = 0.2
-#: The same if `probe_host` has measured it. An assumption, not measured yet: half of the deviation
-#: without a probe, because the probe does not include the time of the GPU's driver. It is the
-#: deviation, over machines, of the logarithm of `usual_s` from
-#: `benchmarks/collect/launch_rate.py`.
+#: The same if `probe_host` has measured it. An assumption: half of the deviation without a probe,
+#: because the probe does not include the time of the GPU's driver. Two machines of one kind, with
+#: trainings of different networks, are all that was measured (`benchmarks/evidence/pre_unseen.py`).
 HOST_PROBE_DEVIATION = _HOSTS / 2
 # Deviation of the logarithm of the energy on an unmeasured GPU, per unit of distance to the nearest
 # measured one, in logarithms of bandwidth and arithmetic rate. An assumption, based on how much the

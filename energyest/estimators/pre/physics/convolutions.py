@@ -96,9 +96,9 @@ def has_three_by_three(operation: Operation) -> bool:
 def kernels_of_groups(operation: Operation, workload: Workload) -> int:
     """Number of kernels that a convolution starts for its groups, where cuDNN has none for all.
 
-    The rules are what `benchmarks.collect.kernel_counts` counted on an H200 with torch 2.11, and
-    the times of trainings: filters of 1 x 1 with many channels, several outputs of each single
-    input in half precision, and filters of 5 x 5 on images of up to 2 x 2 in NHWC.
+    `benchmarks.collect.kernel_counts` counted them on an H200 with torch 2.11, and trainings show
+    them. There are three cases: filters of 1 x 1 with many channels; several outputs of each single
+    input, in half precision; and filters of 5 x 5 on images of up to 2 x 2, in NHWC.
     """
     o, kind, half = operation, kind_of(operation), is_half(workload)
     last, is_forward = _is_channels_last(workload), operation.phase == "forward"
