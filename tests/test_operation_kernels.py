@@ -58,13 +58,17 @@ def test_a_filter_is_seen_in_bytes_and_sizes(
     for phase in ("forward", "backward"):
         (operation,) = (o for o in of_kind(found, CONV, phase) if o.columns == 32)
         assert is_pointwise(operation, found) == pointwise
-        assert has_three_by_three(operation) == three
+        assert has_three_by_three(operation, found) == three
 
 
 def test_the_first_convolution_needs_no_gradient_of_its_input() -> None:
-    found = described(nn.Conv2d(64, 32, 1))
-    first = first_ones(found.operations)
-    assert [sizes(o) in first for o in of_kind(found, CONV, "forward")] == [True, False]
+    """Neither does one after layers that are frozen, but its channels are many."""
+    images = torch.rand(2, 3, 16, 16)
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 32, 1), nn.Flatten())
+    first = first_ones(describe_workload(model, images).operations)
+    assert first == {(2 * 14 * 14, 64, 27)}
+    model[0].requires_grad_(False)
+    assert first_ones(describe_workload(model, images).operations) == set()
 
 
 def test_filters_of_one_position_do_not_waste_what_they_fetch() -> None:
@@ -101,6 +105,7 @@ def test_cudnn_runs_depthwise_convolutions_as_torchs_rule_says() -> None:
     assert is_native(one, replace(fp16, precision="bf16"))
     assert not is_native(one, replace(fp16, precision="bf16", layout="channels_last"))
     assert not is_native(replace(two, groups=512), fp16)
+    assert is_native(replace(one, rows=16 * 36), fp16)  # images of 6 x 6
 
 
 def test_torchs_kernel_visits_all_inputs_of_a_strided_convolution() -> None:
@@ -130,7 +135,7 @@ def test_torchs_kernel_visits_all_inputs_of_a_strided_convolution() -> None:
 def test_grouped_convolutions_have_kernels_for_each_group(
     inputs: int, size: int, layout: str, forward: int, backward: int
 ) -> None:
-    """The numbers are those of `benchmarks/data/kernel_counts.csv`."""
+    """About as in `benchmarks/data/kernel_counts.csv`."""
     groups = 64 // inputs
     module = nn.Conv2d(64, 64, size, padding=size // 2, groups=groups)
     found = described(module, layout=layout)
@@ -140,10 +145,12 @@ def test_grouped_convolutions_have_kernels_for_each_group(
 
 
 def test_several_outputs_of_each_input_have_kernels_for_each_group() -> None:
-    found = depthwise(1, width=128)
-    (operation,) = of_kind(found, GROUPED, "forward")
-    assert kernels_of_groups(operation, found) == 64
-    assert kernels_of_groups(operation, replace(found, precision="fp32")) == 0
+    found = replace(depthwise(1, width=128), layout="channels_last")
+    (forward,), (backward,) = (of_kind(found, GROUPED, p) for p in ("forward", "backward"))
+    assert kernels_of_groups(forward, found) == 64
+    assert kernels_of_groups(backward, found) == 0
+    assert kernels_of_groups(forward, replace(found, precision="fp32")) == 0
+    assert kernels_of_groups(forward, replace(found, layout="contiguous")) == 0
 
 
 def test_large_filters_on_tiny_images_have_kernels_for_each_channel() -> None:
@@ -189,6 +196,14 @@ def test_features_that_do_not_fill_tensor_units_are_seen(
     assert seen == {expected}
     others = {alignment(o, tokens, found) for o in concerned if width not in sizes(o)}
     assert others <= {(False, False)}
+
+
+def test_how_many_pixels_a_convolution_has_does_not_matter_for_alignment() -> None:
+    found = described(nn.Conv2d(64, 64, 3, padding=1), side=7)
+    operations = [o for o in of_kind(found, CONV, "backward") if o.depth == 9 * 64]
+    for rows in (4 * 49, 8 * 49):
+        assert alignment(replace(operations[0], rows=rows), set(), found) == (False, False)
+    assert alignment(replace(operations[0], columns=60), set(), found) == (True, False)
 
 
 def test_unaligned_products_take_longer_on_tensor_units_alone() -> None:
@@ -239,8 +254,11 @@ def test_time_steps_have_kernels_of_their_own(
     operation: Operation, of_fp32: int, of_half: int
 ) -> None:
     """The numbers are those of `benchmarks/data/kernel_counts.csv`, without the first few."""
-    assert kernels_of_steps(operation, is_half=False) == of_fp32
-    assert kernels_of_steps(operation, is_half=True) == of_half
+    fp32, bf16 = (replace(workload(operation), precision=p) for p in ("fp32", "bf16"))
+    assert kernels_of_steps(operation, fp32) == of_fp32
+    assert kernels_of_steps(operation, bf16) == of_half
+    whole = replace(bf16, parameter_bytes=2)
+    assert kernels_of_steps(operation, whole) == 2 * operation.steps * layers(operation)
 
 
 def test_time_steps_take_the_time_of_cpu_and_gpu() -> None:

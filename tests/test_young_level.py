@@ -13,7 +13,9 @@ LONG = [100.0, 101, 99, 100, 100, 101, 99, 100, 100, 100]
 
 
 def trace(energy_J: list[float], duration_s: list[float] | None = None) -> EnergyTrace:
-    return EnergyTrace.from_epochs(energy_J, duration_s or [10.0] * len(energy_J))
+    # Equal durations would make them pieces of a log.
+    usual_s = [10.0 + 0.01 * (n % 3) for n in range(len(energy_J))]
+    return EnergyTrace.from_epochs(energy_J, duration_s or usual_s)
 
 
 @pytest.mark.parametrize("dip", [[70.0], [70.0, 72.0], [60.0, 90.0]])
@@ -48,8 +50,20 @@ def test_a_level_lasts_through_several_dips() -> None:
     level = level_at_end(np.array([*LONG, 20.0, 20, 60, 100, 101, 40]))
     assert (level.start, level.dip, level.missing_epochs) == (0, 1, 0)
     assert level.mean == pytest.approx(np.mean(LONG), rel=1e-4)
-    # The newest epoch is on the level again.
-    assert level_at_end(np.array([*LONG, 20.0, 20, 60, 100])).dip == 0
+    # The newest epoch is on the level again, and the dips before it may come again.
+    again = [*LONG, 20.0, 20, 60, 100]
+    assert level_at_end(np.array(again)).dip == 0
+    estimate = estimate_step(trace(again), 60)
+    per_epoch = (estimate.energy_J - sum(again)) / (60 - len(again))
+    assert 70 < per_epoch < 97
+    assert estimate.lower_J < estimate.energy_J < estimate.upper_J
+
+
+def test_a_short_level_that_has_ended_is_a_dip_of_the_one_before() -> None:
+    ends = trace([*LONG, *LONG, *[90.0] * 5, 80, 80])
+    assert find_stable_epoch(ends) == 0
+    estimate = estimate_step(ends, 100)
+    assert estimate.lower_J < sum(ends.column("energy_J")) + 73 * 80 < estimate.upper_J
 
 
 def test_the_level_of_a_run_with_regular_dips_goes_on_at_its_usual_height() -> None:

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32}
 BATCH, STEPS = 16, 32
 
 
@@ -121,6 +121,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("kernel_counts: torch sees no NVIDIA GPU; nothing was measured")
         return 2
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for case in itertools.chain(convolutions(), recurrent_layers()):
@@ -133,12 +134,18 @@ def main() -> int:
 
 
 def write(rows: list[dict[str, Any]], out: Path) -> None:
-    table = pd.DataFrame(rows).assign(
-        device=torch.cuda.get_device_name(0),
-        torch=torch.__version__,
-        date=time.strftime("%Y-%m-%d", time.gmtime()),
+    table = (
+        pd.DataFrame(rows)
+        .convert_dtypes()
+        .assign(
+            device=torch.cuda.get_device_name(0),
+            torch=torch.__version__,
+            date=time.strftime("%Y-%m-%d", time.gmtime()),
+        )
     )
-    table.to_csv(out / "kernel_counts.csv", index=False, float_format="%.3g")
+    times = [name for name in table.columns if name.endswith("_s")]
+    table[times] = table[times].map("{:.3g}".format)
+    table.to_csv(out / "kernel_counts.csv", index=False)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,7 @@ Nothing else should run on the machine. With `--again`, nothing is run: the step
 report are compared with the current packaged model, which a new fit may have changed.
 
     python -m benchmarks.collect.launch_rate > launch_rate.json
-    python -m benchmarks.collect.launch_rate --again benchmarks/results/launch_rate.json \
-        --host own-h200-e
+    python -m benchmarks.collect.launch_rate --again benchmarks/results/launch_rate.json
 """
 
 from __future__ import annotations
@@ -86,10 +85,11 @@ def main() -> int:
         factors = [row["factor"] for row in rows if row["cpu_share"] > _LAUNCH_BOUND]
         if factors:
             report["factor"] = float(np.median(factors))
-    if arguments.host:
-        factor = packaged().core.hosts[arguments.host]
+    host = arguments.host or report.get("host")
+    if host:
+        factor = packaged().core.hosts[host]
         usual_s = float(np.median(report["probe_step_s"])) / factor
-        report |= {"host": arguments.host, "host_factor": factor, "usual_s": usual_s}
+        report |= {"host": host, "host_factor": factor, "usual_s": usual_s}
     json.dump(report, sys.stdout, indent=2, allow_nan=False)
     print()
     return 0

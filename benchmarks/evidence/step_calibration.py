@@ -11,10 +11,9 @@ for without it, too, each draw starts from the best so far with another family l
 families that are hardest to foresee, this search is repeated from constants that are far from the
 packaged ones, in whose choice these families had a part.
 
-Then: what it would cost if the interval expected a long pause in every log that has been quiet so
-far, as some logs have. And how the accuracy of the projection depends on the priors of
-`energyest.estimators.step.changepoint`, each of which is halved and doubled. And how often the
-interval holds on synthetic signals.
+Then: what it would cost if the interval expected a pause in every log, as some have. And how the
+accuracy of the projection depends on the priors of `energyest.estimators.step.changepoint`, each of
+which is halved and doubled. And how often the interval holds on synthetic signals.
 
 Exits with 1 if the constants in the package are much worse than the best found, with 2 if data are
 missing.
@@ -58,8 +57,8 @@ FAR_OFF = 3
 HARD = ("mlperf-cut", "loaders")
 # The half-width in % above which the family of the method's authors has a penalty.
 AUTHORS, WIDEST = "delrey2023", 1.2
-# Dips of a log that expects a long pause: as often as now, but longer and of any size.
-PAUSES = {"size": 0.3, "spread": 0.8, "goes_on": 0.6}
+# Dips of a log that expects a pause: as often as now, but larger, and of any size.
+PAUSES = {"size": 0.3, "spread": 0.8}
 # By how much the loss of the packaged constants may exceed the best.
 AGREES = 0.05
 
@@ -123,20 +122,19 @@ def loss(table: pd.DataFrame, without: str | None = None) -> float:
 
 
 def expecting_pauses() -> pd.DataFrame:
-    """Figures of the families with equal times, as packaged and if long pauses are expected."""
+    """Figures of the families with equal times, as packaged and if pauses are expected."""
     found = families()
-    cut = {name: runs for name, runs in found.items() if _has_equal_times(runs[0])}
+    cut = {
+        name: runs
+        for name, runs in found.items()
+        if disturbances.are_equal_times(runs[0].trace.column("duration_s"))
+    }
     base = packaged()
     shown = {"packaged": figures(cut)}
     use(base | {"CUT_DIPS": replace(base["CUT_DIPS"], **PAUSES)})
     shown["expecting pauses"] = figures(cut)
     use(base)
     return pd.concat(shown, axis=1)
-
-
-def _has_equal_times(run: LongRun) -> bool:
-    durations_s = run.trace.column("duration_s")
-    return bool(np.ptp(durations_s) < 1e-6 * durations_s.max())
 
 
 def sensitivity(runs: list[LongRun]) -> pd.DataFrame:
@@ -290,7 +288,7 @@ def main() -> None:
         ).T.to_string(float_format="%.2f")
     )
     use(base)
-    print("\nLogs in equal times, if long pauses were expected in each, in %:\n")
+    print("\nLogs in equal times, if a pause were expected in each, in %:\n")
     print(expecting_pauses().to_string(float_format="%.2f"))
     print("\nMean absolute error in % with other constants of the prior:\n")
     print(sensitivity(runs).to_string(float_format="%.2f"))

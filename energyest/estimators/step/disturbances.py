@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import betaln, ndtri
 
 from energyest.arrays import FloatArray
+from energyest.estimators.step.level import MIN_EPOCHS
 from energyest.estimators.step.spikes import remaining_spikes
 
 Flags = NDArray[np.bool_]
@@ -31,6 +32,8 @@ _MOST = 1 / 3
 _SAME_LEVEL = 0.6
 # A level may have moved by this share while it was disturbed.
 _MAY_MOVE = 0.03
+# Durations that differ by no more than this share are equal: epochs differ by 0.05 % and more.
+_EQUAL = 1e-6
 # For more remaining epochs than this, draws are made for this many, and scaled.
 _MOST_DRAWN = 2000
 # Dips cannot save more than this share of the remaining energy.
@@ -225,6 +228,13 @@ class _Kind:
         deviation = mean * np.sqrt(epochs * math.expm1(prior.spread**2))
         total: FloatArray = np.maximum(epochs * mean + deviation * how_different, 0.0)
         return total
+
+
+def are_equal_times(durations_s: FloatArray) -> bool:
+    """Whether rows are equal times, cut from a log of power, and not epochs."""
+    if len(durations_s) < MIN_EPOCHS or not (durations_s > 0).all():
+        return False
+    return float(np.ptp(durations_s)) <= _EQUAL * float(durations_s.max())
 
 
 def _beta_binomial(number: int, successes: float, failures: float) -> FloatArray:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from energyest.arrays import FloatArray
 from energyest.checks import finite_or_none, positive_or_none
 from energyest.estimators.arguments import lacks_durations
-from energyest.estimators.step.disturbances import DRAWS, Disturbances, chance
+from energyest.estimators.step.disturbances import DRAWS, Disturbances, are_equal_times, chance
 from energyest.estimators.step.horizon import Horizon, measured_s
 from energyest.estimators.step.interval import error_of, errors, errors_of_mean
 from energyest.estimators.step.level import MIN_EPOCHS, Level, current_level
@@ -25,8 +25,6 @@ from energyest.records.trace import EnergyTrace
 
 # Relative precision of the number of epochs within a time limit.
 _PRECISION = 1e-9
-# Durations that differ by no more than this share are equal: epochs differ by 0.05 % and more.
-_EQUAL = 1e-6
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ class Forecaster:
             is_level[-1] = False  # cut short: counts as measured, but not as an epoch of the level
         self._positions = np.flatnonzero(is_level)
         self._training_J = training_J[self._positions]
-        self._equal_times = _are_equal(self._duration_s[: math.floor(self._done)])
+        self._equal_times = are_equal_times(self._duration_s[: math.floor(self._done)])
         part = _part_to_project(self._training_J, self._positions, changes, self._done)
         self.level, self._to_come = part.level, part.to_come
         self._rows_since_change = part.rows_since_change
@@ -108,9 +106,9 @@ class Forecaster:
         spikes = np.flatnonzero(self.level.smooth != self._series_J)
         self._spikes = spikes[spikes >= self.level.start]
         calm, disturbances = self._calm(self._series_J)
-        # A single spike, a dip at the end, and disturbances before the level are not part of the
-        # level's mean; disturbances that recurred on it are.
-        single = len(self._spikes) == 1 or (self.level.dip > 0 and not len(self._spikes))
+        # A single spike, dips since the level, and disturbances before it are not part of its mean;
+        # disturbances that recurred on it are.
+        single = len(self._spikes) == 1 or (self.level.since > 0 and not len(self._spikes))
         leaves_out = disturbances.are_older or single
         usual_J = calm.mean if disturbances.are_older else self.level.mean
         self._irregular = Outlook(usual_J, calm, disturbances, leaves_out)
@@ -382,13 +380,6 @@ def _part_to_project(
     pending = past[number:]
     since = math.floor(measured - edges[number + 1]) if pending else None
     return _Part(level, where, [*pending, *to_come], since)
-
-
-def _are_equal(durations_s: FloatArray) -> bool:
-    """Whether rows are equal times, cut from a log, and not epochs."""
-    if len(durations_s) < MIN_EPOCHS or not np.isfinite(durations_s).all():
-        return False
-    return float(np.ptp(durations_s)) <= _EQUAL * float(durations_s.max())
 
 
 def _times(number: float, seconds: float) -> float:

@@ -37,7 +37,8 @@ class Level:
         drift: mean of the second half minus mean of the first half, relative to `mean`.
         smooth: shape (values,), the values without spikes.
         change: when the level may have begun; None for a level of given epochs.
-        dip: number of lower values after the level that are likely to be a dip (see `young_level`).
+        since: number of values after those that the mean is taken from (see `young_level`).
+        dip: number of lower values at the end, among these, that are likely to be a dip.
     """
 
     start: int
@@ -50,6 +51,7 @@ class Level:
     drift: float
     smooth: FloatArray
     change: LastChange | None = None
+    since: int = 0
     dip: int = 0
 
     @property

@@ -25,8 +25,8 @@ def find_stable_epoch(trace: EnergyTrace, method: str = "changepoint") -> int:
 
     Returns:
         The position of that epoch in the trace, counted from 0. A single transitional epoch, such
-        as a cold start, is not part of the level. Lower epochs after six or more on a level are
-        dips until three of them are alike.
+        as a cold start, is not part of the level. If the last epochs do not lie on one level, lower
+        ones after a level of six or more are dips.
 
     Raises:
         NotStableError: the level has lasted less than `MIN_EPOCHS` epochs.

@@ -38,7 +38,8 @@ class OtherLevel(NamedTuple):
 def level_at_end(values: FloatArray) -> Level:
     """The present level, or an established one if no epoch has cost more than it since.
 
-    What has come since is then a dip, or several, and not a level of its own.
+    That is: if the last epochs do not lie on one level, what has come since a level of six or more
+    is a dip, or several.
 
     Args:
         values: shape (values,), at least one; finite and not negative, for example joules.
@@ -67,6 +68,7 @@ def level_at_end(values: FloatArray) -> Level:
         shares=np.concatenate([former.shares, np.zeros(len(since))]),
         smooth=np.concatenate([former.smooth, since]),
         change=None,
+        since=len(since),
         dip=len(since) - 1 - int(usual[-1]) if len(usual) else len(since),
     )
 
@@ -84,7 +86,7 @@ def other_level(values: FloatArray, start: int, dip: int = 0) -> OtherLevel:
     if not usual > 0:
         return OtherLevel()
     if dip:
-        low = float(np.median(values[stop:]))
+        low = float(np.median(values[stop:][-MIN_EPOCHS:]))
         return OtherLevel(1 - _returns(dip), low / usual - 1)
     age, before = stop - start, values[:start]
     if age > _YOUNG or not len(before):

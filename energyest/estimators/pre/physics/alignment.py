@@ -24,12 +24,12 @@ def alignment(operation: Operation, tokens: set[int], workload: Workload) -> tup
     """Whether a size of a product does not fill groups of numbers, and whether it is odd.
 
     Args:
-        operation: the product.
-        tokens: as from `tokens_of`.
+        operation: the product, or a convolution.
+        tokens: as from `tokens_of`, for a product.
         workload: its workload.
     """
     sizes = [operation.columns, operation.depth]
-    if operation.phase == "backward":
+    if kind_of(operation) == MATMUL and operation.phase == "backward":
         sizes.append(operation.rows)
     features = [size for size in sizes if size not in tokens]
     numbers = _GROUP_BYTES // number_bytes(workload)

@@ -14,7 +14,7 @@ _CUDNN_TAPS = (1, 9, 25)
 # With two strides, cuDNN does so from these numbers of channels and positions of its output on. The
 # positions are those of a width of 28 before the stride.
 _MANY_CHANNELS, _SOME_CHANNELS, _POSITIONS = 512, 256, 196
-_LEAST_CHANNELS = 32
+_LEAST_CHANNELS, _FEWEST_POSITIONS = 32, 49
 # More inputs than this per output: the filter moves by more than one position at a time.
 _STRIDED = 1.8
 # A filter that uses what it reads less often than this is a product of matrices.
@@ -29,17 +29,19 @@ _MANY_INPUTS, _SOME_INPUTS, _GRADIENTS_A_GROUP = 8, 4, 5
 def is_native(operation: Operation, workload: Workload) -> bool:
     """Whether torch's own kernel runs a depthwise convolution, and not cuDNN.
 
-    The rule is torch's (`use_cudnn_depthwise` in aten/src/ATen/native/Convolution.cpp).
+    The rule is torch's (`use_cudnn_depthwise` in aten/src/ATen/native/Convolution.cpp), without its
+    special cases for one dimension, a batch of one, and strided filters of one tap.
     """
-    if kind_of(operation) != DEPTHWISE or _is_channels_last(workload):
+    if kind_of(operation) != DEPTHWISE or is_channels_last(workload):
         return False
     if workload.precision != "fp16":
         return True
     if operation.depth not in _CUDNN_TAPS or operation.groups < _LEAST_CHANNELS:
         return True
+    positions = operation.rows / max(workload.batch_size, 1)
     if inputs_per_output(operation, workload) < _STRIDED:
-        return False
-    is_large = operation.rows / max(workload.batch_size, 1) >= _POSITIONS
+        return positions < _FEWEST_POSITIONS
+    is_large = positions >= _POSITIONS
     return operation.groups < (_SOME_CHANNELS if is_large else _MANY_CHANNELS)
 
 
@@ -57,12 +59,23 @@ def inputs_per_output(operation: Operation, workload: Workload) -> float:
 
 
 def first_ones(operations: Sequence[Operation]) -> set[tuple[int, int, int]]:
-    """Sizes of the convolutions that read the batch: no gradient of their input is needed.
+    """Sizes of the convolutions that read images: no gradient of their input is needed.
 
-    They have few channels, for which tensor units are too wide.
+    They have one or three channels, for which tensor units are too wide.
     """
     backward = [o for o in operations if kind_of(o) == CONV and o.phase == "backward"]
-    return {sizes(o) for o in backward if not has_both_gradients(o)}
+    return {sizes(o) for o in backward if not has_both_gradients(o) and _has_few_inputs(o)}
+
+
+def _has_few_inputs(operation: Operation) -> bool:
+    """Whether the depth is that of a square filter on one channel (of odd size) or three."""
+    taps, remainder = divmod(operation.depth, 3)
+    is_three = remainder == 0 and math.isqrt(taps) ** 2 == taps
+    return is_three or _is_odd_square(operation.depth)
+
+
+def _is_odd_square(number: int) -> bool:
+    return number % 2 == 1 and math.isqrt(number) ** 2 == number
 
 
 def sizes(operation: Operation) -> tuple[int, int, int]:
@@ -88,20 +101,21 @@ def is_pointwise(operation: Operation, workload: Workload) -> bool:
     return read > 0 and rows * depth / read < _POINTWISE
 
 
-def has_three_by_three(operation: Operation) -> bool:
+def has_three_by_three(operation: Operation, workload: Workload) -> bool:
     """Whether the filter has nine taps, so that Winograd's algorithm is of use."""
-    return operation.depth % 9 == 0
+    return operation.depth % 9 == 0 and not is_pointwise(operation, workload)
 
 
 def kernels_of_groups(operation: Operation, workload: Workload) -> int:
     """Number of kernels that a convolution starts for its groups, where cuDNN has none for all.
 
-    `benchmarks.collect.kernel_counts` counted them on an H200 with torch 2.11, and trainings show
-    them. There are three cases: filters of 1 x 1 with many channels; several outputs of each single
-    input, in half precision; and filters of 5 x 5 on images of up to 2 x 2, in NHWC.
+    `benchmarks.collect.kernel_counts` counted them on an H200 with torch 2.11. Three cases are
+    known here: filters of 1 x 1 with many channels; and in half precision and NHWC, in the forward
+    pass, several outputs of each single input, and filters of 5 x 5 on images of up to 2 x 2. Other
+    combinations of few channels, sizes and filters also have kernels for each group.
     """
     o, kind, half = operation, kind_of(operation), is_half(workload)
-    last, is_forward = _is_channels_last(workload), operation.phase == "forward"
+    last, is_forward = is_channels_last(workload), operation.phase == "forward"
     if kind == DEPTHWISE:
         is_tiny = o.rows <= _TINY * max(workload.batch_size, 1)
         return o.groups if half and last and is_forward and is_tiny and o.depth == 25 else 0
@@ -111,12 +125,13 @@ def kernels_of_groups(operation: Operation, workload: Workload) -> int:
         if is_forward:
             a_group = (3 if last else 1) if half and o.depth >= _MANY_INPUTS else 0
         else:
-            a_group = _GRADIENTS_A_GROUP if (half or last) and o.depth >= _SOME_INPUTS else 0
+            a_group = _GRADIENTS_A_GROUP if o.depth >= _SOME_INPUTS else 0
         return a_group * o.groups
-    has_one_input = o.depth % 2 == 1 and math.isqrt(o.depth) ** 2 == o.depth
-    return o.groups if half and has_one_input else 0
+    has_one_input = o.depth > 1 and _is_odd_square(o.depth)
+    return o.groups if half and last and is_forward and has_one_input else 0
 
 
-def _is_channels_last(workload: Workload) -> bool:
+def is_channels_last(workload: Workload) -> bool:
+    """Whether convolutions run in NHWC."""
     # The compiler uses channels-last for convolutions, whatever the model does.
     return workload.layout == "channels_last" or workload.compiled

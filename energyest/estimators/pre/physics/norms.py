@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from energyest.estimators.pre.physics.alignment import number_bytes
 from energyest.estimators.pre.physics.kinds import BATCH_NORM, kind_of
 from energyest.records.workload import Operation, Workload
 
@@ -26,14 +27,13 @@ def with_channels(workload: Workload) -> tuple[Operation, ...]:
         for o in operations
         if o.name == "convolution" and o.rows
     }
-    number_bytes = 2 if workload.precision in ("bf16", "fp16") else 4
-    found = {o: _channels(o, channels, number_bytes) for o in unknown}
+    found = {o: _channels(o, channels, number_bytes(workload)) for o in unknown}
     return tuple(replace(o, groups=found[o]) if o in found else o for o in operations)
 
 
-def _channels(norm: Operation, channels: dict[int, int], number_bytes: int) -> int:
+def _channels(norm: Operation, channels: dict[int, int], bytes_of_number: int) -> int:
     # The backward pass reads two tensors of this size and writes one; the forward pass, one each.
     tensors = 3 if norm.phase == "backward" else 2
-    size = norm.bytes / (tensors * number_bytes)
+    size = norm.bytes / (tensors * bytes_of_number)
     near = min(channels, key=lambda other: abs(other - size), default=0)
     return channels[near] if near and abs(near / size - 1) < _SAME else 1

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from energyest.errors import EstimateError
-from energyest.estimators.pre.physics.alignment import alignment, is_half, tokens_of
+from energyest.estimators.pre.physics.alignment import alignment, tokens_of
 from energyest.estimators.pre.physics.convolutions import (
     first_ones,
     has_both_gradients,
@@ -62,7 +62,7 @@ class Row(NamedTuple):
         bandwidth: peak bytes per second.
         is_average: whether it averages, as some pooling does.
         visits: how often torch's own depthwise kernel visits a number, relative to its FLOPs.
-        kernels: kernels beyond the first, started one after another.
+        kernels: kernels of single groups or time steps, one after another.
         is_native: whether torch's own depthwise kernel runs it.
         is_three_by_three: whether a convolution has nine taps.
         is_pointwise: whether a convolution is a product of matrices.
@@ -121,7 +121,7 @@ def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
         peak = peaks[1] if kind == DEPTHWISE else peaks[0]
         kernels = kernels_of_groups(o, workload) if is_conv else 0
         if kind == RECURRENT:
-            kernels = kernels_of_steps(o, is_half=is_half(workload))
+            kernels = kernels_of_steps(o, workload)
         products = _products(o, is_conv=is_conv)
         for part, is_weight_gradient, (rows, columns, depth) in products:
             tiles = -(-rows // _TILE[0]) * -(-columns // _TILE[1]) * o.groups / number
@@ -149,7 +149,7 @@ def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
                 visits=inputs_per_output(o, workload) if visits_inputs else 1.0,
                 kernels=kernels / len(products),
                 is_native=native,
-                is_three_by_three=has_three_by_three(o),
+                is_three_by_three=has_three_by_three(o, workload),
                 is_pointwise=is_conv and is_pointwise(o, workload),
                 is_first=is_conv and sizes(o) in first,
                 is_unaligned=unaligned,

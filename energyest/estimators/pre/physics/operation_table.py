@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 from numpy.typing import NDArray
 
+from energyest.estimators.pre.physics.convolutions import is_channels_last
 from energyest.estimators.pre.physics.kinds import (
     BATCH_NORM,
     CONV,
@@ -91,8 +92,7 @@ class OperationTable:
         self.width = self.peak / clocks
         self.bytes_per_clock = self.bandwidth / clocks
         self.watts = np.array([_watts_of_reference(gpu) for _, gpu in pairs])[self._of]
-        # The compiler uses channels-last for convolutions, whatever the model does.
-        last = [w.layout == "channels_last" or w.compiled for w, _ in pairs]
+        last = [is_channels_last(w) for w, _ in pairs]
         self.is_channels_last = np.array(last)[self._of]
         self.is_bf16 = np.array([w.precision == "bf16" for w, _ in pairs])[self._of]
         self.is_compiled = np.array([w.compiled for w, _ in pairs])

@@ -92,7 +92,7 @@ OPERATION: dict[str, Guess] = {
     "start_s": (1.5e-6, 0.5),
     "start_conv_s": (8e-6, 0.5),
     "channels_last_conv_start": (0.5, 0.5),  # relative to that, in NHWC
-    "gradient_conv_start": (1.3, 0.5),  # and for each of two gradients
+    "gradient_conv_start": (1.3, 0.5),  # of each gradient, relative to the forward pass
     "start_kernel_s": (3e-6, 0.5),  # of each further kernel of one operation
     "start_matmul_s": (4e-6, 0.5),
     "start_sum_s": (5e-6, 0.5),

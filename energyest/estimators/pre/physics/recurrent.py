@@ -7,7 +7,8 @@ precision runs these layers in fp16, also if it is bf16 elsewhere (aten/src/ATen
 
 from __future__ import annotations
 
-from energyest.records.workload import Operation
+from energyest.estimators.pre.physics.alignment import is_half
+from energyest.records.workload import Operation, Workload
 
 # Up to these widths, a kernel keeps the weights and runs all steps, forward and backward.
 _SMALL, _SMALL_BACKWARD = 192, 128
@@ -17,7 +18,10 @@ _KERNELS_A_STEP = 2
 
 
 def layers(operation: Operation) -> int:
-    """Number of layers and directions: each has a matrix for its input and one for its state."""
+    """Number of layers and directions, if inputs are as wide as states.
+
+    Each has a matrix for its input and one for its state.
+    """
     o = operation
     flops_of_layer = 4.0 * o.rows * o.steps * o.columns * o.depth
     if o.steps == 1 or not flops_of_layer:
@@ -26,13 +30,15 @@ def layers(operation: Operation) -> int:
     return max(round(o.flops / flops_of_layer / (1 + (o.phase == "backward"))), 1)
 
 
-def kernels_of_steps(operation: Operation, *, is_half: bool) -> int:
+def kernels_of_steps(operation: Operation, workload: Workload) -> int:
     """Number of kernels that are started for single time steps; 0 if one kernel runs them all."""
     o, number = operation, layers(operation)
+    if workload.precision == "bf16" and workload.parameter_bytes == 2:
+        return _KERNELS_A_STEP * o.steps * number  # weights in bf16 themselves
     if o.depth <= (_SMALL_BACKWARD if o.phase == "backward" else _SMALL):
         return 0
-    is_lstm = o.name.startswith("lstm") or "cudnn_rnn" in o.name
+    is_lstm = o.name.startswith("lstm")
     is_large = o.depth <= _LARGE and o.depth % _MULTIPLE == 0
-    if is_half and is_lstm and is_large and number == 1:
+    if is_half(workload) and is_lstm and is_large and number == 1:
         return 0
     return _KERNELS_A_STEP * o.steps * number
