@@ -2,9 +2,10 @@
 
 The source is a folder written by `benchmarks.collect.sweep`, or hopper's sweep in the data next to
 the checkout, whose models are built and described again (with torchvision). Rows of the same
-machines are replaced. `--unseen` adds them to the trainings that no fit learns from instead.
+machines are replaced. `--table unseen` and `--table common` add them to trainings that no fit
+learns from instead.
 
-    python -m benchmarks.collect.add_to_sweep --folder FOLDER --host NAME [--unseen]
+    python -m benchmarks.collect.add_to_sweep --folder FOLDER --host NAME [--table unseen]
     python -m benchmarks.collect.add_to_sweep --hopper
 """
 
@@ -23,6 +24,7 @@ import numpy as np
 from benchmarks.collect.sweep import describe
 from benchmarks.common.data_folder import FOLDER, require
 from benchmarks.common.sweep_table import (
+    COMMON_TABLE,
     HOPPER_SWEEP,
     TABLE,
     UNSEEN_TABLE,
@@ -33,6 +35,7 @@ from benchmarks.common.sweep_table import (
 from energyest.estimators.pre.physics.kinds import RECURRENT, kind_of
 from energyest.records.workload import Operation
 
+TABLES = {"sweep": TABLE, "unseen": UNSEEN_TABLE, "common": COMMON_TABLE}
 # Operations that take less of a step's time than this share hardly matter.
 _LEAST_SHARE = 5e-4
 # The GPU's time as a share of the step, at most, where a step is measured again by the profiler.
@@ -146,9 +149,11 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="a folder of benchmarks.collect.sweep")
     parser.add_argument("--host", help="a name for its machine")
     parser.add_argument("--hopper", action="store_true", help="describe and add hopper/sweep_*")
-    parser.add_argument("--unseen", action="store_true", help="no fit may learn from them")
+    parser.add_argument(
+        "--table", default="sweep", choices=TABLES, help="fits learn from the first one alone"
+    )
     arguments = parser.parse_args()
-    path = UNSEEN_TABLE if arguments.unseen else TABLE
+    path = TABLES[arguments.table]
     if not (arguments.hopper or (arguments.folder and arguments.host)):
         parser.error("give --hopper, or --folder and --host")
     for name in ("runs.jsonl", "workloads.jsonl"):

@@ -20,8 +20,10 @@ from energyest.gpus import resolve_gpu
 from energyest.records.workload import Operation, Workload
 
 TABLE = PACKAGED / "sweep.jsonl.gz"
-# The same for trainings that no fit learns from: predictions are judged by them.
+# The same for trainings of architectures that no fit learns from: they judge predictions.
 UNSEEN_TABLE = PACKAGED / "unseen.jsonl.gz"
+# The same for usual networks, whose architectures, but not settings, fits have seen.
+COMMON_TABLE = PACKAGED / "common.jsonl.gz"
 # The same for hopper, as measured, in the data next to the checkout.
 HOPPER_SWEEP = tuple(f"hopper/sweep_{f}" for f in ("runs.csv", "epochs.csv", "samples.parquet"))
 Row = dict[str, Any]

@@ -1,4 +1,4 @@
-"""How well PRE predicts trainings of architectures that no fit learns from.
+"""How well PRE predicts trainings that no fit learns from: unseen architectures, usual networks.
 
 `benchmarks.collect.sweep --draw unseen` draws them. The speed of the machine is unknown, as it is
 to a user; for machines on which `probe_host` ran, the same trainings are predicted with it, too.
@@ -18,7 +18,7 @@ import pandas as pd
 from benchmarks.common.data_folder import PACKAGED
 from benchmarks.common.goal import Goal, goal_of_errors
 from benchmarks.common.head import print_head
-from benchmarks.common.sweep_table import UNSEEN_TABLE, rows, runs
+from benchmarks.common.sweep_table import COMMON_TABLE, UNSEEN_TABLE, rows, runs
 from energyest.estimators.pre.fitted import packaged
 from energyest.estimators.pre.training_data import TrainedRun
 from energyest.records.probe import USUAL_HOST_STEP_S
@@ -71,6 +71,13 @@ def summary(part: pd.DataFrame, name: str) -> str:
     )
 
 
+def show(found: pd.DataFrame) -> None:
+    """Print the figures of all trainings, and by what limits them."""
+    print(summary(found, "all"))
+    for name, (least, most) in _LIMITS.items():
+        print(summary(found[(found.cpu >= least) & (found.cpu < most)], f"limited by {name}"))
+
+
 def main() -> int:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     print_head(__file__, "scikit-learn", "numpy")
@@ -78,14 +85,18 @@ def main() -> int:
     found = table(trained)
     print(f"\n{len(found)} trainings of {found.model.nunique()} architectures; mean and median")
     print("absolute errors, coverage and half-width of the 90 % interval, in %\n")
-    print(summary(found, "all"))
-    for name, (least, most) in _LIMITS.items():
-        print(summary(found[(found.cpu >= least) & (found.cpu < most)], f"limited by {name}"))
+    show(found)
     probed = with_host_probes(trained)
     same = table([run for run in trained if run.host in set(probed.host)])
     print()
     print(summary(same, "those with a host probe"))
     print(summary(probed, "with the host probe"))
+    usual = table(runs(rows(COMMON_TABLE)))
+    print(
+        f"\n{len(usual)} trainings of {usual.model.nunique()} usual networks, in settings that no"
+    )
+    print("fit learns from\n")
+    show(usual)
     off = 100 * np.abs(np.expm1(found[["energy", "power"]]))
     print()
     goals = [
