@@ -30,7 +30,7 @@ def is_native(operation: Operation, workload: Workload) -> bool:
     """Whether torch's own kernel runs a depthwise convolution, and not cuDNN.
 
     The rule is torch's (`use_cudnn_depthwise` in aten/src/ATen/native/Convolution.cpp), without its
-    special cases for one dimension, a batch of one, and strided filters of one tap.
+    special cases for one dimension, a batch of one, and filters of one tap with stride 2.
     """
     if kind_of(operation) != DEPTHWISE or is_channels_last(workload):
         return False
