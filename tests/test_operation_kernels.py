@@ -79,6 +79,33 @@ def test_filters_of_one_position_do_not_waste_what_they_fetch() -> None:
     assert seconds(pointwise, **settings) < 0.6 * seconds(filters, **settings)
 
 
+def convolution(depth: int, phase: str = "forward") -> Operation:
+    """One of many images, limited by arithmetic, with the gradient of its weights alone."""
+    rows = 1_000_000
+    return Operation(phase, "convolution", 1, 2.0 * rows * 512 * depth, 1e6, rows, 512, depth)
+
+
+def math_s(*operations: Operation, precision: str) -> float:
+    """Time of the first one's arithmetic in a training with all of them."""
+    described = replace(workload(*operations), precision=precision)
+    return float(operation_times(OperationTable([(described, H100)]), GUESS)[0])
+
+
+def test_the_first_convolution_uses_little_of_tensor_units() -> None:
+    stem, gradient = convolution(3 * 16**2), convolution(3 * 16**2, "backward")
+    slower = math_s(stem, gradient, precision="bf16") / math_s(stem, precision="bf16")
+    assert slower == pytest.approx(1 / GUESS["first_conv"], rel=0.1)
+    assert math_s(stem, gradient, precision="fp32") == math_s(stem, precision="fp32")
+
+
+def test_winograds_algorithm_helps_filters_of_nine_taps_alone() -> None:
+    nine, eight = convolution(9 * 512), convolution(8 * 512)
+    per_flop = [math_s(o, precision="fp32") / o.flops for o in (nine, eight)]
+    assert per_flop[1] / per_flop[0] > 1.15 / 1.05  # `plain_conv` is 0.8
+    half = [math_s(o, precision="bf16") / o.flops for o in (nine, eight)]
+    assert half[1] / half[0] == pytest.approx(1, abs=0.02)
+
+
 # ------------------------------------------------------------------ depthwise
 
 
@@ -216,6 +243,14 @@ def test_unaligned_products_take_longer_on_tensor_units_alone() -> None:
     assert half[2] > 1.3 * half[1]
     single = [seconds(o, precision="fp32") for o in (even, two, odd)]
     assert single[2] == pytest.approx(single[0], rel=0.01)
+
+
+def test_several_products_in_one_kernel_reach_less_of_the_peak() -> None:
+    one = Operation("forward", "mm", 1, 2.0 * 8192 * 4096 * 4096, 1e6, 8192, 4096, 4096)
+    grouped = seconds(replace(one, name="_grouped_mm"), precision="bf16")
+    assert grouped / seconds(one, precision="bf16") == pytest.approx(
+        1 / GUESS["grouped_matmul"], rel=0.25
+    )
 
 
 def test_the_gradient_of_a_layer_normalisation_sums_rows_one_after_another() -> None:
