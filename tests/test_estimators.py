@@ -322,9 +322,12 @@ def test_interval_holds_the_estimate_and_what_was_measured(energy: list[float], 
 
 @given(level=st.floats(1, 1e6), epochs=st.integers(3, 30))
 def test_constant_run_is_projected_exactly(level: float, epochs: int) -> None:
-    estimate = estimate_step(trace_of([level] * epochs), 100)
-    assert estimate.energy_J == pytest.approx(100 * level)
-    assert estimate.upper_J - estimate.lower_J <= 0.07 * estimate.energy_J
+    uneven_s = [2.0 + 0.01 * (epoch % 2) for epoch in range(epochs)]
+    # A log in equal times has a little more room for pauses.
+    for duration_s, most in ((uneven_s, 0.06), (None, 0.07)):
+        estimate = estimate_step(trace_of([level] * epochs, duration_s), 100)
+        assert estimate.energy_J == pytest.approx(100 * level)
+        assert estimate.upper_J - estimate.lower_J <= most * estimate.energy_J
 
 
 @given(level=st.floats(1, 1e6), epochs=st.integers(3, 120), more=st.integers(1, 300))

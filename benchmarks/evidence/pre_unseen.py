@@ -1,7 +1,8 @@
 """How well PRE predicts trainings that no fit learns from: unseen architectures, usual networks.
 
-`benchmarks.collect.sweep --draw unseen` draws them. The speed of the machine is unknown, as it is
-to a user; for machines on which `probe_host` ran, the same trainings are predicted with it, too.
+`benchmarks.collect.sweep` draws them with `--draw unseen` and `--draw common`. The speed of the
+machine is unknown, as it is to a user; for machines on which `probe_host` ran, the same trainings
+are predicted with it, too.
 Exits with 1 if a goal is missed.
 
     python -m benchmarks.evidence.pre_unseen

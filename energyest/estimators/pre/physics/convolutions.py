@@ -11,8 +11,8 @@ from energyest.records.workload import Operation, Workload
 
 # Numbers of taps of the filters for which cuDNN may run a depthwise convolution in NCHW.
 _CUDNN_TAPS = (1, 9, 25)
-# With two strides, cuDNN does so from these numbers of channels and positions of its output on. The
-# positions are those of a width of 28 before the stride.
+# With a stride of 2, cuDNN does so from these numbers of channels and positions of its output on.
+# The positions are those of a width of 28 before the stride. With a stride of 1, it needs 49.
 _MANY_CHANNELS, _SOME_CHANNELS, _POSITIONS = 512, 256, 196
 _LEAST_CHANNELS, _FEWEST_POSITIONS = 32, 49
 # More inputs than this per output: the filter moves by more than one position at a time.
@@ -21,8 +21,8 @@ _STRIDED = 1.8
 _POINTWISE = 1.5
 # Number of positions of images that are smaller than a filter of 5 x 5.
 _TINY = 4
-# Inputs of each group from which on the forward pass has kernels for single groups, and the
-# backward pass, with this number for each.
+# From these numbers of inputs of a group on, the forward pass and the backward pass have kernels
+# for single groups; the backward pass has the third number for each.
 _MANY_INPUTS, _SOME_INPUTS, _GRADIENTS_A_GROUP = 8, 4, 5
 
 
