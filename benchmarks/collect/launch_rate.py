@@ -35,8 +35,8 @@ import numpy as np
 import torch
 from scipy.optimize import brentq
 
-from benchmarks.common.model_zoo import build, loss_of
-from benchmarks.common.settings import Setting
+from benchmarks.models.settings import Setting
+from benchmarks.models.zoo import build, loss_of
 from energyest.estimators.pre.fitted import packaged
 from energyest.gpus import resolve_gpu
 from energyest.measure.sensors.cpu import processor_name

@@ -1,6 +1,6 @@
 """Train many models for a few seconds each on an NVIDIA GPU, and write the cost of a step.
 
-A setting is drawn at random (see `benchmarks.common.model_zoo`) and trained in a plain loop under
+A setting is drawn at random (see `benchmarks.models.settings`) and trained in a plain loop under
 `track`, or by a Lightning Trainer with `EnergyMonitor`. Inputs are synthetic, in pinned memory.
 Epoch 0 is cold; only the epochs after it count. Then each setting's model is described as a
 workload, on the CPU.
@@ -42,8 +42,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 from benchmarks.collect.operation_times import operation_times
-from benchmarks.common.model_zoo import build, loss_of, optimizer_of
-from benchmarks.common.settings import DRAWS, Setting
+from benchmarks.models.settings import DRAWS, Setting
+from benchmarks.models.zoo import build, loss_of, optimizer_of
 from energyest import EnergyestError, EnergyMonitor, EnergyTrace, track
 from energyest.profiling.describe import describe_workload
 

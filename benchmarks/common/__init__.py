@@ -1,1 +1,1 @@
-"""Code shared by several benchmarks: data, models to train, the head of an output, goals."""
+"""Code shared by several benchmarks: data, the head of an output, goals."""

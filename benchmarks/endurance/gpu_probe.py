@@ -1,7 +1,7 @@
 """How well PRE and a probe predict the cost of trainings on this machine's GPU.
 
 First a Lightning training of six short epochs: `monitor.projection` at its first batch and after
-each epoch, and its total. Then, for nine models of `model_zoo`: the result of `estimate_pre`
+each epoch, and its total. Then, for nine models of `models.zoo`: the result of `estimate_pre`
 without a probe, the measurement of a probe, and the cost of a training of several seconds under
 `track`.
 
@@ -31,8 +31,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.collect import sweep
 from benchmarks.common.head import gpu_name, print_head
-from benchmarks.common.model_zoo import build, loss_of
-from benchmarks.common.settings import Setting
+from benchmarks.models.settings import Setting
+from benchmarks.models.zoo import build, loss_of
 from energyest import EnergyMonitor
 from energyest.estimators.pre.estimate import estimate_pre
 from energyest.profiling.probes.gpu_probe import probe

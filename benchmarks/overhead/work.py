@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from benchmarks.common.model_zoo import build, loss_of, optimizer_of
-from benchmarks.common.settings import Setting
+from benchmarks.models.settings import Setting
+from benchmarks.models.zoo import build, loss_of, optimizer_of
 
 Step = Callable[[], None]
 # Makes the model of a process one of several, such as `DistributedDataParallel`.

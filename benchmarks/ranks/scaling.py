@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.common.checks import Checks
 from benchmarks.common.gpu_counter import off
-from benchmarks.common.settings import Setting
+from benchmarks.models.settings import Setting
 from benchmarks.overhead.children import Children, tell
 from benchmarks.ranks.launch import Answer, Machine, own_counter, run_ranks
 from benchmarks.ranks.sections import START_S
@@ -224,7 +224,7 @@ def predicted(setting: Setting, gpu: str, counts: list[int]) -> dict[int, Estima
     """PRE's estimate of `_STEPS` steps of all GPUs, for each number of them."""
     import torch
 
-    from benchmarks.common.model_zoo import build, loss_of
+    from benchmarks.models.zoo import build, loss_of
     from energyest import describe_workload
 
     with torch.device("meta"):

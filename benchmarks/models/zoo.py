@@ -1,4 +1,4 @@
-"""Models to measure, by the names of `benchmarks.common.settings`."""
+"""Models to measure, by the names of `benchmarks.models.settings`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.common.library_models import CLASSES, LIBRARY_MODELS, SEES, Library
-from benchmarks.common.settings import VOCABULARY, Setting
+from benchmarks.models.library_models import CLASSES, LIBRARY_MODELS, SEES, Library
+from benchmarks.models.random_convolutions import RandomConvolutions
+from benchmarks.models.settings import VOCABULARY, Setting
 
 
 def build(setting: Setting) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -42,10 +43,15 @@ def build(setting: Setting) -> tuple[nn.Module, tuple[Tensor, ...]]:
             inputs = torch.rand(batch, 3, size, size, device="cpu") if sees else tokens
             return Library(kind, width, layers), (inputs, labels if sees else tokens)
         return _HuggingFace(kind, width, layers), (tokens, labels % 2)
-    model, inputs = _OWN[kind](kind, width, layers), _own_batch(kind, width, batch, size)
+    if kind == "convolutions":
+        model: nn.Module = RandomConvolutions(width, layers, batch)
+        inputs = torch.rand(batch, layers, device="cpu"), labels % layers
+    else:
+        model, inputs = _OWN[kind](kind, width, layers), _own_batch(kind, width, batch, size)
     if setting.layout == "nhwc":
         model = model.to(memory_format=torch.channels_last)
-        inputs = (inputs[0].to(memory_format=torch.channels_last), inputs[1])
+        if inputs[0].ndim == 4:
+            inputs = (inputs[0].to(memory_format=torch.channels_last), inputs[1])
     return model, inputs
 
 

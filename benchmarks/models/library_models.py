@@ -1,4 +1,4 @@
-"""Networks of transformers with random weights, by the names of `benchmarks.common.settings`."""
+"""Networks of transformers with random weights, by the names of `benchmarks.models.settings`."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A model's name is `family/name`: `torchvision/resnet50`, `transformers/bert-d768-l12`,
 `own/gpt-d512-l8`, `timm/convnextv2_tiny`. In the names of configurable models, d is the width and l
-the number of layers.
+the number of layers; in that of `own/convolutions`, the seed and the number of convolutions.
 """
 
 from __future__ import annotations
@@ -12,167 +12,23 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
+from benchmarks.models.architectures import (
+    BLIND,
+    COMMON,
+    HUGGING_FACE,
+    LIBRARY,
+    OTHERS,
+    SEQUENCES,
+    TIMM,
+    UNSEEN,
+    UNSEEN_LIBRARY,
+    VARIED,
+    VARIED_LIBRARY,
+    VISION,
+)
+
 VOCABULARY = 8192
 IMAGE_SIZES = (32, 64, 96, 128, 160, 192, 224, 288)
-# With the largest sensible batch at 224 pixels on 80 GB in single precision.
-VISION = {
-    "alexnet": 1024,
-    "convnext_small": 128,
-    "convnext_tiny": 256,
-    "densenet121": 256,
-    "densenet169": 128,
-    "efficientnet_b0": 256,
-    "efficientnet_b2": 128,
-    "efficientnet_v2_s": 128,
-    "googlenet": 512,
-    "inception_v3": 256,
-    "mnasnet0_5": 512,
-    "mnasnet1_0": 512,
-    "mobilenet_v2": 256,
-    "mobilenet_v3_large": 512,
-    "mobilenet_v3_small": 512,
-    "regnet_x_1_6gf": 256,
-    "regnet_y_400mf": 512,
-    "regnet_y_800mf": 512,
-    "regnet_y_3_2gf": 128,
-    "resnet18": 512,
-    "resnet34": 512,
-    "resnet50": 256,
-    "resnet101": 128,
-    "resnet152": 128,
-    "resnext50_32x4d": 128,
-    "shufflenet_v2_x0_5": 1024,
-    "shufflenet_v2_x1_0": 512,
-    "shufflenet_v2_x2_0": 256,
-    "squeezenet1_0": 512,
-    "squeezenet1_1": 512,
-    "swin_t": 128,
-    "swin_s": 64,
-    "vgg11": 256,
-    "vgg16": 128,
-    "vgg16_bn": 128,
-    "vit_b_16": 128,
-    "vit_b_32": 256,
-    "wide_resnet50_2": 128,
-}
-SEQUENCES = ("encoder", "gpt", "lstm", "gru")
-HUGGING_FACE = ("bert", "distilbert", "gpt2")
-OTHERS = ("mlp", "unet", "conv1d")
-
-
-# With the largest sensible batch at 224 pixels in half precision.
-TIMM = {
-    "convnextv2_tiny": 256,
-    "deit3_small_patch16_224": 512,
-    "efficientnet_b1": 256,
-    "ghostnet_100": 512,
-    "gernet_m": 512,
-    "lcnet_100": 1024,
-    "mixnet_s": 256,
-    "mobilevit_s": 256,
-    "poolformer_s12": 256,
-    "regnetz_b16": 256,
-    "repvgg_a2": 512,
-    "resnet50d": 256,
-    "rexnet_100": 256,
-    "seresnet50": 256,
-    "tinynet_a": 512,
-    "tnt_s_patch16_224": 128,
-    "twins_svt_small": 256,
-    "volo_d1_224": 128,
-}
-# The same for architectures that `draw_varied` adds, at their usual size.
-VARIED = {
-    "beit_base_patch16_224": (128, 224),
-    "caformer_s18": (128, 224),
-    "cait_xxs24_224": (128, 224),
-    "coat_lite_mini": (256, 224),
-    "coatnet_0_rw_224": (128, 224),
-    "convmixer_768_32": (64, 224),
-    "crossvit_15_240": (128, 240),
-    "cs3darknet_m": (256, 256),
-    "cspresnet50": (256, 224),
-    "darknet53": (128, 256),
-    "davit_tiny": (128, 224),
-    "dla60": (256, 224),
-    "dpn68": (256, 224),
-    "eca_nfnet_l0": (128, 224),
-    "ecaresnet50t": (256, 224),
-    "edgenext_small": (256, 256),
-    "efficientformer_l1": (256, 224),
-    "efficientnetv2_rw_t": (256, 224),
-    "ese_vovnet39b": (256, 224),
-    "eva02_tiny_patch14_224": (256, 224),
-    "fastvit_t12": (256, 256),
-    "fbnetc_100": (512, 224),
-    "focalnet_tiny_srf": (128, 224),
-    "gmixer_24_224": (256, 224),
-    "hardcorenas_c": (512, 224),
-    "hrnet_w18": (128, 224),
-    "inception_next_tiny": (128, 224),
-    "inception_v4": (128, 299),
-    "levit_256": (512, 224),
-    "maxvit_tiny_rw_224": (64, 224),
-    "mixer_b16_224": (256, 224),
-    "mobilenetv4_conv_medium": (512, 224),
-    "mobileone_s1": (256, 224),
-    "mvitv2_tiny": (128, 224),
-    "nest_tiny": (128, 224),
-    "nf_resnet50": (256, 224),
-    "pit_s_224": (256, 224),
-    "pvt_v2_b1": (256, 224),
-    "repvit_m1": (512, 224),
-    "res2net50_26w_4s": (128, 224),
-    "resmlp_24_224": (256, 224),
-    "resnest50d": (128, 224),
-    "resnet26d": (512, 224),
-    "resnetaa50": (256, 224),
-    "selecsls42b": (512, 224),
-    "semnasnet_100": (512, 224),
-    "skresnet34": (256, 224),
-    "swinv2_tiny_window8_256": (128, 256),
-    "tf_efficientnetv2_b0": (512, 224),
-    "tiny_vit_11m_224": (256, 224),
-    "visformer_small": (256, 224),
-    "vit_small_patch16_224": (512, 224),
-    "xception41": (128, 299),
-    "xcit_tiny_12_p16_224": (256, 224),
-}
-# Architectures on which no fit may ever learn: predictions are judged by them.
-UNSEEN = {
-    "convnextv2_nano": (256, 224),
-    "cspdarknet53": (128, 256),
-    "deit_tiny_patch16_224": (512, 224),
-    "dla102": (128, 224),
-    "eca_resnet33ts": (256, 256),
-    "efficientnet_b3": (128, 288),
-    "efficientvit_b1": (256, 224),
-    "ghostnetv2_100": (256, 224),
-    "hgnetv2_b2": (256, 224),
-    "inception_resnet_v2": (64, 299),
-    "legacy_seresnext50_32x4d": (128, 224),
-    "mobilenetv3_large_100": (512, 224),
-    "mobilevitv2_100": (128, 256),
-    "poolformerv2_s12": (128, 224),
-    "regnety_032": (128, 224),
-    "resnetv2_50": (256, 224),
-    "sequencer2d_s": (128, 224),
-    "vit_base_patch32_224": (256, 224),
-    "vovnet39a": (256, 224),
-    "wide_resnet101_2": (128, 224),
-}
-UNSEEN_LIBRARY = ("deit", "mistral", "mpnet")
-# What people train most: usual networks of torchvision, at 224 pixels.
-COMMON = (
-    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2"),
-    *("resnext50_32x4d", "vgg16_bn", "densenet121", "mobilenet_v2", "mobilenet_v3_large"),
-    *("efficientnet_b0", "regnet_y_3_2gf", "convnext_tiny", "vit_b_16", "swin_t", "inception_v3"),
-)
-LIBRARY = ("bert", "gpt2", "llama", "mixtral", "t5", "vit")
-VARIED_LIBRARY = (
-    *("albert", "bart", "bloom", "deberta_v2", "dinov2", "electra", "gemma2", "gpt_neox"),
-    *("opt", "qwen2", "roberta"),
-)
 
 
 @dataclass(frozen=True)
@@ -275,9 +131,31 @@ def draw_unseen(seed: int, families: str = ".*") -> Iterator[Setting]:
                 yield _varied(name, chance)
 
 
+def draw_blind(seed: int, families: str = ".*") -> Iterator[Setting]:
+    """Random settings of further architectures that the others never draw (`BLIND`)."""
+    chance = random.Random(seed)
+    names = [f"timm/{name}" for name in BLIND]
+    while True:
+        for name in chance.sample(names, len(names)):
+            if re.fullmatch(families, name):
+                yield _varied(name, chance)
+
+
 def draw_compiled(seed: int, families: str = ".*") -> Iterator[Setting]:
     """The settings of `draw_thin`, compiled."""
     return draw_thin(seed, families, compiled=True)
+
+
+def draw_convolutions(seed: int, families: str = ".*") -> Iterator[Setting]:
+    """Networks of random convolutions of all kinds, mostly in two-byte formats."""
+    chance = random.Random(seed)
+    while True:
+        model = f"own/convolutions-d{chance.randrange(10**6)}-l24"
+        precision = chance.choices(("fp32", "tf32", "bf16", "fp16"), (0.1, 0.2, 0.4, 0.3))[0]
+        layout = chance.choice(("nchw", "nhwc"))
+        setting = Setting(model, chance.choice((8, 32, 64, 128)), 0, precision, "sgd")
+        if re.fullmatch(families, model):
+            yield replace(setting, layout=layout)
 
 
 #: The ways to draw, by name.
@@ -288,13 +166,15 @@ DRAWS = {
     "varied": draw_varied,
     "common": draw_common,
     "unseen": draw_unseen,
+    "blind": draw_blind,
+    "convolutions": draw_convolutions,
 }
 
 
 def _varied(name: str, chance: random.Random) -> Setting:
     family, _, kind = name.partition("/")
     if family == "timm":
-        most, size = (VARIED | UNSEEN)[kind]
+        most, size = (VARIED | UNSEEN | BLIND)[kind]
         model, batch_size = name, most // chance.choice((1, 1, 2, 4, 16))
     else:
         model, batch_size, size = _draw_library(chance, (kind,))

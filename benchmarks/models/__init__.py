@@ -1,0 +1,1 @@
+"""Models to measure, and settings to train them in."""
