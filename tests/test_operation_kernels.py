@@ -12,19 +12,26 @@ from energyest import describe_workload
 from energyest.estimators.pre.physics.alignment import alignment, tokens_of
 from energyest.estimators.pre.physics.convolutions import (
     first_ones,
+    has_equal_groups,
     has_three_by_three,
     inputs_per_output,
+    is_like_channels_last,
     is_native,
     is_pointwise,
+    is_strided,
     kernels_of_groups,
     sizes,
+    uses_per_number,
 )
 from energyest.estimators.pre.physics.kinds import CONV, DEPTHWISE, GROUPED, MATMUL, kind_of
 from energyest.estimators.pre.physics.operation_table import OperationTable
 from energyest.estimators.pre.physics.recurrent import kernels_of_steps, layers
 from energyest.estimators.pre.physics.roofline import operation_times, step_times
+from energyest.gpus import resolve_gpu
 from energyest.records.workload import Operation, Workload
 from tests.support.roofline_runs import GUESS, H100, workload
+
+A100 = resolve_gpu("A100")
 
 
 def described(*modules: nn.Module, side: int = 16, layout: str = "contiguous") -> Workload:
@@ -171,13 +178,26 @@ def test_grouped_convolutions_have_kernels_for_each_group(
         assert kernels_of_groups(operation, found) == a_group * groups
 
 
-def test_several_outputs_of_each_input_have_kernels_for_each_group() -> None:
+def test_several_outputs_of_each_input_are_depthwise_and_have_kernels_for_each_group() -> None:
     found = replace(depthwise(1, width=128), layout="channels_last")
-    (forward,), (backward,) = (of_kind(found, GROUPED, p) for p in ("forward", "backward"))
+    (forward,), (backward,) = (of_kind(found, DEPTHWISE, p) for p in ("forward", "backward"))
+    assert not is_native(forward, found)
+    assert is_native(forward, replace(found, layout="contiguous"))  # cuDNN has no such kernel
     assert kernels_of_groups(forward, found) == 64
     assert kernels_of_groups(backward, found) == 0
     assert kernels_of_groups(forward, replace(found, precision="fp32")) == 0
     assert kernels_of_groups(forward, replace(found, layout="contiguous")) == 0
+    of_one_position = replace(depthwise(1, width=128, size=1), layout="channels_last")
+    (forward,) = of_kind(of_one_position, DEPTHWISE, "forward")
+    assert kernels_of_groups(forward, of_one_position) == 0
+
+
+def test_groups_of_many_inputs_are_not_depthwise() -> None:
+    for channels, outputs, size in ((9, 9, 1), (3, 12, 3), (25, 25, 3)):
+        convolution = Operation(
+            "forward", "convolution", 1, 1.0, 1.0, 1000, outputs, channels * size**2, 4
+        )
+        assert kind_of(convolution) == GROUPED
 
 
 def test_large_filters_on_tiny_images_have_kernels_for_each_channel() -> None:
@@ -186,8 +206,224 @@ def test_large_filters_on_tiny_images_have_kernels_for_each_channel() -> None:
     (operation,) = of_kind(tiny, DEPTHWISE, "forward")
     assert kernels_of_groups(operation, tiny) == 64
     assert kernels_of_groups(operation, replace(tiny, layout="contiguous")) == 0
-    small = described(module, side=4, layout="channels_last")
-    assert kernels_of_groups(of_kind(small, DEPTHWISE, "forward")[0], small) == 0
+    for side in (1, 4):
+        other = described(module, side=side, layout="channels_last")
+        assert kernels_of_groups(of_kind(other, DEPTHWISE, "forward")[0], other) == 0
+    strided = nn.Conv2d(64, 64, 5, stride=2, padding=2, groups=64)
+    to_one = described(strided, side=2, layout="channels_last")  # from 2 x 2 positions
+    assert kernels_of_groups(of_kind(to_one, DEPTHWISE, "forward")[0], to_one) == 64
+
+
+@pytest.mark.parametrize(
+    ("width", "outputs", "groups", "size", "equal"),
+    [
+        (8, 8, 32, 3, True),  # as in ResNeXt
+        (64, 64, 2, 5, True),
+        (8, 8, 4, 3, False),  # 32 channels in all
+        (24, 24, 8, 3, False),  # as in RegNet
+        (32, 64, 2, 3, False),  # as in ResNeSt
+        (16, 16, 8, 1, False),
+        (2, 2, 32, 3, True),
+    ],
+)
+def test_groups_as_wide_as_a_power_of_two_have_kernels_for_all(
+    width: int, outputs: int, groups: int, size: int, equal: bool
+) -> None:
+    sizes_ = (width * groups, outputs * groups, size, 1, size // 2)
+    model = nn.Sequential(nn.Conv2d(*sizes_, groups=groups))
+    found = describe_workload(model, torch.rand(2, width * groups, 8, 8), precision="fp16")
+    (forward,) = (o for o in found.operations if kind_of(o) == GROUPED and o.phase == "forward")
+    assert has_equal_groups(forward, found) == equal
+
+
+def test_groups_of_two_have_kernels_of_their_own_in_nhwc() -> None:
+    """As in `benchmarks/data/kernel_counts.csv`: 33 kernels for 32 groups."""
+    module = nn.Conv2d(64, 64, 3, padding=1, groups=32)
+    last = described(module, layout="channels_last")
+    (forward,), (backward,) = (of_kind(last, GROUPED, p) for p in ("forward", "backward"))
+    assert not has_equal_groups(forward, last)
+    assert kernels_of_groups(forward, last) == 32
+    assert kernels_of_groups(backward, last) == 0
+    assert kernels_of_groups(forward, replace(last, layout="contiguous")) == 0
+    assert kernels_of_groups(forward, replace(last, precision="tf32")) == 0
+
+
+def test_other_groups_reach_less_of_tensor_units_alone() -> None:
+    """With 2^20 positions; 16 and 24 channels, as many inputs as outputs."""
+
+    def per_flop(width: int, precision: str) -> float:
+        rows, depth = 2**20, 9 * width
+        flops = 2.0 * rows * width * depth * 8
+        operation = Operation("forward", "convolution", 1, flops, 1e3, rows, width, depth, groups=8)
+        thick = width / (width + GUESS["thin_columns_grouped"])
+        thick *= depth / (depth + GUESS["thin_depth"])
+        return seconds(operation, precision=precision) / flops * thick
+
+    # Neither is as slow as fp32, which bounds both.
+    slower = per_flop(24, "bf16") / per_flop(16, "bf16")
+    assert slower == pytest.approx(1 / GUESS["other_groups"], rel=0.1)
+    assert per_flop(24, "fp32") == pytest.approx(per_flop(16, "fp32"), rel=0.02)
+
+
+def test_tiles_of_a_grouped_convolution_are_as_narrow_as_its_groups_in_both_passes() -> None:
+    sizes_ = (1e3, 10**6, 4, 36)
+    flops = 2.0 * 10**6 * 4 * 36 * 64
+    forward = Operation("forward", "convolution", 1, flops, *sizes_, groups=64)
+    backward = Operation("backward", "convolution", 1, 2 * flops, *sizes_, groups=64)
+    per_flop = [seconds(o, precision="bf16") / o.flops for o in (forward, backward)]
+    # The gradient of the weights sums over images, which are many.
+    thick = 36 / (36 + GUESS["thin_depth"])
+    slower = GUESS["gradient_grouped"] * 2 / (1 + thick)
+    assert per_flop[0] / per_flop[1] == pytest.approx(slower, rel=0.03)
+
+
+def of_sizes(
+    taps: int, *, groups: int = 1, images: float = 10**5, stem: bool = False
+) -> tuple[Operation, ...]:
+    """A convolution of square filters on 64 channels each; a stem has three and no gradient."""
+    inputs, outputs = (3, 512) if stem else (512 // groups, 512 // groups)
+    rows, depth = int(images), taps * inputs
+    read = rows * (depth if stem and taps > 49 else inputs) * groups  # a stem of patches
+    moved = 2.0 * (read + rows * outputs * groups + depth * outputs * groups)
+    sizes_ = (moved, rows, outputs, depth, groups)
+    flops = 2.0 * rows * outputs * depth * groups
+    forward = Operation("forward", "convolution", 1, flops, *sizes_)
+    if not stem:
+        return (forward,)
+    return forward, replace(forward, phase="backward")
+
+
+@pytest.mark.parametrize(
+    ("name", "affected", "precision", "layout", "factor"),
+    [
+        ("pointwise_conv", of_sizes(1), "bf16", "channels_last", 1),
+        ("pointwise_conv", of_sizes(1), "fp32", "channels_last", 0),
+        ("pointwise_conv", of_sizes(9), "bf16", "channels_last", 0),
+        ("patches", of_sizes(256, stem=True), "bf16", "channels_last", 1),
+        ("patches", of_sizes(9, stem=True), "bf16", "channels_last", 0),
+        ("patches", of_sizes(1), "bf16", "channels_last", 0),
+        ("channels_last_tf32", of_sizes(9), "tf32", "channels_last", 1),
+        ("channels_last_tf32", of_sizes(9), "tf32", "contiguous", 0),
+        ("channels_last_tf32", of_sizes(9), "bf16", "channels_last", 0),
+        ("start_pointwise", of_sizes(1, images=8), "bf16", "channels_last", -1),
+        ("start_pointwise", of_sizes(9, images=8), "bf16", "channels_last", 0),
+        ("start_depthwise", of_sizes(9, groups=512, images=8), "bf16", "channels_last", -1),
+        ("start_depthwise", of_sizes(9, images=8), "bf16", "channels_last", 0),
+        ("unaligned_conv_bytes", of_sizes(9, stem=True), "bf16", "channels_last", 0),
+    ],
+)
+def test_parameters_of_convolutions_affect_those_that_they_are_for(
+    name: str, affected: tuple[Operation, ...], precision: str, layout: str, factor: int
+) -> None:
+    """Half a parameter doubles the time (1), halves it (-1), or has nothing to do with it (0)."""
+    asked = replace(workload(*affected), precision=precision, layout=layout)
+    table = OperationTable([(asked, H100)])
+    # Far from any bound.
+    low = dict.fromkeys(("peak_conv_half", "peak_conv_tf32", "peak_conv_fp32"), 0.02)
+    guess = GUESS | (low if factor > 0 else {})  # far from bounds and from memory's limit
+    usual, halved = (
+        float(operation_times(table, guess | {name: share * guess[name]})[0]) for share in (1, 0.5)
+    )
+    assert halved / usual == pytest.approx(2.0**factor, rel=0.1 if factor else 1e-12)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_kernels_of_groups_reach_more_of_narrower_units(precision: str) -> None:
+    """An A100's multiprocessors do half as much per clock as those of an H100."""
+    (grouped,) = of_sizes(9, groups=8, images=10**6)
+    table = OperationTable([(replace(workload(grouped), precision=precision), A100)])
+    name = "narrow_grouped"
+    with_it, without = (
+        float(operation_times(table, GUESS | {name: value})[0]) for value in (0.5, 1e-9)
+    )
+    assert without / with_it == pytest.approx(2**0.5, rel=0.1)
+
+
+def test_a_board_with_less_power_per_flop_than_others_of_its_chip_lowers_its_clock() -> None:
+    """Quadro RTX 8000 and RTX 2080 Ti: 260 W for 16.3, and 250 W for 13.4 TFLOP/s."""
+    for name, watts in (("Quadro RTX 8000", 260 / 16.3 / 18.7), ("GeForce RTX 2080 Ti", 1.0)):
+        table = OperationTable([(workload(*of_sizes(9)), resolve_gpu(name))])
+        assert table.watts == pytest.approx(watts, rel=0.01)
+
+
+# ------------------------------------------------------------------ layouts
+
+
+@pytest.mark.parametrize(
+    ("side", "inputs", "size", "stride", "like"),
+    [
+        (16, 64, 1, 1, True),  # 256 positions
+        (14, 64, 1, 1, False),  # 196 of them do not fill groups of eight
+        (1, 64, 1, 1, True),
+        (32, 64, 1, 2, False),  # 256 positions are read from 1,024
+        (16, 36, 1, 1, False),
+        (16, 64, 3, 1, False),
+    ],
+)
+def test_filters_of_one_position_are_products_of_whole_images(
+    side: int, inputs: int, size: int, stride: int, like: bool
+) -> None:
+    model = nn.Sequential(nn.Conv2d(inputs, 32, size, stride, padding=size // 2))
+    found = describe_workload(model, torch.rand(4, inputs, side, side), precision="bf16")
+    (forward,) = (o for o in found.operations if kind_of(o) == CONV and o.phase == "forward")
+    assert is_like_channels_last(forward, found) == like
+    assert not is_like_channels_last(forward, replace(found, precision="fp32"))
+    assert is_like_channels_last(forward, replace(found, layout="channels_last"))
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "strided"),
+    [
+        *((1, 1, False), (1, 2, True), (3, 1, False), (3, 2, True), (7, 2, True), (2, 2, False)),
+        *(((1, 7), 1, False), ((3, 1), 1, False)),
+    ],
+)
+def test_a_stride_is_seen_in_bytes_and_sizes(
+    size: int | tuple[int, int], stride: int, strided: bool
+) -> None:
+    padding = "same" if stride == 1 else size // 2 if size != 2 else 0
+    model = nn.Sequential(nn.Conv2d(64, 32, size, stride, padding=padding))
+    found = describe_workload(model, torch.rand(4, 64, 64, 64), precision="bf16")
+    convolutions = [o for o in found.operations if kind_of(o) == CONV]
+    assert [is_strided(o, found) for o in convolutions] == [strided] * len(convolutions)
+
+
+@pytest.mark.parametrize("needs_gradient", [False, True])
+def test_inputs_are_counted_without_the_weights(needs_gradient: bool) -> None:
+    """Few images, so that the weights are a large part of the bytes."""
+    convolution = nn.Conv2d(48, 64, 3, padding=1)
+    before = [nn.Conv2d(48, 48, 1)] if needs_gradient else []
+    model = nn.Sequential(*before, convolution, nn.ReLU())
+    found = describe_workload(model, torch.rand(2, 48, 8, 8))
+    used = [
+        uses_per_number(o, found)
+        for o in found.operations
+        if kind_of(o) == CONV and o.depth == 9 * 48
+    ]
+    assert used == pytest.approx([9.0, 9.0], rel=0.03)
+
+
+def test_gradients_of_strided_convolutions_take_longer() -> None:
+    rows, depth = 10**5, 9 * 512
+    flops = 4.0 * rows * 512 * depth
+    inputs = 512 * rows
+    plain, strided = (
+        # The input, the gradient of the output, that of the input, and the weights.
+        replace(convolution(depth, "backward"), flops=flops, rows=rows, bytes=2.0 * moved)
+        for moved in (3 * inputs + 2 * 512 * depth, (2 * 4 + 1) * inputs + 2 * 512 * depth)
+    )
+    slower = math_s(strided, precision="bf16") / math_s(plain, precision="bf16")
+    assert slower == pytest.approx(1 / GUESS["gradient_strided"], rel=0.1)
+
+
+def test_channels_that_are_padded_make_a_convolution_slower_on_tensor_units_alone() -> None:
+    aligned, padded = (
+        Operation("forward", "convolution", 1, 1e6, 4e8, 10**5, 512, depth)
+        for depth in (9 * 64, 9 * 64 + 1)
+    )
+    for precision, factor in (("bf16", 1 / GUESS["unaligned_conv_bytes"]), ("fp32", 1.0)):
+        slower = seconds(padded, precision=precision) / seconds(aligned, precision=precision)
+        assert slower == pytest.approx(factor, rel=0.1)
 
 
 def test_kernels_of_groups_take_the_time_of_cpu_and_gpu() -> None:

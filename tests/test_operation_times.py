@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,16 @@ import torch
 from torch import nn
 
 from energyest import describe_workload
+from energyest.errors import EstimateError
+from energyest.estimators.pre.fitted import packaged
+from energyest.estimators.pre.model import PreModel, core_of
 from energyest.estimators.pre.physics.kinds import KINDS, kind_of
 from energyest.estimators.pre.physics.norms import with_channels
+from energyest.estimators.pre.physics.operation_fit import TimedOperations
 from energyest.estimators.pre.physics.operation_table import OperationTable
 from energyest.estimators.pre.physics.roofline import operation_times, step_times
 from energyest.estimators.pre.roofline_model import RooflineModel
+from energyest.estimators.pre.training_data import TrainedRun
 from energyest.profiling.flop_rules import product_of
 from energyest.records.workload import Operation, Workload
 from tests.support.roofline_runs import COPY, GUESS, H100, LARGE, some_runs, workload
@@ -71,16 +77,50 @@ def test_both_gradients_of_a_convolution_are_one_operation() -> None:
 # ------------------------------------------------------------------ normalisations
 
 
-def _norm_s(channels: int, layout: str) -> float:
-    norm = Operation("forward", "native_batch_norm", 1, 0.0, 1e8, groups=channels)
-    described = replace(workload(norm), layout=layout)
-    return float(operation_times(OperationTable([(described, H100)]), GUESS)[0])
+def _norm_s(
+    channels: int, layout: str, phase: str = "forward", precision: str = "fp16", **changed: float
+) -> float:
+    norm = Operation(phase, "native_batch_norm", 1, 0.0, 1e9, groups=channels)
+    described = replace(workload(norm), layout=layout, precision=precision)
+    p = GUESS | changed
+    return float(operation_times(OperationTable([(described, H100)]), p)[0]) - p["start_norm_s"]
 
 
 def test_few_channels_keep_few_multiprocessors_busy() -> None:
     assert _norm_s(16, "contiguous") == pytest.approx(2 * _norm_s(32, "contiguous"), rel=0.05)
     assert _norm_s(2048, "contiguous") == pytest.approx(_norm_s(4096, "contiguous"), rel=0.05)
-    assert _norm_s(16, "channels_last") == _norm_s(4096, "channels_last")
+
+
+def test_few_channels_keep_few_lanes_busy_in_nhwc() -> None:
+    thin = GUESS["thin_batch_norm"]
+    slower = _norm_s(8, "channels_last") / _norm_s(4096, "channels_last")
+    assert slower == pytest.approx((8 + thin) / 8, rel=0.02)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    ("phase", "name"),
+    [("forward", "batch_norm_bf16"), ("backward", "gradient_batch_norm_bf16")],
+)
+def test_each_pass_of_a_batch_normalisation_has_its_own_speed_in_bf16(
+    layout: str, phase: str, name: str
+) -> None:
+    asked = (4096, layout, phase, "bf16")
+    once, twice = (_norm_s(*asked, **{name: value}) for value in (0.3, 0.6))
+    assert once / twice == pytest.approx(2, rel=0.01)
+    fp16 = (4096, layout, phase, "fp16")
+    assert _norm_s(*fp16, **{name: 0.3}) == _norm_s(*fp16)
+
+
+def test_gradients_of_batch_normalisations_have_their_own_speed_in_nhwc() -> None:
+    name = "channels_last_gradient_batch_norm"
+    for layout, phase, factor in (
+        ("channels_last", "backward", 0.5),
+        ("channels_last", "forward", 1.0),
+        ("contiguous", "backward", 1.0),
+    ):
+        once, twice = (_norm_s(4096, layout, phase, **{name: value}) for value in (0.4, 0.8))
+        assert twice / once == pytest.approx(factor, rel=0.02)
 
 
 def test_a_normalisation_notes_how_many_means_it_computes() -> None:
@@ -181,9 +221,102 @@ def test_timed_operations_determine_their_parameters() -> None:
     whole = step_times(OperationTable(pairs), true)
     power_W = np.full(len(pairs), 300.0)
     hosts = [""] * len(pairs)
-    model = RooflineModel.fit(pairs, whole.step_s, power_W, hosts=hosts, timed=[timed] * 30)
+    steps = [TimedOperations(asked, H100, timed)] * 30
+    model = RooflineModel.fit(pairs, whole.step_s, power_W, hosts=hosts, timed=steps)
     again = operation_times(OperationTable([(asked, H100)]), model.step)
     assert np.abs(np.log(again / seconds)).max() < 0.15
     without = RooflineModel.fit(pairs, whole.step_s, power_W, hosts=hosts)
     before = operation_times(OperationTable([(asked, H100)]), without.step)
     assert np.abs(np.log(before / seconds)).max() > 0.2  # whole steps alone do not show it
+
+
+def test_operations_of_a_step_matter_by_their_time_and_single_ones_equally() -> None:
+    long, often = replace(LARGE, count=1), replace(COPY, count=6)
+    pairs = ((long, 3e-3), (often, 0.5e-3))
+    asked = workload(long, often)
+    of_step, alone = (TimedOperations(asked, H100, pairs, in_step=i) for i in (True, False))
+    assert of_step.weights[0] == pytest.approx(of_step.weights[1])
+    often_less = replace(of_step, operations=((long, 9e-3), (often, 0.5e-3)))
+    assert often_less.weights[0] == pytest.approx(3 * often_less.weights[1])
+    assert alone.weights[0] == alone.weights[1]
+    assert alone.weights.sum() == pytest.approx(of_step.weights.sum())
+
+
+def test_single_operations_are_learnt_from_without_a_training() -> None:
+    """A run without a step has a part in the parameters of operations, and in nothing else."""
+    chance = np.random.default_rng(0)
+    true = {**GUESS, "bandwidth_other": 0.5}
+    copies = [replace(COPY, bytes=10.0**e) for e in range(5, 10)]
+    asked = workload(*copies)
+    seconds = operation_times(OperationTable([(asked, H100)]), true)
+    timed = tuple(zip(copies, seconds.tolist(), strict=True))
+    alone = TrainedRun(asked, H100, math.nan, math.nan, "copies", operations_s=timed)
+    assert not alone.has_step
+    assert not alone.has_power
+    pairs = some_runs(1, 30)
+    step_s = step_times(OperationTable(pairs), true).step_s * np.exp(chance.normal(0, 0.05, 30))
+    runs = [
+        TrainedRun(w, gpu, s, 300.0, f"net {i % 6}")
+        for i, ((w, gpu), s) in enumerate(zip(pairs, step_s, strict=True))
+    ]
+    fitted = PreModel(start=None).fit([*runs, *[alone] * 20]).fitted_
+    assert fitted.core.step["bandwidth_other"] == pytest.approx(0.5, rel=0.03)
+    assert len(fitted.deviations) == 30
+    with pytest.raises(EstimateError, match="step_s"):
+        TrainedRun(asked, H100, math.nan, math.nan, "copies")
+
+
+def single_operations(name: str = "copies") -> TrainedRun:
+    timed = tuple((replace(COPY, bytes=10.0**e), 10.0**e / 3e12) for e in range(6, 10))
+    return TrainedRun(workload(COPY), H100, math.nan, math.nan, name, operations_s=timed)
+
+
+def made_up(count: int, models: int) -> list[TrainedRun]:
+    pairs = some_runs(1, count)
+    step_s = step_times(OperationTable(pairs), GUESS).step_s
+    return [
+        TrainedRun(w, gpu, s, 300.0, f"net {i % models}")
+        for i, ((w, gpu), s) in enumerate(zip(pairs, step_s, strict=True))
+    ]
+
+
+def test_a_few_trainings_and_many_single_operations_are_no_reason_for_an_own_calibration() -> None:
+    alone = [single_operations(f"copies {i}") for i in range(20)]
+    fitted = PreModel().fit([*made_up(6, 2), *alone]).fitted_
+    assert (fitted.deviations == packaged().deviations).all()
+
+
+def test_only_trainings_are_cross_validated() -> None:
+    runs = made_up(30, 6)
+    found = PreModel(start=None).cross_validate([*runs, single_operations(), *runs[:1]])
+    assert len(found.table) == 31
+    assert set(found.table.model) == {f"net {i}" for i in range(6)}
+    one_model = [replace(run, model="net") for run in runs]
+    with pytest.raises(EstimateError, match="model"):
+        PreModel(start=None).cross_validate([*one_model, single_operations()])
+
+
+def test_single_operations_of_a_group_are_left_out_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    learnt: list[set[str]] = []
+
+    def noted(runs: list[TrainedRun], **_: object) -> RooflineModel:
+        learnt.append({run.model for run in runs})
+        return packaged().core
+
+    monkeypatch.setattr("energyest.estimators.pre.model.core_of", noted)
+    own = replace(single_operations(), model="net 1")
+    PreModel().cross_validate([*made_up(12, 2), own, single_operations("others")])
+    assert learnt == [{"net 1", "others"}, {"net 0", "others"}]
+
+
+def test_a_model_is_not_fitted_to_single_operations_alone() -> None:
+    with pytest.raises(EstimateError, match="no run has both step_s and power_W"):
+        PreModel().fit([single_operations()])
+    with pytest.raises(EstimateError, match="no run has a step_s"):
+        core_of([single_operations()])
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan, math.inf])
+def test_times_of_operations_are_positive_and_finite(seconds: float) -> None:
+    with pytest.raises(EstimateError, match=r"operations_s\[1\]"):
+        replace(single_operations(), operations_s=((COPY, 1e-3), (COPY, seconds)))

@@ -179,8 +179,20 @@ def test_each_copy_reads_and_writes_all_gradients() -> None:
     one = workload(COPY, parameters=10**9, trainable_parameters=10**9)
     alone, together = times(one, replace(one, devices=2)).memory_s
     passes_s = 4 * 4e9 / H100.bandwidth_bytes_per_s
-    expected_s = passes_s * GUESS["optimizer"] / GUESS["bandwidth_other"]
-    assert together - alone == pytest.approx(expected_s, rel=1e-9)
+    assert together - alone == pytest.approx(passes_s / GUESS["bandwidth_other"], rel=1e-9)
+
+
+def test_gradients_are_added_to_those_of_the_batches_before() -> None:
+    """In three of four batches: a launch for each tensor; two numbers are read, one is written."""
+    one = workload(COPY, parameters=10**9, trainable_parameters=10**9, parameter_tensors=1000)
+    once, rarely = times(one, replace(one, accumulate=4)).cpu_s
+    tensor_s = 1000 * (GUESS["call_tensor_s"] + one.optimizer_states * GUESS["call_state_s"])
+    added_s = 1000 * GUESS["call_other_s"]
+    assert rarely - once == pytest.approx(0.75 * (added_s - tensor_s), rel=1e-9)
+    once, rarely = times(one, replace(one, accumulate=4)).memory_s
+    rate = H100.bandwidth_bytes_per_s * GUESS["bandwidth_other"]
+    updates_s = one.optimizer_bytes * GUESS["optimizer"] / rate
+    assert rarely - once == pytest.approx(0.75 * (3 * 4e9 / rate - updates_s), rel=1e-9)
 
 
 def test_the_statistics_of_batch_norms_are_copied_once_the_gradients_were() -> None:

@@ -3,7 +3,8 @@
 The source is a folder written by `benchmarks.collect.sweep`, or hopper's sweep in the data next to
 the checkout, whose models are built and described again (with torchvision). Rows of the same
 machines are replaced. `--table unseen` and `--table common` add them to trainings that no fit
-learns from instead.
+learns from instead. `--table convolutions` adds the timed convolutions of networks from `sweep
+--draw convolutions --operations`, without their trainings.
 
     python -m benchmarks.collect.add_to_sweep --folder FOLDER --host NAME [--table unseen]
     python -m benchmarks.collect.add_to_sweep --hopper
@@ -25,6 +26,7 @@ from benchmarks.collect.sweep import describe
 from benchmarks.common.data_folder import FOLDER, require
 from benchmarks.common.sweep_table import (
     COMMON_TABLE,
+    CONVOLUTIONS_TABLE,
     HOPPER_SWEEP,
     TABLE,
     UNSEEN_TABLE,
@@ -35,7 +37,12 @@ from benchmarks.common.sweep_table import (
 from energyest.estimators.pre.physics.kinds import RECURRENT, kind_of
 from energyest.records.workload import Operation
 
-TABLES = {"sweep": TABLE, "unseen": UNSEEN_TABLE, "common": COMMON_TABLE}
+TABLES = {
+    "sweep": TABLE,
+    "unseen": UNSEEN_TABLE,
+    "common": COMMON_TABLE,
+    "convolutions": CONVOLUTIONS_TABLE,
+}
 # Operations that take less of a step's time than this share hardly matter.
 _LEAST_SHARE = 5e-4
 # The GPU's time as a share of the step, at most, where a step is measured again by the profiler.
@@ -50,7 +57,7 @@ def write(table: list[Row], path: Path) -> None:
     path.write_bytes(gzip.compress(text.getvalue().encode(), 9, mtime=0))
 
 
-def of_folder(folder: Path, host: str) -> Iterator[Row]:
+def of_folder(folder: Path, host: str, least_share: float = _LEAST_SHARE) -> Iterator[Row]:
     """Measured and described trainings from `benchmarks.collect.sweep`."""
     workloads = {row["name"]: row for row in _lines(folder / "workloads.jsonl")}
     timed = folder / "operations.jsonl"
@@ -71,12 +78,12 @@ def of_folder(folder: Path, host: str) -> Iterator[Row]:
             "power_W": power_W,
             "peak_gpu_memory_bytes": run["peak_gpu_memory_bytes"],
             "workload": workload,
-            **_operations(run, times.get(run["name"], {})),
+            **_operations(run, times.get(run["name"], {}), least_share),
         }
 
 
-def _operations(run: Row, times: Row) -> Row:
-    """The times of the operations that take at least the share `_LEAST_SHARE` of the GPU's time.
+def _operations(run: Row, times: Row, least_share: float) -> Row:
+    """The times of the operations that take more than that share of the GPU's time.
 
     None if they add up to more than the whole step: the profiler has then seen other algorithms.
     Recurrent layers are left out, because much of their time passes between their kernels.
@@ -90,10 +97,19 @@ def _operations(run: Row, times: Row) -> Row:
         row
         for row in operations
         if row[-1] > 0
-        and row[2] * row[-1] > _LEAST_SHARE * total_s
+        and row[2] * row[-1] > least_share * total_s
         and kind_of(Operation(*row[:-1])) != RECURRENT
     ]
     return {"operations": kept}
+
+
+def without_trainings(found: Iterator[Row]) -> Iterator[Row]:
+    """The timed convolutions of measured trainings."""
+    for row in found:
+        kept = [each for each in row.get("operations", []) if each[1].startswith("convolution")]
+        if kept:
+            names = ("name", "model", "batch_size", "precision", "layout", "gpu", "host")
+            yield {name: row[name] for name in (*names, "workload")} | {"operations": kept}
 
 
 def _lines(path: Path) -> list[Row]:
@@ -150,7 +166,7 @@ def main() -> int:
     parser.add_argument("--host", help="a name for its machine")
     parser.add_argument("--hopper", action="store_true", help="describe and add hopper/sweep_*")
     parser.add_argument(
-        "--table", default="sweep", choices=TABLES, help="fits learn from the first one alone"
+        "--table", default="sweep", choices=TABLES, help="no fit learns from unseen and common"
     )
     arguments = parser.parse_args()
     path = TABLES[arguments.table]
@@ -159,11 +175,16 @@ def main() -> int:
     for name in ("runs.jsonl", "workloads.jsonl"):
         if arguments.folder and not (arguments.folder / name).exists():
             parser.exit(2, f"add_to_sweep: missing: {arguments.folder / name}\n")
-    new = list(of_hopper() if arguments.hopper else of_folder(arguments.folder, arguments.host))
+    if arguments.hopper:
+        new = list(of_hopper())
+    elif arguments.table == "convolutions":  # short ones show how long all take to start
+        new = list(without_trainings(of_folder(arguments.folder, arguments.host, 0.0)))
+    else:
+        new = list(of_folder(arguments.folder, arguments.host))
     hosts = {row["host"] for row in new}
     kept = [row for row in rows(path) if row["host"] not in hosts] if path.exists() else []
     write([*kept, *new], path)
-    print(f"{len(new)} trainings added, {len(kept)} kept, in {path.name}")
+    print(f"{len(new)} rows added, {len(kept)} kept, in {path.name}")
     return 0
 
 

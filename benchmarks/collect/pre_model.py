@@ -1,4 +1,4 @@
-"""Fit PRE's packaged model to the sweep, and write it to `energyest/data/pre_model.json`.
+"""Fit PRE's packaged model to the sweep and to single convolutions, and write it.
 
 Published throughputs, in the data next to the checkout, determine the parameters that differ
 between generations of GPUs: the shares of their peaks that they reach. They affect nothing else in
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import energyest
 from benchmarks.common.published import as_run, throughputs
-from benchmarks.common.sweep_table import runs
+from benchmarks.common.sweep_table import convolutions, runs
 from energyest.estimators.pre.model import PreModel
 
 TARGET = Path(energyest.__file__).parent / "data" / "pre_model.json"
@@ -27,11 +27,13 @@ def main() -> int:
     out = parser.parse_args().out
     learnt, elsewhere = runs(), [as_run(figure) for figure in throughputs()]
     began_s = time.perf_counter()
-    model = PreModel(start=None).fit([*learnt, *elsewhere])
+    single = convolutions()
+    model = PreModel(start=None).fit([*learnt, *single, *elsewhere])
     model.save(out)
     print(
         f"{len(learnt)} trainings of {len({run.model for run in learnt})} architectures on "
-        f"{', '.join(model.fitted_.gpus)}, and {len(elsewhere)} published throughputs; "
+        f"{', '.join(model.fitted_.gpus)}, {sum(len(run.operations_s) for run in single)} "
+        f"convolutions, and {len(elsewhere)} published throughputs; "
         f"{time.perf_counter() - began_s:.0f} s; {out.stat().st_size / 1e3:.0f} kB"
     )
     print(

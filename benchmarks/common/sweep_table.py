@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ TABLE = PACKAGED / "sweep.jsonl.gz"
 UNSEEN_TABLE = PACKAGED / "unseen.jsonl.gz"
 # The same for usual networks, whose architectures, but not settings, fits have seen.
 COMMON_TABLE = PACKAGED / "common.jsonl.gz"
+# Timed convolutions of many sizes, without trainings: parameters are fitted to them as well. Those
+# of the machine own-h200-h lack backward passes in NHWC: the gradients of its networks were in
+# NCHW, so that these passes rearranged them first.
+CONVOLUTIONS_TABLE = PACKAGED / "convolutions.jsonl.gz"
 # The same for hopper, as measured, in the data next to the checkout.
 HOPPER_SWEEP = tuple(f"hopper/sweep_{f}" for f in ("runs.csv", "epochs.csv", "samples.parquet"))
 Row = dict[str, Any]
@@ -49,14 +54,19 @@ def runs(table: list[Row] | None = None) -> list[TrainedRun]:
         TrainedRun(
             Workload.from_dict(row["workload"]),
             resolve_gpu(row["gpu"]),
-            row["step_s"],
-            row["power_W"],
+            row.get("step_s", math.nan),
+            row.get("power_W", math.nan),
             architecture(row["model"]),
             row["host"],
             tuple((Operation(*sizes), seconds) for *sizes, seconds in row.get("operations", ())),
         )
         for row in (rows() if table is None else table)
     ]
+
+
+def convolutions() -> list[TrainedRun]:
+    """Single convolutions that were timed, as further input for `PreModel`."""
+    return runs(rows(CONVOLUTIONS_TABLE))
 
 
 def architecture(model: str) -> str:

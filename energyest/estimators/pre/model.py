@@ -33,6 +33,35 @@ _FEWEST_TO_CALIBRATE = 20
 _NO_FOLDS = np.linspace(0.0, 2.8, 29)
 
 
+def core_of(
+    runs: Sequence[TrainedRun],
+    *,
+    start: RooflineModel | None = None,
+    calibrated: bool = True,
+    begin: RooflineModel | None = None,
+) -> RooflineModel:
+    """The physical model, fitted to trainings; other arguments as for `RooflineModel.fit`.
+
+    Runs without a step have a part in the parameters of single operations alone.
+
+    Raises:
+        EstimateError: no run has a step.
+    """
+    trained = [run for run in runs if run.has_step]
+    if not trained:
+        raise EstimateError("no run has a step_s: the time of a step cannot be learnt from them")
+    return RooflineModel.fit(
+        [run.pair for run in trained],
+        np.array([run.step_s for run in trained]),
+        np.array([run.power_W for run in trained]),
+        hosts=[run.host for run in trained],
+        timed=[run.timed for run in runs if run.operations_s],
+        start=start,
+        calibrated=calibrated,
+        begin=begin,
+    )
+
+
 class PreModel(BaseEstimator):
     """The model behind `estimate_pre`: fitted to finished trainings, stored as plain numbers.
 
@@ -79,7 +108,9 @@ class PreModel(BaseEstimator):
         self._check_settings()
         runs = runs_of(data)
         if not any(run.has_power for run in runs):
-            raise EstimateError("power_W is NaN in all runs: power cannot be learnt from them")
+            raise EstimateError(
+                "no run has both step_s and power_W: power cannot be learnt from them"
+            )
         core = self._fitted(runs)
         gpus = tuple(sorted({run.gpu.name for run in runs if run.has_power}))
         self.fitted_ = FittedPreModel(core, self._deviations(runs, core), gpus)
@@ -110,14 +141,21 @@ class PreModel(BaseEstimator):
         self._check_settings()
         check_confidence(confidence, EstimateError)
         runs = runs_of(data)
-        labels = group_labels(groups, [run.model for run in runs], [run.gpu.name for run in runs])
+        # Those without a power are never predicted, but learnt from with the other groups.
+        asked = [run for run in runs if run.has_power]
+        labels = group_labels(groups, [run.model for run in asked], [run.gpu.name for run in asked])
         rows = []
         for label in sorted(set(labels)):
-            kept = [run for run, other in zip(runs, labels, strict=True) if other != label]
-            of_group = [run for run, other in zip(runs, labels, strict=True) if other == label]
-            left = [run for run in of_group if run.has_power]
-            if not left:
-                continue
+            left = [run for run, other in zip(asked, labels, strict=True) if other == label]
+            models, gpus = {run.model for run in left}, {run.gpu.name for run in left}
+            kept = [run for run, other in zip(asked, labels, strict=True) if other != label]
+            kept += [
+                run
+                for run in runs
+                if not run.has_power
+                and not (groups == "model" and run.model in models)
+                and not (groups == "gpu" and run.gpu.name in gpus)
+            ]
             fitted = clone(self).fit(kept).fitted_
             predicted = fitted.predict([run.pair for run in left])
             factors = np.exp(fitted.half_width(predicted, confidence))
@@ -145,12 +183,8 @@ class PreModel(BaseEstimator):
     def _fitted(
         self, runs: Sequence[TrainedRun], begin: RooflineModel | None = None
     ) -> RooflineModel:
-        return RooflineModel.fit(
-            [run.pair for run in runs],
-            np.array([run.step_s for run in runs]),
-            np.array([run.power_W for run in runs]),
-            hosts=[run.host for run in runs],
-            timed=[run.operations_s for run in runs],
+        return core_of(
+            runs,
             start=None if self.start is None else packaged().core,
             calibrated=self._can_calibrate(runs),
             begin=begin,
@@ -158,17 +192,18 @@ class PreModel(BaseEstimator):
 
     @staticmethod
     def _can_calibrate(runs: Sequence[TrainedRun]) -> bool:
-        return len(runs) >= _FEWEST_TO_CALIBRATE and len({run.model for run in runs}) >= FOLDS
+        models = [run.model for run in runs if run.has_power]
+        return len(models) >= _FEWEST_TO_CALIBRATE and len(set(models)) >= FOLDS
 
     def _deviations(self, runs: Sequence[TrainedRun], core: RooflineModel) -> Array:
         """Errors on left-out models, leaving out a fifth of them at a time."""
         if not self._can_calibrate(runs):
             return _NO_FOLDS if self.start is None else packaged().deviations
-        fold_of = parts([run.model for run in runs], FOLDS)
+        fold_of = parts([run.model for run in runs if run.has_power], FOLDS)
         found = []
         for fold in range(FOLDS):
-            kept = [run for run in runs if fold_of[run.model] != fold]
-            left = [run for run in runs if fold_of[run.model] == fold and run.has_power]
+            kept = [run for run in runs if fold_of.get(run.model) != fold]
+            left = [run for run in runs if fold_of.get(run.model) == fold and run.has_power]
             predicted = self._fitted(kept, core).predict([run.pair for run in left])
             off = np.log(predicted.energy_J / np.array([run.energy_J for run in left]))
             found.append(np.abs(off) / predicted.deviation_energy)

@@ -11,6 +11,7 @@ import numpy as np
 
 from energyest.checks import check_positive, is_number
 from energyest.errors import EstimateError, WorkloadError
+from energyest.estimators.pre.physics.operation_fit import TimedOperations
 from energyest.gpus import Gpu, resolve_gpu
 from energyest.records.devices import gpus_of, name_of
 from energyest.records.meta import read_count, read_object, read_text
@@ -30,16 +31,17 @@ class TrainedRun:
     Attributes:
         workload: the workload.
         gpu: the GPU.
-        step_s: mean duration of a training step in seconds.
+        step_s: mean duration of a training step in seconds; NaN if only operations were timed.
         power_W: mean power of the GPU; NaN if it was not measured: such a run is only used to learn
             the duration of steps.
         model: name of the model; runs with the same name form a group.
         host: name of the machine, whose CPU is equally fast in all its runs; empty if unknown.
-        operations_s: operations of a step, each with the GPU's time for one of them in seconds, as
-            from a profiler; empty if they were not measured.
+        operations_s: operations of a step, or single ones if no step was measured, each with the
+            GPU's time for one of them in seconds, as from a profiler; empty if there are none.
 
     Raises:
-        EstimateError: a number is not positive and finite (the power may be NaN).
+        EstimateError: a number is not positive and finite (the power may be NaN, and the step if
+            operations were timed).
     """
 
     workload: Workload
@@ -51,11 +53,14 @@ class TrainedRun:
     operations_s: tuple[tuple[Operation, float], ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("step_s", "power_W"):
+        may_lack = {"power_W": True, "step_s": bool(self.operations_s)}
+        for name, may_be_nan in may_lack.items():
             value = getattr(self, name)
-            if not (name == "power_W" and is_number(value) and math.isnan(value)):
+            if not (may_be_nan and is_number(value) and math.isnan(value)):
                 value = check_positive(value, name, EstimateError)
             object.__setattr__(self, name, float(value))
+        for index, (_, seconds) in enumerate(self.operations_s):
+            check_positive(seconds, f"operations_s[{index}]", EstimateError)
 
     @property
     def pair(self) -> tuple[Workload, Gpu]:
@@ -63,9 +68,19 @@ class TrainedRun:
         return self.workload, self.gpu
 
     @property
+    def has_step(self) -> bool:
+        """Whether a step was measured, and not operations alone."""
+        return not math.isnan(self.step_s)
+
+    @property
+    def timed(self) -> TimedOperations:
+        """Its timed operations."""
+        return TimedOperations(self.workload, self.gpu, self.operations_s, in_step=self.has_step)
+
+    @property
     def has_power(self) -> bool:
-        """Whether its power was measured."""
-        return not math.isnan(self.power_W)
+        """Whether power and duration of its steps were measured."""
+        return not math.isnan(self.energy_J)
 
     @property
     def energy_J(self) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from energyest.estimators.pre.physics.kinds import MATMUL, kind_of
 from energyest.records.workload import Operation, Workload
 
-_GROUP_BYTES = 16
+GROUP_BYTES = 16
 
 
 def tokens_of(operations: Sequence[Operation]) -> set[int]:
@@ -32,7 +32,7 @@ def alignment(operation: Operation, tokens: set[int], workload: Workload) -> tup
     if kind_of(operation) == MATMUL and operation.phase == "backward":
         sizes.append(operation.rows)
     features = [size for size in sizes if size not in tokens]
-    numbers = _GROUP_BYTES // number_bytes(workload)
+    numbers = GROUP_BYTES // number_bytes(workload)
     return any(n % numbers for n in features), any(n % 2 for n in features)
 
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from energyest.estimators.pre.physics.alignment import is_half, number_bytes
-from energyest.estimators.pre.physics.kinds import CONV, DEPTHWISE, GROUPED, kind_of
+from energyest.estimators.pre.physics.alignment import GROUP_BYTES, is_half, number_bytes
+from energyest.estimators.pre.physics.kinds import (
+    CONV,
+    DEPTHWISE,
+    GROUPED,
+    is_odd_square,
+    kind_of,
+)
 from energyest.records.workload import Operation, Workload
 
 # Numbers of taps of the filters for which cuDNN may run a depthwise convolution in NCHW.
@@ -17,9 +23,11 @@ _MANY_CHANNELS, _SOME_CHANNELS, _POSITIONS = 512, 256, 196
 _LEAST_CHANNELS, _FEWEST_POSITIONS = 32, 49
 # More inputs than this per output: the filter moves by more than one position at a time.
 _STRIDED = 1.8
+# Channels of a grouped convolution from which on cuDNN has kernels for all groups.
+_FEWEST_CHANNELS = 64
 # A filter that uses what it reads less often than this is a product of matrices.
 _POINTWISE = 1.5
-# Number of positions of images that are smaller than a filter of 5 x 5.
+# Number of positions of images that are smaller than a filter of 5 x 5, but more than one.
 _TINY = 4
 # From these numbers of inputs of a group on, the forward pass and the backward pass have kernels
 # for single groups; the backward pass has the third number for each.
@@ -30,15 +38,16 @@ def is_native(operation: Operation, workload: Workload) -> bool:
     """Whether torch's own kernel runs a depthwise convolution, and not cuDNN.
 
     The rule is torch's (`use_cudnn_depthwise` in aten/src/ATen/native/Convolution.cpp), without its
-    special cases for one dimension, a batch of one, and filters of one tap with stride 2.
+    special cases for one dimension, a batch of one, and filters of one tap with stride 2. cuDNN has
+    no kernel for several outputs of one input.
     """
     if kind_of(operation) != DEPTHWISE or is_channels_last(workload):
         return False
-    if workload.precision != "fp16":
+    if workload.precision != "fp16" or operation.columns > 1:
         return True
     if operation.depth not in _CUDNN_TAPS or operation.groups < _LEAST_CHANNELS:
         return True
-    positions = operation.rows / max(workload.batch_size, 1)
+    positions = operation.rows / workload.batch_size
     if inputs_per_output(operation, workload) < _STRIDED:
         return positions < _FEWEST_POSITIONS
     is_large = positions >= _POSITIONS
@@ -46,16 +55,24 @@ def is_native(operation: Operation, workload: Workload) -> bool:
 
 
 def inputs_per_output(operation: Operation, workload: Workload) -> float:
-    """Numbers that a convolution reads per number that it computes, from its bytes; at least 1.
-
-    The forward pass reads the input and writes the output. The backward pass reads the input and
-    the gradient of the output, and writes the gradient of the input.
-    """
+    """Numbers that a convolution reads per number that it computes, from its bytes; at least 1."""
     outputs = operation.rows * operation.columns * operation.groups
-    if not outputs:
-        return 1.0
-    moved = operation.bytes / number_bytes(workload) / outputs
-    return max((moved - 1) / (2 if operation.phase == "backward" else 1), 1.0)
+    return max(_inputs(operation, workload) / outputs, 1.0) if outputs else 1.0
+
+
+def _inputs(operation: Operation, workload: Workload) -> float:
+    """Numbers in the input of a convolution, from its bytes.
+
+    The forward pass reads the input and the weights, and writes the output. The backward pass reads
+    the input, the weights and the gradient of the output, and writes the gradient of the weights
+    and, if it is needed, that of the input.
+    """
+    rows, columns, depth = sizes(operation)
+    outputs, weights = rows * columns * operation.groups, columns * depth * operation.groups
+    numbers = operation.bytes / number_bytes(workload) - outputs
+    if operation.phase == "forward":
+        return numbers - weights
+    return (numbers - 2 * weights) / (2 if has_both_gradients(operation) else 1)
 
 
 def first_ones(operations: Sequence[Operation]) -> set[tuple[int, int, int]]:
@@ -71,11 +88,7 @@ def _has_few_inputs(operation: Operation) -> bool:
     """Whether the depth is that of a square filter on one channel (of odd size) or three."""
     taps, remainder = divmod(operation.depth, 3)
     is_three = remainder == 0 and math.isqrt(taps) ** 2 == taps
-    return is_three or _is_odd_square(operation.depth)
-
-
-def _is_odd_square(number: int) -> bool:
-    return number % 2 == 1 and math.isqrt(number) ** 2 == number
+    return is_three or is_odd_square(operation.depth)
 
 
 def sizes(operation: Operation) -> tuple[int, int, int]:
@@ -89,16 +102,45 @@ def has_both_gradients(operation: Operation) -> bool:
     return operation.flops > 1.5 * (2.0 * rows * columns * depth * operation.groups)
 
 
-def is_pointwise(operation: Operation, workload: Workload) -> bool:
-    """Whether a convolution uses each number that it reads once, as a product of matrices does.
+def uses_per_number(operation: Operation, workload: Workload) -> float:
+    """How often each channel of a convolution uses a number that it reads, from its bytes.
 
-    A filter of 1 x 1 does, and one of 3 x 3 uses it nine times.
+    A filter of 1 x 1 does once, one of 3 x 3 nine times, or 9 / 4 times if it moves by two
+    positions at a time. NaN if it cannot be told.
     """
-    rows, columns, depth = sizes(operation)
-    tensors = 2 if operation.phase == "backward" else 1
-    numbers = operation.bytes / number_bytes(workload) / max(operation.groups, 1)
-    read = (numbers - rows * columns) / tensors - columns * depth
-    return read > 0 and rows * depth / read < _POINTWISE
+    read = _inputs(operation, workload)
+    return operation.rows * operation.depth * operation.groups / read if read > 0 else math.nan
+
+
+def is_pointwise(operation: Operation, workload: Workload) -> bool:
+    """Whether a convolution uses each number that it reads once, as a product of matrices does."""
+    return uses_per_number(operation, workload) < _POINTWISE
+
+
+def is_like_channels_last(operation: Operation, workload: Workload) -> bool:
+    """Whether a convolution runs in NHWC, or as fast.
+
+    In NCHW, cuDNN rearranges tensors for tensor units. It need not for filters of 1 x 1 without a
+    stride, if the positions of an image fill groups of 16 bytes, as they are the columns of its
+    product then, or if there is only one.
+    """
+    if is_channels_last(workload):
+        return True
+    if workload.precision == "fp32" or kind_of(operation) != CONV:
+        return False
+    if not is_pointwise(operation, workload) or is_strided(operation, workload):
+        return False
+    positions = operation.rows / workload.batch_size
+    numbers = GROUP_BYTES // number_bytes(workload)
+    return positions == 1 or (positions % numbers == 0 and operation.depth % numbers == 0)
+
+
+def is_strided(operation: Operation, workload: Workload) -> bool:
+    """Whether a filter of 1 x 1, 3 x 3, 5 x 5 or 7 x 7 moves by two positions at a time."""
+    uses = uses_per_number(operation, workload)
+    return any(
+        operation.depth % taps == 0 and 0.9 < 4 * uses / taps < 1.2 for taps in (1, 9, 25, 49)
+    )
 
 
 def has_three_by_three(operation: Operation, workload: Workload) -> bool:
@@ -106,29 +148,46 @@ def has_three_by_three(operation: Operation, workload: Workload) -> bool:
     return operation.depth % 9 == 0 and not is_pointwise(operation, workload)
 
 
+def has_equal_groups(operation: Operation, workload: Workload) -> bool:
+    """Whether a grouped convolution has one of cuDNN's kernels for all groups at once.
+
+    On an H200 (`benchmarks/data/convolutions.jsonl.gz`), those are fast whose groups have as many
+    inputs as outputs, a power of two, with 64 channels or more in all; in NHWC, from four on.
+    """
+    width = operation.columns
+    taps, remainder = divmod(operation.depth, max(width, 1))
+    least = 4 if is_channels_last(workload) else 2
+    is_power = width >= least and width & (width - 1) == 0
+    is_wide = width * operation.groups >= _FEWEST_CHANNELS
+    return is_power and is_wide and remainder == 0 and taps > 1 and is_odd_square(taps)
+
+
 def kernels_of_groups(operation: Operation, workload: Workload) -> int:
     """Number of kernels that a convolution starts for its groups, where cuDNN has none for all.
 
-    `benchmarks.collect.kernel_counts` counted them on an H200 with torch 2.11. Three cases are
-    known here: filters of 1 x 1 with many channels; and in half precision and NHWC, in the forward
-    pass, several outputs of each single input, and filters of 5 x 5 on images of up to 2 x 2. Other
-    combinations of few channels, sizes and filters also have kernels for each group.
+    `benchmarks.collect.kernel_counts` counted them on an H200 with torch 2.11. Filters of 1 x 1
+    with many channels have them. So do, in half precision and NHWC, in the forward pass, larger
+    filters with several outputs of each single input or with two inputs, and filters of 5 x 5 on
+    images of 2 x 2. Other combinations of few channels, sizes and filters, which are not known
+    here, also have kernels for each group.
     """
-    o, kind, half = operation, kind_of(operation), is_half(workload)
-    last, is_forward = is_channels_last(workload), operation.phase == "forward"
-    if kind == DEPTHWISE:
-        is_tiny = o.rows <= _TINY * max(workload.batch_size, 1)
-        return o.groups if half and last and is_forward and is_tiny and o.depth == 25 else 0
-    if kind != GROUPED:
+    o, kind = operation, kind_of(operation)
+    half, last = is_half(workload), is_channels_last(workload)
+    is_forward = o.phase == "forward"
+    if kind == GROUPED and is_pointwise(o, workload) and o.depth > 1:
+        if not is_forward:
+            return _GRADIENTS_A_GROUP * o.groups if o.depth >= _SOME_INPUTS else 0
+        return (3 if last else 1) * o.groups if half and o.depth >= _MANY_INPUTS else 0
+    if not (half and last and is_forward):
         return 0
-    if is_pointwise(o, workload) and o.depth > 1:
-        if is_forward:
-            a_group = (3 if last else 1) if half and o.depth >= _MANY_INPUTS else 0
-        else:
-            a_group = _GRADIENTS_A_GROUP if o.depth >= _SOME_INPUTS else 0
-        return a_group * o.groups
-    has_one_input = o.depth > 1 and _is_odd_square(o.depth)
-    return o.groups if half and last and is_forward and has_one_input else 0
+    if kind == GROUPED:
+        inputs, remainder = divmod(o.depth, 2)
+        return o.groups if remainder == 0 and inputs > 1 and is_odd_square(inputs) else 0
+    if kind != DEPTHWISE:
+        return 0
+    positions = inputs_per_output(o, workload) * o.rows / workload.batch_size
+    is_tiny = 1.5 < positions < _TINY + 0.5
+    return o.groups if o.depth > 1 and (o.columns > 1 or (is_tiny and o.depth == 25)) else 0
 
 
 def is_channels_last(workload: Workload) -> bool:

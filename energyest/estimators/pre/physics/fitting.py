@@ -7,8 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from energyest.estimators.pre.physics.operation_table import Array
-from energyest.estimators.pre.physics.parameters import Guess
-from energyest.estimators.pre.physics.roofline import Parameters
+from energyest.estimators.pre.physics.parameters import Guess, Parameters
 
 # Weight of a parameter's deviation from its prior relative to one measurement.
 _PRIOR = 0.6

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from energyest.records.workload import Operation
 
 KINDS = (
@@ -22,6 +24,8 @@ KINDS = (
 )
 MATMUL, CONV, GROUPED, DEPTHWISE, ATTENTION, RECURRENT, BATCH_NORM, LAYER_NORM = range(8)
 SOFTMAX, SUM, POOLING, LOOKUP, REORDERING, OTHER = range(8, len(KINDS))
+# Outputs of a single input, at most, and taps of square filters, for a depthwise convolution.
+_FEW_OUTPUTS, _TAPS = 4, (1, 9, 25, 49)
 # Kinds that move data, by parts of torch's names; the first one that fits.
 _POOLING = ("pool", "upsample", "grid_sampler", "im2col", "col2im")
 _LOOKUP = ("embedding", "index", "gather", "scatter", "nll_loss2d", "take", "nonzero")
@@ -47,10 +51,25 @@ def kind_of(operation: Operation) -> int:
     if name.startswith("convolution"):
         if operation.groups == 1:
             return CONV
-        return DEPTHWISE if operation.columns == 1 else GROUPED
+        return DEPTHWISE if _is_depthwise(operation) else GROUPED
     if operation.flops > 0:
         return MATMUL
     return _kind_of_moving(name)
+
+
+def _is_depthwise(operation: Operation) -> bool:
+    """Whether groups have one output, or a few of a single input.
+
+    The depth is the number of taps then. That of groups with nine inputs and filters of 1 x 1, for
+    example, is the same, but such groups are rare.
+    """
+    few = operation.columns <= _FEW_OUTPUTS and operation.depth in _TAPS
+    return operation.columns == 1 or few
+
+
+def is_odd_square(number: int) -> bool:
+    """Whether it is the number of taps of a square filter around a centre."""
+    return number % 2 == 1 and math.isqrt(number) ** 2 == number
 
 
 def _kind_of_moving(name: str) -> int:

@@ -3,49 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from energyest.estimators.pre.physics.fitting import fit_parameters
-from energyest.estimators.pre.physics.operation_table import OperationTable
-from energyest.estimators.pre.physics.parameters import OF_RECURRENT, OPERATION, Guess
-from energyest.estimators.pre.physics.roofline import Parameters, operation_times
+from energyest.estimators.pre.physics.operation_table import Array, OperationTable
+from energyest.estimators.pre.physics.parameters import OF_RECURRENT, OPERATION, Guess, Parameters
+from energyest.estimators.pre.physics.roofline import operation_times
 from energyest.gpus import Gpu
 from energyest.records.workload import Operation, Workload
 
-Timed = Sequence[tuple[Operation, float]]
-# Weight of all timed operations of one step together, relative to the duration of one step: they
-# are dozens of measurements.
+# Weight of all timed operations of one workload together, relative to the duration of one step:
+# they are dozens of measurements.
 _WEIGHT = 10.0
 
 
+@dataclass(frozen=True)
+class TimedOperations:
+    """Operations that were timed on a GPU.
+
+    Attributes:
+        workload: its precision, layout and batch size apply to the operations.
+        gpu: the GPU.
+        operations: operations, each with the GPU's time for one of them in seconds, positive.
+        in_step: whether they make up a training step, so that each matters by its share of the
+            step's time; if not, all matter equally.
+    """
+
+    workload: Workload
+    gpu: Gpu
+    operations: tuple[tuple[Operation, float], ...]
+    in_step: bool = True
+
+    @property
+    def weights(self) -> Array:
+        """Weight of each operation, in their order."""
+        spent_s = np.array([o.count * s if self.in_step else 1.0 for o, s in self.operations])
+        weights: Array = _WEIGHT * spent_s / spent_s.sum()
+        return weights
+
+
 def operation_parameters(
-    pairs: Sequence[tuple[Workload, Gpu]],
-    timed: Sequence[Timed],
-    guesses: dict[str, Guess],
-    begin: Parameters | None,
+    timed: Sequence[TimedOperations], guesses: dict[str, Guess], begin: Parameters | None
 ) -> Parameters:
     """Parameters of single operations, from thousands of their times; empty without any.
 
     Args:
-        pairs: workloads, each with its GPU.
-        timed: timed operations of the first of them; those of one may be empty.
+        timed: timed operations of many workloads.
         guesses: of all parameters of the time of a step.
         begin: where the search begins, by default at the guesses.
     """
-    measured = [(pair, times) for pair, times in zip(pairs, timed, strict=False) if times]
-    if not measured:
+    if not timed:
         return {}
     table = OperationTable(
         [
-            (replace(workload, operations=tuple(operation for operation, _ in times)), gpu)
-            for (workload, gpu), times in measured
+            (replace(each.workload, operations=tuple(o for o, _ in each.operations)), each.gpu)
+            for each in timed
         ]
     )
-    seconds = np.array([s for _, times in measured for _, s in times])
-    spent_s = [np.array([o.count * s for o, s in times]) for _, times in measured]
-    weights = _WEIGHT * np.concatenate([each / each.sum() for each in spent_s])
+    seconds = np.array([s for each in timed for _, s in each.operations])
     usual = {name: value for name, (value, _) in guesses.items()}
     asked = {name: guesses[name] for name in OPERATION if name not in OF_RECURRENT}
     return fit_parameters(
@@ -53,5 +70,5 @@ def operation_parameters(
         seconds,
         asked,
         begin=begin,
-        weights=weights,
+        weights=np.concatenate([each.weights for each in timed]),
     )

@@ -10,14 +10,25 @@ from energyest.estimators.pre.physics.alignment import alignment, tokens_of
 from energyest.estimators.pre.physics.convolutions import (
     first_ones,
     has_both_gradients,
+    has_equal_groups,
     has_three_by_three,
     inputs_per_output,
+    is_channels_last,
+    is_like_channels_last,
     is_native,
     is_pointwise,
+    is_strided,
     kernels_of_groups,
     sizes,
 )
-from energyest.estimators.pre.physics.kinds import CONV, DEPTHWISE, MATMUL, RECURRENT, kind_of
+from energyest.estimators.pre.physics.kinds import (
+    CONV,
+    DEPTHWISE,
+    GROUPED,
+    MATMUL,
+    RECURRENT,
+    kind_of,
+)
 from energyest.estimators.pre.physics.norms import with_channels
 from energyest.estimators.pre.physics.recurrent import kernels_of_steps, layers
 from energyest.gpus import Gpu, check_precision, peak_flops_per_s
@@ -60,16 +71,19 @@ class Row(NamedTuple):
         peak: peak FLOP/s in the precision of the workload.
         peak_fp32: peak FLOP/s in fp32.
         bandwidth: peak bytes per second.
+        is_channels_last: whether it runs in NHWC, or as fast.
         is_average: whether it averages, as some pooling does.
         visits: how often torch's own depthwise kernel visits a number, relative to its FLOPs.
         kernels: kernels of single groups or time steps, one after another.
         is_native: whether torch's own depthwise kernel runs it.
         is_three_by_three: whether a convolution has nine taps.
         is_pointwise: whether a convolution is a product of matrices.
+        is_strided: whether a convolution moves by two positions at a time.
         is_first: whether a convolution reads the batch.
         is_unaligned: whether sizes do not fill groups of numbers.
         is_odd: whether a size is odd.
         is_grouped_product: whether it is several products in one kernel.
+        has_equal_groups: whether a grouped convolution has a kernel for all groups.
     """
 
     place: float
@@ -89,16 +103,19 @@ class Row(NamedTuple):
     peak: float
     peak_fp32: float
     bandwidth: float
+    is_channels_last: bool
     is_average: bool
     visits: float
     kernels: float
     is_native: bool
     is_three_by_three: bool
     is_pointwise: bool
+    is_strided: bool
     is_first: bool
     is_unaligned: bool
     is_odd: bool
     is_grouped_product: bool
+    has_equal_groups: bool
 
 
 def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
@@ -119,6 +136,7 @@ def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
         native = is_native(o, workload)
         unaligned, odd = alignment(o, tokens if kind == MATMUL else set(), workload)
         peak = peaks[1] if kind == DEPTHWISE else peaks[0]
+        last = is_like_channels_last(o, workload) if is_conv else is_channels_last(workload)
         kernels = kernels_of_groups(o, workload) if is_conv else 0
         if kind == RECURRENT:
             kernels = kernels_of_steps(o, workload)
@@ -145,16 +163,19 @@ def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
                 peak=peak,
                 peak_fp32=peaks[1],
                 bandwidth=gpu.bandwidth_bytes_per_s,
+                is_channels_last=last,
                 is_average="avg" in o.name,
                 visits=inputs_per_output(o, workload) if visits_inputs else 1.0,
                 kernels=kernels / len(products),
                 is_native=native,
-                is_three_by_three=has_three_by_three(o, workload),
+                is_three_by_three=is_conv and has_three_by_three(o, workload),
                 is_pointwise=is_conv and is_pointwise(o, workload),
+                is_strided=is_conv and is_strided(o, workload),
                 is_first=is_conv and sizes(o) in first,
                 is_unaligned=unaligned,
                 is_odd=odd,
                 is_grouped_product="grouped_mm" in o.name,
+                has_equal_groups=kind == GROUPED and has_equal_groups(o, workload),
             )
 
 
@@ -169,7 +190,8 @@ def _products(o: Operation, *, is_conv: bool) -> list[tuple[float, bool, tuple[i
     if not is_conv or o.phase != "backward":
         return [(1.0, False, forward)]
     rows, columns, depth = forward
-    weight = (columns, depth, rows)
+    # The tiles of a grouped one are as narrow as its groups.
+    weight = (depth, columns, rows) if o.groups > 1 else (columns, depth, rows)
     # If no gradient of the input is needed, as in the first layer, there is only one.
     both = has_both_gradients(o)
     return [(0.5, False, forward), (0.5, True, weight)] if both else [(1.0, True, weight)]

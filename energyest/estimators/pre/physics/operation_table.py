@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 from numpy.typing import NDArray
 
-from energyest.estimators.pre.physics.convolutions import is_channels_last
 from energyest.estimators.pre.physics.kinds import (
     BATCH_NORM,
     CONV,
@@ -29,10 +28,10 @@ CALLED = (
     *("view", "module", "tensor", "state", "lightning", "scaler"),
 )
 # Board power in W per TFLOP/s of fp32, by compute capability, of a board that holds its clock while
-# its tensor units work: V100 SXM2, Quadro RTX 8000, A100 SXM4, RTX 3090, RTX 4090, H100 SXM5, B200,
-# RTX 5090. Boards with the same chips but less power lower their clocks.
+# its tensor units work: V100 SXM2, RTX 2080 Ti, A100 SXM4, RTX 3090, RTX 4090, H100 SXM5, B200, RTX
+# 5090. Boards with the same chips but less power lower their clocks.
 _MOST_WATTS = {
-    **{(7, 0): 19.1, (7, 5): 16.0, (8, 0): 20.5, (8, 6): 9.8, (8, 9): 5.4},
+    **{(7, 0): 19.1, (7, 5): 18.7, (8, 0): 20.5, (8, 6): 9.8, (8, 9): 5.4},
     **{(9, 0): 10.4, (10, 0): 13.3, (12, 0): 5.5},
 }
 
@@ -43,7 +42,7 @@ _OF_PRODUCTS = (
     *("is_channels_last", "is_backward", "is_weight_gradient"),
     *("tiles", "slices", "columns", "depth"),
     *("visits", "is_native", "is_three_by_three", "is_unaligned", "is_first"),
-    *("is_odd", "is_grouped_product"),
+    *("is_odd", "is_grouped_product", "has_equal_groups", "is_strided", "is_pointwise"),
 )
 
 
@@ -79,8 +78,10 @@ class OperationTable:
         self.is_average, self.is_native = columns["is_average"] > 0, columns["is_native"] > 0
         self.is_three_by_three = columns["is_three_by_three"] > 0
         self.is_pointwise, self.is_first = columns["is_pointwise"] > 0, columns["is_first"] > 0
+        self.is_strided = columns["is_strided"] > 0
         self.is_unaligned, self.is_odd = columns["is_unaligned"] > 0, columns["is_odd"] > 0
         self.is_grouped_product = columns["is_grouped_product"] > 0
+        self.has_equal_groups = columns["has_equal_groups"] > 0
         self.is_conv = (self.kind >= CONV) & (self.kind <= DEPTHWISE)
         self.is_norm = (self.kind == BATCH_NORM) | (self.kind == LAYER_NORM)
         # What a compiler fuses.
@@ -92,11 +93,10 @@ class OperationTable:
         self.width = self.peak / clocks
         self.bytes_per_clock = self.bandwidth / clocks
         self.watts = np.array([_watts_of_reference(gpu) for _, gpu in pairs])[self._of]
-        last = [is_channels_last(w) for w, _ in pairs]
-        self.is_channels_last = np.array(last)[self._of]
-        self.is_bf16 = np.array([w.precision == "bf16" for w, _ in pairs])[self._of]
-        self.is_compiled = np.array([w.compiled for w, _ in pairs])
-        self.is_one_of_several = np.array([w.devices > 1 for w, _ in pairs])
+        self.is_channels_last = columns["is_channels_last"] > 0
+        self.is_bf16 = np.array([w.precision == "bf16" for w, _ in pairs], bool)[self._of]
+        self.is_compiled = np.array([w.compiled for w, _ in pairs], bool)
+        self.is_one_of_several = np.array([w.devices > 1 for w, _ in pairs], bool)
         self.is_compiled_operation = self.is_compiled[self._of]
         formats = np.array([_format(workload, gpu) for workload, gpu in pairs], int)
         self.format = formats
@@ -109,10 +109,12 @@ class OperationTable:
         caches = np.array([gpu.l2_bytes for _, gpu in pairs])
         self.cache_bytes = np.where(np.isnan(caches), 4e6, caches)[self._of]
         facts = np.array([_facts(workload, gpu) for workload, gpu in pairs], float)
-        facts = facts.reshape(-1, 10).T
+        facts = facts.reshape(-1, 11).T
         self.calls = np.array([*self._operations_called(), *facts[:6]])
         self.calls[CALLED.index("other")] += facts[6]
-        self.input_bytes, self.optimizer_s, self.all_reduce_s = facts[7:10]
+        # The last three at the peak rates: traffic of the optimizer, gradients that are added or
+        # copied, and gradients that are sent.
+        self.input_bytes, self.optimizer_s, self.gradients_s, self.all_reduce_s = facts[7:11]
 
     def _operations_called(self) -> list[Array]:
         """Numbers of operations that the CPU launches, in the order of `CALLED`."""
@@ -139,7 +141,7 @@ class OperationTable:
         ideal_s = self.flops / self.peak
         conv_s = self.sums(np.where(self.is_conv, ideal_s, 0.0))
         other_s = self.sums(np.where(self.is_conv, 0.0, ideal_s))
-        bytes_s = self.sums(self.bytes / self.bandwidth) + self.optimizer_s
+        bytes_s = self.sums(self.bytes / self.bandwidth) + self.optimizer_s + self.gradients_s
         return conv_s / step_s, other_s / step_s, bytes_s / step_s
 
 
@@ -162,12 +164,12 @@ def _format(workload: Workload, gpu: Gpu) -> int:
 
 def _facts(workload: Workload, gpu: Gpu) -> tuple[float, ...]:
     views = workload.forward_calls + workload.backward_calls - workload.kernels
-    # The optimizer runs once per `accumulate` batches; otherwise, gradients are accumulated: two
-    # are read, and one is written.
+    # The optimizer runs once per `accumulate` batches. In the others, gradients are added to those
+    # before: two are read and one is written, by a call for each tensor.
     once = 1 / workload.accumulate
-    added = 3 * workload.gradient_bytes * (1 - once)
     copies = _copies_of_gradients(workload) * once
-    added += 2 * workload.gradient_bytes * copies
+    moved = (3 * (1 - once) + 2 * copies) * workload.gradient_bytes
+    calls = (1 - once + copies) * workload.parameter_tensors
     return (
         max(views, 0),
         workload.module_calls,
@@ -175,9 +177,10 @@ def _facts(workload: Workload, gpu: Gpu) -> tuple[float, ...]:
         workload.parameter_tensors * workload.optimizer_states * once,
         workload.loop == "lightning",
         (workload.precision == "fp16") * once,  # loss scaler
-        copies * workload.parameter_tensors + _copied_buffers(workload) * once,
+        calls + _copied_buffers(workload) * once,
         workload.input_bytes,
-        (workload.optimizer_bytes * once + added) / gpu.bandwidth_bytes_per_s,
+        workload.optimizer_bytes * once / gpu.bandwidth_bytes_per_s,
+        moved / gpu.bandwidth_bytes_per_s,
         _all_reduce_bytes(workload) * once / link_bytes_per_s(gpu),
     )
 

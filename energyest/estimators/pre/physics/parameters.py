@@ -13,6 +13,7 @@ FORMATS = ("fp32", "tf32", "half")
 
 
 Guess = tuple[float, float]
+Parameters = dict[str, float]
 
 
 def _each(name: str, guesses: tuple[float, float, float], deviation: float) -> dict[str, Guess]:
@@ -42,18 +43,25 @@ OPERATION: dict[str, Guess] = {
     # Share of the peak arithmetic rate that large operations reach.
     **_each("peak_matmul", (0.8, 0.6, 0.6), 0.5),
     **_each("peak_conv", (0.7, 0.4, 0.4), 0.5),
-    **_each("peak_grouped", (0.3, 0.15, 0.1), 0.8),
+    **_each("peak_grouped", (0.3, 0.3, 0.3), 0.8),
     "peak_depthwise": (0.05, 0.7),  # of fp32 in any precision: it runs on the fp32 lanes
     "peak_native_depthwise": (0.03, 0.7),  # torch's own kernel
     "plain_conv": (0.8, 0.3),  # in fp32, not 3 x 3
     # Sizes that do not fill tensor units; and in half precision, odd sizes, relative to these.
     "unaligned_conv": (0.5, 0.5),
+    "unaligned_conv_bytes": (0.6, 0.5),
     "unaligned_matmul": (0.5, 0.5),
     "odd_matmul": (0.5, 0.5),
     "grouped_matmul": (0.5, 0.5),  # several in one kernel, as for a mixture of experts
+    # Plain convolutions on tensor units: filters of 1 x 1, relative to others; the gradients of
+    # those that move by two positions; and in NHWC, tf32 relative to half precision.
+    "pointwise_conv": (1.2, 0.4),
+    "gradient_strided": (0.7, 0.4),
+    "channels_last_tf32": (0.8, 0.4),
     # The first convolution, with few channels: shares of the peak and of the memory rate.
     "first_conv": (0.4, 0.5),
     "first_conv_bytes": (0.6, 0.5),
+    "patches": (0.3, 0.5),  # if it cuts images into patches, beside these
     **_each("peak_attention", (0.5, 0.2, 0.3), 0.7),
     "peak_recurrent": (0.3, 1.0),
     # The backward pass relative to the forward pass: shares of the peak and of the memory rate.
@@ -72,13 +80,18 @@ OPERATION: dict[str, Guess] = {
     # Share of the peak memory rate, and two-byte formats relative to fp32.
     **{f"bandwidth_{kind}": (share, 0.5) for kind, share in _BANDWIDTH.items()},
     **{f"half_{kind}_bytes": (0.9, 0.4) for kind in KINDS},
-    "batch_norm_bf16": (0.6, 0.4),  # relative to fp16
+    # Batch normalisations: bf16 relative to fp16 in both passes, and NHWC, beside the share of its
+    # kind above, in the backward pass.
+    "batch_norm_bf16": (0.6, 0.4),
+    "gradient_batch_norm_bf16": (0.6, 0.4),
+    "channels_last_gradient_batch_norm": (1.2, 0.4),
     # Sizes of a convolution's product at which it uses half of what it fetches.
     "few_outputs": (32.0, 1.0),
     "few_inputs": (32.0, 1.0),
     "average_pooling": (0.5, 0.4),  # relative to the maximum
     # Channels of a batch normalisation, relative to the multiprocessors, that keep the GPU busy.
     "channels_batch_norm": (1.5, 0.5),
+    "thin_batch_norm": (8.0, 1.0),  # number of channels in NHWC that uses half of a multiprocessor
     "row_clocks": (300.0, 0.7),  # of a multiprocessor, for each row of a layer normalisation
     "gradient_row_clocks": (6.0, 0.7),  # for each row, to sum the gradients of its weights
     "cache": (0.5, 0.7),  # speed-up of data that fit into the cache
@@ -87,11 +100,18 @@ OPERATION: dict[str, Guess] = {
     "fill_conv": (0.5, 0.5),
     "split": (0.5, 0.5),
     "thin_columns": (16.0, 1.0),
+    "thin_columns_grouped": (64.0, 1.0),
+    # Groups for which cuDNN has no kernel, relative to those for which it has one.
+    "other_groups": (0.3, 0.7),
     "thin_depth": (32.0, 1.0),
     # Seconds of the shortest operation, and each step of a recurrent one.
     "start_s": (1.5e-6, 0.5),
     "start_conv_s": (8e-6, 0.5),
     "channels_last_conv_start": (0.5, 0.5),  # relative to that, in NHWC
+    # Relative to these: filters of 1 x 1, depthwise ones, and channels that are padded.
+    "start_pointwise": (0.7, 0.5),
+    "start_depthwise": (0.7, 0.5),
+    "start_unaligned_conv": (1.5, 0.5),
     "gradient_conv_start": (1.3, 0.5),  # of each gradient, relative to the forward pass
     "start_kernel_s": (3e-6, 0.5),  # of each further kernel of one operation
     "start_matmul_s": (4e-6, 0.5),
@@ -114,6 +134,8 @@ STEP: dict[str, Guess] = OPERATION | {
     "narrow_conv_fp32": (0.2, 0.5),
     "narrow_conv_tf32": (0.4, 0.5),
     "narrow_conv_half": (0.4, 0.5),
+    # Kernels of grouped convolutions are the same on all generations.
+    "narrow_grouped": (0.8, 0.3),
     "slow_memory": (0.25, 0.5),
     "slow_memory_conv": (0.25, 0.5),
     "slow_memory_others": (0.8, 0.3),  # normalisations, sums, pooling and the like

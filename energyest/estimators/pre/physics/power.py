@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from energyest.estimators.pre.physics.operation_table import Array, OperationTable
-from energyest.estimators.pre.physics.parameters import FORMATS
-from energyest.estimators.pre.physics.roofline import Parameters, StepTimes
+from energyest.estimators.pre.physics.parameters import FORMATS, Parameters
+from energyest.estimators.pre.physics.roofline import StepTimes
 
 # What GPUs that train together draw beyond that, for their links and for kernels that wait for the
 # others, as a share of the board power: chosen by three trainings on two H200, the first run in

@@ -9,16 +9,16 @@ takes longer, the GPU waits.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import numpy as np
+from numpy.typing import NDArray
 
+from energyest.estimators.pre.physics.arithmetic import MOST_SHARE, at_most, products_s
 from energyest.estimators.pre.physics.kinds import (
     ATTENTION,
     BATCH_NORM,
     CONV,
     DEPTHWISE,
-    GROUPED,
     KINDS,
     LAYER_NORM,
     LOOKUP,
@@ -28,13 +28,10 @@ from energyest.estimators.pre.physics.kinds import (
     SUM,
 )
 from energyest.estimators.pre.physics.operation_table import CALLED, Array, OperationTable
-from energyest.estimators.pre.physics.parameters import FORMATS
+from energyest.estimators.pre.physics.parameters import FORMATS, Parameters
 
-Parameters = dict[str, float]
-
-# FLOPs per clock of a Hopper multiprocessor in each of `FORMATS`, and bytes of memory traffic per
-# clock (H100), to which the parameters refer.
-_WIDTHS, _BYTES_PER_CLOCK = (256.0, 2048.0, 4096.0), 12.8
+# Bytes of memory traffic per clock of a multiprocessor (H100), to which the parameters refer.
+_BYTES_PER_CLOCK = 12.8
 # Share of the link rate that all-reduce reaches (NVIDIA's nccl-tests on eight H100: 360 of
 # 450 GB/s), and share of the traffic that overlaps with the backward pass. Both are approximate and
 # not fitted: three trainings on two H200 are all that was measured.
@@ -42,11 +39,6 @@ _LINK_SHARE, _HIDDEN = 0.8, 0.9
 # torch sums the gradients of more rows in parallel (aten/src/ATen/native/cuda/
 # layer_norm_kernel.cu).
 _MOST_ROWS = 65536
-# Upper bound of a sustained share of a peak.
-_MOST_SHARE = 0.92
-# The same for convolutions in fp32: of the multiplications of a 3 x 3 one, 1 in 2.25 is left
-# (Lavin, Gray, "Fast algorithms for convolutional neural networks", arXiv 1509.09308).
-_MOST_WINOGRAD = 2.25 * _MOST_SHARE
 # Entries of `CALLED` that a compiler reduces to little.
 _FUSED = ("norm", "other", "view", "module")
 
@@ -85,9 +77,9 @@ def step_times(table: OperationTable, p: Parameters, host: Array | float = 1.0) 
     math_s = _math_s(table, p)
     memory_s = _memory_s(table, p)
     by_math = math_s >= memory_s
-    optimizer_s = table.optimizer_s * p["optimizer"] / p["bandwidth_other"]
+    updates_s = table.optimizer_s * p["optimizer"] + table.gradients_s
     total_math_s = table.sums(np.where(by_math, math_s, 0.0))
-    total_memory_s = table.sums(np.where(by_math, 0.0, memory_s)) + optimizer_s
+    total_memory_s = table.sums(np.where(by_math, 0.0, memory_s)) + updates_s / p["bandwidth_other"]
     start_s = table.sums(_start_s(table, p) + p["gap_s"])
     gpu_s = total_math_s + total_memory_s + start_s
     per_call_s = np.array([p[f"call_{name}_s"] for name in CALLED])
@@ -133,65 +125,7 @@ def _math_s(table: OperationTable, p: Parameters) -> Array:
     """Time of arithmetic, and of the rows of layer normalisations."""
     rows_s = table.groups / table.clocks_per_s * p["row_clocks"]
     seconds: Array = np.where(table.kind == LAYER_NORM, rows_s, 0.0)
-    seconds[table.has_flops] = _products_s(table.products, p)
-    return seconds
-
-
-def _products_s(rows: SimpleNamespace, p: Parameters) -> Array:
-    shares = np.ones((len(KINDS), len(FORMATS)))
-    for kind in (MATMUL, CONV, GROUPED, ATTENTION):
-        shares[kind] = [p[f"peak_{KINDS[kind]}_{name}"] for name in FORMATS]
-    shares[RECURRENT], shares[DEPTHWISE] = p["peak_recurrent"], p["peak_depthwise"]
-    is_conv = (rows.kind == CONV) | (rows.kind == GROUPED)
-    is_tensor = rows.format_of_operation != FORMATS.index("fp32")
-    # The wider the tensor units of a multiprocessor, the harder it is to keep them busy.
-    of_conv = np.array([p[f"narrow_conv_{name}"] for name in FORMATS])[rows.format_of_operation]
-    exponent = np.where(is_conv, of_conv, np.where(is_tensor, p["narrow_matmul"], 0.0))
-    narrower = np.array(_WIDTHS)[rows.format_of_operation] / rows.width
-    share = shares[rows.kind, rows.format_of_operation]
-    share = share * narrower**exponent
-    last = is_conv & is_tensor & rows.is_channels_last
-    faster = np.where(rows.kind == CONV, p["channels_last_conv"], p["channels_last_grouped"])
-    share = share * np.where(last, faster, 1.0)
-    is_depthwise = rows.kind == DEPTHWISE
-    is_half = rows.format_of_operation == FORMATS.index("half")
-    last = is_depthwise & rows.is_channels_last
-    share = share * np.where(last, p["channels_last_depthwise"], 1.0)
-    share = share * np.where(last & ~is_half, p["channels_last_depthwise_fp32"], 1.0)
-    share = np.where(rows.is_native, p["peak_native_depthwise"], share)
-    is_it = rows.is_native & rows.is_backward
-    share = share * np.where(is_it, p["gradient_native_depthwise"], 1.0)
-    for kind in (GROUPED, DEPTHWISE, ATTENTION):
-        is_it = (rows.kind == kind) & rows.is_backward & ~rows.is_native
-        share = share * np.where(is_it, p[f"gradient_{KINDS[kind]}"], 1.0)
-    unaligned = is_tensor & rows.is_unaligned
-    share = share * np.where(is_conv & unaligned, p["unaligned_conv"], 1.0)
-    unaligned = unaligned & (rows.kind == MATMUL)
-    share = share * np.where(unaligned, p["unaligned_matmul"], 1.0)
-    share = share * np.where(unaligned & is_half & rows.is_odd, p["odd_matmul"], 1.0)
-    share = share * np.where(rows.is_grouped_product, p["grouped_matmul"], 1.0)
-    share = share * np.where(is_conv & is_tensor & rows.is_first, p["first_conv"], 1.0)
-    # Winograd's algorithm does less arithmetic than is counted.
-    is_winograd = is_conv & ~is_tensor & rows.is_three_by_three
-    share = share * np.where(is_conv & ~is_tensor & ~is_winograd, p["plain_conv"], 1.0)
-    share = _at_most(share, np.where(is_winograd, _MOST_WINOGRAD, _MOST_SHARE))
-    # No format is slower than fp32, because libraries choose. If the peak of a format is hardly
-    # higher, as that of tf32 on GeForce GPUs, its share differs from Hopper's.
-    plain = rows.peak_fp32 * shares[rows.kind, FORMATS.index("fp32")]
-    may_choose = is_tensor & ~is_depthwise
-    rate = np.where(may_choose, np.maximum(rows.peak * share, plain), rows.peak * share)
-    is_gradient = rows.is_weight_gradient & (rows.kind == CONV)
-    share = np.where(is_gradient, p["weight_gradient"], 1.0)
-    # Products with few tiles leave multiprocessors idle; thin products leave lanes idle.
-    tiles = rows.tiles * rows.slices ** p["split"]
-    filled = tiles ** np.where(rows.kind == MATMUL, p["fill_matmul"], p["fill_conv"])
-    filled = _at_most(filled, 1.0)
-    thick = rows.columns / (rows.columns + p["thin_columns"])
-    thick = thick * rows.depth / (rows.depth + p["thin_depth"])
-    is_product = (rows.kind == MATMUL) | (rows.kind == CONV) | (rows.kind == GROUPED)
-    share = share * np.where(is_product, filled * thick, 1.0)
-    clock = rows.watts ** p["clock"]
-    seconds: Array = rows.visits * rows.flops / (rate * share * clock)
+    seconds[table.has_flops] = products_s(table.products, p)
     return seconds
 
 
@@ -212,14 +146,22 @@ def _memory_s(table: OperationTable, p: Parameters) -> Array:
     is_filter = (table.kind == CONV) & ~table.is_pointwise
     share = share * np.where(is_filter, wide, 1.0)
     share = share * np.where((table.kind == CONV) & table.is_first, p["first_conv_bytes"], 1.0)
+    is_unaligned = _is_unaligned_conv(table)
+    share = share * np.where(is_unaligned, p["unaligned_conv_bytes"], 1.0)
     # cuDNN normalises batches in fp16, but not in bf16.
     is_batch_norm = table.kind == BATCH_NORM
-    share = share * np.where(is_batch_norm & table.is_bf16, p["batch_norm_bf16"], 1.0)
+    bf16 = np.where(table.is_backward, p["gradient_batch_norm_bf16"], p["batch_norm_bf16"])
+    share = share * np.where(is_batch_norm & table.is_bf16, bf16, 1.0)
     # In NCHW, a multiprocessor normalises a channel; with few channels, others are idle.
     filled = table.groups / table.multiprocessors / p["channels_batch_norm"]
-    filled = _at_most(filled, 1.0)
-    by_channel = is_batch_norm & ~table.is_channels_last & (table.groups > 1)  # 1: unknown
-    share = share * np.where(by_channel, filled, 1.0)
+    filled = at_most(filled, 1.0)
+    is_known = is_batch_norm & (table.groups > 1)
+    share = share * np.where(is_known & ~table.is_channels_last, filled, 1.0)
+    # In NHWC, few channels leave lanes idle.
+    filled = table.groups / (table.groups + p["thin_batch_norm"])
+    share = share * np.where(is_known & table.is_channels_last, filled, 1.0)
+    last = is_batch_norm & table.is_channels_last & table.is_backward
+    share = share * np.where(last, p["channels_last_gradient_batch_norm"], 1.0)
     # The more a multiprocessor can fetch per clock, the smaller the share it uses; what does more
     # than pass over its data is limited by its instructions.
     is_slow = (table.kind >= BATCH_NORM) & (table.kind <= REORDERING)
@@ -227,7 +169,7 @@ def _memory_s(table: OperationTable, p: Parameters) -> Array:
     exponents = (p["slow_memory_depthwise"], p["slow_memory_conv"], p["slow_memory_others"])
     exponent = np.select(kinds, exponents, p["slow_memory"])
     share = share * (_BYTES_PER_CLOCK / table.bytes_per_clock) ** exponent
-    share = _at_most(share, _MOST_SHARE)
+    share = at_most(share, MOST_SHARE)
     share = share * (1 + p["cache"] / (1 + (2 * table.bytes / table.cache_bytes) ** 2))
     # A compiler fuses element-wise operations.
     is_fused = table.is_compiled_operation & table.is_fusible
@@ -236,11 +178,13 @@ def _memory_s(table: OperationTable, p: Parameters) -> Array:
     return seconds
 
 
-def _at_most(values: Array, most: Array | float) -> Array:
-    """Values that approach a bound gradually."""
-    squares = (values / most) ** 2
-    bounded: Array = values / np.sqrt(np.sqrt(1 + squares * squares))
-    return bounded
+def _is_unaligned_conv(table: OperationTable) -> NDArray[np.bool_]:
+    """Convolutions on tensor units whose channels are padded; the first one has its own share."""
+    is_tensor = table.format_of_operation != FORMATS.index("fp32")
+    is_it: NDArray[np.bool_] = (
+        (table.kind == CONV) & is_tensor & table.is_unaligned & ~table.is_first
+    )
+    return is_it
 
 
 def _start_s(table: OperationTable, p: Parameters) -> Array:
@@ -259,6 +203,9 @@ def _start_s(table: OperationTable, p: Parameters) -> Array:
     # In NCHW, tensors are rearranged before and after a convolution.
     one = table.is_conv & table.is_channels_last
     start_s = start_s * np.where(one, p["channels_last_conv_start"], 1.0)
+    start_s = start_s * np.where(table.is_conv & table.is_pointwise, p["start_pointwise"], 1.0)
+    start_s = start_s * np.where(table.kind == DEPTHWISE, p["start_depthwise"], 1.0)
+    start_s = start_s * np.where(_is_unaligned_conv(table), p["start_unaligned_conv"], 1.0)
     is_gradient = table.is_conv & table.is_backward
     start_s = start_s * np.where(is_gradient, p["gradient_conv_start"], 1.0)
     # Up to a number of rows, the weights' gradients of a layer normalisation are summed one after
