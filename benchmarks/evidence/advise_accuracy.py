@@ -27,7 +27,7 @@ from benchmarks.common import older_trainings
 from benchmarks.common.data_folder import missing
 from benchmarks.common.head import print_head
 from benchmarks.common.real_trainings import choices as choice_traces
-from benchmarks.common.sweep_table import rows, runs
+from benchmarks.common.sweep_table import convolutions, rows, runs
 from energyest.estimators.cross_validation import group_labels
 from energyest.estimators.pre.fitted import FittedPreModel, packaged
 from energyest.estimators.pre.model import PreModel
@@ -63,6 +63,8 @@ def left_out(made: Sequence[TrainedRun], groups: str) -> list[Prediction]:
     found: dict[int, Prediction] = {}
     for label in sorted(set(labels)):
         kept = [run for run, other in zip(made, labels, strict=True) if other != label]
+        gpus = {run.gpu.name for run in kept}
+        kept += [run for run in convolutions() if run.gpu.name in gpus]
         places = [i for i, other in enumerate(labels) if other == label]
         model = PreModel(start=None).fit(kept).fitted_
         found |= dict(zip(places, predicted_by(model, [made[i] for i in places]), strict=True))

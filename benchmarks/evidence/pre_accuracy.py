@@ -23,10 +23,10 @@ from benchmarks.common.goal import Goal, mean_median_goal
 from benchmarks.common.head import print_head
 from benchmarks.common.older_trainings import FILES as ZEUS
 from benchmarks.common.real_trainings import DELREY_TABLE
-from benchmarks.common.sweep_table import HOPPER_SWEEP, family, rows, runs
+from benchmarks.common.sweep_table import HOPPER_SWEEP, convolutions, family, rows, runs
 from benchmarks.evidence import pre_delrey, pre_older, pre_probe
 from energyest.estimators.pre.fitted import packaged
-from energyest.estimators.pre.model import PreModel
+from energyest.estimators.pre.model import PreModel, core_of
 from energyest.estimators.pre.roofline_model import RooflineModel
 from energyest.estimators.pre.training_data import TrainedRun
 from energyest.estimators.regression.features import FEATURES
@@ -36,14 +36,8 @@ CONFIDENCE = 0.9
 
 
 def fitted(learnt: Sequence[TrainedRun]) -> RooflineModel:
-    return RooflineModel.fit(
-        [run.pair for run in learnt],
-        np.array([run.step_s for run in learnt]),
-        np.array([run.power_W for run in learnt]),
-        hosts=[run.host for run in learnt],
-        timed=[run.operations_s for run in learnt],
-        begin=packaged().core,  # which had a part in no error: it is where the search begins
-    )
+    # The packaged model has a part in no error: it is where the search begins.
+    return core_of(learnt, begin=packaged().core)
 
 
 @dataclass(frozen=True)
@@ -55,12 +49,18 @@ class Predicted:
 
 
 def left_out(
-    table: Sequence[TrainedRun], asked: Sequence[int], label: Callable[[TrainedRun], str]
+    table: Sequence[TrainedRun],
+    asked: Sequence[int],
+    label: Callable[[TrainedRun], str],
+    operations: Sequence[TrainedRun] = (),
 ) -> tuple[Predicted, Predicted]:
-    """Predict the runs `asked` by fits without their label: machine unknown, and known."""
+    """Predict the runs `asked` by fits without their label: machine unknown, and known.
+
+    Fits learn from `operations`, too.
+    """
     found = np.empty((4, len(table)))
     for name in sorted({label(table[i]) for i in asked}):
-        model = fitted([run for run in table if label(run) != name])
+        model = fitted([run for run in [*table, *operations] if label(run) != name])
         chosen = [i for i in asked if label(table[i]) == name]
         pairs = [table[i].pair for i in chosen]
         unknown, known = model.predict(pairs), model.predict(pairs, [table[i].host for i in chosen])
@@ -124,7 +124,7 @@ def kernel_ridge(table: list[dict], asked: Sequence[int], labels: Sequence[str])
 def hopper() -> list[Goal]:
     """The 84 trainings of hopper, predicted with their architecture, or GPU, left out."""
     table = rows()
-    made = runs(table)
+    made, operations = runs(table), convolutions()
     asked = [i for i, run in enumerate(made) if run.host.startswith("pre-")]
     truth = [made[i] for i in asked]
     alone = list(range(len(asked)))
@@ -136,7 +136,7 @@ def hopper() -> list[Goal]:
         print(f" unseen {left}")
         kernel_ridge([table[i] for i in asked], alone, [label(run) for run in truth])
         show("fitted to hopper alone", left_out(truth, alone, label)[0], truth)
-        unknown, known = left_out(made, asked, label)
+        unknown, known = left_out(made, asked, label, operations)
         show("packaged model's way, machine known", known, truth)
         show("packaged model's way, machine unknown", unknown, truth)
         found = errors(unknown.step_s * unknown.power_W, energy_J)
@@ -153,13 +153,13 @@ def hopper() -> list[Goal]:
                 mean_median_goal("mean power, unseen architecture (hopper)", found, (9, 6))
             )
     print(" unseen family of architectures")
-    unknown, known = left_out(made, asked, lambda run: family(run.model))
+    unknown, known = left_out(made, asked, lambda run: family(run.model), operations)
     show("packaged model's way, machine known", known, truth)
     show("packaged model's way, machine unknown", unknown, truth)
     print(" random fifths")
     order = np.random.default_rng(0).permutation(len(made)) % 5
     fold_of = {id(run): str(fold) for run, fold in zip(made, order, strict=True)}
-    unknown, known = left_out(made, asked, lambda run: fold_of[id(run)])
+    unknown, known = left_out(made, asked, lambda run: fold_of.get(id(run), ""), operations)
     show("packaged model's way, machine known", known, truth)
     show("packaged model's way, machine unknown", unknown, truth)
     return goals
@@ -170,7 +170,8 @@ def intervals() -> list[Goal]:
     print(f"\nall {len(rows())} trainings, intervals of {100 * CONFIDENCE:.0f} %")
     goals = []
     for groups in ("model", "gpu", None):
-        validated = PreModel(start=None).cross_validate(runs(), groups, confidence=CONFIDENCE)
+        learnt = [*runs(), *convolutions()]
+        validated = PreModel(start=None).cross_validate(learnt, groups, confidence=CONFIDENCE)
         print(f"  {validated}", flush=True)
         if groups == "model":
             covered = 100 * (validated.coverage or 0)

@@ -1,10 +1,10 @@
 """How well PRE predicts published throughputs on GPUs not used in the fit.
 
-Each GPU is left out in turn: the model is fitted to the sweep and to the throughputs on the other
-GPUs, and applied to this one. Then: whole generations left out; how often two GPUs that differ by
-more than 5 % for a model are ranked correctly; the ranking of models on one GPU, compared with a
-ranking by FLOPs; and, for a model on two GPUs, the ratio of the two with a probe on the first.
-Exits with 1 if a goal is missed, with 2 if data are missing.
+Each GPU is left out in turn: the model is fitted to the sweep, to single convolutions and to the
+throughputs on the other GPUs, and applied to this one. Then: whole generations left out; how often
+two GPUs that differ by more than 5 % for a model are ranked correctly; the ranking of models on one
+GPU, compared with a ranking by FLOPs; and, for a model on two GPUs, the ratio of the two with a
+probe on the first. Exits with 1 if a goal is missed, with 2 if data are missing.
 
     python -m benchmarks.evidence.pre_published
 """
@@ -26,7 +26,7 @@ from benchmarks.common.data_folder import require
 from benchmarks.common.goal import Goal, goal_of_errors
 from benchmarks.common.head import print_head
 from benchmarks.common.published import FILES, Published, as_run, published, throughputs
-from benchmarks.common.sweep_table import runs
+from benchmarks.common.sweep_table import convolutions, runs
 from benchmarks.evidence.pre_accuracy import fitted
 from energyest.estimators.pre.fitted import FittedPreModel, packaged
 from energyest.estimators.pre.probed import as_probed
@@ -63,7 +63,7 @@ def fitted_with_interval(learnt: Sequence[TrainedRun]) -> FittedPreModel:
 def left_out(figures: Sequence[Published], label: Callable[[Published], str]) -> list[Answer]:
     """Predictions for figures by fits without the figures of the same label."""
     found: dict[int, Answer] = {}
-    own = runs()
+    own = [*runs(), *convolutions()]
     for name in sorted({label(figure) for figure in figures}):
         model = fitted_with_interval([*own, *(as_run(f) for f in figures if label(f) != name)])
         chosen = [i for i, figure in enumerate(figures) if label(figure) == name]

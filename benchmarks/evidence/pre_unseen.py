@@ -1,9 +1,9 @@
 """How well PRE predicts trainings that no fit learns from: unseen architectures, usual networks.
 
-`benchmarks.collect.sweep` draws them with `--draw unseen` and `--draw common`. The speed of the
-machine is unknown, as it is to a user; for machines on which `probe_host` ran, the same trainings
-are predicted with it, too.
-Exits with 1 if a goal is missed.
+`benchmarks.collect.sweep` draws them with `--draw unseen`, `--draw blind` and `--draw common`
+(`benchmarks.models.architectures` says what was known of them when rules were written). The speed
+of the machine is unknown, as it is to a user; for machines on which `probe_host` ran, the same
+trainings are predicted with it, too. Exits with 1 if a goal is missed.
 
     python -m benchmarks.evidence.pre_unseen
 """
@@ -20,6 +20,7 @@ from benchmarks.common.data_folder import PACKAGED
 from benchmarks.common.goal import Goal, goal_of_errors
 from benchmarks.common.head import print_head
 from benchmarks.common.sweep_table import COMMON_TABLE, UNSEEN_TABLE, rows, runs
+from benchmarks.models.architectures import BLIND
 from energyest.estimators.pre.fitted import packaged
 from energyest.estimators.pre.training_data import TrainedRun
 from energyest.records.probe import USUAL_HOST_STEP_S
@@ -87,9 +88,11 @@ def main() -> int:
     print(f"\n{len(found)} trainings of {found.model.nunique()} architectures; mean and median")
     print("absolute errors, coverage and half-width of the 90 % interval, in %\n")
     show(found)
+    is_blind = found.model.isin([f"timm/{name}" for name in BLIND])
+    print()
+    print(summary(found[is_blind], "not looked at before"))
     probed = with_host_probes(trained)
     same = table([run for run in trained if run.host in set(probed.host)])
-    print()
     print(summary(same, "those with a host probe"))
     print(summary(probed, "with the host probe"))
     usual = table(runs(rows(COMMON_TABLE)))
