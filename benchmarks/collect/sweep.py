@@ -90,16 +90,23 @@ class _Endless(IterableDataset[Any]):
         return iter(self.steps)
 
 
+def loss_of_batch(
+    model: nn.Module, batch: tuple[Tensor, ...], device: torch.device, precision: str
+) -> Tensor:
+    """The loss of a batch in that precision, on that device."""
+    mixed = MIXED.get(precision)
+    inputs, target = (t.to(device, non_blocking=True) for t in batch)
+    with torch.autocast(device.type, mixed, enabled=mixed is not None):
+        return loss_of(model(inputs), target)
+
+
 def train_plain(model: nn.Module, steps: Steps, setting: Setting) -> EnergyTrace:
     optimizer = optimizer_of(setting.optimizer, model)
-    mixed = MIXED.get(setting.precision)
     scaler = torch.amp.GradScaler(steps.device.type, enabled=setting.precision == "fp16")
     with track() as run:
         for _ in run.epochs(1 + EPOCHS):
             for batch in steps:
-                inputs, target = (t.to(steps.device, non_blocking=True) for t in batch)
-                with torch.autocast(steps.device.type, mixed, enabled=mixed is not None):
-                    loss = loss_of(model(inputs), target)
+                loss = loss_of_batch(model, batch, steps.device, setting.precision)
                 optimizer.zero_grad()
                 if setting.precision == "fp16":
                     scaler.scale(loss).backward()
@@ -154,12 +161,11 @@ def train_lightning(model: nn.Module, steps: Steps, setting: Setting, folder: Pa
 
 def profiled(model: nn.Module, batch: tuple[Tensor, ...], setting: Setting) -> dict[str, Any]:
     """The GPU's times in a step of a trained setting, after steps that raise its clocks."""
-    optimizer, mixed = optimizer_of(setting.optimizer, model), MIXED.get(setting.precision)
-    inputs, target = (t.cuda() for t in batch)
+    optimizer, device = optimizer_of(setting.optimizer, model), torch.device("cuda")
+    resident = tuple(t.to(device) for t in batch)
 
     def loss() -> Tensor:
-        with torch.autocast("cuda", mixed, enabled=mixed is not None):
-            return loss_of(model(inputs), target)
+        return loss_of_batch(model, resident, device, setting.precision)
 
     def step() -> None:
         optimizer.zero_grad()

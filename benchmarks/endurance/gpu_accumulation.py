@@ -18,9 +18,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from benchmarks.collect.sweep import MIXED, Steps
+from benchmarks.collect.sweep import Steps, loss_of_batch
 from benchmarks.common.goal import Goal
 from benchmarks.common.head import gpu_name, print_head
 from benchmarks.models.settings import Setting
@@ -44,35 +43,31 @@ _EPOCHS = 1000
 class Training:
     """A network that is trained on one batch again and again."""
 
-    def __init__(self, setting: Setting) -> None:
-        self.mixed = MIXED.get(setting.precision)
-        device = torch.device("cuda")
+    def __init__(self, setting: Setting, device: torch.device) -> None:
+        self.precision = setting.precision
         with device:
             self.model, batch = build(setting)
+        if device.type == "cuda":
+            batch = tuple(t.pin_memory() for t in batch)
         self.optimizer = optimizer_of(setting.optimizer, self.model)
-        self.scaler = torch.amp.GradScaler("cuda", enabled=setting.precision == "fp16")
-        self.steps = Steps(tuple(t.pin_memory() for t in batch), device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=setting.precision == "fp16")
+        self.steps = Steps(batch, device)
 
     def epoch(self, every: int) -> int:
         """Train for about a second; return the number of batches."""
         for index, batch in enumerate(self.steps, 1):
-            self._backward(batch, every)
+            loss = loss_of_batch(self.model, batch, self.steps.device, self.precision)
+            self.scaler.scale(loss / every).backward()
             if index % every == 0:
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
                 self.optimizer.zero_grad()
         return self.steps.counts[-1]
 
-    def _backward(self, batch: tuple[Tensor, ...], every: int) -> None:
-        inputs, target = (t.to("cuda", non_blocking=True) for t in batch)
-        with torch.autocast("cuda", self.mixed, enabled=self.mixed is not None):
-            loss = loss_of(self.model(inputs), target) / every
-        self.scaler.scale(loss).backward()
-
 
 def measured(setting: Setting) -> dict[int, tuple[float, float]]:
     """Seconds and joules of a batch, for each number of batches of an optimizer's step."""
-    training = Training(setting)
+    training = Training(setting, torch.device("cuda"))
     kinds = (1, EVERY) * ROUNDS
     counts = []
     with track() as run:

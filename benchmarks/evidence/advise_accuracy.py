@@ -60,11 +60,12 @@ def predicted_by(model: FittedPreModel, asked: Sequence[TrainedRun]) -> list[Pre
 def left_out(made: Sequence[TrainedRun], groups: str) -> list[Prediction]:
     """The prediction for each run by a fit without its model or GPU, in the order of the runs."""
     labels = group_labels(groups, [r.model for r in made], [r.gpu.name for r in made])
+    single = convolutions()
     found: dict[int, Prediction] = {}
     for label in sorted(set(labels)):
         kept = [run for run, other in zip(made, labels, strict=True) if other != label]
         gpus = {run.gpu.name for run in kept}
-        kept += [run for run in convolutions() if run.gpu.name in gpus]
+        kept += [run for run in single if run.gpu.name in gpus]
         places = [i for i, other in enumerate(labels) if other == label]
         model = PreModel(start=None).fit(kept).fitted_
         found |= dict(zip(places, predicted_by(model, [made[i] for i in places]), strict=True))

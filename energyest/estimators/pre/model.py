@@ -62,6 +62,11 @@ def core_of(
     )
 
 
+def _group(run: TrainedRun, groups: Groups) -> str:
+    """Name of the group that a run belongs to."""
+    return run.gpu.name if groups == "gpu" else run.model
+
+
 class PreModel(BaseEstimator):
     """The model behind `estimate_pre`: fitted to finished trainings, stored as plain numbers.
 
@@ -143,19 +148,14 @@ class PreModel(BaseEstimator):
         runs = runs_of(data)
         # Those without a power are never predicted, but learnt from with the other groups.
         asked = [run for run in runs if run.has_power]
+        others = [run for run in runs if not run.has_power]
         labels = group_labels(groups, [run.model for run in asked], [run.gpu.name for run in asked])
         rows = []
         for label in sorted(set(labels)):
             left = [run for run, other in zip(asked, labels, strict=True) if other == label]
-            models, gpus = {run.model for run in left}, {run.gpu.name for run in left}
             kept = [run for run, other in zip(asked, labels, strict=True) if other != label]
-            kept += [
-                run
-                for run in runs
-                if not run.has_power
-                and not (groups == "model" and run.model in models)
-                and not (groups == "gpu" and run.gpu.name in gpus)
-            ]
+            names = {_group(run, groups) for run in left} if groups else set()
+            kept += [run for run in others if _group(run, groups) not in names]
             fitted = clone(self).fit(kept).fitted_
             predicted = fitted.predict([run.pair for run in left])
             factors = np.exp(fitted.half_width(predicted, confidence))

@@ -6,12 +6,12 @@ choose slower kernels for other sizes, such as BERT's vocabulary of 30,522 words
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from energyest.estimators.pre.physics.kinds import MATMUL, kind_of
 from energyest.records.workload import Operation, Workload
 
-GROUP_BYTES = 16
+_GROUP_BYTES = 16
 
 
 def tokens_of(operations: Sequence[Operation]) -> set[int]:
@@ -32,8 +32,13 @@ def alignment(operation: Operation, tokens: set[int], workload: Workload) -> tup
     if kind_of(operation) == MATMUL and operation.phase == "backward":
         sizes.append(operation.rows)
     features = [size for size in sizes if size not in tokens]
-    numbers = GROUP_BYTES // number_bytes(workload)
-    return any(n % numbers for n in features), any(n % 2 for n in features)
+    return not fills_groups(features, workload), any(n % 2 for n in features)
+
+
+def fills_groups(sizes: Iterable[float], workload: Workload) -> bool:
+    """Whether all sizes are multiples of the numbers in a group."""
+    numbers = _GROUP_BYTES // number_bytes(workload)
+    return all(size % numbers == 0 for size in sizes)
 
 
 def is_half(workload: Workload) -> bool:

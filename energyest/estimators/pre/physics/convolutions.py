@@ -5,14 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from energyest.estimators.pre.physics.alignment import GROUP_BYTES, is_half, number_bytes
-from energyest.estimators.pre.physics.kinds import (
-    CONV,
-    DEPTHWISE,
-    GROUPED,
-    is_odd_square,
-    kind_of,
-)
+from energyest.estimators.pre.physics.alignment import fills_groups, is_half, number_bytes
+from energyest.estimators.pre.physics.kinds import CONV, DEPTHWISE, GROUPED, kind_of
 from energyest.records.workload import Operation, Workload
 
 # Numbers of taps of the filters for which cuDNN may run a depthwise convolution in NCHW.
@@ -88,7 +82,12 @@ def _has_few_inputs(operation: Operation) -> bool:
     """Whether the depth is that of a square filter on one channel (of odd size) or three."""
     taps, remainder = divmod(operation.depth, 3)
     is_three = remainder == 0 and math.isqrt(taps) ** 2 == taps
-    return is_three or is_odd_square(operation.depth)
+    return is_three or _is_odd_square(operation.depth)
+
+
+def _is_odd_square(number: int) -> bool:
+    """Whether it is the number of taps of a square filter around a centre."""
+    return number % 2 == 1 and math.isqrt(number) ** 2 == number
 
 
 def sizes(operation: Operation) -> tuple[int, int, int]:
@@ -131,8 +130,7 @@ def is_like_channels_last(operation: Operation, workload: Workload) -> bool:
     if not is_pointwise(operation, workload) or is_strided(operation, workload):
         return False
     positions = operation.rows / workload.batch_size
-    numbers = GROUP_BYTES // number_bytes(workload)
-    return positions == 1 or (positions % numbers == 0 and operation.depth % numbers == 0)
+    return positions == 1 or fills_groups((positions, operation.depth), workload)
 
 
 def is_strided(operation: Operation, workload: Workload) -> bool:
@@ -159,7 +157,7 @@ def has_equal_groups(operation: Operation, workload: Workload) -> bool:
     least = 4 if is_channels_last(workload) else 2
     is_power = width >= least and width & (width - 1) == 0
     is_wide = width * operation.groups >= _FEWEST_CHANNELS
-    return is_power and is_wide and remainder == 0 and taps > 1 and is_odd_square(taps)
+    return is_power and is_wide and remainder == 0 and taps > 1 and _is_odd_square(taps)
 
 
 def kernels_of_groups(operation: Operation, workload: Workload) -> int:
@@ -182,7 +180,7 @@ def kernels_of_groups(operation: Operation, workload: Workload) -> int:
         return 0
     if kind == GROUPED:
         inputs, remainder = divmod(o.depth, 2)
-        return o.groups if remainder == 0 and inputs > 1 and is_odd_square(inputs) else 0
+        return o.groups if remainder == 0 and inputs > 1 and _is_odd_square(inputs) else 0
     if kind != DEPTHWISE:
         return 0
     positions = inputs_per_output(o, workload) * o.rows / workload.batch_size

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from energyest.records.workload import Operation
 
 KINDS = (
@@ -65,11 +63,6 @@ def _is_depthwise(operation: Operation) -> bool:
     """
     few = operation.columns <= _FEW_OUTPUTS and operation.depth in _TAPS
     return operation.columns == 1 or few
-
-
-def is_odd_square(number: int) -> bool:
-    """Whether it is the number of taps of a square filter around a centre."""
-    return number % 2 == 1 and math.isqrt(number) ** 2 == number
 
 
 def _kind_of_moving(name: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from types import SimpleNamespace
 
 import numpy as np
@@ -125,6 +126,14 @@ class OperationTable:
         counts.append(self.sums(once) - sum(counts))
         further = [self.sums(self.kernels * is_it) for is_it in (self.is_conv, ~self.is_conv)]
         return [*counts, *further]
+
+    @cached_property
+    def is_padded(self) -> NDArray[np.bool_]:
+        """Convolutions on tensor units whose channels are padded; the first has its own share."""
+        is_tensor = self.format_of_operation != FORMATS.index("fp32")
+        is_later = (self.kind == CONV) & ~self.is_first
+        padded: NDArray[np.bool_] = is_later & is_tensor & self.is_unaligned
+        return padded
 
     def of_operations(self, values: Array) -> Array:
         """Values of rows, summed for each operation of each workload, in their order."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from energyest.estimators.pre.physics.arithmetic import MOST_SHARE, at_most, products_s
 from energyest.estimators.pre.physics.kinds import (
@@ -146,8 +145,7 @@ def _memory_s(table: OperationTable, p: Parameters) -> Array:
     is_filter = (table.kind == CONV) & ~table.is_pointwise
     share = share * np.where(is_filter, wide, 1.0)
     share = share * np.where((table.kind == CONV) & table.is_first, p["first_conv_bytes"], 1.0)
-    is_unaligned = _is_unaligned_conv(table)
-    share = share * np.where(is_unaligned, p["unaligned_conv_bytes"], 1.0)
+    share = share * np.where(table.is_padded, p["unaligned_conv_bytes"], 1.0)
     # cuDNN normalises batches in fp16, but not in bf16.
     is_batch_norm = table.kind == BATCH_NORM
     bf16 = np.where(table.is_backward, p["gradient_batch_norm_bf16"], p["batch_norm_bf16"])
@@ -178,15 +176,6 @@ def _memory_s(table: OperationTable, p: Parameters) -> Array:
     return seconds
 
 
-def _is_unaligned_conv(table: OperationTable) -> NDArray[np.bool_]:
-    """Convolutions on tensor units whose channels are padded; the first one has its own share."""
-    is_tensor = table.format_of_operation != FORMATS.index("fp32")
-    is_it: NDArray[np.bool_] = (
-        (table.kind == CONV) & is_tensor & table.is_unaligned & ~table.is_first
-    )
-    return is_it
-
-
 def _start_s(table: OperationTable, p: Parameters) -> Array:
     sorts = (table.kind == LOOKUP) & table.is_backward
     kinds = {
@@ -205,7 +194,7 @@ def _start_s(table: OperationTable, p: Parameters) -> Array:
     start_s = start_s * np.where(one, p["channels_last_conv_start"], 1.0)
     start_s = start_s * np.where(table.is_conv & table.is_pointwise, p["start_pointwise"], 1.0)
     start_s = start_s * np.where(table.kind == DEPTHWISE, p["start_depthwise"], 1.0)
-    start_s = start_s * np.where(_is_unaligned_conv(table), p["start_unaligned_conv"], 1.0)
+    start_s = start_s * np.where(table.is_padded, p["start_unaligned_conv"], 1.0)
     is_gradient = table.is_conv & table.is_backward
     start_s = start_s * np.where(is_gradient, p["gradient_conv_start"], 1.0)
     # Up to a number of rows, the weights' gradients of a layer normalisation are summed one after
