@@ -339,6 +339,26 @@ def test_kernels_of_groups_reach_more_of_narrower_units(precision: str) -> None:
     assert without / with_it == pytest.approx(2**0.5, rel=0.1)
 
 
+@pytest.mark.parametrize(("precision", "factor"), [("fp16", 2.0), ("fp32", 1.0)])
+def test_tensor_units_of_turing_are_fed_at_half_the_rate(precision: str, factor: float) -> None:
+    """Its multiprocessors do as much per clock as Volta's, but their shared memory is slower."""
+    (one,) = of_sizes(9, images=10**6)
+    tables = [
+        OperationTable([(replace(workload(one), precision=precision), resolve_gpu(name))])
+        for name in ("Quadro RTX 8000", "Tesla V100-SXM2-32GB")
+    ]
+    turing, volta = (float(table.width[0]) for table in tables)
+    assert turing / volta == pytest.approx(factor, rel=0.02)
+    # Wider units reach less of their peak.
+    p = GUESS | {"peak_conv_half": 0.02, "peak_conv_fp32": 0.02, "clock": 0.0}
+    name = "narrow_conv_half" if precision == "fp16" else "narrow_conv_fp32"
+    (with_it, without), (usual, flat) = (
+        [float(operation_times(table, p | {name: value})[0]) for value in (0.5, 1e-9)]
+        for table in tables
+    )
+    assert (with_it / without) / (usual / flat) == pytest.approx(factor**0.5, rel=0.02)
+
+
 def test_a_board_with_less_power_per_flop_than_others_of_its_chip_lowers_its_clock() -> None:
     """Quadro RTX 8000 and RTX 2080 Ti: 260 W for 16.3, and 250 W for 13.4 TFLOP/s."""
     for name, watts in (("Quadro RTX 8000", 260 / 16.3 / 18.7), ("GeForce RTX 2080 Ti", 1.0)):

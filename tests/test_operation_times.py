@@ -37,7 +37,7 @@ from tests.support.roofline_runs import COPY, GUESS, H100, LARGE, some_runs, wor
         ("_softmax_backward_data", "softmax"),
         ("_log_softmax", "softmax"),
         ("max_pool2d_with_indices_backward", "pooling"),
-        ("_adaptive_avg_pool2d", "pooling"),
+        ("_adaptive_avg_pool2d", "average_pooling"),
         ("embedding_dense_backward", "lookup"),
         ("index_put", "lookup"),
         ("clone", "reordering"),
@@ -51,6 +51,29 @@ from tests.support.roofline_runs import COPY, GUESS, H100, LARGE, some_runs, wor
 )
 def test_operations_that_move_data_have_kinds(name: str, kind: str) -> None:
     assert KINDS[kind_of(replace(COPY, name=name))] == kind
+
+
+@pytest.mark.parametrize(
+    ("phase", "name", "is_sorted"),
+    [
+        ("backward", "embedding_dense_backward", True),
+        ("backward", "index_put", True),
+        ("backward", "index_put_", True),
+        ("forward", "index_put_", False),
+        ("backward", "index_select", False),
+        ("backward", "scatter_add", False),
+        ("forward", "embedding", False),
+    ],
+)
+def test_indices_are_sorted_where_gradients_of_the_same_entry_are_summed(
+    phase: str, name: str, is_sorted: bool
+) -> None:
+    asked = workload(replace(COPY, phase=phase, name=name, bytes=8.0))
+    table = OperationTable([(asked, H100)])
+    once, twice = (
+        float(operation_times(table, GUESS | {"start_sort_s": value})[0]) for value in (1.0, 2.0)
+    )
+    assert twice / once == pytest.approx(2.0 if is_sorted else 1.0)
 
 
 def test_times_of_operations_add_up_to_the_gpus_time() -> None:
@@ -221,7 +244,7 @@ def test_timed_operations_determine_their_parameters() -> None:
     whole = step_times(OperationTable(pairs), true)
     power_W = np.full(len(pairs), 300.0)
     hosts = [""] * len(pairs)
-    steps = [TimedOperations(asked, H100, timed)] * 30
+    steps = [TimedOperations(asked, H100, timed, 1.0)] * 30
     model = RooflineModel.fit(pairs, whole.step_s, power_W, hosts=hosts, timed=steps)
     again = operation_times(OperationTable([(asked, H100)]), model.step)
     assert np.abs(np.log(again / seconds)).max() < 0.15
@@ -234,12 +257,22 @@ def test_operations_of_a_step_matter_by_their_time_and_single_ones_equally() -> 
     long, often = replace(LARGE, count=1), replace(COPY, count=6)
     pairs = ((long, 3e-3), (often, 0.5e-3))
     asked = workload(long, often)
-    of_step, alone = (TimedOperations(asked, H100, pairs, in_step=i) for i in (True, False))
+    of_step = TimedOperations(asked, H100, pairs, 6e-3)
+    alone = TimedOperations(asked, H100, pairs)
     assert of_step.weights[0] == pytest.approx(of_step.weights[1])
     often_less = replace(of_step, operations=((long, 9e-3), (often, 0.5e-3)))
     assert often_less.weights[0] == pytest.approx(3 * often_less.weights[1])
     assert alone.weights[0] == alone.weights[1]
     assert alone.weights.sum() == pytest.approx(of_step.weights.sum())
+
+
+def test_operations_matter_less_while_the_gpu_waits_for_the_cpu() -> None:
+    pairs = ((replace(LARGE, count=1), 3e-3), (replace(COPY, count=6), 0.5e-3))
+    asked = workload(*(operation for operation, _ in pairs))
+    busy, waiting = (TimedOperations(asked, H100, pairs, s) for s in (6e-3, 24e-3))
+    assert waiting.weights == pytest.approx(busy.weights / 4)
+    # A profiled step can be longer than those that were measured.
+    assert TimedOperations(asked, H100, pairs, 5e-3).weights == pytest.approx(busy.weights)
 
 
 def test_single_operations_are_learnt_from_without_a_training() -> None:

@@ -201,7 +201,7 @@ def measure(
         trace = train_plain(model, steps, setting)
     facts, times = _facts(trace, steps, model), dict[str, Any]()
     if operations and not setting.compiled:  # compiled code is not dispatched as operations
-        model.zero_grad()
+        model.to(device).zero_grad()  # Lightning has moved it to the CPU
         times = profiled(model, batch, setting)
     return facts, times
 

@@ -1,9 +1,10 @@
 """PRE's error on one and two GPUs, for steps that `benchmarks.collect.many_gpus` measured.
 
-`benchmarks/data/scaling.csv` holds what `many_gpus --parts scaling` printed on two H200
-(2026-11-30, driver 580.159.04, torch 2.11.0): the duration of a step, and the energy of all GPUs
-in it. Needs torchvision and transformers, whose models are described. Exits with 1 if the goal is
-missed.
+`benchmarks/data/scaling.csv` holds what `many_gpus --parts scaling` printed on two machines with
+two H200 (2026-11-30, driver 580.159.04, torch 2.11.0): the duration of a step, and the energy of
+all GPUs in it. On machine 1, only its first GPU trained alone; on machine 2, both did, each by
+itself, and the mean counts: GPUs of one kind differ by several per cent. Needs torchvision and
+transformers, whose models are described. Exits with 1 if the goal is missed.
 
     python -m benchmarks.evidence.pre_scaling
 """
@@ -28,14 +29,16 @@ ASKED = (12.0, 9.0)
 def main() -> int:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     print_head(__file__, "torch", "torchvision", "transformers")
-    steps = [
-        Step(row.model, int(row.gpus), row.step_s, row.energy_J)
-        for row in pd.read_csv(PACKAGED / "scaling.csv").itertuples()
-    ]
-    counts = sorted({step.gpus for step in steps})
+    table = pd.read_csv(PACKAGED / "scaling.csv")
+    counts = sorted(set(table.gpus))
     guesses = {name: predicted(setting, GPU, counts) for name, setting in MODELS.items()}
+    off: dict[str, list[tuple[float, float]]] = {"one": [], "several": []}
+    for machine, part in table.groupby("machine"):
+        steps = [Step(r.model, int(r.gpus), r.step_s, r.energy_J) for r in part.itertuples()]
+        print(f"\nmachine {machine}")
+        for kind, pairs in compared(steps, guesses).items():
+            off[kind] += pairs
     print()
-    off = compared(steps, guesses)
     for kind, pairs in off.items():
         errors = np.abs(np.array(pairs))
         mean, median = errors.mean(axis=0), np.median(errors, axis=0)

@@ -19,9 +19,12 @@ from benchmarks.models.architectures import (
     LIBRARY,
     OTHERS,
     SEQUENCES,
+    SMALL,
+    SMALL_SIZES_OF_OTHERS,
     TIMM,
     UNSEEN,
     UNSEEN_LIBRARY,
+    UNSEEN_SMALL,
     VARIED,
     VARIED_LIBRARY,
     VISION,
@@ -158,6 +161,34 @@ def draw_convolutions(seed: int, families: str = ".*") -> Iterator[Setting]:
             yield replace(setting, layout=layout)
 
 
+def draw_small(
+    seed: int, families: str = ".*", kinds: tuple[str, ...] = (*SMALL, *SMALL_SIZES_OF_OTHERS)
+) -> Iterator[Setting]:
+    """Random settings of networks whose steps last a few milliseconds, in all precisions."""
+    chance = random.Random(seed)
+    optimizers = ("sgd", "sgd_momentum", "adam", "adamw", "rmsprop")
+    while True:
+        for kind in chance.sample(kinds, len(kinds)):
+            width, layers = chance.choice((64, 128, 256)), chance.choice((1, 2, 3, 5))
+            size = {"lenet": 32, "unet": 64, "conv1d": 500}.get(kind, chance.choice((32, 64, 128)))
+            if kind in ("lenet", "unet"):
+                width, layers = width // 8, min(max(layers, 2), 3)
+            model = f"own/{kind}-d{width}-l{layers}"
+            batch_size = chance.choice((8, 32, 64, 256, 1024))
+            if kind in SMALL_SIZES_OF_OTHERS:
+                batch_size = min(batch_size, 64)
+            precision = chance.choices(("fp32", "tf32", "bf16", "fp16"), (0.35, 0.15, 0.3, 0.2))[0]
+            optimizer = chance.choice(optimizers)
+            loop = chance.choices(("plain", "lightning"), (0.6, 0.4))[0]
+            if re.fullmatch(families, model):
+                yield Setting(model, batch_size, size, precision, optimizer, loop)
+
+
+def draw_unseen_small(seed: int, families: str = ".*") -> Iterator[Setting]:
+    """The same of architectures that the others never draw."""
+    return draw_small(seed, families, UNSEEN_SMALL)
+
+
 #: The ways to draw, by name.
 DRAWS = {
     "all": draw_settings,
@@ -168,6 +199,8 @@ DRAWS = {
     "unseen": draw_unseen,
     "blind": draw_blind,
     "convolutions": draw_convolutions,
+    "small": draw_small,
+    "unseen_small": draw_unseen_small,
 }
 
 

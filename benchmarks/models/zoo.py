@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks.models.library_models import CLASSES, LIBRARY_MODELS, SEES, Library
 from benchmarks.models.random_convolutions import RandomConvolutions
 from benchmarks.models.settings import VOCABULARY, Setting
+from benchmarks.models.small_models import SMALL_MODELS, small_batch
 
 
 def build(setting: Setting) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -46,6 +47,8 @@ def build(setting: Setting) -> tuple[nn.Module, tuple[Tensor, ...]]:
     if kind == "convolutions":
         model: nn.Module = RandomConvolutions(width, layers, batch)
         inputs = torch.rand(batch, layers, device="cpu"), labels % layers
+    elif kind in SMALL_MODELS:
+        model, inputs = SMALL_MODELS[kind](width, layers), (small_batch(kind, batch, size), labels)
     else:
         model, inputs = _OWN[kind](kind, width, layers), _own_batch(kind, width, batch, size)
     if setting.layout == "nhwc":

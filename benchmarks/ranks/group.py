@@ -20,12 +20,13 @@ _TIMEOUT = timedelta(seconds=300)
 
 @dataclass
 class Group:
-    """The first ranks of all, as far as this process is concerned.
+    """The first ranks of all, or each rank by itself, as far as this process is concerned.
 
     Attributes:
-        ranks: their number.
+        ranks: their number; with 1, every rank is a group of its own.
         gradients: the group over which gradients are reduced; None for one rank.
-        control: the same ranks, meeting on the CPU, so that no GPU works while it waits.
+        control: the same ranks, meeting on the CPU, so that no GPU works while it waits; None for
+            one rank.
     """
 
     ranks: int
@@ -34,17 +35,20 @@ class Group:
 
     @property
     def is_member(self) -> bool:
-        return dist.get_rank() < self.ranks
+        return self.ranks == 1 or dist.get_rank() < self.ranks
 
     def agree(self, number: int) -> int:
         """The number that rank 0 has."""
+        if self.control is None:
+            return number
         told = torch.tensor([int(number)])
         dist.broadcast(told, 0, group=self.control)
         return int(told)
 
     def meet(self) -> None:
         """Wait for the other ranks of the group."""
-        dist.barrier(group=self.control)
+        if self.control is not None:
+            dist.barrier(group=self.control)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """`DistributedDataParallel` over the group; one rank trains without it."""
@@ -71,7 +75,7 @@ def join(counts: list[int]) -> list[Group]:
         Group(
             count,
             dist.new_group(list(range(count)), _TIMEOUT, backend) if count > 1 else None,
-            dist.new_group(list(range(count)), _TIMEOUT, "gloo"),
+            dist.new_group(list(range(count)), _TIMEOUT, "gloo") if count > 1 else None,
         )
         for count in counts
     ]

@@ -28,6 +28,14 @@ MODELS = {
         "torchvision/efficientnet_b0", 256, 224, "bf16", "sgd_momentum", layout="nhwc"
     ),
     "BERT": Setting("transformers/bert-d768-l12", 32, 128, "fp32", "adamw"),
+    "ResNet-18": Setting("torchvision/resnet18", 256, 224, "bf16", "sgd_momentum"),
+    "VGG-16": Setting("torchvision/vgg16_bn", 64, 224, "bf16", "sgd_momentum", layout="nhwc"),
+    "MobileNetV3": Setting("torchvision/mobilenet_v3_large", 128, 224, "bf16", "adamw"),
+    "ConvNeXt-T": Setting("torchvision/convnext_tiny", 64, 224, "bf16", "adamw"),
+    "Swin-T": Setting("torchvision/swin_t", 64, 224, "bf16", "adamw"),
+    "LSTM": Setting("own/lstm-d512-l2", 128, 128, "tf32", "adam"),
+    "DistilBERT": Setting("transformers/distilbert-d768-l6", 64, 128, "bf16", "adamw"),
+    "Llama, 200 M": Setting("transformers/llama-d1024-l12", 8, 512, "bf16", "adamw"),
     "GPT, 355 M": Setting("transformers/causal_gpt2-d1024-l24", 8, 1024, "bf16", "adamw"),
 }
 # The same kinds for the CPU, to try the script.
@@ -207,17 +215,24 @@ def _show(check: Checks, fact: dict[str, Any]) -> None:
 
 
 def _steps(answers: list[Answer]) -> list[Step]:
-    """The time of the slowest rank, and the energy of all, of each step that all have told."""
+    """The time of the slowest rank, and the energy of all, of each step that all have told.
+
+    On one GPU, every rank trains by itself, at the same time. The result is the mean of all ranks,
+    so that GPUs of different efficiency do not look like an effect of their number.
+    """
     told: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for answer in answers:
         for fact in answer.told:
             if "step_s" in fact:
                 told.setdefault((fact["model"], fact["gpus"]), []).append(fact)
-    return [
-        Step(model, gpus, max(f["step_s"] for f in facts), sum(f["energy_J"] for f in facts))
-        for (model, gpus), facts in told.items()
-        if len(facts) == gpus
-    ]
+    steps = []
+    for (model, gpus), facts in told.items():
+        times_s, energies_J = ([fact[key] for fact in facts] for key in ("step_s", "energy_J"))
+        if gpus == 1:
+            steps.append(Step(model, 1, float(np.mean(times_s)), float(np.mean(energies_J))))
+        elif len(facts) == gpus:
+            steps.append(Step(model, gpus, max(times_s), sum(energies_J)))
+    return steps
 
 
 def predicted(setting: Setting, gpu: str, counts: list[int]) -> dict[int, Estimate]:

@@ -15,7 +15,7 @@ from energyest.estimators.pre.roofline_model import Pair, Predictions, RooflineM
 from energyest.gpus import Gpu
 from energyest.records import safe_json
 
-_FORMAT = 4
+_FORMAT = 5
 _KIND = "PRE model"
 # Half-width of an uninformative interval of a logarithm; its exponential is still finite.
 _MOST_HALF = 100.0

@@ -75,7 +75,7 @@ class TrainedRun:
     @property
     def timed(self) -> TimedOperations:
         """Its timed operations."""
-        return TimedOperations(self.workload, self.gpu, self.operations_s, in_step=self.has_step)
+        return TimedOperations(self.workload, self.gpu, self.operations_s, self.step_s)
 
     @property
     def has_power(self) -> bool:

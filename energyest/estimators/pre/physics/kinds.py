@@ -16,12 +16,13 @@ KINDS = (
     "softmax",
     "sum",
     "pooling",
+    "average_pooling",
     "lookup",
     "reordering",
     "other",
 )
 MATMUL, CONV, GROUPED, DEPTHWISE, ATTENTION, RECURRENT, BATCH_NORM, LAYER_NORM = range(8)
-SOFTMAX, SUM, POOLING, LOOKUP, REORDERING, OTHER = range(8, len(KINDS))
+SOFTMAX, SUM, POOLING, AVERAGE_POOLING, LOOKUP, REORDERING, OTHER = range(8, len(KINDS))
 # Outputs of a single input, at most, and taps of square filters, for a depthwise convolution.
 _FEW_OUTPUTS, _TAPS = 4, (1, 9, 25, 49)
 # Kinds that move data, by parts of torch's names; the first one that fits.
@@ -55,6 +56,13 @@ def kind_of(operation: Operation) -> int:
     return _kind_of_moving(name)
 
 
+def sorts_indices(operation: Operation) -> bool:
+    """Whether torch sorts the indices, so that gradients of the same entry are summed."""
+    name = operation.name.strip("_")
+    is_sum = name in ("embedding_dense_backward", "index_put", "index_put_impl")
+    return operation.phase == "backward" and is_sum
+
+
 def _is_depthwise(operation: Operation) -> bool:
     """Whether groups have one output, or a few of a single input.
 
@@ -73,6 +81,8 @@ def _kind_of_moving(name: str) -> int:
         return SOFTMAX
     if plain in _SUMS:
         return SUM
+    if "avg_pool" in plain:
+        return AVERAGE_POOLING
     for kind, parts in ((POOLING, _POOLING), (LOOKUP, _LOOKUP), (REORDERING, _REORDERING)):
         if any(part in plain for part in parts):
             return kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,8 +15,8 @@ from energyest.estimators.pre.physics.roofline import operation_times
 from energyest.gpus import Gpu
 from energyest.records.workload import Operation, Workload
 
-# Weight of all timed operations of one workload together, relative to the duration of one step:
-# they are dozens of measurements.
+# Weight of all timed operations of one workload together, if they fill its step, relative to the
+# duration of one step: they are dozens of measurements.
 _WEIGHT = 10.0
 
 
@@ -27,20 +28,23 @@ class TimedOperations:
         workload: its precision, layout and batch size apply to the operations.
         gpu: the GPU.
         operations: operations, each with the GPU's time for one of them in seconds, positive.
-        in_step: whether they make up a training step, so that each matters by its share of the
-            step's time; if not, all matter equally.
+        step_s: duration of the training step that they are part of, in seconds. Each matters by its
+            share of that, as operations hardly matter while the GPU waits for the CPU. NaN if they
+            are single operations, which all matter equally.
     """
 
     workload: Workload
     gpu: Gpu
     operations: tuple[tuple[Operation, float], ...]
-    in_step: bool = True
+    step_s: float = math.nan
 
     @property
     def weights(self) -> Array:
         """Weight of each operation, in their order."""
-        spent_s = np.array([o.count * s if self.in_step else 1.0 for o, s in self.operations])
-        weights: Array = _WEIGHT * spent_s / spent_s.sum()
+        if math.isnan(self.step_s):
+            return np.full(len(self.operations), _WEIGHT / len(self.operations))
+        spent_s = np.array([o.count * s for o, s in self.operations])
+        weights: Array = _WEIGHT * spent_s / max(self.step_s, spent_s.sum())
         return weights
 
 

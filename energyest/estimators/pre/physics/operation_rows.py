@@ -28,6 +28,7 @@ from energyest.estimators.pre.physics.kinds import (
     MATMUL,
     RECURRENT,
     kind_of,
+    sorts_indices,
 )
 from energyest.estimators.pre.physics.norms import with_channels
 from energyest.estimators.pre.physics.recurrent import kernels_of_steps, layers
@@ -72,7 +73,7 @@ class Row(NamedTuple):
         peak_fp32: peak FLOP/s in fp32.
         bandwidth: peak bytes per second.
         is_channels_last: whether it runs in NHWC, or as fast.
-        is_average: whether it averages, as some pooling does.
+        is_sorting: whether it sorts indices first.
         visits: how often torch's own depthwise kernel visits a number, relative to its FLOPs.
         kernels: kernels of single groups or time steps, one after another.
         is_native: whether torch's own depthwise kernel runs it.
@@ -104,7 +105,7 @@ class Row(NamedTuple):
     peak_fp32: float
     bandwidth: float
     is_channels_last: bool
-    is_average: bool
+    is_sorting: bool
     visits: float
     kernels: float
     is_native: bool
@@ -164,7 +165,7 @@ def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
                 peak_fp32=peaks[1],
                 bandwidth=gpu.bandwidth_bytes_per_s,
                 is_channels_last=last,
-                is_average="avg" in o.name,
+                is_sorting=sorts_indices(o),
                 visits=inputs_per_output(o, workload) if visits_inputs else 1.0,
                 kernels=kernels / len(products),
                 is_native=native,

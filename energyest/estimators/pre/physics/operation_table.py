@@ -35,7 +35,10 @@ _MOST_WATTS = {
     **{(7, 0): 19.1, (7, 5): 18.7, (8, 0): 20.5, (8, 6): 9.8, (8, 9): 5.4},
     **{(9, 0): 10.4, (10, 0): 13.3, (12, 0): 5.5},
 }
-
+# Bytes per clock that a multiprocessor's shared memory delivers, which feeds the tensor units, on
+# Volta and from Ampere on, and on Turing (NVIDIA GA102 whitepaper, section on shared memory).
+_USUAL_BYTES = 128
+_SHARED_BYTES = {(7, 5): 64}
 
 # What the arithmetic of an operation depends on: attributes of `OperationTable`.
 _OF_PRODUCTS = (
@@ -76,7 +79,7 @@ class OperationTable:
         self.steps, self.visits, self.kernels = (columns[n] for n in ("steps", "visits", "kernels"))
         self.is_backward = columns["is_backward"] > 0
         self.is_weight_gradient = columns["is_weight_gradient"] > 0
-        self.is_average, self.is_native = columns["is_average"] > 0, columns["is_native"] > 0
+        self.is_sorting, self.is_native = columns["is_sorting"] > 0, columns["is_native"] > 0
         self.is_three_by_three = columns["is_three_by_three"] > 0
         self.is_pointwise, self.is_first = columns["is_pointwise"] > 0, columns["is_first"] > 0
         self.is_strided = columns["is_strided"] > 0
@@ -91,7 +94,8 @@ class OperationTable:
         # FLOPs per clock of a multiprocessor's tensor units (or else its lanes), and bytes per
         # clock of its share of the memory bandwidth.
         self.clocks_per_s = clocks
-        self.width = self.peak / clocks
+        starved = np.array([_starved(workload, gpu) for workload, gpu in pairs])
+        self.width = self.peak / clocks * starved[self._of]
         self.bytes_per_clock = self.bandwidth / clocks
         self.watts = np.array([_watts_of_reference(gpu) for _, gpu in pairs])[self._of]
         self.is_channels_last = columns["is_channels_last"] > 0
@@ -157,6 +161,16 @@ class OperationTable:
 def _clocks_per_s(gpu: Gpu) -> float:
     """Clocks per second of all multiprocessors: a lane multiplies and adds once per clock."""
     return gpu.peak_flops_per_s.get("fp32", np.nan) / (2 * lanes_of(gpu))
+
+
+def _starved(workload: Workload, gpu: Gpu) -> float:
+    """How much wider tensor units are, for what feeds them, than those of other generations.
+
+    Units that are fed at half the rate are as hard to keep busy as units of twice the width.
+    """
+    if _format(workload, gpu) == FORMATS.index("fp32"):
+        return 1.0
+    return _USUAL_BYTES / _SHARED_BYTES.get(gpu.compute_capability or (0, 0), _USUAL_BYTES)
 
 
 def _watts_of_reference(gpu: Gpu) -> float:

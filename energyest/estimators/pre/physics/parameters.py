@@ -33,6 +33,7 @@ _BANDWIDTH = {
     "softmax": 0.5,
     "sum": 0.4,
     "pooling": 0.3,
+    "average_pooling": 0.15,
     "lookup": 0.3,
     "reordering": 0.5,
     "other": 0.8,
@@ -88,7 +89,6 @@ OPERATION: dict[str, Guess] = {
     # Sizes of a convolution's product at which it uses half of what it fetches.
     "few_outputs": (32.0, 1.0),
     "few_inputs": (32.0, 1.0),
-    "average_pooling": (0.5, 0.4),  # relative to the maximum
     # Channels of a batch normalisation, relative to the multiprocessors, that keep the GPU busy.
     "channels_batch_norm": (1.5, 0.5),
     "thin_batch_norm": (8.0, 1.0),  # number of channels in NHWC that uses half of a multiprocessor
@@ -118,7 +118,7 @@ OPERATION: dict[str, Guess] = {
     "start_sum_s": (5e-6, 0.5),
     "start_norm_s": (5e-6, 0.5),
     "start_attention_s": (8e-6, 0.5),
-    "start_sort_s": (4e-5, 0.5),  # gradients of a lookup are sorted
+    "start_sort_s": (4e-5, 0.5),  # of indices
     "step_recurrent_s": (2e-6, 0.7),  # where one kernel runs all steps
 }
 

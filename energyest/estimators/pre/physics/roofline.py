@@ -20,7 +20,6 @@ from energyest.estimators.pre.physics.kinds import (
     DEPTHWISE,
     KINDS,
     LAYER_NORM,
-    LOOKUP,
     MATMUL,
     RECURRENT,
     REORDERING,
@@ -138,7 +137,6 @@ def _memory_s(table: OperationTable, p: Parameters) -> Array:
     share = of_kinds("bandwidth_{}") * np.where(is_half, of_kinds("half_{}_bytes"), 1.0)
     share = share * np.where(table.is_backward, of_kinds("gradient_{}_bytes"), 1.0)
     share = share * np.where(table.is_channels_last, of_kinds("channels_last_{}_bytes"), 1.0)
-    share = share * np.where(table.is_average, p["average_pooling"], 1.0)
     # Convolutions with few channels use small parts of what they fetch.
     wide = table.columns / (table.columns + p["few_outputs"])
     wide = wide * table.depth / (table.depth + p["few_inputs"])
@@ -177,13 +175,12 @@ def _memory_s(table: OperationTable, p: Parameters) -> Array:
 
 
 def _start_s(table: OperationTable, p: Parameters) -> Array:
-    sorts = (table.kind == LOOKUP) & table.is_backward
     kinds = {
         "conv": table.is_conv,
         "norm": table.is_norm,
         "matmul": table.kind == MATMUL,
         "attention": table.kind == ATTENTION,
-        "sort": sorts,
+        "sort": table.is_sorting,
         "sum": table.kind == SUM,
     }
     start_s = np.select(
