@@ -339,6 +339,86 @@ def test_elementwise_operations() -> None:
     assert 4 * (32 + 8 + 32) in [o.bytes for o in named(workload, "add")]
 
 
+class LookUp(nn.Module):
+    """Reads 6 entries for each sample, of a table of 1,000 entries of 8 numbers."""
+
+    def __init__(self, look: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(1000, 8))
+        self.look = look
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.look(self.table, x))
+
+
+@pytest.mark.parametrize(
+    ("name", "look", "read"),
+    [
+        ("embedding", lambda table, x: functional.embedding(x, table), 24),
+        ("_embedding_bag", lambda table, x: functional.embedding_bag(x, table), 24),
+        ("index", lambda table, x: table[x], 24),
+        ("index_select", lambda table, x: table.index_select(0, x.flatten()), 24),
+        ("gather", lambda table, x: table.gather(0, x[:, :1].expand(-1, 8)), 4),
+        ("embedding", lambda table, x: functional.embedding(x.repeat(1, 100), table), 1000),
+    ],
+)
+def test_of_a_table_a_lookup_reads_what_it_returns(
+    name: str, look: Callable[[Tensor, Tensor], Tensor], read: int
+) -> None:
+    indices = torch.zeros(4, 6, dtype=torch.long)
+    (found,) = named(describe_workload(LookUp(look), indices, loss=torch.sum), name)
+    returned = {"_embedding_bag": 4, "gather": 4}.get(name, 24 if read == 24 else 2400)
+    numbers = (read + returned) * 8 * 4
+    # Beside them, the indices and what a bag says of itself.
+    assert numbers < found.bytes <= numbers + (2400 if read == 1000 else 100) * 8
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_sparse_gradients_of_tables(kind: Callable[..., nn.Module]) -> None:
+    """A step touches the entries that it looks up, whatever the size of the table."""
+
+    def step_of(entries: int, *, sparse: bool) -> Workload:
+        with torch.device("meta"):
+            model = nn.Sequential(kind(entries, 8, sparse=sparse), nn.Linear(8, 3))
+        indices = torch.zeros(4, 6, dtype=torch.long)
+        return describe_workload(model, indices, optimizer="adam", loss=torch.sum)
+
+    small, large = (step_of(entries, sparse=True) for entries in (1000, 10**8))
+    assert large.bytes_per_step == small.bytes_per_step
+    assert large.optimizer_bytes == small.optimizer_bytes == 27 * 4 * 7
+    assert large.parameters == 8 * 10**8 + 27
+    assert large.trainable_parameters == 27
+    assert large.parameter_tensors == 3
+    assert any("800,000,000 parameters have sparse gradients" in note for note in large.notes)
+    dense = step_of(10**8, sparse=False)
+    assert dense.trainable_parameters == dense.parameters
+    assert dense.bytes_per_step > 8 * 10**8 * 4
+    assert not dense.notes
+
+
+class Factors(nn.Module):
+    """Factors of a matrix of ratings: a lookup for each side, multiplied entry by entry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users, self.items = nn.Embedding(50, 8), nn.Embedding(60, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.users(x[:, 0]) * self.items(x[:, 1])).sum(1)
+
+
+def test_a_model_without_any_product_is_described_by_its_memory_traffic() -> None:
+    batch = (torch.zeros(4, 2, dtype=torch.long), torch.rand(4))
+    described = describe_workload(Factors(), batch)
+    assert described.flops_per_step == 0
+    assert described.bytes_per_step > 110 * 8 * 4
+    assert {o.name for o in described.operations} >= {"embedding", "embedding_dense_backward"}
+    assert described.notes == (
+        "no matrix product or convolution was found in the step: memory traffic alone counts",
+    )
+
+
 def test_half_precision_halves_activations_and_adds_casts() -> None:
     full = describe_workload(mlp(), (X, Y))
     for precision in ("bf16", "fp16"):

@@ -155,8 +155,8 @@ UNSEEN = {
     "wide_resnet101_2": (128, 224),
 }
 UNSEEN_LIBRARY = ("deit", "mistral", "mpnet")
-# More of them. They had been measured, but nobody had looked at them, when the rules for grouped
-# and strided convolutions and for filters of 1 x 1 were written (2026-11-30).
+# More of them. Nobody had looked at their measurements when the rules for grouped and strided
+# convolutions and for filters of 1 x 1 were written (2026-11-30).
 BLIND = {
     "botnet26t_256": (128, 256),
     "coat_tiny": (64, 224),

@@ -29,6 +29,8 @@ from energyest.records.workload import Operation, Workload
 # These allocate memory or read an attribute: no work for a GPU, and hardly any for the CPU.
 _NO_WORK = {"device", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 _NO_PRODUCT = (0, 0, 0, 1, 1)
+# These read from their first input, a table, the entries of which they return.
+_LOOKUPS = {"embedding", "_embedding_bag", "gather", "index", "index_select", "take"}
 _NO_CALL = {"device", "detach"}
 # Namespaces of communication between processes.
 _NO_ARITHMETIC = {"c10d", "_c10d_functional", "c10d_functional", "profiler"}
@@ -264,7 +266,7 @@ class OperationLog(TorchDispatchMode):
         # Norms are not products.
         seen = Seen(name, func, args, inputs, outputs, made, by_fvcore if flops else 0.0)
         self.notice(seen)
-        self.add(name, flops, sum(map(bytes_of, inputs + outputs)), product, by_fvcore)
+        self.add(name, flops, _moved_bytes(name, inputs, outputs), product, by_fvcore)
 
     def notice(self, seen: Seen) -> None:
         """Called for each operation that has run; for subclasses."""
@@ -312,8 +314,22 @@ def tensors_of(value: Any) -> list[Tensor]:
     return found
 
 
+def _moved_bytes(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> int:
+    """Bytes that an operation reads and writes; of a table, it reads what is looked up."""
+    read = [bytes_of(tensor) for tensor in inputs]
+    if name in _LOOKUPS and len(inputs) > 1 and outputs:
+        table, found = inputs[0], outputs[0].numel()
+        if "bag" in name:  # returns sums of entries
+            found = inputs[1].numel() * math.prod(table.shape[1:])
+        read[0] = min(read[0], found * table.element_size())
+    return sum(read) + sum(map(bytes_of, outputs))
+
+
 def bytes_of(tensor: Tensor) -> int:
     """Bytes to read or write for a tensor; an expanded one counts only its storage."""
+    if tensor.layout == torch.sparse_coo:
+        entry = math.prod(tensor.shape[tensor.sparse_dim() :]) * tensor.element_size()
+        return tensor._nnz() * (entry + tensor.sparse_dim() * torch.int64.itemsize)
     size = tensor.numel() * tensor.element_size()
     try:
         return min(size, tensor.untyped_storage().nbytes())

@@ -39,6 +39,7 @@ _LARGEST_GIVEN_bytes = 2**22
 _MOST_PLACES = 3
 _META = torch.device("meta")
 NO_GRADIENT = "the loss depends on no trainable parameter"
+_NO_PRODUCT = "no matrix product or convolution was found in the step"
 _NEEDS_VALUES = (
     "it does not run on shapes alone, and only models of up to"
     f" {_MOST_PARAMETERS_WITH_VALUES / 1e6:.0f} million parameters are run with values, on the CPU:"
@@ -174,6 +175,7 @@ def walk_through(
         WorkloadError: no step works; the message gives the reasons.
     """
     reasons: list[str] = []
+    without_products: Walk | None = None
     size = sum(p.numel() for p in model.parameters())
     has_values = not any(t.is_meta for t in [*model.parameters(), *tensors_in(batch)])
     may_compute = has_values and size <= _MOST_PARAMETERS_WITH_VALUES
@@ -197,7 +199,12 @@ def walk_through(
                 elif walk.has_products or (not needs_gradients and walk.step.forward_flops):
                     return walk
                 else:
-                    reasons.append("no matrix product or convolution was found in the step")
+                    reasons.append(_NO_PRODUCT)
+                    if needs_gradients and walk.step.backward_calls:
+                        without_products = without_products or walk
+    if without_products:  # such as factors of a matrix, looked up and multiplied by element
+        without_products.notes += (f"{_NO_PRODUCT}: memory traffic alone counts",)
+        return without_products
     if has_values and not may_compute:
         reasons.append(_NEEDS_VALUES)
     elif any(t.is_meta for t in tensors_in(batch)):
