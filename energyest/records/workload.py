@@ -12,26 +12,29 @@ from energyest.errors import WorkloadError
 from energyest.gpus.precision import PRECISIONS
 from energyest.markup import as_html, facts
 
-# Numbers that an optimizer keeps for each parameter. In a step, the parameter and its gradient are
-# read, the parameter is written, and each of these states is read and written.
-_STATES = {
-    "sgd": 0,
-    "sgd_momentum": 1,
-    "momentum": 1,
-    "nesterov": 1,
-    "rmsprop": 1,
-    "adagrad": 1,
-    "lion": 1,
-    "adafactor": 1,
-    "adam": 2,
-    "adamw": 2,
-    "nadam": 2,
-    "radam": 2,
-    "adamax": 2,
-    "adadelta": 2,
-    "lamb": 2,
+# Numbers that an optimizer keeps for each parameter, and numbers that it reads or writes for each
+# in a step. The latter are those of torch's default implementation on GPUs, which passes over
+# parameters, gradients and states again and again (`_multi_tensor_...` in torch/optim, 2.13),
+# without weight decay except for AdamW. Lion and LAMB are not part of torch: their second numbers
+# are estimates, and so is that of Adafactor, which depends on shapes.
+_OPTIMIZERS = {
+    "sgd": (0, 3),
+    "sgd_momentum": (1, 8),
+    "momentum": (1, 8),
+    "nesterov": (1, 11),
+    "rmsprop": (1, 13),
+    "adagrad": (1, 13),
+    "lion": (1, 15),
+    "adafactor": (1, 19),
+    "adam": (2, 18),
+    "adamw": (2, 20),
+    "nadam": (2, 22),
+    "radam": (2, 22),
+    "adamax": (2, 16),
+    "adadelta": (2, 27),
+    "lamb": (2, 20),
 }
-OPTIMIZERS = tuple(_STATES)
+OPTIMIZERS = tuple(_OPTIMIZERS)
 LOOPS = ("plain", "lightning")
 LAYOUTS = ("contiguous", "channels_last")
 _LATER = ("layout", "compiled", "accumulate", "devices", "parameter_bytes")
@@ -151,12 +154,12 @@ class Workload:
     @property
     def optimizer_states(self) -> int:
         """How many numbers the optimizer keeps for each parameter."""
-        return _STATES[self.optimizer]
+        return _OPTIMIZERS[self.optimizer][0]
 
     @property
     def optimizer_bytes(self) -> float:
-        """Bytes that the optimizer reads and writes in a step."""
-        moved = 3 + 2 * self.optimizer_states
+        """Bytes that the optimizer reads and writes in a step, in all of its passes over them."""
+        moved = _OPTIMIZERS[self.optimizer][1]
         return float(self.trainable_parameters * self.parameter_bytes * moved)
 
     @property
@@ -244,7 +247,7 @@ def check_precision_name(precision: str) -> str:
 def check_optimizer_name(optimizer: str) -> str:
     """Refuse an unknown optimizer; case does not matter."""
     name = str(optimizer).lower()
-    if name not in _STATES:
+    if name not in _OPTIMIZERS:
         raise WorkloadError(
             f"optimizer={optimizer!r} must be one of {', '.join(OPTIMIZERS)}: choose one that "
             "keeps the same amount of state for each parameter"

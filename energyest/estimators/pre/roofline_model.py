@@ -48,6 +48,8 @@ _KNOWN = 0.15
 # steps may still move: the shares of the peaks.
 _CLOSE = 0.15
 _MAY_MOVE = ("peak_", "bandwidth_")
+# Parameters of the CPU's time, which a machine's factor multiplies.
+_OF_CPU = ("call_", "compiled_step_s")
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class RooflineModel:
         # The typical machine is the median of those measured: one odd machine does not shift it.
         usual = math.exp(np.median([math.log(found[name]) for name in host_guesses]))
         step = fixed | {
-            name: found[name] * (usual if name.startswith("call_") else 1.0)
+            name: found[name] * (usual if name.startswith(_OF_CPU) else 1.0)
             for name in step_guesses
         }
         # Runs without a name need not come from one machine, unless all lack a name.

@@ -127,7 +127,7 @@ OF_RECURRENT = ("peak_recurrent", "step_recurrent_s", "bandwidth_recurrent")
 # What only whole steps show.
 STEP: dict[str, Guess] = OPERATION | {
     "gap_s": (1e-6, 0.5),  # from the end of an operation to the start of the next
-    "optimizer": (1.5, 0.4),  # memory passes per number, relative to one
+    "optimizer": (1.0, 0.2),  # the optimizer's time relative to that of its memory traffic
     # Exponents: if tensor units or memory are narrower than Hopper's, per multiprocessor and clock,
     # a larger share is reached.
     "narrow_matmul": (0.2, 0.7),
