@@ -32,7 +32,8 @@ from energyest.estimators.pre.physics.parameters import FORMATS, Parameters
 _BYTES_PER_CLOCK = 12.8
 # Share of the link rate that all-reduce reaches (NVIDIA's nccl-tests on eight H100: 360 of
 # 450 GB/s), and share of the traffic that overlaps with the backward pass. Both are approximate and
-# not fitted: three trainings on two H200 are all that was measured.
+# not fitted. On two H200, the ratio of a step to that on one GPU is 3 % off in the median
+# (`benchmarks/evidence/pre_scaling.py`).
 _LINK_SHARE, _HIDDEN = 0.8, 0.9
 # torch sums the gradients of more rows in parallel (aten/src/ATen/native/cuda/
 # layer_norm_kernel.cu).
