@@ -51,6 +51,7 @@ def products_s(rows: SimpleNamespace, p: Parameters) -> Array:
     share = share * np.where(rows.kind == MATMUL, _of_products(rows, p), 1.0)
     # Winograd's algorithm does less arithmetic than is counted.
     is_winograd = is_conv & ~is_tensor & rows.is_three_by_three
+    share = share * np.where(rows.is_older, _of_older_gpus(rows, p, is_winograd), 1.0)
     share = share * np.where(is_conv & ~is_tensor & ~is_winograd, p["plain_conv"], 1.0)
     share = at_most(share, np.where(is_winograd, _MOST_WINOGRAD, MOST_SHARE))
     # No format is slower than fp32, because libraries choose. If the peak of a format is hardly
@@ -127,6 +128,17 @@ def _of_products(rows: SimpleNamespace, p: Parameters) -> Array:
     is_odd = unaligned & (rows.format_of_operation == _HALF) & rows.is_odd
     factor = factor * np.where(is_odd, p["odd_matmul"], 1.0)
     found: Array = factor * np.where(rows.is_grouped_product, p["grouped_matmul"], 1.0)
+    return found
+
+
+def _of_older_gpus(rows: SimpleNamespace, p: Parameters, is_winograd: Array) -> Array:
+    """Factors of the shares on GPUs before Ampere."""
+    is_tensor = rows.format_of_operation != _FP32
+    is_conv = (rows.kind == CONV) | (rows.kind == GROUPED)
+    is_product = is_conv | (rows.kind == MATMUL) | (rows.kind == ATTENTION)
+    cases = [is_tensor & is_product, is_winograd, ~is_tensor & (rows.kind == MATMUL)]
+    factors = [p["older_tensor"], p["older_winograd"], p["older_matmul"]]
+    found: Array = np.select(cases, factors, 1.0)
     return found
 
 

@@ -35,15 +35,17 @@ _MOST_WATTS = {
     **{(7, 0): 19.1, (7, 5): 18.7, (8, 0): 20.5, (8, 6): 9.8, (8, 9): 5.4},
     **{(9, 0): 10.4, (10, 0): 13.3, (12, 0): 5.5},
 }
+
 # Bytes per clock that a multiprocessor's shared memory delivers, which feeds the tensor units, on
 # Volta and from Ampere on, and on Turing (NVIDIA GA102 whitepaper, section on shared memory).
 _USUAL_BYTES = 128
+_AMPERE = (8, 0)
 _SHARED_BYTES = {(7, 5): 64}
 
 # What the arithmetic of an operation depends on: attributes of `OperationTable`.
 _OF_PRODUCTS = (
     *("kind", "flops", "peak", "peak_fp32", "format_of_operation", "width", "watts"),
-    *("is_channels_last", "is_backward", "is_weight_gradient"),
+    *("is_channels_last", "is_backward", "is_weight_gradient", "is_older"),
     *("tiles", "slices", "columns", "depth"),
     *("visits", "is_native", "is_three_by_three", "is_unaligned", "is_first"),
     *("is_odd", "is_grouped_product", "has_equal_groups", "is_strided", "is_pointwise"),
@@ -80,9 +82,10 @@ class OperationTable:
         self.is_backward = columns["is_backward"] > 0
         self.is_weight_gradient = columns["is_weight_gradient"] > 0
         self.is_sorting, self.is_native = columns["is_sorting"] > 0, columns["is_native"] > 0
-        self.is_three_by_three = columns["is_three_by_three"] > 0
         self.is_pointwise, self.is_first = columns["is_pointwise"] > 0, columns["is_first"] > 0
-        self.is_strided = columns["is_strided"] > 0
+        self.is_strided, self.is_three_by_three = (
+            columns[name] > 0 for name in ("is_strided", "is_three_by_three")
+        )
         self.is_unaligned, self.is_odd = columns["is_unaligned"] > 0, columns["is_odd"] > 0
         self.is_grouped_product = columns["is_grouped_product"] > 0
         self.has_equal_groups = columns["has_equal_groups"] > 0
@@ -94,8 +97,9 @@ class OperationTable:
         # FLOPs per clock of a multiprocessor's tensor units (or else its lanes), and bytes per
         # clock of its share of the memory bandwidth.
         self.clocks_per_s = clocks
-        starved = np.array([_starved(workload, gpu) for workload, gpu in pairs])
-        self.width = self.peak / clocks * starved[self._of]
+        as_fed = np.array([_width_as_fed(workload, gpu) for workload, gpu in pairs])
+        self.width = self.peak / clocks * as_fed[self._of]
+        self.is_older = np.array([_is_older(gpu) for _, gpu in pairs], bool)[self._of]
         self.bytes_per_clock = self.bandwidth / clocks
         self.watts = np.array([_watts_of_reference(gpu) for _, gpu in pairs])[self._of]
         self.is_channels_last = columns["is_channels_last"] > 0
@@ -163,14 +167,19 @@ def _clocks_per_s(gpu: Gpu) -> float:
     return gpu.peak_flops_per_s.get("fp32", np.nan) / (2 * lanes_of(gpu))
 
 
-def _starved(workload: Workload, gpu: Gpu) -> float:
-    """How much wider tensor units are, for what feeds them, than those of other generations.
+def _width_as_fed(workload: Workload, gpu: Gpu) -> float:
+    """Width of tensor units, relative to units of the same rate that shared memory feeds as usual.
 
     Units that are fed at half the rate are as hard to keep busy as units of twice the width.
     """
     if _format(workload, gpu) == FORMATS.index("fp32"):
         return 1.0
     return _USUAL_BYTES / _SHARED_BYTES.get(gpu.compute_capability or (0, 0), _USUAL_BYTES)
+
+
+def _is_older(gpu: Gpu) -> bool:
+    """Whether a GPU is older than Ampere, for which most kernels were written anew."""
+    return gpu.compute_capability is not None and gpu.compute_capability < _AMPERE
 
 
 def _watts_of_reference(gpu: Gpu) -> float:

@@ -134,6 +134,11 @@ STEP: dict[str, Guess] = OPERATION | {
     "narrow_conv_fp32": (0.2, 0.5),
     "narrow_conv_tf32": (0.4, 0.5),
     "narrow_conv_half": (0.4, 0.5),
+    # GPUs before Ampere relative to others: tensor units, and in fp32 convolutions by Winograd's
+    # algorithm and products.
+    "older_tensor": (1.0, 0.3),
+    "older_winograd": (1.0, 0.3),
+    "older_matmul": (1.0, 0.3),
     # Kernels of grouped convolutions are the same on all generations.
     "narrow_grouped": (0.8, 0.3),
     "slow_memory": (0.25, 0.5),
