@@ -397,6 +397,49 @@ def test_sparse_gradients_of_tables(kind: Callable[..., nn.Module]) -> None:
     assert not dense.notes
 
 
+class Tied(nn.Module):
+    """A table whose entries are read, and that is also a layer's weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(1000, 8, sparse=True)
+        self.head = nn.Linear(8, 1000, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.table(x)).mean(1)
+
+
+def test_gradients_count_as_sparse_if_they_are() -> None:
+    """Whatever a module says: the dense gradient of a layer makes the sum dense."""
+    indices = torch.zeros(4, 6, dtype=torch.long)
+    tied = describe_workload(Tied(), indices, loss=torch.sum)
+    assert tied.trainable_parameters == 8000
+    assert not tied.notes
+    functional_one = LookUp(lambda table, x: functional.embedding(x, table, sparse=True))
+    described = describe_workload(functional_one, indices, loss=torch.sum)
+    assert described.trainable_parameters == 27
+    assert "8,000 parameters have sparse gradients" in described.notes[0]
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+def test_sparse_gradients_of_bags_have_an_entry_for_each_index(mode: str) -> None:
+    model = nn.Sequential(nn.EmbeddingBag(1000, 8, sparse=True, mode=mode), nn.Linear(8, 3))
+    indices = torch.zeros(4, 6, dtype=torch.long)
+    described = describe_workload(model, indices, loss=torch.sum)
+    (found,) = named(described, "_embedding_bag_backward", "backward")
+    entries = 24 * (8 * 4 + 8)
+    # Beside them, the gradient of the output, and what says which indices belong together.
+    assert entries < found.bytes <= entries + 4 * 8 * 4 + 4 * 24 * 8
+
+
+def test_norms_are_limited_for_the_entries_that_are_read() -> None:
+    model = nn.Sequential(nn.Embedding(1000, 8, max_norm=1.0), nn.Flatten(), nn.Linear(48, 3))
+    described = describe_workload(model, torch.zeros(4, 6, dtype=torch.long), loss=torch.sum)
+    (found,) = named(described, "embedding_renorm_")
+    assert found.bytes == 24 * (2 * 8 * 4 + 8)
+
+
 class Factors(nn.Module):
     """Factors of a matrix of ratings: a lookup for each side, multiplied entry by entry."""
 
@@ -408,7 +451,12 @@ class Factors(nn.Module):
         return (self.users(x[:, 0]) * self.items(x[:, 1])).sum(1)
 
 
-def test_a_model_without_any_product_is_described_by_its_memory_traffic() -> None:
+def test_a_model_without_any_product_is_described_by_its_memory_traffic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with_values: list[Any] = []  # shapes suffice
+    walk = "energyest.profiling.walk.walk._walk_with_values"
+    monkeypatch.setattr(walk, lambda *given: with_values.append(given))
     batch = (torch.zeros(4, 2, dtype=torch.long), torch.rand(4))
     described = describe_workload(Factors(), batch)
     assert described.flops_per_step == 0
@@ -417,6 +465,7 @@ def test_a_model_without_any_product_is_described_by_its_memory_traffic() -> Non
     assert described.notes == (
         "no matrix product or convolution was found in the step: memory traffic alone counts",
     )
+    assert not with_values
 
 
 def test_half_precision_halves_activations_and_adds_casts() -> None:

@@ -56,6 +56,18 @@ def test_hand_count() -> None:
     assert not _get_current_dispatch_mode_stack()
 
 
+@pytest.mark.parametrize(("sparse", "expected"), [(True, 400), (False, 0)])
+def test_sparse_gradients_are_seen_before_the_optimizer_steps(sparse: bool, expected: int) -> None:
+    model = nn.Sequential(nn.Embedding(100, 4, sparse=sparse), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters())
+    watch = StepWatch(model)
+    watch.begin()
+    model(torch.zeros(3, dtype=torch.long)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    assert watch.end().sparse_parameters == expected
+
+
 def test_flops_alone() -> None:
     model = net()
     watch = StepWatch(model, describes=False)

@@ -99,7 +99,7 @@ def build(case: Case) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
 
 
 def optimizers_of(case: Case, model: nn.Module) -> list[torch.optim.Optimizer]:
-    """Adam has a kind of its own for sparse gradients."""
+    """For sparse gradients, torch has a variant of Adam, `SparseAdam`."""
     if case.optimizer == "sgd":
         return [torch.optim.SGD(model.parameters(), lr=1e-3)]
     if not case.sparse:

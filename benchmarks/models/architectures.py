@@ -46,8 +46,8 @@ VISION = {
 SEQUENCES = ("encoder", "gpt", "lstm", "gru")
 HUGGING_FACE = ("bert", "distilbert", "gpt2")
 OTHERS = ("mlp", "unet", "conv1d")
-# Networks whose steps last a few milliseconds, and others that do in small sizes. No fit learns
-# from the last ones.
+# Networks whose steps last a few milliseconds, and others whose steps do in small sizes. No fit
+# learns from `UNSEEN_SMALL`.
 SMALL = ("lenet", "tabular", "recommender")
 SMALL_SIZES_OF_OTHERS = ("encoder", "gpt", "gru", "conv1d", "unet")
 UNSEEN_SMALL = ("graph", "textcnn")

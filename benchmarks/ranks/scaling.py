@@ -62,7 +62,9 @@ class Step:
 
 
 def rank_steps(counts: list[int], models: dict[str, Setting], window_s: float) -> None:
-    """Train each model on the first ranks of each count; tell what a step took on this rank.
+    """Train each model on the first ranks of each count, or on each rank by itself if that is 1.
+
+    Each rank tells what a step took on it.
 
     Args:
         counts: numbers of ranks; the last is that of all.
@@ -228,9 +230,9 @@ def _steps(answers: list[Answer]) -> list[Step]:
     steps = []
     for (model, gpus), facts in told.items():
         times_s, energies_J = ([fact[key] for fact in facts] for key in ("step_s", "energy_J"))
-        if gpus == 1:
+        if gpus == 1 and len(facts) == len(answers):
             steps.append(Step(model, 1, float(np.mean(times_s)), float(np.mean(energies_J))))
-        elif len(facts) == gpus:
+        elif gpus > 1 and len(facts) == gpus:
             steps.append(Step(model, gpus, max(times_s), sum(energies_J)))
     return steps
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 from energyest.display import in_a_line
@@ -162,16 +162,13 @@ def workload_of(
         optimizer: as for `describe_workload`.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
-    sparse = {id(p) for p in _with_sparse_gradients(model)}
-    updated = sum(p.numel() for p in trainable if id(p) not in sparse)
-    notes = list(_notes_on_counts(step, sum(p.numel() for p in trainable) - updated))
     return Workload(
         model=type(model).__name__,
         batch_size=samples,
         precision=precision,
         optimizer=optimizer,
         parameters=sum(p.numel() for p in model.parameters()),
-        trainable_parameters=updated,
+        trainable_parameters=sum(p.numel() for p in trainable) - step.sparse_parameters,
         parameter_tensors=len(trainable),
         forward_flops_per_sample=step.forward_flops / samples,
         operations=step.operations,
@@ -184,24 +181,17 @@ def workload_of(
         layout=layout_of(model, batch),
         parameter_bytes=2 if is_in_half(model) else 4,
         compiled=any(is_compiled(part) for part in model.modules()),
-        notes=tuple(notes),
+        notes=tuple(_notes_on_counts(step)),
     )
 
 
-def _with_sparse_gradients(model: nn.Module) -> Iterator[Tensor]:
-    """Tables of which a step updates only the entries that it has looked up."""
-    for module in model.modules():
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
-            yield module.weight
-
-
-def _notes_on_counts(step: WatchedStep, sparse_parameters: int) -> Iterator[str]:
+def _notes_on_counts(step: WatchedStep) -> Iterator[str]:
     if step.uncounted:
         yield f"the arithmetic of {', '.join(step.uncounted)} is not counted"
-    if sparse_parameters:
+    if step.sparse_parameters:
         yield (
-            f"{sparse_parameters:,} parameters have sparse gradients: the optimizer's work on the"
-            " entries of a batch, and its state for all of them, are not counted"
+            f"{step.sparse_parameters:,} parameters have sparse gradients: the optimizer's work"
+            " and state for them, and their exchange between GPUs, are not counted"
         )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from energyest.display import in_a_line
@@ -26,11 +26,17 @@ from energyest.profiling.flop_rules import (
 )
 from energyest.records.workload import Operation, Workload
 
-# These allocate memory or read an attribute: no work for a GPU, and hardly any for the CPU.
-_NO_WORK = {"device", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+# These allocate memory, read an attribute or put a sparse tensor together from its parts: no work
+# for a GPU, and hardly any for the CPU.
+_NO_WORK = {
+    *("device", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"),
+    *("_indices", "_values", "_sparse_coo_tensor_with_dims_and_tensors"),
+}
 _NO_PRODUCT = (0, 0, 0, 1, 1)
-# These read from their first input, a table, the entries of which they return.
-_LOOKUPS = {"embedding", "_embedding_bag", "gather", "index", "index_select", "take"}
+# These read some entries of their first input, a table: those that they return, or, of the others,
+# as many as they have indices.
+_LOOKUPS = {"embedding", "gather", "index", "index_select", "take"}
+_LOOKUPS_BY_INDEX = {"_embedding_bag", "embedding_renorm_"}
 _NO_CALL = {"device", "detach"}
 # Namespaces of communication between processes.
 _NO_ARITHMETIC = {"c10d", "_c10d_functional", "c10d_functional", "profiler"}
@@ -97,6 +103,7 @@ class WatchedStep:
         module_calls: number of calls of modules.
         saved_bytes: bytes that the forward pass kept for the backward pass.
         gradients: the `GradientCosts`, if they were tracked.
+        sparse_parameters: number of trainable parameters whose gradients are sparse.
         problem: why the step was not seen completely; empty if it was.
     """
 
@@ -109,6 +116,7 @@ class WatchedStep:
     module_calls: int = 0
     saved_bytes: float = 0.0
     gradients: Any = None
+    sparse_parameters: int = 0
     problem: str = ""
 
     @property
@@ -314,15 +322,32 @@ def tensors_of(value: Any) -> list[Tensor]:
     return found
 
 
+def sparse_parameters(module: nn.Module) -> int:
+    """Number of parameters whose present gradients are sparse, as tables can have them."""
+    grads = ((parameter, parameter.grad) for parameter in module.parameters())
+    return sum(
+        parameter.numel()
+        for parameter, grad in grads
+        if grad is not None and grad.layout == torch.sparse_coo
+    )
+
+
 def _moved_bytes(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> int:
-    """Bytes that an operation reads and writes; of a table, it reads what is looked up."""
-    read = [bytes_of(tensor) for tensor in inputs]
-    if name in _LOOKUPS and len(inputs) > 1 and outputs:
-        table, found = inputs[0], outputs[0].numel()
-        if "bag" in name:  # returns sums of entries
-            found = inputs[1].numel() * math.prod(table.shape[1:])
-        read[0] = min(read[0], found * table.element_size())
-    return sum(read) + sum(map(bytes_of, outputs))
+    """Bytes that an operation reads and writes; of a table, only the entries that it looks up."""
+    read, written = [bytes_of(t) for t in inputs], [bytes_of(t) for t in outputs]
+    if len(inputs) < 2 or not outputs:
+        return sum(read) + sum(written)
+    first, entry = inputs[0], math.prod(inputs[0].shape[1:]) * inputs[0].element_size()
+    if name in _LOOKUPS:
+        read[0] = min(read[0], outputs[0].numel() * first.element_size())
+    elif name in _LOOKUPS_BY_INDEX:
+        read[0] = min(read[0], inputs[1].numel() * entry)
+    if name == "embedding_renorm_":
+        written[0] = read[0]
+    elif name == "_embedding_bag_backward" and outputs[0].layout == torch.sparse_coo:
+        # Without values, its number of entries is unknown, but there is one for each index.
+        written[0] = inputs[1].numel() * (entry + torch.int64.itemsize)
+    return sum(read) + sum(written)
 
 
 def bytes_of(tensor: Tensor) -> int:

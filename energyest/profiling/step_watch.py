@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from types import FunctionType
 from typing import Any
@@ -20,7 +21,7 @@ from torch.utils import _python_dispatch
 from energyest.profiling.execution import is_compiled
 from energyest.profiling.gradient_costs import GradientCosts
 from energyest.profiling.model_copy import names_within_reach
-from energyest.profiling.operations import OperationLog, Seen, WatchedStep
+from energyest.profiling.operations import OperationLog, Seen, WatchedStep, sparse_parameters
 
 
 def why_unwatched(module: nn.Module) -> str:
@@ -53,6 +54,7 @@ class StepWatch:
     """
 
     def __init__(self, module: nn.Module, *, describes: bool = True) -> None:
+        self._module, self._sparse_parameters = module, 0
         self._log = _StepLog(GradientCosts(module) if describes else None)
         self._hooks: list[Any] = []
         self._backends = _backends()
@@ -68,6 +70,9 @@ class StepWatch:
 
     def before_optimizer_step(self) -> None:
         """Note that forward and backward are over, and an optimizer steps next."""
+        if self._log.describes and not self._sparse_parameters:
+            with suppress(Exception):  # parameters can be of any class
+                self._sparse_parameters = sparse_parameters(self._module)
         self._log.enter_optimizer()
 
     def end(self) -> WatchedStep:
@@ -76,7 +81,7 @@ class StepWatch:
             hook.remove()
         self._hooks.clear()
         _leave(self._log)
-        step = self._log.seen()
+        step = replace(self._log.seen(), sparse_parameters=self._sparse_parameters)
         if not step.problem and _backends() - self._backends:
             return replace(step, problem="something was compiled within the step")
         return step
@@ -84,7 +89,7 @@ class StepWatch:
     def _before_optimizer(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         # An optimizer with a closure runs forward and backward first.
         if not any(value is not None for value in (*args[1:], *kwargs.values())):
-            self._log.enter_optimizer()
+            self.before_optimizer_step()
 
 
 class _StepLog(OperationLog):

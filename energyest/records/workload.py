@@ -85,7 +85,8 @@ class Workload:
         precision: "fp32", "tf32", "bf16" or "fp16"; the last two use automatic mixed precision.
         optimizer: one of `OPTIMIZERS`.
         parameters: number of parameters.
-        trainable_parameters: number of parameters that the optimizer changes.
+        trainable_parameters: number of parameters that the optimizer changes in each step, without
+            tables with sparse gradients, of which it changes a few entries.
         parameter_tensors: number of tensors that the optimizer changes.
         forward_flops_per_sample: FLOPs of the forward pass for one sample.
         operations: operations of a step on the GPU, without the optimizer.
@@ -171,7 +172,8 @@ class Workload:
     def memory_bytes(self) -> float:
         """A lower bound of the GPU memory for training, in bytes.
 
-        It covers weights, gradients, optimizer states and activations.
+        It covers weights, gradients, optimizer states and activations, but not the states of
+        tables with sparse gradients.
         """
         states = self.trainable_parameters * (1 + self.optimizer_states)
         kept = self.parameter_bytes * (self.parameters + states)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from energyest.profiling.model_copy import (
     plain_operators,
     train_as,
 )
-from energyest.profiling.operations import OperationLog
+from energyest.profiling.operations import OperationLog, sparse_parameters
 from energyest.profiling.training_step import Step
 from energyest.profiling.walk.fake_tensors import Origin, ShapesAlone
 from energyest.profiling.walk.fused_layers import FusedLayers, flex_attention_anywhere
@@ -103,7 +104,8 @@ class Walk:
             raise self.log.failure
         own = {_place(tensor) for tensor in held if tensor.layout == torch.strided}
         saved = sum(size for place, size in self._saved.items() if place not in own)
-        self.step = self.log.as_step(self._module_calls, saved)
+        step = self.log.as_step(self._module_calls, saved)
+        self.step = replace(step, sparse_parameters=sparse_parameters(modules))
 
     @property
     def has_products(self) -> bool:
@@ -180,6 +182,8 @@ def walk_through(
     has_values = not any(t.is_meta for t in [*model.parameters(), *tensors_in(batch)])
     may_compute = has_values and size <= _MOST_PARAMETERS_WITH_VALUES
     for with_values in (False, True) if may_compute else (False,):
+        if without_products:
+            break
         for take in steps:
             try:
                 walk = (
@@ -200,8 +204,8 @@ def walk_through(
                     return walk
                 else:
                     reasons.append(_NO_PRODUCT)
-                    if needs_gradients and walk.step.backward_calls:
-                        without_products = without_products or walk
+                    is_training = needs_gradients and walk.step.backward_calls > 0
+                    without_products = without_products or (walk if is_training else None)
     if without_products:  # such as factors of a matrix, looked up and multiplied by element
         without_products.notes += (f"{_NO_PRODUCT}: memory traffic alone counts",)
         return without_products

@@ -32,6 +32,10 @@ _REORDERING = (
     *("cat", "stack", "clone", "slice", "select", "roll", "repeat", "flip", "pad"),
     *("unfold", "tril", "triu"),
 )
+_SORTING = {
+    *("embedding_dense_backward", "embedding_bag_backward", "embedding_bag_dense_backward"),
+    *("index_put", "index_put_impl", "unsafe_index_put"),
+}
 # Sums over some of the dimensions, by whole names.
 _SUMS = {
     *("sum", "mean", "var", "var_mean", "std", "std_mean", "amax", "amin", "max", "min", "prod"),
@@ -57,10 +61,12 @@ def kind_of(operation: Operation) -> int:
 
 
 def sorts_indices(operation: Operation) -> bool:
-    """Whether torch sorts the indices, so that gradients of the same entry are summed."""
-    name = operation.name.strip("_")
-    is_sum = name in ("embedding_dense_backward", "index_put", "index_put_impl")
-    return operation.phase == "backward" and is_sum
+    """Whether torch sorts the indices, so that gradients of the same entry are summed.
+
+    Up to 3,072 indices of an embedding are not sorted (aten/src/ATen/native/cuda/Embedding.cu), but
+    an operation does not show their number.
+    """
+    return operation.phase == "backward" and operation.name.strip("_") in _SORTING
 
 
 def _is_depthwise(operation: Operation) -> bool:

@@ -28,9 +28,9 @@ class TimedOperations:
         workload: its precision, layout and batch size apply to the operations.
         gpu: the GPU.
         operations: operations, each with the GPU's time for one of them in seconds, positive.
-        step_s: duration of the training step that they are part of, in seconds. Each matters by its
-            share of that, as operations hardly matter while the GPU waits for the CPU. NaN if they
-            are single operations, which all matter equally.
+        step_s: duration of the training step that they are part of, in seconds. Each weighs by its
+            share of the step, so operations of a step that waits for the CPU weigh little. NaN if
+            they are single operations, which weigh the same.
     """
 
     workload: Workload
