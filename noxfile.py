@@ -190,6 +190,7 @@ def benchmarks(session: nox.Session) -> None:
         *(
             "pre_accuracy",
             "pre_unseen",
+            "pre_lookups",
             "pre_published",
             "power_limits",
             "advise_accuracy",
