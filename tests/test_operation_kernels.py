@@ -359,6 +359,41 @@ def test_tensor_units_of_turing_are_fed_at_half_the_rate(precision: str, factor:
     assert (with_it / without) / (usual / flat) == pytest.approx(factor**0.5, rel=0.02)
 
 
+PRODUCT = Operation("forward", "mm", 1, 2 * 8192.0**3, 12 * 8192.0**2, 8192, 8192, 8192)
+
+
+@pytest.mark.parametrize(
+    ("name", "operation", "precision", "factor"),
+    [
+        ("older_tensor", PRODUCT, "fp16", 2),
+        ("older_tensor", of_sizes(9)[0], "fp16", 2),
+        ("older_tensor", of_sizes(9, groups=8)[0], "fp16", 2),
+        ("older_tensor", PRODUCT, "fp32", 1),
+        ("older_winograd", of_sizes(9)[0], "fp32", 2),
+        ("older_winograd", of_sizes(1)[0], "fp32", 1),
+        ("older_winograd", of_sizes(9)[0], "fp16", 1),
+        ("older_matmul", PRODUCT, "fp32", 2),
+        ("older_matmul", PRODUCT, "fp16", 1),
+        ("older_matmul", of_sizes(1)[0], "fp32", 1),
+    ],
+)
+def test_gpus_before_ampere_have_shares_of_their_own(
+    name: str, operation: Operation, precision: str, factor: float
+) -> None:
+    low = {
+        f"peak_{kind}_{number}": 0.01
+        for kind in ("matmul", "conv", "grouped")
+        for number in ("fp32", "half")
+    }  # far from bounds
+    asked = replace(workload(operation), precision=precision)
+    for gpu, expected in (("Tesla V100-SXM2-32GB", factor), ("A100", 1.0)):
+        table = OperationTable([(asked, resolve_gpu(gpu))])
+        usual, halved = (
+            float(operation_times(table, GUESS | low | {name: value})[0]) for value in (1.0, 0.5)
+        )
+        assert halved / usual == pytest.approx(expected, rel=0.05 if expected > 1 else 1e-12)
+
+
 def test_a_board_with_less_power_per_flop_than_others_of_its_chip_lowers_its_clock() -> None:
     """Quadro RTX 8000 and RTX 2080 Ti: 260 W for 16.3, and 250 W for 13.4 TFLOP/s."""
     for name, watts in (("Quadro RTX 8000", 260 / 16.3 / 18.7), ("GeForce RTX 2080 Ti", 1.0)):

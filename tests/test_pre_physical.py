@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,10 +190,26 @@ def test_gradients_are_added_to_those_of_the_batches_before() -> None:
     tensor_s = 1000 * (GUESS["call_tensor_s"] + one.optimizer_states * GUESS["call_state_s"])
     added_s = 1000 * GUESS["call_other_s"]
     assert rarely - once == pytest.approx(0.75 * (added_s - tensor_s), rel=1e-9)
-    once, rarely = times(one, replace(one, accumulate=4)).memory_s
+    once, rarely = times(one, replace(one, accumulate=4), optimizer=1.5).memory_s
     rate = H100.bandwidth_bytes_per_s * GUESS["bandwidth_other"]
-    updates_s = one.optimizer_bytes * GUESS["optimizer"] / rate
+    updates_s = one.optimizer_bytes * 1.5 / rate
     assert rarely - once == pytest.approx(0.75 * (3 * 4e9 / rate - updates_s), rel=1e-9)
+
+
+def test_the_typical_machine_has_all_of_the_cpus_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If all machines take twice as long, that is the usual time, with or without a compiler."""
+
+    def slow(predict: object, measured: object, guesses: dict[str, Any], **_: object) -> Any:
+        return {n: 2.0 if n.startswith("host ") else v for n, (v, _) in guesses.items()}
+
+    monkeypatch.setattr("energyest.estimators.pre.roofline_model.fit_parameters", slow)
+    pairs = [(replace(w, compiled=i % 2 == 0), g) for i, (w, g) in enumerate(some_runs(1, 12))]
+    model = RooflineModel.fit(pairs, np.ones(12), np.full(12, 300.0), hosts=["a", "b"] * 6)
+    assert model.hosts == {"a": 1.0, "b": 1.0}
+    twice = {n for n, v in model.step.items() if v == pytest.approx(2 * GUESS[n])}
+    assert twice == {n for n in GUESS if n.startswith("call_")} | {"compiled_step_s"}
+    found = step_times(OperationTable(pairs), model.step).cpu_s
+    assert found == pytest.approx(2 * step_times(OperationTable(pairs), GUESS).cpu_s)
 
 
 def test_the_statistics_of_batch_norms_are_copied_once_the_gradients_were() -> None:
