@@ -21,6 +21,8 @@ from energyest.gpus import resolve_gpu
 from energyest.records.workload import Operation, Workload
 
 TABLE = PACKAGED / "sweep.jsonl.gz"
+# In one workload of bloom here, and in one of mpnet in the next table, lookups still count the
+# whole table.
 # The same for trainings of architectures that no fit learns from: they judge predictions.
 UNSEEN_TABLE = PACKAGED / "unseen.jsonl.gz"
 # The same for usual networks, whose architectures, but not settings, fits have seen.

@@ -20,10 +20,21 @@ import pandas as pd
 from benchmarks.common.data_folder import PACKAGED
 from benchmarks.common.goal import goal_of_errors
 from benchmarks.common.head import print_head
-from benchmarks.ranks.scaling import MODELS, Step, compared, predicted
+from benchmarks.ranks.scaling import ERRORS, MODELS, Step, compared, predicted
 
 GPU = "NVIDIA H200"
 ASKED = (12.0, 9.0)
+
+
+def show(off: dict[str, list[tuple[float, float]]]) -> None:
+    """Print the errors of each kind."""
+    for kind, pairs in off.items():
+        errors = np.abs(np.array(pairs))
+        mean, median = errors.mean(axis=0), np.median(errors, axis=0)
+        print(
+            f"on {kind}: time {mean[0]:.1f} % in the mean, {median[0]:.1f} % in the median; "
+            f"energy {mean[1]:.1f} %, {median[1]:.1f} %"
+        )
 
 
 def main() -> int:
@@ -32,20 +43,16 @@ def main() -> int:
     table = pd.read_csv(PACKAGED / "scaling.csv")
     counts = sorted(set(table.gpus))
     guesses = {name: predicted(setting, GPU, counts) for name, setting in MODELS.items()}
-    off: dict[str, list[tuple[float, float]]] = {"one": [], "several": []}
+    off: dict[str, list[tuple[float, float]]] = {kind: [] for kind in ERRORS}
     for machine, part in table.groupby("machine"):
         steps = [Step(r.model, int(r.gpus), r.step_s, r.energy_J) for r in part.itertuples()]
         print(f"\nmachine {machine}")
-        for kind, pairs in compared(steps, guesses).items():
+        found = compared(steps, guesses)
+        show(found)
+        for kind, pairs in found.items():
             off[kind] += pairs
-    print()
-    for kind, pairs in off.items():
-        errors = np.abs(np.array(pairs))
-        mean, median = errors.mean(axis=0), np.median(errors, axis=0)
-        print(
-            f"on {kind}: time {mean[0]:.1f} % in the mean, {median[0]:.1f} % in the median; "
-            f"energy {mean[1]:.1f} %, {median[1]:.1f} %"
-        )
+    print("\nboth machines")
+    show(off)
     errors = np.abs(np.array(off["several"]))[:, 1]
     goal = goal_of_errors("energy of a step on two GPUs", errors, ASKED)
     print(goal)

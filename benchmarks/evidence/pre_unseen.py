@@ -77,7 +77,9 @@ def show(found: pd.DataFrame) -> None:
     """Print the figures of all trainings, and by what limits them."""
     print(summary(found, "all"))
     for name, (least, most) in _LIMITS.items():
-        print(summary(found[(found.cpu >= least) & (found.cpu < most)], f"limited by {name}"))
+        part = found[(found.cpu >= least) & (found.cpu < most)]
+        if len(part):
+            print(summary(part, f"limited by {name}"))
 
 
 def goals_of(found: pd.DataFrame, which: str) -> list[Goal]:

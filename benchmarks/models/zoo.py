@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -47,10 +48,9 @@ def build(setting: Setting) -> tuple[nn.Module, tuple[Tensor, ...]]:
     if kind == "convolutions":
         model: nn.Module = RandomConvolutions(width, layers, batch)
         inputs = torch.rand(batch, layers, device="cpu"), labels % layers
-    elif kind in SMALL_MODELS:
-        model, inputs = SMALL_MODELS[kind](width, layers), (small_batch(kind, batch, size), labels)
     else:
-        model, inputs = _OWN[kind](kind, width, layers), _own_batch(kind, width, batch, size)
+        model = (_OWN | SMALL_MODELS)[kind](width, layers)
+        inputs = _own_batch(kind, width, batch, size)
     if setting.layout == "nhwc":
         model = model.to(memory_format=torch.channels_last)
         if inputs[0].ndim == 4:
@@ -60,6 +60,8 @@ def build(setting: Setting) -> tuple[nn.Module, tuple[Tensor, ...]]:
 
 def _own_batch(kind: str, width: int, batch: int, size: int) -> tuple[Tensor, Tensor]:
     labels = torch.randint(CLASSES, (batch,), device="cpu")
+    if kind in SMALL_MODELS:
+        return small_batch(kind, batch, size), labels
     tokens = torch.randint(VOCABULARY, (batch, size), device="cpu")
     if kind == "mlp":
         return torch.rand(batch, width, device="cpu"), labels
@@ -269,12 +271,12 @@ def _twice(inputs: int, outputs: int) -> nn.Module:
     )
 
 
-_OWN: dict[str, Callable[[str, int, int], nn.Module]] = {
-    "encoder": lambda _, width, layers: Encoder(width, layers),
-    "gpt": lambda _, width, layers: Decoder(width, layers),
-    "lstm": Recurrent,
-    "gru": Recurrent,
-    "mlp": lambda _, width, layers: mlp(width, layers),
-    "unet": lambda _, width, layers: UNet(width, layers),
-    "conv1d": lambda _, width, layers: conv1d(width, layers),
+_OWN: dict[str, Callable[[int, int], nn.Module]] = {
+    "encoder": Encoder,
+    "gpt": Decoder,
+    "lstm": partial(Recurrent, "lstm"),
+    "gru": partial(Recurrent, "gru"),
+    "mlp": mlp,
+    "unet": UNet,
+    "conv1d": conv1d,
 }

@@ -18,6 +18,8 @@ from benchmarks.ranks.sections import START_S
 from energyest import Estimate, estimate_pre
 
 COUNTS = (1, 2, 4, 8)
+# Of what `compared` returns the errors.
+ERRORS = ("one", "several", "several, relative to one")
 MOST_PERCENT = 15.0
 # The largest last: if it does not fit, the others are there.
 MODELS = {
@@ -155,6 +157,9 @@ def compared(
 ) -> dict[str, list[tuple[float, float]]]:
     """Print a line for each step; return the errors of time and energy in per cent.
 
+    Beside those on one GPU and on several, that is the errors of the ratio of a sample's cost on
+    several GPUs to that on one.
+
     Args:
         steps: measured steps of each model, on one GPU first.
         guesses: what `predicted` says of each model.
@@ -165,14 +170,16 @@ def compared(
         f"ms, J a sample against one GPU (PRE)",
         flush=True,
     )
-    errors: dict[str, list[tuple[float, float]]] = {"one": [], "several": []}
+    errors: dict[str, list[tuple[float, float]]] = {kind: [] for kind in ERRORS}
     for name, of_counts in guesses.items():
         found = [step for step in steps if step.model == name]
         for step in found:
             guess = of_counts[step.gpus]
-            line, pair = _row(step, guess, found[0], of_counts[found[0].gpus])
+            line, pair, ratios = _row(step, guess, found[0], of_counts[found[0].gpus])
             print(line, flush=True)
             errors["one" if step.gpus == 1 else "several"].append(pair)
+            if step.gpus > 1:
+                errors["several, relative to one"].append(ratios)
     return errors
 
 
@@ -262,8 +269,8 @@ def predicted(setting: Setting, gpu: str, counts: list[int]) -> dict[int, Estima
     }
 
 
-def _row(step: Step, guess: Estimate, one: Step, one_guess: Estimate) -> tuple[str, Any]:
-    """A line of the table, and the errors of time and energy in per cent."""
+def _row(step: Step, guess: Estimate, one: Step, one_guess: Estimate) -> tuple[str, Any, Any]:
+    """A line of the table; the errors of time and energy, and of their ratios, in per cent."""
     guess_s, guess_J = (guess.duration_s or 0.0) / _STEPS, guess.energy_J / _STEPS
     lower_J, upper_J = ((value or 0.0) / _STEPS for value in (guess.lower_J, guess.upper_J))
     pair = (off(guess_s, step.step_s), off(guess_J, step.energy_J))
@@ -272,10 +279,16 @@ def _row(step: Step, guess: Estimate, one: Step, one_guess: Estimate) -> tuple[s
     energy_ratio = step.energy_J / step.gpus / (one.energy_J / one.gpus)
     guess_longer = guess_s * _STEPS / (one_guess.duration_s or 1.0)
     guess_energy_ratio = guess_J * _STEPS / step.gpus / (one_guess.energy_J / one.gpus)
+    ratios = (off(guess_longer, longer), off(guess_energy_ratio, energy_ratio))
     interval = f"{lower_J:.4g} to {upper_J:.4g} {holds}"
     return (
-        f"{step.model:<18}{step.gpus:>5}{1e3 * step.step_s:>10.3f}{step.energy_J:>10.4g}"
-        f"{step.energy_J / step.step_s / step.gpus:>8.0f}   "
-        f"   {1e3 * guess_s:>8.3f}{pair[0]:>+8.1f}{guess_J:>10.4g}{pair[1]:>+8.1f}{interval:>28}   "
-        f"{longer:.3f} ({guess_longer:.3f}), {energy_ratio:.3f} ({guess_energy_ratio:.3f})"
-    ), pair
+        (
+            f"{step.model:<18}{step.gpus:>5}{1e3 * step.step_s:>10.3f}{step.energy_J:>10.4g}"
+            f"{step.energy_J / step.step_s / step.gpus:>8.0f}   "
+            f"   {1e3 * guess_s:>8.3f}{pair[0]:>+8.1f}{guess_J:>10.4g}{pair[1]:>+8.1f}"
+            f"{interval:>28}   "
+            f"{longer:.3f} ({guess_longer:.3f}), {energy_ratio:.3f} ({guess_energy_ratio:.3f})"
+        ),
+        pair,
+        ratios,
+    )

@@ -337,9 +337,10 @@ def _moved_bytes(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor])
     read, written = [bytes_of(t) for t in inputs], [bytes_of(t) for t in outputs]
     if len(inputs) < 2 or not outputs:
         return sum(read) + sum(written)
-    first, entry = inputs[0], math.prod(inputs[0].shape[1:]) * inputs[0].element_size()
+    number = inputs[0].element_size()
+    entry = math.prod(inputs[0].shape[1:]) * number
     if name in _LOOKUPS:
-        read[0] = min(read[0], outputs[0].numel() * first.element_size())
+        read[0] = min(read[0], outputs[0].numel() * number)
     elif name in _LOOKUPS_BY_INDEX:
         read[0] = min(read[0], inputs[1].numel() * entry)
     if name == "embedding_renorm_":

@@ -73,8 +73,8 @@ class FittedPreModel:
     ) -> list[tuple[str, ...]]:
         """Reasons why each prediction extrapolates; empty if it does not.
 
-        For architectures that a fit had not seen, the median error of the energy was 13 % both for
-        workloads unlike the measured ones and for others
+        For architectures that a fit had not seen, the median error of the energy was 12 % for
+        workloads unlike the measured ones, and 13 % for others
         (`benchmarks/evidence/advise_accuracy.py`).
 
         Args:

@@ -40,9 +40,9 @@ _PER_DISTANCE = 0.15
 # own: so that intervals of 90 % hold nine in ten published throughputs in half precision, with the
 # GPU left out (`benchmarks/evidence/pre_published.py`).
 _ELSEWHERE = 0.19
-# The same for training on several GPUs. On two, the ratio to one GPU deviated by 0.05, and by 0.14
-# for a network that waits for the CPU (`benchmarks/evidence/pre_scaling.py`); more of them were not
-# measured.
+# The same for training on several GPUs. On two, the ratio to one GPU deviated by 0.04, and by 0.15
+# and 0.2 for a network that waits for the CPU (`benchmarks/evidence/pre_scaling.py`); more of them
+# were not measured.
 _SEVERAL = 0.1
 # Deviation of the logarithm of parameters that were fitted to hundreds of other runs.
 _KNOWN = 0.15

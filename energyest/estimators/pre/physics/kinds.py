@@ -32,6 +32,7 @@ _REORDERING = (
     *("cat", "stack", "clone", "slice", "select", "roll", "repeat", "flip", "pad"),
     *("unfold", "tril", "triu"),
 )
+# Operations that sort indices, without underscores around their names.
 _SORTING = {
     *("embedding_dense_backward", "embedding_bag_backward", "embedding_bag_dense_backward"),
     *("index_put", "index_put_impl", "unsafe_index_put"),

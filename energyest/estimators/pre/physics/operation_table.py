@@ -39,8 +39,8 @@ _MOST_WATTS = {
 # Bytes per clock that a multiprocessor's shared memory delivers, which feeds the tensor units, on
 # Volta and from Ampere on, and on Turing (NVIDIA GA102 whitepaper, section on shared memory).
 _USUAL_BYTES = 128
-_AMPERE = (8, 0)
 _SHARED_BYTES = {(7, 5): 64}
+_AMPERE = (8, 0)
 
 # What the arithmetic of an operation depends on: attributes of `OperationTable`.
 _OF_PRODUCTS = (
