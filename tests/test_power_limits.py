@@ -32,15 +32,15 @@ def workload() -> Workload:
 
 
 def test_a_limit_above_the_draw_changes_nothing() -> None:
-    assert drawn_at(300, 200, 50) == 200
+    assert drawn_at(300, 200, 50, share=0.95) == 200
     assert clock_at(200, 200, 50) == 1
     assert clock_at(40, 40, 50) == 1  # a training that draws less than such a GPU at rest
 
 
 def test_power_above_rest_is_the_cube_of_the_clock() -> None:
     assert clock_at(50 + 150 / 8, 200, 50) == pytest.approx(0.5)
-    assert drawn_at(100, 200, 50) == pytest.approx(95)
-    assert drawn_at(30, 200, 50) == 50
+    assert drawn_at(100, 200, 50, share=0.95) == pytest.approx(95)
+    assert drawn_at(30, 200, 50, share=0.95) == 50
 
 
 def test_the_same_as_estimate_pre(workload: Workload) -> None:

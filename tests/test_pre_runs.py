@@ -17,12 +17,14 @@ from energyest.errors import EstimateError, WorkloadError
 from energyest.estimate import Estimate
 from energyest.estimators.pre.blend import deviation_of
 from energyest.estimators.pre.fitted import packaged
+from energyest.estimators.pre.gpu_distance import distance
 from energyest.estimators.pre.limits import behind_loader, under_power_limit
 from energyest.estimators.pre.probed import PROBE_DEVIATION
-from energyest.estimators.pre.roofline_model import distance
 from energyest.gpus import known_gpus, link_bytes_per_s, resolve_gpu
 from energyest.records.probe import Probe
 from energyest.records.workload import Operation, Workload
+from tests.support.roofline_runs import LARGE
+from tests.support.roofline_runs import workload as workload_of
 
 IMAGES, LABELS = rand(32, 3, 64, 64), randint(10, (32,))
 LAST = torch.channels_last
@@ -231,23 +233,49 @@ def test_all_gpus_have_a_link() -> None:
 def test_a_power_limit_slows_and_saves(load: Workload) -> None:
     free = asked(load, "H100")
     drawn_W = free.energy_J / free.duration_s
-    assert asked(load, "H100", power_limit_W=1.2 * drawn_W) == free
+    above = asked(load, "H100", power_limit_W=1.2 * drawn_W)
+    assert replace(above, assumptions=free.assumptions) == free
     rest_W = float(packaged().rest_W([resolve_gpu("H100")])[0])
+    of_limit = max(0.95, drawn_W / resolve_gpu("H100").tdp_W)
     before = free
     for share in (0.9, 0.7, 0.5):
         limited = asked(load, "H100", power_limit_W=share * drawn_W)
-        assert limited.energy_J / limited.duration_s == pytest.approx(0.95 * share * drawn_W)
-        clock = ((0.95 * share * drawn_W - rest_W) / (drawn_W - rest_W)) ** (1 / 3)
+        assert limited.energy_J / limited.duration_s == pytest.approx(of_limit * share * drawn_W)
+        clock = ((of_limit * share * drawn_W - rest_W) / (drawn_W - rest_W)) ** (1 / 3)
         assert limited.duration_s == pytest.approx(free.duration_s / clock)
         assert limited.duration_s > before.duration_s
         before = limited
     assert asked(load, "H100", power_limit_W=0.7 * drawn_W).energy_J < free.energy_J
 
 
-def test_a_limit_below_what_is_drawn_at_rest_is_still_a_number(load: Workload) -> None:
-    found = asked(load, "H100", power_limit_W=1.0)
-    assert math.isfinite(found.energy_J)
-    assert found.duration_s <= 11 * asked(load, "H100").duration_s
+def test_the_limit_of_the_board_is_no_limit() -> None:
+    """A training that draws all that the board allows is slowed by lower limits alone."""
+    busy = workload_of(LARGE, replace(LARGE, phase="backward", count=2))
+    board_W = resolve_gpu("RTX 4090").tdp_W
+    free = asked(busy, "RTX 4090")
+    assert free.energy_J / free.duration_s > 0.95 * board_W
+    for limit_W in (board_W, 1.05 * board_W):
+        limited = asked(busy, "RTX 4090", power_limit_W=limit_W)
+        assert (limited.energy_J, limited.duration_s) == (free.energy_J, free.duration_s)
+    lower = asked(busy, "RTX 4090", power_limit_W=0.999 * board_W)
+    assert 0 < lower.duration_s / free.duration_s - 1 < 1e-3
+
+
+def test_no_limit_brings_a_gpu_below_its_power_at_rest(load: Workload) -> None:
+    with pytest.raises(EstimateError, match=r"power_limit_W=1 is too low: H100 .* W at rest"):
+        asked(load, "H100", power_limit_W=1.0)
+
+
+def test_a_limit_that_holds_a_training_back_widens_the_interval(load: Workload) -> None:
+    free = asked(load, "H100")
+    drawn_W = free.energy_J / free.duration_s
+    limited = asked(load, "H100", power_limit_W=0.6 * drawn_W)
+    assert deviation_of(limited) > deviation_of(free)
+    assert any("power limit" in said for said in limited.assumptions)
+    probe = as_predicted(load, "H100")
+    probed = asked(load, "H100", probe=probe, power_limit_W=0.6 * drawn_W)
+    assert deviation_of(probed) == pytest.approx(math.hypot(PROBE_DEVIATION, 0.12))
+    assert any("what differs from them is predicted" in said for said in probed.assumptions)
 
 
 def test_a_slow_loader_bounds_the_time_and_the_gpu_rests(load: Workload) -> None:
@@ -262,6 +290,17 @@ def test_a_slow_loader_bounds_the_time_and_the_gpu_rests(load: Workload) -> None
     assert both.duration_s == pytest.approx(5120)
     assert both.energy_J > slow.energy_J
     assert any("100 samples/s" in said for said in slow.assumptions)
+    # However long the steps are, the training lasts no less than its loading.
+    assert slow.duration_lower_s == slow.duration_upper_s == pytest.approx(5120)
+    near = asked(load, loader_samples_per_s=0.95 * 512_000 / free.duration_s)
+    assert near.duration_lower_s == pytest.approx(near.duration_s)
+    assert near.duration_upper_s == pytest.approx(free.duration_upper_s)
+
+
+def test_a_gpu_that_waits_draws_no_more_than_one_that_works(load: Workload) -> None:
+    probe = replace(as_predicted(load, "RTX 4090"), power_W=60.0)
+    slow = asked(load, "RTX 4090", probe=probe, loader_samples_per_s=10.0)
+    assert slow.energy_J / slow.duration_s == pytest.approx(60.0)
 
 
 @pytest.mark.parametrize("name", ["power_limit_W", "loader_samples_per_s"])
@@ -276,7 +315,7 @@ def test_limits_are_positive_numbers(load: Workload, name: str, value: object) -
 def test_limits_never_make_a_step_shorter(limit_W: float, batch_s: float, load: Workload) -> None:
     predicted = packaged().predict([(load, resolve_gpu("H100"))])
     rest_W = packaged().rest_W([resolve_gpu("H100")])
-    limited = under_power_limit(predicted, limit_W, rest_W)
+    limited = under_power_limit(predicted, limit_W, resolve_gpu("H100").tdp_W, rest_W)
     waiting = behind_loader(limited, np.array([batch_s]), rest_W)
     assert predicted.step_s[0] <= limited.step_s[0] <= waiting.step_s[0]
     assert limited.power_W[0] <= predicted.power_W[0]
@@ -293,15 +332,45 @@ def as_predicted(load: Workload, gpu: str, factor: float = 1.0) -> Probe:
     return Probe(load, chosen, 30, factor * predicted.step_s[0], predicted.power_W[0])
 
 
-def test_a_probe_elsewhere_corrects_the_same_factor(load: Workload) -> None:
+def test_a_probe_elsewhere_corrects_what_the_gpus_share(load: Workload) -> None:
     plain = asked(load, "L40S")
     same = asked(load, "L40S", probe=as_predicted(load, "H100"))
     assert same.energy_J == pytest.approx(plain.energy_J)
     longer = asked(load, "L40S", probe=as_predicted(load, "H100", 1.3))
-    assert longer.duration_s == pytest.approx(1.3 * plain.duration_s)
+    assert 1.1 * plain.duration_s < longer.duration_s < 1.3 * plain.duration_s
     assert "on NVIDIA H100" not in longer.method
     assert "H100" in longer.method
-    assert any("the ratio to L40S is predicted" in said for said in longer.assumptions)
+    assert any("how L40S differs from it is predicted" in said for said in longer.assumptions)
+
+
+@pytest.mark.parametrize("probed", ["H100", "A100", "V100", "T4", "RTX 4090", "B200"])
+@pytest.mark.parametrize("gpu", ["H200", "A100 PCIe", "L4", "L40S"])
+def test_a_probe_elsewhere_never_widens_the_interval(load: Workload, probed: str, gpu: str) -> None:
+    load = replace(load, precision="fp32")
+    plain, known = asked(load, gpu), asked(load, gpu, probe=as_predicted(load, probed, 1.2))
+    assert deviation_of(known) < deviation_of(plain)
+    # Between GPUs of which little is known, it moves less.
+    assert plain.duration_s <= known.duration_s < 1.2 * plain.duration_s
+
+
+def test_a_probe_on_a_gpu_that_is_hardly_known_moves_little(load: Workload) -> None:
+    load = replace(load, precision="fp32")
+    plain = asked(load, "H100")
+    moved = [
+        asked(load, "H100", probe=as_predicted(load, gpu, 1.3)).duration_s / plain.duration_s - 1
+        for gpu in ("H200", "A100", "T4")
+    ]
+    assert moved == sorted(moved, reverse=True)
+    assert moved[0] > 2 * moved[2] > 0
+
+
+def test_boards_of_one_chip_with_other_tensor_units_are_apart(load: Workload) -> None:
+    a10, a10g = resolve_gpu("A10"), resolve_gpu("A10G")
+    assert distance(a10, a10g) == pytest.approx(0, abs=0.2)
+    assert distance(a10, a10g, "bf16") > 0.5
+    half = replace(load, precision="bf16")
+    on_it, elsewhere = (asked(half, gpu, probe=as_predicted(half, "A10")) for gpu in (a10, a10g))
+    assert deviation_of(elsewhere) > 1.5 * deviation_of(on_it)
 
 
 def test_the_nearer_the_two_gpus_the_narrower_the_interval(load: Workload) -> None:
@@ -313,6 +382,15 @@ def test_the_nearer_the_two_gpus_the_narrower_the_interval(load: Workload) -> No
     assert widths == sorted(widths)
     assert len(set(widths)) == 4
     assert widths[1] < deviation_of(asked(load, "H200"))
+
+
+def test_a_probe_of_one_gpu_says_less_of_several(load: Workload) -> None:
+    probe = as_predicted(load, "H100")
+    one, eight = (asked(load, "H100", probe=probe, devices=n) for n in (1, 8))
+    assert deviation_of(one) == pytest.approx(PROBE_DEVIATION)
+    assert deviation_of(eight) == pytest.approx(math.hypot(PROBE_DEVIATION, 0.1))
+    assert any("all steps cost what the 30" in said for said in one.assumptions)
+    assert any("what differs from them is predicted" in said for said in eight.assumptions)
 
 
 def test_distance_is_one() -> None:

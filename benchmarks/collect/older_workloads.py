@@ -15,26 +15,13 @@ import sys
 from importlib.util import find_spec
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import nn
 
 from benchmarks.common.older_trainings import TRAINED, WORKLOADS, rows
+from benchmarks.models import bert_answers
+from benchmarks.models.bert_answers import BertAnswers
 from energyest.profiling.describe import describe_workload
 from energyest.records.workload import Workload
-
-
-class _Answers(nn.Module):
-    """BERT base that marks where an answer starts and ends."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        from transformers import BertConfig, BertForQuestionAnswering
-
-        self.net = BertForQuestionAnswering(BertConfig())
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        output = self.net(input_ids=tokens, attention_mask=torch.ones_like(tokens))
-        return torch.stack([output.start_logits, output.end_logits], 1)
 
 
 def _network(name: str) -> nn.Module:
@@ -43,7 +30,7 @@ def _network(name: str) -> nn.Module:
     if name == "resnet50":
         return models.resnet50()
     if name == "bert_base_uncased":
-        return _Answers()
+        return BertAnswers()
     network = models.shufflenet_v2_x1_0(num_classes=100)
     # As usual for images of 32 pixels: no pooling and no stride before the first stage.
     network.conv1[0] = nn.Conv2d(3, 24, 3, padding=1)
@@ -52,21 +39,12 @@ def _network(name: str) -> nn.Module:
 
 
 def _workload(network: nn.Module, name: str, batch: int, optimizer: str) -> Workload:
-    with torch.device("meta"):
-        labels = torch.empty(batch, dtype=torch.long)
-        if name == "bert_base_uncased":
-            example = (torch.empty(batch, 384, dtype=torch.long), labels[:, None].expand(-1, 2))
-        else:
-            size = 224 if name == "resnet50" else 32
-            example = (torch.empty(batch, 3, size, size), labels)
-    loss = None
     if name == "bert_base_uncased":
-        loss = _loss_of_answers
-    return describe_workload(network, example, optimizer=optimizer, loss=loss)
-
-
-def _loss_of_answers(output: Tensor, target: Tensor) -> Tensor:
-    return cross_entropy(output.flatten(0, 1), target.flatten())
+        return bert_answers.described(network, batch, optimizer)
+    size = 224 if name == "resnet50" else 32
+    with torch.device("meta"):
+        example = (torch.empty(batch, 3, size, size), torch.empty(batch, dtype=torch.long))
+    return describe_workload(network, example, optimizer=optimizer)
 
 
 def describe() -> None:

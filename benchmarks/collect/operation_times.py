@@ -14,8 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from energyest.profiling.operations import OperationLog
 
 _MARK = "operation "
-# Operations as in a `Workload`: phase, name, count, flops, bytes, rows, columns, depth, groups and
-# steps; then the mean seconds of one.
+# The values of an `Operation`, and the mean seconds of one.
 Timed = list[Any]
 
 
@@ -49,10 +48,11 @@ class MarkedOperations(OperationLog):
         moved: float,
         product: Sequence[int] = (0, 0, 0, 1, 1),
         by_fvcore: float | None = None,
+        layout: str = "",
     ) -> None:
         """Note the sizes of the operation that has just run."""
-        super().add(name, flops, moved, product, by_fvcore)
-        self.sizes[self._current] = (self.phase, name, flops, moved, *product)
+        super().add(name, flops, moved, product, by_fvcore, layout)
+        self.sizes[self._current] = (self.phase, name, flops, moved, *product, layout)
 
 
 def operation_times(

@@ -21,7 +21,7 @@ from benchmarks.common.data_folder import FOLDER, require
 from benchmarks.common.head import print_head
 from benchmarks.common.older_trainings import FILES, GPUS
 from energyest.estimators.pre.fitted import packaged
-from energyest.estimators.pre.limits import clock_at, drawn_at
+from energyest.estimators.pre.limits import clock_at, drawn_at, drawn_share
 from energyest.estimators.pre.power_limits import Point, Response
 from energyest.gpus import resolve_gpu
 
@@ -50,9 +50,10 @@ def trainings() -> Iterator[tuple[list[Point], float]]:
 def computed(points: list[Point], rest_W: float) -> Effect:
     """The effect without a measurement at another limit, as `power_limits` computes it."""
     free_W = points[-1].power_W
+    share = drawn_share(free_W, points[-1].limit_W)
 
     def effect(limits_W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        drawn_W = drawn_at(limits_W, free_W, rest_W)
+        drawn_W = drawn_at(limits_W, free_W, rest_W, share=share)
         return 1 / clock_at(drawn_W, free_W, rest_W), drawn_W / free_W
 
     return effect

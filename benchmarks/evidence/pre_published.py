@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri
 from scipy.stats import spearmanr
 
 from benchmarks.common.data_folder import require
@@ -29,7 +28,7 @@ from benchmarks.common.published import FILES, Published, as_run, published, thr
 from benchmarks.common.sweep_table import convolutions, runs
 from benchmarks.evidence.pre_accuracy import fitted
 from energyest.estimators.pre.fitted import FittedPreModel, packaged
-from energyest.estimators.pre.probed import as_probed
+from energyest.estimators.pre.probed import transferred
 from energyest.estimators.pre.totals import whole_trainings, with_validation
 from energyest.estimators.pre.training_data import TrainedRun
 from energyest.records.probe import Probe
@@ -151,10 +150,11 @@ def transfers(figures: Sequence[Published], answers: Sequence[Answer]) -> tuple[
         model = answers[j].fitted
         probe = Probe(probed.workload, probed.gpu, 30, probed.step_s, probed.gpu.tdp_W)
         predicted = model.predict([(asked.workload, asked.gpu)])
-        corrected, deviation = as_probed(predicted, model, probe, asked.gpu)
+        corrected = transferred(predicted, model, probe, asked.gpu)
+        half = float(model.half_width_step(corrected, CONFIDENCE)[0])
         ratio = asked.step_s / float(corrected.step_s[0])
         off.append(100 * abs(ratio - 1))
-        held.append(abs(np.log(ratio)) <= deviation * ndtri((1 + CONFIDENCE) / 2))
+        held.append(abs(np.log(ratio)) <= half)
     return np.array(off), 100 * float(np.mean(held))
 
 

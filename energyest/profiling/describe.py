@@ -162,6 +162,7 @@ def workload_of(
         optimizer: as for `describe_workload`.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
+    layout = layout_of(model, batch)
     return Workload(
         model=type(model).__name__,
         batch_size=samples,
@@ -171,14 +172,16 @@ def workload_of(
         trainable_parameters=sum(p.numel() for p in trainable) - step.sparse_parameters,
         parameter_tensors=len(trainable),
         forward_flops_per_sample=step.forward_flops / samples,
-        operations=step.operations,
+        operations=tuple(
+            replace(o, layout="") if o.layout == layout else o for o in step.operations
+        ),
         forward_calls=step.forward_calls,
         backward_calls=step.backward_calls,
         module_calls=step.module_calls,
         saved_bytes=step.saved_bytes,
         input_bytes=float(sum(t.numel() * t.element_size() for t in tensors_in(batch))),
         loop="lightning" if is_lightning(model) else "plain",
-        layout=layout_of(model, batch),
+        layout=layout,
         parameter_bytes=2 if is_in_half(model) else 4,
         compiled=any(is_compiled(part) for part in model.modules()),
         notes=tuple(_notes_on_counts(step)),

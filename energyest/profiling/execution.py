@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._prims_common import suggest_memory_format
 
 from energyest.profiling.batches import tensors_in
+
+# Parts of the names of operations on images whose kernels depend on the layout.
+_ON_IMAGES = ("convolution", "batch_norm", "pool2d")
 
 
 def is_compiled(part: nn.Module) -> bool:
@@ -38,3 +43,26 @@ def _is_channels_last(tensor: Tensor) -> bool:
         )
     except RuntimeError:  # a kind of tensor without strides
         return False
+
+
+def layout_of_images(name: str, inputs: Sequence[Tensor]) -> str:
+    """The memory layout in which an operation processes images; empty if it has none.
+
+    By torch's rules: a convolution takes "channels_last" if its images or its weights have it;
+    others go by their images. A network of one layout can have parts in the other, where images are
+    made from tokens.
+
+    Args:
+        name: name of the operation.
+        inputs: its tensors: of a backward pass, the gradient of the output first.
+    """
+    if not any(part in name for part in _ON_IMAGES):
+        return ""
+    images = [t for t in inputs if t.ndim == 4 and t.layout == torch.strided]
+    if "backward" in name and len(images) > 1:
+        images = images[1:]
+    decisive = images[: 2 if name.startswith("convolution") else 1]
+    if not decisive:
+        return ""
+    is_last = any(suggest_memory_format(t) == torch.channels_last for t in decisive)
+    return "channels_last" if is_last else "contiguous"

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._prims_common import suggest_memory_format
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from energyest.errors import WorkloadError
@@ -91,7 +92,7 @@ def bare_copy(
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             memo[id(parameter)] = nn.Parameter(
-                torch.zeros(parameter.shape, dtype=plain_dtype(parameter), device=device),
+                _zeros_like(parameter, device),
                 requires_grad=parameter.requires_grad,
             )
         for value in [*module.buffers(recurse=False), *vars(module).values()]:
@@ -115,6 +116,16 @@ def bare_copy(
     for module in duplicate.modules():
         _detach_from_original(module, device)
     return duplicate
+
+
+def _zeros_like(parameter: Tensor, device: torch.device) -> Tensor:
+    """Zeros in the same memory layout, which take no memory, other than those of `zeros_like`."""
+    dtype = plain_dtype(parameter)
+    if suggest_memory_format(parameter) != torch.channels_last:
+        return torch.zeros(parameter.shape, dtype=dtype, device=device)
+    outputs, inputs, height, width = parameter.shape
+    zeros = torch.zeros(outputs, height, width, inputs, dtype=dtype, device=device)
+    return zeros.permute(0, 3, 1, 2)
 
 
 def train_as(duplicate: nn.Module, training: Sequence[bool]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from energyest.display import in_a_line
+from energyest.profiling.execution import layout_of_images
 from energyest.profiling.flop_rules import (
     arithmetic,
     base_name,
@@ -219,6 +220,7 @@ class OperationLog(TorchDispatchMode):
         moved: float,
         product: Sequence[int] = _NO_PRODUCT,
         by_fvcore: float | None = None,
+        layout: str = "",
     ) -> None:
         """Record an operation.
 
@@ -228,11 +230,12 @@ class OperationLog(TorchDispatchMode):
             moved: bytes read and written.
             product: rows, columns, depth, groups and steps.
             by_fvcore: FLOPs as counted by fvcore, if different.
+            layout: memory layout of its images.
         """
         phase = self.phase
         self.calls[phase] += 1
         self.flops[phase] += flops if by_fvcore is None else by_fvcore
-        sizes = (phase, name, float(flops), float(moved), *product)
+        sizes = (phase, name, float(flops), float(moved), *product, layout)
         self._sizes[sizes] += 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -274,7 +277,8 @@ class OperationLog(TorchDispatchMode):
         # Norms are not products.
         seen = Seen(name, func, args, inputs, outputs, made, by_fvcore if flops else 0.0)
         self.notice(seen)
-        self.add(name, flops, _moved_bytes(name, inputs, outputs), product, by_fvcore)
+        moved, layout = _moved_bytes(name, inputs, outputs), layout_of_images(name, inputs)
+        self.add(name, flops, moved, product, by_fvcore, layout)
 
     def notice(self, seen: Seen) -> None:
         """Called for each operation that has run; for subclasses."""

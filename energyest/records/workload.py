@@ -59,6 +59,8 @@ class Operation:
         groups: number of such products side by side (grouped convolutions, batched products); of a
             normalisation, the number of means that it computes, such as one per channel.
         steps: parts of one occurrence that must run one after another, as in a recurrent layer.
+        layout: memory layout of the images that it reads, one of `LAYOUTS`; empty if it is that of
+            the workload.
     """
 
     phase: str
@@ -71,6 +73,7 @@ class Operation:
     depth: int = 0
     groups: int = 1
     steps: int = 1
+    layout: str = ""
 
 
 @dataclass(frozen=True)
@@ -220,6 +223,8 @@ class Workload:
         """
         try:
             table = dict(content["operations"])
+            # Those stored by earlier versions lack the layout of operations.
+            table.setdefault("layout", [""] * len(table["name"]))
             rows = zip(*(table[field.name] for field in fields(Operation)), strict=True)
             names = [f.name for f in fields(cls) if f.name != "operations"]
             # Workloads stored by earlier versions lack the fields in `_LATER`.
@@ -280,6 +285,11 @@ def _check(workload: Workload) -> None:
     for operation in workload.operations:
         if operation.phase not in ("forward", "backward") or not isinstance(operation.name, str):
             raise WorkloadError(f"{operation} is not an operation of forward or backward")
+        if operation.layout not in ("", *LAYOUTS):
+            raise WorkloadError(
+                f"{operation.name}.layout={operation.layout!r} must be one of "
+                f"{', '.join(LAYOUTS)}, or empty"
+            )
         for field in fields(operation):
             least = 1 if field.name in ("count", "groups", "steps") else 0
             name = f"{operation.name}.{field.name}"

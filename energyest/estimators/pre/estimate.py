@@ -16,8 +16,8 @@ from energyest.estimate import Estimate
 from energyest.estimators.pre.fitted import FittedPreModel, packaged
 from energyest.estimators.pre.limits import behind_loader, under_power_limit
 from energyest.estimators.pre.physics.operation_table import Array
-from energyest.estimators.pre.probed import as_probed, mismatch, probe_of
-from energyest.estimators.pre.roofline_model import Predictions
+from energyest.estimators.pre.predictions import Predictions
+from energyest.estimators.pre.probed import as_measured, mismatch, probe_of, transferred
 from energyest.estimators.pre.totals import check_samples, whole_trainings, with_validation
 from energyest.gpus import Gpu, check_precision, resolve_gpu
 from energyest.records.probe import HostProbe, Probe
@@ -58,8 +58,8 @@ def estimate_pre(
     other models and GPUs (see docs/explanation/pre.md). The estimate covers only the GPUs.
 
     With a `probe` on the same GPU, training steps cost what they did in the probe, and validation
-    steps are corrected by the same factors. With a probe on another GPU, only the ratio between the
-    two GPUs is predicted, which is more accurate than either absolute value.
+    steps are corrected by the same factors. With a probe on another GPU, the error that it shows
+    corrects the part of the prediction that both GPUs share: the more similar they are, the more.
 
     Args:
         workload: from `describe_workload`, with the batch size, precision and optimizer of the
@@ -132,22 +132,28 @@ def estimate_pre(
     known = fitted_of(model)
     pairs = [(workload, chosen)]
     predicted = known.predict(with_validation(pairs), factor=None if host is None else host.factor)
-    halves = known.half_width(predicted, confidence)
-    half_step = float(known.half_width_step(predicted, confidence)[0])
+    rest_W = known.rest_W([chosen] * 2)
     if measured is not None:
-        predicted, deviation = as_probed(predicted, known, measured, chosen)
-        halves = np.full(2, deviation * float(ndtri((1 + confidence) / 2)))
-        half_step = float(halves[0])
-    predicted = _slowed(
-        predicted, workload, known.rest_W([chosen] * 2), power_limit_W, loader_samples_per_s
-    )
-    total = whole_trainings(
-        pairs,
-        predicted,
-        halves,
-        epochs=epochs,
-        train_samples=train_samples,
-        validation_samples=validation_samples,
+        predicted = _as_probed(predicted, known, measured, chosen)
+    if power_limit_W is not None:
+        predicted = _limited(predicted, power_limit_W, chosen, rest_W)
+    is_measured = measured is not None and measured.gpu.name == chosen.name
+    halves, halves_step = _half_widths(predicted, known, confidence, is_measured=is_measured)
+    batch_s = _batch_s(workload, loader_samples_per_s)
+    # In shorter steps, a GPU waits longer for its data, and in longer ones less.
+    total, shortest, longest = (
+        whole_trainings(
+            pairs,
+            behind_loader(stretched, batch_s, rest_W),
+            halves,
+            epochs=epochs,
+            train_samples=train_samples,
+            validation_samples=validation_samples,
+        )
+        for stretched in (
+            replace(predicted, step_s=predicted.step_s * np.exp(sign * halves_step))
+            for sign in (0, -1, 1)
+        )
     )
     energy_J, half = float(total.energy_J[0]), float(total.half[0])
     if not math.isfinite(energy_J * total.duration_s[0]):
@@ -164,13 +170,21 @@ def estimate_pre(
         upper_J=energy_J * math.exp(half),
         confidence=confidence,
         duration_s=duration_s,
-        duration_lower_s=duration_s * math.exp(-half_step),
-        duration_upper_s=duration_s * math.exp(half_step),
+        duration_lower_s=float(shortest.duration_s[0]),
+        duration_upper_s=float(longest.duration_s[0]),
         measured_J=0.0,
         epochs=float(epochs),
         method=f"{by}: {_named(workload)}, {used}, on {number} {chosen.name}",
         assumptions=_assumptions(
-            workload, chosen, known, predicted, half, measured, host, loader_samples_per_s
+            workload,
+            chosen,
+            known,
+            predicted,
+            half,
+            measured,
+            host,
+            loader_samples_per_s,
+            power_limit_W,
         ),
     )
 
@@ -196,22 +210,45 @@ def _as_trained(
         raise EstimateError(str(error)) from error
 
 
-def _slowed(
-    predicted: Predictions,
-    workload: Workload,
-    rest_W: Array,
-    power_limit_W: float | None,
-    loader_samples_per_s: float | None,
+def _as_probed(
+    predicted: Predictions, model: FittedPreModel, probe: Probe, gpu: Gpu
 ) -> Predictions:
-    """Training and validation steps, slowed by a power limit or a data loader."""
-    if power_limit_W is not None:
-        limit_W = check_positive(power_limit_W, "power_limit_W", EstimateError)
-        predicted = under_power_limit(predicted, limit_W, rest_W)
-    if loader_samples_per_s is not None:
-        rate = check_positive(loader_samples_per_s, "loader_samples_per_s", EstimateError)
-        batch_s = np.full(2, workload.batch_size * workload.devices / rate)
-        predicted = behind_loader(predicted, batch_s, rest_W)
-    return predicted
+    if probe.gpu.name == gpu.name:
+        return as_measured(predicted, model, probe)
+    return transferred(predicted, model, probe, gpu)
+
+
+def _limited(predicted: Predictions, power_limit_W: float, gpu: Gpu, rest_W: Array) -> Predictions:
+    limit_W = check_positive(power_limit_W, "power_limit_W", EstimateError)
+    limited = under_power_limit(predicted, limit_W, gpu.tdp_W, rest_W)
+    if (limited.power_W > limit_W).any():
+        raise EstimateError(
+            f"power_limit_W={limit_W:g} is too low: {gpu.name} draws about {rest_W[0]:.0f} W at "
+            "rest, and no limit brings it below that"
+        )
+    return limited
+
+
+def _half_widths(
+    predicted: Predictions, model: FittedPreModel, confidence: float, *, is_measured: bool
+) -> tuple[Array, Array]:
+    """Half-widths of the intervals of the logarithms of energy and duration.
+
+    If steps were measured, the errors of the model have no part in them.
+    """
+    if not is_measured:
+        halves = model.half_width(predicted, confidence)
+        return halves, model.half_width_step(predicted, confidence)
+    normal = float(ndtri((1 + confidence) / 2))
+    return normal * predicted.deviation_energy, normal * predicted.deviation_step
+
+
+def _batch_s(workload: Workload, loader_samples_per_s: float | None) -> Array:
+    """Time that the loader takes for the batches of a training and of a validation step."""
+    if loader_samples_per_s is None:
+        return np.zeros(2)
+    rate = check_positive(loader_samples_per_s, "loader_samples_per_s", EstimateError)
+    return np.full(2, workload.batch_size * workload.devices / rate)
 
 
 def fitted_of(model: PreModel | None) -> FittedPreModel:
@@ -241,6 +278,7 @@ def _assumptions(
     probe: Probe | None,
     host: HostProbe | None,
     loader_samples_per_s: float | None,
+    power_limit_W: float | None,
 ) -> tuple[str, ...]:
     said = [GPU_ALONE if workload.devices == 1 else GPUS_ALONE]
     loading = "data loading does not limit the GPU"
@@ -255,10 +293,10 @@ def _assumptions(
             f"each of {workload.devices} GPUs processes batches of {workload.batch_size} and "
             "exchanges gradients over the board's links; no such training was measured"
         )
+    if power_limit_W is not None:
+        said.append(f"the clock falls to stay below a power limit of {power_limit_W:g} W")
     if probe is not None:
-        said.append(f"all steps cost what the {probe.steps} measured ones did")
-    if probe is not None and probe.gpu.name != gpu.name:
-        said.append(f"they ran on {probe.gpu.name}; the ratio to {gpu.name} is predicted")
+        said.append(_about_probe(probe, workload, gpu, is_limited=power_limit_W is not None))
     if probe is None:
         said += model.beyond_measured([(workload, gpu)], predicted)[0]
     if host is not None:
@@ -274,6 +312,20 @@ def _assumptions(
         warnings.warn(text, UserWarning, stacklevel=3)
         said.append(text)
     return (*said, *workload.notes)
+
+
+def _about_probe(probe: Probe, workload: Workload, gpu: Gpu, *, is_limited: bool) -> str:
+    if probe.gpu.name != gpu.name:
+        return (
+            f"{probe.steps} steps were measured on {probe.gpu.name}: how {gpu.name} differs from "
+            "it is predicted"
+        )
+    as_probed = replace(
+        workload, devices=probe.workload.devices, accumulate=probe.workload.accumulate
+    )
+    if is_limited or as_probed != workload:
+        return f"{probe.steps} steps were measured: what differs from them is predicted"
+    return f"all steps cost what the {probe.steps} measured ones did"
 
 
 def does_not_fit(workload: Workload, gpu: Gpu) -> str:

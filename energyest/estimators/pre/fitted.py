@@ -11,7 +11,8 @@ import numpy as np
 
 from energyest.errors import EstimateError
 from energyest.estimators.pre.physics.operation_table import Array
-from energyest.estimators.pre.roofline_model import Pair, Predictions, RooflineModel
+from energyest.estimators.pre.predictions import Predictions
+from energyest.estimators.pre.roofline_model import Pair, RooflineModel
 from energyest.gpus import Gpu
 from energyest.records import safe_json
 

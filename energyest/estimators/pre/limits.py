@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from energyest.estimators.pre.physics.operation_table import Array
-from energyest.estimators.pre.roofline_model import Predictions
+from energyest.estimators.pre.predictions import Predictions
 
 # Power above rest grows with about the third power of the clock: frequency times voltage squared.
 # `benchmarks/evidence/power_limits.py` prints the resulting errors: they are larger for deep limits
@@ -16,25 +16,50 @@ from energyest.estimators.pre.roofline_model import Predictions
 _POWER_OF_CLOCK = 3.0
 # Power drawn under a limit as a share of the limit, in the trainings of `zeus_nsdi23`.
 _DRAWN = 0.95
+# Standard deviations of the logarithms of duration and energy under a limit that holds a training
+# back (`benchmarks/evidence/power_limits.py`: mean errors of 6 and 10 %).
+_DEVIATION_STEP, _DEVIATION_ENERGY = 0.07, 0.12
 # The clock does not fall below this share of its usual value.
 _LEAST_CLOCK = 0.1
 
 
-def under_power_limit(predicted: Predictions, limit_W: float, rest_W: Array) -> Predictions:
+def under_power_limit(
+    predicted: Predictions, limit_W: float, board_W: float, rest_W: Array
+) -> Predictions:
     """Predictions for a GPU that lowers its clock to stay below a power limit.
 
     Args:
         predicted: predictions for n steps without a limit.
         limit_W: power limit in W.
+        board_W: power limit of the board itself, which `predicted` includes.
         rest_W: power of the GPUs at rest in W, of shape (n,).
     """
-    drawn_W = drawn_at(limit_W, predicted.power_W, rest_W)
+    share = drawn_share(predicted.power_W, board_W)
+    drawn_W = drawn_at(limit_W, predicted.power_W, rest_W, share=share)
     clock = clock_at(drawn_W, predicted.power_W, rest_W)
-    return replace(predicted, step_s=predicted.step_s / clock, power_W=drawn_W)
+    is_held = drawn_W < predicted.power_W
+    return replace(
+        predicted,
+        step_s=predicted.step_s / clock,
+        power_W=drawn_W,
+        deviation_step=np.hypot(predicted.deviation_step, _DEVIATION_STEP * is_held),
+        deviation_energy=np.hypot(predicted.deviation_energy, _DEVIATION_ENERGY * is_held),
+    )
+
+
+def drawn_share(free_W: ArrayLike, board_W: ArrayLike) -> Array:
+    """Power drawn under a limit that holds a training back, as a share of the limit.
+
+    Args:
+        free_W: power drawn without a limit.
+        board_W: power limit of the board, under which it is drawn.
+    """
+    share: Array = np.maximum(_DRAWN, np.asarray(free_W) / board_W)
+    return share
 
 
 def drawn_at(
-    limit_W: ArrayLike, free_W: ArrayLike, rest_W: ArrayLike, *, share: float = _DRAWN
+    limit_W: ArrayLike, free_W: ArrayLike, rest_W: ArrayLike, *, share: ArrayLike
 ) -> Array:
     """Power drawn under a limit, in W.
 
@@ -44,7 +69,7 @@ def drawn_at(
         rest_W: power at rest, below which no limit brings a GPU.
         share: power drawn under a limit that holds a training back, as a share of the limit.
     """
-    drawn_W: Array = np.minimum(free_W, np.maximum(share * np.asarray(limit_W), rest_W))
+    drawn_W: Array = np.minimum(free_W, np.maximum(np.multiply(share, limit_W), rest_W))
     return drawn_W
 
 
@@ -67,5 +92,7 @@ def behind_loader(predicted: Predictions, batch_s: Array, rest_W: Array) -> Pred
         rest_W: power of a waiting GPU in W, of shape (n,).
     """
     step_s = np.maximum(predicted.step_s, batch_s)
-    power_W = predicted.power_W + (rest_W - predicted.power_W) * (1 - predicted.step_s / step_s)
+    # A GPU that waits draws no more than one that works.
+    waiting_W = np.minimum(rest_W, predicted.power_W)
+    power_W = predicted.power_W + (waiting_W - predicted.power_W) * (1 - predicted.step_s / step_s)
     return replace(predicted, step_s=step_s, power_W=power_W)

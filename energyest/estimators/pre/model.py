@@ -21,7 +21,8 @@ from energyest.estimators.cross_validation import (
 from energyest.estimators.not_fitted import check_fitted
 from energyest.estimators.pre.fitted import FittedPreModel, packaged
 from energyest.estimators.pre.physics.operation_table import Array
-from energyest.estimators.pre.roofline_model import Pair, Predictions, RooflineModel
+from energyest.estimators.pre.predictions import Predictions
+from energyest.estimators.pre.roofline_model import Pair, RooflineModel
 from energyest.estimators.pre.training_data import TrainedRun, runs_of
 from energyest.records import safe_json
 from energyest.records.trace import EnergyTrace

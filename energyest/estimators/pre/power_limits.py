@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -105,34 +106,47 @@ def power_limits(
         raise EstimateError(f"the probes must be of {chosen.name}, like the training")
     options = {"epochs": epochs, "train_samples": train_samples, "model": model, **training}
     free = estimate_pre(workload, chosen, probe=best, **options)
-    assert free.duration_s is not None
-    devices = training.get("devices") or workload.devices
-    free_W = free.energy_J / free.duration_s / devices
     if limits_W is None:
         most_W = points[-1].limit_W if points else chosen.tdp_W
         limits_W = np.round(_SHARES * most_W, 1)
-    wanted_W = np.array([check_positive(w, "limits_W", EstimateError) for w in limits_W])
-    wanted_W = -np.sort(-np.unique(wanted_W))
-    rest_W = float(fitted_of(model).rest_W([chosen])[0])
-    if points:
+    wanted_W = _checked(limits_W)
+    settings: list[dict[str, Any]] = [{"power_limit_W": limit_W} for limit_W in wanted_W]
+    if best is not None:
         # The estimate is that of the highest limit; the others follow from the probes.
-        response = Response.fitted(points, rest_W)
-        time, power = response.at(wanted_W)
-    else:
-        drawn_W = drawn_at(wanted_W, free_W, rest_W)
-        time, power = 1 / clock_at(drawn_W, free_W, rest_W), drawn_W / free_W
-    energy = time * power
+        response = Response.fitted(points, float(fitted_of(model).rest_W([chosen])[0]))
+        settings = [
+            {"probe": replace(best, step_s=best.step_s * time, power_W=best.power_W * power)}
+            for time, power in zip(*response.at(wanted_W), strict=True)
+        ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the estimate above has said what there is to say
+        found = [estimate_pre(workload, chosen, **setting, **options) for setting in settings]
+    energy_J = np.array([estimate.energy_J for estimate in found])
+    duration_s = np.array([estimate.duration_s for estimate in found], float)
+    assert free.duration_s is not None
+    devices = training.get("devices") or workload.devices
     table: pd.DataFrame = pd.DataFrame(
         {
             "power_limit_W": wanted_W,
-            "duration_s": free.duration_s * time,
-            "energy_J": free.energy_J * energy,
-            "mean_power_W": free_W * power,
-            "slowdown": time - 1,
-            "saving": 1 - energy,
+            "duration_s": duration_s,
+            "energy_J": energy_J,
+            "mean_power_W": energy_J / duration_s / devices,
+            "slowdown": duration_s / free.duration_s - 1,
+            "saving": 1 - energy_J / free.energy_J,
         }
     )
     return table
+
+
+def _checked(limits_W: Iterable[float]) -> FloatArray:
+    """The limits, the highest first."""
+    if not isinstance(limits_W, Iterable):
+        raise EstimateError(f"limits_W={short(limits_W)} must be a list of limits in watts")
+    wanted_W = [check_positive(limit_W, "limits_W", EstimateError) for limit_W in limits_W]
+    if not wanted_W:
+        raise EstimateError("limits_W is empty: give a limit in watts")
+    found: FloatArray = -np.sort(-np.unique(wanted_W))
+    return found
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ import numpy as np
 
 from energyest.errors import EstimateError
 from energyest.estimators.pre.fitted import FittedPreModel
-from energyest.estimators.pre.roofline_model import Predictions, distance
+from energyest.estimators.pre.gpu_distance import distance
+from energyest.estimators.pre.physics.operation_table import Array
+from energyest.estimators.pre.predictions import Predictions
 from energyest.estimators.pre.training_data import trained_run
 from energyest.gpus import Gpu
 from energyest.records.probe import Probe
@@ -19,10 +21,9 @@ from energyest.records.workload import Workload
 #: Deviation of the logarithm of a training's energy from a probe of 30 steps, due to a GPU that
 #: warms up, batches that differ and data that arrive late.
 PROBE_DEVIATION = 0.06
-#: Additional deviation, of a step's time and of its energy, if the probe was made on another GPU,
-#: per unit of distance between the two (`roofline_model.distance`). Checked on published pairs of
-#: GPUs by `benchmarks/evidence/pre_published.py`.
-TRANSFER_DEVIATION = 0.22
+#: Distance of two GPUs (`gpu_distance.distance`) at which the errors due to them have a correlation
+#: of 1/e. Chosen on published pairs of GPUs, on which `benchmarks/evidence/pre_published.py` tests.
+TRANSFER_DISTANCE = 1.5
 # Fields that a workload and its probe must share, in addition to the FLOPs of a step, which differ
 # for larger images or longer texts.
 _SAME = (
@@ -62,24 +63,80 @@ def mismatch(probe: Probe, workload: Workload) -> str:
     return ""
 
 
-def as_probed(
-    predicted: Predictions, model: FittedPreModel, probe: Probe, gpu: Gpu
-) -> tuple[Predictions, float]:
-    """Correct predictions by the ratio of measured to predicted steps of the probe.
+def as_measured(predicted: Predictions, model: FittedPreModel, probe: Probe) -> Predictions:
+    """Predictions for the GPU of the probe, corrected by what the probe measured.
 
-    If the probe was made on another GPU, the model predicts the ratio between the two GPUs.
+    Args:
+        predicted: predictions for steps on that GPU.
+        model: the model that made them.
+        probe: the probe.
+    """
+    slower, more = _off(model.predict([(probe.workload, probe.gpu)]), probe)
+    most_W = max(probe.power_W, probe.gpu.tdp_W)
+    deviation = np.hypot(PROBE_DEVIATION, predicted.devices)
+    return _corrected(predicted, slower, more, most_W, deviation, deviation)
+
+
+def transferred(
+    predicted: Predictions, model: FittedPreModel, probe: Probe, gpu: Gpu
+) -> Predictions:
+    """Predictions for a GPU, corrected by a probe of the same training on another one.
+
+    The errors of the two predictions are correlated, because the training is the same, and more
+    so the more similar the GPUs are. The probe shows one of them, and the expected part of the
+    other is corrected; the rest of it remains as the deviation. So a probe on a GPU that is hardly
+    known moves little.
+
+    Args:
+        predicted: predictions for steps on `gpu`.
+        model: the model that made them.
+        probe: the probe, on another GPU.
+        gpu: the GPU.
 
     Returns:
-        The corrected predictions, and the deviation of their logarithms.
+        The corrected predictions. Their deviations are at most those of `predicted`.
     """
-    expected = model.predict([(probe.workload, probe.gpu)])
-    apart = 0.0 if gpu.name == probe.gpu.name else distance(probe.gpu, gpu)
-    most_W = max(probe.power_W, gpu.tdp_W) if apart == 0 else gpu.tdp_W
-    corrected = replace(
+    seen = model.predict([(probe.workload, probe.gpu)])
+    slower, more = _off(seen, probe)
+    alike = math.exp(-distance(probe.gpu, gpu, probe.workload.precision) / TRANSFER_DISTANCE)
+    shared, deviations = [], []
+    for whole, of_gpu in (("deviation_step", "gpu_step"), ("deviation_energy", "gpu_energy")):
+        here, there = (
+            (getattr(p, whole) ** 2, getattr(p, of_gpu), p.host**2 + p.devices**2)
+            for p in (predicted, seen)
+        )
+        # What is due to neither the GPU nor the machine nor the single run is due to the training.
+        of_training = [
+            np.maximum(all_ - gpu_**2 - rest - PROBE_DEVIATION**2, 0.0)
+            for all_, gpu_, rest in (here, there)
+        ]
+        common = np.sqrt(of_training[0] * of_training[1]) + alike * here[1] * there[1]
+        share = common / there[0]
+        shared.append(share)
+        deviations.append(np.sqrt(here[0] - share * common))
+    return _corrected(predicted, shared[0] * slower, shared[1] * more, gpu.tdp_W, *deviations)
+
+
+def _off(expected: Predictions, probe: Probe) -> tuple[float, float]:
+    """Logarithms of measured by expected duration, and energy, of the probe's steps."""
+    slower = math.log(probe.step_s / float(expected.step_s[0]))
+    return slower, slower + math.log(probe.power_W / float(expected.power_W[0]))
+
+
+def _corrected(
+    predicted: Predictions,
+    slower: Array | float,
+    more: Array | float,
+    most_W: float,
+    deviation_step: Array,
+    deviation_energy: Array,
+) -> Predictions:
+    """Predictions with logarithms of duration and energy moved, and with other deviations."""
+    power_W = predicted.power_W * np.exp(np.asarray(more) - slower)
+    return replace(
         predicted,
-        step_s=predicted.step_s * (probe.step_s / expected.step_s),
-        power_W=np.minimum(  # no board draws more than that for long
-            predicted.power_W * (probe.power_W / expected.power_W), most_W
-        ),
+        step_s=predicted.step_s * np.exp(slower),
+        power_W=np.minimum(power_W, most_W),  # no board draws more than that for long
+        deviation_step=deviation_step,
+        deviation_energy=deviation_energy,
     )
-    return corrected, math.hypot(PROBE_DEVIATION, TRANSFER_DEVIATION * apart)

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from energyest.errors import EstimateError
+from energyest.estimators.pre.gpu_distance import places_of
 from energyest.estimators.pre.physics.fitting import fit_parameters
 from energyest.estimators.pre.physics.operation_fit import TimedOperations, operation_parameters
 from energyest.estimators.pre.physics.operation_table import Array, OperationTable
 from energyest.estimators.pre.physics.parameters import FORMATS, POWER, STEP, Guess, Parameters
 from energyest.estimators.pre.physics.power import power_shares
 from energyest.estimators.pre.physics.roofline import StepTimes, step_times
+from energyest.estimators.pre.predictions import Predictions
 from energyest.estimators.pre.residual_gp import Correction
 from energyest.gpus import Gpu
 from energyest.records.workload import Workload
@@ -52,33 +53,6 @@ _CLOSE = 0.15
 _MAY_MOVE = ("peak_", "bandwidth_")
 # Parameters of the CPU's time, which a machine's factor multiplies.
 _OF_CPU = ("call_", "compiled_step_s")
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Predictions for training steps; each field is an array of length n.
-
-    Attributes:
-        step_s: duration of a step in seconds.
-        power_W: mean power of the GPU.
-        deviation_step: standard deviation of the logarithm of the duration of a step.
-        deviation_energy: standard deviation of the logarithm of the energy of a step.
-        cpu_share: share of the step that does not shrink with a smaller batch.
-        is_unlike: whether the step is unlike all measured steps on any GPU
-            (`Correction.is_unlike`).
-    """
-
-    step_s: Array
-    power_W: Array
-    deviation_step: Array
-    deviation_energy: Array
-    cpu_share: Array
-    is_unlike: NDArray[np.bool_]
-
-    @property
-    def energy_J(self) -> Array:
-        """Energy of a step in joules."""
-        return self.step_s * self.power_W
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +110,7 @@ class RooflineModel:
             begin: a model fitted to nearly the same runs, as the starting point of the search.
         """
         table, board_W = OperationTable(pairs), _board_W(pairs)
+        places = places_of([gpu for _, gpu in pairs])
         step_guesses, power_guesses = STEP, POWER
         if start is not None:
             step_guesses = {name: (value, _KNOWN) for name, value in start.step.items()}
@@ -200,8 +175,8 @@ class RooflineModel:
             Correction.fit(features, step_left, least[0]),
             Correction.fit(features, power_left, least[1]),
             Correction.fit(features, step_left + power_left, least[2]),
-            np.unique(_places(pairs)[has_power], axis=0),
-            np.unique(_places(pairs), axis=0),
+            np.unique(places[has_power], axis=0),
+            np.unique(places, axis=0),
             machines,
         )
 
@@ -221,7 +196,8 @@ class RooflineModel:
             factor: instead of `hosts`, the time that the machine's CPU takes ÷ the time on the
                 typical machine, as from `probe_host`.
         """
-        table = OperationTable(pairs)
+        table, board_W = OperationTable(pairs), _board_W(pairs)
+        places = places_of([gpu for _, gpu in pairs])
         only = next(iter(self.hosts)) if len(self.hosts) == 1 else ""
         named = hosts if hosts is not None else [only] * len(pairs)
         factors = np.array([self.hosts.get(name, 1.0) for name in named])
@@ -239,17 +215,20 @@ class RooflineModel:
         by_host = np.log(slower.step_s / times.step_s)
         several = np.array([_SEVERAL if w.devices > 1 else 0.0 for w, _ in pairs])
         by_time, by_power = (
-            _PER_DISTANCE
-            * np.linalg.norm(_places(pairs)[:, np.newaxis] - known, axis=2).min(axis=1)
+            _PER_DISTANCE * np.linalg.norm(places[:, np.newaxis] - known, axis=2).min(axis=1)
             for known in (self.timed_gpus, self.gpus)
         )
         by_time = np.hypot(by_time, np.where(by_power > 0, _ELSEWHERE, 0.0))
         return Predictions(
             times.step_s * np.exp(step_left),
             # No correction raises power above the board power.
-            np.minimum(shares * np.exp(power_left), 1.0) * _board_W(pairs),
+            np.minimum(shares * np.exp(power_left), 1.0) * board_W,
             np.sqrt(deviation_step**2 + by_host**2 + by_time**2 + several**2),
             np.sqrt(deviation_energy**2 + by_host**2 + by_power**2 + several**2),
+            by_time,
+            by_power,
+            by_host,
+            several,
             np.minimum(times.cpu_s / times.step_s, 1.0),
             self.energy_correction.is_unlike(features),
         )
@@ -326,23 +305,6 @@ def _board_W(pairs: Sequence[Pair]) -> Array:
         if not gpu.tdp_W > 0:
             raise EstimateError(f"no board power known for {gpu.name}: pass a Gpu(...) with it")
     return np.array([gpu.tdp_W for _, gpu in pairs])
-
-
-def _places(pairs: Sequence[Pair]) -> Array:
-    """Coordinates of GPUs: similar products are close to each other."""
-    return np.array([_place(gpu) for _, gpu in pairs])
-
-
-def _place(gpu: Gpu) -> Array:
-    rates = gpu.bandwidth_bytes_per_s, gpu.peak_flops_per_s.get("fp32", math.nan)
-    if not all(rate > 0 for rate in rates):
-        raise EstimateError(f"no fp32 peak known for {gpu.name}: pass a Gpu(...) with it")
-    return np.log(rates)
-
-
-def distance(one: Gpu, other: Gpu) -> float:
-    """Distance of two GPUs, in logarithms of bandwidth and fp32 rate."""
-    return float(np.linalg.norm(_place(one) - _place(other)))
 
 
 def _features(table: OperationTable, times: StepTimes) -> Array:

@@ -11,7 +11,8 @@ import numpy as np
 from energyest.checks import is_number
 from energyest.errors import EstimateError
 from energyest.estimators.pre.physics.operation_table import Array
-from energyest.estimators.pre.roofline_model import Pair, Predictions
+from energyest.estimators.pre.predictions import Predictions
+from energyest.estimators.pre.roofline_model import Pair
 from energyest.records.workload import Workload
 
 

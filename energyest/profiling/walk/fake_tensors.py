@@ -24,6 +24,7 @@ from torch.multiprocessing import reductions
 
 from energyest.display import in_a_line
 from energyest.errors import WorkloadError
+from energyest.profiling.execution import layout_of_images
 from energyest.profiling.operations import tensors_of
 from energyest.profiling.walk.assumed_values import (
     LARGEST_ASSUMED,
@@ -45,6 +46,7 @@ _FILLED = {
     *(_ATEN.zeros_like, _ATEN.ones_like, _ATEN.full_like),
     *(_ATEN.new_zeros, _ATEN.new_ones, _ATEN.new_full),
 }
+_CONVOLUTIONS = {_ATEN.convolution, _ATEN.convolution_backward}
 _NOT_TOLD = (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -168,6 +170,8 @@ class ShapesAlone(FakeTensorMode):
             if not isinstance(error, _NOT_TOLD) and func.namespace in ("aten", "prims"):
                 raise
             return self._from_stand_ins(func, args, kwargs, error)
+        if packet in _CONVOLUTIONS:
+            out = _laid_out(packet, args, out)
         return self._with_assumed(func, args, out)
 
     def _shapes(self, *call: Any) -> Any:
@@ -338,3 +342,20 @@ def _as_index(tensor: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
     """`masked_select` as an index, with tensor and mask broadcast to the same shape."""
     shape = torch.broadcast_shapes(tensor.shape, mask.shape)
     return tensor.expand(shape), [mask.expand(shape)]
+
+
+def _laid_out(packet: Any, args: Any, out: Any) -> Any:
+    """The results of a convolution in the memory layout that they have on a GPU.
+
+    On a CPU, the layout depends on which library computes it.
+    """
+    inputs = tensors_of(args[:3])
+    if layout_of_images(packet.__name__, inputs) != "channels_last":
+        return out
+    last = torch.channels_last
+    if isinstance(out, Tensor):
+        return out.to(memory_format=last)
+    return tuple(
+        item.to(memory_format=last) if isinstance(item, Tensor) and item.ndim == 4 else item
+        for item in out
+    )

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -363,7 +364,7 @@ def _give_shapes(duplicate: nn.Module, made: dict[int, Tensor]) -> None:
 
     def shape_of(tensor: Tensor) -> Tensor:
         if id(tensor) not in made:
-            empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+            empty = _empty(tensor, tensor.dtype)
             made[id(tensor)] = (
                 nn.Parameter(empty, requires_grad=tensor.requires_grad)
                 if isinstance(tensor, nn.Parameter)
@@ -387,4 +388,9 @@ def _without_values(tensor: Tensor, given: dict[int, Tensor]) -> Tensor:
     """The tensor on the CPU, with its given values, if any."""
     if id(tensor) in given:
         return given[id(tensor)]
-    return torch.empty(tensor.shape, dtype=plain_dtype(tensor))
+    return _empty(tensor, plain_dtype(tensor))
+
+
+def _empty(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor of the same shape and memory layout."""
+    return torch.empty(tensor.shape, dtype=dtype, memory_format=suggest_memory_format(tensor))

@@ -35,7 +35,7 @@ def is_native(operation: Operation, workload: Workload) -> bool:
     special cases for one dimension, a batch of one, and filters of one tap with stride 2. cuDNN has
     no kernel for several outputs of one input.
     """
-    if kind_of(operation) != DEPTHWISE or is_channels_last(workload):
+    if kind_of(operation) != DEPTHWISE or is_channels_last(operation, workload):
         return False
     if workload.precision != "fp16" or operation.columns > 1:
         return True
@@ -123,7 +123,7 @@ def is_like_channels_last(operation: Operation, workload: Workload) -> bool:
     stride, if the positions of an image fill groups of 16 bytes, as they are the columns of its
     product then, or if there is only one.
     """
-    if is_channels_last(workload):
+    if is_channels_last(operation, workload):
         return True
     if workload.precision == "fp32" or kind_of(operation) != CONV:
         return False
@@ -154,7 +154,7 @@ def has_equal_groups(operation: Operation, workload: Workload) -> bool:
     """
     width = operation.columns
     taps, remainder = divmod(operation.depth, max(width, 1))
-    least = 4 if is_channels_last(workload) else 2
+    least = 4 if is_channels_last(operation, workload) else 2
     is_power = width >= least and width & (width - 1) == 0
     is_wide = width * operation.groups >= _FEWEST_CHANNELS
     return is_power and is_wide and remainder == 0 and taps > 1 and _is_odd_square(taps)
@@ -170,7 +170,7 @@ def kernels_of_groups(operation: Operation, workload: Workload) -> int:
     here, also have kernels for each group.
     """
     o, kind = operation, kind_of(operation)
-    half, last = is_half(workload), is_channels_last(workload)
+    half, last = is_half(workload), is_channels_last(o, workload)
     is_forward = o.phase == "forward"
     if kind == GROUPED and is_pointwise(o, workload) and o.depth > 1:
         if not is_forward:
@@ -188,7 +188,7 @@ def kernels_of_groups(operation: Operation, workload: Workload) -> int:
     return o.groups if o.depth > 1 and (o.columns > 1 or (is_tiny and o.depth == 25)) else 0
 
 
-def is_channels_last(workload: Workload) -> bool:
-    """Whether convolutions run in NHWC."""
+def is_channels_last(operation: Operation, workload: Workload) -> bool:
+    """Whether an operation runs in NHWC."""
     # The compiler uses channels-last for convolutions, whatever the model does.
-    return workload.layout == "channels_last" or workload.compiled
+    return workload.compiled or (operation.layout or workload.layout) == "channels_last"

@@ -137,7 +137,7 @@ def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
         native = is_native(o, workload)
         unaligned, odd = alignment(o, tokens if kind == MATMUL else set(), workload)
         peak = peaks[1] if kind == DEPTHWISE else peaks[0]
-        last = is_like_channels_last(o, workload) if is_conv else is_channels_last(workload)
+        last = (is_like_channels_last if is_conv else is_channels_last)(o, workload)
         kernels = kernels_of_groups(o, workload) if is_conv else 0
         if kind == RECURRENT:
             kernels = kernels_of_steps(o, workload)
