@@ -54,6 +54,10 @@ def workload_of(
     """
     path = Path(target)
     if path.exists():
+        if path.suffix == ".py":
+            raise ConfigurationError(
+                f"{target} is a file of Python: name the model in it, such as {target}:Net"
+            )
         given = {"--batch": batch, "--batch-from": batch_from}
         given |= {"--precision": precision, "--optimizer": optimizer}
         for name, value in given.items():

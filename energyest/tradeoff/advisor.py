@@ -17,7 +17,7 @@ from energyest.checks import check_confidence, check_positive, is_number
 from energyest.errors import EstimateError, RunsError
 from energyest.estimators.pre.estimate import does_not_fit, estimate_pre, fitted_of
 from energyest.estimators.pre.fitted import FittedPreModel
-from energyest.estimators.pre.gpu_distance import distance
+from energyest.estimators.pre.gpu_distance import check_data_sheet, distance
 from energyest.estimators.pre.probed import mismatch, probe_of
 from energyest.estimators.pre.totals import check_samples, whole_trainings, with_validation
 from energyest.gpus import Gpu, check_precision, peak_flops_per_s, resolve_gpu
@@ -270,6 +270,7 @@ def _cannot(workload: Workload, gpu: Gpu) -> str:
         return "its workload has no operations of the forward pass"
     try:
         peak_flops_per_s(gpu, workload.precision)
+        check_data_sheet(gpu)
     except EstimateError as error:
         return str(error)
     return does_not_fit(workload, gpu)

@@ -156,9 +156,9 @@ def estimate_pre(
         )
     )
     energy_J, half = float(total.energy_J[0]), float(total.half[0])
-    if not math.isfinite(energy_J * total.duration_s[0]):
-        raise EstimateError("energy or time overflows: pass fewer epochs or samples")
     duration_s = float(total.duration_s[0])
+    if not math.isfinite(energy_J * duration_s):
+        raise EstimateError("energy or time overflows: pass fewer epochs or samples")
     by = "PRE" if host is None else "PRE with a probe of the CPU"
     if measured is not None:
         by = f"PRE with a probe of {measured.steps} steps"

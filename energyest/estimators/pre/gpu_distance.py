@@ -1,4 +1,4 @@
-"""How far apart two GPUs are, by their data sheets."""
+"""What PRE needs of a GPU's data sheet, and how far apart two GPUs are by theirs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,26 @@ from energyest.estimators.pre.physics.operation_table import Array
 from energyest.gpus import Gpu, peak_flops_per_s
 
 
+def check_data_sheet(gpu: Gpu) -> None:
+    """Check that what every prediction needs is known of a GPU.
+
+    Raises:
+        EstimateError: its memory bandwidth, fp32 rate or board power is not.
+    """
+    for value, name in (
+        (gpu.bandwidth_bytes_per_s, "memory bandwidth"),
+        (gpu.peak_flops_per_s.get("fp32", math.nan), "fp32 peak"),
+        (gpu.tdp_W, "board power"),
+    ):
+        if not value > 0:
+            raise EstimateError(f"no {name} known for {gpu.name}: pass a Gpu(...) with it")
+
+
 def places_of(gpus: Sequence[Gpu]) -> Array:
     """Logarithms of memory bandwidth and fp32 rate, of shape (n, 2).
 
     Raises:
-        EstimateError: one of them is unknown.
+        EstimateError: as for `check_data_sheet`.
     """
     return np.array([_place(gpu) for gpu in gpus])
 
@@ -28,7 +43,7 @@ def distance(one: Gpu, other: Gpu, precision: str = "fp32") -> float:
     boards with the same chip can differ in the rate of their tensor units alone.
 
     Raises:
-        EstimateError: one of these is unknown.
+        EstimateError: as for `check_data_sheet`, or a GPU lacks the precision.
     """
     places = places_of([one, other])
     relative = np.log([peak_flops_per_s(gpu, precision) for gpu in (one, other)]) - places[:, 1]
@@ -36,7 +51,5 @@ def distance(one: Gpu, other: Gpu, precision: str = "fp32") -> float:
 
 
 def _place(gpu: Gpu) -> Array:
-    rates = gpu.bandwidth_bytes_per_s, gpu.peak_flops_per_s.get("fp32", math.nan)
-    if not all(rate > 0 for rate in rates):
-        raise EstimateError(f"no fp32 peak known for {gpu.name}: pass a Gpu(...) with it")
-    return np.log(rates)
+    check_data_sheet(gpu)
+    return np.log([gpu.bandwidth_bytes_per_s, gpu.peak_flops_per_s["fp32"]])

@@ -45,8 +45,8 @@ def probe_of(probe: Probe | EnergyTrace) -> Probe:
         return Probe(run.workload, run.gpu, steps, run.step_s, run.power_W)
     if not isinstance(probe, Probe):
         raise EstimateError(
-            f"probe is a {type(probe).__name__}: it must be a Probe from probe(), a HostProbe from "
-            "probe_host() or an EnergyTrace"
+            f"{type(probe).__name__} is no probe of a GPU: give a Probe from probe(), or an "
+            "EnergyTrace"
         )
     return probe
 

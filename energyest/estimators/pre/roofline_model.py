@@ -109,8 +109,8 @@ class RooflineModel:
                 agree do not show the errors of others.
             begin: a model fitted to nearly the same runs, as the starting point of the search.
         """
-        table, board_W = OperationTable(pairs), _board_W(pairs)
-        places = places_of([gpu for _, gpu in pairs])
+        places = places_of([gpu for _, gpu in pairs])  # checks the data sheets, too
+        table, board_W = OperationTable(pairs), np.array([gpu.tdp_W for _, gpu in pairs])
         step_guesses, power_guesses = STEP, POWER
         if start is not None:
             step_guesses = {name: (value, _KNOWN) for name, value in start.step.items()}
@@ -196,8 +196,8 @@ class RooflineModel:
             factor: instead of `hosts`, the time that the machine's CPU takes ÷ the time on the
                 typical machine, as from `probe_host`.
         """
-        table, board_W = OperationTable(pairs), _board_W(pairs)
-        places = places_of([gpu for _, gpu in pairs])
+        places = places_of([gpu for _, gpu in pairs])  # checks the data sheets, too
+        table, board_W = OperationTable(pairs), np.array([gpu.tdp_W for _, gpu in pairs])
         only = next(iter(self.hosts)) if len(self.hosts) == 1 else ""
         named = hosts if hosts is not None else [only] * len(pairs)
         factors = np.array([self.hosts.get(name, 1.0) for name in named])
@@ -298,13 +298,6 @@ def _parameters(content: Mapping[str, Any], guesses: Mapping[str, float]) -> Par
         if not (value > 0 and abs(math.log(value / guesses[name])) < _MOST_OFF):
             raise EstimateError(f"not a stored model: its parameter {name} is {value!r}")
     return values
-
-
-def _board_W(pairs: Sequence[Pair]) -> Array:
-    for _, gpu in pairs:
-        if not gpu.tdp_W > 0:
-            raise EstimateError(f"no board power known for {gpu.name}: pass a Gpu(...) with it")
-    return np.array([gpu.tdp_W for _, gpu in pairs])
 
 
 def _features(table: OperationTable, times: StepTimes) -> Array:

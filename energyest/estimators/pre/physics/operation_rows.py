@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from energyest.errors import EstimateError
@@ -43,6 +45,8 @@ _LANES = {
     **{(3, 0): 192, (3, 2): 192, (3, 5): 192, (3, 7): 192},
     **{(6, 0): 64, (7, 0): 64, (7, 5): 64, (8, 0): 64},
 }
+# The median boost clock of the boards from Turing on in `energyest/data/gpus.csv`.
+_USUAL_CLOCK_Hz = 1.7e9
 # From compute capability 8.6 on, a multiprocessor has as many fp32 lanes as it can issue
 # instructions per clock, so each load or index addition displaces an fp32 operation. The share of
 # the peak that large products sustain is about 0.78 there (cuBLAS on GA102, AD102 and GH100) and
@@ -129,8 +133,10 @@ def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
     if not workload.operations:
         raise EstimateError(f"the workload of {workload.model} has no operations")
     peaks = _peaks(workload, gpu)
+    if check_precision(gpu, workload.precision) == "fp32":  # such as tf32 before Ampere
+        workload = replace(workload, precision="fp32")
     first, tokens = first_ones(workload.operations), tokens_of(workload.operations)
-    number = gpu.cuda_cores / lanes_of(gpu) if gpu.cuda_cores > 0 else 1.0
+    number = _multiprocessors(gpu)
     for place, o in enumerate(with_channels(workload)):
         kind = kind_of(o)
         is_conv = CONV <= kind <= DEPTHWISE
@@ -183,6 +189,14 @@ def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
 def lanes_of(gpu: Gpu) -> int:
     """fp32 lanes of a multiprocessor."""
     return _LANES.get(gpu.compute_capability or (0, 0), 128)
+
+
+def _multiprocessors(gpu: Gpu) -> float:
+    """Number of multiprocessors; if the cores are unknown, by the fp32 rate at a usual clock."""
+    if gpu.cuda_cores > 0:
+        return gpu.cuda_cores / lanes_of(gpu)
+    a_clock = gpu.peak_flops_per_s.get("fp32", math.nan) / (2 * lanes_of(gpu))
+    return max(a_clock / _USUAL_CLOCK_Hz, 1.0)
 
 
 def _products(o: Operation, *, is_conv: bool) -> list[tuple[float, bool, tuple[int, int, int]]]:
