@@ -22,7 +22,7 @@ from energyest.estimators.pre.model import PreModel
 from energyest.estimators.pre.physics.operation_table import OperationTable
 from energyest.estimators.pre.physics.power import power_shares
 from energyest.estimators.pre.physics.roofline import step_times
-from energyest.estimators.pre.training_data import runs_of
+from energyest.estimators.pre.training_data import TrainedRun, runs_of
 from energyest.gpus import Gpu, resolve_gpu
 from energyest.records.workload import Workload
 from energyest.tradeoff import advise
@@ -228,6 +228,21 @@ def test_cross_validation_leaves_groups_out(table: pd.DataFrame) -> None:
     assert "unseen gpu" in str(found)
 
 
+def test_a_few_runs_on_a_gpu_do_not_make_it_a_known_one(load: Workload) -> None:
+    """Intervals of fewer than 20 runs are as wide as the packaged model's, or wider."""
+    load = replace(load, precision="fp32")
+    for name in ("A100", "T4"):
+        gpu = resolve_gpu(name)
+        predicted = packaged().predict([(load, gpu)])
+        run = TrainedRun(load, gpu, predicted.step_s[0], predicted.power_W[0], "net", "here")
+        learnt = PreModel().fit([run]).fitted_
+        for other in (gpu, resolve_gpu("H100"), resolve_gpu("RTX 4090")):
+            before, after = (m.predict([(load, other)]) for m in (packaged(), learnt))
+            assert after.gpu_energy[0] == pytest.approx(before.gpu_energy[0])
+            assert after.gpu_step[0] == pytest.approx(before.gpu_step[0])
+        assert set(learnt.gpus) == {gpu.name, *packaged().gpus}
+
+
 @pytest.mark.long
 def test_intervals_hold_as_often_as_they_say(table: pd.DataFrame) -> None:
     # Six fits and not twelve: each takes more than a second.
@@ -381,7 +396,8 @@ def test_runs_of_traces(load: Workload) -> None:
     assert run.power_W == pytest.approx((240 - 20 * 240 / 300) / 1.5)
     assert run.gpu.name == "H200"
     assert (run.workload, run.host) == (load, "here")
-    assert PreModel().fit([trace]).fitted_.gpus == ("H200",)
+    # The packaged model, from which the fit begins, knows both.
+    assert PreModel().fit([trace]).fitted_.gpus == ("H100 80GB HBM3", "H200")
 
 
 def test_of_a_resumed_run_only_the_part_on_the_gpu_that_it_names_counts(load: Workload) -> None:

@@ -175,6 +175,8 @@ def test_the_workload_of_a_trace(models: Path, capsys: pytest.CaptureFixture[str
         (["my_models:broken", "--batch", "2x8"], "RuntimeError: no weights"),
         (["bad_module:Net", "--batch", "2x8"], "No module named 'no_such_library'"),
         (["bad_module.py:Net", "--batch", "2x8"], "bad_module.py cannot be imported"),
+        (["my_models.py", "--batch", "2x8"], "name the model in it, such as my_models.py:Net"),
+        (["my_models.py"], "name the model in it, such as my_models.py:Net"),
         (["my_models:late", "--batch", "2x8"], "my_models:late(): ModuleNotFoundError"),
         (["my_models:Net", "--batch-from", "my_models:late"], "No module named 'no_such_library'"),
         (["no_module:Net", "--batch", "2x8"], "no_module cannot be imported"),

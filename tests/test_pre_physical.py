@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from energyest.errors import EstimateError
+from energyest.estimators.pre.fitted import packaged
+from energyest.estimators.pre.model import PreModel
 from energyest.estimators.pre.physics.fitting import fit_parameters
 from energyest.estimators.pre.physics.operation_table import OperationTable
 from energyest.estimators.pre.physics.parameters import STEP
@@ -19,8 +21,10 @@ from energyest.estimators.pre.physics.power import power_shares
 from energyest.estimators.pre.physics.roofline import StepTimes, step_times
 from energyest.estimators.pre.residual_gp import Correction
 from energyest.estimators.pre.roofline_model import RooflineModel
+from energyest.estimators.pre.training_data import TrainedRun
 from energyest.gpus import Gpu, resolve_gpu
 from energyest.records.workload import Operation, Workload
+from energyest.tradeoff import advise
 from tests.support.roofline_runs import COPY, GUESS, H100, LARGE, POWER_GUESS, some_runs, workload
 
 
@@ -132,6 +136,38 @@ def test_a_gpu_without_a_known_bandwidth_is_refused() -> None:
     unknown = Gpu("Foo", 100, {"fp32": 1e13})
     with pytest.raises(EstimateError, match="no memory bandwidth known for Foo"):
         OperationTable([(workload(LARGE), unknown)])
+
+
+@pytest.mark.parametrize("gpu", ["H100", "A100", "B200", "L4", "RTX 4090", "T4"])
+def test_unknown_cores_follow_from_the_fp32_rate(gpu: str) -> None:
+    """A GPU whose data sheet says nothing of its cores has more than one multiprocessor."""
+    known = resolve_gpu(gpu)
+    unknown = replace(known, cuda_cores=math.nan)
+    small = replace(LARGE, flops=2 * 512.0**3, bytes=3 * 4 * 512.0**2, rows=512, columns=512)
+    wide = replace(small, name="native_batch_norm", flops=0.0, groups=64, rows=0, columns=0)
+    load = workload(small, replace(wide, bytes=1e8))
+    seconds = [times(load, gpu=g).gpu_s[0] for g in (known, unknown)]
+    assert seconds[1] == pytest.approx(seconds[0], rel=0.4)  # their clocks differ by as much
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"peak_flops_per_s": {"bf16": 3e14}}, "no fp32 peak known for Mine"),
+        ({"bandwidth_bytes_per_s": math.nan}, "no memory bandwidth known for Mine"),
+        ({"tdp_W": math.nan}, "no board power known for Mine"),
+    ],
+)
+def test_what_a_data_sheet_lacks_is_named(changes: dict[str, object], text: str) -> None:
+    mine = replace(H100, name="Mine", **changes)  # type: ignore[arg-type]
+    load = workload(LARGE, precision="bf16")
+    with pytest.raises(EstimateError, match=text):
+        packaged().predict([(load, mine)])
+    with pytest.raises(EstimateError, match=text):
+        PreModel().fit([TrainedRun(load, mine, 0.1, 300.0, "net")])
+    table = advise({"net": load}, ["H100", mine], epochs=1, train_samples=1000).table
+    assert table[table.gpu == "Mine"].note.str.contains(text).all()
+    assert table[table.gpu != "Mine"].energy_J.notna().all()
 
 
 # ------------------------------------------------------------------ power

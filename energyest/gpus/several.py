@@ -47,11 +47,9 @@ def advice_on_several(gpu: Any) -> str:
     total = counts.total()
     what = f"{short(gpu)} names {total} GPU{'s' if total > 1 else ''}"
     if len(counts) > 1:
-        return (
-            f"{what} of different kinds: name one at a time, or give a list where GPUs are compared"
-        )
-    number = f", and their number as devices={total} to estimate_pre" if total > 1 else ""
-    return f'{what}: name the GPU alone, "{next(iter(typed.values()))}"{number}'
+        return f"{what} of different kinds: estimate one kind at a time, or compare a list of them"
+    devices = f" and devices={total}" if total > 1 else ""
+    return f'{what}: give gpu="{next(iter(typed.values()))}"{devices}'
 
 
 def _counted(part: Any) -> tuple[str, str, int]:

@@ -118,7 +118,10 @@ class PreModel(BaseEstimator):
                 "no run has both step_s and power_W: power cannot be learnt from them"
             )
         core = self._fitted(runs)
-        gpus = tuple(sorted({run.gpu.name for run in runs if run.has_power}))
+        measured = {run.gpu.name for run in runs if run.has_power}
+        if self.start is not None:
+            measured |= set(packaged().gpus)
+        gpus = tuple(sorted(measured))
         self.fitted_ = FittedPreModel(core, self._deviations(runs, core), gpus)
         return self
 

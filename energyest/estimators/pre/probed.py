@@ -45,7 +45,7 @@ def probe_of(probe: Probe | EnergyTrace) -> Probe:
         return Probe(run.workload, run.gpu, steps, run.step_s, run.power_W)
     if not isinstance(probe, Probe):
         raise EstimateError(
-            f"{type(probe).__name__} is no probe of a GPU: give a Probe from probe(), or an "
+            f"probe is a {type(probe).__name__}: it must be a probe of a GPU, from probe(), or an "
             "EnergyTrace"
         )
     return probe

@@ -169,14 +169,20 @@ class RooflineModel:
         least: tuple[Correction | None, ...] = (None, None, None)
         if start is not None and not calibrated:
             least = (start.step_correction, start.power_correction, start.energy_correction)
+        known, timed_on = places[has_power], places
+        if start is not None:
+            # Too few runs to calibrate do not show how well their GPU is known.
+            own = slice(None) if calibrated else slice(0)
+            known = np.vstack([known[own], start.gpus])
+            timed_on = np.vstack([timed_on[own], start.timed_gpus])
         return cls(
             step,
             power,
             Correction.fit(features, step_left, least[0]),
             Correction.fit(features, power_left, least[1]),
             Correction.fit(features, step_left + power_left, least[2]),
-            np.unique(places[has_power], axis=0),
-            np.unique(places, axis=0),
+            np.unique(known, axis=0),
+            np.unique(timed_on, axis=0),
             machines,
         )
 

@@ -46,7 +46,7 @@ _LANES = {
     **{(6, 0): 64, (7, 0): 64, (7, 5): 64, (8, 0): 64},
 }
 # The median boost clock of the boards from Turing on in `energyest/data/gpus.csv`.
-_USUAL_CLOCK_Hz = 1.7e9
+_USUAL_CLOCK_Hz = 1.77e9
 # From compute capability 8.6 on, a multiprocessor has as many fp32 lanes as it can issue
 # instructions per clock, so each load or index addition displaces an fp32 operation. The share of
 # the peak that large products sustain is about 0.78 there (cuBLAS on GA102, AD102 and GH100) and
