@@ -49,10 +49,11 @@ class MarkedOperations(OperationLog):
         product: Sequence[int] = (0, 0, 0, 1, 1),
         by_fvcore: float | None = None,
         layout: str = "",
+        bias: bool = False,
     ) -> None:
         """Note the sizes of the operation that has just run."""
-        super().add(name, flops, moved, product, by_fvcore, layout)
-        self.sizes[self._current] = (self.phase, name, flops, moved, *product, layout)
+        super().add(name, flops, moved, product, by_fvcore, layout, bias)
+        self.sizes[self._current] = (self.phase, name, flops, moved, *product, layout, bias)
 
 
 def operation_times(

@@ -1,4 +1,4 @@
-"""How a model is run: whether it is compiled, and its memory layout."""
+"""How a model is run: whether it is compiled, memory layouts, and what convolutions add."""
 
 from __future__ import annotations
 
@@ -66,3 +66,15 @@ def layout_of_images(name: str, inputs: Sequence[Tensor]) -> str:
         return ""
     is_last = any(suggest_memory_format(t) == torch.channels_last for t in decisive)
     return "channels_last" if is_last else "contiguous"
+
+
+def has_bias(name: str, args: Sequence[Any]) -> bool:
+    """Whether a convolution adds a bias, or its backward pass computes the gradient of one.
+
+    Args:
+        name: "convolution" or "convolution_backward".
+        args: its arguments, in the order of `aten`.
+    """
+    if name == "convolution_backward":
+        return bool(args[-1][2])
+    return args[2] is not None

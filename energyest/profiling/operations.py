@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from energyest.display import in_a_line
-from energyest.profiling.execution import layout_of_images
+from energyest.profiling.execution import has_bias, layout_of_images
 from energyest.profiling.flop_rules import (
     arithmetic,
     base_name,
@@ -221,6 +221,7 @@ class OperationLog(TorchDispatchMode):
         product: Sequence[int] = _NO_PRODUCT,
         by_fvcore: float | None = None,
         layout: str = "",
+        bias: bool = False,
     ) -> None:
         """Record an operation.
 
@@ -231,11 +232,12 @@ class OperationLog(TorchDispatchMode):
             product: rows, columns, depth, groups and steps.
             by_fvcore: FLOPs as counted by fvcore, if different.
             layout: memory layout of its images.
+            bias: whether it is a convolution with a bias.
         """
         phase = self.phase
         self.calls[phase] += 1
         self.flops[phase] += flops if by_fvcore is None else by_fvcore
-        sizes = (phase, name, float(flops), float(moved), *product, layout)
+        sizes = (phase, name, float(flops), float(moved), *product, layout, bias)
         self._sizes[sizes] += 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -278,7 +280,8 @@ class OperationLog(TorchDispatchMode):
         seen = Seen(name, func, args, inputs, outputs, made, by_fvcore if flops else 0.0)
         self.notice(seen)
         moved, layout = _moved_bytes(name, inputs, outputs), layout_of_images(name, inputs)
-        self.add(name, flops, moved, product, by_fvcore, layout)
+        bias = name.startswith("convolution") and has_bias(name, args)
+        self.add(name, flops, moved, product, by_fvcore, layout, bias)
 
     def notice(self, seen: Seen) -> None:
         """Called for each operation that has run; for subclasses."""

@@ -38,6 +38,7 @@ OPTIMIZERS = tuple(_OPTIMIZERS)
 LOOPS = ("plain", "lightning")
 LAYOUTS = ("contiguous", "channels_last")
 _LATER = ("layout", "compiled", "accumulate", "devices", "parameter_bytes")
+_LATER_OF_OPERATIONS = {"layout": "", "bias": False}
 # Larger than any real value; products and sums of such numbers are still finite.
 LARGEST = 1e30
 
@@ -61,6 +62,7 @@ class Operation:
         steps: parts of one occurrence that must run one after another, as in a recurrent layer.
         layout: memory layout of the images that it reads, one of `LAYOUTS`; empty if it is that of
             the workload.
+        bias: whether it is a convolution with a bias, for which a GPU has a kernel of its own.
     """
 
     phase: str
@@ -74,6 +76,7 @@ class Operation:
     groups: int = 1
     steps: int = 1
     layout: str = ""
+    bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -223,8 +226,9 @@ class Workload:
         """
         try:
             table = dict(content["operations"])
-            # Those stored by earlier versions lack the layout of operations.
-            table.setdefault("layout", [""] * len(table["name"]))
+            # Those stored by earlier versions lack some.
+            for name, value in _LATER_OF_OPERATIONS.items():
+                table.setdefault(name, [value] * len(table["name"]))
             rows = zip(*(table[field.name] for field in fields(Operation)), strict=True)
             names = [f.name for f in fields(cls) if f.name != "operations"]
             # Workloads stored by earlier versions lack the fields in `_LATER`.
@@ -290,6 +294,8 @@ def _check(workload: Workload) -> None:
                 f"{operation.name}.layout={operation.layout!r} must be one of "
                 f"{', '.join(LAYOUTS)}, or empty"
             )
+        if not isinstance(operation.bias, bool):
+            raise WorkloadError(f"{operation.name}.bias={operation.bias!r} must be True or False")
         for field in fields(operation):
             least = 1 if field.name in ("count", "groups", "steps") else 0
             name = f"{operation.name}.{field.name}"

@@ -69,6 +69,21 @@ def _inputs(operation: Operation, workload: Workload) -> float:
     return (numbers - 2 * weights) / (2 if has_both_gradients(operation) else 1)
 
 
+def bytes_of_bias(operation: Operation, workload: Workload) -> float:
+    """Traffic of the kernel that adds a bias, or that computes the gradient of one.
+
+    cuDNN adds none, so that torch reads and writes the output once more (`_convolution` in
+    aten/src/ATen/native/Convolution.cpp). torch's own depthwise kernel adds it, and a compiler
+    fuses it with what follows. The gradient is a sum over the gradient of the output.
+    """
+    if not operation.bias or workload.compiled:
+        return 0.0
+    output = operation.rows * operation.columns * operation.groups * number_bytes(workload)
+    if operation.phase == "backward":
+        return float(output)
+    return 0.0 if is_native(operation, workload) else 2.0 * output
+
+
 def first_ones(operations: Sequence[Operation]) -> set[tuple[int, int, int]]:
     """Sizes of the convolutions that read images: no gradient of their input is needed.
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from energyest.errors import EstimateError
 from energyest.estimators.pre.physics.alignment import alignment, tokens_of
 from energyest.estimators.pre.physics.convolutions import (
+    bytes_of_bias,
     first_ones,
     has_both_gradients,
     has_equal_groups,
@@ -64,6 +65,7 @@ class Row(NamedTuple):
         repeats: how often it runs in a step.
         flops: its FLOPs.
         bytes: its memory traffic.
+        bias_bytes: the traffic of the kernel that adds its bias or computes the gradient of it.
         is_backward: whether it belongs to the backward pass.
         is_weight_gradient: whether it is the gradient of a convolution's weights.
         steps: time steps of all layers, for recurrent layers.
@@ -96,6 +98,7 @@ class Row(NamedTuple):
     repeats: float
     flops: float
     bytes: float
+    bias_bytes: float
     is_backward: bool
     is_weight_gradient: bool
     steps: float
@@ -148,6 +151,8 @@ def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
         if kind == RECURRENT:
             kernels = kernels_of_steps(o, workload)
         products = _products(o, is_conv=is_conv)
+        # The gradient of a bias belongs to that of the weights.
+        by_weight, bias_bytes = products[-1][1], bytes_of_bias(o, workload)
         for part, is_weight_gradient, (rows, columns, depth) in products:
             tiles = -(-rows // _TILE[0]) * -(-columns // _TILE[1]) * o.groups / number
             # The gradient of the input visits each input, whatever the stride.
@@ -158,6 +163,7 @@ def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
                 repeats=o.count,
                 flops=part * o.flops,
                 bytes=part * o.bytes,
+                bias_bytes=0.0 if is_weight_gradient != by_weight else bias_bytes,
                 is_backward=o.phase == "backward",
                 is_weight_gradient=is_weight_gradient,
                 steps=o.steps * layers(o),

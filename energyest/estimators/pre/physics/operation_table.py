@@ -73,7 +73,9 @@ class OperationTable:
         self._operation = np.cumsum([0, *counts])[self._of] + columns["place"].astype(int)
         self._operations, self._count = sum(counts), columns["repeats"]
         self.kind = columns["kind"].astype(int)
-        self.flops, self.bytes = columns["flops"], columns["bytes"]
+        self.flops, self.bytes, self.bias_bytes = (
+            columns[name] for name in ("flops", "bytes", "bias_bytes")
+        )
         self.peak, self.peak_fp32 = columns["peak"], columns["peak_fp32"]
         self.bandwidth, self.multiprocessors = columns["bandwidth"], columns["multiprocessors"]
         self.tiles, self.slices = columns["tiles"], columns["slices"]

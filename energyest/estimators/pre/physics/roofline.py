@@ -21,6 +21,7 @@ from energyest.estimators.pre.physics.kinds import (
     KINDS,
     LAYER_NORM,
     MATMUL,
+    OTHER,
     RECURRENT,
     REORDERING,
     SUM,
@@ -78,7 +79,9 @@ def step_times(table: OperationTable, p: Parameters, host: Array | float = 1.0) 
     by_math = math_s >= memory_s
     updates_s = table.optimizer_s * p["optimizer"] + table.gradients_s
     total_math_s = table.sums(np.where(by_math, math_s, 0.0))
-    total_memory_s = table.sums(np.where(by_math, 0.0, memory_s)) + updates_s / p["bandwidth_other"]
+    bias_s = _bias_s(table, p)
+    total_memory_s = table.sums(np.where(by_math, 0.0, memory_s) + bias_s)
+    total_memory_s = total_memory_s + updates_s / p["bandwidth_other"]
     start_s = table.sums(_start_s(table, p) + p["gap_s"])
     gpu_s = total_math_s + total_memory_s + start_s
     per_call_s = np.array([p[f"call_{name}_s"] for name in CALLED])
@@ -106,7 +109,7 @@ def step_times(table: OperationTable, p: Parameters, host: Array | float = 1.0) 
 def operation_times(table: OperationTable, p: Parameters) -> Array:
     """The GPU's time for each operation of each workload in seconds, in their order."""
     longer_s = np.maximum(_math_s(table, p), _memory_s(table, p))
-    return table.of_operations(longer_s + _start_s(table, p))
+    return table.of_operations(longer_s + _bias_s(table, p) + _start_s(table, p))
 
 
 def _waits_for_gradients_s(all_reduce_s: Array, backward_s: Array) -> Array:
@@ -166,13 +169,31 @@ def _memory_s(table: OperationTable, p: Parameters) -> Array:
     exponents = (p["slow_memory_depthwise"], p["slow_memory_conv"], p["slow_memory_others"])
     exponent = np.select(kinds, exponents, p["slow_memory"])
     share = share * (_BYTES_PER_CLOCK / table.bytes_per_clock) ** exponent
-    share = at_most(share, MOST_SHARE)
-    share = share * (1 + p["cache"] / (1 + (2 * table.bytes / table.cache_bytes) ** 2))
+    share = at_most(share, MOST_SHARE) * _faster_by_cache(table.bytes, table, p)
     # A compiler fuses element-wise operations.
     is_fused = table.is_compiled_operation & table.is_fusible
     moved = table.bytes * np.where(is_fused, p["compiled_bytes"], 1.0)
     seconds: Array = moved / (table.bandwidth * share)
     return seconds
+
+
+def _bias_s(table: OperationTable, p: Parameters) -> Array:
+    """Time of the kernels that add a bias, or compute the gradient of one."""
+    kinds = np.where(table.is_backward, SUM, OTHER)
+    share = np.array([p[f"bandwidth_{kind}"] for kind in KINDS])[kinds]
+    is_half = table.format_of_operation == FORMATS.index("half")
+    share = share * np.where(is_half, np.array([p[f"half_{k}_bytes"] for k in KINDS])[kinds], 1.0)
+    share = at_most(share, MOST_SHARE) * _faster_by_cache(table.bias_bytes, table, p)
+    start_s = np.where(table.is_backward, p["start_sum_s"], p["start_s"])
+    seconds = table.bias_bytes / (table.bandwidth * share) + start_s
+    found: Array = np.where(table.bias_bytes > 0, seconds, 0.0)
+    return found
+
+
+def _faster_by_cache(moved: Array, table: OperationTable, p: Parameters) -> Array:
+    """How much faster than memory the cache is for data that fit into it."""
+    faster: Array = 1 + p["cache"] / (1 + (2 * moved / table.cache_bytes) ** 2)
+    return faster
 
 
 def _start_s(table: OperationTable, p: Parameters) -> Array:

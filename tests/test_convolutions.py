@@ -1,21 +1,28 @@
-"""Memory layouts: of a workload, and of operations on images that differ from it."""
+"""Convolutions in detail: the memory layout of each, and kernels for their biases."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from energyest import describe_workload
 from energyest.errors import WorkloadError
-from energyest.estimators.pre.physics.convolutions import is_channels_last, is_native
+from energyest.estimators.pre.physics.arithmetic import MOST_SHARE, at_most
+from energyest.estimators.pre.physics.convolutions import (
+    bytes_of_bias,
+    is_channels_last,
+    is_native,
+)
 from energyest.estimators.pre.physics.operation_table import OperationTable
 from energyest.estimators.pre.physics.roofline import operation_times
-from energyest.records.workload import Workload
+from energyest.records.workload import Operation, Workload
 from tests.support.roofline_runs import GUESS, H100
+from tests.support.roofline_runs import workload as workload_of
 
 LAST = torch.channels_last
 ON_IMAGES = ("convolution", "batch_norm", "pool2d")
@@ -141,3 +148,58 @@ def test_earlier_files_have_no_layouts_and_wrong_ones_are_refused() -> None:
     operations = tuple(replace(o, layout="nhwc") for o in workload.operations)
     with pytest.raises(WorkloadError, match=r"layout='nhwc' must be one of contiguous, channels_"):
         replace(workload, operations=operations)
+
+
+# ------------------------------------------------------------------ biases of convolutions
+
+
+def test_biases_are_seen_in_both_passes() -> None:
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, bias=False), nn.Flatten()]
+    model = nn.Sequential(*layers)
+    batch = (torch.empty(4, 3, 16, 16), torch.zeros(4, dtype=torch.long))
+    found = describe_workload(model, batch)
+    assert biases(found) == {("forward", 3): True, ("forward", 8): False} | {
+        ("backward", 3): True,
+        ("backward", 8): False,
+    }
+    layers[0].requires_grad_(False)
+    layers[2].bias = nn.Parameter(torch.zeros(8), requires_grad=False)
+    frozen = biases(describe_workload(model, batch))
+    assert frozen == {("forward", 3): True, ("forward", 8): True, ("backward", 8): False}
+
+
+def biases(workload: Workload) -> dict[tuple[str, int], bool]:
+    """By phase and channels of the input."""
+    found = [o for o in workload.operations if "convolution" in o.name]
+    return {(o.phase, o.depth // 9): o.bias for o in found}
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_bias_costs_two_more_passes_over_the_output(layout: str, precision: str) -> None:
+    convolution = Operation("forward", "convolution", 1, 2e9, 4e8, 10**6, 64, 576, bias=True)
+    gradient = replace(convolution, phase="backward", name="convolution_backward", flops=4e9)
+    output = 10**6 * 64 * (4 if precision == "fp32" else 2)
+    for operation, passes, share in (
+        (convolution, 2, GUESS["bandwidth_other"]),
+        (gradient, 1, GUESS["bandwidth_sum"]),
+    ):
+        of_half = 0.9 if precision != "fp32" else 1.0
+        step = replace(workload_of(operation), precision=precision, layout=layout)
+        plain = replace(step, operations=(replace(operation, bias=False),))
+        with_bias, without = (
+            operation_times(OperationTable([(w, H100)]), GUESS)[0] for w in (step, plain)
+        )
+        reached = at_most(np.array(of_half * share), MOST_SHARE) * H100.bandwidth_bytes_per_s
+        assert with_bias - without == pytest.approx(passes * output / reached, rel=0.06)
+
+
+def test_who_adds_a_bias_without_a_kernel_of_its_own() -> None:
+    """torch's own depthwise kernel does, and compiled code."""
+    one = Operation("forward", "convolution", 1, 2e9, 4e8, 10**6, 1, 9, groups=64, bias=True)
+    step = workload_of(one)
+    assert bytes_of_bias(one, step) == 0
+    assert bytes_of_bias(one, replace(step, layout="channels_last")) == 2 * 10**6 * 64 * 4
+    assert bytes_of_bias(one, replace(step, layout="channels_last", compiled=True)) == 0
+    gradient = replace(one, phase="backward", name="convolution_backward")
+    assert bytes_of_bias(gradient, step) == 10**6 * 64 * 4
