@@ -1,6 +1,7 @@
 """Train many models for a few seconds each on an NVIDIA GPU, and write the cost of a step.
 
-A setting is drawn at random (see `benchmarks.models.settings`) and trained in a plain loop under
+A setting is drawn at random (see `benchmarks.models.settings`), or is one of the table that was
+measured on another GPU, and trained in a plain loop under
 `track`, or by a Lightning Trainer with `EnergyMonitor`. Inputs are synthetic, in pinned memory.
 Epoch 0 is cold; only the epochs after it count. Then each setting's model is described as a
 workload, on the CPU.
@@ -14,6 +15,7 @@ With `--operations`, the GPU's time for each operation of a step is added to
 
     python -m benchmarks.collect.sweep --out FOLDER --seed 1 --minutes 30 [--draw thin]
     python -m benchmarks.collect.sweep --out FOLDER --seed 1 --minutes 30 --draw varied --operations
+    python -m benchmarks.collect.sweep --out FOLDER --seed 1 --minutes 10 --again H100
     python -m benchmarks.collect.sweep --out FOLDER --seed 1 --runs 3 --device cpu
 """
 
@@ -26,10 +28,12 @@ import json
 import logging
 import multiprocessing
 import os
+import random
+import re
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -42,6 +46,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 from benchmarks.collect.operation_times import operation_times
+from benchmarks.common.sweep_table import rows
 from benchmarks.models.settings import DRAWS, Setting
 from benchmarks.models.zoo import build, loss_of, optimizer_of
 from energyest import EnergyestError, EnergyMonitor, EnergyTrace, track
@@ -276,12 +281,26 @@ def _add(path: Path, content: dict[str, Any]) -> None:
         file.write(json.dumps(content) + "\n")
 
 
+def settings_of(arguments: argparse.Namespace) -> Iterable[Setting]:
+    """The settings to measure, in their order."""
+    if arguments.again is None:
+        return DRAWS[arguments.draw](arguments.seed, arguments.models)
+    names = list(Setting.__dataclass_fields__)
+    found = [
+        Setting(**{name: row[name] for name in names if name in row})
+        for row in rows()
+        if arguments.again in row["gpu"] and re.fullmatch(arguments.models, row["model"])
+    ]
+    random.Random(arguments.seed).shuffle(found)
+    return found
+
+
 def measure_all(arguments: argparse.Namespace, device: torch.device) -> None:
     path = arguments.out / "runs.jsonl"
     done = {row["name"] for row in _lines(path)}
     end_s = time.monotonic() + arguments.minutes * 60
     bar = tqdm(total=arguments.runs, unit="run", mininterval=5)
-    for setting in DRAWS[arguments.draw](arguments.seed, arguments.models):
+    for setting in settings_of(arguments):
         if bar.n >= arguments.runs or time.monotonic() > end_s:
             break
         bar.update()
@@ -332,6 +351,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=1000, help="settings to draw")
     parser.add_argument("--minutes", type=float, default=60, help="time for measuring")
     parser.add_argument("--draw", default="all", choices=DRAWS, help="which kind of settings")
+    parser.add_argument("--again", metavar="GPU", help="the settings of the table on that GPU")
     parser.add_argument("--operations", action="store_true", help="time operations, too")
     parser.add_argument("--models", default=".*", help="regular expression of the models' names")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
