@@ -2,9 +2,9 @@
 
 The source is a folder written by `benchmarks.collect.sweep`, or hopper's sweep in the data next to
 the checkout, whose models are built and described again (with torchvision). Rows of the same
-machines are replaced. `--table unseen` and `--table common` add them to trainings that no fit
-learns from instead. `--table convolutions` adds the timed convolutions of networks from `sweep
---draw convolutions --operations`, without their trainings.
+machines are replaced. `--table unseen`, `--table common` and `--table again` add them to trainings
+that no fit learns from instead. `--table convolutions` adds the timed convolutions of networks from
+`sweep --draw convolutions --operations`, without their trainings.
 
     python -m benchmarks.collect.add_to_sweep --folder FOLDER --host NAME [--table unseen]
     python -m benchmarks.collect.add_to_sweep --hopper
@@ -25,6 +25,7 @@ import numpy as np
 from benchmarks.collect.sweep import describe
 from benchmarks.common.data_folder import FOLDER, require
 from benchmarks.common.sweep_table import (
+    AGAIN_TABLE,
     COMMON_TABLE,
     CONVOLUTIONS_TABLE,
     HOPPER_SWEEP,
@@ -41,6 +42,7 @@ TABLES = {
     "sweep": TABLE,
     "unseen": UNSEEN_TABLE,
     "common": COMMON_TABLE,
+    "again": AGAIN_TABLE,
     "convolutions": CONVOLUTIONS_TABLE,
 }
 # Operations that take less of a step's time than this share hardly matter.

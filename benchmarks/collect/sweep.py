@@ -1,8 +1,8 @@
 """Train many models for a few seconds each on an NVIDIA GPU, and write the cost of a step.
 
 A setting is drawn at random (see `benchmarks.models.settings`), or is one of the table that was
-measured on another GPU, and trained in a plain loop under
-`track`, or by a Lightning Trainer with `EnergyMonitor`. Inputs are synthetic, in pinned memory.
+measured on another GPU, and trained in a plain loop under `track`, or by a Lightning Trainer with
+`EnergyMonitor`. Inputs are synthetic, in pinned memory.
 Epoch 0 is cold; only the epochs after it count. Then each setting's model is described as a
 workload, on the CPU.
 

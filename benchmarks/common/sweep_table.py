@@ -27,6 +27,9 @@ TABLE = PACKAGED / "sweep.jsonl.gz"
 UNSEEN_TABLE = PACKAGED / "unseen.jsonl.gz"
 # The same for usual networks, whose architectures, but not settings, fits have seen.
 COMMON_TABLE = PACKAGED / "common.jsonl.gz"
+# Settings of the first table that were measured on an H100, again on an H200: they judge how well a
+# probe on one GPU tells of another.
+AGAIN_TABLE = PACKAGED / "again.jsonl.gz"
 # Timed convolutions of many sizes, without trainings: parameters are fitted to them as well. Those
 # of the machine own-h200-h lack backward passes in NHWC: the gradients of its networks were in
 # NCHW, so that these passes rearranged them first.

@@ -21,7 +21,7 @@ class Gpu:  # noqa: PLW1641  (a dict in it has no hash)
         source: source of the numbers.
         bandwidth_bytes_per_s: peak rate of the GPU's memory.
         memory_bytes: size of the GPU's memory.
-        cuda_cores: number of fp32 lanes.
+        cuda_cores: number of fp32 lanes; if unknown, PRE takes it from the fp32 peak.
         l2_bytes: size of the L2 cache.
         compute_capability: (major, minor), or None.
         generation: Kepler, Maxwell, Pascal, Volta, Turing, Ampere, Ada, Hopper or Blackwell; else
