@@ -717,18 +717,11 @@ class Lit(pytorch_lightning.LightningModule):
     def __init__(self, how: str = "tensor") -> None:
         super().__init__()
         self.net, self.how = mlp(), how
-        self.automatic_optimization = how != "manual"
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         loss = functional.cross_entropy(self.net(batch[0]), batch[1])
         self.log("loss", loss, prog_bar=True)
         self.log_dict({"again": loss})
-        if self.how == "manual":
-            self.manual_backward(loss)
-            self.optimizers().step()
-            return None
-        if self.how == "trainer":
-            return loss * self.trainer.world_size
         return {"loss": loss, "inputs": batch[0]} if self.how == "dict" else loss
 
 
@@ -744,14 +737,6 @@ def test_lightning_modules(how: str, recwarn: pytest.WarningsRecorder) -> None:
     assert workload.flops_per_step == MLP_STEP
     assert workload.operations == describe_workload(mlp(), (X, Y)).operations
     assert not list(recwarn)
-
-
-@pytest.mark.parametrize("how", ["manual", "trainer"])
-def test_a_training_step_that_needs_a_trainer(how: str) -> None:
-    with pytest.raises(WorkloadError, match=r"Lit could not be walked .*Trainer"):
-        describe_workload(Lit(how), (X, Y))
-    # Where there is a forward, that is walked through.
-    assert describe_workload(LitForward(how), (X, Y)).flops_per_step == MLP_STEP
 
 
 @dataclass
@@ -925,7 +910,7 @@ def test_a_loss_of_ones_own() -> None:
     assert workload.flops_per_step == MLP_STEP
     assert describe_workload(mlp(), X, loss=lambda out: out.square()).flops_per_step == MLP_STEP
     # It takes the place of a LightningModule's own.
-    assert describe_workload(LitForward("trainer"), (X, Y), loss=loss).loop == "lightning"
+    assert describe_workload(LitForward(), (X, Y), loss=loss).loop == "lightning"
 
 
 @pytest.mark.long

@@ -15,10 +15,11 @@ from energyest.errors import WorkloadError
 from energyest.measure.signals import let_handlers_raise
 from energyest.profiling.batches import tensors_in, unshared
 from energyest.profiling.execution import is_compiled, layout_of
+from energyest.profiling.lightning_trainer import is_lightning
 from energyest.profiling.model_copy import half_kept, is_in_half, plain_dtype, unwrapped
 from energyest.profiling.operations import TRAINING_TO_FORWARD, FlopCount, WatchedStep
 from energyest.profiling.samples import batch_size
-from energyest.profiling.training_step import Loss, Step, is_lightning, possible_steps
+from energyest.profiling.training_step import Loss, Step, possible_steps
 from energyest.profiling.walk.walk import NO_GRADIENT, Walk, walk_through
 from energyest.records.workload import Workload, check_optimizer_name, check_precision_name
 
@@ -40,7 +41,8 @@ def describe_workload(
     left unchanged. Parameters that are trainable now count as trained.
 
     Args:
-        model: any module. For a LightningModule, its `training_step` is walked through.
+        model: any module. For a LightningModule, its `training_step` is walked through, with a
+            stand-in for its Trainer.
         example_batch: a batch as the data loader yields it, of the size to train with: a tensor, a
             mapping, a tuple or list of inputs and targets, or a graph. Values do not matter, except
             for masks, lengths and others that forward looks at.

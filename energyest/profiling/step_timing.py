@@ -19,7 +19,7 @@ from energyest.measure.sensors.base import Sensor
 from energyest.profiling.batches import map_tensors, tensors_in
 from energyest.profiling.model_copy import bare_copy, generators_restored, in_eval_mode, train_as
 from energyest.profiling.tf32 import tf32
-from energyest.profiling.training_step import Loss, Step, possible_steps
+from energyest.profiling.training_step import Loss, Step, Take, possible_steps
 
 # Warm-up: blocks of steps until two consecutive blocks agree, within these time limits.
 _BLOCK = 5
@@ -133,7 +133,7 @@ class _Trainee:
         self.mixed = _MIXED.get(precision)
         self.optimizer = _optimizer(optimizer, model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        self.take: Step | None = None
+        self.take: Take | None = None
 
     def train(self, steps: int) -> float:
         """Train for some steps; return the seconds until the device has completed them."""
@@ -149,18 +149,22 @@ class _Trainee:
         inputs = map_tensors(self.batch, lambda tensor: tensor.to(self.device, non_blocking=True))
         with torch.autocast(self.device.type, self.mixed, enabled=self.mixed is not None):
             loss = self.take(self.model, inputs)
-        if self.optimizer is None or not loss.requires_grad:
+        if self.optimizer is None:
             return
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if loss is None:  # the step ran the backward pass itself
+            self.optimizer.step()
+        elif loss.requires_grad:
+            self.optimizer.zero_grad()
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
 
 
 def _find_step(trainee: _Trainee, candidates: Sequence[Step]) -> None:
     """Find the first of the possible steps that works."""
     reasons: list[str] = []
-    for trainee.take in candidates:
+    for candidate in candidates:
+        trainee.take = candidate.take
         try:
             trainee.train(1)
         except _OUT_OF_MEMORY:

@@ -6,23 +6,28 @@ The same rules apply wherever a step runs on a copy, to describe or to measure i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from energyest.profiling.batches import input_candidates, tensors_in
+from energyest.profiling.lightning_trainer import attach_trainer, is_lightning
 from energyest.profiling.model_copy import SHARED
 
 Loss = Callable[..., Any]
-# From a model, or a copy of it, and a batch to the loss.
-Step = Callable[[nn.Module, Any], Tensor]
+# From a copy of a model and a batch to the loss; to None if the backward pass has run already, as
+# in Lightning's manual optimization.
+Take = Callable[[nn.Module, Any], Tensor | None]
 
 
-def is_lightning(model: nn.Module) -> bool:
-    """Whether the model is a LightningModule, of either namespace."""
-    return any(kind.__name__ == "LightningModule" for kind in type(model).__mro__)
+class Step(NamedTuple):
+    """A possible training step, by the method of the model that it calls."""
+
+    method: str  # "training_step" or "forward"
+    take: Take
 
 
 def possible_steps(
@@ -42,11 +47,32 @@ def possible_steps(
     """
     own = loss is None and callable(getattr(model, "training_step", None))
     if own and not forward_first:
-        yield _training_step
+        yield Step("training_step", _training_step)
     for index, _ in enumerate(input_candidates(model, batch)):
-        yield lambda copy, inputs, i=index: _forward(copy, inputs, loss, i)  # type: ignore[misc]
+        yield Step("forward", partial(_forward, loss=loss, index=index))
     if own and forward_first and not holds_data(model):
-        yield _training_step
+        yield Step("training_step", _training_step)
+
+
+def attempts(steps: Sequence[Step], may_compute: bool) -> Iterator[tuple[Step, bool]]:
+    """Each step and whether to run it with values; all ways of one method before another."""
+    for method in dict.fromkeys(step.method for step in steps):
+        for with_values in (False, True) if may_compute else (False,):
+            yield from ((step, with_values) for step in steps if step.method == method)
+
+
+def notes_on_methods(step: Step, failed: Mapping[str, str]) -> Iterator[str]:
+    """A note if a step that works stands in for a `training_step` that failed.
+
+    Args:
+        step: the step that works.
+        failed: methods that were tried before, and the reasons why they failed.
+    """
+    if step.method != "training_step" and "training_step" in failed:
+        yield (
+            f"training_step failed ({failed['training_step']}): its {step.method} method was"
+            " described instead"
+        )
 
 
 def holds_data(model: nn.Module) -> bool:
@@ -55,8 +81,25 @@ def holds_data(model: nn.Module) -> bool:
     return any(isinstance(value, SHARED) for value in held)
 
 
-def _training_step(model: nn.Module, batch: Any) -> Tensor:
-    return _loss_in(model.training_step(batch, 0))  # type: ignore[operator]
+def _training_step(model: nn.Module, batch: Any) -> Tensor | None:
+    module: Any = model
+    if is_lightning(model):
+        attach_trainer(model)
+        batch = module.on_after_batch_transfer(batch, 0)
+    returned = module.training_step(*_arguments(module.training_step, batch))
+    return _loss_in(returned) if getattr(module, "automatic_optimization", True) else None
+
+
+def _arguments(training_step: Callable[..., Any], batch: Any) -> list[Any]:
+    """What Lightning passes to a `training_step`: the batch, and indices if it takes them."""
+    kinds = inspect.Parameter
+    parameters = list(inspect.signature(training_step).parameters.values())
+    if [p.name for p in parameters] == ["dataloader_iter"]:
+        return [iter([(batch, 0, 0)])]
+    if any(p.kind is kinds.VAR_POSITIONAL for p in parameters):
+        return [batch, 0]
+    names = [p.name for p in parameters if p.kind not in (kinds.KEYWORD_ONLY, kinds.VAR_KEYWORD)]
+    return [batch, *(0 for name in names[1:3] if name in (names[1], "dataloader_idx"))]
 
 
 def _forward(model: nn.Module, batch: Any, loss: Loss | None, index: int) -> Tensor:

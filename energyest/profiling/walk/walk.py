@@ -18,6 +18,7 @@ from energyest.errors import WorkloadError
 from energyest.measure.signals import let_handlers_raise
 from energyest.profiling.batches import map_tensors, tensors_in
 from energyest.profiling.flop_rules import arithmetic, has_rule, plain_name, product_of
+from energyest.profiling.lightning_trainer import run_backward
 from energyest.profiling.model_copy import (
     bare_copy,
     generators_restored,
@@ -27,7 +28,7 @@ from energyest.profiling.model_copy import (
     train_as,
 )
 from energyest.profiling.operations import OperationLog, sparse_parameters
-from energyest.profiling.training_step import Step
+from energyest.profiling.training_step import Step, Take, attempts, notes_on_methods
 from energyest.profiling.walk.fake_tensors import Origin, ShapesAlone
 from energyest.profiling.walk.fused_layers import FusedLayers, flex_attention_anywhere
 
@@ -68,7 +69,7 @@ class Walk:
 
     def __init__(
         self,
-        take: Step,
+        take: Take,
         precision: str,
         modules: nn.Module,
         inputs: Any,
@@ -92,14 +93,11 @@ class Walk:
         with self.log, keep, FusedLayers(self.log, looked_at):
             with mixed:
                 end = take(modules, inputs)
-            if end.requires_grad:
-                # Like `end.backward()`, which would disable `FusedLayers`.
-                engine: Any = torch.autograd.Variable._execution_engine
-                start = (torch.ones_like(end),)
-                engine.run_backward(
-                    (end,), start, False, False, (), allow_unreachable=True, accumulate_grad=True
-                )
-            elif any(parameter.requires_grad for parameter in modules.parameters()):
+            if end is not None and end.requires_grad:
+                run_backward(end)
+            elif not self.log.calls["backward"] and any(
+                parameter.requires_grad for parameter in modules.parameters()
+            ):
                 self.has_gradients = False
         if self.log.failure is not None:
             raise self.log.failure
@@ -178,35 +176,35 @@ def walk_through(
         WorkloadError: no step works; the message gives the reasons.
     """
     reasons: list[str] = []
+    failed: dict[str, str] = {}  # by method, the first reason
     without_products: Walk | None = None
     size = sum(p.numel() for p in model.parameters())
     has_values = not any(t.is_meta for t in [*model.parameters(), *tensors_in(batch)])
     may_compute = has_values and size <= _MOST_PARAMETERS_WITH_VALUES
-    for with_values in (False, True) if may_compute else (False,):
-        if without_products:
-            break
-        for take in steps:
-            try:
-                walk = (
-                    _walk_with_values(model, batch, precision, take)
-                    if with_values
-                    else _walk_on_shapes(model, batch, precision, take)
-                )
-            except WorkloadError:  # other ways would fail too
-                raise
-            except Exception as error:  # the user's code runs here and may raise anything
-                let_handlers_raise(error)
-                reasons.append(in_a_line(error))
+    for step, with_values in attempts(steps, may_compute):
+        if without_products and with_values:
+            continue
+        walk_with = _walk_with_values if with_values else _walk_on_shapes
+        try:
+            walk = walk_with(model, batch, precision, step.take)
+        except WorkloadError:  # other ways would fail too
+            raise
+        except Exception as error:  # the user's code runs here and may raise anything
+            let_handlers_raise(error)
+            reason = in_a_line(error)
+        else:
+            if needs_gradients and not walk.has_gradients:
+                reason = f"TypeError: {NO_GRADIENT}"
+            # Without a loss, norms alone suffice.
+            elif walk.has_products or (not needs_gradients and walk.step.forward_flops):
+                walk.notes += tuple(notes_on_methods(step, failed))
+                return walk
             else:
-                if needs_gradients and not walk.has_gradients:
-                    reasons.append(f"TypeError: {NO_GRADIENT}")
-                # Without a loss, norms alone suffice.
-                elif walk.has_products or (not needs_gradients and walk.step.forward_flops):
-                    return walk
-                else:
-                    reasons.append(_NO_PRODUCT)
-                    is_training = needs_gradients and walk.step.backward_calls > 0
-                    without_products = without_products or (walk if is_training else None)
+                reason = _NO_PRODUCT
+                is_training = needs_gradients and walk.step.backward_calls > 0
+                without_products = without_products or (walk if is_training else None)
+        reasons.append(reason)
+        failed.setdefault(step.method, reason)
     if without_products:  # such as factors of a matrix, looked up and multiplied by element
         without_products.notes += (f"{_NO_PRODUCT}: memory traffic alone counts",)
         return without_products
@@ -218,7 +216,7 @@ def walk_through(
     raise WorkloadError(f"{type(model).__name__} could not be walked through: {reason}")
 
 
-def _walk_on_shapes(model: nn.Module, batch: Any, precision: str, take: Step) -> Walk:
+def _walk_on_shapes(model: nn.Module, batch: Any, precision: str, take: Take) -> Walk:
     """A walk with assumed values for unknown ones; the assumption with the most FLOPs counts."""
     first_shapes = ShapesAlone(answer=True)
     first = _walk_copy(model, batch, precision, take, first_shapes)
@@ -241,7 +239,7 @@ def _walk_on_shapes(model: nn.Module, batch: Any, precision: str, take: Step) ->
     return most
 
 
-def _walk_with_values(model: nn.Module, batch: Any, precision: str, take: Step) -> Walk:
+def _walk_with_values(model: nn.Module, batch: Any, precision: str, take: Take) -> Walk:
     """A walk that computes with values, and with parameters of 0."""
     walk = _walk_copy(model, batch, precision, take, None)
     walk.notes = ("it was run with values and parameters of 0: it does not run on shapes alone",)
@@ -269,7 +267,7 @@ def _notes_on_questions(asked: Any, flops: tuple[float, float] = (0.0, 0.0)) -> 
 
 
 def _walk_copy(
-    model: nn.Module, batch: Any, precision: str, take: Step, shapes: ShapesAlone | None
+    model: nn.Module, batch: Any, precision: str, take: Take, shapes: ShapesAlone | None
 ) -> Walk:
     """A walk of a copy, on shapes or with values."""
     training = [module.training for module in model.modules()]
