@@ -52,8 +52,8 @@ def describe_workload(
         optimizer: "sgd", "sgd_momentum", "adamw", …: one of `records.workload.OPTIMIZERS`.
         loss: called with the model's output and the batch's target (the part that forward does not
             take; without a target, with the output alone). By default a LightningModule's own loss,
-            an output's `.loss`, or a loss that fits the shapes: cross-entropy, squared error, else
-            the sum of the output.
+            an output's `.loss`, or for each output a loss that fits the shapes: cross-entropy,
+            squared error, else its sum.
 
     Returns:
         The workload; its `notes` say what could not be counted. Its `layout` is the layout of the

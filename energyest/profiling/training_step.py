@@ -109,7 +109,7 @@ def _forward(model: nn.Module, batch: Any, loss: Loss | None, index: int) -> Ten
         by_place = isinstance(batch, list | tuple)
         has_two = target is not None and (by_place or _takes_two(loss))
         return _loss_in(loss(output, target) if has_two else loss(output))
-    own = getattr(output, "loss", None)
+    own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     return own if isinstance(own, Tensor) else _default_loss(output, target)
 
 
@@ -134,21 +134,32 @@ def _loss_in(value: Any) -> Tensor:
 
 
 def _default_loss(output: Any, target: Any) -> Tensor:
+    """The sum of what a usual loss makes of each output that a gradient can flow through."""
     floating = [t for t in tensors_in(output) if t.is_floating_point()]
     if not floating:
         raise TypeError(
             f"the model returned a {type(output).__name__} without floating-point tensors"
         )
-    first = floating[0]
-    if isinstance(target, Tensor):
-        functions = torch.nn.functional
-        classes = not target.is_floating_point()
-        if classes and target.shape == first.shape:  # of two classes each, as 0 or 1
-            return functions.binary_cross_entropy_with_logits(first, target.to(first.dtype))
-        if classes and first.ndim > 1 and target.shape == (first.shape[0], *first.shape[2:]):
-            return functions.cross_entropy(first, target.long())
-        if classes and first.ndim > 1 and target.shape == first.shape[:-1]:
-            return functions.cross_entropy(first.flatten(0, -2), target.flatten().long())
-        if target.shape == first.shape:
-            return functions.mse_loss(first, target.to(first.dtype))
-    return torch.stack([tensor.float().sum() for tensor in floating]).sum()
+    differentiable = [t for t in floating if t.requires_grad] or floating
+    fitting = [_fitting_loss(t, target) for t in differentiable]
+    if len(fitting) == 1 and fitting[0] is not None:
+        return fitting[0]
+    terms = zip(differentiable, fitting, strict=True)
+    return torch.stack([t.float().sum() if own is None else own.float() for t, own in terms]).sum()
+
+
+def _fitting_loss(output: Tensor, target: Any) -> Tensor | None:
+    """The loss for which the shapes of an output and a target are made; None if there is none."""
+    if not isinstance(target, Tensor):
+        return None
+    functions = torch.nn.functional
+    classes = not target.is_floating_point()
+    if classes and target.shape == output.shape:  # of two classes each, as 0 or 1
+        return functions.binary_cross_entropy_with_logits(output, target.to(output.dtype))
+    if classes and output.ndim > 1 and target.shape == (output.shape[0], *output.shape[2:]):
+        return functions.cross_entropy(output, target.long())
+    if classes and output.ndim > 1 and target.shape == output.shape[:-1]:
+        return functions.cross_entropy(output.flatten(0, -2), target.flatten().long())
+    if target.shape == output.shape:
+        return functions.mse_loss(output, target.to(output.dtype))
+    return None
