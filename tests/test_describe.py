@@ -946,9 +946,16 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "a class": (lambda: nn.Linear, X, {}, "model is a type"),
     "lazy": (Lazy, X, {}, "Lazy has parameters without a shape yet: run it once"),
     "no sample": (mlp, X[:0], {}, "example_batch holds no samples"),
-    "text": (mlp, "text", {}, "example_batch holds no samples"),
-    "texts": (mlp, ["text"], {}, "example_batch holds no samples"),
-    "nothing": (mlp, None, {}, "example_batch holds no samples"),
+    "text": (mlp, "text", {}, "no tensors were found in example_batch, a str: give"),
+    "texts": (mlp, ["text"], {}, "no tensors were found in example_batch, a list"),
+    "nothing": (mlp, None, {}, "no tensors were found in example_batch, a NoneType"),
+    "no agreement": (
+        mlp,
+        (X, X[:3]),
+        {},
+        r"a tuple of tensors .* \[4, 8\], \[3, 8\], is not clear",
+    ),
+    "samples": (mlp, X, {"samples": 0}, "samples=0 must be a whole number of 1 or more"),
     "precision": (mlp, X, {"precision": "fp8"}, "precision='fp8' must be one of fp32"),
     "precision none": (mlp, X, {"precision": None}, "precision=None must be one of"),
     "optimizer": (mlp, X, {"optimizer": "magic"}, "optimizer='magic' must be one of sgd"),
@@ -1004,3 +1011,24 @@ def test_an_output_that_is_a_dataclass() -> None:
     batch = (torch.zeros(16, 8), torch.zeros(16, dtype=torch.long))
     plain, wrapped = (describe_workload(net(8, 3), batch) for net in (nn.Linear, Net))
     assert plain.flops_per_step == wrapped.flops_per_step
+
+
+def test_the_number_of_samples_is_found_or_given() -> None:
+    boxes = (torch.zeros(4, 3, 9, 9), torch.zeros(37, 6))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten())
+    found = describe_workload(model, boxes)
+    assert found.batch_size == 4
+    assert found.notes == (
+        "the batch, with tensors of the shapes [4, 3, 9, 9], [37, 6], is taken as 4 samples: if it"
+        " has another number, pass samples=",
+    )
+    given = describe_workload(model, boxes, samples=4)
+    assert given.notes == ()
+    assert given.operations == found.operations
+    # Sequences in columns: nothing says which dimension is that of the samples.
+    words = (torch.zeros(35, 20, dtype=torch.long), torch.zeros(700, dtype=torch.long))
+    table = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9), nn.Flatten(0, 1))
+    given = describe_workload(table, words, samples=20)
+    assert given.forward_flops_per_sample == 35 * 2 * 8 * 9
+    with pytest.raises(WorkloadError, match=r"\[35, 20\], \[700\], is not clear: pass samples="):
+        describe_workload(table, words)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
-from energyest.profiling.samples import batch_size, batch_size_by_loader
+from energyest.profiling.samples import batch_size, batch_size_by_loader, is_contested
 
 B = 64
 x, y = torch.zeros(B, 3, 32, 32), torch.zeros(B, dtype=torch.long)
@@ -69,6 +69,20 @@ KNOWN = {
     "encoding": (Encoding(input_ids=tokens, attention_mask=tokens, labels=y), B),
     "with a scalar": ({"x": x, "y": y, "temperature": torch.tensor(1.0), "step": 3}, B),
     "with weights of classes": ((x, y, torch.zeros(B, 5), torch.zeros(10)), B),
+    "boxes in images": ((x, torch.zeros(137, 6)), B),
+    "boxes in images by name": (
+        {"img": x, "batch_idx": torch.zeros(137), "cls": torch.zeros(137, 1), "file": ["a"] * B},
+        B,
+    ),
+    "texts to choose from": ((x, torch.zeros(1000, 77)), B),
+    "a mask for all": ((torch.zeros(B, 9), torch.zeros(1, 1, 9, 9), y), B),
+    "bags of tokens": ((y, torch.zeros(900, dtype=torch.long), y), B),
+    "bags of tokens, labels last": ((torch.zeros(900), y, y), B),
+    "tables, each with its indices": (
+        (torch.zeros(B, 13), torch.zeros(26, B), torch.zeros(26, B), torch.zeros(B, 1)),
+        B,
+    ),
+    "parts of two types in a list": ([torch.zeros(B, 2), tokens[:9, :2], y.reshape(B, 1)], B),
     "two views and labels": ([[x, x], y], B),
     "two views alone": ([[x, x]], B),
     "two views of a tuple": ((x, x), B),
@@ -154,10 +168,27 @@ def test_what_is_known(name: str) -> None:
         [target(2), target(5)],
         {"anchors": {"x": x}, "negatives": {"x": torch.zeros(7 * B, 3, 32, 32)}},
         Plain(text="graph of something", x=None),
+        {"crops": u, "labels": y},
+        (torch.zeros(5, 3), torch.zeros(5, 1), torch.zeros(15, 3), torch.zeros(15, 1)),
     ],
 )
 def test_what_cannot_be_known(batch: Any) -> None:
     assert batch_size(batch) is None
+
+
+@pytest.mark.parametrize(
+    ("batch", "expected"),
+    [
+        ((x, y), False),
+        (x, False),
+        ([target(2), target(5), target(1)], False),
+        ((x, torch.zeros(137, 6)), True),
+        ((x, y, torch.zeros(10)), True),
+        ((y, torch.zeros(900), y), True),
+    ],
+)
+def test_parts_that_contradict_each_other(batch: Any, expected: bool) -> None:
+    assert is_contested(batch) is expected
 
 
 def test_what_holds_itself() -> None:

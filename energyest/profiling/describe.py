@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from energyest.checks import check_count
 from energyest.display import in_a_line
 from energyest.errors import WorkloadError
 from energyest.measure.signals import let_handlers_raise
@@ -18,10 +19,13 @@ from energyest.profiling.execution import is_compiled, layout_of
 from energyest.profiling.lightning_trainer import is_lightning
 from energyest.profiling.model_copy import half_kept, is_in_half, plain_dtype, unwrapped
 from energyest.profiling.operations import TRAINING_TO_FORWARD, FlopCount, WatchedStep
-from energyest.profiling.samples import batch_size
+from energyest.profiling.samples import batch_size, is_contested
 from energyest.profiling.training_step import Loss, Step, possible_steps
 from energyest.profiling.walk.walk import NO_GRADIENT, Walk, walk_through
 from energyest.records.workload import Workload, check_optimizer_name, check_precision_name
+
+# The most shapes of a batch that are named.
+_MOST_SHAPES = 5
 
 
 def describe_workload(
@@ -31,6 +35,7 @@ def describe_workload(
     precision: str = "fp32",
     optimizer: str = "sgd",
     loss: Loss | None = None,
+    samples: int | None = None,
 ) -> Workload:
     """Walk through one training step of a model and describe what it demands of a GPU.
 
@@ -54,6 +59,7 @@ def describe_workload(
             take; without a target, with the output alone). By default a LightningModule's own loss,
             an output's `.loss`, or for each output a loss that fits the shapes: cross-entropy,
             squared error, else its sum.
+        samples: number of samples in the batch, if its structure does not show it.
 
     Returns:
         The workload; its `notes` say what could not be counted. Its `layout` is the layout of the
@@ -61,8 +67,8 @@ def describe_workload(
 
     Raises:
         WorkloadError: the model cannot be walked through (the message gives the reasons) or is
-            sharded; a loop's end depends on a value; the batch shows no size; the precision or
-            optimizer is unknown.
+            sharded; a loop's end depends on a value; the batch holds no tensors, or does not show
+            how many samples; the precision or optimizer is unknown.
 
     Examples:
         >>> import torch
@@ -83,15 +89,13 @@ def describe_workload(
         raise WorkloadError(
             f"{type(model).__name__} has parameters without a shape yet: run it once on a batch"
         )
-    if not batch_size(example_batch) or next(tensors_in(example_batch), None) is None:
-        raise WorkloadError("example_batch holds no samples: give a batch as for training")
+    samples, on_size = _samples_in(example_batch, samples)
     steps = list(possible_steps(model, example_batch, loss))
     in_half = _walk_in_half(model, example_batch, steps) if is_in_half(model) else None
     walk = in_half or walk_through(model, example_batch, precision, steps)
-    samples = batch_size(example_batch) or 1
     workload = workload_of(walk.step, model, example_batch, samples, precision, optimizer)
     compiled = compiled or workload.compiled
-    notes = (*workload.notes, *around, *walk.notes)
+    notes = (*workload.notes, *around, *on_size, *walk.notes)
     if in_half is not None:
         # Such weights are multiplied in their own format, whatever `precision` is.
         weights = next(p for p in model.parameters() if p.is_floating_point())
@@ -99,6 +103,39 @@ def describe_workload(
         return replace(workload, precision=precision, compiled=compiled, notes=notes)
     notes = (*notes, *_notes_on_types(model))
     return replace(workload, compiled=compiled, parameter_bytes=4, notes=notes)
+
+
+def _samples_in(batch: Any, samples: int | None) -> tuple[int, tuple[str, ...]]:
+    """The number of samples in an example batch, and a note if some parts contradict it.
+
+    Args:
+        batch: the batch.
+        samples: the number, if the user has given it.
+    """
+    kind = type(batch).__name__
+    shapes = [tuple(tensor.shape) for tensor in tensors_in(batch)]
+    if not shapes:
+        raise WorkloadError(
+            f"no tensors were found in example_batch, a {kind}: give a batch as for training"
+        )
+    if samples is not None:
+        return check_count(samples, "samples", WorkloadError), ()
+    found = batch_size(batch)
+    named = ", ".join(str(list(shape)) for shape in shapes[:_MOST_SHAPES])
+    named += ", …" if len(shapes) > _MOST_SHAPES else ""
+    if found is None:
+        raise WorkloadError(
+            f"the number of samples in example_batch, a {kind} of tensors of the shapes {named}, is"
+            " not clear: pass samples="
+        )
+    if not found:
+        raise WorkloadError("example_batch holds no samples: give a batch as for training")
+    if is_contested(batch):
+        return found, (
+            f"the batch, with tensors of the shapes {named}, is taken as {found:,} samples: if it"
+            " has another number, pass samples=",
+        )
+    return found, ()
 
 
 def _walk_in_half(model: nn.Module, batch: Any, steps: list[Step]) -> Walk | None:

@@ -7,7 +7,9 @@ The number of samples is the candidate on which the parts agree; None if there i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
 from itertools import islice
 from numbers import Number
@@ -27,6 +29,8 @@ _MOST_INPUTS = 8
 # evidence. If `_UNSURE` remains among them, another part must decide.
 _Candidates = tuple[int, ...] | None
 _UNSURE = -1
+# Whether one part, or some, may decide where parts contradict each other.
+_SOME_DECIDE: ContextVar[bool] = ContextVar("_SOME_DECIDE", default=True)
 
 
 def batch_size(batch: Any, *, of_one_loader: bool = False) -> int | None:
@@ -47,6 +51,16 @@ def batch_size(batch: Any, *, of_one_loader: bool = False) -> int | None:
     if found and _UNSURE not in found:
         return found[0]
     return None if of_one_loader or found is None else _of_several_loaders(batch)
+
+
+def is_contested(batch: Any) -> bool:
+    """Whether parts of a batch contradict the number that `batch_size` finds."""
+    before = _SOME_DECIDE.set(False)
+    try:
+        undisputed = batch_size(batch)
+    finally:
+        _SOME_DECIDE.reset(before)
+    return undisputed != batch_size(batch)
 
 
 def batch_size_by_loader(loaders: Any, batch: Any) -> int | None:
@@ -97,7 +111,8 @@ def _of_parts(items: Iterable[Any], depth: int) -> _Candidates:
     items = list(items)
     parts = [_candidates(item, depth + 1) for item in items]
     firm = [part for item, part in zip(items, parts, strict=True) if not _is_plain_list(item)]
-    return _agreed(parts) or _agreed(firm)
+    shapes = [shape for item in items if (shape := _shape(item)) is not None]
+    return _shared(parts) or _shared(firm) or _decided(parts, shapes) or _decided(firm, shapes)
 
 
 def _of_list(items: Sequence[Any], depth: int) -> _Candidates:  # noqa: PLR0911
@@ -110,7 +125,10 @@ def _of_list(items: Sequence[Any], depth: int) -> _Candidates:  # noqa: PLR0911
         return (count,)  # texts, names of files, labels
     shapes = [shape for item in some if (shape := _shape(item)) is not None]
     if len(shapes) == len(some):
-        return _of_shapes(shapes, count)
+        # A function that collates returns a tuple of parts; samples would be in a list.
+        are_parts = depth == 0 and isinstance(items, tuple)
+        are_parts = are_parts or len({getattr(item, "dtype", None) for item in some}) > 1
+        return _of_shapes(shapes, count, are_parts=are_parts)
     if shapes:  # several inputs of different kinds
         return _of_parts(some, depth)
     if all(map(_is_sample, some)):
@@ -122,14 +140,22 @@ def _of_list(items: Sequence[Any], depth: int) -> _Candidates:  # noqa: PLR0911
         # Objects without evidence are samples, such as images of a library's own type.
         return (count, _UNSURE) if any(isinstance(i, Mapping) for i in some) else (count,)
     # Parts of a batch, or samples that look like batches, such as the boxes in an image.
-    agreed = _agreed(parts, all_of_them=True) or ()
+    agreed = _shared(parts) or ()
     if count > _MOST_INPUTS:
         return (count, *agreed)
     return (*agreed, count) if agreed else (count, _UNSURE)
 
 
-def _of_shapes(shapes: list[tuple[int, ...]], count: int) -> _Candidates:  # noqa: PLR0911
-    """Candidates from a list of tensors: the parts of a batch, views of it, or its samples."""
+def _of_shapes(  # noqa: PLR0911
+    shapes: list[tuple[int, ...]], count: int, *, are_parts: bool
+) -> _Candidates:
+    """Candidates from a list of tensors: the parts of a batch, views of it, or its samples.
+
+    Args:
+        shapes: their shapes.
+        count: length of the list.
+        are_parts: they are more likely parts than samples.
+    """
     whole = [shape for shape in shapes if shape]
     if not whole:
         return (count,)  # numbers, one per sample
@@ -139,7 +165,11 @@ def _of_shapes(shapes: list[tuple[int, ...]], count: int) -> _Candidates:  # noq
     if count == 1:
         return size, 1
     if len(dimensions) > 1 or len(whole) < len(shapes):
-        return (size,) if is_common else _agreed([shape[:1] for shape in whole])
+        return (size,) if is_common else _decided([shape[:1] for shape in whole], whole)
+    if not is_common and are_parts and 2 < count <= _MOST_INPUTS and _SOME_DECIDE.get():
+        usual = _most_usual(whole)
+        if usual is not None:
+            return usual
     if not is_common:  # sequences of different lengths, if they are not just two tensors
         return (count,) if count > 2 else (count, _UNSURE)
     is_image = dimensions == {3} and size in _CHANNELS
@@ -184,8 +214,8 @@ def _is_sample(value: Any) -> bool:
     return is_mapping and (one_image or all(len(shape) == 1 for shape in shapes))
 
 
-def _agreed(parts: Sequence[_Candidates], *, all_of_them: bool = False) -> _Candidates:
-    """The candidates shared by all parts; else, unless all must agree, those of a majority."""
+def _shared(parts: Sequence[_Candidates]) -> _Candidates:
+    """The candidates shared by all parts."""
     known = [part for part in parts if part is not None]
     if not known:
         return None
@@ -193,12 +223,47 @@ def _agreed(parts: Sequence[_Candidates], *, all_of_them: bool = False) -> _Cand
     certain = [size for size in common if size != _UNSURE]
     if len(set(certain)) == 1 and len(known) > 1:
         return (certain[0],)  # each part alone is ambiguous, but together they are not
-    if certain:
-        return tuple(common)
+    return tuple(common) if certain else ()
+
+
+def _decided(parts: Sequence[_Candidates], shapes: Sequence[tuple[int, ...]]) -> _Candidates:
+    """The candidate of the images, else of a majority of the parts, which contradict each other.
+
+    Args:
+        parts: the candidates of each part.
+        shapes: shapes of the parts that are tensors.
+    """
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    if not _SOME_DECIDE.get():
+        return ()
     votes = [part[0] for part in known if len(part) == 1]
     most = max(votes, key=votes.count, default=_UNSURE)
     has_most = votes and 2 * sum(most in part for part in known) > len(known)
-    return (most,) if has_most and not all_of_them else ()
+    # A first dimension of 1 is that of a mask for all samples.
+    of_images = {shape[0] for shape in shapes if len(shape) >= 4 and shape[0] > 1}
+    if len(of_images) != 1 or (has_most and most in of_images):
+        return (most,) if has_most else ()
+    # Beside images there may be the boxes in all of them, or texts to choose from. If there are
+    # several times as many images as something else, this may be a sample's number of images.
+    (images,) = of_images
+    others = {part[0] for part in known} - {1, images}
+    return () if any(other and images % other == 0 for other in others) else (images,)
+
+
+def _most_usual(shapes: Sequence[tuple[int, ...]]) -> _Candidates:
+    """The first dimension that most tensors share; of several, the one that is in most shapes.
+
+    None if all differ.
+    """
+    firsts = Counter(shape[0] for shape in shapes)
+    ranks = {size: (n, sum(size in shape for shape in shapes)) for size, n in firsts.items()}
+    best = max(ranks.values())
+    found = tuple(size for size, rank in ranks.items() if rank == best)
+    if best[0] == 1:
+        return None
+    return found if len(found) == 1 else ()
 
 
 def _of_several_loaders(batch: Any) -> int | None:

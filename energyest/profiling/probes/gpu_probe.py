@@ -33,6 +33,7 @@ def probe(
     precision: str = "fp32",
     optimizer: str = "sgd",
     loss: Loss | None = None,
+    samples: int | None = None,
     gpu: torch.device | int | str | None = None,
 ) -> Probe:
     """Train a copy of a model for a few seconds and measure what a step costs.
@@ -54,6 +55,7 @@ def probe(
         optimizer: one of `records.workload.OPTIMIZERS`; if torch lacks it, one of torch's with the
             same amount of state is used.
         loss: as for `describe_workload`.
+        samples: as for `describe_workload`.
         gpu: the CUDA device to use; by default the current one.
 
     Returns:
@@ -72,7 +74,9 @@ def probe(
     """
     steps = check_count(steps, "steps", ProbeError)
     device = _cuda_device(gpu)
-    workload = describe_workload(model, batch, precision=precision, optimizer=optimizer, loss=loss)
+    workload = describe_workload(
+        model, batch, precision=precision, optimizer=optimizer, loss=loss, samples=samples
+    )
     workload = replace(workload, loop="plain")  # the loop that is measured
     if not has_values(model, batch):
         raise WorkloadError("a probe trains: model and batch need values, not only shapes")
