@@ -855,6 +855,24 @@ def test_weights_of_other_types_are_taken_as_they_are_or_noted() -> None:
         assert describe_workload(model.half(), T.half()).flops_per_step > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_batch_is_taken_in_the_weights_format(dtype: torch.dtype) -> None:
+    """Torch refuses most layers otherwise; Lightning's "bf16-true" converts batches as well."""
+    images, heat = torch.randn(2, 3, 9, 9), torch.randn(2, 8, 7, 7)
+
+    class Mixed(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.dtype == torch.bfloat16  # the one of the two that CPUs compute in
+            return super().forward(x)
+
+    for model in (Mixed(3, 8, 3).to(dtype), nn.Conv2d(3, 8, 3).to(dtype)):
+        as_loaded = describe_workload(model, (images, heat))
+        matching = describe_workload(model, (images.to(dtype), heat.to(dtype)))
+        assert as_loaded == matching
+        assert as_loaded.notes == ()
+        assert as_loaded.input_bytes == 2 * (images.numel() + heat.numel())
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_normalised_weights() -> None:
     for norm in (

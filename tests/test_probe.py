@@ -149,6 +149,29 @@ def test_steps_are_those_that_are_described() -> None:
     cost_of(frozen)
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_batch_is_converted_to_the_weights_format() -> None:
+    cost_of(nn.Linear(8, 3).bfloat16())  # torch refuses products of two formats
+
+
+@pytest.mark.usefixtures("quick")
+def test_manual_optimization_runs_its_own_backward_pass() -> None:
+    weights = []
+
+    class ByHand(PlNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 3)
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            self.automatic_optimization = False
+            weights.append(self.layer.weight.detach().clone())
+            self.manual_backward(self.layer(batch[0]).square().mean())
+
+    cost_of(ByHand())
+    assert not weights[0].equal(weights[-1])  # the optimizer of the probe has made steps
+
+
 # ---------------------------------------------------------------------- what is left alone
 
 

@@ -9,6 +9,7 @@ from dataclasses import is_dataclass
 from numbers import Number
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 # The most items of a batch that are inspected, because this happens at every step.
@@ -191,6 +192,11 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
     """A batch of the same structure with each tensor changed; other objects are shared."""
     return _rebuilt(value, lambda item: change(item) if isinstance(item, Tensor) else item)
+
+
+def converted(value: Any, dtype: torch.dtype) -> Any:
+    """A batch of the same structure with its floating-point tensors in another format."""
+    return map_tensors(value, lambda t: t.to(dtype) if t.is_floating_point() else t)
 
 
 def unshared(value: Any) -> Any:

@@ -14,7 +14,7 @@ from energyest.checks import check_count
 from energyest.display import in_a_line
 from energyest.errors import WorkloadError
 from energyest.measure.signals import let_handlers_raise
-from energyest.profiling.batches import tensors_in, unshared
+from energyest.profiling.batches import converted, tensors_in, unshared
 from energyest.profiling.execution import is_compiled, layout_of
 from energyest.profiling.lightning_trainer import is_lightning
 from energyest.profiling.model_copy import half_kept, is_in_half, plain_dtype, unwrapped
@@ -50,7 +50,8 @@ def describe_workload(
             stand-in for its Trainer.
         example_batch: a batch as the data loader yields it, of the size to train with: a tensor, a
             mapping, a tuple or list of inputs and targets, or a graph. Values do not matter, except
-            for masks, lengths and others that forward looks at.
+            for masks, lengths and others that forward looks at. If the weights are in a two-byte
+            format, so are its floating-point tensors, whatever their own format.
         precision: "fp32", "tf32" (matrix products and convolutions in TensorFloat-32), or "bf16"
             or "fp16" with automatic mixed precision. For a model whose weights are in a two-byte
             format, that format is used instead.
@@ -92,15 +93,18 @@ def describe_workload(
     samples, on_size = _samples_in(example_batch, samples)
     steps = list(possible_steps(model, example_batch, loss))
     in_half = _walk_in_half(model, example_batch, steps) if is_in_half(model) else None
-    walk = in_half or walk_through(model, example_batch, precision, steps)
-    workload = workload_of(walk.step, model, example_batch, samples, precision, optimizer)
-    compiled = compiled or workload.compiled
-    notes = (*workload.notes, *around, *on_size, *walk.notes)
     if in_half is not None:
         # Such weights are multiplied in their own format, whatever `precision` is.
+        walk, example_batch = in_half
         weights = next(p for p in model.parameters() if p.is_floating_point())
         precision = "fp16" if weights.dtype == torch.float16 else "bf16"
-        return replace(workload, precision=precision, compiled=compiled, notes=notes)
+    else:
+        walk = walk_through(model, example_batch, precision, steps)
+    workload = workload_of(walk.step, model, example_batch, samples, precision, optimizer)
+    notes = (*workload.notes, *around, *on_size, *walk.notes)
+    compiled = compiled or workload.compiled
+    if in_half is not None:
+        return replace(workload, compiled=compiled, notes=notes)
     notes = (*notes, *_notes_on_types(model))
     return replace(workload, compiled=compiled, parameter_bytes=4, notes=notes)
 
@@ -138,14 +142,15 @@ def _samples_in(batch: Any, samples: int | None) -> tuple[int, tuple[str, ...]]:
     return found, ()
 
 
-def _walk_in_half(model: nn.Module, batch: Any, steps: list[Step]) -> Walk | None:
-    """A walk with weights and activations in two-byte formats; None if formats do not match.
+def _walk_in_half(model: nn.Module, batch: Any, steps: list[Step]) -> tuple[Walk, Any] | None:
+    """A walk with weights and batch in a two-byte format, and that batch; None if it fails.
 
-    For example, only automatic mixed precision converts a batch in single precision.
+    The batch is converted, as Lightning does for "bf16-true": loaders yield single precision.
     """
     with half_kept():
+        batch = converted(batch, torch.bfloat16)
         try:
-            return walk_through(model, batch, "fp32", steps)
+            return walk_through(model, batch, "fp32", steps), batch
         except WorkloadError:
             return None
 

@@ -16,8 +16,14 @@ from energyest.display import in_a_line
 from energyest.errors import ProbeError
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors.base import Sensor
-from energyest.profiling.batches import map_tensors, tensors_in
-from energyest.profiling.model_copy import bare_copy, generators_restored, in_eval_mode, train_as
+from energyest.profiling.batches import converted, map_tensors, tensors_in
+from energyest.profiling.model_copy import (
+    bare_copy,
+    generators_restored,
+    in_eval_mode,
+    is_in_half,
+    train_as,
+)
 from energyest.profiling.tf32 import tf32
 from energyest.profiling.training_step import Loss, Step, Take, possible_steps
 
@@ -129,6 +135,9 @@ class _Trainee:
         self, model: nn.Module, batch: Any, device: torch.device, precision: str, optimizer: str
     ) -> None:
         self.model, self.device = model, device
+        if is_in_half(model):  # loaders yield single precision
+            weights = next(p for p in model.parameters() if p.is_floating_point())
+            batch = converted(batch, weights.dtype)
         self.batch = map_tensors(batch, lambda tensor: _on_host(tensor, device))
         self.mixed = _MIXED.get(precision)
         self.optimizer = _optimizer(optimizer, model)
