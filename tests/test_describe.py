@@ -873,6 +873,43 @@ def test_a_batch_is_taken_in_the_weights_format(dtype: torch.dtype) -> None:
         assert as_loaded.input_bytes == 2 * (images.numel() + heat.numel())
 
 
+class Adapted(nn.Module):
+    """A frozen layer in a two-byte format, and a trained correction of low rank, as LoRA's."""
+
+    def __init__(self, dtype: torch.dtype, adapters: torch.dtype) -> None:
+        super().__init__()
+        self.base = nn.Linear(64, 64, bias=False, dtype=dtype).requires_grad_(False)
+        self.down = nn.Linear(64, 2, bias=False, dtype=adapters)
+        self.up = nn.Linear(2, 64, bias=False, dtype=adapters)
+
+    def forward(self, x: Tensor) -> Tensor:
+        base = self.base(x)
+        return base + self.up(self.down(x.to(self.down.weight.dtype))).to(base.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_frozen_model_in_half_with_adapters_in_single_precision(dtype: torch.dtype) -> None:
+    batch = torch.zeros(4, 64)
+    found = describe_workload(Adapted(dtype, torch.float32), batch, optimizer="adamw")
+    assert found.precision == ("fp16" if dtype == torch.float16 else "bf16")
+    assert (found.parameter_bytes, found.frozen_parameter_bytes, found.notes) == (4, 2, ())
+    kept = 2 * 64 * 64 + 2 * (2 * 64) * 4 * (1 + 1 + 2)
+    assert found.memory_bytes == kept + found.saved_bytes + found.input_bytes
+    base, down, _ = named(found, "mm")
+    assert base.bytes == 2 * (4 * 64 + 64 * 64 + 4 * 64)
+    assert down.bytes == 4 * (4 * 64 + 2 * 64 + 4 * 2)
+    # With mixed precision, the adapters' products are in half too.
+    mixed = describe_workload(Adapted(dtype, torch.float32), batch, precision="bf16")
+    assert named(mixed, "mm")[1].bytes == down.bytes / 2
+    assert mixed.parameter_bytes == 4
+    alike = describe_workload(Adapted(dtype, dtype), batch)
+    assert (alike.parameter_bytes, alike.frozen_parameter_bytes) == (2, None)
+    # The format of most weights decides.
+    single = describe_workload(Adapted(torch.float32, dtype), batch)
+    assert (single.precision, single.parameter_bytes) == ("fp32", 4)
+    assert single.notes == (f"parameters of {dtype} are taken as torch.float32",)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_normalised_weights() -> None:
     for norm in (

@@ -209,7 +209,10 @@ def test_damage_anywhere_is_read_or_refused_in_words(path: tuple[str, ...], valu
 
 
 # Fields that were added later have a value where they are missing.
-LATER = ("layout", "bias", "compiled", "accumulate", "devices", "parameter_bytes")
+LATER = (
+    *("layout", "bias", "compiled", "accumulate", "devices", "parameter_bytes"),
+    "frozen_parameter_bytes",
+)
 
 
 @pytest.mark.parametrize("path", [p for p in PATHS if p[-1] not in LATER], ids=".".join)
@@ -229,6 +232,7 @@ DAMAGE = {
     "trainable_parameters": (-1, 101),
     "forward_flops_per_sample": (-1.0, math.nan, math.inf, "1", 1e300),
     "saved_bytes": (-0.5, math.nan, None),
+    "frozen_parameter_bytes": (-1.0, math.nan, "2", True),
     "precision": ("fp8", None, ["fp32"], 32),
     "optimizer": ("magic", "AdamW", None, 3),
     "loop": ("keras", None, 1),
@@ -324,3 +328,12 @@ def test_in_a_notebook_it_has_units_and_its_notes() -> None:
     assert "100 (80 trainable)" in html
     assert "1.92 kFLOP" in html
     assert "a&lt;b was not counted" in html
+
+
+def test_frozen_parameters_may_have_a_format_of_their_own() -> None:
+    content = {**STORED, "parameters": 100, "trainable_parameters": 10, "optimizer": "adamw"}
+    alike = Workload.from_dict(content)
+    other = Workload.from_dict({**content, "frozen_parameter_bytes": 2.0})
+    assert alike.memory_bytes - other.memory_bytes == 90 * 2
+    assert other.optimizer_bytes == alike.optimizer_bytes
+    assert other.gradient_bytes == alike.gradient_bytes

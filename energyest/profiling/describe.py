@@ -26,6 +26,8 @@ from energyest.records.workload import Workload, check_optimizer_name, check_pre
 
 # The most shapes of a batch that are named.
 _MOST_SHAPES = 5
+# Bytes of a number in single precision, as which larger ones are taken.
+_SINGLE_bytes = 4
 
 
 def describe_workload(
@@ -92,21 +94,20 @@ def describe_workload(
         )
     samples, on_size = _samples_in(example_batch, samples)
     steps = list(possible_steps(model, example_batch, loss))
-    in_half = _walk_in_half(model, example_batch, steps) if is_in_half(model) else None
+    in_half = _walk_in_half(model, example_batch, precision, steps) if is_in_half(model) else None
     if in_half is not None:
         # Such weights are multiplied in their own format, whatever `precision` is.
         walk, example_batch = in_half
-        weights = next(p for p in model.parameters() if p.is_floating_point())
-        precision = "fp16" if weights.dtype == torch.float16 else "bf16"
+        precision = "fp16" if torch.float16 in {p.dtype for p in model.parameters()} else "bf16"
     else:
         walk = walk_through(model, example_batch, precision, steps)
     workload = workload_of(walk.step, model, example_batch, samples, precision, optimizer)
     notes = (*workload.notes, *around, *on_size, *walk.notes)
-    compiled = compiled or workload.compiled
+    workload = replace(workload, compiled=compiled or workload.compiled, notes=notes)
     if in_half is not None:
-        return replace(workload, compiled=compiled, notes=notes)
+        return workload
     notes = (*notes, *_notes_on_types(model))
-    return replace(workload, compiled=compiled, parameter_bytes=4, notes=notes)
+    return replace(workload, parameter_bytes=4, frozen_parameter_bytes=None, notes=notes)
 
 
 def _samples_in(batch: Any, samples: int | None) -> tuple[int, tuple[str, ...]]:
@@ -142,15 +143,21 @@ def _samples_in(batch: Any, samples: int | None) -> tuple[int, tuple[str, ...]]:
     return found, ()
 
 
-def _walk_in_half(model: nn.Module, batch: Any, steps: list[Step]) -> tuple[Walk, Any] | None:
+def _walk_in_half(
+    model: nn.Module, batch: Any, precision: str, steps: list[Step]
+) -> tuple[Walk, Any] | None:
     """A walk with weights and batch in a two-byte format, and that batch; None if it fails.
 
-    The batch is converted, as Lightning does for "bf16-true": loaders yield single precision.
+    The batch is converted, as Lightning does for "bf16-true": loaders yield single precision. If
+    some weights are in single precision, such as the adapters of LoRA, their products are in that
+    precision too, unless mixed precision is asked for.
     """
+    formats = {p.dtype for p in model.parameters() if p.is_floating_point()}
     with half_kept():
         batch = converted(batch, torch.bfloat16)
+        mixed = precision if len(formats) > 1 else "fp32"
         try:
-            return walk_through(model, batch, "fp32", steps), batch
+            return walk_through(model, batch, mixed, steps), batch
         except WorkloadError:
             return None
 
@@ -207,6 +214,7 @@ def workload_of(
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     layout = layout_of(model, batch)
+    parameter_bytes, frozen_bytes = _bytes_of_a_parameter(model)
     return Workload(
         model=type(model).__name__,
         batch_size=samples,
@@ -226,10 +234,26 @@ def workload_of(
         input_bytes=float(sum(t.numel() * t.element_size() for t in tensors_in(batch))),
         loop="lightning" if is_lightning(model) else "plain",
         layout=layout,
-        parameter_bytes=2 if is_in_half(model) else 4,
+        parameter_bytes=parameter_bytes,
+        frozen_parameter_bytes=frozen_bytes,
         compiled=any(is_compiled(part) for part in model.modules()),
         notes=tuple(_notes_on_counts(step)),
     )
+
+
+def _bytes_of_a_parameter(model: nn.Module) -> tuple[int, float | None]:
+    """Bytes of a trainable parameter, and those of a frozen one if they differ."""
+    total: dict[bool, float] = {True: 0.0, False: 0.0}
+    count = {True: 0, False: 0}
+    for parameter in model.parameters():
+        is_trained = parameter.requires_grad
+        total[is_trained] += parameter.numel() * min(parameter.element_size(), _SINGLE_bytes)
+        count[is_trained] += parameter.numel()
+    each = {kind: total[kind] / count[kind] for kind in count if count[kind]}
+    trained = each.get(True, each.get(False, _SINGLE_bytes))
+    trained_bytes = 2 if trained < (2 + _SINGLE_bytes) / 2 else _SINGLE_bytes
+    frozen_bytes = each.get(False, trained_bytes)
+    return trained_bytes, None if frozen_bytes == trained_bytes else frozen_bytes
 
 
 def _notes_on_counts(step: WatchedStep) -> Iterator[str]:

@@ -136,8 +136,8 @@ class _Trainee:
     ) -> None:
         self.model, self.device = model, device
         if is_in_half(model):  # loaders yield single precision
-            weights = next(p for p in model.parameters() if p.is_floating_point())
-            batch = converted(batch, weights.dtype)
+            formats = (p.dtype for p in model.parameters() if p.is_floating_point())
+            batch = converted(batch, next(f for f in formats if f.itemsize == 2))
         self.batch = map_tensors(batch, lambda tensor: _on_host(tensor, device))
         self.mixed = _MIXED.get(precision)
         self.optimizer = _optimizer(optimizer, model)

@@ -37,7 +37,10 @@ _OPTIMIZERS = {
 OPTIMIZERS = tuple(_OPTIMIZERS)
 LOOPS = ("plain", "lightning")
 LAYOUTS = ("contiguous", "channels_last")
-_LATER = ("layout", "compiled", "accumulate", "devices", "parameter_bytes")
+_LATER = (
+    *("layout", "compiled", "accumulate", "devices", "parameter_bytes"),
+    "frozen_parameter_bytes",
+)
 _LATER_OF_OPERATIONS = {"layout": "", "bias": False}
 # Larger than any real value; products and sums of such numbers are still finite.
 LARGEST = 1e30
@@ -108,8 +111,9 @@ class Workload:
         accumulate: batches per optimizer step.
         devices: number of GPUs in one host. Each processes its own batches of `batch_size`; their
             gradients are summed at each optimizer step (data parallel).
-        parameter_bytes: bytes of a parameter, of its gradient, and of each number that the
-            optimizer keeps for it: 4, or 2 if the weights themselves are in half precision.
+        parameter_bytes: bytes of a trainable parameter, of its gradient, and of each number that
+            the optimizer keeps for it: 4, or 2 if the weights themselves are in half precision.
+        frozen_parameter_bytes: bytes of any other parameter, on average; None if they are the same.
         notes: what could not be counted, one sentence each.
 
     Examples:
@@ -138,6 +142,7 @@ class Workload:
     accumulate: int = 1
     devices: int = 1
     parameter_bytes: int = 4
+    frozen_parameter_bytes: float | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -181,8 +186,10 @@ class Workload:
         It covers weights, gradients, optimizer states and activations, but not the states of
         tables with sparse gradients.
         """
-        states = self.trainable_parameters * (1 + self.optimizer_states)
-        kept = self.parameter_bytes * (self.parameters + states)
+        trained = self.trainable_parameters * (2 + self.optimizer_states)
+        frozen = self.parameters - self.trainable_parameters
+        frozen_each = self.frozen_parameter_bytes or self.parameter_bytes
+        kept = self.parameter_bytes * trained + frozen_each * frozen
         return kept + self.saved_bytes + self.input_bytes
 
     def __str__(self) -> str:
@@ -280,7 +287,10 @@ def _check(workload: Workload) -> None:
         raise WorkloadError("the model's name and the notes must be text")
     for field in fields(workload):
         least = 1 if field.name in ("batch_size", *_LATER) else 0
-        _check_number(field.name, field.type, getattr(workload, field.name), least)
+        value = getattr(workload, field.name)
+        if field.type == "float | None" and value is not None:
+            _check_number(field.name, "float", value, 0)
+        _check_number(field.name, field.type, value, least)
     if workload.trainable_parameters > workload.parameters:
         raise WorkloadError(
             f"trainable_parameters={workload.trainable_parameters} is more than all "
