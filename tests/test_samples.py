@@ -40,6 +40,13 @@ class Slots:
     labels: Any
 
 
+class OwnSlots:
+    __slots__ = ("tensors",)
+
+    def __init__(self, tensors: Any) -> None:
+        self.tensors = tensors
+
+
 class Plain:
     def __init__(self, **attributes: Any) -> None:
         self.__dict__ |= attributes
@@ -121,6 +128,7 @@ KNOWN = {
     "named tuple": (Pair(x, y), B),
     "data class": (Fields(x, y), B),
     "data class with slots": (Slots(x, [y]), B),
+    "an object of slots": (OwnSlots(x), B),
     "an object of tensors": (Plain(tensors=x, mask=torch.zeros(B, 32, 32)), B),
     "packed": (pack_sequence([torch.zeros(3), torch.zeros(2), torch.zeros(1)]), 3),
     "packed and labels": (

@@ -25,10 +25,12 @@ class Candidate(NamedTuple):
     Attributes:
         inputs: positional inputs as a tuple, or keyword inputs as a mapping.
         target: the target; None if nothing is left for it.
+        includes_target: whether forward takes a target among its inputs.
     """
 
     inputs: tuple[Any, ...] | Mapping[str, Any]
     target: Any = None
+    includes_target: bool = False
 
 
 def _items(value: Any) -> list[Any]:
@@ -37,11 +39,42 @@ def _items(value: Any) -> list[Any]:
         return list(value.values())
     if isinstance(value, list | tuple):
         return list(value[:_MOST_ITEMS])
-    if is_dataclass(value) and not isinstance(value, type):
-        return list(vars(value).values()) if hasattr(value, "__dict__") else []
     if is_graph(value):
         return list(value.to_dict().values())
-    return []
+    return list(attributes_of(value).values())
+
+
+def attributes_of(value: Any) -> dict[str, Any]:
+    """The attributes of a dataclass, or those of any other object that holds tensors.
+
+    Of the latter, only tensors, plain values and containers of these, which cannot lead back to the
+    object; none of anything else, such as a module or a class.
+    """
+    found = all_attributes(value)
+    if is_dataclass(value):
+        return found
+    if not any(isinstance(item, Tensor) for item in found.values()):
+        return {}
+    return {
+        name: item
+        for name, item in found.items()
+        if _is_plain(item)
+        or (isinstance(item, Mapping | list | tuple) and all(map(_is_plain, _items(item))))
+    }
+
+
+def all_attributes(value: Any) -> dict[str, Any]:
+    """The attributes of an object, with those in slots; none of a class, module or tensor."""
+    if isinstance(value, type | Tensor | nn.Module) or callable(value):
+        return {}
+    slots = (vars(kind).get("__slots__", ()) for kind in type(value).__mro__)
+    names = [name for own in slots for name in ((own,) if isinstance(own, str) else own)]
+    names = [name for name in names if not name.startswith("__") and hasattr(value, name)]
+    return {name: getattr(value, name) for name in names} | getattr(value, "__dict__", {})
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, Tensor | str | bytes | Number)
 
 
 def is_graph(value: Any) -> bool:
@@ -56,22 +89,28 @@ def input_candidates(model: nn.Module, batch: Any) -> Iterator[Candidate]:
         model: the model; its forward's signature gives the number and names of inputs.
         batch: as the data loader yields it.
     """
+    signature = _Signature(model)
     if isinstance(batch, Tensor):
         yield Candidate((batch,))
     elif is_graph(batch):
-        named = {name: v for name, v in batch.to_dict().items() if tensors_within(v)}
+        named = _inputs_among(batch.to_dict(), signature)
         yield Candidate((batch,), named.get("y"))
-        yield from _of_mapping(_Signature(model), named)
+        yield from _of_mapping(signature, named)
     elif isinstance(batch, Mapping):
         whole = Candidate((batch,), _label_of(batch))
-        named = {name: value for name, value in batch.items() if tensors_within(value)}
-        yield from _of_mapping(_Signature(model), named, whole)
-    elif is_dataclass(batch) and not isinstance(batch, type):
-        named = {name: value for name, value in vars(batch).items() if tensors_within(value)}
-        yield Candidate((batch,), _label_of(named))
-        yield from _of_mapping(_Signature(model), named)
+        yield from _of_mapping(signature, _inputs_among(batch, signature), whole)
     elif isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch):
-        yield from _of_sequence(_Signature(model), list(batch))
+        yield from _of_sequence(signature, batch)
+    elif attributes := attributes_of(batch):
+        named = _inputs_among(attributes, signature)
+        yield Candidate((batch,), _label_of(named))
+        yield from _of_mapping(signature, named)
+
+
+def _inputs_among(named: Mapping[Any, Any], signature: _Signature) -> dict[Any, Any]:
+    """What forward may take: tensors, and whatever else has the name of one of its parameters."""
+    known = signature.names
+    return {name: item for name, item in named.items() if name in known or tensors_within(item)}
 
 
 class _Signature:
@@ -79,6 +118,7 @@ class _Signature:
 
     Attributes:
         names: names of its parameters, in order.
+        by_place: names of those that are accepted by position.
         fewest: number of required positional arguments.
         most: the most positional arguments it accepts.
         takes_any_name: whether it accepts further keyword arguments.
@@ -94,10 +134,10 @@ class _Signature:
         own = [p for p in parameters if p.kind not in several]
         self.names = [p.name for p in own]
         self.required = {p.name for p in own if p.default is kinds.empty}
-        by_place = [p for p in own if p.kind is not kinds.KEYWORD_ONLY]
-        self.fewest = len([p for p in by_place if p.default is kinds.empty])
+        self.by_place = [p.name for p in own if p.kind is not kinds.KEYWORD_ONLY]
+        self.fewest = len(self.required & {*self.by_place})
         takes_any_number = any(p.kind is kinds.VAR_POSITIONAL for p in parameters)
-        self.most = _MOST_ITEMS if takes_any_number else len(by_place)
+        self.most = _MOST_ITEMS if takes_any_number else len(self.by_place)
         self.takes_any_name = any(p.kind is kinds.VAR_KEYWORD for p in parameters)
 
 
@@ -109,11 +149,12 @@ def _of_mapping(
     target = _label_of({name: v for name, v in named.items() if name not in known}, sure=not known)
     if known and signature.required <= known.keys():
         others = {n: v for n, v in named.items() if n in known or not is_label(n)}
+        includes_target = any(map(is_label, known))
         if signature.takes_any_name and len(others) > len(known):
-            yield Candidate(others, target)
-        yield Candidate(known, target)
+            yield Candidate(others, target, includes_target)
+        yield Candidate(known, target, includes_target)
     elif signature.takes_any_name or not named:
-        yield Candidate(named)
+        yield Candidate(named, includes_target=any(map(is_label, named)))
         yield Candidate({name: v for name, v in named.items() if not is_label(name)}, target)
     if whole is not None:
         yield whole
@@ -122,8 +163,15 @@ def _of_mapping(
         yield from _in_order(signature, inputs, _label_of(named, sure=True))
 
 
-def _of_sequence(signature: _Signature, items: list[Any]) -> Iterator[Candidate]:
-    """Candidates from a sequence: the first item with all inputs, or the first items in order."""
+def _of_sequence(signature: _Signature, batch: Sequence[Any]) -> Iterator[Candidate]:
+    """Candidates from a sequence: the first item with all inputs, or the first items in order.
+
+    A forward that takes the batch as a whole is likely if it calls it so.
+    """
+    items = list(batch)
+    whole = Candidate((batch,), items[-1] if len(items) > 1 else None)
+    if any("batch" in name and "size" not in name for name in signature.names[:1]):
+        yield whole
     first, target = items[0], items[1] if len(items) > 1 else None
     if isinstance(first, Mapping):
         for candidate in _of_mapping(signature, dict(first), Candidate((first,))):
@@ -134,6 +182,7 @@ def _of_sequence(signature: _Signature, items: list[Any]) -> Iterator[Candidate]
         yield Candidate(tuple(first), target)  # several inputs, as torch collates them
         yield Candidate((first,), target)
     yield from _in_order(signature, items, None)
+    yield whole
 
 
 def _in_order(signature: _Signature, items: list[Any], target: Any) -> Iterator[Candidate]:
@@ -147,13 +196,18 @@ def _in_order(signature: _Signature, items: list[Any], target: Any) -> Iterator[
     count = len(items)
     fewest, most = max(signature.fewest, 1), min(signature.most, count)
     counts = [min(fewest, count)]
+    labels = [place for place, name in enumerate(signature.by_place[:count]) if is_label(name)]
     # With three or more items, the last is the target if forward takes all others.
     if count > 2 and target is None and most >= count - 1 and fewest < count:
         counts.insert(0, count - 1)
+    if labels and target is None:  # forward takes the target, too, and returns a loss
+        counts.insert(0, max(labels[-1] + 1, fewest))
     counts += [most, 1, count]
     for used in dict.fromkeys(n for n in counts if n):
         left = items[used:]
-        yield Candidate(tuple(items[:used]), left[0] if target is None and left else target)
+        next_target = left[0] if target is None and left else target
+        includes_target = any(place < used for place in labels)
+        yield Candidate(tuple(items[:used]), next_target, includes_target)
 
 
 def is_label(name: Any) -> bool:
@@ -206,8 +260,7 @@ def unshared(value: Any) -> Any:
     """
 
     def kept(item: Any) -> Any:
-        plain = item is None or isinstance(item, Tensor | str | bytes | Number)
-        return item if plain else object()
+        return item if _is_plain(item) else object()
 
     return _rebuilt(value, kept)
 
@@ -221,13 +274,13 @@ def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
         return type(value)(*(_rebuilt(item, change) for item in value))
     if isinstance(value, list | tuple):
         return type(value)(_rebuilt(item, change) for item in value)
-    if is_dataclass(value) and not isinstance(value, type) and hasattr(value, "__dict__"):
-        duplicate = copy.copy(value)
-        for name, item in vars(value).items():
-            object.__setattr__(duplicate, name, _rebuilt(item, change))
-        return duplicate
     if is_graph(value):
         return copy.copy(value).apply(change)
+    if attributes := attributes_of(value):
+        duplicate = copy.copy(value)
+        for name, item in attributes.items():
+            object.__setattr__(duplicate, name, _rebuilt(item, change))
+        return duplicate
     return change(value)
 
 

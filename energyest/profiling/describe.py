@@ -51,9 +51,9 @@ def describe_workload(
         model: any module. For a LightningModule, its `training_step` is walked through, with a
             stand-in for its Trainer.
         example_batch: a batch as the data loader yields it, of the size to train with: a tensor, a
-            mapping, a tuple or list of inputs and targets, or a graph. Values do not matter, except
-            for masks, lengths and others that forward looks at. If the weights are in a two-byte
-            format, so are its floating-point tensors, whatever their own format.
+            mapping, a tuple or list of inputs and targets, an object, or a graph. Values do not
+            matter, except for masks, lengths and others that forward looks at. If the weights are
+            in a two-byte format, so are its floating-point tensors, whatever their own format.
         precision: "fp32", "tf32" (matrix products and convolutions in TensorFloat-32), or "bf16"
             or "fp16" with automatic mixed precision. For a model whose weights are in a two-byte
             format, that format is used instead.
@@ -121,7 +121,7 @@ def _samples_in(batch: Any, samples: int | None) -> tuple[int, tuple[str, ...]]:
     shapes = [tuple(tensor.shape) for tensor in tensors_in(batch)]
     if not shapes:
         raise WorkloadError(
-            f"no tensors were found in example_batch, a {kind}: give a batch as for training"
+            f"no tensors were found in example_batch ({kind}): give a batch as for training"
         )
     if samples is not None:
         return check_count(samples, "samples", WorkloadError), ()
@@ -130,7 +130,7 @@ def _samples_in(batch: Any, samples: int | None) -> tuple[int, tuple[str, ...]]:
     named += ", …" if len(shapes) > _MOST_SHAPES else ""
     if found is None:
         raise WorkloadError(
-            f"the number of samples in example_batch, a {kind} of tensors of the shapes {named}, is"
+            f"the number of samples in example_batch ({kind} with tensors of the shapes {named}) is"
             " not clear: pass samples="
         )
     if not found:

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from itertools import islice
 from numbers import Number
 from typing import Any
 
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
+
+from energyest.profiling.batches import all_attributes
 
 # The most items of a list that are inspected, and the depth, because this happens at every step.
 _MOST_ITEMS, _MOST_DEPTH = 32, 8
@@ -315,15 +317,10 @@ def _said(value: Any) -> int | None:
 
 def _attributes(value: Any) -> list[Any]:
     """The parts of an object: all fields of a dataclass, else attributes that are arrays."""
-    if isinstance(value, type):
-        return []
+    found = all_attributes(value)
     if is_dataclass(value):
-        return [getattr(value, field.name, None) for field in fields(value)]
-    return (
-        [item for item in vars(value).values() if _shape(item) is not None]
-        if hasattr(value, "__dict__")
-        else []
-    )
+        return list(found.values())
+    return [item for item in found.values() if _shape(item) is not None]
 
 
 def _is_list(value: Any) -> bool:

@@ -103,14 +103,19 @@ def _arguments(training_step: Callable[..., Any], batch: Any) -> list[Any]:
 
 
 def _forward(model: nn.Module, batch: Any, loss: Loss | None, index: int) -> Tensor:
-    inputs, target = list(input_candidates(model, batch))[index]
+    inputs, target, includes_target = list(input_candidates(model, batch))[index]
     output = model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
     if loss is not None:
         by_place = isinstance(batch, list | tuple)
         has_two = target is not None and (by_place or _takes_two(loss))
         return _loss_in(loss(output, target) if has_two else loss(output))
     own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
-    return own if isinstance(own, Tensor) else _default_loss(output, target)
+    if isinstance(own, Tensor):
+        return own
+    losses = [t for t in tensors_in(output) if t.ndim == 0 and t.requires_grad]
+    if includes_target and losses:  # as of language models that return (logits, loss)
+        return torch.stack(losses).sum()
+    return _default_loss(output, target)
 
 
 def _takes_two(loss: Loss) -> bool:
@@ -158,7 +163,7 @@ def _fitting_loss(output: Tensor, target: Any) -> Tensor | None:
         return functions.binary_cross_entropy_with_logits(output, target.to(output.dtype))
     if classes and output.ndim > 1 and target.shape == (output.shape[0], *output.shape[2:]):
         return functions.cross_entropy(output, target.long())
-    if classes and output.ndim > 1 and target.shape == output.shape[:-1]:
+    if classes and output.ndim > 1 and target.numel() == output.shape[:-1].numel():
         return functions.cross_entropy(output.flatten(0, -2), target.flatten().long())
     if target.shape == output.shape:
         return functions.mse_loss(output, target.to(output.dtype))
