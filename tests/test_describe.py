@@ -565,6 +565,7 @@ def test_frozen_layers_have_no_backward_pass() -> None:
     frozen = describe_workload(model.requires_grad_(False), (X, Y))
     assert frozen.flops_per_step == 4 * (F1 + F2)
     assert frozen.trainable_parameters == frozen.backward_calls == frozen.optimizer_bytes == 0
+    assert frozen.notes == ("no parameter is trainable: the step trains nothing",)
 
 
 def test_modules_called_again_and_again() -> None:
@@ -1009,7 +1010,11 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "precision": (mlp, X, {"precision": "fp8"}, "precision='fp8' must be one of fp32"),
     "precision none": (mlp, X, {"precision": None}, "precision=None must be one of"),
     "optimizer": (mlp, X, {"optimizer": "magic"}, "optimizer='magic' must be one of sgd"),
-    "optimizer class": (mlp, X, {"optimizer": torch.optim.SGD}, "must be one of sgd"),
+    "optimizer class": (mlp, X, {"optimizer": torch.optim.SGD}, "is a type: it must be one of sgd"),
+    "optimizer itself": (
+        *(mlp, X, {"optimizer": torch.optim.SGD([torch.ones(1)], lr=0.1)}),
+        "^optimizer is a SGD: it must be one of sgd",
+    ),
     "loss": (mlp, (X, Y), {"loss": 3}, "loss is a int: it must be callable"),
     "loss of text": (mlp, (X, Y), {"loss": lambda *_: "text"}, "a str, not a loss"),
     "loss of one": (mlp, (X, Y), {"loss": lambda _: None}, "takes 1 positional argument"),

@@ -171,6 +171,12 @@ def test_accumulation_leaves_out_steps_of_the_optimizer(load: Workload) -> None:
     assert often - bare < 3 / 7 * (once - bare)
 
 
+def test_a_host_has_no_more_than_16_gpus(load: Workload) -> None:
+    assert asked(load, devices=16).duration_s > 0
+    with pytest.raises(EstimateError, match="devices=1000 is more than the 16 GPUs"):
+        asked(load, devices=1000)
+
+
 def test_eight_gpus_take_an_eighth_and_their_energy_is_all_of_it(load: Workload) -> None:
     one, eight = asked(load), asked(load, devices=8)
     assert eight.duration_s == pytest.approx(one.duration_s / 8, rel=0.1)

@@ -456,8 +456,8 @@ def test_wrappers_for_several_gpus() -> None:
         assert f"{wrap.__name__} is described as on one GPU" in workload.notes[0]
     sharded = fully_shard(One(), mesh=init_device_mesh("cpu", (1,)))
     inside = nn.Sequential(nn.parallel.DistributedDataParallel(One()))
-    for model, name in ((sharded, "FSDPModule"), (inside, "DistributedDataParallel")):
-        with pytest.raises(WorkloadError, match=f"{name} .*describe the model before it is wrap"):
+    for model, name in ((sharded, "FSDPModule"), (inside, "DistributedDataParallel in part")):
+        with pytest.raises(WorkloadError, match=f"{name}: describe the model before it is wrap"):
             describe_workload(model, (X, Y))
 
 

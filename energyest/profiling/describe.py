@@ -237,7 +237,7 @@ def workload_of(
         parameter_bytes=parameter_bytes,
         frozen_parameter_bytes=frozen_bytes,
         compiled=any(is_compiled(part) for part in model.modules()),
-        notes=tuple(_notes_on_counts(step)),
+        notes=tuple(_notes_on_counts(step, model)),
     )
 
 
@@ -256,7 +256,10 @@ def _bytes_of_a_parameter(model: nn.Module) -> tuple[int, float | None]:
     return trained_bytes, None if frozen_bytes == trained_bytes else frozen_bytes
 
 
-def _notes_on_counts(step: WatchedStep) -> Iterator[str]:
+def _notes_on_counts(step: WatchedStep, model: nn.Module) -> Iterator[str]:
+    parameters = list(model.parameters())
+    if parameters and not any(p.requires_grad for p in parameters):
+        yield "no parameter is trainable: the step trains nothing"
     if step.uncounted:
         yield f"the arithmetic of {', '.join(step.uncounted)} is not counted"
     if step.sparse_parameters:

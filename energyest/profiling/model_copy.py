@@ -64,8 +64,9 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
         for value in (part, *part.parameters(recurse=False)):
             names = {kind.__name__ for kind in type(value).__mro__}
             if found := names & (_SHARDED | {"DistributedDataParallel"}):
+                where = "" if value is model else " in part"
                 raise WorkloadError(
-                    f"{type(model).__name__} is wrapped by {min(found)} in part: describe the"
+                    f"{type(model).__name__} is wrapped by {min(found)}{where}: describe the"
                     " model before it is wrapped"
                 )
     return model, tuple(notes)

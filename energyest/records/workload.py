@@ -264,10 +264,12 @@ def check_precision_name(precision: str) -> str:
 
 def check_optimizer_name(optimizer: str) -> str:
     """Refuse an unknown optimizer; case does not matter."""
-    name = str(optimizer).lower()
+    name = optimizer.lower() if isinstance(optimizer, str) else ""
     if name not in _OPTIMIZERS:
+        kind = type(optimizer).__name__
+        given = f"={short(optimizer)}" if isinstance(optimizer, str) else f" is a {kind}: it"
         raise WorkloadError(
-            f"optimizer={optimizer!r} must be one of {', '.join(OPTIMIZERS)}: choose one that "
+            f"optimizer{given} must be one of {', '.join(OPTIMIZERS)}: choose one that "
             "keeps the same amount of state for each parameter"
         )
     return name

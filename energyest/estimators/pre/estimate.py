@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import ndtri
 
-from energyest.checks import check_confidence, check_positive, is_number
+from energyest.checks import check_confidence, check_positive, is_number, short
 from energyest.errors import EstimateError, WorkloadError
 from energyest.estimate import Estimate
 from energyest.estimators.pre.fitted import FittedPreModel, packaged
@@ -33,6 +33,8 @@ GPUS_ALONE = "the energy of the GPUs alone, without processors and memory"
 # If the ends of the interval are further than this factor from its middle, the estimate is little
 # more than an order of magnitude.
 _FAR = 2.0
+# The most GPUs of one host: an NVIDIA DGX-2 has 16.
+_MOST_IN_A_HOST = 16
 
 
 def estimate_pre(
@@ -70,9 +72,9 @@ def estimate_pre(
         train_samples: training samples per epoch.
         validation_samples: validation samples per epoch, processed by the forward pass only, in
             batches of the same size.
-        devices: number of GPUs in one host that train together, each on batches of the workload's
-            size (`DistributedDataParallel`); the estimate covers all of them. By default as in the
-            workload.
+        devices: number of GPUs in one host, up to 16, that train together, each on batches of the
+            workload's size (`DistributedDataParallel`); the estimate covers all of them. By default
+            as in the workload.
         accumulate: batches per optimizer step; by default as in the workload.
         compiled: whether the model is run with `torch.compile`; by default as in the workload.
         power_limit_W: power limit of each GPU, if it is set below that of the board.
@@ -199,10 +201,16 @@ def _as_trained(
     workload: Workload, devices: int | None, accumulate: int | None, compiled: bool | None
 ) -> Workload:
     """The workload with the given settings of the training."""
+    number = workload.devices if devices is None else devices
+    if is_number(number) and number > _MOST_IN_A_HOST:
+        raise EstimateError(
+            f"devices={short(number)} is more than the {_MOST_IN_A_HOST} GPUs that one host has at"
+            " most: the exchange between hosts is not part of the estimate"
+        )
     try:
         return replace(
             workload,
-            devices=workload.devices if devices is None else devices,
+            devices=number,
             accumulate=workload.accumulate if accumulate is None else accumulate,
             compiled=workload.compiled if compiled is None else compiled,
         )
