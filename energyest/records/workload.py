@@ -299,19 +299,23 @@ def _check(workload: Workload) -> None:
             f"{workload.parameters} parameters"
         )
     for operation in workload.operations:
-        if operation.phase not in ("forward", "backward") or not isinstance(operation.name, str):
-            raise WorkloadError(f"{operation} is not an operation of forward or backward")
-        if operation.layout not in ("", *LAYOUTS):
-            raise WorkloadError(
-                f"{operation.name}.layout={operation.layout!r} must be one of "
-                f"{', '.join(LAYOUTS)}, or empty"
-            )
-        if not isinstance(operation.bias, bool):
-            raise WorkloadError(f"{operation.name}.bias={operation.bias!r} must be True or False")
-        for field in fields(operation):
-            least = 1 if field.name in ("count", "groups", "steps") else 0
-            name = f"{operation.name}.{field.name}"
-            _check_number(name, field.type, getattr(operation, field.name), least)
+        _check_operation(operation)
+
+
+def _check_operation(operation: Operation) -> None:
+    if operation.phase not in ("forward", "backward") or not isinstance(operation.name, str):
+        raise WorkloadError(f"{operation} is not an operation of forward or backward")
+    if operation.layout not in ("", *LAYOUTS):
+        raise WorkloadError(
+            f"{operation.name}.layout={operation.layout!r} must be one of "
+            f"{', '.join(LAYOUTS)}, or empty"
+        )
+    if not isinstance(operation.bias, bool):
+        raise WorkloadError(f"{operation.name}.bias={operation.bias!r} must be True or False")
+    for field in fields(operation):
+        least = 1 if field.name in ("count", "groups", "steps") else 0
+        name = f"{operation.name}.{field.name}"
+        _check_number(name, field.type, getattr(operation, field.name), least)
 
 
 def _check_number(name: str, kind: object, value: Any, least: int) -> None:

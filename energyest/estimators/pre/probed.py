@@ -111,9 +111,10 @@ def transferred(
             for all_, gpu_, rest in (here, there)
         ]
         common = np.sqrt(of_training[0] * of_training[1]) + alike * here[1] * there[1]
-        share = common / there[0]
+        # More than the whole error is never corrected.
+        share = np.minimum(common / there[0], 1.0)
         shared.append(share)
-        deviations.append(np.sqrt(here[0] - share * common))
+        deviations.append(np.sqrt(here[0] - 2 * share * common + share**2 * there[0]))
     return _corrected(predicted, shared[0] * slower, shared[1] * more, gpu.tdp_W, *deviations)
 
 
