@@ -997,6 +997,17 @@ class NoGradient(Net):
         return self.layer(x)
 
 
+class Reader(Net):
+    """Takes a number from a generator at each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = (number for number in range(9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) * next(self.numbers)
+
+
 REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "no module": (lambda: print, X, {}, "model is a builtin_function.*torch.nn.Module"),
     "a class": (lambda: nn.Linear, X, {}, "model is a type"),
@@ -1021,7 +1032,7 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "detached": (mlp, X, {"loss": lambda o: o.detach()}, "depends on no trainable parameter"),
     "no gradient": (NoGradient, X, {}, "depends on no trainable parameter"),
     "raises": (Raises, X, {}, "Raises could not be walked through: RuntimeError: no forward"),
-    "no copy": (Locked, X, {}, "pickle"),
+    "no copy": (Reader, X, {}, "the step uses Reader.numbers, a generator, which cannot be copied"),
     "wrong shape": (mlp, torch.zeros(4, 9), {}, "Sequential could not be walked through"),
     "no product": (nn.ReLU, X, {}, "no matrix product or convolution"),
     "a norm of one": (lambda: nn.BatchNorm1d(8), X[:1], {}, "more than 1 value per channel"),

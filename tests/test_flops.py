@@ -252,7 +252,6 @@ class NothingToCount(Net):
 
 FAILURES = {
     "forward raises": (Raises, X, "no forward today"),
-    "no copy": (Locked, X, "pickle"),
     "uninitialised": (Lazy, X, "uninitialized parameter"),
     "nothing to count": (NothingToCount, X, "no matrix product"),
     "wrong shape": (Net, torch.randn(5, 9), "shape"),

@@ -21,9 +21,8 @@ from torch._prims_common import suggest_memory_format
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from energyest.errors import WorkloadError
+from energyest.profiling.held_objects import Held, LeftOut, held_by
 
-# Large objects that a model may hold and that take no part in forward.
-SHARED = (torch.utils.data.Dataset, torch.utils.data.DataLoader)
 _EMPTY = types.CellType()
 # Modules without user code.
 _LIBRARIES = {
@@ -43,6 +42,8 @@ _WRAPPERS = {
     "DeepSpeedEngine": "described as on one GPU, without communication between GPUs",
     "_FabricModule": "",
 }
+# Attributes of a module that hold its parts.
+_TABLES = {"_parameters", "_buffers", "_modules"}
 _SHARDED = {"FSDPModule", "FullyShardedDataParallel", "DTensor"}
 
 
@@ -73,41 +74,36 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
 
 
 def bare_copy(
-    model: nn.Module, device: torch.device, memo: dict[int, Any] | None = None
+    model: nn.Module,
+    device: torch.device,
+    memo: dict[int, Any] | None = None,
+    *,
+    held: Held | None = None,
+    copy_of: Callable[[Tensor], Tensor] | None = None,
 ) -> nn.Module:
     """Copy a model in single precision, with all parameters 0.
 
     No parameter is moved from a GPU; on the CPU, `zeros` takes no memory until it is written to,
     and on the device "meta" tensors have no values at all. Data sets and loaders that the model
-    holds are shared; so are arrays, which become read-only. Hooks that are functions are left out.
+    holds are shared; so are large arrays, which become read-only, and locks, thread pools and
+    others that cannot be copied. Hooks that are functions are left out.
 
     Args:
         model: the model, which is left unchanged.
         device: the device of the copy: the CPU or "meta".
         memo: as for `copy.deepcopy`, maps the `id` of an original to its copy; filled in.
+        held: the model's contents, if known.
+        copy_of: makes the copy of each tensor; by default as said above.
 
     Raises:
         Exception: the model cannot be copied.
     """
     memo = {} if memo is None else memo
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            memo[id(parameter)] = nn.Parameter(
-                _zeros_like(parameter, device),
-                requires_grad=parameter.requires_grad,
-            )
-        for value in [*module.buffers(recurse=False), *vars(module).values()]:
-            if isinstance(value, Tensor):
-                memo[id(value)] = value.detach().to(device, plain_dtype(value), copy=True)
-            elif isinstance(value, SHARED):
-                memo[id(value)] = value
-            elif isinstance(value, np.ndarray):
-                memo[id(value)] = view = value.view()
-                view.flags.writeable = False
-            elif hasattr(type(value), "__del__"):
-                # Deleting the copy could release what the original still needs.
-                raise TypeError(f"a {type(value).__name__} cannot be copied safely")
-    duplicate = copy.deepcopy(model, memo)
+    held = held or held_by(model)
+    memo.update(held.instead)
+    for tensor in held.tensors:
+        memo[id(tensor)] = copy_of(tensor) if copy_of else _plain_copy(tensor, device)
+    duplicate = _deep_copy(model, memo)
     for module in list(duplicate.modules()):
         # A compiled part cannot be traced; the module inside it can.
         for name, child in list(module.named_children()):
@@ -117,6 +113,33 @@ def bare_copy(
     for module in duplicate.modules():
         _detach_from_original(module, device)
     return duplicate
+
+
+def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A deep copy, without attributes whose own way of being copied fails."""
+    tried = dict(memo)
+    try:
+        duplicate = copy.deepcopy(model, tried)
+    except Exception:
+        for name, module in model.named_modules():
+            for attribute, value in vars(module).items():
+                try:
+                    if not isinstance(value, dict) or attribute not in _TABLES:
+                        copy.deepcopy(value, dict(memo))
+                except Exception:
+                    path = ".".join(filter(None, (type(model).__name__, name, attribute)))
+                    memo[id(value)] = LeftOut(path, value)
+        tried = dict(memo)
+        duplicate = copy.deepcopy(model, tried)
+    memo.update(tried)
+    return duplicate
+
+
+def _plain_copy(tensor: Tensor, device: torch.device) -> Tensor:
+    """A parameter of 0, or a tensor with its values."""
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(_zeros_like(tensor, device), requires_grad=tensor.requires_grad)
+    return tensor.detach().to(device, plain_dtype(tensor), copy=True)
 
 
 def _zeros_like(parameter: Tensor, device: torch.device) -> Tensor:

@@ -43,7 +43,7 @@ class Raises(Net):
 
 
 class Locked(Net):
-    """A lock cannot be copied."""
+    """A lock cannot be copied, only shared."""
 
     def __init__(self) -> None:
         super().__init__()

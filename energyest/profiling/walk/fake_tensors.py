@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 from torch.multiprocessing import reductions
+from torch.utils._pytree import tree_map_only
 
 from energyest.display import in_a_line
 from energyest.errors import WorkloadError
@@ -149,6 +150,7 @@ class ShapesAlone(FakeTensorMode):
 
     def _unknown(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """An operation on numbers without values."""
+        args, kwargs = tree_map_only(Tensor, self._on_cpu, (args, kwargs))
         packet = func.overloadpacket
         if _looks_at_values(func, args):
             self._asked(self._origin_of_question(args))
@@ -173,6 +175,14 @@ class ShapesAlone(FakeTensorMode):
         if packet in _CONVOLUTIONS:
             out = _laid_out(packet, args, out)
         return self._with_assumed(func, args, out)
+
+    def _on_cpu(self, tensor: Tensor) -> Tensor:
+        """The tensor, or one without values if it is of another device, as in a closure."""
+        if isinstance(tensor, FakeTensor) or tensor.device.type == "cpu":
+            return tensor
+        options = {"dtype": tensor.dtype, "device": torch.device("cpu")}
+        made: Tensor = self._shapes(_ATEN.empty.memory_format, (), (tensor.shape,), options)
+        return made
 
     def _shapes(self, *call: Any) -> Any:
         """The result without values; torch may decompose the operation and call back here."""

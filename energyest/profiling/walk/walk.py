@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from energyest.errors import WorkloadError
 from energyest.measure.signals import let_handlers_raise
 from energyest.profiling.batches import map_tensors, tensors_in
 from energyest.profiling.flop_rules import arithmetic, has_rule, plain_name, product_of
+from energyest.profiling.held_objects import held_by
 from energyest.profiling.lightning_trainer import run_backward
 from energyest.profiling.model_copy import (
     bare_copy,
@@ -40,7 +42,6 @@ _MOST_FLOPS_WITH_VALUES = 2e11
 _LARGEST_GIVEN_bytes = 2**22
 # The most places in the code that are named.
 _MOST_PLACES = 3
-_META = torch.device("meta")
 NO_GRADIENT = "the loss depends on no trainable parameter"
 _NO_PRODUCT = "no matrix product or convolution was found in the step"
 _NEEDS_VALUES = (
@@ -283,12 +284,12 @@ def _walk_copy(
             duplicate = bare_copy(model, torch.device("cpu"))
             inputs = map_tensors(batch, _with_values)
         else:
-            given = _given(model, batch)
+            held = held_by(model)
+            given = _given(held.tensors, batch)
             stack.enter_context(shapes)
-            copies: dict[int, Any] = {}
-            duplicate = bare_copy(model, _META, copies)
-            _give_shapes(duplicate, {id(copies[i]): t for i, t in given.items() if i in copies})
-            inputs = map_tensors(batch, lambda tensor: _without_values(tensor, given))
+            shape_of = partial(_without_values, given=given)
+            duplicate = bare_copy(model, torch.device("cpu"), held=held, copy_of=shape_of)
+            inputs = map_tensors(batch, shape_of)
             _give_values(shapes, batch, given)
             shapes.keeps_constants = True  # weights and batch now exist, without values
         train_as(duplicate, training)
@@ -310,17 +311,16 @@ def _gradients_withheld(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _given(model: nn.Module, batch: Any) -> dict[int, Tensor]:
+def _given(held: list[Tensor], batch: Any) -> dict[int, Tensor]:
     """Copies of the tensors that keep their values in a walk on shapes, by `id` of each tensor.
 
     Shapes and branches may depend on integers and truth values, such as lengths and masks. These
     keep their values in the model, and all small tensors do in the batch.
     """
     of_model = (
-        value
-        for module in model.modules()
-        for value in (*module.buffers(recurse=False), *vars(module).values())
-        if isinstance(value, Tensor) and not value.is_meta and _is_whole(value)
+        tensor
+        for tensor in held
+        if not (tensor.is_meta or isinstance(tensor, nn.Parameter)) and _is_whole(tensor)
     )
     of_batch = (t for t in tensors_in(batch) if _is_whole(t) or not t.is_meta)
     return {
@@ -352,43 +352,16 @@ def _give_values(shapes: ShapesAlone, batch: Any, given: dict[int, Tensor]) -> N
             shapes.gives(copy, Origin.BATCH)
 
 
-def _give_shapes(duplicate: nn.Module, made: dict[int, Tensor]) -> None:
-    """Replace meta tensors by CPU tensors without values, which mixed precision supports.
-
-    Args:
-        duplicate: the copy, on "meta".
-        made: `id` of a tensor -> its replacement; filled in.
-    """
-
-    def shape_of(tensor: Tensor) -> Tensor:
-        if id(tensor) not in made:
-            empty = _empty(tensor, tensor.dtype)
-            made[id(tensor)] = (
-                nn.Parameter(empty, requires_grad=tensor.requires_grad)
-                if isinstance(tensor, nn.Parameter)
-                else empty
-            )
-        return made[id(tensor)]
-
-    for module in duplicate.modules():
-        for table in (module._parameters, module._buffers, vars(module)):
-            values: Any = table
-            for name, value in list(values.items()):
-                if isinstance(value, Tensor) and value.is_meta:
-                    values[name] = shape_of(value)
-
-
 def _with_values(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", plain_dtype(tensor), copy=True)
 
 
 def _without_values(tensor: Tensor, given: dict[int, Tensor]) -> Tensor:
-    """The tensor on the CPU, with its given values, if any."""
+    """The tensor on the CPU, in its memory layout, with its given values, if any."""
     if id(tensor) in given:
         return given[id(tensor)]
-    return _empty(tensor, plain_dtype(tensor))
-
-
-def _empty(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A tensor of the same shape and memory layout."""
-    return torch.empty(tensor.shape, dtype=dtype, memory_format=suggest_memory_format(tensor))
+    layout, dtype = suggest_memory_format(tensor), plain_dtype(tensor)
+    empty = torch.empty(tensor.shape, dtype=dtype, memory_format=layout)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
+    return empty

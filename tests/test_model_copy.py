@@ -1,0 +1,170 @@
+"""What a model may hold: tensors wherever they are kept, and objects that cannot be copied."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from tempfile import TemporaryFile
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from energyest.profiling.describe import describe_workload
+
+X = torch.randn(4, 8)
+DEVICES = pytest.mark.parametrize("device", ["cpu", "meta"])
+
+
+class Holding(nn.Module):
+    """Keeps something in an attribute.
+
+    Args:
+        kept: makes it.
+        get: takes a tensor of 8 numbers, or of two positions, out of it.
+    """
+
+    def __init__(self, kept: Any, get: Callable[[Any], Any] = lambda _: 1.0) -> None:
+        super().__init__()
+        self.layer, self.kept, self.get = nn.Linear(8, 8), kept, get
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layer(x) * self.get(self.kept)
+
+
+class Plain:
+    """An object with an attribute."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Slots:
+    """An object without a dictionary."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def scaled(self) -> Any:
+        return self.value
+
+
+KEPT: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]] = {
+    "list": (lambda t: [t], lambda k: k[0]),
+    "dict": (lambda t: {"a": [t]}, lambda k: k["a"][0]),
+    "tuple": (lambda t: (1, t), lambda k: k[1]),
+    "deque": (lambda t: deque([t]), lambda k: k[0]),
+    "namespace": (lambda t: SimpleNamespace(a=t), lambda k: k.a),
+    "partial": (lambda t: functools.partial(torch.mul, t), lambda k: k(2.0)),
+    "object": (Plain, lambda k: k.value),
+    "slots": (Slots, lambda k: k.value),
+    "method": (lambda t: Slots(t).scaled, lambda k: k()),
+    "function": (lambda t: lambda: t, lambda k: k()),
+    "parameter": (lambda t: [nn.Parameter(t)], lambda k: k[0]),
+    "computed": (lambda t: {"a": nn.Parameter(t) * 2}, lambda k: k["a"]),
+}
+
+
+@DEVICES
+@pytest.mark.parametrize("name", KEPT)
+def test_tensors_are_found_wherever_they_are_kept(name: str, device: str) -> None:
+    keep, get = KEPT[name]
+    with torch.device(device):
+        model = Holding(keep(torch.ones(8)), get)
+    workload = describe_workload(model, X)
+    assert workload.flops_per_step == 2 * 4 * 2 * 8 * 8
+    assert not workload.notes
+    assert get(model.kept).device.type == device
+
+
+def test_whole_numbers_in_containers_keep_their_values() -> None:
+    model = Holding({"at": [torch.tensor([3])]}, lambda kept: torch.ones(int(kept["at"][0])).sum())
+    assert not describe_workload(model, X).notes
+
+
+def test_what_contains_itself() -> None:
+    kept: dict[str, Any] = {"a": torch.ones(8)}
+    kept["self"] = [kept]
+    assert describe_workload(Holding(kept, lambda k: k["self"][0]["a"]), X).flops_per_step
+
+
+def test_a_model_that_has_run_and_keeps_features() -> None:
+    model = Holding({})
+    model.get = lambda kept: kept.setdefault("features", X[0])
+    features = model.layer(X)
+    model.kept["features"] = features
+    for large in (False, True):
+        if large:  # too large to be run with values
+            model.far = nn.Linear(8000, 8000, device="meta")
+        assert describe_workload(model, X).flops_per_step
+    assert model.kept["features"] is features
+
+
+# ---------------------------------------------------------------------- objects that have no copy
+
+
+class Unfriendly:
+    """Says how it is copied, and that fails."""
+
+    def __reduce__(self) -> Any:
+        return Unfriendly, (1, 2)
+
+
+class Closing:
+    def __del__(self) -> None:
+        pass
+
+
+UNUSED: dict[str, Callable[[], Any]] = {
+    "module": lambda: np,
+    "lock": threading.RLock,
+    "locks": lambda: {"a": [threading.Lock()]},
+    "generator": lambda: (i for i in range(3)),
+    "stream": lambda: sys.stdout,
+    "file": TemporaryFile,
+    "thread pool": lambda: ThreadPoolExecutor(1),
+    "thread": lambda: threading.Thread(target=print),
+    "event": threading.Event,
+    "keys": {}.keys,
+    "count": itertools.count,
+    "deleted with care": lambda: [Closing()],
+    "unfriendly": Unfriendly,
+}
+
+
+@pytest.mark.parametrize("name", UNUSED)
+def test_what_a_step_does_not_need(name: str) -> None:
+    kept = UNUSED[name]()
+    model = Holding(kept)
+    assert describe_workload(model, X).flops_per_step == 2 * 4 * 2 * 8 * 8
+    assert model.kept is kept
+
+
+def test_a_step_may_use_modules_and_locks() -> None:
+    def get(kept: Any) -> float:
+        with kept["lock"]:
+            return float(kept["math"].ones(1)[0])
+
+    model = Holding({"math": np, "lock": threading.Lock()}, get)
+    assert describe_workload(model, X).flops_per_step
+    assert not model.kept["lock"].locked()
+
+
+def test_small_arrays_may_be_written_to() -> None:
+    def get(kept: Any) -> float:
+        kept[0] += 1
+        return 1.0
+
+    model = Holding(np.zeros(3), get)
+    assert describe_workload(model, X).flops_per_step
+    assert model.kept[0] == 0
