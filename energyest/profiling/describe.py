@@ -18,7 +18,7 @@ from energyest.profiling.batches import converted, tensors_in, unshared
 from energyest.profiling.execution import is_compiled, layout_of
 from energyest.profiling.lightning_trainer import is_lightning
 from energyest.profiling.model_copy import half_kept, is_in_half, plain_dtype, unwrapped
-from energyest.profiling.operations import TRAINING_TO_FORWARD, FlopCount, WatchedStep
+from energyest.profiling.operations import TRAINING_TO_FORWARD, FlopCount, WatchedStep, bytes_of
 from energyest.profiling.samples import batch_size, is_contested
 from energyest.profiling.training_step import Loss, Step, possible_steps
 from energyest.profiling.walk.walk import NO_GRADIENT, Walk, walk_through
@@ -231,7 +231,7 @@ def workload_of(
         backward_calls=step.backward_calls,
         module_calls=step.module_calls,
         saved_bytes=step.saved_bytes,
-        input_bytes=float(sum(t.numel() * t.element_size() for t in tensors_in(batch))),
+        input_bytes=float(sum(map(bytes_of, tensors_in(batch)))),
         loop="lightning" if is_lightning(model) else "plain",
         layout=layout,
         parameter_bytes=parameter_bytes,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from energyest.display import in_a_line
@@ -24,6 +24,12 @@ from energyest.profiling.flop_rules import (
     is_unknown,
     plain_name,
     product_of,
+)
+from energyest.profiling.sparse_tensors import (
+    bytes_of_sparse,
+    is_sparse,
+    is_uncounted_product,
+    sparse_product,
 )
 from energyest.records.workload import Operation, Workload
 
@@ -260,22 +266,16 @@ class OperationLog(TorchDispatchMode):
             inputs += tensors_of(kwargs)
         if not (inputs or outputs):  # such as a profiler's mark
             return
-        made = _made(inputs, outputs)
+        made = _made(func, inputs, outputs)
         if not kind.is_work or (outputs and not made and not kind.writes):  # a view
             self.calls[self.phase] += 1
             self.notice(Seen(kind.name, func, args, inputs, outputs, made))
             return
-        name, flops, by_fvcore, product = kind.name, 0.0, 0.0, _NO_PRODUCT
-        if kind.has_rule:
-            name = plain_name(func, args)
-            product = product_of(func, args, out)
-            flops = arithmetic(name, func, args, kwargs, out, product)
-            by_fvcore = flops_by_fvcore(func, args, kwargs, out, flops)
-        else:
-            if kind.is_norm:  # the gradient of one
-                product = product_of(func, args, out)
-            if kind.is_unknown:
-                self.uncounted[name] += 1
+        name, flops, by_fvcore, product = work_of(func, args, kwargs, out)
+        if kind.is_unknown and not kind.has_rule:
+            self.uncounted[name] += 1
+        elif any(map(is_sparse, inputs)) and is_uncounted_product(name, inputs):
+            self.uncounted[f"{name} of sparse matrices"] += 1
         # Norms are not products.
         seen = Seen(name, func, args, inputs, outputs, made, by_fvcore if flops else 0.0)
         self.notice(seen)
@@ -314,6 +314,21 @@ def _kind_of(func: Any) -> _Kind:
     )
 
 
+def work_of(func: Any, args: Any, kwargs: Any, out: Any) -> tuple[str, float, float, Any]:
+    """The name of an operation, its FLOPs, those as counted by fvcore, and its product."""
+    kind = _kind_of(func)
+    if any(map(is_sparse, inputs := tensors_of(args))):
+        sparse = sparse_product(kind.name, inputs)
+        flops = sparse.flops if sparse else 0.0
+        return kind.name, flops, flops, sparse.sizes if sparse else _NO_PRODUCT
+    if kind.has_rule:
+        name, product = plain_name(func, args), product_of(func, args, out)
+        flops = arithmetic(name, func, args, kwargs, out, product)
+        return name, flops, flops_by_fvcore(func, args, kwargs, out, flops), product
+    # The gradient of a normalisation has no rule, but sizes.
+    return kind.name, 0.0, 0.0, product_of(func, args, out) if kind.is_norm else _NO_PRODUCT
+
+
 def tensors_of(value: Any) -> list[Tensor]:
     """The tensors among the arguments of an operation, or in its result."""
     if isinstance(value, Tensor):
@@ -329,21 +344,15 @@ def tensors_of(value: Any) -> list[Tensor]:
     return found
 
 
-def sparse_parameters(module: nn.Module) -> int:
-    """Number of parameters whose present gradients are sparse, as tables can have them."""
-    grads = ((parameter, parameter.grad) for parameter in module.parameters())
-    return sum(
-        parameter.numel()
-        for parameter, grad in grads
-        if grad is not None and grad.layout == torch.sparse_coo
-    )
-
-
 def _moved_bytes(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> int:
     """Bytes that an operation reads and writes; of a table, only the entries that it looks up."""
     read, written = [bytes_of(t) for t in inputs], [bytes_of(t) for t in outputs]
     if len(inputs) < 2 or not outputs:
         return sum(read) + sum(written)
+    sparse = sparse_product(name, inputs) if any(map(is_sparse, inputs)) else None
+    if sparse is not None:
+        at = next(i for i, tensor in enumerate(inputs) if tensor is sparse.dense)
+        read[at] = sparse.read_bytes
     number = inputs[0].element_size()
     entry = math.prod(inputs[0].shape[1:]) * number
     if name in _LOOKUPS:
@@ -360,20 +369,20 @@ def _moved_bytes(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor])
 
 def bytes_of(tensor: Tensor) -> int:
     """Bytes to read or write for a tensor; an expanded one counts only its storage."""
-    if tensor.layout == torch.sparse_coo:
-        entry = math.prod(tensor.shape[tensor.sparse_dim() :]) * tensor.element_size()
-        return tensor._nnz() * (entry + tensor.sparse_dim() * torch.int64.itemsize)
+    if is_sparse(tensor):
+        return bytes_of_sparse(tensor)
     size = tensor.numel() * tensor.element_size()
     try:
         return min(size, tensor.untyped_storage().nbytes())
-    except (NotImplementedError, RuntimeError):  # sparse and other tensors without a storage
+    except (NotImplementedError, RuntimeError):  # tensors without a storage
         return size
 
 
-def _made(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
+def _made(func: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
     """The outputs of an operation that share no memory with its inputs."""
     try:
         places = {tensor.untyped_storage()._cdata for tensor in inputs}
         return [tensor for tensor in outputs if tensor.untyped_storage()._cdata not in places]
     except (NotImplementedError, RuntimeError):  # as of sparse tensors
-        return list(outputs)
+        returned = func._schema.returns if hasattr(func, "_schema") else ()
+        return [] if any(item.alias_info is not None for item in returned) else list(outputs)

@@ -21,7 +21,8 @@ from torch.utils import _python_dispatch
 from energyest.profiling.execution import is_compiled
 from energyest.profiling.gradient_costs import GradientCosts
 from energyest.profiling.model_copy import names_within_reach
-from energyest.profiling.operations import OperationLog, Seen, WatchedStep, sparse_parameters
+from energyest.profiling.operations import OperationLog, Seen, WatchedStep
+from energyest.profiling.sparse_tensors import sparse_parameters
 
 
 def why_unwatched(module: nn.Module) -> str:

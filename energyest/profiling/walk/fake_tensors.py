@@ -26,7 +26,8 @@ from torch.utils._pytree import tree_map_only
 from energyest.display import in_a_line
 from energyest.errors import WorkloadError
 from energyest.profiling.execution import layout_of_images
-from energyest.profiling.operations import tensors_of
+from energyest.profiling.operations import bytes_of, tensors_of
+from energyest.profiling.sparse_tensors import hand_on_entries, is_sparse
 from energyest.profiling.walk.assumed_values import (
     LARGEST_ASSUMED,
     assumed_values,
@@ -47,6 +48,8 @@ _FILLED = {
     *(_ATEN.zeros_like, _ATEN.ones_like, _ATEN.full_like),
     *(_ATEN.new_zeros, _ATEN.new_ones, _ATEN.new_full),
 }
+# The name of an attribute of sparse tensors that have values.
+_ORIGIN = "_energyest_origin"
 _CONVOLUTIONS = {_ATEN.convolution, _ATEN.convolution_backward}
 _NOT_TOLD = (
     DataDependentOutputException,
@@ -107,6 +110,9 @@ class ShapesAlone(FakeTensorMode):
 
     def gives(self, tensor: Tensor, origin: Origin) -> None:
         """Register a tensor as having values."""
+        if tensor.layout != torch.strided:
+            setattr(tensor, _ORIGIN, origin)
+            return
         storage = tensor.untyped_storage()
         make: Any = reductions.StorageWeakRef
         self._origins[storage._cdata] = (make(storage), origin)
@@ -135,17 +141,14 @@ class ShapesAlone(FakeTensorMode):
         else:
             if func.overloadpacket is not _SCALAR:
                 shapes = self._shapes_if_told(func, types, args, kwargs)
-                if sum(t.numel() * t.element_size() for t in tensors_of(shapes)) > (
-                    _LARGEST_KNOWN_bytes
-                ):
+                if sum(map(bytes_of, tensors_of(shapes))) > _LARGEST_KNOWN_bytes:
                     return shapes
             try:
                 out = func(*args, **kwargs)
             except Exception:  # such as one for a GPU that is not there
                 return self._shapes(func, types, args, kwargs)
         for tensor in tensors_of(out):
-            if tensor.layout == torch.strided:
-                self.gives(tensor, origin)
+            self.gives(tensor, origin)
         return out
 
     def _unknown(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -184,13 +187,19 @@ class ShapesAlone(FakeTensorMode):
         made: Tensor = self._shapes(_ATEN.empty.memory_format, (), (tensor.shape,), options)
         return made
 
-    def _shapes(self, *call: Any) -> Any:
+    def _shapes(self, func: Any, types: Any, *given: Any) -> Any:
         """The result without values; torch may decompose the operation and call back here."""
+        inputs = tensors_of(given)
+        if any(map(is_sparse, inputs)):
+            given = tree_map_only(Tensor, _without_view, given)
         self._is_inside = True
         try:
-            return super().__torch_dispatch__(*call)
+            out = super().__torch_dispatch__(func, types, *given)
         finally:
             self._is_inside = False
+        if any(map(is_sparse, tensors_of(out))):
+            hand_on_entries(inputs, tensors_of(out))
+        return out
 
     def _shapes_if_told(self, *call: Any) -> Any:
         try:
@@ -214,8 +223,10 @@ class ShapesAlone(FakeTensorMode):
         return origin
 
     def _known(self, tensor: Tensor) -> Origin | None:
-        if isinstance(tensor, FakeTensor) or tensor.layout != torch.strided:
+        if isinstance(tensor, FakeTensor):
             return None
+        if tensor.layout != torch.strided:
+            return getattr(tensor, _ORIGIN, None)
         found = self._origins.get(tensor.untyped_storage()._cdata)
         return found[1] if found else None
 
@@ -239,7 +250,11 @@ class ShapesAlone(FakeTensorMode):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 given = args[place] if place < len(args) else kwargs.get(argument.name)
                 for tensor in tensors_of([given]):
-                    if self._known(tensor) is not None:
+                    if self._known(tensor) is None:
+                        continue
+                    if tensor.layout != torch.strided:
+                        delattr(tensor, _ORIGIN)
+                    else:
                         del self._origins[tensor.untyped_storage()._cdata]
 
     def _places(self, indices: Any) -> list[Any]:
@@ -315,6 +330,12 @@ class ShapesAlone(FakeTensorMode):
     def _assumed(self, tensor: Tensor) -> Tensor:
         """The assumed values of a tensor."""
         return torch.full((), self.answer, dtype=tensor.dtype).expand(tensor.shape)
+
+
+def _without_view(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy of a view of a sparse one, from which torch takes no shape."""
+    is_view = not isinstance(tensor, FakeTensor) and is_sparse(tensor) and tensor._is_view()
+    return tensor.clone() if is_view else tensor
 
 
 def _looks_at_values(func: Any, args: Any) -> bool:

@@ -18,7 +18,7 @@ from energyest.display import in_a_line
 from energyest.errors import WorkloadError
 from energyest.measure.signals import let_handlers_raise
 from energyest.profiling.batches import map_tensors, tensors_in
-from energyest.profiling.flop_rules import arithmetic, has_rule, plain_name, product_of
+from energyest.profiling.flop_rules import has_rule
 from energyest.profiling.held_objects import held_by
 from energyest.profiling.lightning_trainer import run_backward
 from energyest.profiling.model_copy import (
@@ -29,7 +29,8 @@ from energyest.profiling.model_copy import (
     plain_operators,
     train_as,
 )
-from energyest.profiling.operations import OperationLog, sparse_parameters
+from energyest.profiling.operations import OperationLog, bytes_of, work_of
+from energyest.profiling.sparse_tensors import hand_on_entries, is_sparse, sparse_parameters
 from energyest.profiling.training_step import Step, Take, attempts, notes_on_methods
 from energyest.profiling.walk.fake_tensors import Origin, ShapesAlone
 from energyest.profiling.walk.fused_layers import FusedLayers, flex_attention_anywhere
@@ -40,6 +41,7 @@ _MOST_PARAMETERS_WITH_VALUES = 50_000_000
 _MOST_FLOPS_WITH_VALUES = 2e11
 # Tensors of a batch, and whole numbers of a model, keep their values up to this size.
 _LARGEST_GIVEN_bytes = 2**22
+_LARGEST_SPARSE_bytes = 2**30
 # The most places in the code that are named.
 _MOST_PLACES = 3
 NO_GRADIENT = "the loss depends on no trainable parameter"
@@ -135,14 +137,7 @@ class _BoundedLog(OperationLog):
             with suppress(Exception):
                 with FakeTensorMode(allow_non_fake_inputs=True):
                     out = func(*args, **(kwargs or {}))
-                self._most_flops -= arithmetic(
-                    plain_name(func, args),
-                    func,
-                    args,
-                    kwargs or {},
-                    out,
-                    product_of(func, args, out),
-                )
+                self._most_flops -= work_of(func, args, kwargs or {}, out)[1]
             if self._most_flops < 0:
                 raise WorkloadError(
                     "the step does not run on shapes alone, and with values, on the CPU, it may"
@@ -315,12 +310,14 @@ def _given(held: list[Tensor], batch: Any) -> dict[int, Tensor]:
     """Copies of the tensors that keep their values in a walk on shapes, by `id` of each tensor.
 
     Shapes and branches may depend on integers and truth values, such as lengths and masks. These
-    keep their values in the model, and all small tensors do in the batch.
+    keep their values in the model, and all small tensors do in the batch. So do sparse tensors,
+    whose values include how many entries they store.
     """
     of_model = (
         tensor
         for tensor in held
-        if not (tensor.is_meta or isinstance(tensor, nn.Parameter)) and _is_whole(tensor)
+        if not tensor.is_meta
+        and (is_sparse(tensor) or (_is_whole(tensor) and not isinstance(tensor, nn.Parameter)))
     )
     of_batch = (t for t in tensors_in(batch) if _is_whole(t) or not t.is_meta)
     return {
@@ -330,10 +327,15 @@ def _given(held: list[Tensor], batch: Any) -> dict[int, Tensor]:
             else tensor.detach().to("cpu", plain_dtype(tensor), copy=True)
         )
         for tensor in (*of_model, *of_batch)
-        if tensor.layout == torch.strided
-        and not tensor.is_nested
-        and tensor.numel() * tensor.element_size() <= _LARGEST_GIVEN_bytes
+        if _may_be_given(tensor)
     }
+
+
+def _may_be_given(tensor: Tensor) -> bool:
+    if is_sparse(tensor):
+        return not tensor.is_meta and bytes_of(tensor) <= _LARGEST_SPARSE_bytes
+    is_dense = tensor.layout == torch.strided and not tensor.is_nested
+    return is_dense and bytes_of(tensor) <= _LARGEST_GIVEN_bytes
 
 
 def _is_whole(tensor: Tensor) -> bool:
@@ -359,9 +361,16 @@ def _with_values(tensor: Tensor) -> Tensor:
 def _without_values(tensor: Tensor, given: dict[int, Tensor]) -> Tensor:
     """The tensor on the CPU, in its memory layout, with its given values, if any."""
     if id(tensor) in given:
-        return given[id(tensor)]
-    layout, dtype = suggest_memory_format(tensor), plain_dtype(tensor)
-    empty = torch.empty(tensor.shape, dtype=dtype, memory_format=layout)
+        copy = given[id(tensor)]
+        is_trained = isinstance(tensor, nn.Parameter) and tensor.requires_grad
+        return nn.Parameter(copy) if is_trained else copy
+    dtype = plain_dtype(tensor)
+    if is_sparse(tensor):
+        empty = torch.empty(tensor.shape, dtype=dtype, layout=tensor.layout)
+        hand_on_entries([tensor], [empty])
+    else:
+        layout = suggest_memory_format(tensor)
+        empty = torch.empty(tensor.shape, dtype=dtype, memory_format=layout)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(empty, requires_grad=tensor.requires_grad)
     return empty
