@@ -66,15 +66,32 @@ def _indices(func: Any, args: Any, out: Tensor) -> Tensor:
     return counted.view(out.movedim(dim, -1).shape).movedim(-1, dim).contiguous().to(out.dtype)
 
 
-def grouped_product(
-    first: Tensor, second: Tensor, offs: Any = None, bias: Any = None, out_dtype: Any = None
-) -> Tensor:
-    """The result of a grouped product of any type; torch has a rule only for bfloat16."""
-    shape: tuple[int, ...] = (first.shape[-2], second.shape[-1])
-    if first.ndim == second.ndim:
-        groups = first.shape[0] if first.ndim == 3 else offs.shape[0]
-        shape = (groups, *shape)
-    return first.new_empty(shape, dtype=out_dtype or first.dtype)
+def extreme_number(func: Any, args: Any, is_low: bool) -> float | None:
+    """The least or greatest number that a random operation gives; None if there is no such number.
+
+    So a comparison of one random number comes out one way and the other.
+
+    Args:
+        func: the operation.
+        args: its arguments, of which tensors have values.
+        is_low: the least one; of yes and no, however, yes.
+    """
+    name = func.overloadpacket.__name__.rstrip("_").removesuffix("_like")
+    numbers = [value for value in args if isinstance(value, int | float)]
+    if name in ("rand", "uniform"):
+        low, high = numbers if len(numbers) == 2 else (0.0, 1.0)
+        return low if is_low else high - (high - low) * 2.0**-20
+    if name in ("randn", "normal"):
+        mean, deviation = numbers if len(numbers) == 2 else (0.0, 1.0)
+        return mean + deviation * (-3 if is_low else 3)
+    if name in ("randint", "random"):
+        low, high = (0, *numbers)[-2:] if numbers else (0, 2**24)
+        return low if is_low else high - 1
+    if name == "bernoulli":
+        given = numbers[0] if numbers else args[0]
+        probability = 0.5 if isinstance(given, Tensor) and given.numel() != 1 else float(given)
+        return float(is_low) if 0 < probability < 1 else probability
+    return None
 
 
 def stand_ins(value: Any) -> Any:

@@ -25,15 +25,15 @@ from torch.utils._pytree import tree_map_only
 
 from energyest.display import in_a_line
 from energyest.errors import WorkloadError
-from energyest.profiling.execution import layout_of_images
 from energyest.profiling.operations import bytes_of, tensors_of
 from energyest.profiling.sparse_tensors import hand_on_entries, is_sparse
 from energyest.profiling.walk.assumed_values import (
     LARGEST_ASSUMED,
     assumed_values,
-    grouped_product,
+    extreme_number,
     stand_ins,
 )
+from energyest.profiling.walk.shape_rules import as_index, grouped_product, laid_out, without_view
 
 # Larger tensors have no values; this is a causal mask of floats for 5,800 positions.
 _LARGEST_KNOWN_bytes = 2**27
@@ -67,7 +67,8 @@ class Origin(IntEnum):
     CONSTANT = 0
     BATCH = 1
     BATCH_WITHOUT_VALUES = 2  # of "meta": taken as ones, which is a mask without padding
-    ASSUMED = 3
+    RANDOM = 3  # several random numbers, drawn from a fixed seed
+    ASSUMED = 4
 
 
 class ShapesAlone(FakeTensorMode):
@@ -80,6 +81,7 @@ class ShapesAlone(FakeTensorMode):
     - **Integers and truth values**, on which shapes and branches may depend. Those of the batch are
       given. Those that follow from tensors without values are assumed: indices, as from `topk`,
       occur equally often; numbers are neither equal nor NaN; any other comparison gives `answer`.
+    - **Random numbers.** A single one is the least or the greatest that there is, by `answer`.
 
     If the model looks at an unknown value, it gets an assumed one.
 
@@ -136,6 +138,8 @@ class ShapesAlone(FakeTensorMode):
         return self._computed(origin, func, types, args, kwargs)
 
     def _computed(self, origin: Origin, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if func.overloadpacket is _SCALAR and origin is Origin.RANDOM and not _is_whole(args[0]):
+            return self.answer  # one of several decisions
         if func._schema.is_mutable:
             out = func(*args, **kwargs)  # no larger than what it writes to
         else:
@@ -148,7 +152,11 @@ class ShapesAlone(FakeTensorMode):
             except Exception:  # such as one for a GPU that is not there
                 return self._shapes(func, types, args, kwargs)
         for tensor in tensors_of(out):
-            self.gives(tensor, origin)
+            is_one = tensor.numel() == 1 and torch.Tag.nondeterministic_seeded in func.tags
+            chosen = extreme_number(func, args, self.answer) if is_one else None
+            if chosen is not None:
+                tensor.fill_(chosen)
+            self.gives(tensor, origin if chosen is None else Origin.ASSUMED)
         return out
 
     def _unknown(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -164,7 +172,7 @@ class ShapesAlone(FakeTensorMode):
             self.gives(filled, Origin.CONSTANT)
             return filled
         if packet is _ATEN.masked_select:
-            packet, func, args = _ATEN.index, _ATEN.index.Tensor, _as_index(*args)
+            packet, func, args = _ATEN.index, _ATEN.index.Tensor, as_index(*args)
         if packet in _INDEXED:
             args = (args[0], self._places(args[1]), *args[2:])
         if func._schema.is_mutable:
@@ -176,7 +184,7 @@ class ShapesAlone(FakeTensorMode):
                 raise
             return self._from_stand_ins(func, args, kwargs, error)
         if packet in _CONVOLUTIONS:
-            out = _laid_out(packet, args, out)
+            out = laid_out(packet, args, out)
         return self._with_assumed(func, args, out)
 
     def _on_cpu(self, tensor: Tensor) -> Tensor:
@@ -191,7 +199,7 @@ class ShapesAlone(FakeTensorMode):
         """The result without values; torch may decompose the operation and call back here."""
         inputs = tensors_of(given)
         if any(map(is_sparse, inputs)):
-            given = tree_map_only(Tensor, _without_view, given)
+            given = tree_map_only(Tensor, without_view, given)
         self._is_inside = True
         try:
             out = super().__torch_dispatch__(func, types, *given)
@@ -214,7 +222,7 @@ class ShapesAlone(FakeTensorMode):
         if kwargs.get("generator") is not None or str(kwargs.get("device", "")) == "meta":
             return None
         is_random = torch.Tag.nondeterministic_seeded in func.tags
-        origin = Origin.ASSUMED if is_random else Origin.CONSTANT
+        origin = Origin.RANDOM if is_random else Origin.CONSTANT
         for tensor in tensors_of([args, kwargs]):
             known = self._known(tensor)
             if known is None:
@@ -238,7 +246,7 @@ class ShapesAlone(FakeTensorMode):
     def _asked(self, origin: Origin) -> None:
         place = _place_of_question()
         self.questions[origin, place] += 1
-        if origin is Origin.ASSUMED and self.questions[origin, place] > _MOST_QUESTIONS:
+        if origin >= Origin.RANDOM and self.questions[origin, place] > _MOST_QUESTIONS:
             raise WorkloadError(
                 f"the end of the loop at {place} depends on a value that shapes do not determine:"
                 " describe the model with a fixed number of iterations"
@@ -332,12 +340,6 @@ class ShapesAlone(FakeTensorMode):
         return torch.full((), self.answer, dtype=tensor.dtype).expand(tensor.shape)
 
 
-def _without_view(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy of a view of a sparse one, from which torch takes no shape."""
-    is_view = not isinstance(tensor, FakeTensor) and is_sparse(tensor) and tensor._is_view()
-    return tensor.clone() if is_view else tensor
-
-
 def _looks_at_values(func: Any, args: Any) -> bool:
     """Whether an operation's result in Python, or its shape, depends on values."""
     if func.overloadpacket in _INDEXED:
@@ -359,6 +361,10 @@ def _place_of_question() -> str:
     return "the backward pass"
 
 
+def _is_whole(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
 def _is_small_and_whole(
     tensor: Tensor, size: Any = None, *_: Any, dtype: torch.dtype | None = None, **__: Any
 ) -> bool:
@@ -367,26 +373,3 @@ def _is_small_and_whole(
     dtype = dtype or tensor.dtype
     is_whole = not (dtype.is_floating_point or dtype.is_complex)
     return is_whole and math.prod(shape) <= LARGEST_ASSUMED
-
-
-def _as_index(tensor: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """`masked_select` as an index, with tensor and mask broadcast to the same shape."""
-    shape = torch.broadcast_shapes(tensor.shape, mask.shape)
-    return tensor.expand(shape), [mask.expand(shape)]
-
-
-def _laid_out(packet: Any, args: Any, out: Any) -> Any:
-    """The results of a convolution in the memory layout that they have on a GPU.
-
-    On a CPU, the layout depends on which library computes it.
-    """
-    inputs = tensors_of(args[:3])
-    if layout_of_images(packet.__name__, inputs) != "channels_last":
-        return out
-    last = torch.channels_last
-    if isinstance(out, Tensor):
-        return out.to(memory_format=last)
-    return tuple(
-        item.to(memory_format=last) if isinstance(item, Tensor) and item.ndim == 4 else item
-        for item in out
-    )

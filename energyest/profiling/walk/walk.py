@@ -27,6 +27,7 @@ from energyest.profiling.model_copy import (
     in_eval_mode,
     plain_dtype,
     plain_operators,
+    seeded,
     train_as,
 )
 from energyest.profiling.operations import OperationLog, bytes_of, work_of
@@ -44,6 +45,10 @@ _LARGEST_GIVEN_bytes = 2**22
 _LARGEST_SPARSE_bytes = 2**30
 # The most places in the code that are named.
 _MOST_PLACES = 3
+_DRAWN = (
+    "the step draws from the random generators of Python or numpy: it was walked through once, from"
+    " a fixed seed"
+)
 NO_GRADIENT = "the loss depends on no trainable parameter"
 _NO_PRODUCT = "no matrix product or convolution was found in the step"
 _NEEDS_VALUES = (
@@ -217,8 +222,8 @@ def _walk_on_shapes(model: nn.Module, batch: Any, precision: str, take: Take) ->
     first_shapes = ShapesAlone(answer=True)
     first = _walk_copy(model, batch, precision, take, first_shapes)
     asked = first_shapes.questions
-    if not any(origin is Origin.ASSUMED for origin, _ in asked):
-        first.notes = tuple(_notes_on_questions(asked))
+    if not any(origin >= Origin.RANDOM for origin, _ in asked):
+        first.notes += tuple(_notes_on_questions(asked))
         return first
     second_shapes = ShapesAlone(answer=False)
     walks = [first]
@@ -231,14 +236,14 @@ def _walk_on_shapes(model: nn.Module, batch: Any, precision: str, take: Take) ->
     walks.sort(key=lambda walk: walk.step.flops)
     most = walks[-1]
     flops = walks[0].step.flops, most.step.flops
-    most.notes = tuple(_notes_on_questions(asked + second_shapes.questions, flops))
+    most.notes += tuple(_notes_on_questions(asked + second_shapes.questions, flops))
     return most
 
 
 def _walk_with_values(model: nn.Module, batch: Any, precision: str, take: Take) -> Walk:
     """A walk that computes with values, and with parameters of 0."""
     walk = _walk_copy(model, batch, precision, take, None)
-    walk.notes = ("it was run with values and parameters of 0: it does not run on shapes alone",)
+    walk.notes += ("it was run with values and parameters of 0: it does not run on shapes alone",)
     return walk
 
 
@@ -247,17 +252,18 @@ def _notes_on_questions(asked: Any, flops: tuple[float, float] = (0.0, 0.0)) -> 
     for origin, said in (
         (Origin.BATCH, "values of the batch, on which its operations may depend"),
         (Origin.BATCH_WITHOUT_VALUES, "values of the batch, which was taken to have no padding"),
-        (Origin.ASSUMED, "values that shapes do not determine"),
+        (Origin.RANDOM, "values that shapes do not determine"),
     ):
-        places = sorted({place for kind, place in asked if kind is origin})
+        kinds = (origin, Origin.ASSUMED) if origin is Origin.RANDOM else (origin,)
+        places = sorted({place for kind, place in asked if kind in kinds})
         if not places:
             continue
         named = ", ".join(places[:_MOST_PLACES]) + (", …" if len(places) > _MOST_PLACES else "")
         note = f"the step looks at {said} ({named})"
         least, most = flops
-        if origin is Origin.ASSUMED and most > least:
+        if origin is Origin.RANDOM and most > least:
             note += f": it has {least:.3g} to {most:.3g} FLOPs, and the highest is used"
-        elif origin is Origin.ASSUMED:
+        elif origin is Origin.RANDOM:
             note += ": they were assumed"
         yield note
 
@@ -288,8 +294,12 @@ def _walk_copy(
             _give_values(shapes, batch, given)
             shapes.keeps_constants = True  # weights and batch now exist, without values
         train_as(duplicate, training)
+        drawn = stack.enter_context(seeded(duplicate))
         with _gradients_withheld(model):
-            return Walk(take, precision, duplicate, inputs, shapes)
+            walk = Walk(take, precision, duplicate, inputs, shapes)
+        if drawn():
+            walk.notes += (_DRAWN,)
+        return walk
 
 
 @contextmanager
