@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from energyest.errors import WorkloadError
 from energyest.profiling.describe import describe_workload
 
 X = torch.randn(4, 8)
@@ -168,3 +169,53 @@ def test_small_arrays_may_be_written_to() -> None:
     model = Holding(np.zeros(3), get)
     assert describe_workload(model, X).flops_per_step
     assert model.kept[0] == 0
+
+
+# ---------------------------------------------------------------------- hooks
+
+
+class Adapted(nn.Module):
+    """A layer, and an adapter that a hook adds."""
+
+    def __init__(self, hook: Callable[[Adapted], Any] | None = None) -> None:
+        super().__init__()
+        self.layer, self.adapter = nn.Linear(8, 8), nn.Linear(8, 8)
+        if hook is not None:
+            self.layer.register_forward_hook(hook(self))
+
+    def adapt(self, _: Any, inputs: Any, output: Tensor) -> Tensor:
+        return output + self.adapter(inputs[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+def test_a_hook_that_is_left_out_is_noted() -> None:
+    as_method = describe_workload(Adapted(lambda model: model.adapt), X)
+    as_function = describe_workload(
+        Adapted(lambda model: lambda *call: model.adapt(*call)),  # noqa: PLW0108
+        X,
+    )
+    assert as_method.flops_per_step == 2 * as_function.flops_per_step
+    assert not as_method.notes
+    (note,) = as_function.notes
+    assert "hooks of Adapted.layer are left out" in note
+
+
+def test_a_hook_that_only_watches_is_not_noted() -> None:
+    def watch(*_: Any) -> None:
+        pass
+
+    watch.__module__ = "energyest.profiling.step_watch"
+    assert not describe_workload(Adapted(lambda _: watch), X).notes
+
+
+def test_a_refusal_names_hooks_that_were_left_out() -> None:
+    class Needs(Adapted):
+        def forward(self, x: Tensor) -> Tensor:
+            self.layer(x)
+            return self.features
+
+    model = Needs(lambda model: lambda *call: setattr(model, "features", call[-1]))
+    with pytest.raises(WorkloadError, match=r"no attribute 'features'.*hooks of Needs\.layer are"):
+        describe_workload(model, X)

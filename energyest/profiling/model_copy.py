@@ -34,6 +34,8 @@ _LIBRARIES = {
 _HALF_IS_KEPT: ContextVar[bool] = ContextVar("_HALF_IS_KEPT", default=False)
 # Libraries whose hooks are part of a model.
 _HOOKING = {"transformers", "peft"}
+# Packages whose hooks watch a step and do not change it.
+_WATCHING = {"energyest", "torch", "lightning", "pytorch_lightning", "lightning_fabric"}
 # Wrappers around a module, by class name, and a note on what is not described.
 _WRAPPERS = {
     "OptimizedModule": "",  # of torch.compile
@@ -178,16 +180,37 @@ def _detach_from_original(module: nn.Module, device: torch.device) -> None:
     # Hooks that are functions are the user's: they would mistake the copy for the model. Hooks that
     # are objects are torch's own, such as weight normalisation. Hooks of `_HOOKING` are part of the
     # step: without `enable_input_require_grads`, gradient checkpoints pass on no gradients.
-    for hooks in (
+    for hooks in _hooks_of(module):
+        for key, hook in list(hooks.items()):
+            if isinstance(hook, types.FunctionType) and _home_of(hook) not in _HOOKING:
+                del hooks[key]
+
+
+def hooked_modules(model: nn.Module) -> list[str]:
+    """The names of modules with hooks of the user's that a copy lacks."""
+    return [
+        f"{type(model).__name__}{'.' if name else ''}{name}"
+        for name, module in model.named_modules()
+        if any(
+            isinstance(hook, types.FunctionType) and _home_of(hook) not in _HOOKING | _WATCHING
+            for hooks in _hooks_of(module)
+            for hook in hooks.values()
+        )
+    ]
+
+
+def _home_of(hook: types.FunctionType) -> str:
+    """The package that a function is defined in."""
+    return (hook.__module__ or "").partition(".")[0]
+
+
+def _hooks_of(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    return (
         module._forward_hooks,
         module._forward_pre_hooks,
         module._backward_hooks,
         module._backward_pre_hooks,
-    ):
-        for key, hook in list(hooks.items()):
-            is_function = isinstance(hook, types.FunctionType)
-            if is_function and hook.__module__.partition(".")[0] not in _HOOKING:
-                del hooks[key]
+    )
 
 
 def plain_dtype(tensor: Tensor) -> torch.dtype:
@@ -274,45 +297,6 @@ def generators_restored(model: nn.Module | None = None) -> Iterator[None]:
         np.random.set_state(numpy_state)  # noqa: NPY002
         for restore, state in own:
             restore(state)
-
-
-@contextmanager
-def seeded(duplicate: nn.Module) -> Iterator[Callable[[], bool]]:
-    """Seed all generators, those of torch on the CPU alone; within `generators_restored`.
-
-    Args:
-        duplicate: the copy; Python's and numpy's generators within reach of its code are seeded.
-
-    Yields:
-        whether a generator of Python or numpy has been drawn from.
-    """
-    kinds = (random.Random, np.random.RandomState, np.random.Generator)
-    own: list[Any] = [v for _, v in names_within_reach(duplicate) if isinstance(v, kinds)]
-    random.seed(0)
-    np.random.seed(0)  # noqa: NPY002
-    torch.default_generator.manual_seed(0)
-    for generator in own:
-        if isinstance(generator, np.random.Generator):
-            bits: Any = generator.bit_generator
-            bits.state = type(bits)(0).state
-        else:
-            generator.seed(0)
-    before = _states(own)
-    yield lambda: _states(own) != before
-
-
-def _states(own: Sequence[Any]) -> list[str]:
-    """What distinguishes the states of Python's and numpy's generators."""
-    global_ones = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
-    with np.printoptions(threshold=sys.maxsize):
-        return [repr(global_ones), *(repr(_state_of(generator)) for generator in own)]
-
-
-def _state_of(generator: Any) -> Any:
-    if isinstance(generator, np.random.Generator):
-        return generator.bit_generator.state
-    is_python = isinstance(generator, random.Random)
-    return generator.getstate() if is_python else generator.get_state()
 
 
 def _states_of_generators(model: nn.Module) -> Iterator[tuple[Callable[[Any], Any], Any]]:

@@ -27,7 +27,6 @@ from energyest.profiling.model_copy import (
     in_eval_mode,
     plain_dtype,
     plain_operators,
-    seeded,
     train_as,
 )
 from energyest.profiling.operations import OperationLog, bytes_of, work_of
@@ -35,6 +34,8 @@ from energyest.profiling.sparse_tensors import hand_on_entries, is_sparse, spars
 from energyest.profiling.training_step import Step, Take, attempts, notes_on_methods
 from energyest.profiling.walk.fake_tensors import Origin, ShapesAlone
 from energyest.profiling.walk.fused_layers import FusedLayers, flex_attention_anywhere
+from energyest.profiling.walk.notes import DRAWN, notes_on_hooks, notes_on_questions
+from energyest.profiling.walk.seeds import seeded
 
 # A step that cannot be run on shapes alone is run with values, on the CPU, if that takes seconds
 # and little memory: within these numbers of parameters and FLOPs.
@@ -43,12 +44,6 @@ _MOST_FLOPS_WITH_VALUES = 2e11
 # Tensors of a batch, and whole numbers of a model, keep their values up to this size.
 _LARGEST_GIVEN_bytes = 2**22
 _LARGEST_SPARSE_bytes = 2**30
-# The most places in the code that are named.
-_MOST_PLACES = 3
-_DRAWN = (
-    "the step draws from the random generators of Python or numpy: it was walked through once, from"
-    " a fixed seed"
-)
 NO_GRADIENT = "the loss depends on no trainable parameter"
 _NO_PRODUCT = "no matrix product or convolution was found in the step"
 _NEEDS_VALUES = (
@@ -213,6 +208,7 @@ def walk_through(
         reasons.append(_NEEDS_VALUES)
     elif any(t.is_meta for t in tensors_in(batch)):
         reasons.append("the batch has no values: a batch on the CPU would show lengths and masks")
+    reasons.extend(notes_on_hooks(model))
     reason = "; ".join(dict.fromkeys(reasons)) or "the batch holds no input for its forward"
     raise WorkloadError(f"{type(model).__name__} could not be walked through: {reason}")
 
@@ -223,7 +219,7 @@ def _walk_on_shapes(model: nn.Module, batch: Any, precision: str, take: Take) ->
     first = _walk_copy(model, batch, precision, take, first_shapes)
     asked = first_shapes.questions
     if not any(origin >= Origin.RANDOM for origin, _ in asked):
-        first.notes += tuple(_notes_on_questions(asked))
+        first.notes += tuple(notes_on_questions(asked))
         return first
     second_shapes = ShapesAlone(answer=False)
     walks = [first]
@@ -236,7 +232,7 @@ def _walk_on_shapes(model: nn.Module, batch: Any, precision: str, take: Take) ->
     walks.sort(key=lambda walk: walk.step.flops)
     most = walks[-1]
     flops = walks[0].step.flops, most.step.flops
-    most.notes += tuple(_notes_on_questions(asked + second_shapes.questions, flops))
+    most.notes += tuple(notes_on_questions(asked + second_shapes.questions, flops))
     return most
 
 
@@ -245,27 +241,6 @@ def _walk_with_values(model: nn.Module, batch: Any, precision: str, take: Take) 
     walk = _walk_copy(model, batch, precision, take, None)
     walk.notes += ("it was run with values and parameters of 0: it does not run on shapes alone",)
     return walk
-
-
-def _notes_on_questions(asked: Any, flops: tuple[float, float] = (0.0, 0.0)) -> Iterator[str]:
-    """Notes on the values that a forward looked at."""
-    for origin, said in (
-        (Origin.BATCH, "values of the batch, on which its operations may depend"),
-        (Origin.BATCH_WITHOUT_VALUES, "values of the batch, which was taken to have no padding"),
-        (Origin.RANDOM, "values that shapes do not determine"),
-    ):
-        kinds = (origin, Origin.ASSUMED) if origin is Origin.RANDOM else (origin,)
-        places = sorted({place for kind, place in asked if kind in kinds})
-        if not places:
-            continue
-        named = ", ".join(places[:_MOST_PLACES]) + (", …" if len(places) > _MOST_PLACES else "")
-        note = f"the step looks at {said} ({named})"
-        least, most = flops
-        if origin is Origin.RANDOM and most > least:
-            note += f": it has {least:.3g} to {most:.3g} FLOPs, and the highest is used"
-        elif origin is Origin.RANDOM:
-            note += ": they were assumed"
-        yield note
 
 
 def _walk_copy(
@@ -297,8 +272,7 @@ def _walk_copy(
         drawn = stack.enter_context(seeded(duplicate))
         with _gradients_withheld(model):
             walk = Walk(take, precision, duplicate, inputs, shapes)
-        if drawn():
-            walk.notes += (_DRAWN,)
+        walk.notes += (*notes_on_hooks(model), *([DRAWN] if drawn() else []))
         return walk
 
 
