@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import resource
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -244,6 +246,17 @@ def test_operators_without_a_rule_for_shapes(device: str) -> None:
         described(OfGpu, X, device)
 
 
+def test_flex_attention_that_is_imported_in_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Imports(Layers):
+        def forward(self, x: Tensor) -> Any:
+            flex = importlib.import_module("torch.nn.attention.flex_attention")
+            query = self.layer(x)[None, None]
+            return flex.flex_attention(query, query, query)
+
+    monkeypatch.delitem(sys.modules, "torch.nn.attention.flex_attention")
+    assert attention_of(described(Imports, X, "meta")) == 2 * 2 * 4 * 4 * 8
+
+
 @DEVICES
 @pytest.mark.parametrize("causal", [False, True])
 def test_flex_attention(device: str, causal: bool) -> None:
@@ -266,6 +279,26 @@ def test_flex_attention(device: str, causal: bool) -> None:
     assert attention_of(workload) == 2 * pairs * (16 + 16)
     backward = [o.flops for o in workload.operations if o.name == "attention_backward"]
     assert backward == [2.5 * attention_of(workload)]
+
+
+@DEVICES
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda layer, x: layer.to(x.device),
+        lambda layer, _: layer.to(torch.float64).float(),
+        lambda layer, _: layer.float(),
+    ],
+    ids=["device", "type", "float"],
+)
+def test_layers_that_are_converted_in_a_step(convert: Any, device: str) -> None:
+    class Converted(Layers):
+        def forward(self, x: Tensor) -> Any:
+            return self.head(convert(self.layer, x)(x))
+
+    workload = described(Converted, X, device)
+    assert workload.flops_per_step == described(Layers, X).flops_per_step
+    assert not workload.notes
 
 
 @pytest.mark.parametrize("hides", ["values", "nothing"])

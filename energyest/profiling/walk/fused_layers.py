@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -127,21 +125,6 @@ def _share_of_blocks(mask: Sequence[Any]) -> float:
     seen = sum(float(blocks.sum()) for blocks in counts)
     share: float = seen / (partial_blocks.numel() * columns)
     return min(share, 1.0)
-
-
-@contextmanager
-def flex_attention_anywhere() -> Iterator[None]:
-    """Allow flex_attention on CPU tensors that require gradients."""
-    flex: Any = sys.modules.get("torch.nn.attention.flex_attention")
-    check = getattr(flex, "_validate_device", None)
-    if check is None:
-        yield
-        return
-    flex._validate_device = lambda *_: None
-    try:
-        yield
-    finally:
-        flex._validate_device = check
 
 
 def _attention(

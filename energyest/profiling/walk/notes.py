@@ -23,8 +23,8 @@ def notes_on_hooks(model: nn.Module) -> Iterator[str]:
     names = hooked_modules(model)
     if names:
         yield (
-            f"hooks of {_listed(names)} are left out, with what they compute: functions are, methods"
-            " of modules are not"
+            f"hooks of {_listed(names)} are left out, with what they compute: functions are,"
+            " methods of modules are not"
         )
 
 

@@ -32,8 +32,9 @@ from energyest.profiling.model_copy import (
 from energyest.profiling.operations import OperationLog, bytes_of, work_of
 from energyest.profiling.sparse_tensors import hand_on_entries, is_sparse, sparse_parameters
 from energyest.profiling.training_step import Step, Take, attempts, notes_on_methods
+from energyest.profiling.walk.allowances import conversions_allowed, flex_attention_anywhere
 from energyest.profiling.walk.fake_tensors import Origin, ShapesAlone
-from energyest.profiling.walk.fused_layers import FusedLayers, flex_attention_anywhere
+from energyest.profiling.walk.fused_layers import FusedLayers
 from energyest.profiling.walk.notes import DRAWN, notes_on_hooks, notes_on_questions
 from energyest.profiling.walk.seeds import seeded
 
@@ -252,9 +253,10 @@ def _walk_copy(
     # Independent of the caller's default device, precision, and gradient mode.
     unmixed = torch.autocast("cpu", enabled=False)
     usual = (torch.device("cpu"), unmixed, torch.inference_mode(False), plain_operators())
-    own = (fused, flex_attention_anywhere(), generators_restored(model), in_eval_mode(model))
+    allowed = (fused, flex_attention_anywhere(), conversions_allowed())
+    kept = (generators_restored(model), in_eval_mode(model))
     with ExitStack() as stack:
-        for context in (*usual, *own):
+        for context in (*usual, *allowed, *kept):
             stack.enter_context(context)
         if shapes is None:
             duplicate = bare_copy(model, torch.device("cpu"))

@@ -1,0 +1,61 @@
+"""What torch refuses on tensors without values or on a CPU, allowed while a walk lasts."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+
+@contextmanager
+def flex_attention_anywhere() -> Iterator[None]:
+    """Allow flex_attention on CPU tensors that require gradients."""
+    try:
+        flex: Any = importlib.import_module("torch.nn.attention.flex_attention")
+    except ImportError:  # an older version of torch
+        flex = None
+    check = getattr(flex, "_validate_device", None)
+    if check is None:
+        yield
+        return
+    flex._validate_device = lambda *_: None
+    try:
+        yield
+    finally:
+        flex._validate_device = check
+
+
+@contextmanager
+def conversions_allowed() -> Iterator[None]:
+    """Let modules without values be converted, as by `self.router.to(torch.float32)`.
+
+    torch would swap the tensors, and refuses to because others refer to them.
+    """
+    module: Any = nn.Module
+    usual = module._apply
+
+    def apply(self: nn.Module, change: Callable[[Any], Any], recurse: bool = True) -> nn.Module:
+        held: dict[str, Any] = self._parameters
+        without: dict[str, Any] = {name: p for name, p in held.items() if isinstance(p, FakeTensor)}
+        for name, parameter in without.items():
+            with torch.no_grad():
+                changed = change(parameter)
+            held[name] = None
+            if changed is not parameter:
+                without[name] = nn.Parameter(changed, parameter.requires_grad)
+        try:
+            converted: nn.Module = usual(self, change, recurse)
+        finally:
+            held.update(without)
+        return converted
+
+    module._apply = apply
+    try:
+        yield
+    finally:
+        module._apply = usual
