@@ -8,12 +8,20 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.attention.bias import CausalBias
 
 
 @contextmanager
-def flex_attention_anywhere() -> Iterator[None]:
+def allowances() -> Iterator[None]:
+    """Allow all of them."""
+    with _flex_attention_anywhere(), _causal_biases(), _conversions():
+        yield
+
+
+@contextmanager
+def _flex_attention_anywhere() -> Iterator[None]:
     """Allow flex_attention on CPU tensors that require gradients."""
     try:
         flex: Any = importlib.import_module("torch.nn.attention.flex_attention")
@@ -31,7 +39,24 @@ def flex_attention_anywhere() -> Iterator[None]:
 
 
 @contextmanager
-def conversions_allowed() -> Iterator[None]:
+def _causal_biases() -> Iterator[None]:
+    """Allow `causal_lower_right`, whose result is a tensor of a class of its own."""
+    bias: Any = CausalBias
+
+    def new(kind: Any, *_: Any) -> Any:
+        guard: Any = torch._C
+        with guard._DisableTorchDispatch():
+            return Tensor.__new__(kind)
+
+    bias.__new__ = new
+    try:
+        yield
+    finally:
+        del bias.__new__
+
+
+@contextmanager
+def _conversions() -> Iterator[None]:
     """Let modules without values be converted, as by `self.router.to(torch.float32)`.
 
     torch would swap the tensors, and refuses to because others refer to them.

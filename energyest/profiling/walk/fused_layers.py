@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.bias import CausalBias, CausalVariant
 from torch.overrides import TorchFunctionMode
 
 from energyest.profiling.operations import OperationLog, bytes_of
 
+# The backends of a walk: where the first does not apply, a GPU computes plain products as well.
+_AS_ON_A_GPU = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
 _READS = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
 
 
@@ -34,7 +39,7 @@ class FusedLayers(TorchFunctionMode):
         self._log = log
         self._looked_at = looked_at
         self._fused: dict[Any, Callable[..., Any]] = {
-            torch.nn.functional.scaled_dot_product_attention: _attention,
+            torch.nn.functional.scaled_dot_product_attention: partial(_attention, log),
             torch.nn.functional.multi_head_attention_forward: _multi_head_attention,
             torch.lstm: partial(self._recurrent, "lstm"),
             torch.gru: partial(self._recurrent, "gru"),
@@ -83,18 +88,12 @@ class FusedLayers(TorchFunctionMode):
         # Layers run in parallel, each one step behind the layer below it.
         in_turn = (steps + layers - 1) * directions
         product = (max(tokens // max(steps, 1), 1), gates, width, 1, in_turn)
-        result = _Fused.apply(  # type: ignore[no-untyped-call]
-            self._log,
-            name,
-            flops,
-            moved,
-            product,
-            out.shape,
-            len(weights),
-            *weights,
-            inputs,
-            *states,
-        )
+        forward = _Cost(name, flops, moved, product)
+        # cuDNN always computes the gradients of the inputs.
+        times = 2.0 if any(w.requires_grad for w in weights) else 1.0
+        backward = _Cost(f"{name}_backward", times * flops, times * moved, product)
+        layer = _Layer(self._log, forward, backward, out.shape, len(weights))
+        result = _Fused.apply(layer, *weights, inputs, *states)  # type: ignore[no-untyped-call]
         # A final state depends on everything before it, as the output does.
         first = result.reshape(-1)[:1]
         return (result, *(first.expand(state.shape) for state in states))
@@ -103,14 +102,7 @@ class FusedLayers(TorchFunctionMode):
         self, query: Tensor, key: Tensor, value: Tensor, _: Any, mask: Sequence[Any], *__: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Attention between blocks of positions, as far as the block mask is known."""
-        pairs = math.prod(query.shape[:-1]) * key.shape[-2] * _share_of_blocks(mask)
-        flops = 2.0 * pairs * (query.shape[-1] + value.shape[-1])
-        shape = (*query.shape[:-1], value.shape[-1])
-        moved = sum(map(bytes_of, (query, key, value))) + math.prod(shape) * query.element_size()
-        out: Tensor = _Fused.apply(  # type: ignore[no-untyped-call]
-            *(self._log, "attention", flops, moved, (0, 0, 0, 1, 1), shape, 0),
-            *(query, key, value),
-        )
+        out = _fused_attention(self._log, query, key, value, share=_share_of_blocks(mask))
         rows = query.new_empty(query.shape[:-1], dtype=torch.float32)
         return out, rows, rows.clone()
 
@@ -128,19 +120,90 @@ def _share_of_blocks(mask: Sequence[Any]) -> float:
 
 
 def _attention(
+    log: OperationLog,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
-    *others: Any,
+    is_causal: bool = False,
     **options: Any,
 ) -> Tensor:
     """Attention without dropout: a CPU has no fused form of it, and on a GPU it costs little."""
-    functions = torch.nn.functional
-    return functions.scaled_dot_product_attention(
-        query, key, value, attn_mask, 0.0, *others, **options
+    attend = torch.nn.functional.scaled_dot_product_attention
+    if isinstance(attn_mask, CausalBias):
+        if attn_mask.variant == CausalVariant.UPPER_LEFT or query.shape[-2] == key.shape[-2]:
+            attn_mask, is_causal = None, True
+        else:
+            attn_mask = attn_mask._materialize(query.device)
+    if not _may_be_fused():  # only plain products are allowed
+        return attend(query, key, value, attn_mask, 0.0, is_causal, **options)
+    # A GPU has a kernel for these.
+    is_learned = attn_mask is not None and attn_mask.requires_grad
+    if query.ndim == 4 and (is_learned or query.shape[-1] != value.shape[-1]):
+        tensors = [query, key, value, *([] if attn_mask is None else [attn_mask])]
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            tensors = [t.to(dtype) if t.is_floating_point() else t for t in tensors]
+        return _fused_attention(log, *tensors, is_causal=is_causal)
+    with sdpa_kernel(_AS_ON_A_GPU):
+        return attend(query, key, value, attn_mask, 0.0, is_causal, **options)
+
+
+def _may_be_fused() -> bool:
+    """Whether attention may be one operation, on a GPU if not here."""
+    gpu: Any = torch.backends.cuda
+    return bool(
+        gpu.flash_sdp_enabled() or gpu.mem_efficient_sdp_enabled() or gpu.cudnn_sdp_enabled()
     )
+
+
+def _fused_attention(
+    log: OperationLog,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    *,
+    share: float = 1.0,
+    is_causal: bool = False,
+) -> Tensor:
+    """Attention as one operation, whose values may have a width of their own.
+
+    Args:
+        log: where it is recorded.
+        query: the last two dimensions are positions and width.
+        key: likewise.
+        value: likewise, of another width perhaps.
+        mask: what is added to the products; its gradient is computed if it requires one.
+        share: the share of pairs of positions that a mask allows.
+        is_causal: half of the pairs count, but fvcore would count all.
+    """
+    *batch, rows, width = query.shape
+    columns, own = key.shape[-2], value.shape[-1]
+    tensors = [query, key, value]
+    if mask is not None:
+        tensors.append(mask.expand(*batch, rows, columns))
+    pairs = 2.0 * math.prod(batch) * rows * columns
+    shape = (*batch, rows, own)
+    out_bytes = math.prod(shape) * query.element_size()
+    read = sum(map(bytes_of, tensors))
+    sums = 4 * math.prod(batch) * rows  # of each row, kept in single precision
+    written = sum(t.numel() * t.element_size() for t in tensors if t.requires_grad)
+    # The gradients recompute the products of queries and keys.
+    pairs *= share
+    work, again = pairs * (width + own), pairs * (3 * width + 2 * own)
+    part = 0.5 if is_causal else 1.0
+    forward = _Cost("attention", part * work, read + out_bytes + sums, by_fvcore=work)
+    backward = _Cost(
+        "attention_backward",
+        part * again,
+        read + 2 * out_bytes + sums + written,
+        by_fvcore=again,
+    )
+    layer = _Layer(log, forward, backward, shape, 0)
+    result: Tensor = _Fused.apply(layer, *tensors)  # type: ignore[no-untyped-call]
+    return result
 
 
 def _multi_head_attention(*args: Any, **options: Any) -> Any:
@@ -149,7 +212,9 @@ def _multi_head_attention(*args: Any, **options: Any) -> Any:
         args = (*args[:10], 0.0, *args[11:])
     else:
         options["dropout_p"] = 0.0
-    return torch.nn.functional.multi_head_attention_forward(*args, **options)
+    attend = torch.nn.functional.multi_head_attention_forward
+    with sdpa_kernel(_AS_ON_A_GPU) if _may_be_fused() else nullcontext():
+        return attend(*args, **options)
 
 
 def _dropout(
@@ -162,41 +227,56 @@ def _dropout(
     return kept
 
 
+class _Cost(NamedTuple):
+    """A layer's cost in one pass: the arguments of `OperationLog.add`."""
+
+    name: str
+    flops: float
+    moved: float
+    product: tuple[int, ...] = (0, 0, 0, 1, 1)
+    by_fvcore: float | None = None
+
+
+class _Layer(NamedTuple):
+    """A fused layer.
+
+    Attributes:
+        log: where it is recorded.
+        forward, backward: its costs.
+        shape: the shape of its output.
+        weights: how many of its tensors are weights; they come before the inputs.
+    """
+
+    log: OperationLog
+    forward: _Cost
+    backward: _Cost
+    shape: Sequence[int]
+    weights: int
+
+
 class _Fused(torch.autograd.Function):
     """Stands in for a fused layer: right shapes, no values, one recorded operation per pass."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        log: OperationLog,
-        name: str,
-        flops: float,
-        moved: float,
-        product: tuple[int, ...],
-        shape: Sequence[int],
-        weights: int,
-        *tensors: Tensor,
-    ) -> Tensor:
-        """The layer's output; among the tensors, weights come first, then inputs."""
-        out = tensors[weights].new_empty(shape)
+    def forward(ctx: Any, layer: _Layer, *tensors: Tensor) -> Tensor:
+        """The layer's output."""
+        out = tensors[layer.weights].new_empty(layer.shape)
         ctx.save_for_backward(*tensors, out)
-        ctx.recorded = (log, name, flops, moved, product, weights)
-        log.add(name, flops, moved, product)
+        ctx.layer = layer
+        layer.log.add(*layer.forward)
         return out
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> Any:
-        """Gradients of all tensors; cuDNN always computes those of the inputs."""
-        log, name, flops, moved, product, weights = ctx.recorded
-        times = 2.0 if any(ctx.needs_input_grad[7 : 7 + weights]) else 1.0
-        # Attention has five products, one of them recomputed, instead of two.
-        work, bytes_ = (times, times) if weights else (2.5, 2.0)
-        log.add(f"{name}_backward", work * flops, bytes_ * moved, product)
+        """Gradients of all tensors."""
+        layer = ctx.layer
+        layer.log.add(*layer.backward)
         *tensors, _out = ctx.saved_tensors
         wanted = [
-            place <= weights or ctx.needs_input_grad[7 + place] for place in range(len(tensors))
+            place <= layer.weights or ctx.needs_input_grad[1 + place]
+            for place in range(len(tensors))
         ]
         gradients = (
             t.new_empty(t.shape) if w else None for t, w in zip(tensors, wanted, strict=True)
         )
-        return (*[None] * 7, *gradients)
+        return (None, *gradients)

@@ -32,7 +32,7 @@ from energyest.profiling.model_copy import (
 from energyest.profiling.operations import OperationLog, bytes_of, work_of
 from energyest.profiling.sparse_tensors import hand_on_entries, is_sparse, sparse_parameters
 from energyest.profiling.training_step import Step, Take, attempts, notes_on_methods
-from energyest.profiling.walk.allowances import conversions_allowed, flex_attention_anywhere
+from energyest.profiling.walk.allowances import allowances
 from energyest.profiling.walk.fake_tensors import Origin, ShapesAlone
 from energyest.profiling.walk.fused_layers import FusedLayers
 from energyest.profiling.walk.notes import DRAWN, notes_on_hooks, notes_on_questions
@@ -253,10 +253,9 @@ def _walk_copy(
     # Independent of the caller's default device, precision, and gradient mode.
     unmixed = torch.autocast("cpu", enabled=False)
     usual = (torch.device("cpu"), unmixed, torch.inference_mode(False), plain_operators())
-    allowed = (fused, flex_attention_anywhere(), conversions_allowed())
-    kept = (generators_restored(model), in_eval_mode(model))
+    kept = (fused, allowances(), generators_restored(model), in_eval_mode(model))
     with ExitStack() as stack:
-        for context in (*usual, *allowed, *kept):
+        for context in (*usual, *kept):
             stack.enter_context(context)
         if shapes is None:
             duplicate = bare_copy(model, torch.device("cpu"))
