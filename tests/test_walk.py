@@ -281,6 +281,35 @@ def test_flex_attention(device: str, causal: bool) -> None:
     assert backward == [2.5 * attention_of(workload)]
 
 
+class Physics(nn.Module):
+    """The derivative of a network by its input."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.net, self.how = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1)), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "autograd":
+            x = x.requires_grad_()
+            return torch.autograd.grad(self.net(x).sum(), x, create_graph=True)[0]
+        if self.how == "vjp":
+            return torch.func.vjp(self.net, x)[1](torch.ones(len(x), 1))[0]
+        derive = {"grad": torch.func.grad, "jacrev": torch.func.jacrev}[self.how]
+        return torch.func.vmap(derive(lambda one: self.net(one)[0]))(x)
+
+
+@DEVICES
+@pytest.mark.parametrize("how", ["grad", "jacrev", "vjp"])
+def test_derivatives_by_torch_func(how: str, device: str) -> None:
+    plain = described(lambda: Physics("autograd"), X, device)
+    workload = described(lambda: Physics(how), X, device)
+    # The plain way computes the gradient of the input once more.
+    assert workload.flops_per_step == plain.flops_per_step - 4 * 2 * 8 * 16
+    assert not plain.notes
+    (note,) = workload.notes
+    assert "the memory of activations is not counted" in note
+
+
 @DEVICES
 @pytest.mark.parametrize(
     "convert",

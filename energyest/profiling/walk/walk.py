@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -47,6 +47,7 @@ _LARGEST_GIVEN_bytes = 2**22
 _LARGEST_SPARSE_bytes = 2**30
 NO_GRADIENT = "the loss depends on no trainable parameter"
 _NO_PRODUCT = "no matrix product or convolution was found in the step"
+_NO_TRACKING = "support saved tensor hooks"  # of torch.func
 _NEEDS_VALUES = (
     "it does not run on shapes alone, and only models of up to"
     f" {_MOST_PARAMETERS_WITH_VALUES / 1e6:.0f} million parameters are run with values, on the CPU:"
@@ -64,6 +65,7 @@ class Walk:
         inputs: the batch.
         shapes: the mode for tensors without values; None if all tensors have values, which limits
             the FLOPs.
+        tracks_saved: count the memory that the forward pass keeps for the backward pass.
 
     Attributes:
         step: the recorded step.
@@ -78,6 +80,8 @@ class Walk:
         modules: nn.Module,
         inputs: Any,
         shapes: ShapesAlone | None,
+        *,
+        tracks_saved: bool = True,
     ) -> None:
         self.log = OperationLog() if shapes else _BoundedLog(_MOST_FLOPS_WITH_VALUES)
         looked_at = shapes.looked_at if shapes else None
@@ -90,7 +94,9 @@ class Walk:
                 module.register_forward_pre_hook(self._called)
         # Half-precision formats have the same size; the CPU's autocast supports this one best.
         mixed = torch.autocast("cpu", torch.bfloat16, enabled=precision in ("bf16", "fp16"))
-        keep = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
+        keep: Any = nullcontext()
+        if tracks_saved:
+            keep = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
         # Weights and batch do not count as saved: they exist anyway.
         held = [*modules.parameters(), *tensors_in(inputs)]
         # The backward pass too, because checkpointed layers run again there.
@@ -248,6 +254,28 @@ def _walk_copy(
     model: nn.Module, batch: Any, precision: str, take: Take, shapes: ShapesAlone | None
 ) -> Walk:
     """A walk of a copy, on shapes or with values."""
+    try:
+        return _walk_once(model, batch, precision, take, shapes)
+    except RuntimeError as error:
+        if _NO_TRACKING not in str(error):
+            raise
+    again = ShapesAlone(answer=shapes.answer) if shapes else None
+    walk = _walk_once(model, batch, precision, take, again, tracks_saved=False)
+    if shapes and again:
+        shapes.questions.update(again.questions)
+    walk.notes += ("the memory of activations is not counted: torch.func does not show it",)
+    return walk
+
+
+def _walk_once(
+    model: nn.Module,
+    batch: Any,
+    precision: str,
+    take: Step,
+    shapes: ShapesAlone | None,
+    *,
+    tracks_saved: bool = True,
+) -> Walk:
     training = [module.training for module in model.modules()]
     fused = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
     # Independent of the caller's default device, precision, and gradient mode.
@@ -272,7 +300,7 @@ def _walk_copy(
         train_as(duplicate, training)
         drawn = stack.enter_context(seeded(duplicate))
         with _gradients_withheld(model):
-            walk = Walk(take, precision, duplicate, inputs, shapes)
+            walk = Walk(take, precision, duplicate, inputs, shapes, tracks_saved=tracks_saved)
         walk.notes += (*notes_on_hooks(model), *([DRAWN] if drawn() else []))
         return walk
 
