@@ -464,6 +464,54 @@ def test_lengths_are_looked_at(device: str) -> None:
     assert layer.flops == 2 * tokens * 4 * 8 * 16
 
 
+class Reads(nn.Module):
+    """Cuts sequences to their lengths."""
+
+    def __init__(self, cut: Any) -> None:
+        super().__init__()
+        self.words, self.layer, self.cut = nn.Embedding(9, 8), nn.Linear(8, 8), cut
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        return torch.stack([self.layer(x).sum() for x in self.cut(self.words(ids), lengths)])
+
+
+CUTS = {
+    "list": lambda x, lengths: [row[:n] for row, n in zip(x, lengths.tolist(), strict=True)],
+    "longest": lambda x, lengths: x[:, : lengths.max()],
+    "numbers": lambda x, lengths: [row[: int(n)] for row, n in zip(x, lengths, strict=True)],
+    "several": lambda x, lengths: x.repeat_interleave(2, 0)[:, : int(lengths[0])].split(4)[:1],
+}
+
+
+@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("batch", [((TOKENS, LENGTHS), Y), {"ids": TOKENS, "lengths": LENGTHS}])
+def test_lengths_without_values_are_full(name: str, batch: Any) -> None:
+    workload = described(lambda: Reads(CUTS[name]), batch, "meta")
+    assert forward_flops(workload) == 4 * 6 * LAYER
+    (note,) = workload.notes
+    assert "taken to have no padding" in note
+
+
+def test_labels_without_values_are_no_lengths() -> None:
+    def loss(output: Tensor, classes: Tensor) -> Tensor:
+        assert classes.tolist() == [1] * 4
+        return output.sum()
+
+    with torch.device("meta"):
+        model = Layers()
+    batch = (X.to("meta"), Y.to("meta"))
+    assert describe_workload(model, batch, loss=loss).flops_per_step
+
+
+def test_a_refusal_without_values_says_what_to_do() -> None:
+    class Matches(Layers):
+        def forward(self, x: Tensor) -> Any:
+            return self.head(x) * float(x.detach().numpy()[0, 0])
+
+    with pytest.raises(WorkloadError, match=r"give a batch on the CPU.*build the model there"):
+        described(Matches, X, "meta")
+
+
 def test_a_graph() -> None:
     class Data:
         """As PyTorch Geometric's, in short."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -25,16 +24,21 @@ from energyest.profiling.model_copy import (
     bare_copy,
     generators_restored,
     in_eval_mode,
-    plain_dtype,
     plain_operators,
     train_as,
 )
-from energyest.profiling.operations import OperationLog, bytes_of, work_of
-from energyest.profiling.sparse_tensors import hand_on_entries, is_sparse, sparse_parameters
+from energyest.profiling.operations import OperationLog, work_of
+from energyest.profiling.sparse_tensors import sparse_parameters
 from energyest.profiling.training_step import Step, Take, attempts, notes_on_methods
 from energyest.profiling.walk.allowances import allowances
 from energyest.profiling.walk.fake_tensors import Origin, ShapesAlone
 from energyest.profiling.walk.fused_layers import FusedLayers
+from energyest.profiling.walk.given_values import (
+    give_values,
+    given_values,
+    with_own_values,
+    without_values,
+)
 from energyest.profiling.walk.notes import DRAWN, notes_on_hooks, notes_on_questions
 from energyest.profiling.walk.seeds import seeded
 
@@ -42,12 +46,14 @@ from energyest.profiling.walk.seeds import seeded
 # and little memory: within these numbers of parameters and FLOPs.
 _MOST_PARAMETERS_WITH_VALUES = 50_000_000
 _MOST_FLOPS_WITH_VALUES = 2e11
-# Tensors of a batch, and whole numbers of a model, keep their values up to this size.
-_LARGEST_GIVEN_bytes = 2**22
-_LARGEST_SPARSE_bytes = 2**30
 NO_GRADIENT = "the loss depends on no trainable parameter"
 _NO_PRODUCT = "no matrix product or convolution was found in the step"
 _NO_TRACKING = "support saved tensor hooks"  # of torch.func
+_HAS_NONE = (
+    "there are only shapes, on the device meta: give a batch on the CPU, which shows lengths and"
+    " masks, and build the model there, to run it with values if it has up to"
+    f" {_MOST_PARAMETERS_WITH_VALUES / 1e6:.0f} million parameters"
+)
 _NEEDS_VALUES = (
     "it does not run on shapes alone, and only models of up to"
     f" {_MOST_PARAMETERS_WITH_VALUES / 1e6:.0f} million parameters are run with values, on the CPU:"
@@ -213,8 +219,8 @@ def walk_through(
         return without_products
     if has_values and not may_compute:
         reasons.append(_NEEDS_VALUES)
-    elif any(t.is_meta for t in tensors_in(batch)):
-        reasons.append("the batch has no values: a batch on the CPU would show lengths and masks")
+    elif not has_values:
+        reasons.append(_HAS_NONE)
     reasons.extend(notes_on_hooks(model))
     reason = "; ".join(dict.fromkeys(reasons)) or "the batch holds no input for its forward"
     raise WorkloadError(f"{type(model).__name__} could not be walked through: {reason}")
@@ -287,15 +293,15 @@ def _walk_once(
             stack.enter_context(context)
         if shapes is None:
             duplicate = bare_copy(model, torch.device("cpu"))
-            inputs = map_tensors(batch, _with_values)
+            inputs = map_tensors(batch, with_own_values)
         else:
             held = held_by(model)
-            given = _given(held.tensors, batch)
+            given = given_values(model, held.tensors, batch)
             stack.enter_context(shapes)
-            shape_of = partial(_without_values, given=given)
+            shape_of = partial(without_values, given=given)
             duplicate = bare_copy(model, torch.device("cpu"), held=held, copy_of=shape_of)
             inputs = map_tensors(batch, shape_of)
-            _give_values(shapes, batch, given)
+            give_values(shapes, batch, given)
             shapes.keeps_constants = True  # weights and batch now exist, without values
         train_as(duplicate, training)
         drawn = stack.enter_context(seeded(duplicate))
@@ -317,73 +323,3 @@ def _gradients_withheld(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trainable:
             parameter.requires_grad_(True)
-
-
-def _given(held: list[Tensor], batch: Any) -> dict[int, Tensor]:
-    """Copies of the tensors that keep their values in a walk on shapes, by `id` of each tensor.
-
-    Shapes and branches may depend on integers and truth values, such as lengths and masks. These
-    keep their values in the model, and all small tensors do in the batch. So do sparse tensors,
-    whose values include how many entries they store.
-    """
-    of_model = (
-        tensor
-        for tensor in held
-        if not tensor.is_meta
-        and (is_sparse(tensor) or (_is_whole(tensor) and not isinstance(tensor, nn.Parameter)))
-    )
-    of_batch = (t for t in tensors_in(batch) if _is_whole(t) or not t.is_meta)
-    return {
-        id(tensor): (
-            torch.ones(tensor.shape, dtype=tensor.dtype)
-            if tensor.is_meta
-            else tensor.detach().to("cpu", plain_dtype(tensor), copy=True)
-        )
-        for tensor in (*of_model, *of_batch)
-        if _may_be_given(tensor)
-    }
-
-
-def _may_be_given(tensor: Tensor) -> bool:
-    if is_sparse(tensor):
-        return not tensor.is_meta and bytes_of(tensor) <= _LARGEST_SPARSE_bytes
-    is_dense = tensor.layout == torch.strided and not tensor.is_nested
-    return is_dense and bytes_of(tensor) <= _LARGEST_GIVEN_bytes
-
-
-def _is_whole(tensor: Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized)
-
-
-def _give_values(shapes: ShapesAlone, batch: Any, given: dict[int, Tensor]) -> None:
-    """Register the tensors that have values, and the origin of these."""
-    of_batch = {id(tensor): tensor for tensor in tensors_in(batch)}
-    for key, copy in given.items():
-        if key not in of_batch:
-            shapes.gives(copy, Origin.CONSTANT)
-        elif of_batch[key].is_meta:
-            shapes.gives(copy, Origin.BATCH_WITHOUT_VALUES)
-        else:
-            shapes.gives(copy, Origin.BATCH)
-
-
-def _with_values(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", plain_dtype(tensor), copy=True)
-
-
-def _without_values(tensor: Tensor, given: dict[int, Tensor]) -> Tensor:
-    """The tensor on the CPU, in its memory layout, with its given values, if any."""
-    if id(tensor) in given:
-        copy = given[id(tensor)]
-        is_trained = isinstance(tensor, nn.Parameter) and tensor.requires_grad
-        return nn.Parameter(copy) if is_trained else copy
-    dtype = plain_dtype(tensor)
-    if is_sparse(tensor):
-        empty = torch.empty(tensor.shape, dtype=dtype, layout=tensor.layout)
-        hand_on_entries([tensor], [empty])
-    else:
-        layout = suggest_memory_format(tensor)
-        empty = torch.empty(tensor.shape, dtype=dtype, memory_format=layout)
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
-    return empty
