@@ -1,7 +1,8 @@
 """How well PRE predicts published throughputs on GPUs not used in the fit.
 
 Each GPU is left out in turn: the model is fitted to the sweep, to single convolutions and to the
-throughputs on the other GPUs, and applied to this one. Then: whole generations left out; how often
+throughputs on the other GPUs, and applied to this one. Then: whole generations left out, and
+everything that one source has published; how often
 two GPUs that differ by more than 5 % for a model are ranked correctly; the ranking of models on one
 GPU, compared with a ranking by FLOPs; and, for a model on two GPUs, the ratio of the two with a
 probe on the first. Exits with 1 if a goal is missed, with 2 if data are missing.
@@ -231,6 +232,9 @@ def report() -> list[Goal]:
     by_generation = table_of(figures, left_out(figures, lambda f: f.gpu.generation))
     print("\nThe same with the whole generation left out:\n")
     print(summary(by_generation, ["numbers", "compiled"]).round(2).to_string())
+    by_source = table_of(figures, left_out(figures, lambda f: f.source))
+    print("\nThe same with all figures of a source left out:\n")
+    print(summary(by_source, ["numbers", "compiled"]).round(2).to_string())
     print("\nTrainings of ResNet-18 on an RTX 3080, by the packaged model:\n")
     print(summary(energies(), ["quantity"]).round(2).to_string())
     return goals

@@ -19,8 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 from energyest.display import in_a_line
 from energyest.measure.signals import let_handlers_raise
-from energyest.profiling.held_objects import SHARED
-from energyest.profiling.model_copy import bare_copy, generators_restored
+from energyest.profiling.copies.held_objects import SHARED
+from energyest.profiling.copies.model_copy import bare_copy, generators_restored
 from energyest.tracking.trainable_changes import Flip
 
 if TYPE_CHECKING:

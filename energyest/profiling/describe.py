@@ -15,9 +15,9 @@ from energyest.display import in_a_line
 from energyest.errors import WorkloadError
 from energyest.measure.signals import let_handlers_raise
 from energyest.profiling.batches import converted, tensors_in, unshared
+from energyest.profiling.copies.lightning_trainer import is_lightning
+from energyest.profiling.copies.model_copy import half_kept, is_in_half, plain_dtype, unwrapped
 from energyest.profiling.execution import is_compiled, layout_of
-from energyest.profiling.lightning_trainer import is_lightning
-from energyest.profiling.model_copy import half_kept, is_in_half, plain_dtype, unwrapped
 from energyest.profiling.operations import TRAINING_TO_FORWARD, FlopCount, WatchedStep, bytes_of
 from energyest.profiling.samples import batch_size, is_contested
 from energyest.profiling.training_step import Loss, Step, possible_steps
@@ -231,7 +231,7 @@ def workload_of(
         backward_calls=step.backward_calls,
         module_calls=step.module_calls,
         saved_bytes=step.saved_bytes,
-        input_bytes=float(sum(map(bytes_of, tensors_in(batch)))),
+        input_bytes=float(sum(map(_bytes_to_copy, tensors_in(batch)))),
         loop="lightning" if is_lightning(model) else "plain",
         layout=layout,
         parameter_bytes=parameter_bytes,
@@ -254,6 +254,11 @@ def _bytes_of_a_parameter(model: nn.Module) -> tuple[int, float | None]:
     trained_bytes = 2 if trained < (2 + _SINGLE_bytes) / 2 else _SINGLE_bytes
     frozen_bytes = each.get(False, trained_bytes)
     return trained_bytes, None if frozen_bytes == trained_bytes else frozen_bytes
+
+
+def _bytes_to_copy(tensor: Tensor) -> int:
+    """Bytes that a batch's tensor has on the GPU: an expanded one is stored there in full."""
+    return bytes_of(tensor) if is_sparse(tensor) else tensor.numel() * tensor.element_size()
 
 
 def _notes_on_counts(step: WatchedStep, model: nn.Module) -> Iterator[str]:

@@ -17,7 +17,7 @@ from energyest.errors import ProbeError
 from energyest.measure.recorder import Recorder
 from energyest.measure.sensors.base import Sensor
 from energyest.profiling.batches import converted, map_tensors, tensors_in
-from energyest.profiling.model_copy import (
+from energyest.profiling.copies.model_copy import (
     bare_copy,
     generators_restored,
     in_eval_mode,

@@ -18,9 +18,9 @@ from torch.optim.optimizer import (
 )
 from torch.utils import _python_dispatch
 
+from energyest.profiling.copies.model_copy import names_within_reach
 from energyest.profiling.execution import is_compiled
 from energyest.profiling.gradient_costs import GradientCosts
-from energyest.profiling.model_copy import names_within_reach
 from energyest.profiling.operations import OperationLog, Seen, WatchedStep
 from energyest.profiling.sparse_tensors import sparse_parameters
 

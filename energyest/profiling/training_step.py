@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from energyest.profiling.batches import input_candidates, tensors_in
-from energyest.profiling.held_objects import SHARED
-from energyest.profiling.lightning_trainer import attach_trainer, is_lightning
+from energyest.profiling.copies.held_objects import SHARED
+from energyest.profiling.copies.lightning_trainer import attach_trainer, is_lightning
 
 Loss = Callable[..., Any]
 # From a copy of a model and a batch to the loss; to None if the backward pass has run already, as

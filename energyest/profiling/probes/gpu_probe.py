@@ -17,8 +17,8 @@ from energyest.errors import ProbeError, WorkloadError
 from energyest.gpus import check_precision, resolve_gpu
 from energyest.measure.sensors import Sensor, detect
 from energyest.measure.torch_gpus import address_of
+from energyest.profiling.copies.model_copy import unwrapped
 from energyest.profiling.describe import describe_workload
-from energyest.profiling.model_copy import unwrapped
 from energyest.profiling.step_timing import StepCost, has_values, measure_steps
 from energyest.profiling.training_step import Loss
 from energyest.records.probe import Probe

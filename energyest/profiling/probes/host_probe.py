@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from energyest.profiling.model_copy import generators_restored
+from energyest.profiling.copies.model_copy import generators_restored
 from energyest.records.probe import HostProbe
 
 # Size of the network: so small that Python, torch's dispatcher and autograd take nearly all the

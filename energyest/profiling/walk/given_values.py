@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch._prims_common import suggest_memory_format
 
 from energyest.profiling.batches import input_candidates, is_graph, tensors_in
-from energyest.profiling.model_copy import plain_dtype
+from energyest.profiling.copies.model_copy import plain_dtype
 from energyest.profiling.operations import bytes_of
 from energyest.profiling.sparse_tensors import hand_on_entries, is_sparse
 from energyest.profiling.walk.fake_tensors import Origin, ShapesAlone

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from energyest.profiling.model_copy import hooked_modules
+from energyest.profiling.copies.model_copy import hooked_modules
 from energyest.profiling.walk.fake_tensors import Origin
 
 # The most places in the code, or modules, that are named.

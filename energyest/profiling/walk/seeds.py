@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from energyest.profiling.model_copy import names_within_reach
+from energyest.profiling.copies.model_copy import names_within_reach
 
 
 @contextmanager

@@ -17,16 +17,16 @@ from energyest.display import in_a_line
 from energyest.errors import WorkloadError
 from energyest.measure.signals import let_handlers_raise
 from energyest.profiling.batches import map_tensors, tensors_in
-from energyest.profiling.flop_rules import has_rule
-from energyest.profiling.held_objects import held_by
-from energyest.profiling.lightning_trainer import run_backward
-from energyest.profiling.model_copy import (
+from energyest.profiling.copies.held_objects import held_by
+from energyest.profiling.copies.lightning_trainer import run_backward
+from energyest.profiling.copies.model_copy import (
     bare_copy,
     generators_restored,
     in_eval_mode,
     plain_operators,
     train_as,
 )
+from energyest.profiling.flop_rules import has_rule
 from energyest.profiling.operations import OperationLog, work_of
 from energyest.profiling.sparse_tensors import sparse_parameters
 from energyest.profiling.training_step import Step, Take, attempts, notes_on_methods
@@ -277,7 +277,7 @@ def _walk_once(
     model: nn.Module,
     batch: Any,
     precision: str,
-    take: Step,
+    take: Take,
     shapes: ShapesAlone | None,
     *,
     tracks_saved: bool = True,

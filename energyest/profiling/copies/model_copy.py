@@ -21,7 +21,7 @@ from torch._prims_common import suggest_memory_format
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from energyest.errors import WorkloadError
-from energyest.profiling.held_objects import Held, LeftOut, held_by
+from energyest.profiling.copies.held_objects import Held, LeftOut, held_by
 
 _EMPTY = types.CellType()
 # Modules without user code.
@@ -133,7 +133,10 @@ def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
                     memo[id(value)] = LeftOut(path, value)
         tried = dict(memo)
         duplicate = copy.deepcopy(model, tried)
+    # `copy` keeps what it has copied alive under the `id` of the memo, which can be used again.
+    alive = tried.pop(id(tried), [])
     memo.update(tried)
+    memo.setdefault(id(memo), []).extend(alive)
     return duplicate
 
 
