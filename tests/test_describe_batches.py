@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from energyest.errors import WorkloadError
 from energyest.profiling.describe import count_flops, describe_workload
 
 ONE, OTHER, Y = torch.randn(4, 8), torch.randn(4, 6), torch.zeros(4, dtype=torch.long)
@@ -201,3 +202,10 @@ def test_targets_in_one_row() -> None:
     workload = describe_workload(Recurrent(), (words, words.flatten()), samples=4)
     assert any("log_softmax" in o.name for o in workload.operations)
     assert workload.batch_size == 4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_nested_tensor_has_samples_but_no_shape() -> None:
+    nested = torch.nested.nested_tensor([torch.zeros(3, 8), torch.zeros(5, 8)])
+    with pytest.raises(WorkloadError, match="could not be walked through"):
+        describe_workload(nn.Linear(8, 3), nested)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from energyest.checks import check_count
@@ -19,7 +19,8 @@ from energyest.profiling.copies.lightning_trainer import is_lightning
 from energyest.profiling.copies.model_copy import half_kept, is_in_half, plain_dtype, unwrapped
 from energyest.profiling.execution import is_compiled, layout_of
 from energyest.profiling.operations import TRAINING_TO_FORWARD, FlopCount, WatchedStep, bytes_of
-from energyest.profiling.samples import batch_size, is_contested
+from energyest.profiling.samples import batch_size, is_contested, shape_of
+from energyest.profiling.sparse_tensors import is_sparse
 from energyest.profiling.training_step import Loss, Step, possible_steps
 from energyest.profiling.walk.walk import NO_GRADIENT, Walk, walk_through
 from energyest.records.workload import Workload, check_optimizer_name, check_precision_name
@@ -118,7 +119,7 @@ def _samples_in(batch: Any, samples: int | None) -> tuple[int, tuple[str, ...]]:
         samples: the number, if the user has given it.
     """
     kind = type(batch).__name__
-    shapes = [tuple(tensor.shape) for tensor in tensors_in(batch)]
+    shapes = [shape_of(tensor) or () for tensor in tensors_in(batch)]
     if not shapes:
         raise WorkloadError(
             f"no tensors were found in example_batch ({kind}): give a batch as for training"

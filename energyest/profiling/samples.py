@@ -47,7 +47,7 @@ def batch_size(batch: Any, *, of_one_loader: bool = False) -> int | None:
         of_one_loader: the batch is known to come from a single loader, even if it looks like two
             batches.
     """
-    if _shape(batch) == ():
+    if shape_of(batch) == ():
         return 1
     found = _candidates(batch, 0)
     if found and _UNSURE not in found:
@@ -93,7 +93,7 @@ def _candidates(value: Any, depth: int) -> _Candidates:  # noqa: PLR0911
         return None
     if isinstance(value, PackedSequence):
         return (int(value.batch_sizes[0]),) if len(value.batch_sizes) else None
-    shape = _shape(value)
+    shape = shape_of(value)
     if shape is not None:
         return shape[:1] or None
     if isinstance(value, Mapping):
@@ -113,7 +113,7 @@ def _of_parts(items: Iterable[Any], depth: int) -> _Candidates:
     items = list(items)
     parts = [_candidates(item, depth + 1) for item in items]
     firm = [part for item, part in zip(items, parts, strict=True) if not _is_plain_list(item)]
-    shapes = [shape for item in items if (shape := _shape(item)) is not None]
+    shapes = [shape for item in items if (shape := shape_of(item)) is not None]
     return _shared(parts) or _shared(firm) or _decided(parts, shapes) or _decided(firm, shapes)
 
 
@@ -125,7 +125,7 @@ def _of_list(items: Sequence[Any], depth: int) -> _Candidates:  # noqa: PLR0911
     count = len(items)
     if all(map(_is_plain, some)):
         return (count,)  # texts, names of files, labels
-    shapes = [shape for item in some if (shape := _shape(item)) is not None]
+    shapes = [shape for item in some if (shape := shape_of(item)) is not None]
     if len(shapes) == len(some):
         # A function that collates returns a tuple of parts; samples would be in a list.
         are_parts = depth == 0 and isinstance(items, tuple)
@@ -202,7 +202,7 @@ def _is_sample(value: Any) -> bool:
     if not is_mapping and not _is_list(value):
         return False
     items = list(islice(value.values() if is_mapping else value, _MOST_ITEMS))
-    shapes = [shape for item in items if (shape := _shape(item)) is not None]
+    shapes = [shape for item in items if (shape := shape_of(item)) is not None]
     if () in shapes or (shapes and any(map(_is_plain, items))):
         return True
     if not shapes:
@@ -280,14 +280,14 @@ def _of_several_loaders(batch: Any) -> int | None:
         items = part if _is_list(part) else []
         if are_named and isinstance(part, Mapping):
             items = list(part.values())
-        shapes = [shape for item in islice(items, _MOST_ITEMS) if (shape := _shape(item))]
+        shapes = [shape for item in islice(items, _MOST_ITEMS) if (shape := shape_of(item))]
         if len(shapes) < 2 or len({shape[0] for shape in shapes}) > 1:
             return None
         sizes.append(shapes[0][0])
     return sum(sizes) or None
 
 
-def _shape(value: Any) -> tuple[int, ...] | None:
+def shape_of(value: Any) -> tuple[int, ...] | None:
     """The shape of a tensor or an array of any library; None for anything else."""
     if isinstance(value, Tensor):
         return (int(value.size(0)),) if value.is_nested else tuple(value.shape)
@@ -320,7 +320,7 @@ def _attributes(value: Any) -> list[Any]:
     found = all_attributes(value)
     if is_dataclass(value):
         return list(found.values())
-    return [item for item in found.values() if _shape(item) is not None]
+    return [item for item in found.values() if shape_of(item) is not None]
 
 
 def _is_list(value: Any) -> bool:
