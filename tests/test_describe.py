@@ -1098,3 +1098,7 @@ def test_the_number_of_samples_is_found_or_given() -> None:
     assert given.forward_flops_per_sample == 35 * 2 * 8 * 9
     with pytest.raises(WorkloadError, match=r"\[35, 20\], \[700\]\) is not clear: pass samples="):
         describe_workload(table, words)
+    count = count_flops(table, words)
+    assert count.per_sample is None
+    assert count.note == "the number of samples in the batch is not known"
+    assert count_flops(table, words, 20).per_sample == given.forward_flops_per_sample

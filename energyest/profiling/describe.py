@@ -189,7 +189,9 @@ def count_flops(model: nn.Module, batch: Any, samples: int | None = None) -> Flo
         let_handlers_raise(error)
         return FlopCount(None, in_a_line(error))
     counted = batch_size(inputs) if samples is None or example is not None else samples
-    count = replace(walk.step.flop_count(counted or 1), note="; ".join((*around, *walk.notes)))
+    if not counted:
+        return FlopCount(None, "the number of samples in the batch is not known")
+    count = replace(walk.step.flop_count(counted), note="; ".join((*around, *walk.notes)))
     if not walk.has_gradients:
         note = f"training is taken as {TRAINING_TO_FORWARD:.0f} times the forward pass"
         count = replace(
