@@ -934,6 +934,25 @@ def test_what_is_not_counted_is_noted() -> None:
     assert workload.notes == ("the arithmetic of _fft_r2c is not counted",)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        functional.normalize,
+        lambda x: x.norm(),
+        lambda x: torch.linalg.cross(x[:, :3], x[:, 1:]),
+        lambda x: x if x.layout == torch.strided else -x,
+        lambda x: x * torch.ops.prims.add(x.detach(), x.detach()),
+    ],
+    ids=["normalize", "norm", "cross", "layout", "add"],
+)
+def test_arithmetic_on_single_numbers_is_not_noted(change: Callable[[Tensor], Any]) -> None:
+    class Changed(Net):
+        def forward(self, x: Tensor) -> Any:
+            return change(self.layer(x))
+
+    assert not describe_workload(Changed(), X).notes
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_complex_and_sparse_parameters() -> None:
     sparse = nn.Sequential(nn.Embedding(9, 8, sparse=True), nn.Linear(8, 3))

@@ -13,6 +13,8 @@ import torch
 import torch.distributed
 import torch.utils.checkpoint
 from torch import Tensor, nn
+from torch._higher_order_ops.scan import scan
+from torch._higher_order_ops.while_loop import while_loop
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
@@ -279,6 +281,34 @@ def test_flex_attention(device: str, causal: bool) -> None:
     assert attention_of(workload) == 2 * pairs * (16 + 16)
     backward = [o.flops for o in workload.operations if o.name == "attention_backward"]
     assert backward == [2.5 * attention_of(workload)]
+
+
+class Branches(Layers):
+    """Decides, and repeats, by torch's operators."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.layer(x)
+        if self.how == "cond":
+            return torch.cond(x.sum() > 0, lambda y: self.head(self.head(y)), torch.sin, (x,))
+        if self.how == "while":
+            return while_loop(
+                lambda n, _: n < 2, lambda n, y: (n + 1, self.head(y)), (torch.tensor(0), x)
+            )[1]
+        return scan(lambda state, row: (self.head(state), row.clone()), x, x[:2])[0]
+
+
+@DEVICES
+@pytest.mark.parametrize("how", ["cond", "while", "scan"])
+def test_control_flow_by_operators(how: str, device: str) -> None:
+    workload = described(lambda: Branches(how), X, device)
+    assert forward_flops(workload) == 3 * 4 * LAYER
+    if how == "cond":
+        (note,) = workload.notes
+        assert f"it has {2 * 4 * LAYER:.3g} to {8 * 4 * LAYER:.3g} FLOPs" in note
 
 
 class Physics(nn.Module):

@@ -27,7 +27,11 @@ _ATEN = torch.ops.aten
 # Products with a vector, which torch's counter omits, and the position of the matrix argument.
 _VECTOR_PRODUCTS = {_ATEN.mv: 0, _ATEN.addmv: 1, _ATEN.dot: 0, _ATEN.vdot: 0}
 # Arithmetic for which neither fvcore nor torch nor this module has a rule.
-_WITHOUT_RULE = ("_fft_", "linalg_", "_linalg_", "_cdist_", "_trilinear", "cholesky", "lu_")
+_WITHOUT_RULE = ("_fft_", "fft_", "linalg_", "_linalg_", "_cdist_", "_trilinear", "cholesky", "lu_")
+# As little arithmetic as sums and activations have, or none.
+_ON_SINGLE_NUMBERS = {"linalg_vector_norm", "linalg_cross", "_linalg_check_errors"}
+# Namespaces of torch's own operations.
+_OF_TORCH = {"aten", "prim", "prims"}
 # Fused attention, by torch's names for it on CPU and GPU.
 _FUSED_ATTENTION = {
     f"_scaled_dot_product_{kind}{direction}": f"attention{direction}"
@@ -158,7 +162,9 @@ def has_rule(func: Any) -> bool:
 
 def is_unknown(func: Any, name: str) -> bool:
     """Whether an operation may do arithmetic for which there is no rule."""
-    return getattr(func, "namespace", "") != "aten" or name.startswith(_WITHOUT_RULE)
+    if getattr(func, "namespace", "") not in _OF_TORCH:
+        return True
+    return name.startswith(_WITHOUT_RULE) and name not in _ON_SINGLE_NUMBERS
 
 
 def flops_by_fvcore(func: Any, args: Any, kwargs: Any, out: Any, flops: float) -> float:

@@ -44,7 +44,7 @@ _NO_PRODUCT = (0, 0, 0, 1, 1)
 # as many as they have indices.
 _LOOKUPS = {"embedding", "gather", "index", "index_select", "take"}
 _LOOKUPS_BY_INDEX = {"_embedding_bag", "embedding_renorm_"}
-_NO_CALL = {"device", "detach"}
+_NO_CALL = {"device", "layout", "detach"}
 # Namespaces of communication between processes.
 _NO_ARITHMETIC = {"c10d", "_c10d_functional", "c10d_functional", "profiler"}
 # Used if the backward pass cannot be counted: it computes gradients of inputs and of weights, each

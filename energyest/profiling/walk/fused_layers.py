@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import CausalBias, CausalVariant
 from torch.overrides import TorchFunctionMode
 
 from energyest.profiling.operations import OperationLog, bytes_of
+from energyest.profiling.walk.control_flow import CONTROL_FLOW
 
 # The backends of a walk: where the first does not apply, a GPU computes plain products as well.
 _AS_ON_A_GPU = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
@@ -53,8 +55,12 @@ class FusedLayers(TorchFunctionMode):
         if func in _READS and self._looked_at is not None:
             self._looked_at(args[0])
         fused = self._fused.get(func)
-        if getattr(func, "__name__", "") == "flex_attention":  # the operator, not the function
-            return self._flex_attention(*args)
+        if isinstance(func, HigherOrderOperator):
+            if func.name() == "flex_attention":
+                return self._flex_attention(*args)
+            if func.name() in CONTROL_FLOW:
+                with self:
+                    return CONTROL_FLOW[func.name()](*args, **(kwargs or {}))
         if fused is None:
             return func(*args, **(kwargs or {}))
         return fused(*args, **(kwargs or {}))
