@@ -260,7 +260,7 @@ def _bytes_of_a_parameter(model: nn.Module) -> tuple[int, float | None]:
 
 
 def _bytes_to_copy(tensor: Tensor) -> int:
-    """Bytes that a batch's tensor has on the GPU: an expanded one is stored there in full."""
+    """Bytes that a batch's tensor has on the GPU: where an expanded one takes all of them."""
     return bytes_of(tensor) if is_sparse(tensor) else tensor.numel() * tensor.element_size()
 
 

@@ -17,8 +17,8 @@ from energyest.checks import check_confidence, check_positive, is_number
 from energyest.errors import EstimateError, RunsError
 from energyest.estimators.pre.estimate import does_not_fit, estimate_pre, fitted_of
 from energyest.estimators.pre.fitted import FittedPreModel
-from energyest.estimators.pre.gpu_distance import check_data_sheet, distance
-from energyest.estimators.pre.probed import mismatch, probe_of
+from energyest.estimators.pre.gpu_distance import check_data_sheet
+from energyest.estimators.pre.probed import mismatch, nearest, probe_of
 from energyest.estimators.pre.totals import check_samples, whole_trainings, with_validation
 from energyest.gpus import Gpu, check_precision, peak_flops_per_s, resolve_gpu
 from energyest.records.probe import Probe
@@ -251,17 +251,8 @@ def _probe_of(
     for name, gpu in product(named, boards):
         of_model = [probe for (other, _), probe in made.items() if other == name]
         if of_model:
-            found[name, gpu.name] = min(of_model, key=lambda p: _apart(p, gpu))
+            found[name, gpu.name] = nearest(of_model, gpu)
     return found
-
-
-def _apart(probe: Probe, gpu: Gpu) -> float:
-    if probe.gpu.name == gpu.name:
-        return -1.0
-    try:
-        return distance(probe.gpu, gpu, probe.workload.precision)
-    except EstimateError:  # such a GPU cannot be predicted, which its row says
-        return math.inf
 
 
 def _cannot(workload: Workload, gpu: Gpu) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -63,6 +64,20 @@ def mismatch(probe: Probe, workload: Workload) -> str:
     if not math.isclose(asked, probed, rel_tol=_SAME_FLOPS):
         return f"step has {probed:.3g} FLOPs, not {asked:.3g}"
     return ""
+
+
+def nearest(probes: Sequence[Probe], gpu: Gpu) -> Probe:
+    """The probe on the GPU itself, or else on the most similar one."""
+
+    def apart(probe: Probe) -> float:
+        if probe.gpu.name == gpu.name:
+            return -1.0
+        try:
+            return distance(probe.gpu, gpu, probe.workload.precision)
+        except EstimateError:  # such a GPU cannot be predicted
+            return math.inf
+
+    return min(probes, key=apart)
 
 
 def as_measured(predicted: Predictions, model: FittedPreModel, probe: Probe) -> Predictions:
