@@ -74,7 +74,8 @@ def bytes_of_bias(operation: Operation, workload: Workload) -> float:
 
     cuDNN adds none, so that torch reads and writes the output once more (`_convolution` in
     aten/src/ATen/native/Convolution.cpp). torch's own depthwise kernel adds it, and a compiler
-    fuses it with what follows. The gradient is a sum over the gradient of the output.
+    fuses it with what follows. The gradient is a sum over the gradient of the output. Of a
+    transposed convolution, whose product has the size of its input, this is too little.
     """
     if not operation.bias or workload.compiled:
         return 0.0
