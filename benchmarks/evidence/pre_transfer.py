@@ -1,7 +1,8 @@
 """How well a probe on an H100 tells of the same training on an H200 of another machine.
 
-Settings that were measured on both are predicted on the H200 by fits without their architecture:
-without a probe, and with the measured steps on the H100 as a probe. `pre_published` does the same
+Settings that were measured on both are predicted on the H200 by fits without their architecture (a
+fifth of the architectures is left out at a time): without a probe, and with the measured steps on
+the H100 as a probe. `pre_published` does the same
 for published figures of other GPUs. Exits with 1 if a goal is missed.
 
     python -m benchmarks.evidence.pre_transfer
@@ -19,6 +20,7 @@ from benchmarks.common.goal import Goal, mean_median_goal
 from benchmarks.common.head import print_head
 from benchmarks.common.sweep_table import AGAIN_TABLE, convolutions, rows, runs
 from benchmarks.evidence.pre_published import fitted_with_interval
+from energyest.estimators.cross_validation import FOLDS, parts
 from energyest.estimators.pre.probed import transferred
 from energyest.estimators.pre.training_data import TrainedRun
 from energyest.records.probe import Probe
@@ -48,10 +50,11 @@ def pairs() -> list[tuple[TrainedRun, TrainedRun]]:
 def table_of(trainings: list[tuple[TrainedRun, TrainedRun]]) -> pd.DataFrame:
     """Errors in % with and without the probe, of step time and energy."""
     learnt, found = [*runs(), *convolutions()], []
-    for name in sorted({there.model for _, there in trainings}):
-        model = fitted_with_interval([run for run in learnt if run.model != name])
+    part_of = parts([there.model for _, there in trainings], FOLDS)
+    for part in range(FOLDS):
+        model = fitted_with_interval([run for run in learnt if part_of.get(run.model) != part])
         for here, there in trainings:
-            if there.model != name:
+            if part_of[there.model] != part:
                 continue
             probe = Probe(here.workload, here.gpu, 30, here.step_s, here.power_W)
             alone = model.predict([there.pair])
