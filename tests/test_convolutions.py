@@ -20,11 +20,12 @@ from energyest.estimators.pre.physics.convolutions import (
 )
 from energyest.estimators.pre.physics.operation_table import OperationTable
 from energyest.estimators.pre.physics.roofline import operation_times
+from energyest.profiling.execution import layout_of_images
 from energyest.records.workload import Operation, Workload
 from tests.support.roofline_runs import GUESS, H100
 from tests.support.roofline_runs import workload as workload_of
 
-LAST = torch.channels_last
+LAST, PLAIN = torch.channels_last, torch.contiguous_format
 ON_IMAGES = ("convolution", "batch_norm", "pool2d")
 
 
@@ -114,6 +115,16 @@ def test_a_layout_does_not_depend_on_what_a_cpu_would_do(size: int, precision: s
         )
         assert found.layout == "channels_last"
         assert set().union(*layouts(found).values()) == {""}
+
+
+def test_who_takes_the_gradient_of_the_output_first() -> None:
+    last, other = (torch.empty(2, 4, 8, 8).to(memory_format=form) for form in (LAST, PLAIN))
+    name = "native_batch_norm_backward"
+    assert layout_of_images(name, [other, last]) == "channels_last"
+    assert layout_of_images(name, [last, other], is_gradient_first=False) == "channels_last"
+    assert layout_of_images("convolution_backward", [last, other, other]) == "contiguous"
+    assert layout_of_images("convolution_backward", [other, other, last]) == "channels_last"
+    assert layout_of_images("add", [last]) == layout_of_images("max_pool2d", []) == ""
 
 
 def test_the_operations_layout_precedes_that_of_the_workload() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
+import queue
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from tempfile import TemporaryFile
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -159,6 +162,71 @@ def test_a_step_may_use_modules_and_locks() -> None:
     model = Holding({"math": np, "lock": threading.Lock()}, get)
     assert describe_workload(model, X).flops_per_step
     assert not model.kept["lock"].locked()
+
+
+LEAKING: dict[str, tuple[Callable[[], Any], Callable[[Any, Tensor], Any]]] = {
+    "queue": (queue.SimpleQueue, lambda kept, y: kept.put(y.detach())),
+    "local": (threading.local, lambda kept, y: setattr(kept, "seen", y)),
+    "variable": (lambda: ContextVar("seen", default=None), lambda kept, y: kept.set(y)),
+    "proxy": (lambda: MappingProxyType({"a": nn.Linear(8, 8)}), lambda kept, y: kept["a"](y)),
+    "values": ({"a": nn.Linear(8, 8)}.values, lambda kept, y: next(iter(kept))(y)),
+    "pool": (
+        lambda: ThreadPoolExecutor(1),
+        lambda kept, y: kept.submit(torch.mul, y, 2.0).result(),
+    ),
+}
+
+
+class Leaking(Holding):
+    def forward(self, x: Tensor) -> Any:
+        y = self.layer(x)
+        self.get(self.kept, y)
+        return y
+
+
+@pytest.mark.parametrize("name", LEAKING)
+def test_what_would_keep_tensors_without_values_is_refused_by_name(name: str) -> None:
+    keep, use = LEAKING[name]
+    kept = keep()
+    model = Leaking(kept, use)
+    model.far = nn.Linear(8000, 8000, device="meta")  # so that no values are at hand
+    with pytest.raises(WorkloadError, match=r"the step uses Leaking\.kept, a .* cannot be copied"):
+        describe_workload(model, X)
+    assert model.kept is kept
+    assert not getattr(kept, "seen", None)
+    assert not isinstance(kept, queue.SimpleQueue) or kept.empty()
+
+
+def test_a_copy_that_is_deleted_releases_nothing() -> None:
+    class Owner(Holding):
+        def __del__(self) -> None:
+            self.kept.clear()
+
+    open_now: dict[str, Any] = {"pool": 1}
+    model = Owner(open_now)
+    model.shared = released = []
+
+    class Releases(nn.Linear):
+        def __del__(self) -> None:
+            released.append(1)
+
+    model.layer = Releases(8, 8)
+    assert describe_workload(model, X).flops_per_step == 2 * 4 * 2 * 8 * 8
+    gc.collect()
+    assert open_now == {"pool": 1}
+    assert not released
+
+
+def test_descriptions_side_by_side() -> None:
+    """They change settings of the process one after another, and leave them as they were."""
+    usual = nn.Module._apply
+    enabled = torch.backends.mkldnn.enabled
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: describe_workload(model, X), range(12)))
+    assert all(workload == found[0] for workload in found)
+    assert nn.Module._apply is usual
+    assert torch.backends.mkldnn.enabled == enabled
 
 
 def test_small_arrays_may_be_written_to() -> None:

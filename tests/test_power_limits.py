@@ -109,6 +109,31 @@ def test_at_the_measured_limits_it_is_as_measured(times, powers) -> None:
     assert power == pytest.approx([p / powers[-1] for p in powers])
 
 
+def test_a_probe_above_the_data_sheet_and_limits_below_rest(workload: Workload) -> None:
+    gpu = resolve_gpu("A100")
+    high = Probe(workload, gpu, 30, 0.010, 412.0)
+    limited = estimate_pre(workload, "A100", probe=high, power_limit_W=250, **LENGTH)
+    assert limited.duration_s is not None
+    assert limited.energy_J / limited.duration_s == pytest.approx(250)
+    low = replace(high, step_s=0.016, power_W=190.0)
+    with pytest.raises(EstimateError, match=r"limits_W holds 10, .* W that it draws at rest"):
+        power_limits(workload, limits_W=[400, 10], measured={400.0: high, 200.0: low}, **LENGTH)
+    with pytest.raises(EstimateError, match="limits_W=300 must be a list"):
+        power_limits(workload, "A100", 300, **LENGTH)  # type: ignore[arg-type]
+    with pytest.raises(EstimateError, match="limits_W is empty"):
+        power_limits(workload, "A100", [], **LENGTH)
+
+
+@pytest.mark.parametrize("rate", [400.0, 5_000.0])
+def test_a_limit_and_a_loader(workload: Workload, rate: float) -> None:
+    """The same as `estimate_pre`, in which a GPU that waits for data is held back less."""
+    options = {**LENGTH, "loader_samples_per_s": rate}
+    table = power_limits(workload, "A100", [400, 150], **options)
+    for row in table.itertuples():
+        found = estimate_pre(workload, "A100", power_limit_W=row.power_limit_W, **options)
+        assert (row.energy_J, row.duration_s) == (found.energy_J, found.duration_s)
+
+
 def test_with_probes(workload: Workload) -> None:
     gpu = resolve_gpu("A100")
     probes = {

@@ -274,7 +274,7 @@ def test_a_limit_that_holds_a_training_back_widens_the_interval(load: Workload) 
     drawn_W = free.energy_J / free.duration_s
     limited = asked(load, "H100", power_limit_W=0.6 * drawn_W)
     assert deviation_of(limited) > deviation_of(free)
-    assert any("power limit" in said for said in limited.assumptions)
+    assert any("lowers its clock" in said for said in limited.assumptions)
     probe = as_predicted(load, "H100")
     probed = asked(load, "H100", probe=probe, power_limit_W=0.6 * drawn_W)
     assert deviation_of(probed) == pytest.approx(math.hypot(PROBE_DEVIATION, 0.12))
@@ -387,12 +387,19 @@ def test_the_nearer_the_two_gpus_the_narrower_the_interval(load: Workload) -> No
     assert widths[1] < deviation_of(asked(load, "H200"))
 
 
+@pytest.mark.parametrize("factor", [0.3, 3.0])
+def test_a_probe_with_the_expected_power_moves_no_power(load: Workload, factor: float) -> None:
+    plain, moved = asked(load), asked(load, probe=as_predicted(load, "H100", factor))
+    assert moved.duration_s != pytest.approx(plain.duration_s, rel=0.2)
+    assert moved.energy_J / moved.duration_s == pytest.approx(plain.energy_J / plain.duration_s)
+
+
 def test_a_probe_of_one_gpu_says_less_of_several(load: Workload) -> None:
     probe = as_predicted(load, "H100")
     one, eight = (asked(load, "H100", probe=probe, devices=n) for n in (1, 8))
     assert deviation_of(one) == pytest.approx(PROBE_DEVIATION)
     assert deviation_of(eight) == pytest.approx(math.hypot(PROBE_DEVIATION, 0.1))
-    assert any("all steps cost what the 30" in said for said in one.assumptions)
+    assert any("all training steps cost what the 30" in said for said in one.assumptions)
     assert any("what differs from them is predicted" in said for said in eight.assumptions)
 
 

@@ -16,6 +16,7 @@ from energyest.records.workload import Workload
 X = torch.randn(4, 8)
 LAYERS, LAYER = 6, 4 * 2 * 8 * 8
 OWN = np.random.default_rng()
+GENERATORS = np.random.RandomState(np.random.Philox(1)), random.SystemRandom()
 
 
 class Dropping(nn.Module):
@@ -64,6 +65,17 @@ DECISIONS: dict[str, Callable[[int], bool]] = {
     "uniform": lambda _: bool(torch.empty(()).uniform_() < 0.3),
     "many at once": lambda place: bool((torch.rand(LAYERS) < 0.3)[place]),
     "integer": lambda place: place < int(torch.randint(0, LAYERS + 1, ())),
+    "bernoulli of a tensor": lambda _: bool(torch.empty(()).bernoulli_(torch.tensor(0.3))),
+    "bernoulli of a number": lambda _: bool(torch.empty(()).bernoulli_(0.3)),
+}
+# What no draw can be, or hardly ever is.
+IMPOSSIBLE: dict[str, Callable[[int], bool]] = {
+    "uniform": lambda _: bool(torch.empty(()).uniform_(0.5, 1.0) < 0.3),
+    "uniform from": lambda _: bool(torch.empty(()).uniform_(0.5) < 0.3),
+    "normal": lambda _: bool(torch.empty(()).normal_(50.0) < 10),
+    "normal of a tensor": lambda _: bool(torch.normal(torch.tensor(50.0), 1.0) < 10),
+    "integer": lambda _: bool(torch.randint(5, 10, ()) < 4),
+    "random": lambda _: bool(torch.empty((), dtype=torch.long).random_(3, 6) < 3),
 }
 
 
@@ -74,6 +86,20 @@ def test_one_way_and_the_other(name: str) -> None:
     (note,) = workload.notes
     assert "test_random_decisions.py" in note
     assert f"{2 * LAYER:.3g} to " in note
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_what_cannot_be(name: str) -> None:
+    assert forward_layers(described(IMPOSSIBLE[name])) == 1
+
+
+def test_generators_of_other_kinds() -> None:
+    """Some cannot be seeded as usual, or have no state."""
+    philox, system = GENERATORS
+    before = str(philox.get_state(legacy=False))
+    workload = describe_workload(Dropping(lambda _: philox.random() + system.random() < 2), X)
+    assert forward_layers(workload) == LAYERS + 1
+    assert str(philox.get_state(legacy=False)) == before
 
 
 def test_what_is_certain() -> None:

@@ -4,7 +4,8 @@ The networks of torchvision and timm, and BERT, are built on meta tensors and de
 layout in which they were trained, with the batch sizes of the workloads next to the checkout. Other
 networks, whose code is not at hand, keep those workloads. BERT was trained with NVIDIA's code,
 where attention is not fused. In half precision, its weights are so, too (apex, level O2): nothing
-is cast, and normalisations and softmax read two bytes for a number.
+is cast, and normalisations and softmax read two bytes for a number. That the optimizer kept weights
+in single precision, too, is not described.
 
     python -m benchmarks.collect.published_workloads
 """

@@ -4,8 +4,8 @@ Each GPU is left out in turn: the model is fitted to the sweep, to single convol
 throughputs on the other GPUs, and applied to this one. Then: whole generations left out, and
 everything that one source has published; how often
 two GPUs that differ by more than 5 % for a model are ranked correctly; the ranking of models on one
-GPU, compared with a ranking by FLOPs; and, for a model on two GPUs, the ratio of the two with a
-probe on the first. Exits with 1 if a goal is missed, with 2 if data are missing.
+GPU, compared with a ranking by FLOPs; and, for a model on two GPUs, the second with a probe on the
+first. Exits with 1 if a goal is missed, with 2 if data are missing.
 
     python -m benchmarks.evidence.pre_published
 """
@@ -139,7 +139,7 @@ def order_of_models(
 def transfers(figures: Sequence[Published], answers: Sequence[Answer]) -> tuple[np.ndarray, float]:
     """Errors in % of a throughput from a probe on another GPU, and the share of valid intervals.
 
-    The model that predicts the ratio has not seen the target GPU.
+    The model has not seen the target GPU.
     """
     off, held = [], []
     for i, j in permutations(range(len(figures)), 2):

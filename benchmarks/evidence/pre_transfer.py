@@ -18,7 +18,7 @@ import pandas as pd
 
 from benchmarks.common.goal import Goal, mean_median_goal
 from benchmarks.common.head import print_head
-from benchmarks.common.sweep_table import AGAIN_TABLE, convolutions, rows, runs
+from benchmarks.common.sweep_table import AGAIN_TABLE, Row, convolutions, rows, runs
 from benchmarks.evidence.pre_published import fitted_with_interval
 from energyest.estimators.cross_validation import FOLDS, parts
 from energyest.estimators.pre.probed import transferred
@@ -27,8 +27,12 @@ from energyest.records.probe import Probe
 
 CONFIDENCE = 0.9
 PROBED = "H100"
-# Fields that make two rows the same training.
-SETTING = ("model", "batch_size", "size", "precision", "optimizer", "loop")
+# Fields that make two rows the same training, and their values in rows that lack them.
+SETTING = {
+    **dict.fromkeys(("model", "batch_size", "size", "precision", "optimizer", "loop")),
+    "layout": "nchw",
+    "compiled": False,
+}
 # A step whose CPU takes longer than this share of it waits for the CPU.
 MOSTLY = 0.8
 
@@ -37,14 +41,16 @@ def pairs() -> list[tuple[TrainedRun, TrainedRun]]:
     """Trainings on the GPU of the probe, each with the same training on the other GPU."""
     first, again = rows(), rows(AGAIN_TABLE)
     probed = {
-        tuple(row[name] for name in SETTING): run
+        _setting(row): run
         for row, run in zip(first, runs(first), strict=True)
         if PROBED in row["gpu"]
     }
-    return [
-        (probed[tuple(row[name] for name in SETTING)], run)
-        for row, run in zip(again, runs(again), strict=True)
-    ]
+    return [(probed[_setting(row)], run) for row, run in zip(again, runs(again), strict=True)]
+
+
+def _setting(row: Row) -> tuple[object, ...]:
+    """What makes two rows the same training; rows of earlier sweeps lack some of it."""
+    return tuple(row.get(name, usual) for name, usual in SETTING.items())
 
 
 def table_of(trainings: list[tuple[TrainedRun, TrainedRun]]) -> pd.DataFrame:

@@ -45,7 +45,7 @@ def _is_channels_last(tensor: Tensor) -> bool:
         return False
 
 
-def layout_of_images(name: str, inputs: Sequence[Tensor]) -> str:
+def layout_of_images(name: str, inputs: Sequence[Tensor], *, is_gradient_first: bool = True) -> str:
     """The memory layout in which an operation processes images; empty if it has none.
 
     By torch's rules: a convolution takes "channels_last" if its images or its weights have it;
@@ -54,12 +54,14 @@ def layout_of_images(name: str, inputs: Sequence[Tensor]) -> str:
 
     Args:
         name: name of the operation.
-        inputs: its tensors: of a backward pass, the gradient of the output first.
+        inputs: its tensors.
+        is_gradient_first: whether a backward pass takes the gradient of the output before the
+            images, as all do but cuDNN's and MIOpen's.
     """
     if not any(part in name for part in _ON_IMAGES):
         return ""
     images = [t for t in inputs if t.ndim == 4 and t.layout == torch.strided]
-    if "backward" in name and len(images) > 1:
+    if "backward" in name and len(images) > 1 and is_gradient_first:
         images = images[1:]
     decisive = images[: 2 if name.startswith("convolution") else 1]
     if not decisive:

@@ -279,7 +279,8 @@ class OperationLog(TorchDispatchMode):
         # Norms are not products.
         seen = Seen(name, func, args, inputs, outputs, made, by_fvcore if flops else 0.0)
         self.notice(seen)
-        moved, layout = _moved_bytes(name, inputs, outputs), layout_of_images(name, inputs)
+        moved = _moved_bytes(name, inputs, outputs)
+        layout = layout_of_images(name, inputs, is_gradient_first=kind.is_gradient_first)
         bias = name.startswith("convolution") and has_bias(name, args)
         self.add(name, flops, moved, product, by_fvcore, layout, bias)
 
@@ -297,6 +298,7 @@ class _Kind(NamedTuple):
     is_norm: bool
     is_unknown: bool
     writes: bool
+    is_gradient_first: bool
 
 
 @functools.cache
@@ -310,6 +312,7 @@ def _kind_of(func: Any) -> _Kind:
         has_rule=has_rule(func),
         is_norm=is_norm(func),
         is_unknown=is_unknown(func, name),
+        is_gradient_first=not str(getattr(func, "__name__", "")).startswith(("cudnn", "miopen")),
         writes=not has_schema or bool(func._schema.is_mutable),
     )
 

@@ -188,7 +188,9 @@ class Workload:
         """
         trained = self.trainable_parameters * (2 + self.optimizer_states)
         frozen = self.parameters - self.trainable_parameters
-        frozen_each = self.frozen_parameter_bytes or self.parameter_bytes
+        frozen_each = self.frozen_parameter_bytes
+        if frozen_each is None:
+            frozen_each = self.parameter_bytes
         kept = self.parameter_bytes * trained + frozen_each * frozen
         return kept + self.saved_bytes + self.input_bytes
 

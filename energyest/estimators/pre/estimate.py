@@ -78,8 +78,8 @@ def estimate_pre(
         accumulate: batches per optimizer step; by default as in the workload.
         compiled: whether the model is run with `torch.compile`; by default as in the workload.
         power_limit_W: power limit of each GPU, if it is set below that of the board.
-        loader_samples_per_s: rate of the data loader for all GPUs together; by default, loading is
-            assumed not to limit the GPUs.
+        loader_samples_per_s: rate of the data loader for all GPUs together, taken as exact; by
+            default, loading is assumed not to limit the GPUs.
         model: a `PreModel` of your own; by default the one that comes with the package.
         probe: a probe of the same workload: from `energyest.profiling.probe`, on this or another
             GPU, or the trace of a few epochs on one GPU. Or a probe of the CPU alone, from
@@ -229,7 +229,7 @@ def _as_probed(
 def _limited(predicted: Predictions, power_limit_W: float, gpu: Gpu, rest_W: Array) -> Predictions:
     limit_W = check_positive(power_limit_W, "power_limit_W", EstimateError)
     limited = under_power_limit(predicted, limit_W, gpu.tdp_W, rest_W)
-    if (limited.power_W > limit_W).any():
+    if ((limited.power_W > limit_W) & (limit_W < rest_W)).any():
         raise EstimateError(
             f"power_limit_W={limit_W:g} is too low: {gpu.name} draws about {rest_W[0]:.0f} W at "
             "rest, and no limit brings it below that"
@@ -302,7 +302,7 @@ def _assumptions(
             "exchanges gradients over the board's links; no such training was measured"
         )
     if power_limit_W is not None:
-        said.append(f"the clock falls to stay below a power limit of {power_limit_W:g} W")
+        said.append(f"where it would draw more than {power_limit_W:g} W, a GPU lowers its clock")
     if probe is not None:
         said.append(_about_probe(probe, workload, gpu, is_limited=power_limit_W is not None))
     if probe is None:
@@ -333,7 +333,7 @@ def _about_probe(probe: Probe, workload: Workload, gpu: Gpu, *, is_limited: bool
     )
     if is_limited or as_probed != workload:
         return f"{probe.steps} steps were measured: what differs from them is predicted"
-    return f"all steps cost what the {probe.steps} measured ones did"
+    return f"all training steps cost what the {probe.steps} measured ones did"
 
 
 def does_not_fit(workload: Workload, gpu: Gpu) -> str:

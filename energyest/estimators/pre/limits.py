@@ -54,7 +54,7 @@ def drawn_share(free_W: ArrayLike, board_W: ArrayLike) -> Array:
         free_W: power drawn without a limit.
         board_W: power limit of the board, under which it is drawn.
     """
-    share: Array = np.maximum(_DRAWN, np.asarray(free_W) / board_W)
+    share: Array = np.clip(np.asarray(free_W) / board_W, _DRAWN, 1.0)
     return share
 
 

@@ -81,8 +81,8 @@ def power_limits(
         probes, to the highest limit of a probe. Energies are those of the GPUs alone.
 
     Raises:
-        EstimateError: a limit is not positive, there is only one probe, the probes are of other
-            GPUs or workloads, or an argument of `estimate_pre` is invalid.
+        EstimateError: a limit is not positive or below the power at rest, there is only one probe,
+            the probes are of other GPUs or workloads, or an argument of `estimate_pre` is invalid.
 
     Examples:
         >>> import torch
@@ -114,6 +114,11 @@ def power_limits(
     if best is not None:
         # The estimate is that of the highest limit; the others follow from the probes.
         response = Response.fitted(points, float(fitted_of(model).rest_W([chosen])[0]))
+        if wanted_W[-1] < response.rest_W:
+            raise EstimateError(
+                f"limits_W holds {wanted_W[-1]:g}, and no limit brings the {chosen.name} below the "
+                f"{response.rest_W:.0f} W that it draws at rest"
+            )
         settings = [
             {"probe": replace(best, step_s=best.step_s * time, power_W=best.power_W * power)}
             for time, power in zip(*response.at(wanted_W), strict=True)

@@ -88,10 +88,10 @@ def as_measured(predicted: Predictions, model: FittedPreModel, probe: Probe) -> 
         model: the model that made them.
         probe: the probe.
     """
-    slower, more = _off(model.predict([(probe.workload, probe.gpu)]), probe)
+    slower, stronger = _off(model.predict([(probe.workload, probe.gpu)]), probe)
     most_W = max(probe.power_W, probe.gpu.tdp_W)
     deviation = np.hypot(PROBE_DEVIATION, predicted.devices)
-    return _corrected(predicted, slower, more, most_W, deviation, deviation)
+    return _corrected(predicted, slower, stronger, most_W, deviation, deviation)
 
 
 def transferred(
@@ -114,7 +114,7 @@ def transferred(
         The corrected predictions. Their deviations are at most those of `predicted`.
     """
     seen = model.predict([(probe.workload, probe.gpu)])
-    slower, more = _off(seen, probe)
+    slower, stronger = _off(seen, probe)
     alike = math.exp(-distance(probe.gpu, gpu, probe.workload.precision) / TRANSFER_DISTANCE)
     shared, deviations = [], []
     for whole, of_gpu in (("deviation_step", "gpu_step"), ("deviation_energy", "gpu_energy")):
@@ -132,25 +132,26 @@ def transferred(
         share = np.minimum(common / there[0], 1.0)
         shared.append(share)
         deviations.append(np.sqrt(here[0] - 2 * share * common + share**2 * there[0]))
-    return _corrected(predicted, shared[0] * slower, shared[1] * more, gpu.tdp_W, *deviations)
+    # Of an error of the power, the share that is common is taken to be that of the energy.
+    return _corrected(predicted, shared[0] * slower, shared[1] * stronger, gpu.tdp_W, *deviations)
 
 
 def _off(expected: Predictions, probe: Probe) -> tuple[float, float]:
-    """Logarithms of measured by expected duration, and energy, of the probe's steps."""
+    """Logarithms of measured by expected duration, and power, of the probe's steps."""
     slower = math.log(probe.step_s / float(expected.step_s[0]))
-    return slower, slower + math.log(probe.power_W / float(expected.power_W[0]))
+    return slower, math.log(probe.power_W / float(expected.power_W[0]))
 
 
 def _corrected(
     predicted: Predictions,
     slower: Array | float,
-    more: Array | float,
+    stronger: Array | float,
     most_W: float,
     deviation_step: Array,
     deviation_energy: Array,
 ) -> Predictions:
-    """Predictions with logarithms of duration and energy moved, and with other deviations."""
-    power_W = predicted.power_W * np.exp(np.asarray(more) - slower)
+    """Predictions with logarithms of duration and power moved, and with other deviations."""
+    power_W = predicted.power_W * np.exp(stronger)
     return replace(
         predicted,
         step_s=predicted.step_s * np.exp(slower),

@@ -18,17 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from energyest.errors import WorkloadError
-
 # Large objects that a model may hold and that take no part in forward.
 SHARED = (torch.utils.data.Dataset, torch.utils.data.DataLoader)
 # Smaller arrays are copied, because a step may write to them.
 _LARGEST_COPIED_ARRAY_bytes = 2**20
 # Objects that cannot be copied, and that a copy may use as the original does.
 _USED_BY_BOTH: tuple[type, ...] = (
-    *(types.ModuleType, types.MappingProxyType, type({}.keys()), type({}.values())),
-    *(type({}.items()), type(threading.Lock()), type(threading.RLock()), threading.local),
-    *(threading.Thread, Executor, queue.SimpleQueue, ContextVar, logging.Handler),
+    *(types.ModuleType, type(threading.Lock()), type(threading.RLock()), logging.Handler),
+)
+# Objects that a copy could leave tensors without values in, or whose threads a walk does not see.
+_LEFT_OUT: tuple[type, ...] = (
+    *(types.MappingProxyType, type({}.keys()), type({}.values()), type({}.items())),
+    *(threading.local, threading.Thread, Executor, queue.SimpleQueue, ContextVar),
 )
 # What `copy.deepcopy` does not copy, except for classes.
 _ATOMS = {
@@ -67,7 +68,7 @@ class LeftOut:
         self._refuse()
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise WorkloadError(
+        raise TypeError(
             f"the step uses {self._name}, a {self._kind}, which cannot be copied: describe the"
             " model without it"
         )
@@ -94,6 +95,8 @@ def held_by(model: nn.Module) -> Held:
             held.tensors.append(value)
         elif isinstance(value, (*SHARED, *_USED_BY_BOTH)) or _is_standard_stream(value):
             held.instead[id(value)] = value
+        elif isinstance(value, _LEFT_OUT):
+            held.instead[id(value)] = LeftOut(name, value)
         elif isinstance(value, np.ndarray) and value.nbytes > _LARGEST_COPIED_ARRAY_bytes:
             held.instead[id(value)] = view = value.view()
             view.flags.writeable = False

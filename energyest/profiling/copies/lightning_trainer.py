@@ -67,13 +67,18 @@ class _Discards:
 class _Strategy:
     """Stands in for training on one device."""
 
-    root_device = torch.device("cpu")
     is_global_zero = True
     global_rank = local_rank = node_rank = 0
     world_size = 1
 
     def __init__(self, trainer: StandInTrainer) -> None:
         self._trainer = trainer
+
+    @property
+    def root_device(self) -> torch.device:
+        """The device of the module's weights."""
+        weights = next(self._trainer.lightning_module.parameters(), None)
+        return torch.device("cpu") if weights is None else weights.device
 
     @property
     def _lightning_optimizers(self) -> list[Any]:

@@ -114,7 +114,16 @@ def bare_copy(
                 setattr(module, name, original)
     for module in duplicate.modules():
         _detach_from_original(module, device)
+        if hasattr(type(module), "__del__"):
+            _keep_from_releasing(module)
     return duplicate
+
+
+def _keep_from_releasing(module: nn.Module) -> None:
+    """Take away what runs when the copy is deleted: it may release what the original needs."""
+    kind = type(module)
+    silent = {"__del__": lambda _: None, "__module__": kind.__module__}
+    module.__class__ = type(kind.__name__, (kind,), silent)
 
 
 def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -310,7 +319,7 @@ def _states_of_generators(model: nn.Module) -> Iterator[tuple[Callable[[Any], An
             yield partial(setattr, bits, "state"), bits.state
         elif isinstance(value, np.random.RandomState):
             yield value.set_state, value.get_state()
-        elif isinstance(value, random.Random):
+        elif isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
             yield value.setstate, value.getstate()
         elif isinstance(value, torch.Generator):
             yield value.set_state, value.get_state()

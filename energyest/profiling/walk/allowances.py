@@ -67,13 +67,13 @@ def _conversions() -> Iterator[None]:
     def apply(self: nn.Module, change: Callable[[Any], Any], recurse: bool = True) -> nn.Module:
         held: dict[str, Any] = self._parameters
         without: dict[str, Any] = {name: p for name, p in held.items() if isinstance(p, FakeTensor)}
-        for name, parameter in without.items():
-            with torch.no_grad():
-                changed = change(parameter)
-            held[name] = None
-            if changed is not parameter:
-                without[name] = nn.Parameter(changed, parameter.requires_grad)
         try:
+            for name, parameter in without.items():
+                with torch.no_grad():
+                    changed = change(parameter)
+                held[name] = None
+                if changed is not parameter:
+                    without[name] = nn.Parameter(changed, parameter.requires_grad)
             converted: nn.Module = usual(self, change, recurse)
         finally:
             held.update(without)

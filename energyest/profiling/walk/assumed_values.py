@@ -77,21 +77,34 @@ def extreme_number(func: Any, args: Any, is_low: bool) -> float | None:
         is_low: the least one; of yes and no, however, yes.
     """
     name = func.overloadpacket.__name__.rstrip("_").removesuffix("_like")
-    numbers = [value for value in args if isinstance(value, int | float)]
+    # torch leaves out arguments that have their default.
+    given: dict[str, Any] = {
+        argument.name: args[place] if place < len(args) else argument.default_value
+        for place, argument in enumerate(func._schema.arguments)
+    }
     if name in ("rand", "uniform"):
-        low, high = numbers if len(numbers) == 2 else (0.0, 1.0)
+        low, high = float(given.get("from", 0)), float(given.get("to", 1))
         return low if is_low else high - (high - low) * 2.0**-20
     if name in ("randn", "normal"):
-        mean, deviation = numbers if len(numbers) == 2 else (0.0, 1.0)
+        mean, deviation = (_one(given.get(n), usual) for n, usual in (("mean", 0.0), ("std", 1.0)))
         return mean + deviation * (-3 if is_low else 3)
     if name in ("randint", "random"):
-        low, high = (0, *numbers)[-2:] if numbers else (0, 2**24)
+        low = float(given.get("low", given.get("from")) or 0)
+        high = float(given.get("high", given.get("to")) or 2**24)
         return low if is_low else high - 1
     if name == "bernoulli":
-        given = numbers[0] if numbers else args[0]
-        probability = 0.5 if isinstance(given, Tensor) and given.numel() != 1 else float(given)
+        probability = given["p"] if "p" in given else given["self"]
+        probability = _one(probability, 0.5)
         return float(is_low) if 0 < probability < 1 else probability
     return None
+
+
+def _one(value: Any, usual: float) -> float:
+    """A number, or the usual one instead of none or of many."""
+    if isinstance(value, Tensor):
+        is_known = value.numel() == 1 and not isinstance(value, FakeTensor)
+        return float(value) if is_known else usual
+    return usual if value is None else float(value)
 
 
 def stand_ins(value: Any) -> Any:

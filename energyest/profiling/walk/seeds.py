@@ -26,16 +26,17 @@ def seeded(duplicate: nn.Module) -> Iterator[Callable[[], bool]]:
         whether a generator of Python or numpy has been drawn from.
     """
     kinds = (random.Random, np.random.RandomState, np.random.Generator)
-    own: list[Any] = [v for _, v in names_within_reach(duplicate) if isinstance(v, kinds)]
+    reached = (v for _, v in names_within_reach(duplicate) if isinstance(v, kinds))
+    own: list[Any] = [v for v in reached if not isinstance(v, random.SystemRandom)]
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
     torch.default_generator.manual_seed(0)
     for generator in own:
-        if isinstance(generator, np.random.Generator):
-            bits: Any = generator.bit_generator
-            bits.state = type(bits)(0).state
-        else:
+        if isinstance(generator, random.Random):
             generator.seed(0)
+        else:
+            bits: Any = _bits_of(generator)
+            bits.state = type(bits)(0).state
     before = _states(own)
     yield lambda: _states(own) != before
 
@@ -48,7 +49,11 @@ def _states(own: Sequence[Any]) -> list[str]:
 
 
 def _state_of(generator: Any) -> Any:
-    if isinstance(generator, np.random.Generator):
-        return generator.bit_generator.state
     is_python = isinstance(generator, random.Random)
-    return generator.getstate() if is_python else generator.get_state()
+    return generator.getstate() if is_python else _bits_of(generator).state
+
+
+def _bits_of(generator: Any) -> Any:
+    """What numpy's generators draw from."""
+    is_new = isinstance(generator, np.random.Generator)
+    return generator.bit_generator if is_new else generator._bit_generator

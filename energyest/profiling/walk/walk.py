@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -46,6 +47,8 @@ from energyest.profiling.walk.seeds import seeded
 # and little memory: within these numbers of parameters and FLOPs.
 _MOST_PARAMETERS_WITH_VALUES = 50_000_000
 _MOST_FLOPS_WITH_VALUES = 2e11
+# A walk changes settings of torch, and functions of its classes, for the whole process.
+_ONE_AT_A_TIME = threading.RLock()
 NO_GRADIENT = "the loss depends on no trainable parameter"
 _NO_PRODUCT = "no matrix product or convolution was found in the step"
 _NO_TRACKING = "support saved tensor hooks"  # of torch.func
@@ -281,6 +284,19 @@ def _walk_once(
     shapes: ShapesAlone | None,
     *,
     tracks_saved: bool = True,
+) -> Walk:
+    with _ONE_AT_A_TIME:
+        return _walk_alone(model, batch, precision, take, shapes, tracks_saved=tracks_saved)
+
+
+def _walk_alone(
+    model: nn.Module,
+    batch: Any,
+    precision: str,
+    take: Take,
+    shapes: ShapesAlone | None,
+    *,
+    tracks_saved: bool,
 ) -> Walk:
     training = [module.training for module in model.modules()]
     fused = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])

@@ -136,8 +136,9 @@ def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
     if not workload.operations:
         raise EstimateError(f"the workload of {workload.model} has no operations")
     peaks = _peaks(workload, gpu)
-    if check_precision(gpu, workload.precision) == "fp32":  # such as tf32 before Ampere
-        workload = replace(workload, precision="fp32")
+    used = check_precision(gpu, workload.precision)
+    if used == "fp32" != workload.precision:  # such as tf32 before Ampere
+        workload = replace(workload, precision=used)
     first, tokens = first_ones(workload.operations), tokens_of(workload.operations)
     number = _multiprocessors(gpu)
     for place, o in enumerate(with_channels(workload)):
