@@ -198,6 +198,16 @@ def test_what_cannot_be(
     assert captured.out == ""
 
 
+def test_samples_that_a_shape_does_not_tell(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch = ["--batch", "35x8", "--samples", "20", "--save-workload", "net.json"]
+    assert main(["pre", "my_models.py:Net", *TRAINING, *batch]) == 0
+    assert json.loads((models / "net.json").read_text())["batch_size"] == 20
+    assert main(["pre", "net.json", *TRAINING, "--samples", "20"]) == 1
+    assert "--samples is for a model" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["pre", "advise"])
 def test_without_torch(
     models: Path,

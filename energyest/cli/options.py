@@ -135,6 +135,9 @@ def training(command: Command) -> Command:
             metavar="MODULE:NAME",
             help="Instead: a batch, or a function without arguments that returns one.",
         ),
+        click.option(
+            "--samples", type=int, help="Samples in the batch, where its shape does not tell."
+        ),
         click.option("--precision", help="fp32, tf32, bf16 or fp16. Default: fp32."),
         click.option("--optimizer", help="sgd, sgd_momentum, adamw, ... Default: sgd."),
         click.option("-n", "--epochs", type=float, help="Epochs of the training."),

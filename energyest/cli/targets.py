@@ -36,6 +36,7 @@ def workload_of(
     *,
     batch: str | None,
     batch_from: str | None,
+    samples: int | None,
     precision: str | None,
     optimizer: str | None,
 ) -> Described:
@@ -45,6 +46,7 @@ def workload_of(
         target: MODULE:NAME or FILE.py:NAME of a model; a file; or the folder of a trace.
         batch: shapes of a batch.
         batch_from: MODULE:NAME of a batch.
+        samples: samples in the batch.
         precision: of the training.
         optimizer: of the training.
 
@@ -58,7 +60,7 @@ def workload_of(
             raise ConfigurationError(
                 f"{target} is a file of Python: name the model in it, such as {target}:Net"
             )
-        given = {"--batch": batch, "--batch-from": batch_from}
+        given = {"--batch": batch, "--batch-from": batch_from, "--samples": samples}
         given |= {"--precision": precision, "--optimizer": optimizer}
         for name, value in given.items():
             if value is not None:
@@ -77,7 +79,7 @@ def workload_of(
     check_installed(f"{target}, unlike a workload stored with --save-workload,", "torch", "fvcore")
     example = batch_of_shape(batch) if batch is not None else _batch_from(str(batch_from))
     return Described(
-        _described(target, example, precision or "fp32", optimizer or "sgd"),
+        _described(target, example, samples, precision or "fp32", optimizer or "sgd"),
         None,
     )
 
@@ -88,7 +90,9 @@ def _batch_from(target: str) -> Any:
     return _called(target, found, "batch") if is_made else found
 
 
-def _described(target: str, batch: Any, precision: str, optimizer: str) -> Workload:
+def _described(
+    target: str, batch: Any, samples: int | None, precision: str, optimizer: str
+) -> Workload:
     from torch import nn
 
     from energyest.profiling import describe_workload
@@ -101,7 +105,9 @@ def _described(target: str, batch: Any, precision: str, optimizer: str) -> Workl
                 "without arguments that makes one"
             )
         model = _called(target, model, "model")
-    return describe_workload(model, batch, precision=precision, optimizer=optimizer)
+    return describe_workload(
+        model, batch, precision=precision, optimizer=optimizer, samples=samples
+    )
 
 
 def _called(target: str, make: Any, what: str) -> Any:

@@ -38,6 +38,7 @@ def command(
     gpus: tuple[str, ...],
     batch: str | None,
     batch_from: str | None,
+    samples: int | None,
     precision: str | None,
     optimizer: str | None,
     epochs: float | None,
@@ -80,7 +81,12 @@ def command(
                 f"two models are called {name}: give one of them a name of its own, NAME={target}"
             )
         models[name] = workload_of(
-            target, batch=batch, batch_from=batch_from, precision=precision, optimizer=optimizer
+            target,
+            batch=batch,
+            batch_from=batch_from,
+            samples=samples,
+            precision=precision,
+            optimizer=optimizer,
         ).workload
     found = advise(
         models,

@@ -62,6 +62,7 @@ def command(
     gpus: tuple[str, ...],
     batch: str | None,
     batch_from: str | None,
+    samples: int | None,
     precision: str | None,
     optimizer: str | None,
     epochs: float | None,
@@ -111,7 +112,12 @@ def command(
     to_come = None if forecast is None else CarbonSeries.from_csv(forecast)
     stored_at = None if save_workload is None else check_output(save_workload, False)
     workload, trace = workload_of(
-        target, batch=batch, batch_from=batch_from, precision=precision, optimizer=optimizer
+        target,
+        batch=batch,
+        batch_from=batch_from,
+        samples=samples,
+        precision=precision,
+        optimizer=optimizer,
     )
     if trace is not None:
         found_epochs, found_samples, found_validated = _length_of(trace)
