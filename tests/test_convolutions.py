@@ -188,8 +188,10 @@ def biases(workload: Workload) -> dict[tuple[str, int], bool]:
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_bias_costs_two_more_passes_over_the_output(layout: str, precision: str) -> None:
-    convolution = Operation("forward", "convolution", 1, 2e9, 4e8, 10**6, 64, 576, bias=True)
-    gradient = replace(convolution, phase="backward", name="convolution_backward", flops=4e9)
+    flops = 2.0 * 10**6 * 64 * 576
+    convolution = Operation("forward", "convolution", 1, flops, 4e8, 10**6, 64, 576, bias=True)
+    # Of the input and of the weights: two products, and one sum.
+    gradient = replace(convolution, phase="backward", name="convolution_backward", flops=2 * flops)
     output = 10**6 * 64 * (4 if precision == "fp32" else 2)
     for operation, passes, share in (
         (convolution, 2, GUESS["bandwidth_other"]),

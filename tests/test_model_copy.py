@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from energyest.errors import WorkloadError
+from energyest.profiling.copies.model_copy import bare_copy
 from energyest.profiling.describe import describe_workload
 
 X = torch.randn(4, 8)
@@ -227,6 +228,15 @@ def test_descriptions_side_by_side() -> None:
     assert all(workload == found[0] for workload in found)
     assert nn.Module._apply is usual
     assert torch.backends.mkldnn.enabled == enabled
+
+
+def test_weights_keep_their_layout() -> None:
+    model = nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+    for device in ("cpu", "meta"):
+        copied = bare_copy(model, torch.device(device))
+        assert copied.weight.stride() == model.weight.stride()
+        assert copied.weight.device.type == device
+    assert not bare_copy(model, torch.device("cpu")).weight.any()
 
 
 def test_small_arrays_may_be_written_to() -> None:

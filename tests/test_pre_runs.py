@@ -367,6 +367,15 @@ def test_a_probe_on_a_gpu_that_is_hardly_known_moves_little(load: Workload) -> N
     assert moved[0] > 2 * moved[2] > 0
 
 
+def test_of_similar_gpus_a_probe_tells_what_is_due_to_them(load: Workload) -> None:
+    probe = as_predicted(load, "A100 40GB", 1.3)
+    near, far = (
+        asked(load, gpu, probe=probe).duration_s / asked(load, gpu).duration_s - 1
+        for gpu in ("A100 80GB", "L4")
+    )
+    assert near > 1.05 * far > 0
+
+
 def test_boards_of_one_chip_with_other_tensor_units_are_apart(load: Workload) -> None:
     a10, a10g = resolve_gpu("A10"), resolve_gpu("A10G")
     assert distance(a10, a10g) == pytest.approx(0, abs=0.2)

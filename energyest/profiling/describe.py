@@ -22,7 +22,7 @@ from energyest.profiling.operations import TRAINING_TO_FORWARD, FlopCount, Watch
 from energyest.profiling.samples import batch_size, is_contested, shape_of
 from energyest.profiling.sparse_tensors import is_sparse
 from energyest.profiling.training_step import Loss, Step, possible_steps
-from energyest.profiling.walk.walk import NO_GRADIENT, Walk, walk_through
+from energyest.profiling.walk.walk import NO_GRADIENT, ONE_AT_A_TIME, Walk, walk_through
 from energyest.records.workload import Workload, check_optimizer_name, check_precision_name
 
 # The most shapes of a batch that are named.
@@ -94,15 +94,18 @@ def describe_workload(
             f"{type(model).__name__} has parameters without a shape yet: run it once on a batch"
         )
     samples, on_size = _samples_in(example_batch, samples)
-    steps = list(possible_steps(model, example_batch, loss))
-    in_half = _walk_in_half(model, example_batch, precision, steps) if is_in_half(model) else None
-    if in_half is not None:
-        # Such weights are multiplied in their own format, whatever `precision` is.
-        walk, example_batch = in_half
-        precision = "fp16" if torch.float16 in {p.dtype for p in model.parameters()} else "bf16"
-    else:
-        walk = walk_through(model, example_batch, precision, steps)
-    workload = workload_of(walk.step, model, example_batch, samples, precision, optimizer)
+    with ONE_AT_A_TIME:
+        steps = list(possible_steps(model, example_batch, loss))
+        in_half = None
+        if is_in_half(model):
+            in_half = _walk_in_half(model, example_batch, precision, steps)
+        if in_half is not None:
+            # Such weights are multiplied in their own format, whatever `precision` is.
+            walk, example_batch = in_half
+            precision = "fp16" if torch.float16 in {p.dtype for p in model.parameters()} else "bf16"
+        else:
+            walk = walk_through(model, example_batch, precision, steps)
+        workload = workload_of(walk.step, model, example_batch, samples, precision, optimizer)
     notes = (*workload.notes, *around, *on_size, *walk.notes)
     workload = replace(workload, compiled=compiled or workload.compiled, notes=notes)
     if in_half is not None:
@@ -184,11 +187,12 @@ def count_flops(model: nn.Module, batch: Any, samples: int | None = None) -> Flo
         example = getattr(model, "example_input_array", None)
         inputs = batch if example is None else example
         steps = list(possible_steps(model, inputs, forward_first=True))
-        walk = walk_through(model, unshared(inputs), "fp32", steps, needs_gradients=False)
+        with ONE_AT_A_TIME:
+            walk = walk_through(model, unshared(inputs), "fp32", steps, needs_gradients=False)
+        counted = batch_size(inputs) if samples is None or example is not None else samples
     except Exception as error:  # it runs the user's code: anything can happen
         let_handlers_raise(error)
         return FlopCount(None, in_a_line(error))
-    counted = batch_size(inputs) if samples is None or example is not None else samples
     if not counted:
         return FlopCount(None, "the number of samples in the batch is not known")
     count = replace(walk.step.flop_count(counted), note="; ".join((*around, *walk.notes)))

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import copyreg
 import logging
-import queue
 import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
 from contextlib import suppress
-from contextvars import ContextVar
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -22,14 +19,9 @@ from torch import Tensor, nn
 SHARED = (torch.utils.data.Dataset, torch.utils.data.DataLoader)
 # Smaller arrays are copied, because a step may write to them.
 _LARGEST_COPIED_ARRAY_bytes = 2**20
-# Objects that cannot be copied, and that a copy may use as the original does.
+# Objects that cannot be copied, and that a copy may use as the original does: they keep no tensors.
 _USED_BY_BOTH: tuple[type, ...] = (
     *(types.ModuleType, type(threading.Lock()), type(threading.RLock()), logging.Handler),
-)
-# Objects that a copy could leave tensors without values in, or whose threads a walk does not see.
-_LEFT_OUT: tuple[type, ...] = (
-    *(types.MappingProxyType, type({}.keys()), type({}.values()), type({}.items())),
-    *(threading.local, threading.Thread, Executor, queue.SimpleQueue, ContextVar),
 )
 # What `copy.deepcopy` does not copy, except for classes.
 _ATOMS = {
@@ -95,8 +87,6 @@ def held_by(model: nn.Module) -> Held:
             held.tensors.append(value)
         elif isinstance(value, (*SHARED, *_USED_BY_BOTH)) or _is_standard_stream(value):
             held.instead[id(value)] = value
-        elif isinstance(value, _LEFT_OUT):
-            held.instead[id(value)] = LeftOut(name, value)
         elif isinstance(value, np.ndarray) and value.nbytes > _LARGEST_COPIED_ARRAY_bytes:
             held.instead[id(value)] = view = value.view()
             view.flags.writeable = False

@@ -47,8 +47,9 @@ from energyest.profiling.walk.seeds import seeded
 # and little memory: within these numbers of parameters and FLOPs.
 _MOST_PARAMETERS_WITH_VALUES = 50_000_000
 _MOST_FLOPS_WITH_VALUES = 2e11
-# A walk changes settings of torch, and functions of its classes, for the whole process.
-_ONE_AT_A_TIME = threading.RLock()
+#: A walk changes settings of torch, and functions of its classes, for the whole process, and
+#: withholds gradients from the model.
+ONE_AT_A_TIME = threading.RLock()
 NO_GRADIENT = "the loss depends on no trainable parameter"
 _NO_PRODUCT = "no matrix product or convolution was found in the step"
 _NO_TRACKING = "support saved tensor hooks"  # of torch.func
@@ -285,7 +286,7 @@ def _walk_once(
     *,
     tracks_saved: bool = True,
 ) -> Walk:
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         return _walk_alone(model, batch, precision, take, shapes, tracks_saved=tracks_saved)
 
 
