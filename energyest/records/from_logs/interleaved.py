@@ -12,6 +12,8 @@ _WAIT = 4.0
 # This many rounds in a row are not chance; in a short log, fewer suffice if they are most of it.
 _MANY_ROUNDS, _FEW_ROUNDS, _MOST_OF_IT = 20, 4, 0.8
 _MOST_DEVICES = 64
+# Of more devices than a host usually has, few rounds may be chance: a log with gaps looks like them.
+_DEVICES_OF_A_HOST = 16
 # Relative change of power from reading to reading, and that over a whole round, as a share of it.
 _CHANGE, _ALIKE = 0.1, 0.2
 _MOST_LEVELS = 4
@@ -45,6 +47,7 @@ def devices_in_turn(time_s: FloatArray) -> int:
     first = np.flatnonzero(np.append(True, np.diff(size) != 0))
     rounds, size = np.diff(np.append(first, len(size))) + 2, size[first]
     is_most = (rounds >= _FEW_ROUNDS) & (rounds * size >= _MOST_OF_IT * len(time_s))
+    is_most &= size <= _DEVICES_OF_A_HOST
     is_run = (size > 0) & (is_most | (rounds >= _MANY_ROUNDS))
     return int(size[np.argmax(is_run)]) if is_run.any() else 1
 
