@@ -12,7 +12,7 @@ _WAIT = 4.0
 # This many rounds in a row are not chance; in a short log, fewer suffice if they are most of it.
 _MANY_ROUNDS, _FEW_ROUNDS, _MOST_OF_IT = 20, 4, 0.8
 _MOST_DEVICES = 64
-# Of more devices than a host usually has, few rounds may be chance: a log with gaps looks like them.
+# Of more devices than a host usually has, few rounds may be chance: a log with gaps looks alike.
 _DEVICES_OF_A_HOST = 16
 # Relative change of power from reading to reading, and that over a whole round, as a share of it.
 _CHANGE, _ALIKE = 0.1, 0.2
