@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from energyest.errors import WorkloadError
+from energyest.profiling import describe
 from energyest.profiling.copies.model_copy import bare_copy
 from energyest.profiling.describe import describe_workload
 
@@ -228,6 +229,35 @@ def test_descriptions_side_by_side() -> None:
     assert all(workload == found[0] for workload in found)
     assert nn.Module._apply is usual
     assert torch.backends.mkldnn.enabled == enabled
+
+
+def test_no_walk_begins_before_the_one_before_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a model is walked through, none of its parameters seems to be trained."""
+    calls: list[int] = []
+    second, done = threading.Event(), threading.Event()
+
+    def get(_: Any) -> float:
+        calls.append(1)
+        if len(calls) == 2:
+            second.set()
+            done.wait(5)
+        return 1.0
+
+    usual = describe.workload_of
+
+    def late(*arguments: Any) -> Any:
+        second.wait(0.3)
+        return usual(*arguments)
+
+    monkeypatch.setattr(describe, "workload_of", late)
+    model = Holding(None, get)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(describe_workload, model, X)
+        other = pool.submit(describe_workload, model, X)
+        found = first.result()
+        done.set()
+        assert found == other.result()
+    assert found.trainable_parameters == 72
 
 
 def test_weights_keep_their_layout() -> None:
