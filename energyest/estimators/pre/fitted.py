@@ -75,7 +75,7 @@ class FittedPreModel:
         """Reasons why each prediction extrapolates; empty if it does not.
 
         For architectures that a fit had not seen, the median error of the energy was 12 % for
-        workloads unlike the measured ones, and 13 % for others
+        workloads unlike the measured ones, as for others
         (`benchmarks/evidence/advise_accuracy.py`).
 
         Args:
