@@ -2,10 +2,10 @@
 
 Each GPU is left out in turn: the model is fitted to the sweep, to single convolutions and to the
 throughputs on the other GPUs, and applied to this one. Then: whole generations left out, and
-everything that one source has published; how often
-two GPUs that differ by more than 5 % for a model are ranked correctly; the ranking of models on one
-GPU, compared with a ranking by FLOPs; and, for a model on two GPUs, the second with a probe on the
-first. Exits with 1 if a goal is missed, with 2 if data are missing.
+everything that one source has published; how often two GPUs that differ by more than 5 % for a
+model are ranked correctly; the ranking of models on one GPU, compared with a ranking by FLOPs; and,
+for a model on two GPUs, the second with a probe on the first. Exits with 1 if a goal is missed,
+with 2 if data are missing.
 
     python -m benchmarks.evidence.pre_published
 """

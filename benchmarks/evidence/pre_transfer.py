@@ -2,8 +2,8 @@
 
 Settings that were measured on both are predicted on the H200 by fits without their architecture (a
 fifth of the architectures is left out at a time): without a probe, and with the measured steps on
-the H100 as a probe. `pre_published` does the same
-for published figures of other GPUs. Exits with 1 if a goal is missed.
+the H100 as a probe. `pre_published` does the same for published figures of other GPUs. Exits with 1
+if a goal is missed.
 
     python -m benchmarks.evidence.pre_transfer
 """

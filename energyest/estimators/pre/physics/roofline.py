@@ -21,7 +21,6 @@ from energyest.estimators.pre.physics.kinds import (
     KINDS,
     LAYER_NORM,
     MATMUL,
-    OTHER,
     RECURRENT,
     REORDERING,
     SUM,
@@ -179,10 +178,13 @@ def _memory_s(table: OperationTable, p: Parameters) -> Array:
 
 def _bias_s(table: OperationTable, p: Parameters) -> Array:
     """Time of the kernels that add a bias, or compute the gradient of one."""
-    kinds = np.where(table.is_backward, SUM, OTHER)
-    share = np.array([p[f"bandwidth_{kind}"] for kind in KINDS])[kinds]
+
+    def of_kind(name: str) -> Array:
+        values: Array = np.where(table.is_backward, p[name.format("sum")], p[name.format("other")])
+        return values
+
     is_half = table.format_of_operation == FORMATS.index("half")
-    share = share * np.where(is_half, np.array([p[f"half_{k}_bytes"] for k in KINDS])[kinds], 1.0)
+    share = of_kind("bandwidth_{}") * np.where(is_half, of_kind("half_{}_bytes"), 1.0)
     share = at_most(share, MOST_SHARE) * _faster_by_cache(table.bias_bytes, table, p)
     start_s = np.where(table.is_backward, p["start_sum_s"], p["start_s"])
     seconds = table.bias_bytes / (table.bandwidth * share) + start_s
