@@ -12,11 +12,11 @@ import argparse
 import gzip
 import json
 import sys
-from importlib.util import find_spec
 
 import torch
 from torch import nn
 
+from benchmarks.common.data_folder import require_packages
 from benchmarks.common.older_trainings import TRAINED, WORKLOADS, rows
 from benchmarks.models import bert_answers
 from benchmarks.models.bert_answers import BertAnswers
@@ -63,10 +63,7 @@ def describe() -> None:
 
 def main() -> int:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    absent = [name for name in ("torchvision", "transformers") if find_spec(name) is None]
-    if absent:
-        print(f"older_workloads: missing: pip install {' '.join(absent)}", file=sys.stderr)
-        return 2
+    require_packages("torchvision", "transformers")
     describe()
     return 0
 

@@ -16,13 +16,12 @@ import argparse
 import gzip
 import json
 import sys
-from importlib.util import find_spec
 
 import pandas as pd
 import torch
 from torch import nn
 
-from benchmarks.common.data_folder import FOLDER, require
+from benchmarks.common.data_folder import FOLDER, require, require_packages
 from benchmarks.common.published import FILES, LAYOUTS, WORKLOADS, key_of
 from benchmarks.models import bert_answers
 from benchmarks.models.bert_answers import BertAnswers
@@ -68,10 +67,7 @@ def _described(key: str) -> Workload | None:
 
 def main() -> int:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    absent = [n for n in ("torchvision", "timm", "transformers") if find_spec(n) is None]
-    if absent:
-        print(f"published_workloads: missing: pip install {' '.join(absent)}", file=sys.stderr)
-        return 2
+    require_packages("torchvision", "timm", "transformers")
     require(*FILES)
     keys = {key_of(row) for row in pd.read_csv(FOLDER / FILES[0]).itertuples()}
     found = {key: _described(key) for key in sorted(keys)}

@@ -10,6 +10,7 @@ import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGED = REPOSITORY / "benchmarks" / "data"
@@ -37,5 +38,16 @@ def require(*names: str) -> None:
     """End the process with status 2 and a message if one of these files cannot be read."""
     message = missing(*names)
     if message is not None:
-        print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr)
-        sys.exit(2)
+        _end(message)
+
+
+def require_packages(*names: str) -> None:
+    """End the process with status 2 and a message if one of these packages is not installed."""
+    absent = [name for name in names if find_spec(name) is None]
+    if absent:
+        _end(f"missing: pip install {' '.join(absent)}")
+
+
+def _end(message: str) -> NoReturn:
+    print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -24,6 +24,24 @@ _SHAPE = re.compile(r"(?:(?P<name>\w+)=)?(?P<sizes>\d+(?:x\d+)*)(?::(?P<type>\w+
 _MOST_BYTES = 64 * 2**20
 
 
+class How(NamedTuple):
+    """The options that say how a model is described; None where one is not given.
+
+    Attributes:
+        batch: shapes of a batch.
+        batch_from: MODULE:NAME of a batch.
+        samples: samples in the batch.
+        precision: of the training.
+        optimizer: of the training.
+    """
+
+    batch: str | None = None
+    batch_from: str | None = None
+    samples: int | None = None
+    precision: str | None = None
+    optimizer: str | None = None
+
+
 class Described(NamedTuple):
     """A workload, and the trace that it was taken from, if any."""
 
@@ -31,24 +49,12 @@ class Described(NamedTuple):
     trace: EnergyTrace | None
 
 
-def workload_of(
-    target: str,
-    *,
-    batch: str | None,
-    batch_from: str | None,
-    samples: int | None,
-    precision: str | None,
-    optimizer: str | None,
-) -> Described:
+def workload_of(target: str, how: How) -> Described:
     """The workload of a model, of a stored workload, or of a trace.
 
     Args:
         target: MODULE:NAME or FILE.py:NAME of a model; a file; or the folder of a trace.
-        batch: shapes of a batch.
-        batch_from: MODULE:NAME of a batch.
-        samples: samples in the batch.
-        precision: of the training.
-        optimizer: of the training.
+        how: of a model, how it is described.
 
     Raises:
         EnergyestError: it cannot be found, built or walked through; or an option that belongs to
@@ -60,28 +66,25 @@ def workload_of(
             raise ConfigurationError(
                 f"{target} is a file of Python: name the model in it, such as {target}:Net"
             )
-        given = {"--batch": batch, "--batch-from": batch_from, "--samples": samples}
-        given |= {"--precision": precision, "--optimizer": optimizer}
-        for name, value in given.items():
+        for name, value in how._asdict().items():
             if value is not None:
-                raise ConfigurationError(f"{name} is for a model: {target} holds a workload itself")
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigurationError(
+                    f"{option} is for a model: {target} holds a workload itself"
+                )
         return _of_trace(target) if path.is_dir() else Described(_stored(path), None)
     if ":" not in target:
         raise ConfigurationError(
             f"{target} is no file or folder: a model is named MODULE:NAME, such as "
             "torchvision.models:resnet50 or train.py:Net"
         )
-    if (batch is None) == (batch_from is None):
+    if (how.batch is None) == (how.batch_from is None):
         raise ConfigurationError(
             f"a batch for {target} is needed: --batch with its shape, such as 32x3x224x224, or "
             "--batch-from MODULE:NAME"
         )
     check_installed(f"{target}, unlike a workload stored with --save-workload,", "torch", "fvcore")
-    example = batch_of_shape(batch) if batch is not None else _batch_from(str(batch_from))
-    return Described(
-        _described(target, example, samples, precision or "fp32", optimizer or "sgd"),
-        None,
-    )
+    return Described(_described(target, how), None)
 
 
 def _batch_from(target: str) -> Any:
@@ -90,13 +93,13 @@ def _batch_from(target: str) -> Any:
     return _called(target, found, "batch") if is_made else found
 
 
-def _described(
-    target: str, batch: Any, samples: int | None, precision: str, optimizer: str
-) -> Workload:
+def _described(target: str, how: How) -> Workload:
     from torch import nn
 
     from energyest.profiling import describe_workload
 
+    is_shape = how.batch is not None
+    batch = batch_of_shape(str(how.batch)) if is_shape else _batch_from(str(how.batch_from))
     model = find(target)
     if not isinstance(model, nn.Module):
         if not callable(model):
@@ -106,7 +109,11 @@ def _described(
             )
         model = _called(target, model, "model")
     return describe_workload(
-        model, batch, precision=precision, optimizer=optimizer, samples=samples
+        model,
+        batch,
+        precision=how.precision or "fp32",
+        optimizer=how.optimizer or "sgd",
+        samples=how.samples,
     )
 
 

@@ -11,7 +11,7 @@ from energyest.cli import options
 from energyest.cli.facts import Emissions, emissions
 from energyest.cli.output import print_json, print_table, say, say_line
 from energyest.cli.run_tables import with_units
-from energyest.cli.targets import workload_of
+from energyest.cli.targets import How, workload_of
 from energyest.display import format_duration, format_energy
 from energyest.errors import ConfigurationError
 
@@ -73,6 +73,7 @@ def command(
     assert epochs is not None
     assert train_samples is not None
     carbon = emissions(intensity, pue)
+    how = How(batch, batch_from, samples, precision, optimizer)
     models: dict[str, Workload] = {}
     for given in targets:
         name, target = _named(given)
@@ -80,14 +81,7 @@ def command(
             raise ConfigurationError(
                 f"two models are called {name}: give one of them a name of its own, NAME={target}"
             )
-        models[name] = workload_of(
-            target,
-            batch=batch,
-            batch_from=batch_from,
-            samples=samples,
-            precision=precision,
-            optimizer=optimizer,
-        ).workload
+        models[name] = workload_of(target, how).workload
     found = advise(
         models,
         list(gpus),

@@ -12,7 +12,7 @@ from energyest.cli import options
 from energyest.cli.facts import emissions, estimate_facts
 from energyest.cli.files import check_output, write
 from energyest.cli.output import no_warnings, print_json, print_table, say, say_line
-from energyest.cli.targets import workload_of
+from energyest.cli.targets import How, workload_of
 from energyest.display import format_duration, format_energy, format_mass
 from energyest.errors import ConfigurationError
 
@@ -111,14 +111,7 @@ def command(
     carbon = emissions(intensity, pue)
     to_come = None if forecast is None else CarbonSeries.from_csv(forecast)
     stored_at = None if save_workload is None else check_output(save_workload, False)
-    workload, trace = workload_of(
-        target,
-        batch=batch,
-        batch_from=batch_from,
-        samples=samples,
-        precision=precision,
-        optimizer=optimizer,
-    )
+    workload, trace = workload_of(target, How(batch, batch_from, samples, precision, optimizer))
     if trace is not None:
         found_epochs, found_samples, found_validated = _length_of(trace)
         epochs = found_epochs if epochs is None else epochs
