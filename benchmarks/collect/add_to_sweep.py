@@ -72,7 +72,8 @@ def of_folder(folder: Path, host: str, least_share: float = _LEAST_SHARE) -> Ite
         # Counter and instant power have independent errors: take their mean.
         power_W = (run["gpu_energy_J"] / run["duration_s"] + run["instant_power_W"]) / 2
         names = ("name", "model", "batch_size", "size", "precision", "optimizer", "loop", "gpu")
-        names += tuple(name for name in ("layout", "compiled") if name in run)
+        further = ("layout", "compiled", "accumulate", "half_weights")
+        names += tuple(name for name in further if name in run)
         yield {
             **{name: run[name] for name in names},
             "host": host,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from benchmarks.collect.sweep import Steps
+from benchmarks.models.trainings import Steps
 from energyest import track
 
 # Of each sample, in each table of the bags.

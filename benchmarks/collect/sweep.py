@@ -33,7 +33,7 @@ import re
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -42,126 +42,25 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 from benchmarks.collect.operation_times import operation_times
 from benchmarks.common.sweep_table import rows
 from benchmarks.models.settings import DRAWS, Setting
+from benchmarks.models.trainings import (
+    EPOCHS,
+    Steps,
+    lightning_module,
+    loss_of_batch,
+    train_lightning,
+    train_plain,
+)
 from benchmarks.models.zoo import build, loss_of, optimizer_of
-from energyest import EnergyestError, EnergyMonitor, EnergyTrace, track
+from energyest import EnergyestError, EnergyTrace
 from energyest.profiling.describe import describe_workload
 
-MIXED = {"bf16": torch.bfloat16, "fp16": torch.float16}
-WARM_S, EPOCH_S, EPOCHS = 0.6, 0.9, 2
-# Steps before the one whose operations are timed.
+# Seconds of steps before the one whose operations are timed.
 HOT_S = 0.3
-
-
-class Steps:
-    """Batches for one epoch: the same batch again and again until the epoch's time is over.
-
-    At most eight batches are queued, and the GPU is synchronised at the end of the epoch, so that
-    the epoch lasts as long as the GPU works.
-    """
-
-    def __init__(self, batch: tuple[Tensor, ...], device: torch.device) -> None:
-        self.batch, self.device = batch, device
-        self.epoch = 0
-        self.counts: list[int] = []
-
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        end_s = time.monotonic() + (EPOCH_S if self.epoch else WARM_S)
-        self.epoch += 1
-        self.counts.append(0)
-        events: list[Any] = []
-        while time.monotonic() < end_s or self.counts[-1] < 3:
-            self.counts[-1] += 1
-            yield self.batch
-            if self.device.type == "cuda":
-                events.append(torch.cuda.Event())
-                events[-1].record()
-                if len(events) > 8:
-                    events.pop(0).synchronize()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
-
-class _Endless(IterableDataset[Any]):
-    def __init__(self, steps: Steps) -> None:
-        self.steps = steps
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.steps)
-
-
-def loss_of_batch(
-    model: nn.Module, batch: tuple[Tensor, ...], device: torch.device, precision: str
-) -> Tensor:
-    """The loss of a batch in that precision, on that device."""
-    mixed = MIXED.get(precision)
-    inputs, target = (t.to(device, non_blocking=True) for t in batch)
-    with torch.autocast(device.type, mixed, enabled=mixed is not None):
-        return loss_of(model(inputs), target)
-
-
-def train_plain(model: nn.Module, steps: Steps, setting: Setting) -> EnergyTrace:
-    optimizer = optimizer_of(setting.optimizer, model)
-    scaler = torch.amp.GradScaler(steps.device.type, enabled=setting.precision == "fp16")
-    with track() as run:
-        for _ in run.epochs(1 + EPOCHS):
-            for batch in steps:
-                loss = loss_of_batch(model, batch, steps.device, setting.precision)
-                optimizer.zero_grad()
-                if setting.precision == "fp16":
-                    scaler.scale(loss).backward()
-                    scaler.step(optimizer)
-                    scaler.update()
-                else:
-                    loss.backward()
-                    optimizer.step()
-    return run.trace
-
-
-def lightning_module(model: nn.Module, setting: Setting) -> Any:
-    import pytorch_lightning as pl
-
-    class Module(pl.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = model
-
-        def forward(self, inputs: Tensor) -> Any:
-            return self.net(inputs)
-
-        def training_step(self, batch: Any, _: int) -> Tensor:
-            return loss_of(self.net(batch[0]), batch[1])
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return optimizer_of(setting.optimizer, self.net)
-
-    return Module()
-
-
-def train_lightning(model: nn.Module, steps: Steps, setting: Setting, folder: Path) -> EnergyTrace:
-    import pytorch_lightning as pl
-
-    monitor = EnergyMonitor(folder, count_flops=False)
-    trainer = pl.Trainer(
-        max_epochs=1 + EPOCHS,
-        accelerator="gpu" if steps.device.type == "cuda" else "cpu",
-        devices=1,
-        precision={"bf16": "bf16-mixed", "fp16": "16-mixed"}.get(setting.precision, "32-true"),
-        callbacks=[monitor],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-    )
-    loader = DataLoader(_Endless(steps), batch_size=None)
-    trainer.fit(lightning_module(model, setting), loader)
-    return monitor.trace
 
 
 def profiled(model: nn.Module, batch: tuple[Tensor, ...], setting: Setting) -> dict[str, Any]:
@@ -170,7 +69,7 @@ def profiled(model: nn.Module, batch: tuple[Tensor, ...], setting: Setting) -> d
     resident = tuple(t.to(device) for t in batch)
 
     def loss() -> Tensor:
-        return loss_of_batch(model, resident, device, setting.precision)
+        return loss_of_batch(model, resident, device, setting)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -186,7 +85,12 @@ def profiled(model: nn.Module, batch: tuple[Tensor, ...], setting: Setting) -> d
 
 
 def measure(
-    setting: Setting, device: torch.device, scratch: Path, *, operations: bool = False
+    setting: Setting,
+    device: torch.device,
+    scratch: Path,
+    *,
+    epochs: int = EPOCHS,
+    operations: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train one setting; return the cost of its warm epochs, and the times of its operations."""
     exact = setting.precision == "fp32"
@@ -197,13 +101,13 @@ def measure(
     if device.type == "cuda":
         batch = tuple(t.pin_memory() for t in batch)
         torch.cuda.reset_peak_memory_stats()
-    steps = Steps(batch, device)
+    steps = Steps(batch, device, setting.accumulate)
     if setting.compiled:
         model = torch.compile(model)
     if setting.loop == "lightning":
-        trace = train_lightning(model, steps, setting, scratch / "energy")
+        trace = train_lightning(model, steps, setting, scratch / "energy", epochs)
     else:
-        trace = train_plain(model, steps, setting)
+        trace = train_plain(model, steps, setting, epochs)
     facts, times = _facts(trace, steps, model), dict[str, Any]()
     if operations and not setting.compiled:  # compiled code is not dispatched as operations
         model.to(device).zero_grad()  # Lightning has moved it to the CPU
@@ -260,7 +164,9 @@ def describe(setting: dict[str, Any]) -> dict[str, Any]:
         )
     except EnergyestError as error:
         return {"name": chosen.name, "error": str(error)}
-    workload = replace(workload, model=chosen.model, compiled=chosen.compiled)
+    workload = replace(
+        workload, model=chosen.model, compiled=chosen.compiled, accumulate=chosen.accumulate
+    )
     return {"name": chosen.name, **workload.to_dict()}
 
 

@@ -19,10 +19,10 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from benchmarks.collect.sweep import Steps, loss_of_batch
 from benchmarks.common.goal import Goal
 from benchmarks.common.head import gpu_name, print_head
 from benchmarks.models.settings import Setting
+from benchmarks.models.trainings import Steps, loss_of_batch
 from benchmarks.models.zoo import build, loss_of, optimizer_of
 from energyest import describe_workload, estimate_pre, track
 
@@ -44,7 +44,7 @@ class Training:
     """A network that is trained on one batch again and again."""
 
     def __init__(self, setting: Setting, device: torch.device) -> None:
-        self.precision = setting.precision
+        self.setting = setting
         with device:
             self.model, batch = build(setting)
         if device.type == "cuda":
@@ -56,7 +56,7 @@ class Training:
     def epoch(self, every: int) -> int:
         """Train for about a second; return the number of batches."""
         for index, batch in enumerate(self.steps, 1):
-            loss = loss_of_batch(self.model, batch, self.steps.device, self.precision)
+            loss = loss_of_batch(self.model, batch, self.steps.device, self.setting)
             self.scaler.scale(loss / every).backward()
             if index % every == 0:
                 self.scaler.step(self.optimizer)

@@ -29,9 +29,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.collect import sweep
+from benchmarks.collect.sweep import measure
 from benchmarks.common.head import gpu_name, print_head
 from benchmarks.models.settings import Setting
+from benchmarks.models.trainings import lightning_module
 from benchmarks.models.zoo import build, loss_of
 from energyest import EnergyMonitor
 from energyest.estimators.pre.estimate import estimate_pre
@@ -89,9 +90,8 @@ def _held_bytes() -> int:
 
 def truth(setting: Setting) -> tuple[float, float]:
     """Measured seconds and watts of a step, in a training of several seconds."""
-    sweep.EPOCHS = TRUTH_EPOCHS
     with tempfile.TemporaryDirectory() as scratch:
-        facts = sweep.measure(setting, torch.device("cuda"), Path(scratch))
+        facts, _ = measure(setting, torch.device("cuda"), Path(scratch), epochs=TRUTH_EPOCHS)
     return facts["duration_s"] / facts["steps"], facts["gpu_energy_J"] / facts["duration_s"]
 
 
@@ -209,7 +209,7 @@ def live() -> None:
         enable_model_summary=False,
     )
     loader = DataLoader(Repeated(batch), batch_size=None)
-    trainer.fit(sweep.lightning_module(model, setting), loader)
+    trainer.fit(lightning_module(model, setting), loader)
     trace = monitor.trace
     total_J = float(trace.column("energy_J").sum())
     gpu_J = float(trace.column("gpu_energy_J").sum())

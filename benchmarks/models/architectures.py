@@ -196,6 +196,8 @@ COMMON = (
     *("efficientnet_b0", "regnet_y_3_2gf", "convnext_tiny", "vit_b_16", "swin_t", "inception_v3"),
 )
 LIBRARY = ("bert", "gpt2", "llama", "mixtral", "t5", "vit")
+# Mixtures of experts.
+EXPERTS = ("mixtral", "olmoe", "qwen3_moe")
 VARIED_LIBRARY = (
     *("albert", "bart", "bloom", "deberta_v2", "dinov2", "electra", "gemma2", "gpt_neox"),
     *("opt", "qwen2", "roberta"),

@@ -46,6 +46,20 @@ def _mixtral(hf: Any, width: int, layers: int) -> Any:
     return hf.MixtralForCausalLM(_decoder(hf.MixtralConfig, width, layers, num_local_experts=4))
 
 
+def _olmoe(hf: Any, width: int, layers: int) -> Any:
+    """Sixteen experts of half the usual width, of which each token uses four."""
+    config = _decoder(hf.OlmoeConfig, width, layers, num_experts=16, num_experts_per_tok=4)
+    config.intermediate_size = width
+    return hf.OlmoeForCausalLM(config)
+
+
+def _qwen3_moe(hf: Any, width: int, layers: int) -> Any:
+    """Eight experts of half the usual width, of which each token uses two."""
+    config = _decoder(hf.Qwen3MoeConfig, width, layers, num_experts=8, num_experts_per_tok=2)
+    config.moe_intermediate_size, config.head_dim = width, 64
+    return hf.Qwen3MoeForCausalLM(config)
+
+
 def _qwen2(hf: Any, width: int, layers: int) -> Any:
     return hf.Qwen2ForCausalLM(_decoder(hf.Qwen2Config, width, layers))
 
@@ -178,8 +192,10 @@ LIBRARY_MODELS: dict[str, Callable[[Any, int, int], Any]] = {
     "mistral": _mistral,
     "mixtral": _mixtral,
     "mpnet": _mpnet,
+    "olmoe": _olmoe,
     "opt": _opt,
     "qwen2": _qwen2,
+    "qwen3_moe": _qwen3_moe,
     "roberta": _roberta,
     "t5": _t5,
     "vit": _vit,

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from benchmarks.models.architectures import (
     BLIND,
     COMMON,
+    EXPERTS,
     HUGGING_FACE,
     LIBRARY,
     OTHERS,
@@ -39,7 +40,8 @@ class Setting:
     """One training; `size` is the side of its images, the length of its sequences, or 0.
 
     `layout` is "nchw" or "nhwc" (`torch.channels_last`); `compiled` says whether the model is
-    compiled by `torch.compile`.
+    compiled by `torch.compile`; `accumulate` is the number of batches per step of the optimizer;
+    with `half_weights` the model itself is in bf16, without autocast.
     """
 
     model: str
@@ -50,6 +52,8 @@ class Setting:
     loop: str = "plain"
     layout: str = "nchw"
     compiled: bool = False
+    accumulate: int = 1
+    half_weights: bool = False
 
     @property
     def name(self) -> str:
@@ -149,6 +153,33 @@ def draw_compiled(seed: int, families: str = ".*") -> Iterator[Setting]:
     return draw_thin(seed, families, compiled=True)
 
 
+def draw_rare(seed: int, families: str = ".*") -> Iterator[Setting]:
+    """Random settings in ways of training that the others never or seldom draw.
+
+    In turn: mixtures of experts, recurrent networks in two-byte formats, batches of at most eight
+    samples, accumulated gradients, and weights in half precision.
+    """
+    chance = random.Random(seed)
+    thin = draw_thin(seed)
+    while True:
+        model, batch_size, size = _draw_library(chance, EXPERTS)
+        half = chance.choice(("bf16", "fp16"))
+        experts = Setting(model, batch_size, size, half, "adamw")
+        model, batch_size, size = _draw_sequence(chance, ("lstm", "gru"))
+        optimizer = chance.choice(("sgd_momentum", "adamw"))
+        recurrent = Setting(model, batch_size, size, half, optimizer)
+        small = next(thin)
+        small = replace(small, batch_size=min(small.batch_size, chance.choice((1, 2, 4, 8))))
+        accumulated = replace(next(thin), accumulate=chance.choice((2, 4, 8)))
+        model, batch_size, size = _draw_library(chance, (*LIBRARY, *VARIED_LIBRARY))
+        in_half = Setting(model, batch_size, size, "bf16", "adamw", half_weights=True)
+        if model.startswith("transformers/t5"):  # keeps parts of itself in fp32
+            in_half = replace(in_half, model=model.replace("t5", "gpt2"))
+        for setting in (experts, recurrent, small, accumulated, in_half):
+            if re.fullmatch(families, setting.model):
+                yield setting
+
+
 def draw_convolutions(seed: int, families: str = ".*") -> Iterator[Setting]:
     """Networks of random convolutions of all kinds, mostly in two-byte formats."""
     chance = random.Random(seed)
@@ -198,6 +229,7 @@ DRAWS = {
     "common": draw_common,
     "unseen": draw_unseen,
     "blind": draw_blind,
+    "rare": draw_rare,
     "convolutions": draw_convolutions,
     "small": draw_small,
     "unseen_small": draw_unseen_small,
@@ -231,8 +263,10 @@ def _draw_vision(chance: random.Random) -> tuple[str, int, int]:
     return f"torchvision/{name}", chance.choice(sizes), size
 
 
-def _draw_sequence(chance: random.Random) -> tuple[str, int, int]:
-    kind = chance.choice(SEQUENCES)
+def _draw_sequence(
+    chance: random.Random, kinds: tuple[str, ...] = SEQUENCES
+) -> tuple[str, int, int]:
+    kind = chance.choice(kinds)
     width = chance.choice((128, 256, 384, 512, 768, 1024, 1280))
     layers = (
         chance.choice((1, 2, 3, 4)) if kind in ("lstm", "gru") else chance.choice((2, 4, 6, 12))

@@ -25,6 +25,14 @@ def build(setting: Setting) -> tuple[nn.Module, tuple[Tensor, ...]]:
     Raises:
         ValueError: the name is unknown.
     """
+    model, batch = _built(setting)
+    if setting.half_weights:
+        model = model.to(torch.bfloat16)
+        batch = tuple(t.to(torch.bfloat16) if t.is_floating_point() else t for t in batch)
+    return model, batch
+
+
+def _built(setting: Setting) -> tuple[nn.Module, tuple[Tensor, ...]]:
     family, _, name = setting.model.partition("/")
     batch, size = setting.batch_size, setting.size
     labels = torch.randint(CLASSES, (batch,), device="cpu")
