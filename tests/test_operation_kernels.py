@@ -582,10 +582,10 @@ def test_time_steps_have_kernels_of_their_own(
 ) -> None:
     """The numbers are those of `benchmarks/data/kernel_counts.csv`, without the first few."""
     fp32, bf16 = (replace(workload(operation), precision=p) for p in ("fp32", "bf16"))
-    assert kernels_of_steps(operation, fp32) == of_fp32
-    assert kernels_of_steps(operation, bf16) == of_half
+    assert kernels_of_steps(operation, fp32, H100, 132) == of_fp32
+    assert kernels_of_steps(operation, bf16, H100, 132) == of_half
     whole = replace(bf16, parameter_bytes=2)
-    assert kernels_of_steps(operation, whole) == 2 * operation.steps * layers(operation)
+    assert kernels_of_steps(operation, whole, H100, 132) == 2 * operation.steps * layers(operation)
 
 
 def test_time_steps_take_the_time_of_cpu_and_gpu() -> None:

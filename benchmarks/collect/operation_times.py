@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity, profile
 
+from energyest.profiling.execution import AS_THE_WORKLOAD, Execution
 from energyest.profiling.operations import OperationLog
 
 _MARK = "operation "
@@ -48,12 +49,11 @@ class MarkedOperations(OperationLog):
         moved: float,
         product: Sequence[int] = (0, 0, 0, 1, 1),
         by_fvcore: float | None = None,
-        layout: str = "",
-        bias: bool = False,
+        execution: Execution = AS_THE_WORKLOAD,
     ) -> None:
         """Note the sizes of the operation that has just run."""
-        super().add(name, flops, moved, product, by_fvcore, layout, bias)
-        self.sizes[self._current] = (self.phase, name, flops, moved, *product, layout, bias)
+        super().add(name, flops, moved, product, by_fvcore, execution)
+        self.sizes[self._current] = (self.phase, name, flops, moved, *product, *execution)
 
 
 def operation_times(

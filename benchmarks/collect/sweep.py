@@ -58,6 +58,7 @@ from benchmarks.models.trainings import (
 from benchmarks.models.zoo import build, loss_of, optimizer_of
 from energyest import EnergyestError, EnergyTrace
 from energyest.profiling.describe import describe_workload
+from energyest.profiling.tf32 import tf32
 
 # Seconds of steps before the one whose operations are timed.
 HOT_S = 0.3
@@ -93,9 +94,13 @@ def measure(
     operations: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train one setting; return the cost of its warm epochs, and the times of its operations."""
-    exact = setting.precision == "fp32"
-    torch.backends.cuda.matmul.allow_tf32 = not exact
-    torch.backends.cudnn.allow_tf32 = not exact
+    with tf32(setting.precision != "fp32"):
+        return _measured(setting, device, scratch, epochs, operations=operations)
+
+
+def _measured(
+    setting: Setting, device: torch.device, scratch: Path, epochs: int, *, operations: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
     with device:
         model, batch = build(setting)
     if device.type == "cuda":
@@ -155,13 +160,14 @@ def describe(setting: dict[str, Any]) -> dict[str, Any]:
             model, batch = build(chosen)
         if chosen.loop == "lightning":
             model = lightning_module(model, chosen)
-        workload = describe_workload(
-            model,
-            batch,
-            precision=chosen.precision,
-            optimizer=chosen.optimizer,
-            loss=None if chosen.loop == "lightning" else loss_of,
-        )
+        with tf32(chosen.precision != "fp32"):
+            workload = describe_workload(
+                model,
+                batch,
+                precision=chosen.precision,
+                optimizer=chosen.optimizer,
+                loss=None if chosen.loop == "lightning" else loss_of,
+            )
     except EnergyestError as error:
         return {"name": chosen.name, "error": str(error)}
     workload = replace(

@@ -7,6 +7,7 @@ the number of layers; in that of `own/convolutions`, the seed and the number of 
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections.abc import Iterator
@@ -156,15 +157,17 @@ def draw_compiled(seed: int, families: str = ".*") -> Iterator[Setting]:
 def draw_rare(seed: int, families: str = ".*") -> Iterator[Setting]:
     """Random settings in ways of training that the others never or seldom draw.
 
-    In turn: mixtures of experts, recurrent networks in two-byte formats, batches of at most eight
-    samples, accumulated gradients, and weights in half precision.
+    In turn: mixtures of experts, in autocast or with weights in half precision; recurrent networks
+    in two-byte formats; batches of at most eight samples; accumulated gradients; and other networks
+    with weights in half precision.
     """
     chance = random.Random(seed)
     thin = draw_thin(seed)
-    while True:
+    for half_weights in itertools.cycle((False, True)):
         model, batch_size, size = _draw_library(chance, EXPERTS)
         half = chance.choice(("bf16", "fp16"))
-        experts = Setting(model, batch_size, size, half, "adamw")
+        experts = Setting(model, batch_size, size, "bf16" if half_weights else half, "adamw")
+        experts = replace(experts, half_weights=half_weights)
         model, batch_size, size = _draw_sequence(chance, ("lstm", "gru"))
         optimizer = chance.choice(("sgd_momentum", "adamw"))
         recurrent = Setting(model, batch_size, size, half, optimizer)

@@ -23,12 +23,18 @@ from energyest.profiling.samples import batch_size, is_contested, shape_of
 from energyest.profiling.sparse_tensors import is_sparse
 from energyest.profiling.training_step import Loss, Step, possible_steps
 from energyest.profiling.walk.walk import NO_GRADIENT, ONE_AT_A_TIME, Walk, walk_through
-from energyest.records.workload import Workload, check_optimizer_name, check_precision_name
+from energyest.records.workload import (
+    Operation,
+    Workload,
+    check_optimizer_name,
+    check_precision_name,
+)
 
 # The most shapes of a batch that are named.
 _MOST_SHAPES = 5
 # Bytes of a number in single precision, as which larger ones are taken.
 _SINGLE_bytes = 4
+_TWO_BYTES = ("bf16", "fp16")
 
 
 def describe_workload(
@@ -231,9 +237,7 @@ def workload_of(
         trainable_parameters=sum(p.numel() for p in trainable) - step.sparse_parameters,
         parameter_tensors=len(trainable),
         forward_flops_per_sample=step.forward_flops / samples,
-        operations=tuple(
-            replace(o, layout="") if o.layout == layout else o for o in step.operations
-        ),
+        operations=tuple(_unlike(o, layout, precision) for o in step.operations),
         forward_calls=step.forward_calls,
         backward_calls=step.backward_calls,
         module_calls=step.module_calls,
@@ -246,6 +250,14 @@ def workload_of(
         compiled=any(is_compiled(part) for part in model.modules()),
         notes=tuple(_notes_on_counts(step, model)),
     )
+
+
+def _unlike(operation: Operation, layout: str, precision: str) -> Operation:
+    """An operation without a layout and precision that are those of its workload."""
+    in_half, is_half = (kind in _TWO_BYTES for kind in (operation.precision, precision))
+    if in_half == is_half:  # formats of one size are walked through, and set, as one
+        operation = replace(operation, precision="")
+    return replace(operation, layout="") if operation.layout == layout else operation
 
 
 def _bytes_of_a_parameter(model: nn.Module) -> tuple[int, float | None]:

@@ -1,18 +1,33 @@
-"""How a model is run: whether it is compiled, memory layouts, and what convolutions add."""
+"""How models and operations are run: compiled or not, memory layouts, formats of products."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._prims_common import suggest_memory_format
 
 from energyest.profiling.batches import tensors_in
+from energyest.profiling.tf32 import convolutions_in_tf32, matrix_products_in_tf32
 
 # Parts of the names of operations on images whose kernels depend on the layout.
 _ON_IMAGES = ("convolution", "batch_norm", "pool2d")
+# Of cuDNN, which has a setting of its own for tf32.
+_OF_CUDNN = ("convolution", "lstm", "gru", "rnn")
+_HALF = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+class Execution(NamedTuple):
+    """How an operation is run; the fields are those of an `Operation` of a workload."""
+
+    layout: str = ""
+    bias: bool = False
+    precision: str = ""
+
+
+AS_THE_WORKLOAD = Execution()
 
 
 def is_compiled(part: nn.Module) -> bool:
@@ -43,6 +58,43 @@ def _is_channels_last(tensor: Tensor) -> bool:
         )
     except RuntimeError:  # a kind of tensor without strides
         return False
+
+
+def execution_of(
+    name: str,
+    args: Sequence[Any],
+    inputs: Sequence[Tensor],
+    *,
+    multiplies: bool,
+    is_gradient_first: bool = True,
+) -> Execution:
+    """How an operation is run.
+
+    Args:
+        name: name of the operation.
+        args: its arguments, in the order of `aten`.
+        inputs: the tensors among them.
+        multiplies: whether it does arithmetic on matrix units.
+        is_gradient_first: as for `layout_of_images`.
+    """
+    return Execution(
+        layout_of_images(name, inputs, is_gradient_first=is_gradient_first),
+        name.startswith("convolution") and has_bias(name, args),
+        precision_of_product(name, inputs) if multiplies else "",
+    )
+
+
+def precision_of_product(name: str, inputs: Sequence[Tensor]) -> str:
+    """The format of a product of these tensors, one of `gpus.PRECISIONS`.
+
+    Single precision is "tf32" if torch is set to compute so now.
+    """
+    formats = [t.dtype for t in inputs if t.is_floating_point() and t.ndim > 1]
+    if formats and formats[0] in _HALF:
+        return _HALF[formats[0]]
+    is_cudnn = name.startswith(_OF_CUDNN)
+    in_tf32 = convolutions_in_tf32() if is_cudnn else matrix_products_in_tf32()
+    return "tf32" if in_tf32 else "fp32"
 
 
 def layout_of_images(name: str, inputs: Sequence[Tensor], *, is_gradient_first: bool = True) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from energyest.display import in_a_line
-from energyest.profiling.execution import has_bias, layout_of_images
+from energyest.profiling.execution import AS_THE_WORKLOAD, Execution, execution_of
 from energyest.profiling.flop_rules import (
     arithmetic,
     base_name,
@@ -226,8 +226,7 @@ class OperationLog(TorchDispatchMode):
         moved: float,
         product: Sequence[int] = _NO_PRODUCT,
         by_fvcore: float | None = None,
-        layout: str = "",
-        bias: bool = False,
+        execution: Execution = AS_THE_WORKLOAD,
     ) -> None:
         """Record an operation.
 
@@ -237,13 +236,12 @@ class OperationLog(TorchDispatchMode):
             moved: bytes read and written.
             product: rows, columns, depth, groups and steps.
             by_fvcore: FLOPs as counted by fvcore, if different.
-            layout: memory layout of its images.
-            bias: whether it is a convolution with a bias.
+            execution: how it is run.
         """
         phase = self.phase
         self.calls[phase] += 1
         self.flops[phase] += flops if by_fvcore is None else by_fvcore
-        sizes = (phase, name, float(flops), float(moved), *product, layout, bias)
+        sizes = (phase, name, float(flops), float(moved), *product, *execution)
         self._sizes[sizes] += 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -280,9 +278,10 @@ class OperationLog(TorchDispatchMode):
         seen = Seen(name, func, args, inputs, outputs, made, by_fvcore if flops else 0.0)
         self.notice(seen)
         moved = _moved_bytes(name, inputs, outputs)
-        layout = layout_of_images(name, inputs, is_gradient_first=kind.is_gradient_first)
-        bias = name.startswith("convolution") and has_bias(name, args)
-        self.add(name, flops, moved, product, by_fvcore, layout, bias)
+        execution = execution_of(
+            name, args, inputs, multiplies=flops > 0, is_gradient_first=kind.is_gradient_first
+        )
+        self.add(name, flops, moved, product, by_fvcore, execution)
 
     def notice(self, seen: Seen) -> None:
         """Called for each operation that has run; for subclasses."""

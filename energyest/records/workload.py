@@ -41,7 +41,7 @@ _LATER = (
     *("layout", "compiled", "accumulate", "devices", "parameter_bytes"),
     "frozen_parameter_bytes",
 )
-_LATER_OF_OPERATIONS = {"layout": "", "bias": False}
+_LATER_OF_OPERATIONS = {"layout": "", "bias": False, "precision": ""}
 # Larger than any real value; products and sums of such numbers are still finite.
 LARGEST = 1e30
 
@@ -66,6 +66,8 @@ class Operation:
         layout: memory layout of the images that it reads, one of `LAYOUTS`; empty if it is that of
             the workload.
         bias: whether it is a convolution with a bias, for which a GPU has a kernel of its own.
+        precision: the format in which it multiplies, one of `PRECISIONS`; empty if it is that of
+            the workload, or if it multiplies nothing.
     """
 
     phase: str
@@ -80,6 +82,7 @@ class Operation:
     steps: int = 1
     layout: str = ""
     bias: bool = False
+    precision: str = ""
 
 
 @dataclass(frozen=True)
@@ -311,6 +314,11 @@ def _check_operation(operation: Operation) -> None:
         raise WorkloadError(
             f"{operation.name}.layout={operation.layout!r} must be one of "
             f"{', '.join(LAYOUTS)}, or empty"
+        )
+    if operation.precision not in ("", *PRECISIONS):
+        raise WorkloadError(
+            f"{operation.name}.precision={operation.precision!r} must be one of "
+            f"{', '.join(PRECISIONS)}, or empty"
         )
     if not isinstance(operation.bias, bool):
         raise WorkloadError(f"{operation.name}.bias={operation.bias!r} must be True or False")

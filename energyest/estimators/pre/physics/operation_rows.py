@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from energyest.errors import EstimateError
-from energyest.estimators.pre.physics.alignment import alignment, tokens_of
+from energyest.estimators.pre.physics.alignment import alignment, is_half, tokens_of
 from energyest.estimators.pre.physics.convolutions import (
     bytes_of_bias,
     first_ones,
@@ -24,6 +24,11 @@ from energyest.estimators.pre.physics.convolutions import (
     kernels_of_groups,
     sizes,
 )
+from energyest.estimators.pre.physics.grouped_products import (
+    groups_one_by_one,
+    is_grouped,
+    one_group,
+)
 from energyest.estimators.pre.physics.kinds import (
     CONV,
     DEPTHWISE,
@@ -34,6 +39,7 @@ from energyest.estimators.pre.physics.kinds import (
     sorts_indices,
 )
 from energyest.estimators.pre.physics.norms import with_channels
+from energyest.estimators.pre.physics.parameters import FORMATS
 from energyest.estimators.pre.physics.recurrent import kernels_of_steps, layers
 from energyest.gpus import Gpu, check_precision, peak_flops_per_s
 from energyest.records.workload import Operation, Workload
@@ -63,6 +69,7 @@ class Row(NamedTuple):
         place: position of the operation in its workload.
         kind: index into `KINDS`.
         repeats: how often it runs in a step.
+        parts: how often it runs in one occurrence of the operation: once, or once for each group.
         flops: its FLOPs.
         bytes: its memory traffic.
         bias_bytes: the traffic of the kernel that adds its bias or computes the gradient of it.
@@ -75,7 +82,8 @@ class Row(NamedTuple):
         depth: depth of a product.
         groups: groups of a convolution, channels or rows of a normalisation.
         multiprocessors: number of multiprocessors of the GPU.
-        peak: peak FLOP/s in the precision of the workload.
+        format: the format in which it multiplies, as an index into `FORMATS`.
+        peak: peak FLOP/s in that format.
         peak_fp32: peak FLOP/s in fp32.
         bandwidth: peak bytes per second.
         is_channels_last: whether it runs in NHWC, or as fast.
@@ -90,12 +98,14 @@ class Row(NamedTuple):
         is_unaligned: whether sizes do not fill groups of numbers.
         is_odd: whether a size is odd.
         is_grouped_product: whether it is several products in one kernel.
+        is_waiting: whether the CPU waits for the GPU before it.
         has_equal_groups: whether a grouped convolution has a kernel for all groups.
     """
 
     place: float
     kind: float
     repeats: float
+    parts: float
     flops: float
     bytes: float
     bias_bytes: float
@@ -108,6 +118,7 @@ class Row(NamedTuple):
     depth: float
     groups: float
     multiprocessors: float
+    format: float
     peak: float
     peak_fp32: float
     bandwidth: float
@@ -123,6 +134,7 @@ class Row(NamedTuple):
     is_unaligned: bool
     is_odd: bool
     is_grouped_product: bool
+    is_waiting: bool
     has_equal_groups: bool
 
 
@@ -135,13 +147,13 @@ def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
     """
     if not workload.operations:
         raise EstimateError(f"the workload of {workload.model} has no operations")
-    peaks = _peaks(workload, gpu)
-    used = check_precision(gpu, workload.precision)
-    if used == "fp32" != workload.precision:  # such as tf32 before Ampere
-        workload = replace(workload, precision=used)
+    formats = {name: _in_format(workload, gpu, name) for name in _precisions(workload)}
     first, tokens = first_ones(workload.operations), tokens_of(workload.operations)
     number = _multiprocessors(gpu)
-    for place, o in enumerate(with_channels(workload)):
+    for place, operation in enumerate(with_channels(formats[""].workload)):
+        workload, format_, peaks = formats[operation.precision]
+        groups = groups_one_by_one(operation, workload, gpu)
+        o = operation if groups == 1 else one_group(operation)
         kind = kind_of(o)
         is_conv = CONV <= kind <= DEPTHWISE
         native = is_native(o, workload)
@@ -150,7 +162,7 @@ def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
         last = (is_like_channels_last if is_conv else is_channels_last)(o, workload)
         kernels = kernels_of_groups(o, workload) if is_conv else 0
         if kind == RECURRENT:
-            kernels = kernels_of_steps(o, workload)
+            kernels = kernels_of_steps(o, workload, gpu, number)
         products = _products(o, is_conv=is_conv)
         # The gradient of a bias belongs to that of the weights.
         by_weight, bias_bytes = products[-1][1], bytes_of_bias(o, workload)
@@ -161,7 +173,8 @@ def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
             yield Row(
                 place=place,
                 kind=kind,
-                repeats=o.count,
+                repeats=o.count * groups,
+                parts=groups,
                 flops=part * o.flops,
                 bytes=part * o.bytes,
                 bias_bytes=0.0 if is_weight_gradient != by_weight else bias_bytes,
@@ -174,6 +187,7 @@ def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
                 depth=depth,
                 groups=o.groups,
                 multiprocessors=number,
+                format=format_,
                 peak=peak,
                 peak_fp32=peaks[1],
                 bandwidth=gpu.bandwidth_bytes_per_s,
@@ -188,9 +202,31 @@ def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
                 is_first=is_conv and sizes(o) in first,
                 is_unaligned=unaligned,
                 is_odd=odd,
-                is_grouped_product="grouped_mm" in o.name,
+                is_grouped_product=is_grouped(o) and groups == 1,
+                is_waiting=groups > 1,
                 has_equal_groups=kind == GROUPED and has_equal_groups(o, workload),
             )
+
+
+class _InFormat(NamedTuple):
+    """A workload whose operations all multiply in one format; the format; peaks as `_peaks`."""
+
+    workload: Workload
+    format: int
+    peaks: tuple[float, float]
+
+
+def _precisions(workload: Workload) -> set[str]:
+    return {"", *(o.precision for o in workload.operations)}
+
+
+def _in_format(workload: Workload, gpu: Gpu, precision: str) -> _InFormat:
+    """The workload in a precision, by default its own, as the GPU computes it."""
+    used = check_precision(gpu, precision or workload.precision)
+    if precision or used == "fp32":  # such as tf32 before Ampere
+        workload = replace(workload, precision=used)
+    number = FORMATS.index("half" if is_half(workload) else used)
+    return _InFormat(workload, number, _peaks(workload, gpu))
 
 
 def lanes_of(gpu: Gpu) -> int:

@@ -22,6 +22,7 @@ from energyest.gpus import Gpu, check_precision, link_bytes_per_s
 from energyest.records.workload import Workload
 
 Array = NDArray[np.float64]
+Truths = NDArray[np.bool_]
 
 # Work of the CPU, in the order of `OperationTable.calls`.
 CALLED = (
@@ -52,6 +53,18 @@ _OF_PRODUCTS = (
 )
 
 
+# Fields of `Row` that are attributes of the table, as numbers and as truth values.
+_NUMBERS = (
+    *("flops", "bytes", "bias_bytes", "peak", "peak_fp32", "bandwidth", "multiprocessors"),
+    *("tiles", "slices", "columns", "depth", "groups", "steps", "visits", "kernels"),
+)
+_TRUTHS = (
+    *("is_backward", "is_weight_gradient", "is_channels_last", "is_sorting", "is_native"),
+    *("is_three_by_three", "is_pointwise", "is_strided", "is_first", "is_unaligned", "is_odd"),
+    *("is_grouped_product", "has_equal_groups"),
+)
+
+
 class OperationTable:
     """Workloads on GPUs as arrays, built once, so that times for new parameters are fast.
 
@@ -63,6 +76,36 @@ class OperationTable:
             bandwidth is unknown.
     """
 
+    # As in `Row`, one number for each row.
+    flops: Array
+    bytes: Array
+    bias_bytes: Array
+    peak: Array
+    peak_fp32: Array
+    bandwidth: Array
+    multiprocessors: Array
+    tiles: Array
+    slices: Array
+    columns: Array
+    depth: Array
+    groups: Array
+    steps: Array
+    visits: Array
+    kernels: Array
+    is_backward: Truths
+    is_weight_gradient: Truths
+    is_channels_last: Truths
+    is_sorting: Truths
+    is_native: Truths
+    is_three_by_three: Truths
+    is_pointwise: Truths
+    is_strided: Truths
+    is_first: Truths
+    is_unaligned: Truths
+    is_odd: Truths
+    is_grouped_product: Truths
+    has_equal_groups: Truths
+
     def __init__(self, pairs: Sequence[tuple[Workload, Gpu]]) -> None:
         self.size = len(pairs)
         rows = [list(rows_of(workload, gpu)) for workload, gpu in pairs]
@@ -72,25 +115,13 @@ class OperationTable:
         counts = [len(workload.operations) for workload, _ in pairs]
         self._operation = np.cumsum([0, *counts])[self._of] + columns["place"].astype(int)
         self._operations, self._count = sum(counts), columns["repeats"]
+        self._parts = columns["parts"]
+        for name in _NUMBERS:
+            setattr(self, name, columns[name])
+        for name in _TRUTHS:
+            setattr(self, name, columns[name] > 0)
         self.kind = columns["kind"].astype(int)
-        self.flops, self.bytes, self.bias_bytes = (
-            columns[name] for name in ("flops", "bytes", "bias_bytes")
-        )
-        self.peak, self.peak_fp32 = columns["peak"], columns["peak_fp32"]
-        self.bandwidth, self.multiprocessors = columns["bandwidth"], columns["multiprocessors"]
-        self.tiles, self.slices = columns["tiles"], columns["slices"]
-        self.columns, self.depth, self.groups = (columns[n] for n in ("columns", "depth", "groups"))
-        self.steps, self.visits, self.kernels = (columns[n] for n in ("steps", "visits", "kernels"))
-        self.is_backward = columns["is_backward"] > 0
-        self.is_weight_gradient = columns["is_weight_gradient"] > 0
-        self.is_sorting, self.is_native = columns["is_sorting"] > 0, columns["is_native"] > 0
-        self.is_pointwise, self.is_first = columns["is_pointwise"] > 0, columns["is_first"] > 0
-        self.is_strided, self.is_three_by_three = (
-            columns[name] > 0 for name in ("is_strided", "is_three_by_three")
-        )
-        self.is_unaligned, self.is_odd = columns["is_unaligned"] > 0, columns["is_odd"] > 0
-        self.is_grouped_product = columns["is_grouped_product"] > 0
-        self.has_equal_groups = columns["has_equal_groups"] > 0
+        self.waits = self.sums(columns["is_waiting"]) > 0
         self.is_conv = (self.kind >= CONV) & (self.kind <= DEPTHWISE)
         self.is_norm = (self.kind == BATCH_NORM) | (self.kind == LAYER_NORM)
         # What a compiler fuses.
@@ -99,19 +130,18 @@ class OperationTable:
         # FLOPs per clock of a multiprocessor's tensor units (or else its lanes), and bytes per
         # clock of its share of the memory bandwidth.
         self.clocks_per_s = clocks
-        as_fed = np.array([_width_as_fed(workload, gpu) for workload, gpu in pairs])
-        self.width = self.peak / clocks * as_fed[self._of]
+        self.format_of_operation = columns["format"].astype(int)
+        has_units = self.format_of_operation != FORMATS.index("fp32")
+        as_fed = np.array([_width_as_fed(gpu) for _, gpu in pairs])[self._of]
+        self.width = self.peak / clocks * np.where(has_units, as_fed, 1.0)
         self.is_older = np.array([_is_older(gpu) for _, gpu in pairs], bool)[self._of]
         self.bytes_per_clock = self.bandwidth / clocks
         self.watts = np.array([_watts_of_reference(gpu) for _, gpu in pairs])[self._of]
-        self.is_channels_last = columns["is_channels_last"] > 0
         self.is_bf16 = np.array([w.precision == "bf16" for w, _ in pairs], bool)[self._of]
         self.is_compiled = np.array([w.compiled for w, _ in pairs], bool)
         self.is_one_of_several = np.array([w.devices > 1 for w, _ in pairs], bool)
         self.is_compiled_operation = self.is_compiled[self._of]
-        formats = np.array([_format(workload, gpu) for workload, gpu in pairs], int)
-        self.format = formats
-        self.format_of_operation = formats[self._of]
+        self.format = np.array([_format(workload, gpu) for workload, gpu in pairs], int)
         # The rows with arithmetic alone, because most have none.
         self.has_flops = self.flops > 0
         self.products = SimpleNamespace(
@@ -138,16 +168,16 @@ class OperationTable:
         return [*counts, *further]
 
     @cached_property
-    def is_padded(self) -> NDArray[np.bool_]:
+    def is_padded(self) -> Truths:
         """Convolutions on tensor units whose channels are padded; the first has its own share."""
         is_tensor = self.format_of_operation != FORMATS.index("fp32")
         is_later = (self.kind == CONV) & ~self.is_first
-        padded: NDArray[np.bool_] = is_later & is_tensor & self.is_unaligned
+        padded: Truths = is_later & is_tensor & self.is_unaligned
         return padded
 
     def of_operations(self, values: Array) -> Array:
         """Values of rows, summed for each operation of each workload, in their order."""
-        added = np.bincount(self._operation, values, minlength=self._operations)
+        added = np.bincount(self._operation, values * self._parts, minlength=self._operations)
         return added.astype(float)
 
     def sums(self, values: Array) -> Array:
@@ -169,13 +199,11 @@ def _clocks_per_s(gpu: Gpu) -> float:
     return gpu.peak_flops_per_s.get("fp32", np.nan) / (2 * lanes_of(gpu))
 
 
-def _width_as_fed(workload: Workload, gpu: Gpu) -> float:
+def _width_as_fed(gpu: Gpu) -> float:
     """Width of tensor units, relative to units of the same rate that shared memory feeds as usual.
 
     Units that are fed at half the rate are as hard to keep busy as units of twice the width.
     """
-    if _format(workload, gpu) == FORMATS.index("fp32"):
-        return 1.0
     return _USUAL_BYTES / _SHARED_BYTES.get(gpu.compute_capability or (0, 0), _USUAL_BYTES)
 
 
