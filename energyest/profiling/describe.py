@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +35,8 @@ _MOST_SHAPES = 5
 # Bytes of a number in single precision, as which larger ones are taken.
 _SINGLE_bytes = 4
 _TWO_BYTES = ("bf16", "fp16")
+# The share of the arithmetic from which on another format is worth a note.
+_MUCH = 0.1
 
 
 def describe_workload(
@@ -228,6 +230,7 @@ def workload_of(
     trainable = [p for p in model.parameters() if p.requires_grad]
     layout = layout_of(model, batch)
     parameter_bytes, frozen_bytes = _bytes_of_a_parameter(model)
+    operations = tuple(_unlike(o, layout, precision) for o in step.operations)
     return Workload(
         model=type(model).__name__,
         batch_size=samples,
@@ -237,7 +240,7 @@ def workload_of(
         trainable_parameters=sum(p.numel() for p in trainable) - step.sparse_parameters,
         parameter_tensors=len(trainable),
         forward_flops_per_sample=step.forward_flops / samples,
-        operations=tuple(_unlike(o, layout, precision) for o in step.operations),
+        operations=operations,
         forward_calls=step.forward_calls,
         backward_calls=step.backward_calls,
         module_calls=step.module_calls,
@@ -248,7 +251,7 @@ def workload_of(
         parameter_bytes=parameter_bytes,
         frozen_parameter_bytes=frozen_bytes,
         compiled=any(is_compiled(part) for part in model.modules()),
-        notes=tuple(_notes_on_counts(step, model)),
+        notes=(*_notes_on_counts(step, model), *_notes_on_formats(operations, precision)),
     )
 
 
@@ -291,6 +294,22 @@ def _notes_on_counts(step: WatchedStep, model: nn.Module) -> Iterator[str]:
             f"{step.sparse_parameters:,} parameters have sparse gradients: the optimizer's work"
             " and state for them, and their exchange between GPUs, are not counted"
         )
+
+
+def _notes_on_formats(operations: Sequence[Operation], precision: str) -> Iterator[str]:
+    """Whether much of a training in half precision is computed in single precision."""
+    if precision not in _TWO_BYTES:
+        return
+    in_all = sum(o.flops * o.count for o in operations)
+    for single in ("fp32", "tf32"):
+        found = [o for o in operations if o.precision == single]
+        share = sum(o.flops * o.count for o in found) / in_all if found else 0.0
+        if share > _MUCH:
+            names = ", ".join(sorted({o.name for o in found}))
+            yield (
+                f"{share:.0%} of the arithmetic ({names}) is in {single}, which is slower than "
+                f"{precision}: mixed precision does not apply to it"
+            )
 
 
 def _notes_on_types(model: nn.Module) -> Iterator[str]:

@@ -171,6 +171,7 @@ STEP: dict[str, Guess] = OPERATION | {
     "call_scaler_s": (3e-4, 0.7),
     "host_bytes_per_s": (2.5e10, 0.4),
     "overlap": (4.0, 0.4),  # exponent of the norm that combines GPU and CPU time
+    "overlap_if_waiting": (1.5, 0.4),  # the same where the CPU waits for the GPU within a step
 }
 
 # Shares of the board's power.

@@ -1,0 +1,294 @@
+"""Products in another number format than the training's, and groups of products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from energyest import describe_workload, estimate_pre
+from energyest.errors import WorkloadError
+from energyest.estimators.pre.physics.grouped_products import groups_one_by_one
+from energyest.estimators.pre.physics.operation_table import OperationTable
+from energyest.estimators.pre.physics.recurrent import kernels_of_steps
+from energyest.estimators.pre.physics.roofline import operation_times, step_times
+from energyest.gpus import resolve_gpu
+from energyest.profiling.tf32 import tf32
+from energyest.records.workload import Operation, Workload
+from tests.support.roofline_runs import GUESS, H100, workload
+
+WIDTH, TOKENS, EXPERTS = 32, 64, 4
+HAS_GROUPS = pytest.mark.skipif(
+    not hasattr(torch, "_grouped_mm"), reason="this torch has no grouped product"
+)
+
+
+class Experts(nn.Module):
+    """A layer in the training's format, and one expert for each quarter of the tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, WIDTH)
+        self.experts = nn.Parameter(torch.zeros(EXPERTS, WIDTH, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        ends = torch.arange(1, EXPERTS + 1, dtype=torch.int32) * (TOKENS // EXPERTS)
+        # As transformers does: autocast does not cast for this operation.
+        x = self.layer(x).to(self.experts.dtype)
+        return torch._grouped_mm(x, self.experts, offs=ends)
+
+
+class Applies(nn.Module):
+    """A layer, and a function of its output."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.function = nn.Linear(WIDTH, WIDTH), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.layer(x))
+
+
+def precisions(found: Workload) -> dict[str, set[str]]:
+    """The formats of the products, by name."""
+    names = {o.name for o in found.operations if o.flops}
+    return {n: {o.precision for o in found.operations if o.name == n} for n in names}
+
+
+def described(model: nn.Module, precision: str, batch: Tensor | None = None) -> Workload:
+    batch = torch.randn(TOKENS, WIDTH) if batch is None else batch
+    return describe_workload(model, batch, precision=precision)
+
+
+# ------------------------------------------------------------------ descriptions
+
+
+@HAS_GROUPS
+@pytest.mark.parametrize("allowed", [True, False])
+def test_what_autocast_leaves_alone_multiplies_in_single_precision(allowed: bool) -> None:
+    with tf32(allowed):
+        workload_ = described(Experts(), "bf16")
+    single = "tf32" if allowed else "fp32"
+    (note,) = workload_.notes
+    # Three products of the experts; two of the layer, whose input needs no gradient.
+    assert note == (
+        f"60% of the arithmetic (_grouped_mm) is in {single}, which is slower than bf16: mixed "
+        "precision does not apply to it"
+    )
+    found = precisions(workload_)
+    assert found.pop("_grouped_mm") == {single}
+    assert set().union(*found.values()) == {""}
+
+
+@HAS_GROUPS
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_single_precision_is_the_trainings_own(precision: str) -> None:
+    found = described(Experts(), precision)
+    assert set().union(*precisions(found).values()) == {""}
+    assert not found.notes
+
+
+@HAS_GROUPS
+def test_weights_in_half_precision_are_multiplied_so() -> None:
+    found = described(Experts().to(torch.bfloat16), "bf16")
+    assert found.parameter_bytes == 2
+    assert set().union(*precisions(found).values()) == {""}
+
+
+def test_parts_without_autocast() -> None:
+    def squares(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            x = x.float()
+            return x @ x.T
+
+    with tf32(allowed=False):
+        found = described(Applies(squares), "fp16")
+    assert {o.precision for o in found.operations if o.flops and TOKENS in (o.columns, o.depth)} > {
+        "fp32"
+    }
+    assert precisions(found)["addmm"] == {""}
+
+
+def test_products_in_half_precision_within_a_training_in_single() -> None:
+    def squares(x: Tensor) -> Tensor:
+        x = x.to(torch.bfloat16)
+        return (x @ x.T).float()
+
+    found = described(Applies(squares), "fp32")
+    assert "bf16" in precisions(found)["mm"]
+    assert precisions(found)["addmm"] == {""}
+
+
+def test_attention_over_five_dimensions_is_computed_in_single_precision() -> None:
+    """torch has no fused kernel for it; its own code multiplies half precision as fp32."""
+
+    def attend(x: Tensor) -> Tensor:
+        x = x.reshape(2, 2, 2, 8, WIDTH)
+        return scaled_dot_product_attention(x, x, x)
+
+    with tf32(allowed=False):
+        found = described(Applies(attend), "bf16")
+    assert precisions(found)["bmm"] == {"fp32"}
+
+
+def test_adapters_in_single_precision_on_a_model_in_half() -> None:
+    class Adapted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.base = nn.Linear(WIDTH, WIDTH, dtype=torch.bfloat16).requires_grad_(False)
+            self.down, self.up = nn.Linear(WIDTH, 4, bias=False), nn.Linear(4, WIDTH, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.base(x) + self.up(self.down(x.float())).to(torch.bfloat16)
+
+    with tf32(allowed=False):
+        found = describe_workload(Adapted(), torch.randn(TOKENS, WIDTH), precision="fp32")
+    of_base = [o for o in found.operations if o.flops and {o.columns, o.depth} == {WIDTH}]
+    of_adapter = [o for o in found.operations if o.flops and 4 in (o.rows, o.columns, o.depth)]
+    assert found.precision == "bf16"
+    assert {o.precision for o in of_base} == {""}
+    assert of_adapter
+    assert {o.precision for o in of_adapter} == {"fp32"}
+
+
+def test_the_format_of_an_operation_is_stored_and_checked() -> None:
+    operation = product(precision="fp32")
+    stored = workload(operation)
+    assert Workload.from_dict(stored.to_dict()) == stored
+    with pytest.raises(WorkloadError, match=r"precision='fp64' must be one of fp32, tf32"):
+        replace(stored, operations=(replace(operation, precision="fp64"),))
+    content = stored.to_dict()
+    del content["operations"]["precision"]
+    assert Workload.from_dict(content).operations[0].precision == ""
+
+
+# ------------------------------------------------------------------ times
+
+
+def product(name: str = "mm", *, groups: int = 1, precision: str = "") -> Operation:
+    rows, columns, depth = 4096, 4096, 4096
+    flops = 2.0 * rows * columns * depth * groups
+    moved = 4.0 * (rows * columns + rows * depth + columns * depth) * groups
+    return Operation(
+        "forward", name, 1, flops, moved, rows, columns, depth, groups, precision=precision
+    )
+
+
+def gpu_s(operation: Operation, precision: str, gpu: str = "H100") -> float:
+    table = OperationTable([(replace(workload(operation), precision=precision), resolve_gpu(gpu))])
+    return float(operation_times(table, GUESS)[0])
+
+
+@pytest.mark.parametrize("gpu", ["H100", "A100", "RTX 2080 Ti"])
+@pytest.mark.parametrize("other", ["fp32", "tf32"])
+def test_a_product_takes_as_long_as_in_a_training_of_its_format(gpu: str, other: str) -> None:
+    alone = gpu_s(product(), other, gpu)
+    assert gpu_s(product(precision=other), "fp16", gpu) == pytest.approx(alone, rel=1e-9)
+    assert alone > 1.5 * gpu_s(product(), "fp16", gpu)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precision", "apart"),
+    [
+        ("H100", "bf16", 1),
+        ("B200", "bf16", 1),
+        ("H100", "fp16", 8),
+        ("A100", "bf16", 8),
+        ("RTX 5090", "bf16", 8),
+        ("H100", "fp32", 8),
+    ],
+)
+def test_which_groups_have_one_kernel(gpu: str, precision: str, apart: int) -> None:
+    operation = product("_grouped_mm", groups=8)
+    described_ = replace(workload(operation), precision=precision)
+    assert groups_one_by_one(operation, described_, resolve_gpu(gpu)) == apart
+    assert groups_one_by_one(product("bmm", groups=8), described_, resolve_gpu(gpu)) == 1
+
+
+def test_groups_one_by_one_take_as_long_as_products_of_their_own() -> None:
+    grouped, eight = product("_grouped_mm", groups=8), replace(product(), count=8)
+    tables = [
+        OperationTable([(replace(workload(o), precision="fp16"), H100)]) for o in (grouped, eight)
+    ]
+    # For one occurrence each.
+    assert operation_times(tables[0], GUESS)[0] == pytest.approx(
+        8 * operation_times(tables[1], GUESS)[0]
+    )
+    times = [step_times(table, GUESS) for table in tables]
+    assert times[0].gpu_s[0] == pytest.approx(times[1].gpu_s[0])
+    assert times[0].cpu_s[0] == pytest.approx(times[1].cpu_s[0])
+    # The CPU waits for the sizes of the groups, and the GPU for the CPU.
+    assert times[1].step_s[0] < times[0].step_s[0]
+    assert times[0].step_s[0] < times[0].gpu_s[0] + times[0].cpu_s[0]
+
+
+@HAS_GROUPS
+def test_a_mixture_of_experts_in_autocast_takes_longer_than_in_half_precision() -> None:
+    class Mixture(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.experts = nn.Parameter(torch.empty(8, 4096, 4096))
+
+        def forward(self, x: Tensor) -> Tensor:
+            ends = torch.arange(1, 9, dtype=torch.int32) * (len(x) // 8)
+            return torch._grouped_mm(x.to(self.experts.dtype), self.experts, offs=ends)
+
+    with torch.device("meta"), tf32(allowed=False):
+        mixed = described(Mixture(), "bf16", torch.empty(32768, 4096))
+        half = described(Mixture().to(torch.bfloat16), "bf16", torch.empty(32768, 4096))
+    seconds = [
+        estimate_pre(found, "H100", epochs=1, train_samples=32768 * 100).duration_s
+        for found in (mixed, half)
+    ]
+    assert 5 < seconds[0] / seconds[1] < 20
+
+
+# ------------------------------------------------------------------ recurrent layers
+
+
+def lstm(name: str, width: int, batch: int, steps: int = 100) -> Operation:
+    gates = {"lstm": 4, "gru": 3}.get(name, 1) * width
+    return Operation(
+        "forward", name, 1, 4.0 * batch * steps * gates * width, 1.0, batch, gates, width, 1, steps
+    )
+
+
+@pytest.mark.parametrize(
+    ("operation", "gpu", "is_one"),
+    [
+        # torch's rules for batches: multiples of 8 up to 128 from Ampere on.
+        (lstm("lstm", 768, 8), "H200", True),
+        (lstm("lstm", 768, 4), "H200", False),
+        (lstm("lstm", 768, 128), "A100", True),
+        (lstm("lstm", 768, 136), "A100", False),
+        (lstm("lstm", 768, 64), "RTX 3090", False),
+        (lstm("lstm", 768, 64), "RTX 4090", True),
+        (lstm("lstm", 768, 64), "A30", False),  # too few multiprocessors
+        (lstm("lstm", 768, 64), "T4", False),
+        (lstm("lstm", 768, 64), "V100", True),
+        (lstm("lstm", 768, 80), "V100", False),
+        (lstm("lstm", 768, 64, steps=9), "V100", False),
+        (lstm("lstm", 768, 128, steps=30), "V100", False),
+        (lstm("gru", 768, 64), "A100", False),
+        (lstm("gru", 768, 64), "V100", True),
+        (lstm("rnn_tanh", 1024, 64), "A100", True),
+        (lstm("rnn_tanh", 1024, 96), "A100", False),
+        (lstm("rnn_tanh", 896 - 128, 96), "A100", True),
+        # Small layers: without gates up to 384, others up to 192; not before Pascal.
+        (lstm("rnn_tanh", 380, 4), "P100", True),
+        (lstm("lstm", 190, 4), "P100", True),
+        (lstm("lstm", 200, 4), "P100", False),
+        (lstm("lstm", 190, 4), "K80", False),
+    ],
+)
+def test_layers_whose_steps_run_in_one_kernel(operation: Operation, gpu: str, is_one: bool) -> None:
+    found = resolve_gpu(gpu)
+    lanes = {(8, 0): 64, (7, 0): 64, (7, 5): 64, (6, 0): 64, (3, 7): 192}
+    number = found.cuda_cores / lanes.get(found.compute_capability or (0, 0), 128)
+    half = replace(workload(operation), precision="fp16")
+    steps = operation.steps
+    assert kernels_of_steps(operation, half, found, number) == (0 if is_one else 2 * steps)
