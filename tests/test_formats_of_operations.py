@@ -14,6 +14,8 @@ from energyest import describe_workload, estimate_pre
 from energyest.errors import WorkloadError
 from energyest.estimators.pre.physics.grouped_products import groups_one_by_one
 from energyest.estimators.pre.physics.operation_table import OperationTable
+from energyest.estimators.pre.physics.parameters import POWER
+from energyest.estimators.pre.physics.power import power_shares
 from energyest.estimators.pre.physics.recurrent import kernels_of_steps
 from energyest.estimators.pre.physics.roofline import operation_times, step_times
 from energyest.gpus import resolve_gpu
@@ -191,6 +193,23 @@ def test_a_product_takes_as_long_as_in_a_training_of_its_format(gpu: str, other:
     assert alone > 1.5 * gpu_s(product(), "fp16", gpu)
 
 
+def test_a_product_draws_as_much_power_as_in_a_training_of_its_format() -> None:
+    guess = {name: value for name, (value, _) in POWER.items()}
+    trainings = [
+        (product(), "fp32"),
+        (product(precision="fp32"), "bf16"),
+        (product(), "bf16"),
+    ]
+    shares = []
+    for operation, precision in trainings:
+        table = OperationTable([(replace(workload(operation), precision=precision), H100)])
+        times = step_times(table, GUESS)
+        # In steps of three times the GPU's work: the board's limit does not matter.
+        shares.append(power_shares(table, times, 3 * times.gpu_s, guess)[0])
+    assert shares[0] == pytest.approx(shares[1], rel=1e-9)
+    assert shares[2] != pytest.approx(shares[1], rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("gpu", "precision", "apart"),
     [
@@ -244,7 +263,9 @@ def test_a_mixture_of_experts_in_autocast_takes_longer_than_in_half_precision() 
         estimate_pre(found, "H100", epochs=1, train_samples=32768 * 100).duration_s
         for found in (mixed, half)
     ]
-    assert 5 < seconds[0] / seconds[1] < 20
+    # At most as much as the peaks differ.
+    peaks = H100.peak_flops_per_s
+    assert 3 < seconds[0] / seconds[1] < peaks["bf16"] / peaks["fp32"]
 
 
 # ------------------------------------------------------------------ recurrent layers

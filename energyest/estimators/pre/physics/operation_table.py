@@ -185,9 +185,16 @@ class OperationTable:
         added = np.bincount(self._of, values * self._count, minlength=self.size)
         return added.astype(float)
 
-    def shares_of_peak(self, step_s: Array) -> tuple[Array, Array, Array]:
-        """Shares of the peaks in a step of that duration: (convolutions, other FLOPs, bytes)."""
-        ideal_s = self.flops / self.peak
+    def shares_of_peak(
+        self, step_s: Array, weights: Sequence[float] = (1.0,) * len(FORMATS)
+    ) -> tuple[Array, Array, Array]:
+        """Shares of the peaks in a step of that duration: (convolutions, other FLOPs, bytes).
+
+        Args:
+            step_s: duration of the steps.
+            weights: what arithmetic at the peak counts in each of the `FORMATS`.
+        """
+        ideal_s = self.flops / self.peak * np.array(weights)[self.format_of_operation]
         conv_s = self.sums(np.where(self.is_conv, ideal_s, 0.0))
         other_s = self.sums(np.where(self.is_conv, 0.0, ideal_s))
         bytes_s = self.sums(self.bytes / self.bandwidth) + self.optimizer_s + self.gradients_s

@@ -27,14 +27,15 @@ def power_shares(table: OperationTable, times: StepTimes, step_s: Array, p: Para
         step_s: duration of the steps, computed or measured.
         p: parameters.
     """
-    conv, other, moved = table.shares_of_peak(step_s)
-    per_flop = np.array([p[f"flops_{name}"] for name in FORMATS])[table.format]
+    per_flop = [p[f"flops_{name}"] for name in FORMATS]
+    conv, other, moved = table.shares_of_peak(step_s, per_flop)
     asked = (
         p["rest"]
         + p["busy"] * np.minimum(times.gpu_s / step_s, 1.0)
         + p["math"] * times.math_s / step_s
         + p["memory"] * times.memory_s / step_s
-        + per_flop * (other + p["conv"] * conv)
+        + other
+        + p["conv"] * conv
         + p["bytes"] * moved
         + _TOGETHER * table.is_one_of_several
     )
