@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from energyest import describe_workload, estimate_pre
-from energyest.errors import WorkloadError
+from energyest.errors import EstimateError, WorkloadError
 from energyest.estimators.pre.physics.grouped_products import groups_one_by_one
 from energyest.estimators.pre.physics.operation_table import OperationTable
 from energyest.estimators.pre.physics.parameters import POWER
@@ -208,6 +208,19 @@ def test_a_product_draws_as_much_power_as_in_a_training_of_its_format() -> None:
         shares.append(power_shares(table, times, 3 * times.gpu_s, guess)[0])
     assert shares[0] == pytest.approx(shares[1], rel=1e-9)
     assert shares[2] != pytest.approx(shares[1], rel=0.01)
+
+
+@pytest.mark.parametrize("lacks", ["the instructions", "a known peak"])
+def test_a_format_that_a_gpu_lacks_counts_as_that_of_the_training(lacks: str) -> None:
+    gpu = resolve_gpu("V100" if lacks == "the instructions" else "H100")
+    gpu = replace(gpu, peak_flops_per_s={"fp32": 1.5e13, "fp16": 1e14})
+    seconds = []
+    for operation in (product(precision="bf16"), product()):
+        found = replace(workload(operation), precision="fp32")
+        seconds.append(operation_times(OperationTable([(found, gpu)]), GUESS)[0])
+    assert seconds[0] == seconds[1]
+    with pytest.raises(EstimateError, match="bf16"):
+        OperationTable([(replace(workload(product()), precision="bf16"), gpu)])
 
 
 @pytest.mark.parametrize(

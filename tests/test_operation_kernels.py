@@ -537,6 +537,14 @@ def test_unaligned_products_take_longer_on_tensor_units_alone() -> None:
     assert single[2] == pytest.approx(single[0], rel=0.01)
 
 
+def test_torch_copies_what_it_fills_by_a_mask() -> None:
+    other, fill = (Operation("forward", name, 1, 0.0, 1e9) for name in ("mul", "masked_fill"))
+    assert seconds(fill) - GUESS["start_s"] == pytest.approx(
+        2 * (seconds(other) - GUESS["start_s"]), rel=1e-3
+    )
+    assert seconds(replace(fill, name="masked_fill_")) == seconds(other)
+
+
 def test_several_products_in_one_kernel_reach_less_of_the_peak() -> None:
     one = Operation("forward", "mm", 1, 2.0 * 8192 * 4096 * 4096, 1e6, 8192, 4096, 4096)
     grouped = seconds(replace(one, name="_grouped_mm"), precision="bf16")

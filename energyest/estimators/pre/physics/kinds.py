@@ -70,6 +70,15 @@ def sorts_indices(operation: Operation) -> bool:
     return operation.phase == "backward" and operation.name.strip("_") in _SORTING
 
 
+def passes_of(operation: Operation) -> int:
+    """How often an operation passes over its data: twice if torch copies it first.
+
+    `masked_fill` in aten/src/ATen/native/TensorAdvancedIndexing.cpp is a copy, filled in place. On
+    an H200, it takes twice as long as others that read and write as much.
+    """
+    return 2 if operation.name == "masked_fill" else 1
+
+
 def _is_depthwise(operation: Operation) -> bool:
     """Whether groups have one output, or a few of a single input.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ from energyest.estimators.pre.physics.kinds import (
     MATMUL,
     RECURRENT,
     kind_of,
+    passes_of,
     sorts_indices,
 )
 from energyest.estimators.pre.physics.norms import with_channels
@@ -147,11 +149,11 @@ def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
     """
     if not workload.operations:
         raise EstimateError(f"the workload of {workload.model} has no operations")
-    formats = {name: _in_format(workload, gpu, name) for name in _precisions(workload)}
+    formats = _in_formats(workload, gpu)
     first, tokens = first_ones(workload.operations), tokens_of(workload.operations)
     number = _multiprocessors(gpu)
     for place, operation in enumerate(with_channels(formats[""].workload)):
-        workload, format_, peaks = formats[operation.precision]
+        workload, format_, peaks = formats.get(operation.precision, formats[""])
         groups = groups_one_by_one(operation, workload, gpu)
         o = operation if groups == 1 else one_group(operation)
         kind = kind_of(o)
@@ -176,7 +178,7 @@ def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
                 repeats=o.count * groups,
                 parts=groups,
                 flops=part * o.flops,
-                bytes=part * o.bytes,
+                bytes=part * passes_of(o) * o.bytes,
                 bias_bytes=0.0 if is_weight_gradient != by_weight else bias_bytes,
                 is_backward=o.phase == "backward",
                 is_weight_gradient=is_weight_gradient,
@@ -216,14 +218,26 @@ class _InFormat(NamedTuple):
     peaks: tuple[float, float]
 
 
-def _precisions(workload: Workload) -> set[str]:
-    return {"", *(o.precision for o in workload.operations)}
+def _in_formats(workload: Workload, gpu: Gpu) -> dict[str, _InFormat]:
+    """The workload in its own precision, by an empty name, and in those of its operations.
+
+    Formats that the GPU lacks, or of which no peak is known, are left out: what is multiplied in
+    them counts as in the workload's precision.
+
+    Raises:
+        EstimateError: as for `rows_of`.
+    """
+    found = {"": _in_format(workload, gpu, workload.precision)}
+    for name in {o.precision for o in workload.operations if o.precision}:
+        with suppress(EstimateError):
+            found[name] = _in_format(workload, gpu, name)
+    return found
 
 
 def _in_format(workload: Workload, gpu: Gpu, precision: str) -> _InFormat:
-    """The workload in a precision, by default its own, as the GPU computes it."""
-    used = check_precision(gpu, precision or workload.precision)
-    if precision or used == "fp32":  # such as tf32 before Ampere
+    """The workload in a precision, as the GPU computes it: tf32 is fp32 before Ampere."""
+    used = check_precision(gpu, precision)
+    if used != workload.precision:
         workload = replace(workload, precision=used)
     number = FORMATS.index("half" if is_half(workload) else used)
     return _InFormat(workload, number, _peaks(workload, gpu))
