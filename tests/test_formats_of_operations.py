@@ -13,12 +13,12 @@ from torch.nn.functional import scaled_dot_product_attention
 from energyest import describe_workload, estimate_pre
 from energyest.errors import EstimateError, WorkloadError
 from energyest.estimators.pre.physics.grouped_products import groups_one_by_one
+from energyest.estimators.pre.physics.operation_rows import rows_of
 from energyest.estimators.pre.physics.operation_table import OperationTable
 from energyest.estimators.pre.physics.parameters import POWER
 from energyest.estimators.pre.physics.power import power_shares
-from energyest.estimators.pre.physics.recurrent import kernels_of_steps
 from energyest.estimators.pre.physics.roofline import operation_times, step_times
-from energyest.gpus import resolve_gpu
+from energyest.gpus import resolve_gpu, supports
 from energyest.profiling.tf32 import tf32
 from energyest.records.workload import Operation, Workload
 from tests.support.roofline_runs import GUESS, H100, workload
@@ -77,10 +77,7 @@ def test_what_autocast_leaves_alone_multiplies_in_single_precision(allowed: bool
     single = "tf32" if allowed else "fp32"
     (note,) = workload_.notes
     # Three products of the experts; two of the layer, whose input needs no gradient.
-    assert note == (
-        f"60% of the arithmetic (_grouped_mm) is in {single}, which is slower than bf16: mixed "
-        "precision does not apply to it"
-    )
+    assert note == (f"60% of the arithmetic (_grouped_mm) is in {single}, not in bf16")
     found = precisions(workload_)
     assert found.pop("_grouped_mm") == {single}
     assert set().union(*found.values()) == {""}
@@ -101,18 +98,54 @@ def test_weights_in_half_precision_are_multiplied_so() -> None:
     assert set().union(*precisions(found).values()) == {""}
 
 
-def test_parts_without_autocast() -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_parts_without_autocast(device: str) -> None:
     def squares(x: Tensor) -> Tensor:
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(device, enabled=False):
             x = x.float()
             return x @ x.T
 
     with tf32(allowed=False):
         found = described(Applies(squares), "fp16")
-    assert {o.precision for o in found.operations if o.flops and TOKENS in (o.columns, o.depth)} > {
-        "fp32"
-    }
-    assert precisions(found)["addmm"] == {""}
+    # Of the products, one of the layer's gradients alone is in the training's format.
+    assert precisions(found) == {"addmm": {""}, "mm": {"", "fp32"}}
+    assert not torch.is_autocast_enabled("cpu")
+    with torch.autocast("cuda", enabled=False) as unchanged:
+        assert unchanged.device == "cuda"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, None])
+def test_parts_with_autocast_of_their_own(dtype: torch.dtype | None) -> None:
+    def squares(x: Tensor) -> Tensor:
+        with torch.autocast("cuda", dtype):
+            return (x @ x.T).float()
+
+    found = described(Applies(squares), "fp32")
+    assert precisions(found) == {"addmm": {""}, "mm": {"", "bf16"}}
+
+
+def test_recurrent_layers_and_learned_masks_have_formats() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.lstm = nn.Linear(WIDTH, WIDTH), nn.LSTM(WIDTH, WIDTH)
+            self.mask = nn.Parameter(torch.zeros(TOKENS, TOKENS))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.layer(x).reshape(1, 1, TOKENS, WIDTH)
+            x = scaled_dot_product_attention(x, x, x, self.mask)[0, 0]
+            with torch.autocast("cuda", enabled=False):
+                x = x.float()
+                attended = scaled_dot_product_attention(x[None, None], x[None], x[None], self.mask)
+                return self.lstm(x + attended[0, 0])[0]
+
+    with tf32(allowed=False):
+        torch.backends.cudnn.allow_tf32 = False
+        found = precisions(described(Recurrent(), "bf16"))
+    assert found["lstm"] == found["lstm_backward"] == {"fp32"}
+    assert found["attention"] == found["attention_backward"] == {"", "fp32"}
+    mixed = precisions(described(Applies(lambda x: nn.LSTM(WIDTH, 4)(x)[0]), "bf16"))
+    assert mixed["lstm"] == {""}
 
 
 def test_products_in_half_precision_within_a_training_in_single() -> None:
@@ -125,11 +158,14 @@ def test_products_in_half_precision_within_a_training_in_single() -> None:
     assert precisions(found)["addmm"] == {""}
 
 
-def test_attention_over_five_dimensions_is_computed_in_single_precision() -> None:
+@pytest.mark.parametrize("shape", [(4, 16, WIDTH), (2, 2, 2, 8, WIDTH)])
+def test_attention_without_four_dimensions_is_computed_in_single_precision(
+    shape: tuple[int, ...],
+) -> None:
     """torch has no fused kernel for it; its own code multiplies half precision as fp32."""
 
     def attend(x: Tensor) -> Tensor:
-        x = x.reshape(2, 2, 2, 8, WIDTH)
+        x = x.reshape(shape)
         return scaled_dot_product_attention(x, x, x)
 
     with tf32(allowed=False):
@@ -137,7 +173,8 @@ def test_attention_over_five_dimensions_is_computed_in_single_precision() -> Non
     assert precisions(found)["bmm"] == {"fp32"}
 
 
-def test_adapters_in_single_precision_on_a_model_in_half() -> None:
+@pytest.mark.parametrize("single", ["fp32", "tf32"])
+def test_adapters_in_single_precision_on_a_model_in_half(single: str) -> None:
     class Adapted(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -148,13 +185,13 @@ def test_adapters_in_single_precision_on_a_model_in_half() -> None:
             return self.base(x) + self.up(self.down(x.float())).to(torch.bfloat16)
 
     with tf32(allowed=False):
-        found = describe_workload(Adapted(), torch.randn(TOKENS, WIDTH), precision="fp32")
+        found = describe_workload(Adapted(), torch.randn(TOKENS, WIDTH), precision=single)
     of_base = [o for o in found.operations if o.flops and {o.columns, o.depth} == {WIDTH}]
     of_adapter = [o for o in found.operations if o.flops and 4 in (o.rows, o.columns, o.depth)]
     assert found.precision == "bf16"
     assert {o.precision for o in of_base} == {""}
     assert of_adapter
-    assert {o.precision for o in of_adapter} == {"fp32"}
+    assert {o.precision for o in of_adapter} == {single}
 
 
 def test_the_format_of_an_operation_is_stored_and_checked() -> None:
@@ -211,16 +248,19 @@ def test_a_product_draws_as_much_power_as_in_a_training_of_its_format() -> None:
 
 
 @pytest.mark.parametrize("lacks", ["the instructions", "a known peak"])
-def test_a_format_that_a_gpu_lacks_counts_as_that_of_the_training(lacks: str) -> None:
+@pytest.mark.parametrize("name", ["bf16", "tf32"])
+def test_a_format_that_a_gpu_lacks_counts_as_single_precision(lacks: str, name: str) -> None:
     gpu = resolve_gpu("V100" if lacks == "the instructions" else "H100")
     gpu = replace(gpu, peak_flops_per_s={"fp32": 1.5e13, "fp16": 1e14})
-    seconds = []
-    for operation in (product(precision="bf16"), product()):
-        found = replace(workload(operation), precision="fp32")
-        seconds.append(operation_times(OperationTable([(found, gpu)]), GUESS)[0])
-    assert seconds[0] == seconds[1]
+
+    def seconds(operation: Operation, precision: str) -> float:
+        found = replace(workload(operation), precision=precision)
+        return float(operation_times(OperationTable([(found, gpu)]), GUESS)[0])
+
+    for precision in ("fp32", "fp16"):
+        assert seconds(product(precision=name), precision) == seconds(product(), "fp32")
     with pytest.raises(EstimateError, match="bf16"):
-        OperationTable([(replace(workload(product()), precision="bf16"), gpu)])
+        seconds(product(), "bf16")
 
 
 @pytest.mark.parametrize(
@@ -228,6 +268,7 @@ def test_a_format_that_a_gpu_lacks_counts_as_that_of_the_training(lacks: str) ->
     [
         ("H100", "bf16", 1),
         ("B200", "bf16", 1),
+        ("B300", "bf16", 1),
         ("H100", "fp16", 8),
         ("A100", "bf16", 8),
         ("RTX 5090", "bf16", 8),
@@ -284,11 +325,14 @@ def test_a_mixture_of_experts_in_autocast_takes_longer_than_in_half_precision() 
 # ------------------------------------------------------------------ recurrent layers
 
 
-def lstm(name: str, width: int, batch: int, steps: int = 100) -> Operation:
-    gates = {"lstm": 4, "gru": 3}.get(name, 1) * width
-    return Operation(
-        "forward", name, 1, 4.0 * batch * steps * gates * width, 1.0, batch, gates, width, 1, steps
-    )
+def lstm(
+    name: str, width: int, batch: int, *, steps: int = 100, inputs: int | None = None
+) -> Operation:
+    gates = {"lstm": 4, "gru": 3}.get(name.removesuffix("_backward"), 1) * width
+    phase = "backward" if name.endswith("backward") else "forward"
+    flops = 2.0 * batch * steps * gates * (width + (width if inputs is None else inputs))
+    flops *= 2 if phase == "backward" else 1
+    return Operation(phase, name, 1, flops, 1.0, batch, gates, width, 1, steps)
 
 
 @pytest.mark.parametrize(
@@ -312,6 +356,13 @@ def lstm(name: str, width: int, batch: int, steps: int = 100) -> Operation:
         (lstm("rnn_tanh", 1024, 64), "A100", True),
         (lstm("rnn_tanh", 1024, 96), "A100", False),
         (lstm("rnn_tanh", 896 - 128, 96), "A100", True),
+        # The width of the inputs matters, too.
+        (lstm("lstm", 512, 32, inputs=256), "H100", True),
+        (lstm("lstm", 512, 32, inputs=300), "H100", False),
+        (lstm("lstm_backward", 512, 32, inputs=256), "H100", True),
+        (lstm("lstm_backward", 512, 32, inputs=80), "H100", False),
+        (lstm("rnn_tanh_backward", 257, 3), "H100", False),
+        (lstm("rnn_tanh_backward", 256, 3), "H100", True),
         # Small layers: without gates up to 384, others up to 192; not before Pascal.
         (lstm("rnn_tanh", 380, 4), "P100", True),
         (lstm("lstm", 190, 4), "P100", True),
@@ -321,8 +372,6 @@ def lstm(name: str, width: int, batch: int, steps: int = 100) -> Operation:
 )
 def test_layers_whose_steps_run_in_one_kernel(operation: Operation, gpu: str, is_one: bool) -> None:
     found = resolve_gpu(gpu)
-    lanes = {(8, 0): 64, (7, 0): 64, (7, 5): 64, (6, 0): 64, (3, 7): 192}
-    number = found.cuda_cores / lanes.get(found.compute_capability or (0, 0), 128)
-    half = replace(workload(operation), precision="fp16")
-    steps = operation.steps
-    assert kernels_of_steps(operation, half, found, number) == (0 if is_one else 2 * steps)
+    precision = "fp16" if supports(found, "fp16") else "fp32"
+    (row,) = rows_of(replace(workload(operation), precision=precision), found)
+    assert row.kernels == (0 if is_one else 2 * operation.steps)

@@ -47,14 +47,14 @@ def _mixtral(hf: Any, width: int, layers: int) -> Any:
 
 
 def _olmoe(hf: Any, width: int, layers: int) -> Any:
-    """Sixteen experts of half the usual width, of which each token uses four."""
+    """Sixteen experts as wide as the states, of which each token uses four."""
     config = _decoder(hf.OlmoeConfig, width, layers, num_experts=16, num_experts_per_tok=4)
     config.intermediate_size = width
     return hf.OlmoeForCausalLM(config)
 
 
 def _qwen3_moe(hf: Any, width: int, layers: int) -> Any:
-    """Eight experts of half the usual width, of which each token uses two."""
+    """Eight experts as wide as the states, of which each token uses two."""
     config = _decoder(hf.Qwen3MoeConfig, width, layers, num_experts=8, num_experts_per_tok=2)
     config.moe_intermediate_size, config.head_dim = width, 64
     return hf.Qwen3MoeForCausalLM(config)

@@ -19,6 +19,14 @@ from benchmarks.models.zoo import loss_of, optimizer_of
 from energyest import EnergyMonitor, EnergyTrace, track
 
 MIXED = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Lightning's names.
+_PRECISIONS: dict[str, Any] = {
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+    "tf32": "32-true",
+    "fp32": "32-true",
+    "half weights": "bf16-true",
+}
 WARM_S, EPOCH_S, EPOCHS = 0.6, 0.9, 2
 
 
@@ -121,7 +129,8 @@ def train_lightning(
         max_epochs=1 + epochs,
         accelerator="gpu" if steps.device.type == "cuda" else "cpu",
         devices=1,
-        precision={"bf16": "bf16-mixed", "fp16": "16-mixed"}.get(setting.precision, "32-true"),
+        precision=_PRECISIONS["half weights" if setting.half_weights else setting.precision],
+        accumulate_grad_batches=setting.accumulate,
         callbacks=[monitor],
         logger=False,
         enable_checkpointing=False,

@@ -89,7 +89,7 @@ def describe_workload(
         >>> workload.batch_size, workload.forward_flops_per_sample
         (16, 64.0)
     """
-    check_precision_name(precision)
+    asked = check_precision_name(precision)
     optimizer = check_optimizer_name(optimizer)
     if not isinstance(model, nn.Module):
         raise WorkloadError(f"model is a {type(model).__name__}: it must be a torch.nn.Module")
@@ -117,7 +117,7 @@ def describe_workload(
     notes = (*workload.notes, *around, *on_size, *walk.notes)
     workload = replace(workload, compiled=compiled or workload.compiled, notes=notes)
     if in_half is not None:
-        return workload
+        return _in_tf32(workload) if asked == "tf32" else workload
     notes = (*notes, *_notes_on_types(model))
     return replace(workload, parameter_bytes=4, frozen_parameter_bytes=None, notes=notes)
 
@@ -230,7 +230,7 @@ def workload_of(
     trainable = [p for p in model.parameters() if p.requires_grad]
     layout = layout_of(model, batch)
     parameter_bytes, frozen_bytes = _bytes_of_a_parameter(model)
-    operations = tuple(_unlike(o, layout, precision) for o in step.operations)
+    operations = tuple(_without_usual(o, layout, precision) for o in step.operations)
     return Workload(
         model=type(model).__name__,
         batch_size=samples,
@@ -255,12 +255,20 @@ def workload_of(
     )
 
 
-def _unlike(operation: Operation, layout: str, precision: str) -> Operation:
+def _without_usual(operation: Operation, layout: str, precision: str) -> Operation:
     """An operation without a layout and precision that are those of its workload."""
     in_half, is_half = (kind in _TWO_BYTES for kind in (operation.precision, precision))
     if in_half == is_half:  # formats of one size are walked through, and set, as one
         operation = replace(operation, precision="")
     return replace(operation, layout="") if operation.layout == layout else operation
+
+
+def _in_tf32(workload: Workload) -> Workload:
+    """The workload with TensorFloat-32 for what is in single precision."""
+    operations = (
+        replace(o, precision="tf32") if o.precision == "fp32" else o for o in workload.operations
+    )
+    return replace(workload, operations=tuple(operations))
 
 
 def _bytes_of_a_parameter(model: nn.Module) -> tuple[int, float | None]:
@@ -301,15 +309,12 @@ def _notes_on_formats(operations: Sequence[Operation], precision: str) -> Iterat
     if precision not in _TWO_BYTES:
         return
     in_all = sum(o.flops * o.count for o in operations)
-    for single in ("fp32", "tf32"):
-        found = [o for o in operations if o.precision == single]
-        share = sum(o.flops * o.count for o in found) / in_all if found else 0.0
-        if share > _MUCH:
-            names = ", ".join(sorted({o.name for o in found}))
-            yield (
-                f"{share:.0%} of the arithmetic ({names}) is in {single}, which is slower than "
-                f"{precision}: mixed precision does not apply to it"
-            )
+    found = [o for o in operations if o.precision in ("fp32", "tf32")]
+    share = sum(o.flops * o.count for o in found) / in_all if found else 0.0
+    if share > _MUCH:
+        names = ", ".join(sorted({o.name for o in found}))
+        formats = " and ".join(sorted({o.precision for o in found}))
+        yield f"{share:.0%} of the arithmetic ({names}) is in {formats}, not in {precision}"
 
 
 def _notes_on_types(model: nn.Module) -> Iterator[str]:

@@ -14,9 +14,10 @@ from energyest.profiling.tf32 import convolutions_in_tf32, matrix_products_in_tf
 
 # Parts of the names of operations on images whose kernels depend on the layout.
 _ON_IMAGES = ("convolution", "batch_norm", "pool2d")
-# Of cuDNN, which has a setting of its own for tf32.
-_OF_CUDNN = ("convolution", "lstm", "gru", "rnn")
+# The beginnings of names of what cuDNN computes, which has a setting of its own for tf32.
+OF_CUDNN = ("convolution", "lstm", "gru", "rnn")
 _HALF = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+_NARROW_bytes = 1
 
 
 class Execution(NamedTuple):
@@ -87,13 +88,22 @@ def execution_of(
 def precision_of_product(name: str, inputs: Sequence[Tensor]) -> str:
     """The format of a product of these tensors, one of `gpus.PRECISIONS`.
 
-    Single precision is "tf32" if torch is set to compute so now.
+    Empty for integers and formats of one byte. Whatever is wider than two bytes counts as single
+    precision.
     """
-    formats = [t.dtype for t in inputs if t.is_floating_point() and t.ndim > 1]
-    if formats and formats[0] in _HALF:
-        return _HALF[formats[0]]
-    is_cudnn = name.startswith(_OF_CUDNN)
-    in_tf32 = convolutions_in_tf32() if is_cudnn else matrix_products_in_tf32()
+    formats = [t.dtype for t in inputs if t.is_floating_point() or t.is_complex()]
+    if not formats or formats[0].itemsize <= _NARROW_bytes:
+        return ""
+    return _HALF.get(formats[0]) or single_precision(is_of_cudnn=name.startswith(OF_CUDNN))
+
+
+def single_precision(*, is_of_cudnn: bool) -> str:
+    """How torch is set now to multiply tensors in single precision: "tf32" or "fp32".
+
+    Args:
+        is_of_cudnn: whether it is about convolutions and recurrent layers, or about products.
+    """
+    in_tf32 = convolutions_in_tf32() if is_of_cudnn else matrix_products_in_tf32()
     return "tf32" if in_tf32 else "fp32"
 
 

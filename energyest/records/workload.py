@@ -66,8 +66,9 @@ class Operation:
         layout: memory layout of the images that it reads, one of `LAYOUTS`; empty if it is that of
             the workload.
         bias: whether it is a convolution with a bias, for which a GPU has a kernel of its own.
-        precision: the format in which it multiplies, one of `PRECISIONS`; empty if it is that of
-            the workload, or if it multiplies nothing.
+        precision: the format in which it multiplies, one of `PRECISIONS`; empty if it multiplies
+            nothing, or if it is that of the workload or as wide: TensorFloat-32 counts as wide as
+            single precision.
     """
 
     phase: str

@@ -21,8 +21,8 @@ from energyest.estimators.pre.blend import beside_gpu
 from energyest.estimators.pre.estimate import estimate_pre
 from energyest.gpus import resolve_gpu
 from energyest.profiling.describe import workload_of
+from energyest.profiling.execution import OF_CUDNN, single_precision
 from energyest.profiling.operations import WatchedStep
-from energyest.profiling.tf32 import convolutions_in_tf32, matrix_products_in_tf32
 from energyest.records.devices import Device, counted_devices, gpus_of, kind_of
 from energyest.records.trace import EnergyTrace
 from energyest.records.workload import OPTIMIZERS, Operation, Workload, check_precision_name
@@ -37,8 +37,6 @@ _PRECISIONS = {"16": "fp16", "bf16": "bf16", "64": "fp64", "transformer-engine":
 _USUAL_OPTIMIZER = "adamw"
 # Current power is the mean of the readings over this many seconds.
 _NOW_S = 1.0
-# Operations that cuDNN computes.
-_CUDNN = ("convolution", "lstm", "gru", "rnn")
 
 
 class FirstProjection:
@@ -190,12 +188,11 @@ def precision_of(stated: str, operations: Sequence[Operation] = ()) -> str:
     cudnn, products = 0.0, 0.0
     for operation in operations:
         flops = operation.flops * operation.count
-        if operation.name.startswith(_CUDNN):
+        if operation.name.startswith(OF_CUDNN):
             cudnn += flops
         else:
             products += flops
-    in_tf32 = convolutions_in_tf32() if cudnn > products else matrix_products_in_tf32()
-    return "tf32" if in_tf32 else "fp32"
+    return single_precision(is_of_cudnn=cudnn > products)
 
 
 def optimizer_of(optimizers: Sequence[Any]) -> str:

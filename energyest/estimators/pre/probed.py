@@ -30,7 +30,7 @@ TRANSFER_DISTANCE = 0.5
 # Fields that a workload and its probe must share, in addition to the FLOPs of a step, which differ
 # for larger images or longer texts.
 _SAME = (
-    *("model", "parameters", "trainable_parameters"),
+    *("model", "parameters", "trainable_parameters", "parameter_bytes"),
     *("batch_size", "precision", "optimizer", "layout", "compiled"),
 )
 _SAME_FLOPS = 0.05

@@ -16,7 +16,7 @@ from torch.nn.attention.bias import CausalBias
 @contextmanager
 def allowances() -> Iterator[None]:
     """Allow all of them."""
-    with _flex_attention_anywhere(), _causal_biases(), _conversions():
+    with _flex_attention_anywhere(), _causal_biases(), _conversions(), _autocast_for_gpus():
         yield
 
 
@@ -53,6 +53,33 @@ def _causal_biases() -> Iterator[None]:
         yield
     finally:
         del bias.__new__
+
+
+@contextmanager
+def _autocast_for_gpus() -> Iterator[None]:
+    """Let `torch.autocast("cuda", ...)` within a model apply to a walk, which is on the CPU.
+
+    Half precision is bf16, as in the rest of a walk.
+    """
+    kind: Any = torch.amp.autocast_mode.autocast
+    usual = kind.__init__
+
+    def init(
+        self: Any,
+        device_type: str,
+        dtype: torch.dtype | None = None,
+        enabled: bool = True,
+        cache_enabled: bool | None = None,
+    ) -> None:
+        if device_type == "cuda":
+            device_type, dtype = "cpu", torch.bfloat16
+        usual(self, device_type, dtype, enabled, cache_enabled)
+
+    kind.__init__ = init
+    try:
+        yield
+    finally:
+        kind.__init__ = usual
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import CausalBias, CausalVariant
 from torch.overrides import TorchFunctionMode
 
+from energyest.profiling.execution import AS_THE_WORKLOAD, Execution, precision_of_product
 from energyest.profiling.operations import OperationLog, bytes_of
 from energyest.profiling.walk.control_flow import CONTROL_FLOW
 
@@ -94,10 +95,17 @@ class FusedLayers(TorchFunctionMode):
         # Layers run in parallel, each one step behind the layer below it.
         in_turn = (steps + layers - 1) * directions
         product = (max(tokens // max(steps, 1), 1), gates, width, 1, in_turn)
-        forward = _Cost(name, flops, moved, product)
+        # The format of autocast, which this function does not reach, or of the inputs.
+        format_ = inputs
+        if torch.is_autocast_enabled("cpu"):
+            format_ = inputs.new_empty(0, dtype=torch.get_autocast_dtype("cpu"))
+        execution = Execution(precision=precision_of_product(name, [format_]))
+        forward = _Cost(name, flops, moved, product, execution=execution)
         # cuDNN always computes the gradients of the inputs.
         times = 2.0 if any(w.requires_grad for w in weights) else 1.0
-        backward = _Cost(f"{name}_backward", times * flops, times * moved, product)
+        backward = _Cost(
+            f"{name}_backward", times * flops, times * moved, product, execution=execution
+        )
         layer = _Layer(self._log, forward, backward, out.shape, len(weights))
         result = _Fused.apply(layer, *weights, inputs, *states)  # type: ignore[no-untyped-call]
         # A final state depends on everything before it, as the output does.
@@ -200,12 +208,20 @@ def _fused_attention(
     pairs *= share
     work, again = pairs * (width + own), pairs * (3 * width + 2 * own)
     part = 0.5 if is_causal else 1.0
-    forward = _Cost("attention", part * work, read + out_bytes + sums, by_fvcore=work)
+    execution = Execution(precision=precision_of_product("attention", [query]))
+    forward = _Cost(
+        "attention",
+        part * work,
+        read + out_bytes + sums,
+        by_fvcore=work,
+        execution=execution,
+    )
     backward = _Cost(
         "attention_backward",
         part * again,
         read + 2 * out_bytes + sums + written,
         by_fvcore=again,
+        execution=execution,
     )
     layer = _Layer(log, forward, backward, shape, 0)
     result: Tensor = _Fused.apply(layer, *tensors)  # type: ignore[no-untyped-call]
@@ -241,6 +257,7 @@ class _Cost(NamedTuple):
     moved: float
     product: tuple[int, ...] = (0, 0, 0, 1, 1)
     by_fvcore: float | None = None
+    execution: Execution = AS_THE_WORKLOAD
 
 
 class _Layer(NamedTuple):

@@ -1,7 +1,7 @@
 """Grouped products, as of a mixture of experts: in one kernel, or one after another.
 
 `_grouped_mm_cuda` in aten/src/ATen/native/cuda/GroupedBlas.cpp (torch 2.11): there is a kernel for
-bf16 on compute capability 9.0 and 10.0. In all other cases, the CPU waits for the sizes of the
+bf16 on compute capabilities 9.x and 10.x. In all other cases, the CPU waits for the sizes of the
 groups, and then launches a product for each. Autocast does not cast for this operation, so weights
 in single precision are multiplied that way.
 """
@@ -13,7 +13,7 @@ from dataclasses import replace
 from energyest.gpus import Gpu
 from energyest.records.workload import Operation, Workload
 
-_WITH_A_KERNEL = ((9, 0), (10, 0))
+_WITH_A_KERNEL = (9, 10)
 
 
 def is_grouped(operation: Operation) -> bool:
@@ -35,7 +35,9 @@ def groups_one_by_one(operation: Operation, workload: Workload, gpu: Gpu) -> int
         workload: its workload, in the precision in which the GPU computes it.
         gpu: the GPU.
     """
-    if not is_grouped(operation):
+    if not is_grouped(operation) or "scaled" in operation.name:  # scaled ones have kernels
         return 1
-    has_kernel = workload.precision == "bf16" and gpu.compute_capability in _WITH_A_KERNEL
+    # A GPU of unknown capability counts as Hopper.
+    major, _ = gpu.compute_capability or (9, 0)
+    has_kernel = workload.precision == "bf16" and major in _WITH_A_KERNEL
     return 1 if has_kernel else operation.groups

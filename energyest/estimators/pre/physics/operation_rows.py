@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -100,7 +99,7 @@ class Row(NamedTuple):
         is_unaligned: whether sizes do not fill groups of numbers.
         is_odd: whether a size is odd.
         is_grouped_product: whether it is several products in one kernel.
-        is_waiting: whether the CPU waits for the GPU before it.
+        waits_for_gpu: whether the CPU waits for the GPU before it.
         has_equal_groups: whether a grouped convolution has a kernel for all groups.
     """
 
@@ -136,7 +135,7 @@ class Row(NamedTuple):
     is_unaligned: bool
     is_odd: bool
     is_grouped_product: bool
-    is_waiting: bool
+    waits_for_gpu: bool
     has_equal_groups: bool
 
 
@@ -153,21 +152,21 @@ def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
     first, tokens = first_ones(workload.operations), tokens_of(workload.operations)
     number = _multiprocessors(gpu)
     for place, operation in enumerate(with_channels(formats[""].workload)):
-        workload, format_, peaks = formats.get(operation.precision, formats[""])
-        groups = groups_one_by_one(operation, workload, gpu)
+        step, format_, peaks = formats[operation.precision]
+        groups = groups_one_by_one(operation, step, gpu)
         o = operation if groups == 1 else one_group(operation)
         kind = kind_of(o)
         is_conv = CONV <= kind <= DEPTHWISE
-        native = is_native(o, workload)
-        unaligned, odd = alignment(o, tokens if kind == MATMUL else set(), workload)
+        native = is_native(o, step)
+        unaligned, odd = alignment(o, tokens if kind == MATMUL else set(), step)
         peak = peaks[1] if kind == DEPTHWISE else peaks[0]
-        last = (is_like_channels_last if is_conv else is_channels_last)(o, workload)
-        kernels = kernels_of_groups(o, workload) if is_conv else 0
+        last = (is_like_channels_last if is_conv else is_channels_last)(o, step)
+        kernels = kernels_of_groups(o, step) if is_conv else 0
         if kind == RECURRENT:
-            kernels = kernels_of_steps(o, workload, gpu, number)
+            kernels = kernels_of_steps(o, step, gpu, number)
         products = _products(o, is_conv=is_conv)
         # The gradient of a bias belongs to that of the weights.
-        by_weight, bias_bytes = products[-1][1], bytes_of_bias(o, workload)
+        by_weight, bias_bytes = products[-1][1], bytes_of_bias(o, step)
         for part, is_weight_gradient, (rows, columns, depth) in products:
             tiles = -(-rows // _TILE[0]) * -(-columns // _TILE[1]) * o.groups / number
             # The gradient of the input visits each input, whatever the stride.
@@ -195,18 +194,18 @@ def rows_of(workload: Workload, gpu: Gpu) -> Iterator[Row]:
                 bandwidth=gpu.bandwidth_bytes_per_s,
                 is_channels_last=last,
                 is_sorting=sorts_indices(o),
-                visits=inputs_per_output(o, workload) if visits_inputs else 1.0,
+                visits=inputs_per_output(o, step) if visits_inputs else 1.0,
                 kernels=kernels / len(products),
                 is_native=native,
-                is_three_by_three=is_conv and has_three_by_three(o, workload),
-                is_pointwise=is_conv and is_pointwise(o, workload),
-                is_strided=is_conv and is_strided(o, workload),
+                is_three_by_three=is_conv and has_three_by_three(o, step),
+                is_pointwise=is_conv and is_pointwise(o, step),
+                is_strided=is_conv and is_strided(o, step),
                 is_first=is_conv and sizes(o) in first,
                 is_unaligned=unaligned,
                 is_odd=odd,
                 is_grouped_product=is_grouped(o) and groups == 1,
-                is_waiting=groups > 1,
-                has_equal_groups=kind == GROUPED and has_equal_groups(o, workload),
+                waits_for_gpu=groups > 1,
+                has_equal_groups=kind == GROUPED and has_equal_groups(o, step),
             )
 
 
@@ -221,16 +220,17 @@ class _InFormat(NamedTuple):
 def _in_formats(workload: Workload, gpu: Gpu) -> dict[str, _InFormat]:
     """The workload in its own precision, by an empty name, and in those of its operations.
 
-    Formats that the GPU lacks, or of which no peak is known, are left out: what is multiplied in
-    them counts as in the workload's precision.
+    A format that the GPU lacks, or whose peak is unknown, counts as fp32.
 
     Raises:
         EstimateError: as for `rows_of`.
     """
     found = {"": _in_format(workload, gpu, workload.precision)}
     for name in {o.precision for o in workload.operations if o.precision}:
-        with suppress(EstimateError):
+        try:
             found[name] = _in_format(workload, gpu, name)
+        except EstimateError:
+            found[name] = _in_format(workload, gpu, "fp32")
     return found
 
 

@@ -22,7 +22,7 @@ from energyest.gpus import Gpu, check_precision, link_bytes_per_s
 from energyest.records.workload import Workload
 
 Array = NDArray[np.float64]
-Truths = NDArray[np.bool_]
+Flags = NDArray[np.bool_]
 
 # Work of the CPU, in the order of `OperationTable.calls`.
 CALLED = (
@@ -53,18 +53,6 @@ _OF_PRODUCTS = (
 )
 
 
-# Fields of `Row` that are attributes of the table, as numbers and as truth values.
-_NUMBERS = (
-    *("flops", "bytes", "bias_bytes", "peak", "peak_fp32", "bandwidth", "multiprocessors"),
-    *("tiles", "slices", "columns", "depth", "groups", "steps", "visits", "kernels"),
-)
-_TRUTHS = (
-    *("is_backward", "is_weight_gradient", "is_channels_last", "is_sorting", "is_native"),
-    *("is_three_by_three", "is_pointwise", "is_strided", "is_first", "is_unaligned", "is_odd"),
-    *("is_grouped_product", "has_equal_groups"),
-)
-
-
 class OperationTable:
     """Workloads on GPUs as arrays, built once, so that times for new parameters are fast.
 
@@ -76,7 +64,7 @@ class OperationTable:
             bandwidth is unknown.
     """
 
-    # As in `Row`, one number for each row.
+    # Columns of `Row`, with a value for each row.
     flops: Array
     bytes: Array
     bias_bytes: Array
@@ -92,19 +80,19 @@ class OperationTable:
     steps: Array
     visits: Array
     kernels: Array
-    is_backward: Truths
-    is_weight_gradient: Truths
-    is_channels_last: Truths
-    is_sorting: Truths
-    is_native: Truths
-    is_three_by_three: Truths
-    is_pointwise: Truths
-    is_strided: Truths
-    is_first: Truths
-    is_unaligned: Truths
-    is_odd: Truths
-    is_grouped_product: Truths
-    has_equal_groups: Truths
+    is_backward: Flags
+    is_weight_gradient: Flags
+    is_channels_last: Flags
+    is_sorting: Flags
+    is_native: Flags
+    is_three_by_three: Flags
+    is_pointwise: Flags
+    is_strided: Flags
+    is_first: Flags
+    is_unaligned: Flags
+    is_odd: Flags
+    is_grouped_product: Flags
+    has_equal_groups: Flags
 
     def __init__(self, pairs: Sequence[tuple[Workload, Gpu]]) -> None:
         self.size = len(pairs)
@@ -116,12 +104,10 @@ class OperationTable:
         self._operation = np.cumsum([0, *counts])[self._of] + columns["place"].astype(int)
         self._operations, self._count = sum(counts), columns["repeats"]
         self._parts = columns["parts"]
-        for name in _NUMBERS:
-            setattr(self, name, columns[name])
-        for name in _TRUTHS:
-            setattr(self, name, columns[name] > 0)
+        for name, kind in OperationTable.__annotations__.items():
+            setattr(self, name, columns[name] > 0 if kind == "Flags" else columns[name])
         self.kind = columns["kind"].astype(int)
-        self.waits = self.sums(columns["is_waiting"]) > 0
+        self.waits_for_gpu = self.sums(columns["waits_for_gpu"]) > 0
         self.is_conv = (self.kind >= CONV) & (self.kind <= DEPTHWISE)
         self.is_norm = (self.kind == BATCH_NORM) | (self.kind == LAYER_NORM)
         # What a compiler fuses.
@@ -168,15 +154,15 @@ class OperationTable:
         return [*counts, *further]
 
     @cached_property
-    def is_padded(self) -> Truths:
+    def is_padded(self) -> Flags:
         """Convolutions on tensor units whose channels are padded; the first has its own share."""
         is_tensor = self.format_of_operation != FORMATS.index("fp32")
         is_later = (self.kind == CONV) & ~self.is_first
-        padded: Truths = is_later & is_tensor & self.is_unaligned
+        padded: Flags = is_later & is_tensor & self.is_unaligned
         return padded
 
     def of_operations(self, values: Array) -> Array:
-        """Values of rows, summed for each operation of each workload, in their order."""
+        """Values of rows, summed for one occurrence of each operation, in their order."""
         added = np.bincount(self._operation, values * self._parts, minlength=self._operations)
         return added.astype(float)
 

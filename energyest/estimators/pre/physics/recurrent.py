@@ -3,7 +3,8 @@
 The rules are torch's (`get_algo` in aten/src/ATen/native/cudnn/RNN.cpp, 2.11); on an H200,
 `benchmarks.collect.kernel_counts` counted the same, except that layers in bf16 themselves always
 have kernels for single steps. Mixed precision runs layers in fp16, also if it is bf16 elsewhere
-(aten/src/ATen/autocast_mode.cpp, `_cudnn_rnn`).
+(aten/src/ATen/cudnn/AutocastRNN.cpp). Packed sequences and projections, which have kernels for
+single steps, cannot be seen in an `Operation`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from energyest.records.workload import Operation, Workload
 
 # From Pascal on and up to these widths, a kernel keeps the weights and runs all steps: of layers
 # with gates, and of others.
-_SMALL = {"forward": (192, 384), "backward": (128, 256)}
+_SMALL = {"forward": 192, "backward": 128}
+_SMALL_WITHOUT_GATES = {"forward": 384, "backward": 256}
 # The same for a single layer in one direction, in half precision, up to a width that is a multiple
-# of the second number.
+# of the second number, as the width of its inputs must be.
 _LARGE, _MULTIPLE = 1024, 128
 # That needs, from Ampere on, batches that are a multiple of the first number, up to the second, and
 # as many multiprocessors as the third; large layers without gates have smaller batches.
@@ -57,12 +59,20 @@ def kernels_of_steps(
     all_kernels = _KERNELS_A_STEP * o.steps * number
     if workload.precision == "bf16" and workload.parameter_bytes == 2:
         return all_kernels  # weights in bf16 themselves
-    if _capability(gpu) >= _PASCAL and o.depth <= _SMALL[o.phase][_has_no_gates(o)]:
+    small = (_SMALL_WITHOUT_GATES if _has_no_gates(o) else _SMALL)[o.phase]
+    if _capability(gpu) >= _PASCAL and o.depth <= small:
         return 0
-    is_large = o.depth <= _LARGE and o.depth % _MULTIPLE == 0
+    is_large = o.depth <= _LARGE and not (o.depth % _MULTIPLE or _inputs(o) % _MULTIPLE)
     if number == 1 and is_large and is_half(workload) and _suits(o, gpu, multiprocessors):
         return 0
     return all_kernels
+
+
+def _inputs(operation: Operation) -> int:
+    """Width of the inputs of a single layer, from its arithmetic."""
+    o = operation
+    of_width_one = 2.0 * o.rows * o.steps * o.columns * (1 + (o.phase == "backward"))
+    return max(round(o.flops / of_width_one) - o.depth, 0) if of_width_one else 0
 
 
 def _suits(operation: Operation, gpu: Gpu, multiprocessors: float) -> bool:
@@ -83,5 +93,5 @@ def _has_no_gates(operation: Operation) -> bool:
 
 
 def _capability(gpu: Gpu) -> tuple[int, int]:
-    """Compute capability; of an unknown GPU, that of the usual ones."""
+    """Compute capability; one that is unknown counts as Hopper's."""
     return gpu.compute_capability or (9, 0)

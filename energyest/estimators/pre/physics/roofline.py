@@ -92,7 +92,7 @@ def step_times(table: OperationTable, p: Parameters, host: Array | float = 1.0) 
     cpu_s = host * (fixed_s + calls_s)
     transfer_s = table.input_bytes / p["host_bytes_per_s"]
     # A CPU that waits for the GPU again and again works partly in turn with it.
-    overlap = np.where(table.waits, p["overlap_if_waiting"], p["overlap"])
+    overlap = np.where(table.waits_for_gpu, p["overlap_if_waiting"], p["overlap"])
     joined_s = (gpu_s**overlap + cpu_s**overlap) ** (1 / overlap)
     backward_s = table.sums(np.where(table.is_backward, np.maximum(math_s, memory_s), 0.0))
     waits_s = _waits_for_gradients_s(table.all_reduce_s, backward_s)
