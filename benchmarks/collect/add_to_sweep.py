@@ -2,9 +2,10 @@
 
 The source is a folder written by `benchmarks.collect.sweep`, or hopper's sweep in the data next to
 the checkout, whose models are built and described again (with torchvision). Rows of the same
-machines are replaced. `--table unseen`, `--table common` and `--table again` add them to trainings
-that no fit learns from instead. `--table convolutions` adds the timed convolutions of networks from
-`sweep --draw convolutions --operations`, without their trainings.
+machines are replaced. `--table unseen`, `--table common`, `--table again` and `--table rare` add
+them to trainings that no fit learns from instead. `--table convolutions` adds timed convolutions of
+networks from `sweep --draw convolutions --operations`, and grouped products that have one kernel,
+without their trainings.
 
     python -m benchmarks.collect.add_to_sweep --folder FOLDER --host NAME [--table unseen]
     python -m benchmarks.collect.add_to_sweep --hopper
@@ -29,12 +30,14 @@ from benchmarks.common.sweep_table import (
     COMMON_TABLE,
     CONVOLUTIONS_TABLE,
     HOPPER_SWEEP,
+    RARE_TABLE,
     TABLE,
     UNSEEN_TABLE,
     Row,
     counter_power_W,
     rows,
 )
+from energyest.estimators.pre.physics.grouped_products import is_grouped
 from energyest.estimators.pre.physics.kinds import RECURRENT, kind_of
 from energyest.records.workload import Operation
 
@@ -43,6 +46,7 @@ TABLES = {
     "unseen": UNSEEN_TABLE,
     "common": COMMON_TABLE,
     "again": AGAIN_TABLE,
+    "rare": RARE_TABLE,
     "convolutions": CONVOLUTIONS_TABLE,
 }
 # Operations that take less of a step's time than this share hardly matter.
@@ -107,12 +111,17 @@ def _operations(run: Row, times: Row, least_share: float) -> Row:
 
 
 def without_trainings(found: Iterator[Row]) -> Iterator[Row]:
-    """The timed convolutions of measured trainings."""
+    """The timed convolutions, and grouped products in one kernel, of measured trainings."""
     for row in found:
-        kept = [each for each in row.get("operations", []) if each[1].startswith("convolution")]
+        kept = [each for each in row.get("operations", []) if _is_single(Operation(*each[:-1]))]
         if kept:
             names = ("name", "model", "batch_size", "precision", "layout", "gpu", "host")
             yield {name: row[name] for name in (*names, "workload")} | {"operations": kept}
+
+
+def _is_single(operation: Operation) -> bool:
+    in_one_kernel = is_grouped(operation) and operation.precision == "bf16"
+    return operation.name.startswith("convolution") or in_one_kernel
 
 
 def _lines(path: Path) -> list[Row]:
@@ -169,7 +178,7 @@ def main() -> int:
     parser.add_argument("--host", help="a name for its machine")
     parser.add_argument("--hopper", action="store_true", help="describe and add hopper/sweep_*")
     parser.add_argument(
-        "--table", default="sweep", choices=TABLES, help="no fit learns from unseen and common"
+        "--table", default="sweep", choices=TABLES, help="fits learn from sweep and convolutions"
     )
     arguments = parser.parse_args()
     path = TABLES[arguments.table]

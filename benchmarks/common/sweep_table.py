@@ -30,6 +30,9 @@ COMMON_TABLE = PACKAGED / "common.jsonl.gz"
 # Settings of the first table that were measured on an H100, again on an H200: they judge how well a
 # probe on one GPU tells of another.
 AGAIN_TABLE = PACKAGED / "again.jsonl.gz"
+# Trainings in ways that are rare in the first table (`sweep --draw rare`, `--draw compiled`). No
+# fit learns from them, except from the single products of experts, which are in the next table.
+RARE_TABLE = PACKAGED / "rare.jsonl.gz"
 # Timed convolutions of many sizes, without trainings: parameters are fitted to them as well. Those
 # of the machine own-h200-h lack backward passes in NHWC: the gradients of its networks were in
 # NCHW, so that these passes rearranged them first.

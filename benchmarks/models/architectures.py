@@ -196,7 +196,8 @@ COMMON = (
     *("efficientnet_b0", "regnet_y_3_2gf", "convnext_tiny", "vit_b_16", "swin_t", "inception_v3"),
 )
 LIBRARY = ("bert", "gpt2", "llama", "mixtral", "t5", "vit")
-# Mixtures of experts.
+# Mixtures of experts. The rules for their products, and those for the kernels of recurrent layers,
+# were written after a look at the trainings of `draw_rare`.
 EXPERTS = ("mixtral", "olmoe", "qwen3_moe")
 VARIED_LIBRARY = (
     *("albert", "bart", "bloom", "deberta_v2", "dinov2", "electra", "gemma2", "gpt_neox"),
