@@ -4,8 +4,9 @@ They are of unseen architectures, of usual networks, and in ways that are rare i
 of experts, recurrent networks in two-byte formats, small batches, accumulated gradients, weights in
 half precision, and compiled. `benchmarks.collect.sweep` draws them with `--draw unseen`, `blind`,
 `unseen_small`, `common`, `rare` and `compiled` (`benchmarks.models.architectures` says what was
-known of them when rules were written). The speed of the machine is unknown, as it is to a user; for machines on which
-`probe_host` ran, the same trainings are predicted with it, too. Exits with 1 if a goal is missed.
+known of them when rules were written). The speed of the machine is unknown, as it is to a user; for
+machines on which `probe_host` ran, the same trainings are predicted with it, too. Exits with 1 if a
+goal is missed.
 
     python -m benchmarks.evidence.pre_unseen
 """
