@@ -369,6 +369,7 @@ def test_without_a_probe_it_is_an_h100() -> None:
         ({"precision": "bf16"}, "its precision is 'fp32', not 'bf16'"),
         ({"model": "Other"}, "its model is 'Net', not 'Other'"),
         ({"trainable_parameters": 8}, "its trainable_parameters is 1048576, not 8"),
+        ({"parameter_bytes": 2}, "its parameter_bytes is 4, not 2"),
         ({"optimizer": "adam"}, "its optimizer is 'sgd', not 'adam'"),
         ({"operations": workload().operations[:2]}, "its step has 2.01e.08 FLOPs, not"),
     ],
