@@ -251,7 +251,7 @@ def workload_of(
         parameter_bytes=parameter_bytes,
         frozen_parameter_bytes=frozen_bytes,
         compiled=any(is_compiled(part) for part in model.modules()),
-        notes=(*_notes_on_counts(step, model), *_notes_on_formats(operations, precision)),
+        notes=(*_notes_on_counts(step, model), *_notes_on_formats(operations, model, precision)),
     )
 
 
@@ -304,9 +304,14 @@ def _notes_on_counts(step: WatchedStep, model: nn.Module) -> Iterator[str]:
         )
 
 
-def _notes_on_formats(operations: Sequence[Operation], precision: str) -> Iterator[str]:
-    """Whether much of a training in half precision is computed in single precision."""
-    if precision not in _TWO_BYTES:
+def _notes_on_formats(
+    operations: Sequence[Operation], model: nn.Module, precision: str
+) -> Iterator[str]:
+    """Whether much of a training in mixed precision is computed in single precision.
+
+    Where the weights are in half precision, other formats are chosen by those who wrote the model.
+    """
+    if precision not in _TWO_BYTES or is_in_half(model):
         return
     in_all = sum(o.flops * o.count for o in operations)
     found = [o for o in operations if o.precision in ("fp32", "tf32")]
