@@ -190,7 +190,8 @@ def test_adapters_in_single_precision_on_a_model_in_half(single: str) -> None:
     of_adapter = [o for o in found.operations if o.flops and 4 in (o.rows, o.columns, o.depth)]
     assert found.precision == "bf16"
     assert {o.precision for o in of_base} == {""}
-    assert of_adapter and not found.notes
+    assert of_adapter
+    assert not found.notes
     assert {o.precision for o in of_adapter} == {single}
 
 
