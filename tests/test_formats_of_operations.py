@@ -114,6 +114,22 @@ def test_parts_without_autocast(device: str) -> None:
         assert unchanged.device == "cuda"
 
 
+def test_convolutions_and_products_have_settings_of_their_own_for_tf32() -> None:
+    """By torch's defaults, convolutions are in TF32, and products are not."""
+    signals = nn.Conv1d(1, 1, 3)
+
+    def convolved(x: Tensor) -> Tensor:
+        with torch.autocast("cuda", enabled=False):
+            x = x.float()
+            return signals((x @ x.T)[:, None])
+
+    with tf32(allowed=False):
+        torch.backends.cudnn.allow_tf32 = True
+        found = precisions(described(Applies(convolved), "bf16"))
+    assert found["convolution"] == {"tf32"}
+    assert "fp32" in found["mm"]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, None])
 def test_parts_with_autocast_of_their_own(dtype: torch.dtype | None) -> None:
     def squares(x: Tensor) -> Tensor:
