@@ -156,7 +156,6 @@ def test_recurrent_layers_and_learned_masks_have_formats() -> None:
                 return self.lstm(x + attended[0, 0])[0]
 
     with tf32(allowed=False):
-        torch.backends.cudnn.allow_tf32 = False
         found = precisions(described(Recurrent(), "bf16"))
     assert found["lstm"] == found["lstm_backward"] == {"fp32"}
     assert found["attention"] == found["attention_backward"] == {"", "fp32"}

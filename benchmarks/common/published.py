@@ -21,9 +21,6 @@ from energyest.gpus import Gpu, resolve_gpu
 from energyest.records.workload import Workload
 
 FILES = ("published/measurements.csv", "published/workloads.jsonl.gz")
-# Described before operations had biases, and before convolutions with channels-last weights alone
-# counted as such. Described now, steps are predicted up to 1.5 % longer, and that of SKResNet-50 in
-# NHWC 19 % shorter. The packaged model was fitted to this file.
 WORKLOADS = PACKAGED / "published_workloads.json.gz"
 LAYOUTS = {"nchw": "contiguous", "nhwc": "channels_last"}
 # BERT for question answering has the same architecture, whoever trained it.

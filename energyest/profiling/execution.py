@@ -81,20 +81,25 @@ def execution_of(
     return Execution(
         layout_of_images(name, inputs, is_gradient_first=is_gradient_first),
         name.startswith("convolution") and has_bias(name, args),
-        precision_of_product(name, inputs) if multiplies else "",
+        precision_of_product(name, _first_format(inputs)) if multiplies else "",
     )
 
 
-def precision_of_product(name: str, inputs: Sequence[Tensor]) -> str:
-    """The format of a product of these tensors, one of `gpus.PRECISIONS`.
+def _first_format(tensors: Sequence[Tensor]) -> torch.dtype | None:
+    """The format of the first tensor that is not of whole numbers; None if all are."""
+    formats = (t.dtype for t in tensors if t.is_floating_point() or t.is_complex())
+    return next(formats, None)
 
-    Empty for integers and formats of one byte. Whatever is wider than two bytes counts as single
-    precision.
+
+def precision_of_product(name: str, dtype: torch.dtype | None) -> str:
+    """The precision of a product of tensors of that type, one of `gpus.PRECISIONS`.
+
+    Empty for whole numbers (None) and formats of one byte. Whatever is wider than two bytes counts
+    as single precision.
     """
-    formats = [t.dtype for t in inputs if t.is_floating_point() or t.is_complex()]
-    if not formats or formats[0].itemsize <= _NARROW_bytes:
+    if dtype is None or dtype.itemsize <= _NARROW_bytes:
         return ""
-    return _HALF.get(formats[0]) or single_precision(is_of_cudnn=name.startswith(OF_CUDNN))
+    return _HALF.get(dtype) or single_precision(is_of_cudnn=name.startswith(OF_CUDNN))
 
 
 def single_precision(*, is_of_cudnn: bool) -> str:

@@ -95,11 +95,10 @@ class FusedLayers(TorchFunctionMode):
         # Layers run in parallel, each one step behind the layer below it.
         in_turn = (steps + layers - 1) * directions
         product = (max(tokens // max(steps, 1), 1), gates, width, 1, in_turn)
-        # The format of autocast, which this function does not reach, or of the inputs.
-        format_ = inputs
-        if torch.is_autocast_enabled("cpu"):
-            format_ = inputs.new_empty(0, dtype=torch.get_autocast_dtype("cpu"))
-        execution = Execution(precision=precision_of_product(name, [format_]))
+        # Autocast does not reach a layer that is stood in for.
+        mixed = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if mixed else inputs.dtype
+        execution = Execution(precision=precision_of_product(name, dtype))
         forward = _Cost(name, flops, moved, product, execution=execution)
         # cuDNN always computes the gradients of the inputs.
         times = 2.0 if any(w.requires_grad for w in weights) else 1.0
@@ -208,7 +207,7 @@ def _fused_attention(
     pairs *= share
     work, again = pairs * (width + own), pairs * (3 * width + 2 * own)
     part = 0.5 if is_causal else 1.0
-    execution = Execution(precision=precision_of_product("attention", [query]))
+    execution = Execution(precision=precision_of_product("attention", query.dtype))
     forward = _Cost(
         "attention",
         part * work,

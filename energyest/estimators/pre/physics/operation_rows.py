@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from energyest.errors import EstimateError
-from energyest.estimators.pre.physics.alignment import alignment, is_half, tokens_of
+from energyest.estimators.pre.physics.alignment import alignment, tokens_of
 from energyest.estimators.pre.physics.convolutions import (
     bytes_of_bias,
     first_ones,
@@ -239,8 +239,12 @@ def _in_format(workload: Workload, gpu: Gpu, precision: str) -> _InFormat:
     used = check_precision(gpu, precision)
     if used != workload.precision:
         workload = replace(workload, precision=used)
-    number = FORMATS.index("half" if is_half(workload) else used)
-    return _InFormat(workload, number, _peaks(workload, gpu))
+    return _InFormat(workload, format_number(used), _peaks(workload, gpu))
+
+
+def format_number(precision: str) -> int:
+    """The place of a precision in `FORMATS`."""
+    return FORMATS.index("half" if precision in ("bf16", "fp16") else precision)
 
 
 def lanes_of(gpu: Gpu) -> int:
@@ -270,7 +274,7 @@ def _products(o: Operation, *, is_conv: bool) -> list[tuple[float, bool, tuple[i
 
 
 def _peaks(workload: Workload, gpu: Gpu) -> tuple[float, float]:
-    """Peak FLOP/s in the workload's precision and in fp32."""
+    """Peak FLOP/s in the workload's precision, which the GPU has, and in fp32."""
     peak = peak_flops_per_s(gpu, workload.precision)
     if not gpu.bandwidth_bytes_per_s > 0:
         raise EstimateError(f"no memory bandwidth known for {gpu.name}: pass a Gpu(...) with it")
@@ -278,5 +282,4 @@ def _peaks(workload: Workload, gpu: Gpu) -> tuple[float, float]:
     is_roomy = capability is not None and _ROOMY_SINCE <= capability < _CROWDED_SINCE
     sustained = _UNCROWDED if is_roomy else 1.0
     peak_fp32 = sustained * gpu.peak_flops_per_s.get("fp32", peak)
-    is_fp32 = check_precision(gpu, workload.precision) == "fp32"
-    return (peak_fp32 if is_fp32 else peak), peak_fp32
+    return (peak_fp32 if workload.precision == "fp32" else peak), peak_fp32

@@ -16,7 +16,12 @@ from energyest.estimators.pre.physics.kinds import (
     LAYER_NORM,
     MATMUL,
 )
-from energyest.estimators.pre.physics.operation_rows import Row, lanes_of, rows_of
+from energyest.estimators.pre.physics.operation_rows import (
+    Row,
+    format_number,
+    lanes_of,
+    rows_of,
+)
 from energyest.estimators.pre.physics.parameters import FORMATS
 from energyest.gpus import Gpu, check_precision, link_bytes_per_s
 from energyest.records.workload import Workload
@@ -127,7 +132,8 @@ class OperationTable:
         self.is_compiled = np.array([w.compiled for w, _ in pairs], bool)
         self.is_one_of_several = np.array([w.devices > 1 for w, _ in pairs], bool)
         self.is_compiled_operation = self.is_compiled[self._of]
-        self.format = np.array([_format(workload, gpu) for workload, gpu in pairs], int)
+        computed = [check_precision(gpu, workload.precision) for workload, gpu in pairs]
+        self.format = np.array([format_number(precision) for precision in computed], int)
         # The rows with arithmetic alone, because most have none.
         self.has_flops = self.flops > 0
         self.products = SimpleNamespace(
@@ -210,11 +216,6 @@ def _watts_of_reference(gpu: Gpu) -> float:
     most_W = _MOST_WATTS.get(gpu.compute_capability or (0, 0), np.nan)
     share = gpu.tdp_W / (gpu.peak_flops_per_s.get("fp32", np.nan) / 1e12) / most_W
     return min(share, 1.0) if share > 0 else 1.0
-
-
-def _format(workload: Workload, gpu: Gpu) -> int:
-    used = check_precision(gpu, workload.precision)
-    return FORMATS.index("half" if used in ("bf16", "fp16") else used)
 
 
 def _facts(workload: Workload, gpu: Gpu) -> tuple[float, ...]:
