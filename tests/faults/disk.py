@@ -144,10 +144,13 @@ def folder_vanishes(scene: Scene, folder: Path) -> Outcome:
 )
 def folder_is_taken(scene: Scene, folder: Path) -> Outcome:
     def another() -> None:
-        shutil.rmtree(folder / "energy")
-        with track(folder / "energy", gpus=[1], components=["gpu"]) as run:
+        with track(folder / "other", gpus=[1], components=["gpu"]) as run:
             run.start_epoch()
             run.end_epoch()
+        # At once, as readings are written meanwhile, which would make the folder again.
+        (folder / "energy").rename(folder / "removed")
+        (folder / "other").rename(folder / "energy")
+        shutil.rmtree(folder / "removed")
 
     outcome = train(scene, folder / "energy", at={1: another})
     assert scene.folder is not None
