@@ -305,7 +305,7 @@ def test_a_model_that_was_not_fitted_says_so(load: Workload) -> None:
     ("change", "message"),
     [
         (lambda c: c.update(kind="something"), "holds no PRE model"),
-        (lambda c: c.update(format=7), "has format 7; this version reads 6$"),
+        (lambda c: c.update(format=6), "has format 6; this version reads 7: fit it again$"),
         (lambda c: c.pop("deviations"), "damaged"),
         (lambda c: c.update(deviations=[]), "its deviations are invalid"),
         (lambda c: c.update(deviations=[-1.0]), "its deviations are invalid"),

@@ -337,6 +337,52 @@ def test_a_correction_learns_a_function_and_forgets_it_far_away() -> None:
     assert far_deviation[0] == pytest.approx(math.hypot(found.signal, found.noise), rel=0.05)
 
 
+def test_what_trainings_on_one_gpu_have_shown_corrects_no_other() -> None:
+    core = packaged().core
+    correction = core.step_correction
+    longer = replace(correction, left_over=np.full_like(correction.left_over, 0.3), noise=0.01)
+    corrected, plain = (
+        replace(core, step_correction=replace(longer, left_over=share * longer.left_over))
+        for share in (1, 0)
+    )
+
+    def longer_on(gpu: str) -> float:
+        pair = workload(*[LARGE, COPY] * 20), resolve_gpu(gpu)
+        return math.log(corrected.predict([pair]).step_s[0] / plain.predict([pair]).step_s[0])
+
+    assert longer_on("H200") > 0.15
+    assert 0.4 < longer_on("B200") / longer_on("H200") < 0.8
+    for gpu in ("A100", "L4", "RTX 4090"):
+        assert abs(longer_on(gpu)) < 0.01, gpu
+
+
+def test_a_correction_of_less_correlated_rows() -> None:
+    """The mean and the deviation of a normal variable, given another one."""
+    chance = np.random.default_rng(2)
+    features = chance.uniform(-2, 2, (100, 2))
+    found = Correction.fit(features, 0.5 * np.sin(features[:, 0]) + chance.normal(0, 0.05, 100))
+    mean, deviation = found.at(features)
+    none, most = found.at(features, 0.0)
+    assert (none == 0).all()
+    assert most == pytest.approx(np.full(100, math.hypot(found.signal, found.noise)))
+    half, between = found.at(features, 0.5)
+    assert half == pytest.approx(mean / 2)
+    assert between**2 == pytest.approx(0.25 * deviation**2 + 0.75 * most**2)
+
+
+def test_a_model_fitted_to_own_trainings_corrects_them() -> None:
+    """On the GPU that they ran on, which the packaged model has not seen."""
+    a100 = resolve_gpu("A100")
+    pairs = [(w, a100) for w, _ in some_runs(5, 12)]
+    usual = packaged().predict(pairs)
+    runs = [
+        TrainedRun(w, gpu, 2 * s, p, f"net {i}")
+        for i, ((w, gpu), s, p) in enumerate(zip(pairs, usual.step_s, usual.power_W, strict=True))
+    ]
+    found = PreModel().fit(runs).predict(pairs)
+    assert np.abs(np.log(found.step_s / (2 * usual.step_s))).mean() < 0.1
+
+
 def test_a_stored_correction_says_the_same() -> None:
     chance = np.random.default_rng(1)
     features = chance.normal(size=(50, 3))

@@ -254,13 +254,13 @@ def test_a_power_limit_slows_and_saves(load: Workload) -> None:
 def test_the_limit_of_the_board_is_no_limit() -> None:
     """A training that draws all that the board allows is slowed by lower limits alone."""
     busy = workload_of(LARGE, replace(LARGE, phase="backward", count=2))
-    board_W = resolve_gpu("RTX 4090").tdp_W
-    free = asked(busy, "RTX 4090")
+    board_W = resolve_gpu("H100").tdp_W
+    free = asked(busy, "H100")
     assert free.energy_J / free.duration_s > 0.95 * board_W
     for limit_W in (board_W, 1.05 * board_W):
-        limited = asked(busy, "RTX 4090", power_limit_W=limit_W)
+        limited = asked(busy, "H100", power_limit_W=limit_W)
         assert (limited.energy_J, limited.duration_s) == (free.energy_J, free.duration_s)
-    lower = asked(busy, "RTX 4090", power_limit_W=0.999 * board_W)
+    lower = asked(busy, "H100", power_limit_W=0.999 * board_W)
     assert 0 < lower.duration_s / free.duration_s - 1 < 1e-3
 
 

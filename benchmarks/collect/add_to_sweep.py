@@ -2,8 +2,8 @@
 
 The source is a folder written by `benchmarks.collect.sweep`, or hopper's sweep in the data next to
 the checkout, whose models are built and described again (with torchvision). Rows of the same
-machines are replaced. `--table unseen`, `--table common`, `--table again` and `--table rare` add
-them to trainings that no fit learns from instead. `--table convolutions` adds timed convolutions of
+machines are replaced. `--table unseen`, `--table common` and `--table again` add them to trainings
+that no fit learns from instead. `--table convolutions` adds timed convolutions of
 networks from `sweep --draw convolutions --operations`, and grouped products that have one kernel,
 without their trainings.
 
@@ -30,7 +30,6 @@ from benchmarks.common.sweep_table import (
     COMMON_TABLE,
     CONVOLUTIONS_TABLE,
     HOPPER_SWEEP,
-    RARE_TABLE,
     TABLE,
     UNSEEN_TABLE,
     Row,
@@ -46,7 +45,6 @@ TABLES = {
     "unseen": UNSEEN_TABLE,
     "common": COMMON_TABLE,
     "again": AGAIN_TABLE,
-    "rare": RARE_TABLE,
     "convolutions": CONVOLUTIONS_TABLE,
 }
 # Operations that take less of a step's time than this share hardly matter.

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common.data_folder import PACKAGED
+from benchmarks.models.architectures import EXPERTS
 from energyest.estimators.pre.training_data import TrainedRun
 from energyest.gpus import resolve_gpu
 from energyest.records.workload import Operation, Workload
@@ -30,9 +31,6 @@ COMMON_TABLE = PACKAGED / "common.jsonl.gz"
 # Settings of the first table that were measured on an H100, again on an H200: they judge how well a
 # probe on one GPU tells of another.
 AGAIN_TABLE = PACKAGED / "again.jsonl.gz"
-# Trainings in ways that are rare in the first table (`sweep --draw rare`, `--draw compiled`). No
-# fit learns from them, except from the single products of experts, which are in the next table.
-RARE_TABLE = PACKAGED / "rare.jsonl.gz"
 # Timed convolutions of many sizes, without trainings: parameters are fitted to them as well. Those
 # of the machine own-h200-h lack backward passes in NHWC: the gradients of its networks were in
 # NCHW, so that these passes rearranged them first.
@@ -89,6 +87,22 @@ def family(model: str) -> str:
         if re.match(pattern, name):
             return kind
     return name
+
+
+def way_of(row: Row) -> str:
+    """The way of training, if it is not the usual one."""
+    half_weights = row.get("half_weights", False)
+    if row.get("compiled"):
+        return "compiled"
+    if row.get("accumulate", 1) > 1:
+        return "accumulated gradients"
+    if architecture(row["model"]).removeprefix("transformers/") in EXPERTS:
+        return f"experts, {'bf16' if half_weights else 'autocast'}"
+    if half_weights:
+        return "others, weights in bf16"
+    if family(row["model"]) == "recurrent":
+        return "recurrent"
+    return "batches of 1 to 8" if row["batch_size"] <= 8 else "usual"
 
 
 def counter_power_W(samples: Any, start_s: float, end_s: float) -> float:

@@ -23,8 +23,16 @@ from benchmarks.common.goal import Goal, mean_median_goal
 from benchmarks.common.head import print_head
 from benchmarks.common.older_trainings import FILES as ZEUS
 from benchmarks.common.real_trainings import DELREY_TABLE
-from benchmarks.common.sweep_table import HOPPER_SWEEP, convolutions, family, rows, runs
+from benchmarks.common.sweep_table import (
+    HOPPER_SWEEP,
+    convolutions,
+    family,
+    rows,
+    runs,
+    way_of,
+)
 from benchmarks.evidence import pre_delrey, pre_older, pre_probe
+from energyest.estimators.cross_validation import CrossValidation
 from energyest.estimators.pre.fitted import packaged
 from energyest.estimators.pre.model import PreModel, core_of
 from energyest.estimators.pre.roofline_model import RooflineModel
@@ -165,6 +173,27 @@ def hopper() -> list[Goal]:
     return goals
 
 
+def show_ways(validated: CrossValidation) -> None:
+    """Mean and median absolute error of energy and time by way of training, and coverage."""
+    ways = {row["step_s"]: way_of(row) for row in rows()}
+    assert len(ways) == len(rows()), "two trainings have one step_s"
+    found = validated.table
+    off = pd.DataFrame(
+        {
+            name: 100 * np.abs(found[f"predicted_{name}"] / found[f"measured_{name}"] - 1)
+            for name in ("energy_J", "step_s")
+        }
+    )
+    measured_J = found["measured_energy_J"]
+    off["held"] = (measured_J >= found["energy_J_lower"]) & (measured_J <= found["energy_J_upper"])
+    for way, part in off.groupby(found["measured_step_s"].map(ways)):
+        errors = " | ".join(
+            f"{name} {part[column].mean():5.1f} {part[column].median():5.1f}"
+            for name, column in (("energy", "energy_J"), ("step time", "step_s"))
+        )
+        print(f"    {way:<24}{len(part):>4}   {errors} | held {100 * part.held.mean():5.1f}")
+
+
 def intervals() -> list[Goal]:
     """Coverage on groups that neither the fit nor its calibration has seen."""
     print(f"\nall {len(rows())} trainings, intervals of {100 * CONFIDENCE:.0f} %")
@@ -174,6 +203,7 @@ def intervals() -> list[Goal]:
         validated = PreModel(start=None).cross_validate(learnt, groups, confidence=CONFIDENCE)
         print(f"  {validated}", flush=True)
         if groups == "model":
+            show_ways(validated)
             covered = 100 * (validated.coverage or 0)
             met = 85 <= covered <= 95
             name = "coverage of 90 % intervals, unseen architecture"

@@ -1,12 +1,10 @@
 """How well PRE predicts trainings that no fit learns from.
 
-They are of unseen architectures, of usual networks, and in ways that are rare in the fit: mixtures
-of experts, recurrent networks in two-byte formats, small batches, accumulated gradients, weights in
-half precision, and compiled. `benchmarks.collect.sweep` draws them with `--draw unseen`, `blind`,
-`unseen_small`, `common`, `rare` and `compiled` (`benchmarks.models.architectures` says what was
-known of them when rules were written). The speed of the machine is unknown, as it is to a user; for
-machines on which `probe_host` ran, the same trainings are predicted with it, too. Exits with 1 if a
-goal is missed.
+They are of unseen architectures, and of usual networks. `benchmarks.collect.sweep` draws them with
+`--draw unseen`, `blind`, `unseen_small` and `common` (`benchmarks.models.architectures` says what
+was known of them when rules were written). The speed of the machine is unknown, as it is to a user;
+for machines on which `probe_host` ran, the same trainings are predicted with it, too. Exits with 1
+if a goal is missed.
 
     python -m benchmarks.evidence.pre_unseen
 """
@@ -24,15 +22,11 @@ from benchmarks.common.goal import Goal, goal_of_errors
 from benchmarks.common.head import print_head
 from benchmarks.common.sweep_table import (
     COMMON_TABLE,
-    RARE_TABLE,
     UNSEEN_TABLE,
-    Row,
-    architecture,
-    family,
     rows,
     runs,
 )
-from benchmarks.models.architectures import BLIND, EXPERTS, UNSEEN_SMALL
+from benchmarks.models.architectures import BLIND, UNSEEN_SMALL
 from energyest.estimators.pre.fitted import packaged
 from energyest.estimators.pre.training_data import TrainedRun
 from energyest.records.probe import USUAL_HOST_STEP_S
@@ -94,19 +88,6 @@ def show(found: pd.DataFrame) -> None:
             print(summary(part, f"limited by {name}"))
 
 
-def way_of(row: Row) -> str:
-    """The way of training for which a setting was drawn."""
-    if row["compiled"]:
-        return "compiled"
-    if row["accumulate"] > 1:
-        return "accumulated gradients"
-    if architecture(row["model"]).removeprefix("transformers/") in EXPERTS:
-        return f"experts, {'bf16' if row['half_weights'] else 'autocast'}"
-    if row["half_weights"]:
-        return "others, weights in bf16"
-    return "recurrent" if family(row["model"]) == "recurrent" else "batches of 1 to 8"
-
-
 def goals_of(found: pd.DataFrame, which: str) -> list[Goal]:
     """The goals for energy, power and coverage."""
     off = 100 * np.abs(np.expm1(found[["energy", "power"]]))
@@ -152,13 +133,6 @@ def main() -> int:
     )
     print("fit learns from\n")
     show(usual)
-    rare = rows(RARE_TABLE)
-    found = table(runs(rare))
-    print(f"\n{len(found)} trainings in ways that are rare in the fit, on two H200\n")
-    print(summary(found, "all"))
-    ways = pd.Series([way_of(row) for row in rare], found.index)
-    for way, part in found.groupby(ways):
-        print(summary(part, str(way)))
     print()
     print(*goals, sep="\n")
     return 0 if all(goal.met for goal in goals) else 1

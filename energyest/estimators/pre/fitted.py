@@ -16,7 +16,7 @@ from energyest.estimators.pre.roofline_model import Pair, RooflineModel
 from energyest.gpus import Gpu
 from energyest.records import safe_json
 
-_FORMAT = 6
+_FORMAT = 7
 _KIND = "PRE model"
 # Half-width of an uninformative interval of a logarithm; its exponential is still finite.
 _MOST_HALF = 100.0

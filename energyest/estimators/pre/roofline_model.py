@@ -33,6 +33,11 @@ _HOSTS = 0.2
 #: because the probe does not include the time of the GPU's driver. Three machines of one kind, with
 #: trainings of different networks, are all that was measured (`benchmarks/evidence/pre_unseen.py`).
 HOST_PROBE_DEVIATION = _HOSTS / 2
+# Distance to the nearest GPU with measured trainings, in logarithms of bandwidth and arithmetic
+# rate, at which corrections have a correlation of 0.6. An assumption: an H100 and an H200 (0.36
+# apart) share most of them, and with an A100 (1.45 from the H100), they share nothing. Applied
+# there in full, they made predictions of published throughputs worse (docs/explanation/pre.md).
+_CORRECTED_WITHIN = 0.5
 # Deviation of the logarithm of the energy on an unmeasured GPU, per unit of distance to the nearest
 # measured one, in logarithms of bandwidth and arithmetic rate. An assumption, based on how much the
 # achieved shares of the peaks differ between generations (docs/explanation/pre.md).
@@ -68,6 +73,7 @@ class RooflineModel:
         gpus: logarithms of bandwidth and fp32 rate of the GPUs whose power was measured, of shape
             (k, 2).
         timed_gpus: the same for all GPUs on which steps were timed.
+        corrected_gpus: the same for those of the trainings in the corrections.
         hosts: machine -> time that its CPU takes ÷ time on the typical machine.
     """
 
@@ -78,6 +84,7 @@ class RooflineModel:
     energy_correction: Correction
     gpus: Array
     timed_gpus: Array
+    corrected_gpus: Array
     hosts: Parameters
 
     @classmethod
@@ -183,6 +190,7 @@ class RooflineModel:
             Correction.fit(features, step_left + power_left, least[2]),
             np.unique(known, axis=0),
             np.unique(timed_on, axis=0),
+            np.unique(places[has_power], axis=0),
             machines,
         )
 
@@ -214,15 +222,15 @@ class RooflineModel:
         times = step_times(table, self.step, factors)
         shares = power_shares(table, times, times.step_s, self.power)
         features = _features(table, times)
-        step_left, deviation_step = self.step_correction.at(features)
-        power_left, _ = self.power_correction.at(features)
-        _, deviation_energy = self.energy_correction.at(features)
+        correlation = np.exp(-((_apart(places, self.corrected_gpus) / _CORRECTED_WITHIN) ** 2) / 2)
+        step_left, deviation_step = self.step_correction.at(features, correlation)
+        power_left, _ = self.power_correction.at(features, correlation)
+        _, deviation_energy = self.energy_correction.at(features, correlation)
         slower = step_times(table, self.step, factors * np.exp(unsure))
         by_host = np.log(slower.step_s / times.step_s)
         several = np.array([_SEVERAL if w.devices > 1 else 0.0 for w, _ in pairs])
         by_time, by_power = (
-            _PER_DISTANCE * np.linalg.norm(places[:, np.newaxis] - known, axis=2).min(axis=1)
-            for known in (self.timed_gpus, self.gpus)
+            _PER_DISTANCE * _apart(places, known) for known in (self.timed_gpus, self.gpus)
         )
         by_time = np.hypot(by_time, np.where(by_power > 0, _ELSEWHERE, 0.0))
         return Predictions(
@@ -252,6 +260,7 @@ class RooflineModel:
             "hosts": self.hosts,
             "measured_gpus": self.gpus.tolist(),
             "timed_gpus": self.timed_gpus.tolist(),
+            "corrected_gpus": self.corrected_gpus.tolist(),
             "features": features,
             "corrections": corrections,
         }
@@ -277,18 +286,25 @@ class RooflineModel:
                 energy,
                 np.array(content["measured_gpus"], float),
                 np.array(content["timed_gpus"], float),
+                np.array(content["corrected_gpus"], float),
                 _parameters(content["hosts"], dict.fromkeys(content["hosts"], 1.0)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, EstimateError):
                 raise
             raise EstimateError(f"not a stored model: {error!r}") from error
-        for known in (model.gpus, model.timed_gpus):
+        for known in (model.gpus, model.timed_gpus, model.corrected_gpus):
             if known.ndim != 2 or known.shape[1] != 2 or not np.isfinite(known).all():
                 raise EstimateError("not a stored model: it names no measured GPU")
         if features.shape[1] != _WIDTH:
             raise EstimateError(f"not a stored model: it has {features.shape[1]} features")
         return model
+
+
+def _apart(places: Array, known: Array) -> Array:
+    """Distances of GPUs, of shape (n, 2), to the nearest of some others, of shape (k, 2)."""
+    apart: Array = np.linalg.norm(places[:, np.newaxis] - known, axis=2).min(axis=1)
+    return apart
 
 
 def _guesses(table: Mapping[str, Guess]) -> dict[str, float]:
