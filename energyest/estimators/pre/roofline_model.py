@@ -42,10 +42,6 @@ _CORRECTED_WITHIN = 0.5
 # measured one, in logarithms of bandwidth and arithmetic rate. An assumption, based on how much the
 # achieved shares of the peaks differ between generations (docs/explanation/pre.md).
 _PER_DISTANCE = 0.15
-# The same of the duration of a step on a GPU that only others have timed, with software of their
-# own: so that intervals of 90 % hold nine in ten published throughputs or more, whether the GPU or
-# the source is left out of the fit (`benchmarks/evidence/pre_published.py`).
-_ELSEWHERE = 0.12
 # The same for training on several GPUs. On two, the ratio to one GPU deviated by 0.04, and by 0.15
 # and 0.2 for a network that waits for the CPU (`benchmarks/evidence/pre_scaling.py`); more of them
 # were not measured.
@@ -232,7 +228,6 @@ class RooflineModel:
         by_time, by_power = (
             _PER_DISTANCE * _apart(places, known) for known in (self.timed_gpus, self.gpus)
         )
-        by_time = np.hypot(by_time, np.where(by_power > 0, _ELSEWHERE, 0.0))
         return Predictions(
             times.step_s * np.exp(step_left),
             # No correction raises power above the board power.
