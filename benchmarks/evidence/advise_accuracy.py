@@ -28,9 +28,8 @@ from benchmarks.common.data_folder import missing
 from benchmarks.common.head import print_head
 from benchmarks.common.real_trainings import choices as choice_traces
 from benchmarks.common.sweep_table import convolutions, rows, runs
-from energyest.estimators.cross_validation import group_labels
+from benchmarks.common.unseen import predict_unseen
 from energyest.estimators.pre.fitted import FittedPreModel, packaged
-from energyest.estimators.pre.model import PreModel
 from energyest.estimators.pre.training_data import TrainedRun, runs_of
 from energyest.gpus import peak_flops_per_s
 from energyest.tradeoff.advisor import surely_beaten
@@ -57,19 +56,11 @@ def predicted_by(model: FittedPreModel, asked: Sequence[TrainedRun]) -> list[Pre
     return [Prediction(*values) for values in zip(*columns, strict=True)]
 
 
-def left_out(made: Sequence[TrainedRun], groups: str) -> list[Prediction]:
-    """The prediction for each run by a fit without its model or GPU, in the order of the runs."""
-    labels = group_labels(groups, [r.model for r in made], [r.gpu.name for r in made])
-    single = convolutions()
-    found: dict[int, Prediction] = {}
-    for label in sorted(set(labels)):
-        kept = [run for run, other in zip(made, labels, strict=True) if other != label]
-        gpus = {run.gpu.name for run in kept}
-        kept += [run for run in single if run.gpu.name in gpus]
-        places = [i for i, other in enumerate(labels) if other == label]
-        model = PreModel(start=None).fit(kept).fitted_
-        found |= dict(zip(places, predicted_by(model, [made[i] for i in places]), strict=True))
-    return [found[i] for i in range(len(made))]
+def left_out(made: Sequence[TrainedRun], group_of: Callable[[TrainedRun], str]) -> list[Prediction]:
+    """The prediction for each run by a fit without its group, in the order of the runs."""
+    found = predict_unseen(made, group_of, others=convolutions(), confidence=CONFIDENCE)
+    columns = (found.step_s * found.power_W, found.step_s, found.half, found.is_unlike)
+    return [Prediction(*values) for values in zip(*columns, strict=True)]
 
 
 # ------------------------------------------------------------------ what people choose by
@@ -310,9 +301,11 @@ def main() -> int:
     table = rows()
     made = runs(table)
     print(f"{len(made)} trainings of {len({run.model for run in made})} architectures")
-    said = left_out(made, "model")
+    said = left_out(made, lambda run: run.model)
     show_errors("unseen architecture", made, said)
-    show_errors("unseen GPU (H100 from H200 and back)", made, left_out(made, "gpu"))
+    show_errors(
+        "unseen GPU (H100 from H200 and back)", made, left_out(made, lambda run: run.gpu.name)
+    )
     show_sharing(made, said)
     any_kind = of_each_gpu(made)
     show_menus("settings of any kind on one GPU, energy of a sample", any_kind, made, said)

@@ -12,8 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -31,50 +30,13 @@ from benchmarks.common.sweep_table import (
     runs,
     way_of,
 )
+from benchmarks.common.unseen import Unseen, predict_unseen
 from benchmarks.evidence import pre_delrey, pre_older, pre_probe
-from energyest.estimators.cross_validation import CrossValidation
-from energyest.estimators.pre.fitted import packaged
-from energyest.estimators.pre.model import PreModel, core_of
-from energyest.estimators.pre.roofline_model import RooflineModel
 from energyest.estimators.pre.training_data import TrainedRun
 from energyest.estimators.regression.features import FEATURES
 from energyest.estimators.regression.table_model import TableModel
 
 CONFIDENCE = 0.9
-
-
-def fitted(learnt: Sequence[TrainedRun]) -> RooflineModel:
-    # The packaged model has a part in no error: it is where the search begins.
-    return core_of(learnt, begin=packaged().core)
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """Step times and powers, each of shape (n,), of runs not used in the fit."""
-
-    step_s: np.ndarray
-    power_W: np.ndarray
-
-
-def left_out(
-    table: Sequence[TrainedRun],
-    asked: Sequence[int],
-    label: Callable[[TrainedRun], str],
-    operations: Sequence[TrainedRun] = (),
-) -> tuple[Predicted, Predicted]:
-    """Predict the runs `asked` by fits without their label: machine unknown, and known.
-
-    Fits learn from `operations`, too.
-    """
-    found = np.empty((4, len(table)))
-    for name in sorted({label(table[i]) for i in asked}):
-        model = fitted([run for run in [*table, *operations] if label(run) != name])
-        chosen = [i for i in asked if label(table[i]) == name]
-        pairs = [table[i].pair for i in chosen]
-        unknown, known = model.predict(pairs), model.predict(pairs, [table[i].host for i in chosen])
-        found[:, chosen] = [unknown.step_s, unknown.power_W, known.step_s, known.power_W]
-    unknown_s, unknown_W, known_s, known_W = found[:, list(asked)]
-    return Predicted(unknown_s, unknown_W), Predicted(known_s, known_W)
 
 
 def errors(predicted: np.ndarray, measured: np.ndarray) -> tuple[float, float]:
@@ -83,21 +45,22 @@ def errors(predicted: np.ndarray, measured: np.ndarray) -> tuple[float, float]:
     return float(off.mean()), float(np.median(off))
 
 
-def show(name: str, found: Predicted, truth: Sequence[TrainedRun]) -> None:
+def show(name: str, step_s: np.ndarray, power_W: np.ndarray, truth: Sequence[TrainedRun]) -> None:
+    """Print the errors of energy, power and duration."""
     times, powers = np.array([r.step_s for r in truth]), np.array([r.power_W for r in truth])
     parts = [
         f"{quantity} {mean:5.1f} {median:5.1f}"
         for quantity, predicted, measured in (
-            ("energy", found.step_s * found.power_W, times * powers),
-            ("power", found.power_W, powers),
-            ("step time", found.step_s, times),
+            ("energy", step_s * power_W, times * powers),
+            ("power", power_W, powers),
+            ("step time", step_s, times),
         )
         for mean, median in [errors(predicted, measured)]
     ]
     print(f"  {name:<46}{' | '.join(parts)}", flush=True)
 
 
-def kernel_ridge(table: list[dict], asked: Sequence[int], labels: Sequence[str]) -> None:
+def kernel_ridge(table: list[dict], labels: Sequence[str]) -> None:
     """The paper's features and regressor, for energy per sample and mean power."""
     names = np.array(labels)
     made = runs(table)
@@ -118,97 +81,87 @@ def kernel_ridge(table: list[dict], asked: Sequence[int], labels: Sequence[str])
     )
     for quantity, target in (("energy", "epoch_energy_J"), ("power", "mean_power_W")):
         found = np.empty(len(table))
-        for name in sorted({names[i] for i in asked}):
-            chosen = np.array([i for i in asked if names[i] == name])
-            rest = np.flatnonzero(names != name)
+        for name in sorted(set(labels)):
+            chosen, rest = np.flatnonzero(names == name), np.flatnonzero(names != name)
             model = TableModel("kernel_ridge", target).fit(known.iloc[rest])
             found[chosen] = model.predict(known.iloc[chosen])
-        mean, median = errors(found[list(asked)], known[target].to_numpy()[list(asked)])
+        mean, median = errors(found, known[target].to_numpy())
         print(
             f"  kernel ridge, paper's features: {quantity:<14}{quantity} {mean:5.1f} {median:5.1f}"
         )
 
 
-def hopper() -> list[Goal]:
-    """The 84 trainings of hopper, predicted with their architecture, or GPU, left out."""
+def own_sweep() -> list[Goal]:
+    """All trainings of the sweep, and the 84 of hopper, predicted with their group left out."""
     table = rows()
     made, operations = runs(table), convolutions()
     asked = [i for i, run in enumerate(made) if run.host.startswith("pre-")]
     truth = [made[i] for i in asked]
-    alone = list(range(len(asked)))
-    energy_J = np.array([run.energy_J for run in truth])
-    power_W = np.array([run.power_W for run in truth])
     goals = []
-    print(f"\nhopper, {len(asked)} trainings; mean and median absolute error in %")
-    for left, label in (("architecture", _model), ("GPU", _gpu)):
-        print(f" unseen {left}")
-        kernel_ridge([table[i] for i in asked], alone, [label(run) for run in truth])
-        show("fitted to hopper alone", left_out(truth, alone, label)[0], truth)
-        unknown, known = left_out(made, asked, label, operations)
-        show("packaged model's way, machine known", known, truth)
-        show("packaged model's way, machine unknown", unknown, truth)
-        found = errors(unknown.step_s * unknown.power_W, energy_J)
-        goals.append(
-            mean_median_goal(
-                f"energy per sample, unseen {left} (hopper)",
-                found,
-                (11, 8) if label is _model else (20, 12),
-            )
-        )
-        if label is _model:
-            found = errors(unknown.power_W, power_W)
-            goals.append(
-                mean_median_goal("mean power, unseen architecture (hopper)", found, (9, 6))
-            )
-    print(" unseen family of architectures")
-    unknown, known = left_out(made, asked, lambda run: family(run.model), operations)
-    show("packaged model's way, machine known", known, truth)
-    show("packaged model's way, machine unknown", unknown, truth)
-    print(" random fifths")
-    order = np.random.default_rng(0).permutation(len(made)) % 5
-    fold_of = {id(run): str(fold) for run, fold in zip(made, order, strict=True)}
-    unknown, known = left_out(made, asked, lambda run: fold_of.get(id(run), ""), operations)
-    show("packaged model's way, machine known", known, truth)
-    show("packaged model's way, machine unknown", unknown, truth)
-    return goals
-
-
-def show_ways(validated: CrossValidation) -> None:
-    """Mean and median absolute error of energy and time by way of training, and coverage."""
-    ways = {row["step_s"]: way_of(row) for row in rows()}
-    assert len(ways) == len(rows()), "two trainings have one step_s"
-    found = validated.table
-    off = pd.DataFrame(
-        {
-            name: 100 * np.abs(found[f"predicted_{name}"] / found[f"measured_{name}"] - 1)
-            for name in ("energy_J", "step_s")
-        }
+    for left, group_of, reach in (("architecture", _model, (11, 8)), ("GPU", _gpu, (20, 12))):
+        print(f"\nunseen {left}, mean and median absolute error in %")
+        found = predict_unseen(made, group_of, others=operations, confidence=CONFIDENCE)
+        goals += show_all(f"unseen {left}", made, found)
+        if left == "architecture":
+            show_ways(table, made, found)
+        print(f" hopper, {len(asked)} trainings")
+        kernel_ridge([table[i] for i in asked], [group_of(run) for run in truth])
+        alone = predict_unseen(truth, group_of, confidence=CONFIDENCE)
+        show("fitted to hopper alone", alone.step_s, alone.power_W, truth)
+        goals += show_hopper(f"unseen {left}", found, asked, truth, reach)
+    print("\nhopper, unseen family of architectures")
+    of_family = predict_unseen(
+        made, lambda run: family(run.model), asked=asked, others=operations, confidence=CONFIDENCE
     )
-    measured_J = found["measured_energy_J"]
-    off["held"] = (measured_J >= found["energy_J_lower"]) & (measured_J <= found["energy_J_upper"])
-    for way, part in off.groupby(found["measured_step_s"].map(ways)):
-        errors = " | ".join(
-            f"{name} {part[column].mean():5.1f} {part[column].median():5.1f}"
-            for name, column in (("energy", "energy_J"), ("step time", "step_s"))
-        )
-        print(f"    {way:<24}{len(part):>4}   {errors} | held {100 * part.held.mean():5.1f}")
-
-
-def intervals() -> list[Goal]:
-    """Coverage on groups that neither the fit nor its calibration has seen."""
-    print(f"\nall {len(rows())} trainings, intervals of {100 * CONFIDENCE:.0f} %")
-    goals = []
-    for groups in ("model", "gpu", None):
-        learnt = [*runs(), *convolutions()]
-        validated = PreModel(start=None).cross_validate(learnt, groups, confidence=CONFIDENCE)
-        print(f"  {validated}", flush=True)
-        if groups == "model":
-            show_ways(validated)
-            covered = 100 * (validated.coverage or 0)
-            met = 85 <= covered <= 95
-            name = "coverage of 90 % intervals, unseen architecture"
-            goals.append(Goal(name, "85 to 95 %", f"{covered:.0f} %", met))
+    show("machine known", of_family.known_step_s, of_family.known_power_W, truth)
+    show("machine unknown", of_family.step_s, of_family.power_W, truth)
     return goals
+
+
+def show_all(name: str, made: Sequence[TrainedRun], found: Unseen) -> list[Goal]:
+    """Print the errors of all trainings; return the goal for their intervals."""
+    show(f"all {len(made)} trainings, machine unknown", found.step_s, found.power_W, made)
+    covered = 100 * float(is_held(made, found).mean())
+    print(f"  intervals of {100 * CONFIDENCE:.0f} % hold {covered:.0f} %", flush=True)
+    met = 85 <= covered <= 95
+    title = f"coverage of 90 % intervals, {name}"
+    return [Goal(title, "85 to 95 %", f"{covered:.0f} %", met)] if "arch" in name else []
+
+
+def show_hopper(
+    name: str,
+    found: Unseen,
+    asked: Sequence[int],
+    truth: Sequence[TrainedRun],
+    reach: tuple[float, float],
+) -> list[Goal]:
+    """Print the errors of hopper's trainings; return the goals for their energy and power."""
+    step_s, power_W = found.step_s[asked], found.power_W[asked]
+    show("machine known", found.known_step_s[asked], found.known_power_W[asked], truth)
+    show("machine unknown", step_s, power_W, truth)
+    energy = errors(step_s * power_W, np.array([run.energy_J for run in truth]))
+    goals = [mean_median_goal(f"energy per sample, {name} (hopper)", energy, reach)]
+    if "arch" in name:
+        power = errors(power_W, np.array([run.power_W for run in truth]))
+        goals.append(mean_median_goal(f"mean power, {name} (hopper)", power, (9, 6)))
+    return goals
+
+
+def show_ways(table: list[dict], made: Sequence[TrainedRun], found: Unseen) -> None:
+    """Print the errors by way of training."""
+    held = is_held(made, found)
+    for way, places in pd.Series(range(len(made))).groupby([way_of(row) for row in table]):
+        chosen = list(places)
+        covered = 100 * held[chosen].mean()
+        title = f"  {way}, {len(chosen)}, held {covered:.0f}"
+        show(title, found.step_s[chosen], found.power_W[chosen], [made[i] for i in chosen])
+
+
+def is_held(made: Sequence[TrainedRun], found: Unseen) -> np.ndarray:
+    """Whether the interval holds the energy, of shape (n,)."""
+    measured_J = np.array([run.energy_J for run in made])
+    off = np.abs(np.log(found.step_s * found.power_W / measured_J))
+    return np.asarray(off <= found.half)
 
 
 def _model(run: TrainedRun) -> str:
@@ -224,7 +177,7 @@ def main() -> int:
     began_s = time.perf_counter()
     require(*HOPPER_SWEEP, *ZEUS.values(), *DELREY_TABLE)  # at once, not after minutes
     print_head(__file__, "scikit-learn", "numpy")
-    goals = [*hopper(), *intervals()]
+    goals = own_sweep()
     goals.append(mean_median_goal("with a probe (hopper)", pre_probe.report(), (5, 3)))
     goals.append(mean_median_goal("older generations (zeus_nsdi23)", pre_older.report(), (30, 20)))
     goals += pre_delrey.report()

@@ -27,11 +27,10 @@ from benchmarks.common.goal import Goal, goal_of_errors
 from benchmarks.common.head import print_head
 from benchmarks.common.published import FILES, Published, as_run, published, throughputs
 from benchmarks.common.sweep_table import convolutions, runs
-from benchmarks.evidence.pre_accuracy import fitted
+from benchmarks.common.unseen import fitted
 from energyest.estimators.pre.fitted import FittedPreModel, packaged
 from energyest.estimators.pre.probed import transferred
 from energyest.estimators.pre.totals import whole_trainings, with_validation
-from energyest.estimators.pre.training_data import TrainedRun
 from energyest.records.probe import Probe
 
 CONFIDENCE = 0.9
@@ -54,18 +53,12 @@ class Answer(NamedTuple):
     fitted: FittedPreModel
 
 
-def fitted_with_interval(learnt: Sequence[TrainedRun]) -> FittedPreModel:
-    """A fit whose interval has the same relative width as the packaged model's."""
-    gpus = tuple(sorted({run.gpu.name for run in learnt if run.has_power}))
-    return FittedPreModel(fitted(learnt), packaged().deviations, gpus)
-
-
 def left_out(figures: Sequence[Published], label: Callable[[Published], str]) -> list[Answer]:
     """Predictions for figures by fits without the figures of the same label."""
     found: dict[int, Answer] = {}
     own = [*runs(), *convolutions()]
     for name in sorted({label(figure) for figure in figures}):
-        model = fitted_with_interval([*own, *(as_run(f) for f in figures if label(f) != name)])
+        model = fitted([*own, *(as_run(f) for f in figures if label(f) != name)])
         chosen = [i for i, figure in enumerate(figures) if label(figure) == name]
         predicted = model.predict([(figures[i].workload, figures[i].gpu) for i in chosen])
         halves = model.half_width_step(predicted, CONFIDENCE)

@@ -19,7 +19,7 @@ import pandas as pd
 from benchmarks.common.goal import Goal, mean_median_goal
 from benchmarks.common.head import print_head
 from benchmarks.common.sweep_table import AGAIN_TABLE, Row, convolutions, rows, runs
-from benchmarks.evidence.pre_published import fitted_with_interval
+from benchmarks.common.unseen import fitted
 from energyest.estimators.cross_validation import FOLDS, parts
 from energyest.estimators.pre.probed import transferred
 from energyest.estimators.pre.training_data import TrainedRun
@@ -58,7 +58,7 @@ def table_of(trainings: list[tuple[TrainedRun, TrainedRun]]) -> pd.DataFrame:
     learnt, found = [*runs(), *convolutions()], []
     part_of = parts([there.model for _, there in trainings], FOLDS)
     for part in range(FOLDS):
-        model = fitted_with_interval([run for run in learnt if part_of.get(run.model) != part])
+        model = fitted([run for run in learnt if part_of.get(run.model) != part])
         for here, there in trainings:
             if part_of[there.model] != part:
                 continue
