@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from itertools import cycle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,6 +51,14 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # ---------------------------------------------------------------------- the record
+
+
+def test_the_usual_machine_is_the_one_of_the_packaged_model() -> None:
+    """A new fit of the model needs a new evaluation of the stored test of the CPU."""
+    path = Path(__file__).parents[1] / "benchmarks" / "results" / "launch_rate.json"
+    report = json.loads(path.read_text(encoding="utf-8"))
+    assert report["host_factor"] == packaged().core.hosts[report["host"]]
+    assert report["usual_s"] == pytest.approx(USUAL_HOST_STEP_S, rel=0.01)
 
 
 def test_the_factor_is_relative_to_the_usual_machine() -> None:

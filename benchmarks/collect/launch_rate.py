@@ -64,8 +64,10 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.again is not None:
         report = json.loads(arguments.again.read_text(encoding="utf-8"))
-        lengths = {row["setting"]: row["step_s"] for row in report["trainings"]}
-        probes = [described(s, report["gpu"], lengths[s.name]) for s in SETTINGS]
+        probes = [
+            described(setting, report["gpu"], row["step_s"])
+            for setting, row in zip(SETTINGS, report["trainings"], strict=True)
+        ]
     else:
         report = {
             "cpu": processor_name(),
