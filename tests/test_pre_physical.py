@@ -358,16 +358,16 @@ def test_what_trainings_on_one_gpu_have_shown_corrects_no_other() -> None:
 
 
 def test_a_correction_of_less_correlated_rows() -> None:
-    """The mean and the deviation of a normal variable, given another one."""
+    """The deviation of a normal variable, given another one."""
     chance = np.random.default_rng(2)
     features = chance.uniform(-2, 2, (100, 2))
     found = Correction.fit(features, 0.5 * np.sin(features[:, 0]) + chance.normal(0, 0.05, 100))
-    mean, deviation = found.at(features)
-    none, most = found.at(features, 0.0)
-    assert (none == 0).all()
+    _, deviation = found.at(features)
+    whole = np.ones(100)
+    assert (found.not_carried(deviation, whole) == 0).all()
+    most = np.hypot(deviation, found.not_carried(deviation, 0 * whole))
     assert most == pytest.approx(np.full(100, math.hypot(found.signal, found.noise)))
-    half, between = found.at(features, 0.5)
-    assert half == pytest.approx(mean / 2)
+    between = np.hypot(deviation, found.not_carried(deviation, 0.5 * whole))
     assert between**2 == pytest.approx(0.25 * deviation**2 + 0.75 * most**2)
 
 

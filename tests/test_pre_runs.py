@@ -364,7 +364,7 @@ def test_a_probe_on_a_gpu_that_is_hardly_known_moves_little(load: Workload) -> N
         for gpu in ("H200", "A100", "T4")
     ]
     assert moved == sorted(moved, reverse=True)
-    assert moved[0] > 2 * moved[2] > 0
+    assert moved[0] > 1.5 * moved[2] > 0
 
 
 def test_of_similar_gpus_a_probe_tells_what_is_due_to_them(load: Workload) -> None:

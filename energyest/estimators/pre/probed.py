@@ -127,8 +127,7 @@ def transferred(
             np.maximum(all_ - gpu_**2 - rest - PROBE_DEVIATION**2, 0.0)
             for all_, gpu_, rest in (here, there)
         ]
-        # On a GPU of which less is known, the rest of it is its own.
-        common = np.minimum(*of_training) + alike * here[1] * there[1]
+        common = np.sqrt(of_training[0] * of_training[1]) + alike * here[1] * there[1]
         # More than the whole error is never corrected.
         share = np.minimum(common / there[0], 1.0)
         shared.append(share)

@@ -85,18 +85,21 @@ class Correction:
             math.sqrt(white.noise_level),
         )
 
-    def at(self, features: Array, correlation: Array | float = 1.0) -> tuple[Array, Array]:
-        """Mean and standard deviation (with noise) of the residuals, each of shape (n,).
+    def at(self, features: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation (with noise) of the residuals, each of shape (n,)."""
+        mean, deviation = self._process.predict(_scaled(features, self.features), return_std=True)
+        return np.clip(mean, -_MOST, _MOST), np.hypot(deviation, self.noise)
+
+    def not_carried(self, deviation: Array, correlation: Array) -> Array:
+        """Standard deviation to add where only a part of the mean holds, of shape (n,).
 
         Args:
-            features: features of the rows, of shape (n, d).
-            correlation: correlation of their residuals with those of measurements with the same
-                features, from 0 to 1, of shape (n,): less than 1 on another GPU.
+            deviation: standard deviation from `at`, of shape (n,).
+            correlation: correlation of the residuals with those of measurements with the same
+                features, from 0 to 1, of shape (n,); this part of the mean holds.
         """
-        mean, deviation = self._process.predict(_scaled(features, self.features), return_std=True)
-        explained = np.square(correlation) * (self.signal**2 - deviation**2)
-        variance = self.signal**2 - explained + self.noise**2
-        return np.clip(correlation * mean, -_MOST, _MOST), np.sqrt(variance)
+        explained = self.signal**2 + self.noise**2 - deviation**2
+        return np.sqrt((1 - correlation**2) * np.maximum(explained, 0.0))
 
     def is_unlike(self, features: Array) -> NDArray[np.bool_]:
         """Whether rows lie farther from all measurements than these do from each other.

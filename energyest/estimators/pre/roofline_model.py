@@ -219,19 +219,25 @@ class RooflineModel:
         shares = power_shares(table, times, times.step_s, self.power)
         features = _features(table, times)
         correlation = np.exp(-((_apart(places, self.corrected_gpus) / _CORRECTED_WITHIN) ** 2) / 2)
-        step_left, deviation_step = self.step_correction.at(features, correlation)
-        power_left, _ = self.power_correction.at(features, correlation)
-        _, deviation_energy = self.energy_correction.at(features, correlation)
+        step_left, deviation_step = self.step_correction.at(features)
+        power_left, _ = self.power_correction.at(features)
+        _, deviation_energy = self.energy_correction.at(features)
         slower = step_times(table, self.step, factors * np.exp(unsure))
         by_host = np.log(slower.step_s / times.step_s)
         several = np.array([_SEVERAL if w.devices > 1 else 0.0 for w, _ in pairs])
         by_time, by_power = (
-            _PER_DISTANCE * _apart(places, known) for known in (self.timed_gpus, self.gpus)
+            np.hypot(
+                _PER_DISTANCE * _apart(places, known), correction.not_carried(off, correlation)
+            )
+            for known, correction, off in (
+                (self.timed_gpus, self.step_correction, deviation_step),
+                (self.gpus, self.energy_correction, deviation_energy),
+            )
         )
         return Predictions(
-            times.step_s * np.exp(step_left),
+            times.step_s * np.exp(correlation * step_left),
             # No correction raises power above the board power.
-            np.minimum(shares * np.exp(power_left), 1.0) * board_W,
+            np.minimum(shares * np.exp(correlation * power_left), 1.0) * board_W,
             np.sqrt(deviation_step**2 + by_host**2 + by_time**2 + several**2),
             np.sqrt(deviation_energy**2 + by_host**2 + by_power**2 + several**2),
             by_time,
