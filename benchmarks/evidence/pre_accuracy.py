@@ -101,14 +101,19 @@ def own_sweep() -> list[Goal]:
     for left, group_of, reach in (("architecture", _model, (11, 8)), ("GPU", _gpu, (20, 12))):
         print(f"\nunseen {left}, mean and median absolute error in %")
         found = predict_unseen(made, group_of, others=operations, confidence=CONFIDENCE)
-        goals += show_all(f"unseen {left}", made, found)
+        covered = show_all(made, found)
         if left == "architecture":
             show_ways(table, made, found)
         print(f" hopper, {len(asked)} trainings")
         kernel_ridge([table[i] for i in asked], [group_of(run) for run in truth])
         alone = predict_unseen(truth, group_of, confidence=CONFIDENCE)
         show("fitted to hopper alone", alone.step_s, alone.power_W, truth)
-        goals += show_hopper(f"unseen {left}", found, asked, truth, reach)
+        energy, power = show_hopper(found, asked, truth)
+        goals.append(mean_median_goal(f"energy per sample, unseen {left} (hopper)", energy, reach))
+        if left == "architecture":
+            goals.append(mean_median_goal(f"mean power, unseen {left} (hopper)", power, (9, 6)))
+            title, met = f"coverage of 90 % intervals, unseen {left}", 85 <= covered <= 95
+            goals.append(Goal(title, "85 to 95 %", f"{covered:.0f} %", met))
     print("\nhopper, unseen family of architectures")
     of_family = predict_unseen(
         made, lambda run: family(run.model), asked=asked, others=operations, confidence=CONFIDENCE
@@ -118,33 +123,23 @@ def own_sweep() -> list[Goal]:
     return goals
 
 
-def show_all(name: str, made: Sequence[TrainedRun], found: Unseen) -> list[Goal]:
-    """Print the errors of all trainings; return the goal for their intervals."""
+def show_all(made: Sequence[TrainedRun], found: Unseen) -> float:
+    """Print the errors of all trainings; return the coverage of their intervals in per cent."""
     show(f"all {len(made)} trainings, machine unknown", found.step_s, found.power_W, made)
     covered = 100 * float(is_held(made, found).mean())
     print(f"  intervals of {100 * CONFIDENCE:.0f} % hold {covered:.0f} %", flush=True)
-    met = 85 <= covered <= 95
-    title = f"coverage of 90 % intervals, {name}"
-    return [Goal(title, "85 to 95 %", f"{covered:.0f} %", met)] if "arch" in name else []
+    return covered
 
 
 def show_hopper(
-    name: str,
-    found: Unseen,
-    asked: Sequence[int],
-    truth: Sequence[TrainedRun],
-    reach: tuple[float, float],
-) -> list[Goal]:
-    """Print the errors of hopper's trainings; return the goals for their energy and power."""
+    found: Unseen, asked: Sequence[int], truth: Sequence[TrainedRun]
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Print the errors of hopper's trainings; return those of energy and power."""
     step_s, power_W = found.step_s[asked], found.power_W[asked]
     show("machine known", found.known_step_s[asked], found.known_power_W[asked], truth)
     show("machine unknown", step_s, power_W, truth)
     energy = errors(step_s * power_W, np.array([run.energy_J for run in truth]))
-    goals = [mean_median_goal(f"energy per sample, {name} (hopper)", energy, reach)]
-    if "arch" in name:
-        power = errors(power_W, np.array([run.power_W for run in truth]))
-        goals.append(mean_median_goal(f"mean power, {name} (hopper)", power, (9, 6)))
-    return goals
+    return energy, errors(power_W, np.array([run.power_W for run in truth]))
 
 
 def show_ways(table: list[dict], made: Sequence[TrainedRun], found: Unseen) -> None:

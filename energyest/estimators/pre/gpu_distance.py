@@ -36,6 +36,12 @@ def places_of(gpus: Sequence[Gpu]) -> Array:
     return np.array([_place(gpu) for gpu in gpus])
 
 
+def distance_to_nearest(places: Array, known: Array) -> Array:
+    """Distances of GPUs, of shape (n, 2), to the nearest of some others, of shape (k, 2)."""
+    nearest: Array = np.linalg.norm(places[:, np.newaxis] - known, axis=2).min(axis=1)
+    return nearest
+
+
 def distance(one: Gpu, other: Gpu, precision: str = "fp32") -> float:
     """Distance of two GPUs for trainings in a precision.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from energyest.errors import EstimateError
-from energyest.estimators.pre.gpu_distance import places_of
+from energyest.estimators.pre.gpu_distance import distance_to_nearest, places_of
 from energyest.estimators.pre.physics.fitting import fit_parameters
 from energyest.estimators.pre.physics.operation_fit import TimedOperations, operation_parameters
 from energyest.estimators.pre.physics.operation_table import Array, OperationTable
@@ -35,8 +35,7 @@ _HOSTS = 0.2
 HOST_PROBE_DEVIATION = _HOSTS / 2
 # Distance to the nearest GPU with measured trainings, in logarithms of bandwidth and arithmetic
 # rate, at which corrections have a correlation of 0.6. An assumption: an H100 and an H200 (0.36
-# apart) share most of them, and with an A100 (1.45 from the H100), they share nothing. Applied
-# there in full, they made predictions of published throughputs worse (docs/explanation/pre.md).
+# apart) share most of them, and with an A100 (1.45 from the H100), they share nothing.
 _CORRECTED_WITHIN = 0.5
 # Deviation of the logarithm of the energy on an unmeasured GPU, per unit of distance to the nearest
 # measured one, in logarithms of bandwidth and arithmetic rate. An assumption, based on how much the
@@ -218,7 +217,8 @@ class RooflineModel:
         times = step_times(table, self.step, factors)
         shares = power_shares(table, times, times.step_s, self.power)
         features = _features(table, times)
-        correlation = np.exp(-((_apart(places, self.corrected_gpus) / _CORRECTED_WITHIN) ** 2) / 2)
+        apart = distance_to_nearest(places, self.corrected_gpus)
+        correlation = np.exp(-((apart / _CORRECTED_WITHIN) ** 2) / 2)
         step_left, deviation_step = self.step_correction.at(features)
         power_left, _ = self.power_correction.at(features)
         _, deviation_energy = self.energy_correction.at(features)
@@ -227,9 +227,10 @@ class RooflineModel:
         several = np.array([_SEVERAL if w.devices > 1 else 0.0 for w, _ in pairs])
         by_time, by_power = (
             np.hypot(
-                _PER_DISTANCE * _apart(places, known), correction.not_carried(off, correlation)
+                _PER_DISTANCE * distance_to_nearest(places, known),
+                correction.not_carried(deviation, correlation),
             )
-            for known, correction, off in (
+            for known, correction, deviation in (
                 (self.timed_gpus, self.step_correction, deviation_step),
                 (self.gpus, self.energy_correction, deviation_energy),
             )
@@ -300,12 +301,6 @@ class RooflineModel:
         if features.shape[1] != _WIDTH:
             raise EstimateError(f"not a stored model: it has {features.shape[1]} features")
         return model
-
-
-def _apart(places: Array, known: Array) -> Array:
-    """Distances of GPUs, of shape (n, 2), to the nearest of some others, of shape (k, 2)."""
-    apart: Array = np.linalg.norm(places[:, np.newaxis] - known, axis=2).min(axis=1)
-    return apart
 
 
 def _guesses(table: Mapping[str, Guess]) -> dict[str, float]:
